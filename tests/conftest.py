@@ -1,0 +1,40 @@
+"""Fixtures that every test may use, and what keeps a run the same on every machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Read when torch and the BLAS libraries load, so set before any test imports them: more threads
+# than cores are slower than one, and the order of a parallel sum changes its last digits.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Empty means that napari neither reads nor writes the settings of the person who runs the tests.
+os.environ["NAPARI_CONFIG"] = ""
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from napari_microdl.fields import Field
+from napari_microdl.samples import transfluor
+
+# A slow machine is no failure, and the same examples are drawn in every run.
+settings.register_profile(
+    "napari-microdl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("napari-microdl")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the public image sets; the test is skipped where there is none."""
+    beside_the_repository = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MICRODL_DATA") or beside_the_repository)
+    if not folder.is_dir():
+        pytest.skip("the public image sets are not here; name their folder in MICRODL_DATA")
+    return folder
+
+
+@pytest.fixture
+def sample_fields() -> list[Field]:
+    """The bundled sample, fresh for every test."""
+    return transfluor()
