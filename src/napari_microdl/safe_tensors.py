@@ -1,0 +1,85 @@
+"""Reads safetensors files without trusting them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.errors import MicrodlError
+
+_MAX_HEADER_BYTES = 100_000_000
+
+
+def _describe_foreign(start: bytes) -> str:
+    if start[:2] == b"PK":
+        return "it is a zip archive, as PyTorch checkpoints are, and may hold code"
+    if start[:1] == b"\x80":
+        return "it is a pickle, which may hold code"
+    if start[:4] == b"\x89HDF":
+        return "it is an HDF5 file"
+    return "it does not begin as one"
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, after checking that it is one.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to read.
+
+    Returns
+    -------
+    tensors : dict of str to ndarray
+        Every tensor, all values finite.
+    metadata : dict of str to str
+        The header's ``__metadata__``.
+
+    Raises
+    ------
+    MicrodlError
+        If the file is missing, a pickle under another name, truncated, damaged or holds NaN or
+        infinite values. Nothing of the file is executed in any case.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MicrodlError(
+            f"'{path.name}' cannot be read ({error.strerror}); check that the file exists."
+        ) from error
+    prefix = f"'{path.name}' is not a readable safetensors file: "
+    if len(content) < 10:
+        raise MicrodlError(f"{prefix}it is only {len(content)} bytes long; fetch it again.")
+    (header_bytes,) = struct.unpack("<Q", content[:8])
+    if not 2 <= header_bytes <= _MAX_HEADER_BYTES or content[8:9] != b"{":
+        raise MicrodlError(
+            f"{prefix}{_describe_foreign(content)}; it was not opened, use a safetensors file."
+        )
+    try:
+        header = json.loads(content[8 : 8 + header_bytes])
+        tensors: dict[str, NDArray[np.generic]] = load(content)
+    except (ValueError, SafetensorError) as error:
+        raise MicrodlError(
+            f"{prefix}it is truncated or damaged; fetch it or save it again."
+        ) from error
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise MicrodlError(
+                f"'{path.name}' holds NaN or infinite values in '{name}'; it was not used."
+            )
+    return tensors, dict(header.get("__metadata__", {}))
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex SHA-256 digest of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,117 @@
+"""Built-in cell segmentation for images that come without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.errors import MicrodlError
+
+Threshold = Literal["local", "otsu"]
+
+
+@dataclass(frozen=True)
+class SegmentationConfig:
+    """Parameters of the built-in segmentation.
+
+    Parameters
+    ----------
+    channel : str, optional
+        Channel to segment; the first where not given.
+    diameter : float, default=40
+        Typical diameter of a cell in pixels. Seeds lie at least about half of it apart.
+    threshold : {"local", "otsu"}
+        Local threshold, for uneven brightness, or one threshold for the image (Otsu).
+    min_area : float, optional
+        Smaller objects are dropped, in pixels; a sixth of a disc of `diameter` where not given.
+    """
+
+    channel: str | None = None
+    diameter: float = 40.0
+    threshold: Threshold = "local"
+    min_area: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold not in get_args(Threshold):
+            raise MicrodlError(f"Threshold '{self.threshold}' is not known; use local or otsu.")
+        if not self.diameter >= 4:
+            raise MicrodlError(f"A cell diameter of {self.diameter} px is too small; use 4 or more.")
+
+    @property
+    def smallest_area(self) -> float:
+        """Area in pixels below which an object is dropped."""
+        if self.min_area is not None:
+            return self.min_area
+        return float(np.pi * self.diameter**2 / 24)
+
+
+def segment_cells(
+    image: NDArray[np.generic], config: SegmentationConfig | None = None
+) -> NDArray[np.int32]:
+    """Cells by smoothing, a threshold and a seeded watershed.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width)
+        One channel in which cells are bright.
+    config : SegmentationConfig, optional
+        Parameters; the defaults where not given.
+
+    Returns
+    -------
+    ndarray of shape (height, width)
+        int32 labels from 1 without gaps, 0 is background.
+
+    Raises
+    ------
+    MicrodlError
+        If the image is not two-dimensional.
+
+    Notes
+    -----
+    Meant for a first look. A Labels layer from a trained segmentation is better where there is one.
+    """
+    from scipy import ndimage
+    from skimage.feature import peak_local_max
+    from skimage.filters import gaussian, threshold_local, threshold_otsu
+    from skimage.morphology import remove_small_objects
+    from skimage.segmentation import relabel_sequential, watershed
+
+    config = config or SegmentationConfig()
+    if image.ndim != 2:
+        raise MicrodlError(
+            f"Segmentation needs one grey image (y, x) but got the shape {image.shape}; "
+            "choose one channel."
+        )
+    # Square roots even out bright and dim cells, so that dim ones are not lost to the threshold.
+    intensity = np.asarray(image, np.float32)
+    intensity = np.sqrt(intensity - intensity.min())
+    smooth = gaussian(intensity, config.diameter / 20)
+    otsu = threshold_otsu(smooth)
+    if config.threshold == "otsu":
+        foreground = smooth > otsu
+    else:
+        block = int(3 * config.diameter) // 2 * 2 + 1
+        # The floor keeps noise in empty regions from being called cells.
+        floor = np.percentile(smooth, 1) + 0.25 * (otsu - np.percentile(smooth, 1))
+        foreground = (smooth > threshold_local(smooth, block)) & (smooth > floor)
+    foreground = ndimage.binary_fill_holes(ndimage.binary_opening(foreground, iterations=2))
+    distance = ndimage.distance_transform_edt(foreground) / (config.diameter / 2)
+    brightness = gaussian(intensity, config.diameter / 8)
+    spread = float(brightness.std()) or 1.0
+    landscape = np.minimum(gaussian(distance, 1.5), 1) + 0.5 * (brightness - brightness.mean()) / spread
+    seeds = peak_local_max(
+        landscape,
+        min_distance=max(2, round(config.diameter * 0.4)),
+        labels=foreground.astype(np.int32),
+        exclude_border=False,
+    )
+    markers = np.zeros(image.shape, np.int32)
+    markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
+    labels = watershed(-landscape, markers, mask=foreground)
+    labels = remove_small_objects(labels, max_size=int(config.smallest_area))
+    relabelled: NDArray[np.int32] = relabel_sequential(labels)[0].astype(np.int32)
+    return relabelled
