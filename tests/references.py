@@ -1,0 +1,127 @@
+"""Slow, obvious versions of the numerical kernels, one sample and one formula at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def independent_least_squares(columns, target):
+    """Least squares on the columns that do not depend on those before them; 0 for the others."""
+    kept = []
+    for j in range(columns.shape[1]):
+        column = columns[:, j]
+        before = columns[:, kept]
+        rest = column - before @ np.linalg.lstsq(before, column, rcond=None)[0] if kept else column
+        if rest @ rest > 1e-9 * (column @ column):
+            kept.append(j)
+    coefficients = np.zeros(columns.shape[1])
+    if kept:
+        coefficients[kept] = np.linalg.lstsq(columns[:, kept], target, rcond=None)[0]
+    return coefficients
+
+
+def matching_pursuit(x, atoms, n_iterations, atoms_per_iteration, selection, refit, allow_repeats):
+    """Picks and coefficients of every sample, in float64."""
+    x = np.asarray(x, dtype=np.float64)
+    atoms = np.asarray(atoms, dtype=np.float64)
+    n_picks = n_iterations * atoms_per_iteration
+    indices = np.full((len(x), n_picks), -1)
+    values = np.zeros((len(x), n_picks))
+    for i, sample in enumerate(x):
+        picks, coefficients = [], np.zeros(0)
+        residual = sample.copy()
+        for _ in range(n_iterations):
+            score = atoms @ residual
+            if selection == "absolute":
+                score = np.abs(score)
+            # Of equal scores the lowest number comes first.
+            order = [
+                m for m in np.argsort(-score, kind="stable") if allow_repeats or m not in picks
+            ]
+            new = order[:atoms_per_iteration]
+            if not new:
+                break
+            if refit == "full":
+                picks = picks + new
+                coefficients = independent_least_squares(atoms[picks].T, sample)
+                residual = sample - coefficients @ atoms[picks]
+            else:
+                z = independent_least_squares(atoms[new].T, residual)
+                residual = residual - z @ atoms[new]
+                picks = picks + new
+                coefficients = np.concatenate([coefficients, z])
+        if refit == "final":
+            coefficients = independent_least_squares(atoms[picks].T, sample)
+        indices[i, : len(picks)] = picks
+        values[i, : len(picks)] = coefficients
+    return indices, values
+
+
+def dense_codes(indices, values, n_atoms):
+    """Codes as a matrix; coefficients of an atom picked twice add up."""
+    codes = np.zeros((len(indices), n_atoms))
+    for row, (picks, coefficients) in enumerate(zip(indices, values, strict=True)):
+        for pick, coefficient in zip(picks, coefficients, strict=True):
+            if pick >= 0:
+                codes[row, pick] += coefficient
+    return codes
+
+
+class AdamStep:
+    """Adam on sum ||x - W z - b||^2 over W and b with z fixed."""
+
+    def __init__(self, atoms, bias, learning_rate):
+        self.values = [np.array(atoms, dtype=np.float64), np.array(bias, dtype=np.float64)]
+        self.first = [np.zeros_like(v) for v in self.values]
+        self.second = [np.zeros_like(v) for v in self.values]
+        self.learning_rate = learning_rate
+        self.steps = 0
+
+    def __call__(self, x, n_iterations, atoms_per_iteration):
+        atoms, bias = self.values
+        picks = matching_pursuit(
+            x - bias, atoms, n_iterations, atoms_per_iteration, "signed", "block", True
+        )
+        codes = dense_codes(*picks, len(atoms))
+        residual = x - codes @ atoms - bias
+        self.steps += 1
+        for i, gradient in enumerate([-2 * codes.T @ residual, -2 * residual.sum(axis=0)]):
+            self.first[i] = 0.9 * self.first[i] + 0.1 * gradient
+            self.second[i] = 0.999 * self.second[i] + 0.001 * gradient**2
+            mean = self.first[i] / (1 - 0.9**self.steps)
+            spread = self.second[i] / (1 - 0.999**self.steps)
+            self.values[i] = self.values[i] - self.learning_rate * mean / (np.sqrt(spread) + 1e-8)
+        return self.values
+
+
+def newton_step(x, atoms, n_iterations, atoms_per_iteration):
+    """One first step of the diagonal Newton update with its exact line search."""
+    picks = matching_pursuit(x, atoms, n_iterations, atoms_per_iteration, "signed", "final", False)
+    codes = dense_codes(*picks, len(atoms))
+    residual = x - codes @ atoms
+    direction = np.zeros_like(atoms)
+    for m in range(len(atoms)):
+        curvature = (codes[:, m] ** 2).sum()
+        if curvature > 0:
+            direction[m] = codes[:, m] @ residual / curvature
+    moved = codes @ direction
+    step = np.clip((residual * moved).sum() / (moved**2).sum(), 0.02, 1)
+    atoms = atoms + step * direction
+    return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+
+
+def planted_dictionary(n_samples, n_features, n_atoms, n_active, seed):
+    """Unit atoms and samples that are sums of a few of them, with noise 20 dB below."""
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(n_atoms, n_features))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    frequency = np.arange(1, n_atoms + 1) ** -0.5
+    # The largest of log-frequency plus Gumbel noise: draws without replacement.
+    noise = rng.gumbel(size=(n_samples, n_atoms))
+    active = np.argsort(-np.log(frequency) - noise, axis=1)[:, :n_active]
+    codes = np.zeros((n_samples, n_atoms))
+    amounts = rng.exponential(1, size=active.shape) + 0.2
+    np.put_along_axis(codes, active, amounts, axis=1)
+    x = codes @ atoms
+    x += rng.normal(size=x.shape) * np.sqrt((x**2).mean() / 100)
+    return atoms, x.astype(np.float32)

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+import references
+from napari_microdl.errors import MicrodlError
+from napari_microdl.pursuit import codes_to_csr, least_squares, matching_pursuit
+
+VARIANTS = list(
+    itertools.product(["signed", "absolute"], ["block", "full", "final"], [True, False])
+)
+METHODS = ["gram", "residual"]
+variants = pytest.mark.parametrize(("selection", "refit", "allow_repeats"), VARIANTS)
+methods = pytest.mark.parametrize("method", METHODS)
+
+
+def random_problem(n_samples=40, n_features=24, n_atoms=60, seed=0, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(n_atoms, n_features))
+    return rng.normal(size=(n_samples, n_features)).astype(dtype), atoms.astype(dtype)
+
+
+def reconstruction(indices, values, atoms):
+    return references.dense_codes(indices, values, len(atoms)) @ atoms
+
+
+@variants
+@methods
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-9)])
+def test_every_variant_agrees_with_the_slow_reference(
+    selection, refit, allow_repeats, method, dtype, tolerance
+):
+    x, atoms = random_problem(dtype=dtype)
+    indices, values = matching_pursuit(
+        x, atoms, 3, 4, selection=selection, refit=refit, allow_repeats=allow_repeats, method=method
+    )
+    expected = references.matching_pursuit(x, atoms, 3, 4, selection, refit, allow_repeats)
+    assert indices.dtype == np.int32
+    assert values.dtype == dtype
+    assert_array_equal(indices, expected[0])
+    assert_allclose(values, expected[1], atol=tolerance)
+
+
+@methods
+def test_a_large_dictionary_of_odd_size_agrees_with_the_slow_reference(method):
+    x, atoms = random_problem(n_samples=6, n_features=16, n_atoms=4099)
+    indices, values = matching_pursuit(x, atoms, 2, 5, method=method)
+    expected = references.matching_pursuit(x, atoms, 2, 5, "signed", "block", True)
+    assert_array_equal(indices, expected[0])
+    assert_allclose(values, expected[1], atol=1e-9)
+
+
+@variants
+@methods
+def test_of_equally_good_atoms_the_first_is_picked(selection, refit, allow_repeats, method):
+    # Small whole numbers are exact in floating point, so that ties are ties.
+    rng = np.random.default_rng(1)
+    atoms = np.repeat(np.eye(6), 3, axis=0)
+    atoms[4::3] *= -1
+    x = rng.integers(-2, 3, size=(50, 6)).astype(np.float64)
+    arguments = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
+    indices, values = matching_pursuit(x, atoms, 4, 2, method=method, **arguments)
+    expected = references.matching_pursuit(x, atoms, 4, 2, **arguments)
+    assert_array_equal(indices, expected[0])
+    assert_allclose(values, expected[1], atol=1e-12)
+
+
+@variants
+@methods
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_duplicate_atoms_zero_atoms_and_zero_samples_give_finite_codes(
+    selection, refit, allow_repeats, method, dtype
+):
+    x, atoms = random_problem(n_atoms=12, dtype=dtype)
+    atoms[1] = atoms[0]
+    atoms[2] = -3 * atoms[0]
+    atoms[3] = 0
+    atoms[4] = atoms[5] + atoms[6]
+    x[0] = 0
+    x[1] = atoms[0]
+    indices, values = matching_pursuit(
+        x, atoms, 3, 4, selection=selection, refit=refit, allow_repeats=allow_repeats, method=method
+    )
+    expected = references.matching_pursuit(x, atoms, 3, 4, selection, refit, allow_repeats)
+    assert np.isfinite(values).all()
+    assert_array_equal(values[0], 0)
+    assert_allclose(reconstruction(indices, values, atoms)[1], x[1], atol=1e-4)
+    if refit != "block":
+        # Whatever the order of the picks, full least squares leaves what the reference leaves.
+        left = np.linalg.norm(x - reconstruction(indices, values, atoms), axis=1)
+        best = np.linalg.norm(x - reconstruction(*expected, atoms), axis=1)
+        assert (left <= best * 1.02 + 1e-4).all()
+
+
+@variants
+@methods
+def test_fewer_atoms_than_picks(selection, refit, allow_repeats, method):
+    x, atoms = random_problem(n_atoms=3)
+    indices, values = matching_pursuit(
+        x, atoms, 2, 5, selection=selection, refit=refit, allow_repeats=allow_repeats, method=method
+    )
+    assert indices.shape == values.shape == (40, 10)
+    assert_array_equal(values[indices < 0], 0)
+    if not allow_repeats:
+        assert_array_equal(np.sort(indices[:, :3]), np.tile([0, 1, 2], (40, 1)))
+        assert_array_equal(indices[:, 3:], -1)
+    # Three picks span all atoms: the codes are the least squares on the dictionary.
+    best = np.linalg.lstsq(atoms.T, x.T, rcond=None)[0].T @ atoms
+    assert_allclose(reconstruction(indices, values, atoms), best, atol=1e-6)
+
+
+@methods
+def test_more_picks_than_dimensions_reconstruct_exactly(method):
+    x, atoms = random_problem(n_samples=20, n_features=5, n_atoms=40)
+    indices, values = matching_pursuit(
+        x, atoms, 4, 3, refit="full", allow_repeats=False, method=method
+    )
+    assert_allclose(reconstruction(indices, values, atoms), x, atol=1e-6)
+
+
+def test_refits_reconstruct_better_the_more_they_solve():
+    x, atoms = random_problem(n_samples=200, n_features=32, n_atoms=128)
+    left = []
+    for refit in ("block", "final", "full"):
+        codes = matching_pursuit(x, atoms, 4, 3, refit=refit, allow_repeats=False)
+        left.append(((x - reconstruction(*codes, atoms)) ** 2).sum())
+    assert left[0] > left[1] > left[2]
+
+
+def test_signed_picks_have_positive_products_and_absolute_ones_need_not():
+    atoms = np.array([[1.0, 0.0], [0.0, 0.1]])
+    x = np.array([[-5.0, 1.0]])
+    assert matching_pursuit(x, atoms, 1, 1)[0][0, 0] == 1
+    indices, values = matching_pursuit(x, atoms, 1, 1, selection="absolute")
+    assert indices[0, 0] == 0
+    assert values[0, 0] == -5
+
+
+@given(
+    chunk_size=st.integers(1, 70),
+    method=st.sampled_from(METHODS),
+    refit=st.sampled_from(["block", "full", "final"]),
+)
+def test_the_chunk_size_does_not_matter(chunk_size, method, refit):
+    x, atoms = random_problem(n_samples=60)
+    arguments = {"method": method, "refit": refit, "allow_repeats": False}
+    whole = matching_pursuit(x, atoms, 3, 4, chunk_size=1000, **arguments)
+    parts = matching_pursuit(x, atoms, 3, 4, chunk_size=chunk_size, **arguments)
+    assert_array_equal(parts[0], whole[0])
+    assert_allclose(parts[1], whole[1], atol=1e-12)
+
+
+def test_the_number_of_threads_does_not_matter():
+    x, atoms = random_problem(n_samples=500)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(matching_pursuit(x, atoms, 3, 4))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert_array_equal(results[0][0], results[1][0])
+    assert_allclose(results[0][1], results[1][1], atol=1e-12)
+
+
+def test_automatic_choice_of_the_method_changes_nothing():
+    x, atoms = random_problem(n_samples=100)
+    few = matching_pursuit(x[:2], atoms, 3, 4)
+    many = matching_pursuit(x, atoms, 3, 4)
+    assert_array_equal(few[0], many[0][:2])
+    assert_allclose(few[1], many[1][:2], atol=1e-12)
+
+
+def test_no_samples_give_no_codes():
+    indices, values = matching_pursuit(np.zeros((0, 24)), random_problem()[1], 3, 4)
+    assert indices.shape == values.shape == (0, 12)
+
+
+def test_read_only_and_integer_samples_are_accepted():
+    x, atoms = random_problem(dtype=np.float32)
+    x.flags.writeable = False
+    indices, _ = matching_pursuit(x, atoms, 3, 4)
+    assert_array_equal(indices, matching_pursuit(x.copy(), atoms, 3, 4)[0])
+    assert matching_pursuit(np.eye(24, dtype=int), atoms, 1, 1)[1].dtype == np.float32
+
+
+def test_codes_as_a_sparse_matrix():
+    indices = np.array([[3, 1, 3], [0, -1, -1], [2, 2, 1]], dtype=np.int32)
+    values = np.array([[1.0, 2.0, 0.5], [0.0, 0.0, 0.0], [1.0, -1.0, 4.0]], dtype=np.float32)
+    codes = codes_to_csr(indices, values, 5)
+    assert codes.dtype == np.float32
+    assert codes.has_canonical_format
+    assert codes.nnz == 3
+    assert_array_equal(codes.toarray(), references.dense_codes(indices, values, 5))
+
+
+def test_least_squares_gives_dependent_atoms_nothing():
+    columns = np.array([[1.0, 0, 1, 0, 2], [0, 1, 1, 0, 0], [0, 0, 0, 0, 1]])
+    target = np.array([1.0, 2.0, 3.0])
+    solved = least_squares(
+        torch.from_numpy(columns.T @ columns)[None], torch.from_numpy(columns.T @ target)[None]
+    )
+    assert_allclose(solved[0], references.independent_least_squares(columns, target), atol=1e-12)
+    assert_array_equal(solved[0, [2, 3]], 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_iterations": 0}, "n_iterations is 0"),
+        ({"atoms_per_iteration": 0}, "atoms_per_iteration is 0"),
+        ({"selection": "best"}, "selection is 'best'"),
+        ({"refit": "all"}, "refit is 'all'"),
+        ({"method": "magic"}, "method is 'magic'"),
+        ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"x": np.zeros((3, 5))}, "the same width"),
+        ({"x": np.zeros(4)}, "the same width"),
+        ({"atoms": np.zeros((0, 4))}, "no atoms"),
+        ({"x": np.full((3, 4), np.nan)}, "NaN"),
+        ({"atoms": np.full((3, 4), np.inf)}, "infinity"),
+    ],
+)
+def test_bad_input_is_named(arguments, message):
+    good = {"x": np.ones((3, 4)), "atoms": np.eye(4), "n_iterations": 2, "atoms_per_iteration": 1}
+    with pytest.raises(MicrodlError, match=message):
+        matching_pursuit(**(good | arguments))
