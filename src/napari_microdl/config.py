@@ -1,0 +1,148 @@
+"""All settings of a run in one frozen record, shared by the GUI, the command line and the files."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from napari_microdl.cells import UnitKind
+from napari_microdl.embedding import ChannelTokens
+from napari_microdl.errors import MicrodlError
+from napari_microdl.icfl import Update
+from napari_microdl.models.base import Precision, Site
+from napari_microdl.pursuit import Refit, Selection
+from napari_microdl.scaling import ScalingMode
+from napari_microdl.segmentation import SegmentationConfig
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Settings of a run from fields to concepts.
+
+    Parameters
+    ----------
+    model : str, default="builtin"
+        Name of the foundation model.
+    layer : int, optional
+        Layer to read; the model's default where not given.
+    site : {"residual", "attention"}
+        Where in the block (paper, section 3).
+    channels : tuple of str, optional
+        Channels in the order to use; all where not given.
+    channel_tokens : {"concat", "mean"}
+        How the tokens of a patch's channels are joined.
+    scaling : {"image", "plate"}
+        Over what intensity percentiles are taken.
+    tile_size : int, optional
+        Edge of a tile in pixels; the model's native size where not given.
+    halo : int, default=2
+        Tokens dropped along the edges of a tile.
+    unit : {"cell", "crop", "token"}
+        What one sample is.
+    crop_size, crop_stride : int, default=64 and 32
+        Geometry of crops in pixels.
+    segmentation : SegmentationConfig
+        Used for cells in fields that come without labels.
+    remove_position : bool, default=True
+        Subtract the mean token of every grid position, measured on controls.
+    whiten : bool, default=True
+        Centre and whiten on controls and normalise (paper, section 3.1).
+    shrinkage : float, default=0.1
+        Added to the eigenvalues, in units of their median.
+    n_components : int, optional
+        Whitened directions kept; all where not given.
+    n_atoms, n_iterations, atoms_per_iteration : int, optional
+        M, J and L of the dictionary; chosen from the number of samples where not given.
+    update : {"newton", "adam"}
+        How the dictionary is learned.
+    selection : {"signed", "absolute"}
+        How atoms are picked.
+    refit : {"auto", "block", "full", "final"}
+        Which coefficients are refitted; "auto" suits the update.
+    max_steps : int, optional
+        Steps of the fit; chosen from the number of samples where not given.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where the model runs.
+    precision : {"fp32", "bf16"}
+        Arithmetic of the model.
+    batch_size : int, default=8
+        Tiles a forward pass.
+    random_state : int, default=0
+        Seed of everything random.
+    """
+
+    model: str = "builtin"
+    layer: int | None = None
+    site: Site = "residual"
+    channels: tuple[str, ...] | None = None
+    channel_tokens: ChannelTokens = "concat"
+    scaling: ScalingMode = "image"
+    tile_size: int | None = None
+    halo: int = 2
+    unit: UnitKind = "cell"
+    crop_size: int = 64
+    crop_stride: int = 32
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
+    remove_position: bool = True
+    whiten: bool = True
+    shrinkage: float = 0.1
+    n_components: int | None = None
+    n_atoms: int | None = None
+    n_iterations: int | None = None
+    atoms_per_iteration: int | None = None
+    update: Update = "newton"
+    selection: Selection = "signed"
+    refit: Refit | Literal["auto"] = "auto"
+    max_steps: int | None = None
+    device: str = "auto"
+    precision: Precision = "fp32"
+    batch_size: int = 8
+    random_state: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values that JSON can hold."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> PipelineConfig:
+        """Settings from plain values.
+
+        Parameters
+        ----------
+        values : dict
+            As `to_dict` gives them; what is missing keeps its default.
+
+        Returns
+        -------
+        PipelineConfig
+
+        Raises
+        ------
+        MicrodlError
+            If a setting is not known.
+        """
+        values = dict(values)
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise MicrodlError(
+                f"The settings hold {', '.join(map(repr, unknown))}, which this version does not "
+                "know; remove or correct them."
+            )
+        if values.get("channels") is not None:
+            values["channels"] = tuple(values["channels"])
+        if isinstance(values.get("segmentation"), dict):
+            try:
+                values["segmentation"] = SegmentationConfig(**values["segmentation"])
+            except TypeError as error:
+                raise MicrodlError(f"The segmentation settings do not fit: {error}.") from error
+        return cls(**values)
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change with any setting."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

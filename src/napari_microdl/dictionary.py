@@ -1,0 +1,361 @@
+"""A fitted concept dictionary and everything needed to apply it again: one safetensors file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from napari_microdl.cells import UnitKind
+from napari_microdl.embedding import ChannelTokens
+from napari_microdl.errors import MicrodlError
+from napari_microdl.icfl import ICFL
+from napari_microdl.models.base import ModelSpec, Site
+from napari_microdl.positions import PositionMean
+from napari_microdl.safe_tensors import read_safetensors
+from napari_microdl.scaling import ScalingMode
+from napari_microdl.whitening import ControlWhitening
+
+SCHEMA_VERSION = 1
+SUFFIX = ".microdl.safetensors"
+_HEADER_KEY = "napari_microdl"
+# Fitted attributes (less the trailing underscore) and parameters that codes depend on.
+_ICFL_ARRAYS = ("components", "bias", "dead")
+_ICFL_PARAMETERS = ("update", "selection", "refit", "allow_repeats")
+_WHITENING_ARRAYS = ("mean", "components", "explained_variance", "scale")
+_WHITENING_PARAMETERS = ("shrinkage", "eigenvalue_floor", "unit_norm")
+
+
+@dataclass(frozen=True)
+class DictionarySpec:
+    """What the samples of a dictionary are, so that new images can be treated the same.
+
+    Parameters
+    ----------
+    model_id, weights_sha256, weights_licence : str
+        The model whose tokens were used.
+    layer : int
+        Layer, from 1.
+    site : {"residual", "attention"}
+        Where in the block.
+    channel_names : tuple of str
+        Channels in their order.
+    channel_tokens : {"concat", "mean"}
+        How the tokens of the channels were joined.
+    scaling : {"image", "plate"}
+        Over what intensity percentiles were taken; they are measured anew on new images.
+    tile_size : int
+        Edge of a tile in pixels.
+    halo : int
+        Tokens dropped along the edges of a tile.
+    patch_size : int
+        Edge of a patch in pixels.
+    unit : {"cell", "crop", "token"}
+        What one sample is.
+    crop_size, crop_stride : int
+        Geometry of crops in pixels.
+    """
+
+    model_id: str
+    weights_sha256: str
+    weights_licence: str
+    layer: int
+    site: Site
+    channel_names: tuple[str, ...]
+    channel_tokens: ChannelTokens
+    scaling: ScalingMode
+    tile_size: int
+    halo: int
+    patch_size: int
+    unit: UnitKind
+    crop_size: int
+    crop_stride: int
+
+    def check_model(self, model: ModelSpec) -> None:
+        """Refuse a model other than the one that the dictionary was made with.
+
+        Parameters
+        ----------
+        model : ModelSpec
+            The model at hand.
+
+        Raises
+        ------
+        MicrodlError
+            Says which model is needed.
+        """
+        if model.model_id != self.model_id:
+            raise MicrodlError(
+                f"The dictionary was made with the model '{self.model_id}' but '{model.model_id}' "
+                "is chosen; choose the dictionary's model."
+            )
+        if model.weights_sha256 != self.weights_sha256:
+            raise MicrodlError(
+                f"The dictionary was made with other weights of '{self.model_id}' (sha256 "
+                f"{self.weights_sha256[:12]}, here {model.weights_sha256[:12]}); load those weights "
+                "or fit a new dictionary."
+            )
+
+
+@dataclass(eq=False)
+class ConceptDictionary:
+    """Concepts learned from the tokens of a foundation model.
+
+    Parameters
+    ----------
+    spec : DictionarySpec
+        How samples are made.
+    icfl : ICFL
+        Fitted dictionary.
+    whitening : ControlWhitening, optional
+        Fitted whitening; None where the samples were used as they are.
+    position_mean : PositionMean, optional
+        Position component that is subtracted from tokens.
+    names, notes : list of str
+        One a concept; a person's words.
+    provenance : dict
+        Config, package versions, fields used, licences.
+    figures : dict
+        Numbers of the training run.
+    """
+
+    spec: DictionarySpec
+    icfl: ICFL
+    whitening: ControlWhitening | None = None
+    position_mean: PositionMean | None = None
+    names: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            self.names = [f"concept {i}" for i in range(self.n_concepts)]
+        if not self.notes:
+            self.notes = [""] * self.n_concepts
+        if len(self.names) != self.n_concepts or len(self.notes) != self.n_concepts:
+            raise MicrodlError(
+                f"The dictionary has {self.n_concepts} concepts but {len(self.names)} names and "
+                f"{len(self.notes)} notes."
+            )
+
+    @property
+    def n_concepts(self) -> int:
+        """Number of dictionary atoms."""
+        return len(self.icfl.components_)
+
+    @property
+    def directions(self) -> NDArray[np.float32]:
+        """Dictionary atoms at unit length, shape (n_concepts, d)."""
+        atoms = np.asarray(self.icfl.components_, np.float32)
+        norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+        unit: NDArray[np.float32] = atoms / np.maximum(norms, np.finfo(np.float32).tiny)
+        return unit
+
+    def whiten(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Samples in the space of the dictionary.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (n, d)
+            Mean tokens of units, position component removed.
+
+        Returns
+        -------
+        ndarray of shape (n, k)
+            Centred, whitened and normalised (paper, section 3.1), or as they came where the
+            dictionary has no whitening.
+        """
+        if self.whitening is None:
+            return vectors
+        whitened: NDArray[np.float32] = self.whitening.transform(vectors)
+        return whitened
+
+    def encode(self, vectors: NDArray[np.float32]) -> sparse.csr_array:
+        """Concept activations of samples.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (n, d)
+            Mean tokens of units, position component removed.
+
+        Returns
+        -------
+        csr_array of shape (n, n_concepts)
+        """
+        return sparse.csr_array(self.icfl.transform(self.whiten(vectors)))
+
+    def cosine(self, vectors: NDArray[np.float32], concept: int) -> NDArray[np.float32]:
+        """Cosine of one concept's direction with whitened samples.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (n, k)
+            Output of `whiten`.
+        concept : int
+            Which concept.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            -1 to 1; 0 for a zero vector.
+        """
+        norms = np.linalg.norm(vectors, axis=1)
+        projections = vectors @ self.directions[concept]
+        return np.divide(projections, norms, out=np.zeros_like(projections), where=norms > 0)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one file, all or nothing.
+
+        Parameters
+        ----------
+        path : str or Path
+            The suffix ``.microdl.safetensors`` is added where it is missing.
+
+        Returns
+        -------
+        Path
+            The file written.
+        """
+        from safetensors.numpy import save
+
+        path = Path(path)
+        if not path.name.endswith(SUFFIX):
+            path = path.with_name(path.name.removesuffix(".safetensors") + SUFFIX)
+        tensors, header = self._pack()
+        content = save(tensors, {_HEADER_KEY: json.dumps(header, allow_nan=False)})
+        # Written beside and then renamed: a crash leaves the old file whole.
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_bytes(content)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+        return path
+
+    def _pack(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
+        icfl = self.icfl
+        tensors: dict[str, NDArray[np.generic]] = {
+            f"icfl.{name}": getattr(icfl, f"{name}_") for name in _ICFL_ARRAYS
+        }
+        header: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "spec": dataclasses.asdict(self.spec),
+            "icfl": {
+                "n_iterations": icfl.n_iterations_,
+                "atoms_per_iteration": icfl.atoms_per_iteration_,
+                **{name: getattr(icfl, name) for name in _ICFL_PARAMETERS},
+            },
+            "whitening": None,
+            "names": self.names,
+            "notes": self.notes,
+            "provenance": self.provenance,
+            "figures": self.figures,
+        }
+        if self.whitening is not None:
+            header["whitening"] = {
+                "n_samples_seen": self.whitening.n_samples_seen_,
+                **{name: getattr(self.whitening, name) for name in _WHITENING_PARAMETERS},
+            }
+            for name in _WHITENING_ARRAYS:
+                tensors[f"whitening.{name}"] = getattr(self.whitening, f"{name}_")
+        if self.position_mean is not None:
+            tensors["position_mean.offsets"] = self.position_mean.offsets
+        return {k: np.ascontiguousarray(v) for k, v in tensors.items()}, header
+
+    @classmethod
+    def load(cls, path: str | Path) -> ConceptDictionary:
+        """Read a dictionary file; everything is checked before anything is used.
+
+        Parameters
+        ----------
+        path : str or Path
+            File written by `save`.
+
+        Returns
+        -------
+        ConceptDictionary
+
+        Raises
+        ------
+        MicrodlError
+            If the file is no safetensors file (a pickle is never opened), truncated, not a
+            dictionary, of a newer schema, or if its parts do not fit together.
+        """
+        path = Path(path)
+        tensors, metadata = read_safetensors(path)
+        if _HEADER_KEY not in metadata:
+            raise MicrodlError(
+                f"'{path.name}' is a safetensors file but not a concept dictionary; choose a file "
+                f"that ends in {SUFFIX}."
+            )
+        try:
+            header = json.loads(metadata[_HEADER_KEY])
+            version = header["schema_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise MicrodlError(
+                f"The header of '{path.name}' is damaged; save the dictionary again."
+            ) from error
+        if version != SCHEMA_VERSION:
+            raise MicrodlError(
+                f"'{path.name}' has schema version {version} but this version of napari-microdl "
+                f"reads {SCHEMA_VERSION}; update napari-microdl."
+            )
+        try:
+            return cls._unpack(tensors, header)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise MicrodlError(
+                f"The parts of '{path.name}' do not fit together ({error}); save the dictionary "
+                "again."
+            ) from error
+
+    @classmethod
+    def _unpack(
+        cls, tensors: dict[str, NDArray[np.generic]], header: dict[str, Any]
+    ) -> ConceptDictionary:
+        def group(prefix: str) -> dict[str, NDArray[np.generic]]:
+            return {
+                k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
+            }
+
+        spec_fields = dict(header["spec"])
+        spec_fields["channel_names"] = tuple(spec_fields["channel_names"])
+        spec = DictionarySpec(**spec_fields)
+        icfl = ICFL.from_arrays(**group("icfl."), **header["icfl"])
+        whitening = None
+        if header["whitening"] is not None:
+            whitening = ControlWhitening.from_arrays(
+                **group("whitening."), **header["whitening"]
+            )
+            if len(whitening.components_) != icfl.n_features_in_:
+                raise MicrodlError(
+                    f"whitening gives {len(whitening.components_)} components but the atoms have "
+                    f"{icfl.n_features_in_}"
+                )
+        position = None
+        if "position_mean.offsets" in tensors:
+            offsets = tensors["position_mean.offsets"]
+            expected = (spec.tile_size // spec.patch_size) ** 2
+            width = len(whitening.mean_) if whitening is not None else icfl.n_features_in_
+            if offsets.shape != (expected, width):
+                raise MicrodlError(
+                    f"position means have the shape {offsets.shape}, {(expected, width)} expected"
+                )
+            position = PositionMean(offsets.astype(np.float32))
+        return cls(
+            spec=spec,
+            icfl=icfl,
+            whitening=whitening,
+            position_mean=position,
+            names=[str(n) for n in header["names"]],
+            notes=[str(n) for n in header["notes"]],
+            provenance=dict(header["provenance"]),
+            figures=dict(header["figures"]),
+        )

@@ -1,0 +1,153 @@
+"""How selective a concept is for a condition (Donhauser et al. 2025, section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse, stats
+
+from napari_microdl.errors import MicrodlError
+
+
+def active(codes: sparse.csr_array) -> sparse.csr_array:
+    """Where concepts are active: a positive coefficient.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_concepts)
+        Codes. A least-squares coefficient can come out negative: the sample then points away from
+        the atom, so it does not count as showing the concept.
+
+    Returns
+    -------
+    csr_array of shape (n_samples, n_concepts)
+        1.0 where active, float64.
+    """
+    positive = sparse.csr_array(codes > 0).astype(np.float64)
+    positive.eliminate_zeros()
+    return positive
+
+
+def activation_shares(
+    codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
+) -> tuple[NDArray[np.generic], NDArray[np.float64], NDArray[np.int64]]:
+    """Share of the samples of every label in which every concept is active.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_concepts)
+        Codes.
+    labels : sequence of length n_samples
+        One label a sample.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_labels,)
+        The different labels, sorted.
+    shares : ndarray of shape (n_labels, n_concepts)
+        0 to 1.
+    counts : ndarray of shape (n_labels,)
+        Samples of each label.
+
+    Raises
+    ------
+    MicrodlError
+        If the lengths differ.
+    """
+    labels = np.asarray(labels)
+    if codes.shape[0] != len(labels):
+        raise MicrodlError(f"There are {codes.shape[0]} samples but {len(labels)} labels.")
+    classes, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    one_hot = sparse.csr_array(
+        (np.ones(len(labels)), (inverse, np.arange(len(labels)))), shape=(len(classes), len(labels))
+    )
+    shares: NDArray[np.float64] = (one_hot @ active(codes)).toarray() / counts[:, None]
+    return classes, shares, counts
+
+
+def average_selectivity(
+    codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
+) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Share of a label's samples that show a concept, less its share among all other samples.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_concepts)
+        Codes.
+    labels : sequence of length n_samples
+        One label a sample.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_labels,)
+        The different labels, sorted.
+    selectivity : ndarray of shape (n_labels, n_concepts)
+        -1 to 1; all NaN where there is only one label.
+
+    Notes
+    -----
+    Paper, section 4: "avg selectivity".
+    """
+    classes, shares, counts = activation_shares(codes, labels)
+    if len(classes) < 2:
+        return classes, np.full_like(shares, np.nan)
+    hits = shares * counts[:, None]
+    others = (hits.sum(0) - hits) / (counts.sum() - counts)[:, None]
+    return classes, shares - others
+
+
+def max_selectivity(
+    codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
+) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+    """Share of a label's samples that show a concept, less the largest share of another label.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_concepts)
+        Codes.
+    labels : sequence of length n_samples
+        One label a sample.
+
+    Returns
+    -------
+    classes : ndarray of shape (n_labels,)
+        The different labels, sorted.
+    selectivity : ndarray of shape (n_labels, n_concepts)
+        -1 to 1; all NaN where there is only one label.
+
+    Notes
+    -----
+    Paper, section 4: "max selectivity".
+    """
+    classes, shares, _ = activation_shares(codes, labels)
+    if len(classes) < 2:
+        return classes, np.full_like(shares, np.nan)
+    ranked = np.sort(shares, axis=0)
+    largest_other = np.where(shares == ranked[-1], ranked[-2], ranked[-1])
+    return classes, shares - largest_other
+
+
+def separation_auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+    """Probability that a positive sample scores above a negative one.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_samples,)
+        For instance the cosine of every sample with a concept's direction.
+    positive : ndarray of shape (n_samples,)
+        Which samples are of the label.
+
+    Returns
+    -------
+    float
+        Area under the ROC curve, ties counted half; NaN where one side is empty.
+    """
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    if not n_positive or not n_negative:
+        return float("nan")
+    ranks = stats.rankdata(scores)
+    u = ranks[positive].sum() - n_positive * (n_positive + 1) / 2
+    return float(u / (n_positive * n_negative))

@@ -1,0 +1,485 @@
+"""The whole run, from fields to concept activations, as a generator that can be stopped anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import time
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.activations import ConceptActivations, unit_table
+from napari_microdl.cells import Units, pool, units_of
+from napari_microdl.config import PipelineConfig
+from napari_microdl.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.embedding import TilePlan, TokenGrid, embed_field
+from napari_microdl.errors import MicrodlError
+from napari_microdl.fields import Field
+from napari_microdl.icfl import ICFL, FitRecord
+from napari_microdl.models.base import TokenModel
+from napari_microdl.models.registry import load_model
+from napari_microdl.positions import PositionMean, position_share
+from napari_microdl.scaling import IntensityScaling
+from napari_microdl.segmentation import segment_cells
+from napari_microdl.whitening import ControlWhitening
+
+Stage = Literal["scale", "segment", "embed", "whiten", "fit", "encode"]
+_PACKAGES = ("napari-microdl", "numpy", "scipy", "scikit-learn", "scikit-image", "torch")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Parameters
+    ----------
+    stage : {"scale", "segment", "embed", "whiten", "fit", "encode"}
+        What is being done.
+    done, total : int
+        Steps of the stage.
+    message : str
+        A sentence for people.
+    record : FitRecord, optional
+        Figures of the dictionary fit, in the stage "fit".
+    """
+
+    stage: Stage
+    done: int
+    total: int
+    message: str
+    record: FitRecord | None = None
+
+
+@dataclass(eq=False)
+class PipelineResult:
+    """What a run leaves.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+        Settings used; where a dictionary was applied, with its settings filled in.
+    dictionary : ConceptDictionary
+        Fitted or applied dictionary.
+    activations : ConceptActivations
+        Activations of every unit.
+    labels : list of (ndarray of shape (height, width) or None)
+        Cell labels of every field, where the unit is a cell.
+    report : dict
+        Every figure of the run, plain values.
+    warnings : list of str
+        What a user should know before trusting the result.
+    """
+
+    config: PipelineConfig
+    dictionary: ConceptDictionary
+    activations: ConceptActivations
+    labels: list[NDArray[np.integer] | None]
+    report: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+
+class _Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
+        self._last = now
+
+
+def iter_pipeline(
+    fields: Sequence[Field],
+    config: PipelineConfig | None = None,
+    dictionary: ConceptDictionary | None = None,
+) -> Generator[Progress, None, PipelineResult]:
+    """Run from fields to activations, one small step an iteration.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Fields with conditions; at least one control where a whitening is fitted.
+    config : PipelineConfig, optional
+        Settings; the defaults where not given.
+    dictionary : ConceptDictionary, optional
+        Apply this one instead of fitting; its model, layer, channels and unit are used.
+
+    Yields
+    ------
+    Progress
+        Stop iterating to cancel: nothing is left behind.
+
+    Returns
+    -------
+    PipelineResult
+
+    Raises
+    ------
+    MicrodlError
+        If the fields and the settings do not fit together; one sentence says what to do.
+    """
+    config = config or PipelineConfig()
+    if dictionary is not None:
+        config = _config_of(dictionary, config)
+    channels = _check(fields, config, fitting=dictionary is None)
+    clock = _Clock()
+    notes: list[str] = []
+
+    yield Progress("scale", 0, 1, "Measuring intensities")
+    scaler = IntensityScaling(config.scaling).fit(fields, channels)
+    clock.lap("scale")
+    labels = yield from _segment(fields, config)
+    clock.lap("segment")
+
+    yield Progress("embed", 0, 1, "Loading the model")
+    model = load_model(
+        config.model,
+        device=config.device,
+        precision=config.precision,
+        seed=config.random_state,
+    )
+    if dictionary is not None:
+        dictionary.spec.check_model(model.spec)
+    plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
+    spec = _spec(config, model, plan, channels)
+    grids = yield from _embed(fields, scaler, channels, spec, model, plan, config.batch_size)
+    clock.lap("embed")
+
+    control = [i for i, f in enumerate(fields) if f.is_control] or list(range(len(fields)))
+    held_out = [i for i in range(len(fields)) if i not in control] or control
+    share = {"token_position_share": position_share(grids[i] for i in held_out)}
+    if dictionary is not None:
+        position = dictionary.position_mean
+    elif config.remove_position:
+        position = PositionMean.fit((grids[i] for i in control), plan.tile_tokens**2)
+    else:
+        position = None
+    if position is not None:
+        grids = [position.remove(grid) for grid in grids]
+    share["token_position_share_after"] = position_share(grids[i] for i in held_out)
+
+    geometry: list[Units] = []
+    for f, grid, cells in zip(fields, grids, labels, strict=True):
+        try:
+            geometry.append(
+                units_of(
+                    grid,
+                    config.unit,
+                    labels=cells,
+                    crop_size=config.crop_size,
+                    crop_stride=config.crop_stride,
+                )
+            )
+        except MicrodlError as error:
+            raise MicrodlError(f"Field '{f.name}': {error}") from error
+    vectors = np.concatenate(
+        [pool(grid, units) for grid, units in zip(grids, geometry, strict=True)]
+    )
+    table = unit_table(fields, geometry)
+    clock.lap("whiten")
+
+    if dictionary is None:
+        is_control = table["Metadata_control"].to_numpy(bool)
+        dictionary = yield from _fit(vectors, is_control, config, spec, position, notes)
+    clock.lap("fit")
+
+    yield Progress("encode", 0, 1, f"Encoding {len(vectors)} {config.unit}s")
+    whitened = dictionary.whiten(vectors)
+    activations = ConceptActivations(
+        units=table,
+        codes=dictionary.icfl.transform(whitened),
+        vectors=whitened,
+        dictionary=dictionary,
+        grids=grids,
+        geometry=geometry,
+    )
+    clock.lap("encode")
+    report = _report(fields, config, spec, activations, share, clock.seconds, notes)
+    if not dictionary.provenance:
+        dictionary.provenance = {
+            "config": config.to_dict(),
+            "fields": report["fields"],
+            "packages": report["packages"],
+            "weights_source": model.spec.source,
+            "weights_non_commercial": model.spec.non_commercial,
+        }
+        dictionary.figures = {**report["fit"], **report["position"]}
+    yield Progress("encode", 1, 1, "Done")
+    return PipelineResult(config, dictionary, activations, labels, report, notes)
+
+
+def run_pipeline(
+    fields: Sequence[Field],
+    config: PipelineConfig | None = None,
+    *,
+    dictionary: ConceptDictionary | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> PipelineResult:
+    """Run from fields to activations in one call.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Fields with conditions; at least one control where a whitening is fitted.
+    config : PipelineConfig, optional
+        Settings; the defaults where not given.
+    dictionary : ConceptDictionary, optional
+        Apply this one instead of fitting.
+    progress : callable, optional
+        Called with every `Progress`.
+
+    Returns
+    -------
+    PipelineResult
+
+    Raises
+    ------
+    MicrodlError
+        If the fields and the settings do not fit together.
+    """
+    steps = iter_pipeline(fields, config, dictionary)
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as finished:
+            result: PipelineResult = finished.value
+            return result
+        if progress is not None:
+            progress(step)
+
+
+def _config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> PipelineConfig:
+    spec = dictionary.spec
+    return dataclasses.replace(
+        config,
+        model=spec.model_id,
+        layer=spec.layer,
+        site=spec.site,
+        channels=spec.channel_names,
+        channel_tokens=spec.channel_tokens,
+        scaling=spec.scaling,
+        tile_size=spec.tile_size,
+        halo=spec.halo,
+        unit=spec.unit,
+        crop_size=spec.crop_size,
+        crop_stride=spec.crop_stride,
+        remove_position=dictionary.position_mean is not None,
+        whiten=dictionary.whitening is not None,
+    )
+
+
+def _check(
+    fields: Sequence[Field], config: PipelineConfig, *, fitting: bool
+) -> tuple[str, ...]:
+    """Names of the channels used, after checking that every field has them."""
+    if not fields:
+        raise MicrodlError("There are no fields; choose at least one image.")
+    if fitting and config.whiten and not any(f.is_control for f in fields):
+        raise MicrodlError(
+            "No control field is chosen; mark at least one untreated field as control, "
+            "or switch the whitening off."
+        )
+    channels = config.channels or fields[0].channel_names
+    for f in fields:
+        f.channel_indices(channels)
+        if config.channels is None and set(f.channel_names) != set(channels):
+            raise MicrodlError(
+                f"Field '{f.name}' has the channels {f.channel_names} but '{fields[0].name}' has "
+                f"{channels}; choose the channels that all fields share."
+            )
+    return channels
+
+
+def _segment(
+    fields: Sequence[Field], config: PipelineConfig
+) -> Generator[Progress, None, list[NDArray[np.integer] | None]]:
+    labels: list[NDArray[np.integer] | None] = [None] * len(fields)
+    if config.unit != "cell":
+        return labels
+    for index, f in enumerate(fields):
+        yield Progress("segment", index, len(fields), f"Finding cells in {f.name}")
+        labels[index] = f.read_labels()
+        if labels[index] is None:
+            name = config.segmentation.channel
+            channel = f.channel_indices((name,) if name else None)[0]
+            labels[index] = segment_cells(f.read((channel,))[0], config.segmentation)
+    return labels
+
+
+def _spec(
+    config: PipelineConfig, model: TokenModel, plan: TilePlan, channels: tuple[str, ...]
+) -> DictionarySpec:
+    return DictionarySpec(
+        model_id=model.spec.model_id,
+        weights_sha256=model.spec.weights_sha256,
+        weights_licence=model.spec.licence,
+        layer=model.spec.default_layer if config.layer is None else config.layer,
+        site=config.site,
+        channel_names=channels,
+        channel_tokens=config.channel_tokens,
+        scaling=config.scaling,
+        tile_size=plan.tile_size,
+        halo=plan.halo,
+        patch_size=plan.patch_size,
+        unit=config.unit,
+        crop_size=config.crop_size,
+        crop_stride=config.crop_stride,
+    )
+
+
+def _embed(
+    fields: Sequence[Field],
+    scaler: IntensityScaling,
+    channels: tuple[str, ...],
+    spec: DictionarySpec,
+    model: TokenModel,
+    plan: TilePlan,
+    batch_size: int,
+) -> Generator[Progress, None, list[TokenGrid]]:
+    counts = [len(plan.origins(f.shape)) for f in fields]
+    total, before = sum(counts), 0
+    grids: list[TokenGrid] = []
+    for index, f in enumerate(fields):
+        image = scaler.apply(index, f.read(f.channel_indices(channels)))
+        steps = embed_field(
+            image,
+            model,
+            plan,
+            layer=spec.layer,
+            site=spec.site,
+            channel_tokens=spec.channel_tokens,
+            batch_size=batch_size,
+        )
+        while True:
+            try:
+                done = next(steps)
+            except StopIteration as finished:
+                grids.append(finished.value)
+                break
+            yield Progress("embed", before + done, total, f"Reading tokens of {f.name}")
+        before += counts[index]
+    return grids
+
+
+def _fit(
+    vectors: NDArray[np.float32],
+    is_control: NDArray[np.bool_],
+    config: PipelineConfig,
+    spec: DictionarySpec,
+    position: PositionMean | None,
+    notes: list[str],
+) -> Generator[Progress, None, ConceptDictionary]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        whitening = None
+        samples = vectors
+        if config.whiten:
+            n_controls = int(is_control.sum())
+            yield Progress("whiten", 0, 1, f"Whitening on {n_controls} control {config.unit}s")
+            whitening = ControlWhitening(config.n_components, shrinkage=config.shrinkage)
+            samples = whitening.fit(vectors[is_control]).transform(vectors)
+        icfl = ICFL(
+            config.n_atoms,
+            config.n_iterations,
+            config.atoms_per_iteration,
+            update=config.update,
+            selection=config.selection,
+            refit=config.refit,
+            max_steps=config.max_steps,
+            random_state=config.random_state,
+        )
+        for record in icfl.fit_iter(samples):
+            message = f"Fitting the dictionary: R2 {record.r2:.3f}"
+            yield Progress("fit", record.step, record.total_steps, message, record)
+    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    if config.n_atoms is None:
+        notes.append(
+            f"{len(samples)} {config.unit}s: a dictionary of {icfl.n_atoms_} atoms with at most "
+            f"{icfl.n_iterations_} x {icfl.atoms_per_iteration_} active was chosen."
+        )
+    return ConceptDictionary(spec, icfl, whitening, position)
+
+
+def _report(
+    fields: Sequence[Field],
+    config: PipelineConfig,
+    spec: DictionarySpec,
+    activations: ConceptActivations,
+    share: dict[str, float],
+    seconds: dict[str, float],
+    notes: list[str],
+) -> dict[str, Any]:
+    icfl = activations.dictionary.icfl
+    whitening = activations.dictionary.whitening
+    ranking = activations.ranking
+    fit: dict[str, Any] = {
+        "n_samples": len(activations.units),
+        "n_control_samples": int(activations.units["Metadata_control"].sum()),
+        "n_atoms": activations.n_concepts,
+        "n_iterations": int(icfl.n_iterations_),
+        "atoms_per_iteration": int(icfl.atoms_per_iteration_),
+        "n_dead_here": int(ranking["dead"].sum()),
+        "mean_active_per_unit": float(activations.codes.nnz / max(len(activations.units), 1)),
+        "reconstruction_cosine": _reconstruction_cosine(activations),
+    }
+    if icfl.history_:
+        fit["r2"] = float(icfl.history_[-1].r2)
+        fit["steps"] = int(icfl.history_[-1].step)
+    if whitening is not None:
+        spectrum = np.asarray(whitening.explained_variance_, float)
+        fit["whitening_dimensions"] = len(spectrum)
+        fit["whitening_eigenvalue_median"] = float(np.median(spectrum))
+        fit["whitening_eigenvalue_largest"] = float(spectrum.max())
+    concepts = [
+        {
+            "concept": int(concept),
+            **{
+                key: None if isinstance(value, float) and not np.isfinite(value) else value
+                for key, value in row.items()
+            },
+        }
+        for concept, row in zip(
+            ranking.index[:20], ranking.head(20).to_dict("records"), strict=True
+        )
+    ]
+    return {
+        "config": config.to_dict(),
+        "config_hash": config.hash,
+        "spec": dataclasses.asdict(spec),
+        "fields": [
+            {
+                "name": f.name,
+                "condition": f.condition,
+                "control": f.is_control,
+                "well": f.well,
+                "site": f.site,
+                "plate": f.plate,
+                "units": len(units),
+            }
+            for f, units in zip(fields, activations.geometry, strict=True)
+        ],
+        "position": {key: float(value) for key, value in share.items()},
+        "fit": fit,
+        "concepts": concepts,
+        "notes": list(notes),
+        "seconds": dict(seconds),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+    }
+
+
+def _reconstruction_cosine(activations: ConceptActivations) -> float:
+    x = activations.vectors.astype(np.float64)
+    y = np.asarray(activations.dictionary.icfl.inverse_transform(activations.codes), np.float64)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    cosines = np.divide((x * y).sum(1), norms, out=np.zeros(len(x)), where=norms > 0)
+    return float(cosines.mean())
