@@ -113,6 +113,12 @@ def test_linear_init_is_that_of_a_linear_layer():
         assert_allclose(ours.std(), theirs.detach().numpy().std(), rtol=0.35)
 
 
+def test_newton_brings_linear_init_to_unit_length_without_bias():
+    icfl = ICFL(**SMALL, init="linear", max_steps=1).fit(samples())
+    assert_allclose(np.linalg.norm(icfl.components_, axis=1), 1, rtol=1e-5)
+    assert_array_equal(icfl.bias_, 0)
+
+
 def test_data_init_takes_samples_at_unit_length():
     x = samples()
     icfl = ICFL(**SMALL, update="adam", learning_rate=1e-12, max_steps=1).fit(x)
@@ -120,12 +126,18 @@ def test_data_init_takes_samples_at_unit_length():
     assert_allclose((icfl.components_ @ unit.T).max(axis=1), 1, atol=1e-5)
 
 
-def test_adam_resets_one_of_two_close_atoms_every_hundred_steps():
+@pytest.mark.parametrize(("selection", "sign"), [("signed", 1), ("absolute", -1)])
+def test_adam_resets_one_of_two_close_atoms_every_hundred_steps(selection, sign):
     x = samples(50)
     atoms = unit_atoms(8, 16).astype(np.float32) * 2
-    atoms[5] = atoms[2]
+    atoms[5] = sign * atoms[2]
     icfl = ICFL.from_arrays(
-        atoms, n_iterations=1, atoms_per_iteration=2, update="adam", learning_rate=1e-9
+        atoms,
+        n_iterations=1,
+        atoms_per_iteration=2,
+        update="adam",
+        learning_rate=1e-9,
+        selection=selection,
     )
     for _ in range(99):
         icfl.partial_fit(x)
@@ -136,6 +148,19 @@ def test_adam_resets_one_of_two_close_atoms_every_hundred_steps():
     assert moved[0] in (2, 5)
     assert_allclose(np.linalg.norm(icfl.components_[moved[0]]), 1, rtol=1e-5)
     assert icfl.history_[-1].resets == 1
+
+
+def test_adam_leaves_atoms_alone_that_are_not_close():
+    icfl = ICFL.from_arrays(
+        np.concatenate([np.eye(16), -np.eye(16)]),
+        n_iterations=1,
+        atoms_per_iteration=2,
+        update="adam",
+        learning_rate=1e-9,
+    )
+    for _ in range(100):
+        icfl.partial_fit(samples(50))
+    assert icfl.history_[-1].resets == 0
 
 
 def test_newton_redraws_atoms_that_no_sample_uses():
@@ -222,6 +247,12 @@ def test_records_tell_how_far_a_fit_is():
     assert records[8].n_samples == 900
     seconds = [record.seconds for record in records]
     assert seconds == sorted(seconds)
+
+
+def test_the_history_of_a_long_fit_stays_short(monkeypatch):
+    monkeypatch.setattr("napari_microdl.icfl._HISTORY_LENGTH", 5)
+    icfl = ICFL(**SMALL, max_steps=20).fit(samples())
+    assert [record.step for record in icfl.history_] == [1, 5, 9, 13, 17, 20]
 
 
 def test_step_by_step_gives_the_same_as_fit():
@@ -341,11 +372,12 @@ def test_zero_and_equal_samples_are_survived():
     [
         (2, 192, (2, 1, 1)),
         (100, 192, (16, 2, 1)),
-        (500, 192, (64, 4, 2)),
-        (1_000, 192, (128, 4, 4)),
-        (2_000, 192, (256, 4, 5)),
-        (2_000, 3, (256, 1, 1)),
-        (10_000, 960, (1024, 4, 5)),
+        (600, 192, (32, 2, 2)),
+        (1_500, 192, (64, 4, 2)),
+        (3_000, 192, (128, 4, 4)),
+        (6_000, 192, (256, 4, 5)),
+        (6_000, 3, (256, 1, 1)),
+        (25_000, 960, (1024, 4, 5)),
         (40_000_000, 1024, (8192, 4, 5)),
     ],
 )
@@ -355,7 +387,7 @@ def test_default_sizes(n_samples, n_features, expected):
 
 def test_defaults_are_used_and_told():
     icfl = ICFL(max_steps=2, random_state=0).fit(samples(1_000, 32))
-    assert (icfl.n_atoms_, icfl.n_iterations_, icfl.atoms_per_iteration_) == (128, 4, 2)
+    assert (icfl.n_atoms_, icfl.n_iterations_, icfl.atoms_per_iteration_) == (32, 2, 2)
     icfl = ICFL(16, max_steps=2, random_state=0).fit(samples(1_000, 32))
     assert (icfl.n_atoms_, icfl.n_iterations_, icfl.atoms_per_iteration_) == (16, 2, 1)
 

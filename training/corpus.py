@@ -5,12 +5,16 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import tifffile
 import zarr
+from napari_microdl.scaling import log_scale
 from numpy.typing import NDArray
 from skimage.io import imread
+
+Scaling = Literal["percentile", "log"]
 
 # Share of the crops that each data set contributes. `transfluor` is limited to site f00; `bccd`,
 # `bbbc014_vitra` and the other `transfluor` sites are left out on purpose: they are the test.
@@ -23,7 +27,7 @@ SHARES = {
     "dsb2018": 0.15,
     "neubias": 0.05,
 }
-LOW_PERCENTILE, HIGH_PERCENTILE, CEILING = 0.5, 99.8, 2.0
+BACKGROUND_PERCENTILE, HIGH_PERCENTILE, CEILING = 0.5, 99.8, 2.0
 
 
 @dataclass(frozen=True)
@@ -35,10 +39,12 @@ class Plane:
     pixels: NDArray[np.float16]
 
 
-def scale(plane: NDArray[np.generic]) -> NDArray[np.float16]:
-    """Percentile scaling to about 0..1, as the model's preprocessing does it."""
+def scale(plane: NDArray[np.generic], scaling: Scaling) -> NDArray[np.float16]:
+    """Intensities to about 0..1: linearly by percentiles, or as the package scales them."""
     x = np.asarray(plane, np.float32)
-    low, high = np.percentile(x, [LOW_PERCENTILE, HIGH_PERCENTILE])
+    low, high = np.percentile(x, [BACKGROUND_PERCENTILE, HIGH_PERCENTILE])
+    if scaling == "log":
+        return log_scale(x, low, float(x.mean(dtype=np.float64))).astype(np.float16)
     return np.clip((x - low) / max(high - low, 1e-6), 0, CEILING).astype(np.float16)
 
 
@@ -65,12 +71,12 @@ def _planes_of(source: str, root: Path) -> list[tuple[str, NDArray[np.generic]]]
     return planes
 
 
-def load_corpus(root: Path) -> list[Plane]:
+def load_corpus(root: Path, scaling: Scaling) -> list[Plane]:
     """All training planes under `root`, in a fixed order."""
     corpus = []
     for source in SHARES:
         for name, pixels in _planes_of(source, root):
             if min(pixels.shape) < 128 or np.ptp(pixels) == 0:
                 continue
-            corpus.append(Plane(source, name, scale(pixels)))
+            corpus.append(Plane(source, name, scale(pixels, scaling)))
     return corpus

@@ -75,9 +75,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=3300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--peak-rate", type=float, default=1.2e-3)
+    parser.add_argument("--scaling", choices=("percentile", "log"), default="log")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +86,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
 
     corpus: dict[str, list[Plane]] = {}
-    for plane in load_corpus(arguments.data):
+    for plane in load_corpus(arguments.data, arguments.scaling):
         corpus.setdefault(plane.source, []).append(plane)
     model = MaskedAutoencoder(CONFIG)
     average = {k: v.clone() for k, v in model.encoder.state_dict().items()}

@@ -50,8 +50,9 @@ class PipelineConfig:
         Subtract the mean token of every grid position, measured on controls.
     whiten : bool, default=True
         Centre and whiten on controls and normalise (paper, section 3.1).
-    shrinkage : float, default=0.1
-        Added to the eigenvalues, in units of their median.
+    shrinkage : float, optional
+        Added to the eigenvalues, in units of their median; where not given, chosen on control
+        fields that are left out (`napari_microdl.shrinkage.choose_shrinkage`).
     n_components : int, optional
         Whitened directions kept; all where not given.
     n_atoms, n_iterations, atoms_per_iteration : int, optional
@@ -88,7 +89,7 @@ class PipelineConfig:
     segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     remove_position: bool = True
     whiten: bool = True
-    shrinkage: float = 0.1
+    shrinkage: float | None = None
     n_components: int | None = None
     n_atoms: int | None = None
     n_iterations: int | None = None

@@ -94,10 +94,10 @@ class FitRecord:
 def default_size(n_samples: int, n_features: int) -> tuple[int, int, int]:
     """Size of the dictionary and sparsity of the codes that suit a number of samples.
 
-    About eight samples an atom, as a power of two between 16 and 8192, and never more atoms than
-    samples. Codes have at most 20 non-zeros in four iterations of five, fewer where the dictionary
-    has under 160 atoms or the samples under 80 dimensions, so that a code stays sparse against
-    both.
+    About 24 samples an atom, as a power of two between 16 and 8192, and never more atoms than
+    samples: with fewer samples an atom, atoms of whitened cells fitted noise. Codes have at most 20
+    non-zeros in four iterations of five, fewer where the dictionary has under 160 atoms or the
+    samples under 80 dimensions, so that a code stays sparse against both.
 
     Parameters
     ----------
@@ -113,16 +113,21 @@ def default_size(n_samples: int, n_features: int) -> tuple[int, int, int]:
 
     Examples
     --------
-    >>> default_size(2_000, 192)
+    >>> default_size(5_000, 192)
     (256, 4, 5)
     >>> default_size(40_000_000, 1024)
     (8192, 4, 5)
     """
-    exponent = round(float(np.log2(max(n_samples, 1) / 8)))
+    exponent = round(float(np.log2(max(n_samples, 1) / 24)))
     n_atoms = min(int(np.clip(2.0**exponent, 16, 8192)), max(n_samples, 1))
+    return n_atoms, *_default_sparsity(n_atoms, n_features)
+
+
+def _default_sparsity(n_atoms: int, n_features: int) -> tuple[int, int]:
     n_picks = max(1, min(20, n_atoms // 8, n_features // 4))
-    n_iterations = min(4, n_picks)
-    return n_atoms, n_iterations, n_picks // n_iterations
+    # Few picks are better made two at a time than one by one.
+    n_iterations = min(4 if n_picks > 4 else 2, n_picks)
+    return n_iterations, n_picks // n_iterations
 
 
 class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -406,11 +411,12 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         learner = getattr(self, "_learner", None)
         if learner is None:
             rng = check_random_state(self.random_state)
+            n_samples, width = x.shape
             if first:
-                learner = _Learner.begin(self._plan(*x.shape), x, rng)
+                learner = _Learner.begin(self._plan(n_samples, width), x, rng)
             else:
                 sizes = (self.n_atoms_, self.n_iterations_, self.atoms_per_iteration_)
-                plan = self._plan(*x.shape, sizes)
+                plan = self._plan(n_samples, width, sizes)
                 learner = _Learner.resume(plan, self.components_, self.bias_, self.dead_, rng)
         for start in range(0, len(x), learner.plan.batch_size):
             learner.step(x[start : start + learner.plan.batch_size])
@@ -519,7 +525,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if sizes is None:
             n_atoms = self.n_atoms or default_size(n_samples, width)[0]
             # Sparsity follows the atoms in use, not those that would have been the default.
-            _, n_iterations, per_iteration = default_size(8 * n_atoms, width)
+            n_iterations, per_iteration = _default_sparsity(n_atoms, width)
             if self.n_iterations is not None:
                 n_iterations = self.n_iterations
             if self.atoms_per_iteration is not None:
@@ -873,9 +879,10 @@ class _Learner:
             # What is least explained is where an atom is missing.
             left = residual.numpy()
             energy = np.einsum("ij,ij->i", left, left, dtype=np.float64)
-            n_drawn = min(len(rows), int(np.count_nonzero(energy)))
+            chance = energy / (energy.sum() or 1.0)
+            n_drawn = min(len(rows), int(np.count_nonzero(chance)))
             if n_drawn:
-                drawn = self.rng.choice(len(left), n_drawn, replace=False, p=energy / energy.sum())
+                drawn = self.rng.choice(len(left), n_drawn, replace=False, p=chance)
                 fresh[:n_drawn] = left[drawn] / np.sqrt(energy[drawn, None])
         where = torch.from_numpy(rows)
         self.atoms[where] = torch.from_numpy(fresh)
@@ -894,10 +901,13 @@ class _Learner:
             cosine = unit[start : start + _PAIR_ROWS] @ unit.T
             if self.plan.selection == "absolute":
                 cosine = cosine.abs()
-            for i, j in (cosine > _RESET_COSINE).nonzero().tolist():
-                one, other = start + i, j
-                if one < other and not gone[one] and not gone[other]:
-                    gone[one if self.picked[one] < self.picked[other] else other] = True
+            close = (cosine > _RESET_COSINE).numpy()
+            for one in start + np.flatnonzero(close.sum(axis=1) > 1):
+                for other in np.flatnonzero(close[one - start]):
+                    if gone[one]:
+                        break
+                    if one < other and not gone[other]:
+                        gone[one if self.picked[one] < self.picked[other] else other] = True
         return gone
 
 

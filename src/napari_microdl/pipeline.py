@@ -27,6 +27,7 @@ from napari_microdl.models.registry import load_model
 from napari_microdl.positions import PositionMean, position_share
 from napari_microdl.scaling import IntensityScaling
 from napari_microdl.segmentation import segment_cells
+from napari_microdl.shrinkage import choose_shrinkage
 from napari_microdl.whitening import ControlWhitening
 
 Stage = Literal["scale", "segment", "embed", "whiten", "fit", "encode"]
@@ -189,7 +190,8 @@ def iter_pipeline(
 
     if dictionary is None:
         is_control = table["Metadata_control"].to_numpy(bool)
-        dictionary = yield from _fit(vectors, is_control, config, spec, position, notes)
+        of_field = table["field"].to_numpy()
+        dictionary = yield from _fit(vectors, is_control, of_field, config, spec, position, notes)
     clock.lap("fit")
 
     yield Progress("encode", 0, 1, f"Encoding {len(vectors)} {config.unit}s")
@@ -373,6 +375,7 @@ def _embed(
 def _fit(
     vectors: NDArray[np.float32],
     is_control: NDArray[np.bool_],
+    of_field: NDArray[np.int64],
     config: PipelineConfig,
     spec: DictionarySpec,
     position: PositionMean | None,
@@ -385,8 +388,16 @@ def _fit(
         if config.whiten:
             n_controls = int(is_control.sum())
             yield Progress("whiten", 0, 1, f"Whitening on {n_controls} control {config.unit}s")
-            whitening = ControlWhitening(config.n_components, shrinkage=config.shrinkage)
-            samples = whitening.fit(vectors[is_control]).transform(vectors)
+            controls = vectors[is_control]
+            shrinkage = config.shrinkage
+            if shrinkage is None:
+                shrinkage = choose_shrinkage(controls, of_field[is_control])
+                notes.append(
+                    f"{n_controls} control {config.unit}s with {vectors.shape[1]} dimensions: the "
+                    f"whitening is shrunk by {shrinkage:g} times the median eigenvalue."
+                )
+            whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
+            samples = whitening.fit(controls).transform(vectors)
         icfl = ICFL(
             config.n_atoms,
             config.n_iterations,
@@ -437,6 +448,7 @@ def _report(
     if whitening is not None:
         spectrum = np.asarray(whitening.explained_variance_, float)
         fit["whitening_dimensions"] = len(spectrum)
+        fit["whitening_shrinkage"] = float(whitening.shrinkage)
         fit["whitening_eigenvalue_median"] = float(np.median(spectrum))
         fit["whitening_eigenvalue_largest"] = float(spectrum.max())
     concepts = [

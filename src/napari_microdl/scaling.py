@@ -1,4 +1,4 @@
-"""Intensity scaling: percentiles of an image or of a whole plate, never of a tile."""
+"""Intensity scaling, measured over an image or a whole plate, never over a tile."""
 
 from __future__ import annotations
 
@@ -13,54 +13,83 @@ from napari_microdl.fields import Field
 
 ScalingMode = Literal["image", "plate"]
 
-# A percentile of this many pixels is known to a few parts in ten thousand; more would only cost
+# The background of this many pixels is known to a few parts in ten thousand; more would only cost
 # time on large images.
 _SAMPLED_PIXELS = 1_000_000
+# The mean intensity becomes _LEVEL * log(1 + _CONTRAST), about the middle of what the model saw in
+# training.
+_CONTRAST, _LEVEL = 2.0, 0.3
+
+
+def log_scale(
+    image: NDArray[np.generic],
+    background: NDArray[np.float64] | float,
+    mean: NDArray[np.float64] | float,
+) -> NDArray[np.float32]:
+    """Intensities on the scale of `IntensityScaling`.
+
+    Parameters
+    ----------
+    image : ndarray
+        Intensities.
+    background, mean : float or ndarray
+        In the unit of the image; they broadcast against it.
+
+    Returns
+    -------
+    ndarray of the shape of `image`
+        float32, not below 0.
+    """
+    factor = np.asarray(_CONTRAST / (np.asarray(mean) - background), np.float32)
+    scaled = image.astype(np.float32)
+    scaled -= np.asarray(background, np.float32)
+    scaled *= factor
+    np.maximum(scaled, 0, out=scaled)
+    np.log1p(scaled, out=scaled)
+    scaled *= _LEVEL
+    return scaled
 
 
 class IntensityScaling:
-    """Maps the low percentile of a channel to 0 and its high percentile to 1.
+    """Logarithm of the intensity above background, relative to its mean.
+
+    The low percentile of a channel becomes 0 and its mean a third; ten times the mean gives 0.9.
 
     Parameters
     ----------
     mode : {"image", "plate"}, default="image"
-        Whether the percentiles are taken in every field by itself, or over all fields together.
-        A plate keeps differences of brightness between its fields.
-    low, high : float, default=0.5 and 99.8
-        Percentiles, in percent.
-    ceiling : float, default=2.0
-        Values above are clipped here, so that a speck of dust cannot dominate its patch.
+        Whether background and mean are measured in every field by itself, or over all fields
+        together. A plate keeps differences of brightness between its fields.
+    background : float, default=0.5
+        Percentile, in percent, that counts as background.
 
     Attributes
     ----------
     limits_ : ndarray of shape (n_fields, n_channels, 2)
-        Intensities that become 0 and 1, in the unit of the images.
+        Background and mean, in the unit of the images.
+
+    Notes
+    -----
+    Scaling linearly to a high percentile lets the few brightest pixels set the contrast of all
+    others: a treatment that makes bright spots then also dims the background, and the model sees
+    that before it sees the spots.
     """
 
-    def __init__(
-        self,
-        mode: ScalingMode = "image",
-        *,
-        low: float = 0.5,
-        high: float = 99.8,
-        ceiling: float = 2.0,
-    ) -> None:
+    def __init__(self, mode: ScalingMode = "image", *, background: float = 0.5) -> None:
         if mode not in get_args(ScalingMode):
             raise MicrodlError(f"Scaling mode '{mode}' is not known; use 'image' or 'plate'.")
-        if not 0 <= low < high <= 100:
+        if not 0 <= background < 50:
             raise MicrodlError(
-                f"Scaling percentiles {low} and {high} are not in rising order between 0 and 100."
+                f"A background percentile of {background} is not between 0 and 50 percent."
             )
         self.mode = mode
-        self.low = low
-        self.high = high
-        self.ceiling = ceiling
+        self.background = background
         self.limits_: NDArray[np.float64]
 
     def fit(
         self, fields: Sequence[Field], channels: tuple[str, ...] | None = None
     ) -> IntensityScaling:
-        """Measure the percentiles.
+        """Measure background and mean.
 
         Parameters
         ----------
@@ -111,20 +140,17 @@ class IntensityScaling:
         Returns
         -------
         ndarray of shape (n_channels, height, width)
-            float32 between 0 and `ceiling`.
+            float32, not below 0.
         """
-        low, high = self.limits_[index, :, 0], self.limits_[index, :, 1]
-        scaled = image.astype(np.float32)
-        scaled -= low.astype(np.float32)[:, None, None]
-        scaled /= (high - low).astype(np.float32)[:, None, None]
-        return np.clip(scaled, 0, self.ceiling, out=scaled)
+        background, mean = np.moveaxis(self.limits_[index], -1, 0)[..., None, None]
+        return log_scale(image, background, mean)
 
     def _limits(self, values: NDArray[np.float64]) -> tuple[float, float]:
-        low, high = np.percentile(values, [self.low, self.high])
-        if high <= low:
-            # A few bright specks on black: the percentiles coincide although there is signal.
-            low, high = values.min(), values.max()
-        return float(low), float(high)
+        low, mean = np.percentile(values, self.background), values.mean()
+        if mean <= low:
+            # Nearly every pixel has one value: what little is darker must be the background.
+            low = values.min()
+        return float(low), float(mean)
 
     def _sample(
         self, field: Field, channels: tuple[str, ...] | None

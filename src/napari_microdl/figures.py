@@ -1,0 +1,272 @@
+"""Figures of a result, as matplotlib figures that the caller saves or shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from napari_microdl.activations import ConceptActivations
+from napari_microdl.fields import Field
+from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from napari_microdl.pipeline import PipelineResult
+
+# Okabe and Ito's colours, told apart by every common kind of colour vision. Controls are grey.
+CONTROL_COLOUR = "#8c8c8c"
+CONDITION_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
+_MOST_POINTS = 400
+
+
+def grey(field: Field, channel: int = 0) -> NDArray[np.float32]:
+    """One channel between 0 and 1 for display, brightened so that dim cells are seen."""
+    plane = field.read((channel,))[0].astype(np.float32)
+    low, high = np.percentile(plane, [0.5, 99.8])
+    shown: NDArray[np.float32] = np.clip((plane - low) / max(high - low, 1e-12), 0, 1) ** 0.6
+    return shown
+
+
+def _title(field: Field) -> str:
+    state = "control" if field.is_control else field.condition or "condition not known"
+    return f"{field.name} ({state})"
+
+
+def _bare(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def heatmap_figure(
+    result: PipelineResult, fields: list[Field], shown: list[int], concept: int
+) -> Figure:
+    """Images above, cosine of the concept's direction with every patch token below.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        Result of a run on `fields`.
+    fields : list of Field
+        All fields of the run.
+    shown : list of int
+        Numbers of the fields to show.
+    concept : int
+        Which concept.
+
+    Returns
+    -------
+    Figure
+        One colour scale for all fields (paper, section 4: token heatmap).
+    """
+    activations = result.activations
+    maps = []
+    for index in shown:
+        grid = activations.grids[index]
+        values = activations.heatmap(index, concept)
+        maps.append(grid_to_pixels(values, grid.patch_size, grid.image_shape))
+    limit = max(float(np.abs(m).max()) for m in maps) or 1.0
+    figure = Figure(figsize=(4 * len(shown), 8), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for column, (index, values) in enumerate(zip(shown, maps, strict=True)):
+        image = grey(fields[index])
+        axes[0, column].imshow(image, cmap="gray")
+        axes[0, column].set_title(_title(fields[index]))
+        axes[1, column].imshow(image, cmap="gray")
+        drawn = axes[1, column].imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=0.65)
+        for row in range(2):
+            _bare(axes[row, column])
+    name = activations.dictionary.names[concept]
+    figure.colorbar(drawn, ax=list(axes[1]), shrink=0.8, label=f"cosine with {name}")
+    return figure
+
+
+def unit_figure(
+    result: PipelineResult, fields: list[Field], shown: list[int], concept: int
+) -> Figure:
+    """Images above, every unit coloured by its activation of the concept below.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        Result of a run on `fields`.
+    fields : list of Field
+        All fields of the run.
+    shown : list of int
+        Numbers of the fields to show.
+    concept : int
+        Which concept.
+
+    Returns
+    -------
+    Figure
+        One colour scale for all fields.
+    """
+    activations = result.activations
+    limit = float(activations.activation(concept).max()) or 1.0
+    figure = Figure(figsize=(4 * len(shown), 8), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for column, index in enumerate(shown):
+        units, labels = activations.geometry[index], result.labels[index]
+        painter = (
+            BoxPainter(units.boxes, fields[index].shape)
+            if labels is None
+            else LabelPainter(labels, units.ids)
+        )
+        values = painter.paint(activations.unit_values(index, concept)[1])
+        image = grey(fields[index])
+        axes[0, column].imshow(image, cmap="gray")
+        axes[0, column].set_title(_title(fields[index]))
+        axes[1, column].imshow(image, cmap="gray")
+        drawn = axes[1, column].imshow(values, cmap="magma", vmin=0, vmax=limit, alpha=0.8)
+        for row in range(2):
+            _bare(axes[row, column])
+    name = activations.dictionary.names[concept]
+    unit = result.config.unit
+    label = f"activation of {name} in each {unit}"
+    figure.colorbar(drawn, ax=list(axes[1]), shrink=0.8, label=label)
+    return figure
+
+
+def gallery_figure(
+    result: PipelineResult, fields: list[Field], concepts: list[int], n: int = 8
+) -> Figure:
+    """Units most aligned with each concept, and the least aligned for comparison.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        Result of a run on `fields`.
+    fields : list of Field
+        All fields of the run.
+    concepts : list of int
+        Concepts, one row pair each.
+    n : int, default=8
+        Units a row.
+
+    Returns
+    -------
+    Figure
+        Every picture is in the contrast of its field (paper, section 4: galleries).
+    """
+    activations = result.activations
+    first = np.searchsorted(activations.units["field"].to_numpy(), np.arange(len(fields)))
+    images: dict[int, NDArray[np.float32]] = {}
+    figure = Figure(figsize=(1.35 * n + 1.6, 3.1 * len(concepts)), layout="constrained")
+    axes = figure.subplots(2 * len(concepts), n, squeeze=False)
+    for place, concept in enumerate(concepts):
+        cosines = activations.alignment(concept)
+        for line, sign in enumerate((1, -1)):
+            rows = activations.top_units(concept, n, sign)
+            name = activations.dictionary.names[concept]
+            text = f"{name}\nmost aligned" if sign > 0 else "least aligned"
+            axes[2 * place + line, 0].set_ylabel(text, size=9)
+            for column in range(n):
+                axis = axes[2 * place + line, column]
+                _bare(axis)
+                if column >= len(rows):
+                    axis.set_axis_off()
+                    continue
+                row = int(rows[column])
+                index = int(activations.units["field"].iloc[row])
+                image = images.setdefault(index, grey(fields[index]))
+                box = activations.geometry[index].boxes[row - first[index]]
+                axis.imshow(image[window_of(box, fields[index].shape)], cmap="gray", vmin=0, vmax=1)
+                state = "control" if fields[index].is_control else fields[index].condition
+                axis.set_title(f"{state}\n{cosines[row]:+.2f}", size=8)
+    return figure
+
+
+def condition_groups(activations: ConceptActivations) -> list[tuple[str, bool, NDArray[np.bool_]]]:
+    """Rows of every condition, controls first: (condition, is control, rows)."""
+    conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
+    control = activations.units["Metadata_control"].to_numpy(bool)
+    keys = set(zip(control.tolist(), conditions.tolist(), strict=True))
+    return [
+        (condition, is_control, (control == is_control) & (conditions == condition))
+        for is_control, condition in sorted(keys, key=lambda key: (not key[0], key[1]))
+    ]
+
+
+def draw_distribution(
+    axes: Axes, activations: ConceptActivations, concept: int, unit: str, text: str = "black"
+) -> None:
+    """Alignment of the units of every condition with a concept, as points and a box.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    activations : ConceptActivations
+        Result of a run.
+    concept : int
+        Which concept.
+    unit : str
+        What one sample is, for the labels.
+    text : str, default="black"
+        Colour of lines and labels.
+    """
+    alignment = activations.alignment(concept)
+    active = activations.activation(concept) > 0
+    random = np.random.default_rng(0)
+    treated = 0
+    labels = []
+    for place, (condition, is_control, rows) in enumerate(condition_groups(activations)):
+        name = (condition or "no condition") + (" (control)" if is_control else "")
+        labels.append(f"{name}\n{int(rows.sum())} {unit}s, {active[rows].mean():.0%} active")
+        colour = CONTROL_COLOUR
+        if not is_control:
+            colour = CONDITION_COLOURS[treated % len(CONDITION_COLOURS)]
+            treated += 1
+        values = alignment[rows]
+        shown = values
+        if len(values) > _MOST_POINTS:
+            shown = random.choice(values, _MOST_POINTS, replace=False)
+        jitter = random.uniform(-0.25, 0.25, len(shown))
+        axes.scatter(shown, place + jitter, s=6, color=colour, alpha=0.6, linewidths=0)
+        axes.boxplot(
+            values,
+            positions=[place],
+            orientation="horizontal",
+            widths=0.6,
+            showfliers=False,
+            manage_ticks=False,
+            boxprops={"color": text},
+            whiskerprops={"color": text},
+            capprops={"color": text},
+            medianprops={"color": text, "linewidth": 2},
+        )
+    axes.axvline(0, color=text, alpha=0.4, linewidth=0.8, zorder=0)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel("alignment with the concept (cosine)")
+    axes.set_title(str(activations.dictionary.names[concept]))
+
+
+def distribution_figure(
+    activations: ConceptActivations, concepts: list[int], unit: str
+) -> Figure:
+    """`draw_distribution` for several concepts, one below the other.
+
+    Parameters
+    ----------
+    activations : ConceptActivations
+        Result of a run.
+    concepts : list of int
+        Which concepts.
+    unit : str
+        What one sample is.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure(figsize=(6, 2.6 * len(concepts)), layout="constrained")
+    for axes, concept in zip(
+        figure.subplots(len(concepts), 1, squeeze=False)[:, 0], concepts, strict=True
+    ):
+        draw_distribution(axes, activations, concept, unit)
+    return figure

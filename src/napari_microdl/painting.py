@@ -1,0 +1,134 @@
+"""Values of units and patches as images of the field."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_SMALLEST_WINDOW = 24
+_WINDOW_MARGIN = 1.4
+
+
+class LabelPainter:
+    """Paints one value a cell on the pixels of the cell.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (height, width)
+        Cell labels.
+    ids : ndarray of shape (n,)
+        Labels that get values; all others are painted as background (NaN).
+    """
+
+    def __init__(self, labels: NDArray[np.integer], ids: NDArray[np.int64]) -> None:
+        # Any numbers may serve as labels, so each pixel stores the place of its label among `ids`
+        # and painting is one lookup.
+        order = np.argsort(ids, kind="stable")
+        places = np.searchsorted(ids, labels, sorter=order)
+        places = order[np.minimum(places, len(ids) - 1)]
+        self._slots = np.where(ids[places] == labels, places + 1, 0).astype(np.int32)
+
+    def paint(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Image of the values, NaN outside cells."""
+        lut = np.concatenate([[np.nan], values]).astype(np.float32)
+        return np.take(lut, self._slots)
+
+
+class BoxPainter:
+    """Paints one value a box, the mean where boxes overlap.
+
+    Parameters
+    ----------
+    boxes : ndarray of shape (n, 4)
+        First row, first column, last row + 1, last column + 1.
+    shape : tuple of int
+        Height and width of the image.
+    """
+
+    def __init__(self, boxes: NDArray[np.int32], shape: tuple[int, int]) -> None:
+        self._boxes = boxes
+        self._shape = shape
+        self._count = self._total(np.ones(len(boxes), np.float32))
+
+    def _total(self, values: NDArray[np.float32]) -> NDArray[np.float64]:
+        # Four corners a box and two running sums cost the same however large the boxes are.
+        corners = np.zeros((self._shape[0] + 1, self._shape[1] + 1))
+        top, left, bottom, right = self._boxes.T
+        np.add.at(corners, (top, left), values)
+        np.add.at(corners, (bottom, right), values)
+        np.add.at(corners, (top, right), -values)
+        np.add.at(corners, (bottom, left), -values)
+        return corners.cumsum(0).cumsum(1)[:-1, :-1]
+
+    def paint(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Image of the values, NaN where there is no box."""
+        count = np.round(self._count)
+        total = self._total(values)
+        mean = np.full(self._shape, np.nan, np.float32)
+        np.divide(total, count, out=mean, where=count > 0, casting="same_kind")
+        return mean
+
+
+def grid_to_pixels(
+    grid: NDArray[np.float32], patch_size: int, shape: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Values of patches, interpolated between their centres.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (grid_h, grid_w)
+        One value a patch.
+    patch_size : int
+        Edge of a patch in pixels.
+    shape : tuple of int
+        Height and width of the image in pixels.
+
+    Returns
+    -------
+    ndarray of shape (height, width)
+        Bilinear; beyond the outermost centres the nearest value is kept.
+    """
+    low, part = _between_centres(grid.shape[0], patch_size, shape[0])
+    rises = np.diff(grid, axis=0, append=grid[-1:])
+    tall = grid[low] + rises[low] * part[:, None]
+    low, part = _between_centres(grid.shape[1], patch_size, shape[1])
+    # Rises are taken between patches and not between pixels, which are many more.
+    rises = np.diff(tall, axis=1, append=tall[:, -1:])
+    wide = np.take(rises, low, axis=1)
+    wide *= part
+    wide += np.take(tall, low, axis=1)
+    return wide
+
+
+def _between_centres(
+    n: int, patch_size: int, length: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """For every pixel, the patch whose centre lies before it and how far it is to the next."""
+    position = np.clip((np.arange(length) + 0.5) / patch_size - 0.5, 0, n - 1)
+    low = np.floor(position).astype(np.intp)
+    return low, (position - low).astype(np.float32)
+
+
+def window_of(box: NDArray[np.int32], shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Square part of an image around a unit, moved so that it lies inside where it can.
+
+    Parameters
+    ----------
+    box : ndarray of shape (4,)
+        First row, first column, last row + 1, last column + 1.
+    shape : tuple of int
+        Height and width of the image.
+
+    Returns
+    -------
+    tuple of slice
+        Rows and columns.
+    """
+    top, left, bottom, right = (int(v) for v in box)
+    size = max(_SMALLEST_WINDOW, round(_WINDOW_MARGIN * max(bottom - top, right - left)))
+    parts = []
+    for first, last, length in ((top, bottom, shape[0]), (left, right, shape[1])):
+        extent = min(size, length)
+        start = int(np.clip((first + last - extent) // 2, 0, length - extent))
+        parts.append(slice(start, start + extent))
+    return parts[0], parts[1]
