@@ -1,11 +1,11 @@
-"""Does the best concept found on one site of a plate hold on the other?
+"""How well the best concept found on one site of a plate holds on the other.
 
 ``python benchmarks/transfluor.py --data DATA`` fits on site f00 of all 24 `transfluor` wells (64-px
-crops every 32 px; the controls of the whitening are O11 to O16), chooses the concept of the highest
-average selectivity for activated wells there, and reports it there and on site f01. Wells of unclear
-state take part in the fit and are left out of every score. Sizes and shrinkage are the package's
-defaults. The table gives the median and the range over 5 seeds; a seed draws the dictionary's
-start, and for the untrained model its weights too.
+crops every 32 px; the controls of the whitening are O11 to O16), chooses the concept of the
+highest average selectivity for activated wells there, and reports it there and on site f01. Wells
+of unclear state take part in the fit and are left out of every score. Sizes and shrinkage are the
+package's defaults. The table gives the median and the range over 5 seeds; a seed draws the
+dictionary's start, and for the untrained model its weights too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
+
 from napari_microdl import ICFL, ControlWhitening, Field, embed
 from napari_microdl.cells import pool, units_of
 from napari_microdl.evaluation import average_selectivity, separation_auc
@@ -24,7 +26,6 @@ from napari_microdl.models.registry import load_model
 from napari_microdl.positions import PositionMean
 from napari_microdl.shrinkage import choose_shrinkage
 from napari_microdl.whitening import FewControlsWarning
-from numpy.typing import NDArray
 
 FIT, TEST = "f00", "f01"
 Samples = tuple[NDArray[np.float32], NDArray[np.str_], NDArray[np.bool_], NDArray[np.str_]]
@@ -107,7 +108,9 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", FewControlsWarning)
     fields = {site: load_site(arguments.data, site) for site in (FIT, TEST)}
-    print(f"{'tokens':<12} {'samples':<18} {'fit site':>18} {'test site':>18} {'AUC, test site':>18}")
+    print(
+        f"{'tokens':<12} {'samples':<18} {'fit site':>18} {'test site':>18} {'AUC, test site':>18}"
+    )
     for model in ("builtin", "random-init"):
         rows: dict[bool, list[tuple[float, float, float]]] = {True: [], False: []}
         samples: dict[str, Samples] = {}

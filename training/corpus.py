@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 import tifffile
 import zarr
-from napari_microdl.scaling import log_scale
 from numpy.typing import NDArray
 from skimage.io import imread
+
+from napari_microdl.scaling import log_scale
 
 Scaling = Literal["percentile", "log"]
 

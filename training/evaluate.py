@@ -3,10 +3,10 @@
 ``python training/evaluate.py --data DATA`` prints one table over 3 seeds:
 
 a  activated or resting, 64-px crops of `transfluor` site f01, splits by well;
-b  red cell, white cell or platelet, 64-px crops around the boxes of `bccd`, splits by image; once in
-   RGB, where colour alone tells them apart, and once in the green channel alone;
-c  treated or untreated, 64-px crops of `bbbc014_vitra`, halves of the image apart. There is one image
-   a class, so anything that differs between two images counts: confounded.
+b  red cell, white cell or platelet, 64-px crops around the boxes of `bccd`, splits by image; once
+   in RGB, where colour alone tells them apart, and once in the green channel alone;
+c  treated or untreated, 64-px crops of `bbbc014_vitra`, halves of the image apart. There is one
+   image a class, so anything that differs between two images counts: confounded.
 
 None of these images was used in training. `transfluor` site f00 was; it alone serves to choose the
 layer (``--layers``).
@@ -23,14 +23,6 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
-from napari_microdl.cells import pool, units_of
-from napari_microdl.embedding import TokenGrid, embed
-from napari_microdl.fields import Field
-from napari_microdl.models.base import TokenModel
-from napari_microdl.models.builtin import TILE_SIZE
-from napari_microdl.models.registry import load_model
-from napari_microdl.positions import PositionMean, position_share
-from napari_microdl.scaling import IntensityScaling
 from numpy.typing import NDArray
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
 from skimage.filters import threshold_otsu
@@ -45,6 +37,15 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from napari_microdl.cells import pool, units_of
+from napari_microdl.embedding import TokenGrid, embed
+from napari_microdl.fields import Field
+from napari_microdl.models.base import TokenModel
+from napari_microdl.models.builtin import TILE_SIZE
+from napari_microdl.models.registry import load_model
+from napari_microdl.positions import PositionMean, position_share
+from napari_microdl.scaling import IntensityScaling
 
 Box = tuple[int, int, int, int]
 Features = NDArray[np.float32]

@@ -1,4 +1,4 @@
-"""Write the averaged encoder as fp16 safetensors: ``python training/export.py --run RUN --out FILE``."""
+"""Write the averaged encoder: ``python training/export.py --run RUN --out FILE``."""
 
 from __future__ import annotations
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from napari_microdl.models.vit import Block, VisionTransformer, VitConfig, sincos_positions
 from torch import Tensor, nn
+
+from napari_microdl.models.vit import Block, VisionTransformer, VitConfig, sincos_positions
 
 # Added to a patch's variance before it is normalised: about the camera noise of a scaled image, so
 # that empty background does not turn into a target of pure noise.

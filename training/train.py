@@ -9,16 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from corpus import SHARES, Plane, load_corpus
 from mae import MaskedAutoencoder
 from napari_microdl.models.builtin import CONFIG, standardise
-from torch import Tensor
 
 # (edge of the model input, crops a batch, share of visible patches): small crops are cheap and
 # local, large ones teach context and other grid sizes.
@@ -140,7 +140,7 @@ def main() -> None:
                 },
                 partial,
             )
-            os.replace(partial, checkpoint)
+            partial.replace(checkpoint)
 
 
 if __name__ == "__main__":

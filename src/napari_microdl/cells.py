@@ -1,4 +1,4 @@
-"""Units of analysis (cells, crops, tokens) and the exact share of every token that each one covers."""
+"""Units of analysis (cells, crops, tokens) and the exact share of every token that they cover."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def _cells(grid: TokenGrid, labels: NDArray[np.integer] | None) -> Units:
         )
     rows, columns = np.nonzero(labels > 0)
     if not len(rows):
-        raise MicrodlError("The labels are empty: no pixel is above 0; draw or segment cells first.")
+        raise MicrodlError(
+            "The labels are empty: no pixel is above 0; draw or segment cells first."
+        )
     ids, cell = np.unique(labels[rows, columns], return_inverse=True)
     n = len(ids)
     grid_w = grid.tokens.shape[1]
@@ -165,8 +167,7 @@ def _crops(grid: TokenGrid, size: int, stride: int, *, whole_grid: bool = False)
     lefts = np.arange(0, reach[1] - size + 1, stride)
     if not len(tops) or not len(lefts):
         raise MicrodlError(
-            f"No crop of {size} px fits into an image of {height} x {width} px; "
-            "take smaller crops."
+            f"No crop of {size} px fits into an image of {height} x {width} px; take smaller crops."
         )
     along_y = _overlap(tops, size, p, grid_h, height)
     along_x = _overlap(lefts, size, p, grid_w, width)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="napari-microdl",
-        description="Concepts in microscopy images: dictionary learning on foundation-model tokens.",
+        description="Concepts in microscopy images, by dictionary learning on model tokens.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     demo = commands.add_parser(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +77,12 @@ class DictionarySpec:
     crop_size: int
     crop_stride: int
 
+    def __post_init__(self) -> None:
+        for name in ("layer", "tile_size", "patch_size", "crop_size", "crop_stride"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise MicrodlError(f"{name} is {value!r} where a whole number above 0 is needed.")
+
     def check_model(self, model: ModelSpec) -> None:
         """Refuse a model other than the one that the dictionary was made with.
 
@@ -93,14 +98,14 @@ class DictionarySpec:
         """
         if model.model_id != self.model_id:
             raise MicrodlError(
-                f"The dictionary was made with the model '{self.model_id}' but '{model.model_id}' "
-                "is chosen; choose the dictionary's model."
+                f"The dictionary was made with the model '{self.model_id}' but "
+                f"'{model.model_id}' is chosen; choose the dictionary's model."
             )
         if model.weights_sha256 != self.weights_sha256:
             raise MicrodlError(
                 f"The dictionary was made with other weights of '{self.model_id}' (sha256 "
-                f"{self.weights_sha256[:12]}, here {model.weights_sha256[:12]}); load those weights "
-                "or fit a new dictionary."
+                f"{self.weights_sha256[:12]}, here {model.weights_sha256[:12]}); load those "
+                "weights or fit a new dictionary."
             )
 
 
@@ -209,7 +214,9 @@ class ConceptDictionary:
         """
         norms = np.linalg.norm(vectors, axis=1)
         projections = vectors @ self.directions[concept]
-        return np.divide(projections, norms, out=np.zeros_like(projections), where=norms > 0)
+        cosines: NDArray[np.float32] = np.zeros_like(projections)
+        np.divide(projections, norms, out=cosines, where=norms > 0)
+        return cosines
 
     def save(self, path: str | Path) -> Path:
         """Write one file, all or nothing.
@@ -235,7 +242,7 @@ class ConceptDictionary:
         partial = path.with_name(path.name + ".partial")
         try:
             partial.write_bytes(content)
-            os.replace(partial, path)
+            partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
         return path
@@ -320,10 +327,8 @@ class ConceptDictionary:
     def _unpack(
         cls, tensors: dict[str, NDArray[np.generic]], header: dict[str, Any]
     ) -> ConceptDictionary:
-        def group(prefix: str) -> dict[str, NDArray[np.generic]]:
-            return {
-                k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)
-            }
+        def group(prefix: str) -> dict[str, Any]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
         spec_fields = dict(header["spec"])
         spec_fields["channel_names"] = tuple(spec_fields["channel_names"])
@@ -331,9 +336,7 @@ class ConceptDictionary:
         icfl = ICFL.from_arrays(**group("icfl."), **header["icfl"])
         whitening = None
         if header["whitening"] is not None:
-            whitening = ControlWhitening.from_arrays(
-                **group("whitening."), **header["whitening"]
-            )
+            whitening = ControlWhitening.from_arrays(**group("whitening."), **header["whitening"])
             if len(whitening.components_) != icfl.n_features_in_:
                 raise MicrodlError(
                     f"whitening gives {len(whitening.components_)} components but the atoms have "

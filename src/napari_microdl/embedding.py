@@ -25,7 +25,7 @@ class TokenGrid:
     Parameters
     ----------
     tokens : ndarray of shape (grid_h, grid_w, d)
-        float32. ``tokens[i, j]`` stands for the pixels ``[i * p : (i + 1) * p, j * p : (j + 1) * p]``.
+        float32. ``tokens[i, j]`` stands for the patch whose first pixel is ``[i * p, j * p]``.
     position : ndarray of shape (grid_h, grid_w)
         Index of the place in the model's own grid that each token was computed at.
     patch_size : int

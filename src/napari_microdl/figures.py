@@ -246,9 +246,7 @@ def draw_distribution(
     axes.set_title(str(activations.dictionary.names[concept]))
 
 
-def distribution_figure(
-    activations: ConceptActivations, concepts: list[int], unit: str
-) -> Figure:
+def distribution_figure(activations: ConceptActivations, concepts: list[int], unit: str) -> Figure:
     """`draw_distribution` for several concepts, one below the other.
 
     Parameters

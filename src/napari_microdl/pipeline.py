@@ -1,4 +1,4 @@
-"""The whole run, from fields to concept activations, as a generator that can be stopped anywhere."""
+"""The whole run, from fields to concept activations, as a generator that can be stopped."""
 
 from __future__ import annotations
 
@@ -279,9 +279,7 @@ def _config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> Pipelin
     )
 
 
-def _check(
-    fields: Sequence[Field], config: PipelineConfig, *, fitting: bool
-) -> tuple[str, ...]:
+def _check(fields: Sequence[Field], config: PipelineConfig, *, fitting: bool) -> tuple[str, ...]:
     """Names of the channels used, after checking that every field has them."""
     if not fields:
         raise MicrodlError("There are no fields; choose at least one image.")

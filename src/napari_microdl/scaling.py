@@ -152,9 +152,7 @@ class IntensityScaling:
             low = values.min()
         return float(low), float(mean)
 
-    def _sample(
-        self, field: Field, channels: tuple[str, ...] | None
-    ) -> list[NDArray[np.float64]]:
+    def _sample(self, field: Field, channels: tuple[str, ...] | None) -> list[NDArray[np.float64]]:
         values = []
         for c in field.channel_indices(channels):
             plane = field.read((c,))[0]

@@ -38,7 +38,9 @@ class SegmentationConfig:
         if self.threshold not in get_args(Threshold):
             raise MicrodlError(f"Threshold '{self.threshold}' is not known; use local or otsu.")
         if not self.diameter >= 4:
-            raise MicrodlError(f"A cell diameter of {self.diameter} px is too small; use 4 or more.")
+            raise MicrodlError(
+                f"A cell diameter of {self.diameter} px is too small; use 4 or more."
+            )
 
     @property
     def smallest_area(self) -> float:
@@ -102,7 +104,9 @@ def segment_cells(
     distance = ndimage.distance_transform_edt(foreground) / (config.diameter / 2)
     brightness = gaussian(intensity, config.diameter / 8)
     spread = float(brightness.std()) or 1.0
-    landscape = np.minimum(gaussian(distance, 1.5), 1) + 0.5 * (brightness - brightness.mean()) / spread
+    landscape = (
+        np.minimum(gaussian(distance, 1.5), 1) + 0.5 * (brightness - brightness.mean()) / spread
+    )
     seeds = peak_local_max(
         landscape,
         min_distance=max(2, round(config.diameter * 0.4)),

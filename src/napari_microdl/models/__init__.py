@@ -1,0 +1,1 @@
+"""Foundation models, from scaled images to patch tokens."""

@@ -62,9 +62,7 @@ class TokenModel(Protocol):
     def spec(self) -> ModelSpec:
         """Facts about the model."""
 
-    def tokens(
-        self, tiles: NDArray[np.float32], layer: int, site: Site
-    ) -> NDArray[np.float32]:
+    def tokens(self, tiles: NDArray[np.float32], layer: int, site: Site) -> NDArray[np.float32]:
         """Patch tokens of a batch of tiles.
 
         Parameters

@@ -131,9 +131,7 @@ def load_builtin(device: str = "auto", precision: Precision = "fp32") -> Builtin
     return BuiltinModel(network, spec, resolve_device(device), precision)
 
 
-def random_init(
-    device: str = "auto", precision: Precision = "fp32", seed: int = 0
-) -> BuiltinModel:
+def random_init(device: str = "auto", precision: Precision = "fp32", seed: int = 0) -> BuiltinModel:
     """The same architecture before any training: the baseline that a model has to beat.
 
     Parameters

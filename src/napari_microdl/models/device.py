@@ -50,7 +50,7 @@ def usable_cores() -> int:
 
 @contextmanager
 def bounded_threads() -> Iterator[None]:
-    """Hold torch to at most the cores of this process; oversubscribed threads are slower than one."""
+    """Hold torch to the cores of this process: oversubscribed threads are slower than one."""
     before = torch.get_num_threads()
     torch.set_num_threads(min(before, usable_cores()))
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,7 +43,9 @@ class VitConfig:
         if self.dim % self.n_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of n_heads {self.n_heads}.")
         if self.dim % 4:
-            raise ValueError(f"dim {self.dim} is not a multiple of 4, which sin-cos positions need.")
+            raise ValueError(
+                f"dim {self.dim} is not a multiple of 4, which sin-cos positions need."
+            )
 
 
 def sincos_positions(grid_h: int, grid_w: int, dim: int) -> Tensor:
@@ -84,6 +87,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, tokens, dim) to the same shape."""
         b, n, d = x.shape
         qkv = self.qkv(x).reshape(b, n, 3, self.n_heads, d // self.n_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -114,6 +118,7 @@ class Block(nn.Module):
         return out
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, tokens, dim) to the same shape."""
         x = x + self.attend(x)
         return x + self.feed_forward(x)
 

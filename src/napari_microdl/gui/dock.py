@@ -1,0 +1,103 @@
+"""What both docks share: their session, and connections that end when the dock is closed."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from napari.utils.theme import get_theme
+from napari.viewer import Viewer
+from qtpy.QtCore import QEvent
+from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
+
+from napari_microdl.gui.session import Session, session_of
+
+
+class Connections:
+    """Signal connections that are undone together.
+
+    Slots are held weakly, so that a forgotten dock can still be collected.
+    """
+
+    def __init__(self) -> None:
+        self._made: list[tuple[Any, weakref.WeakMethod]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._made)
+
+    def connect(self, signal: Any, slot: Callable[..., Any]) -> None:
+        """Connect a psygnal or napari signal to a bound method."""
+        signal.connect(slot)
+        self._made.append((signal, weakref.WeakMethod(slot)))
+
+    def close(self) -> None:
+        """Undo all connections; a second call does nothing."""
+        for signal, reference in self._made:
+            slot = reference()
+            if slot is not None:
+                with suppress(ValueError, RuntimeError):
+                    signal.disconnect(slot)
+        self._made.clear()
+
+
+class Dock(QWidget):
+    """A dock that listens to the viewer and the session for as long as it is docked.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer; a proxy that hides private attributes is unwrapped.
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__()
+        # napari hands plugins a proxy; identity of layers needs the viewer itself.
+        self.viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        self.session: Session = session_of(self.viewer)
+        self.connections = Connections()
+        # The window may be destroyed with the dock inside, which gives no other warning.
+        self.destroyed.connect(partial(Connections.close, self.connections))
+
+    def event(self, event: QEvent | None) -> bool:
+        """Follow docking and undocking; napari takes a closed dock's widget out of its parent."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None:
+                self.suspend()
+            else:
+                self.resume()
+        return super().event(event)
+
+    def resume(self) -> None:
+        """Connect to what the dock shows and bring it up to date; may be called again."""
+        if not self.connections:
+            self.connect_signals()
+            self.refresh()
+
+    def suspend(self) -> None:
+        """Stop listening, because the dock was closed."""
+        self.connections.close()
+
+    def connect_signals(self) -> None:
+        """Connect to the viewer and the session, through `connections`."""
+        raise NotImplementedError
+
+    def refresh(self) -> None:
+        """Show the present state of the session."""
+        raise NotImplementedError
+
+    def theme_colours(self) -> dict[str, str]:
+        """Background and text of the viewer's theme as ``#rrggbb``."""
+        theme = get_theme(self.viewer.theme)
+        names = ("background", "text")
+        return {name: getattr(theme, name).as_hex(format="long") for name in names}
+
+
+def sentence_label(text: str = "") -> QLabel:
+    """A label for sentences: wraps, can be selected, and never widens its dock."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+    return label

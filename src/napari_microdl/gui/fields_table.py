@@ -1,0 +1,166 @@
+"""The table of images: which take part, what they are called, and which are controls."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+
+from napari_microdl.gui.session import Session
+
+_FIELDS = (("Use", "use"), ("Field", "name"), ("Condition", "condition"), ("Control", "is_control"))
+_CHANNELS = (
+    ("Use", "use"),
+    ("Image", ""),
+    ("Field", "group"),
+    ("Channel", "channel"),
+    ("Condition", "condition"),
+    ("Control", "is_control"),
+)
+_TIPS = {
+    "Use": "Whether the image takes part in the run.",
+    "Image": "The layer.",
+    "Field": "One field of view; images with the same field name belong together.",
+    "Channel": "What the image shows, for example DNA or actin.",
+    "Condition": "Treatment of the well, for example DMSO; double-click to edit.",
+    "Control": "Untreated cells: the whitening takes them as the origin.",
+}
+_Index: TypeAlias = QModelIndex | QPersistentModelIndex
+_NO_PARENT = QModelIndex()
+
+
+class FieldsModel(QAbstractTableModel):
+    """The rows of a session.
+
+    Parameters
+    ----------
+    session : Session
+        Shown and edited.
+    parent : QWidget
+        Owner.
+    """
+
+    def __init__(self, session: Session, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._session = session
+        self._shown: tuple[Any, ...] = ()
+
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """Heading and attribute of every column."""
+        return _CHANNELS if self._session.layout.arrangement == "channels" else _FIELDS
+
+    def reload(self) -> None:
+        """Follow the session; the selection is kept where the rows are the same."""
+        shown = (self.columns(), *(row.key for row in self._session.rows))
+        if shown == self._shown:
+            last = self.index(self.rowCount() - 1, self.columnCount() - 1)
+            self.dataChanged.emit(self.index(0, 0), last)
+            return
+        self.beginResetModel()
+        self._shown = shown
+        self.endResetModel()
+
+    def rowCount(self, parent: _Index = _NO_PARENT) -> int:  # noqa: N802 (Qt's name)
+        """Number of rows; a table has no children."""
+        return 0 if parent.isValid() else max(len(self._shown) - 1, 0)
+
+    def columnCount(self, parent: _Index = _NO_PARENT) -> int:  # noqa: N802
+        """Number of columns."""
+        return 0 if parent.isValid() else len(self.columns())
+
+    def headerData(  # noqa: N802
+        self,
+        section: int,
+        orientation: Qt.Orientation,
+        role: int = Qt.ItemDataRole.DisplayRole,
+    ) -> Any:
+        """Headings and what they mean."""
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        heading = self.columns()[section][0]
+        if role == Qt.ItemDataRole.DisplayRole:
+            return heading
+        return _TIPS[heading] if role == Qt.ItemDataRole.ToolTipRole else None
+
+    def flags(self, index: _Index) -> Qt.ItemFlag:
+        """Ticks can be ticked, texts edited."""
+        _, attribute = self.columns()[index.column()]
+        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
+        if attribute in {"use", "is_control"}:
+            return flags | Qt.ItemFlag.ItemIsUserCheckable
+        return flags | Qt.ItemFlag.ItemIsEditable if attribute else flags
+
+    def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Cell contents."""
+        if not index.isValid() or index.row() >= len(self._session.rows):
+            return None
+        heading, attribute = self.columns()[index.column()]
+        row = self._session.rows[index.row()]
+        layer = row.layer()
+        image = "(closed)" if layer is None else layer.name
+        if attribute in {"use", "is_control"}:
+            if role == Qt.ItemDataRole.CheckStateRole:
+                ticked = getattr(row, attribute)
+                return Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked
+        elif role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
+            return getattr(row, attribute) if attribute else image
+        if role == Qt.ItemDataRole.ToolTipRole:
+            well = f"\nWell {row.well}, site {row.site}" if row.well else ""
+            return f"Layer: {image}{well}\n{_TIPS[heading]}"
+        return None
+
+    def setData(  # noqa: N802
+        self, index: _Index, value: Any, role: int = Qt.ItemDataRole.EditRole
+    ) -> bool:
+        """Pass an edit on to the session."""
+        _, attribute = self.columns()[index.column()]
+        if role == Qt.ItemDataRole.CheckStateRole:
+            ticked = Qt.CheckState(value) == Qt.CheckState.Checked
+            self._session.edit_rows([index.row()], **{attribute: ticked})
+            return True
+        if role == Qt.ItemDataRole.EditRole and attribute:
+            text = str(value).strip()
+            if text or attribute == "condition":
+                self._session.edit_rows([index.row()], **{attribute: text})
+                return True
+        return False
+
+
+class FieldsTable(QTableView):
+    """View of the rows; several can be selected and changed together.
+
+    Parameters
+    ----------
+    session : Session
+        Shown and edited.
+    """
+
+    def __init__(self, session: Session) -> None:
+        super().__init__()
+        self.fields_model = FieldsModel(session, self)
+        self.setModel(self.fields_model)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.verticalHeader().hide()
+        self.fields_model.modelReset.connect(self._fit)
+        self._fit()
+
+    def _fit(self) -> None:
+        header = self.horizontalHeader()
+        for column, (_, attribute) in enumerate(self.fields_model.columns()):
+            narrow = attribute in {"use", "is_control"}
+            header.setSectionResizeMode(
+                column,
+                QHeaderView.ResizeMode.ResizeToContents
+                if narrow
+                else QHeaderView.ResizeMode.Stretch,
+            )
+        # Eight rows at most before the table scrolls, so that the dock stays short.
+        rows = min(max(self.fields_model.rowCount(), 2), 8)
+        height = header.sizeHint().height() + rows * self.verticalHeader().defaultSectionSize() + 6
+        self.setFixedHeight(height)
+
+    def selected_rows(self) -> list[int]:
+        """Numbers of the selected rows."""
+        return sorted(index.row() for index in self.selectionModel().selectedRows())

@@ -1,0 +1,393 @@
+"""State of one viewer that both docks share and that outlives them."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+import weakref
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from napari.layers import Image, Labels
+from napari.viewer import Viewer
+from psygnal import Signal
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.errors import MicrodlError
+from napari_microdl.fields import Field
+from napari_microdl.gui.layers import (
+    Channel,
+    ImageRow,
+    Layout,
+    Source,
+    build_fields,
+    channel_names,
+    is_output,
+    labelled_channel_axis,
+    leading_shape,
+    plane_shape,
+    rows_of,
+)
+
+if TYPE_CHECKING:
+    from napari_microdl.dictionary import ConceptDictionary
+    from napari_microdl.gui.overlays import Overlays
+    from napari_microdl.pipeline import PipelineResult, Progress
+
+StepName = Literal["images", "cells", "model", "whitening", "dictionary"]
+CellSource = Literal["segmentation", "labels"]
+OverlayKind = Literal["heatmap", "activation", "cells"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a step still needs.
+
+    Parameters
+    ----------
+    step : str
+        Which step of the workflow.
+    sentence : str
+        What is missing and what to do.
+    """
+
+    step: StepName
+    sentence: str
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run and where its fields came from.
+
+    Parameters
+    ----------
+    run_id : str
+        Twelve hex digits that mark the layers of the run.
+    result : PipelineResult
+        What the core returned.
+    fields : list of Field
+        Input, in the order of the result.
+    sources : list of Source
+        Origin of every field.
+    is_first : bool
+        Whether it is the session's first run, after which the view is chosen for the user.
+    """
+
+    run_id: str
+    result: PipelineResult
+    fields: list[Field]
+    sources: list[Source]
+    is_first: bool
+
+
+class Session:
+    """Evented state: images and their conditions, settings, dictionary, result, concept on show."""
+
+    rows_changed = Signal()
+    settings_changed = Signal()
+    dictionary_changed = Signal()
+    run_changed = Signal()
+    concept_changed = Signal()
+    view_changed = Signal()
+    names_changed = Signal()
+
+    def __init__(self) -> None:
+        self.rows: list[ImageRow] = []
+        self.layout = Layout()
+        self.channels: list[Channel] = []
+        self.config = PipelineConfig()
+        self.cell_source: CellSource = "segmentation"
+        self.apply_dictionary = False
+        self.dictionary: ConceptDictionary | None = None
+        self.run: Run | None = None
+        self.concept: int | None = None
+        self.kinds: frozenset[OverlayKind] = frozenset({"activation"})
+        self.show_all_fields = False
+        self.overlays: Overlays
+        # How channels were called before they were renamed, to notice when the images change.
+        self._native_channels: tuple[str, ...] = ()
+
+    # Images ------------------------------------------------------------------------------------
+
+    def update_images(self, layers: Iterable[Any]) -> None:
+        """Follow the open layers; what was entered for those that stay is kept.
+
+        Parameters
+        ----------
+        layers : iterable of Layer
+            Layers of the viewer.
+        """
+        layers = [layer for layer in layers if not is_output(layer)]
+        images = [layer for layer in layers if isinstance(layer, Image)]
+        if self.layout.channel_axis == "ask":
+            labelled = {labelled_channel_axis(i) for i in images if leading_shape(i)}
+            if len(labelled) == 1 and (axis := labelled.pop()) is not None:
+                self.layout = dataclasses.replace(self.layout, channel_axis=axis)
+        before = {row.key: row for row in self.rows}
+        rows = [row for image in images for row in rows_of(image, self.layout)]
+        self.rows = [before.get(row.key, row) for row in rows]
+        self._suggest_labels([layer for layer in layers if isinstance(layer, Labels)])
+        self._update_channels()
+        self.rows_changed.emit()
+
+    def _suggest_labels(self, candidates: Sequence[Labels]) -> None:
+        """Fill in the Labels layer of a row where the name or the number leaves no doubt."""
+        for row in self.rows:
+            image = row.layer()
+            chosen = row.labels_layer()
+            if image is None or (chosen is not None and chosen in candidates):
+                continue
+            fitting = [c for c in candidates if plane_shape(c) == plane_shape(image)]
+            named = [c for c in fitting if image.name.lower() in c.name.lower()]
+            if len(named) != 1 and len({id(r.layer()) for r in self.rows}) == 1:
+                named = fitting
+            row.labels = weakref.ref(named[0]) if len(named) == 1 else None
+
+    def _update_channels(self) -> None:
+        if self.layout.arrangement == "channels":
+            native = tuple(dict.fromkeys(row.channel for row in self.used_rows()))
+        else:
+            used = self.used_rows() or self.rows
+            native = channel_names(used[0]) if used else ()
+        if native != self._native_channels:
+            self._native_channels = native
+            self.channels = [Channel(name) for name in native]
+
+    def used_rows(self) -> list[ImageRow]:
+        """Rows that take part in a run."""
+        return [row for row in self.rows if row.use]
+
+    def set_layout(self, layout: Layout, layers: Iterable[Any]) -> None:
+        """Change how images make up fields.
+
+        Parameters
+        ----------
+        layout : Layout
+            The new choice.
+        layers : iterable of Layer
+            Layers of the viewer.
+        """
+        self.layout = layout
+        self.update_images(layers)
+
+    def edit_rows(self, numbers: Iterable[int], **changes: Any) -> None:
+        """Change rows; condition and control are shared by the channels of a field.
+
+        Parameters
+        ----------
+        numbers : iterable of int
+            Which rows.
+        **changes
+            Attributes of `ImageRow`.
+        """
+        shared = {"condition", "is_control", "well", "site", "plate", "labels"}
+        for number in numbers:
+            row = self.rows[number]
+            for name, value in changes.items():
+                siblings = [row]
+                if self.layout.arrangement == "channels" and name in shared:
+                    siblings = [r for r in self.rows if r.group == row.group]
+                for sibling in siblings:
+                    setattr(sibling, name, value)
+        self._update_channels()
+        self.rows_changed.emit()
+
+    def edit_channel(
+        self, number: int, *, name: str | None = None, use: bool | None = None
+    ) -> None:
+        """Rename a channel or take it in or out."""
+        channel = self.channels[number]
+        if name is not None:
+            channel.name = name.strip() or channel.name
+        if use is not None:
+            channel.use = use
+        self.rows_changed.emit()
+
+    # Settings ----------------------------------------------------------------------------------
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings of the run.
+
+        Parameters
+        ----------
+        **changes
+            Attributes of `PipelineConfig`.
+        """
+        config = dataclasses.replace(self.config, **changes)
+        if config != self.config:
+            self.config = config
+            self.settings_changed.emit()
+
+    def choose(self, **changes: Any) -> None:
+        """Change `cell_source` or `apply_dictionary`."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self.settings_changed.emit()
+
+    def set_dictionary(self, dictionary: ConceptDictionary | None) -> None:
+        """Take a dictionary in, to save or apply it."""
+        self.dictionary = dictionary
+        self.dictionary_changed.emit()
+
+    def run_config(self) -> PipelineConfig:
+        """Settings as a run gets them, with the chosen channels in."""
+        used = tuple(c.name for c in self.channels if c.use)
+        every = len(used) == len(self.channels)
+        return dataclasses.replace(self.config, channels=None if every else used)
+
+    # What is missing ---------------------------------------------------------------------------
+
+    def problems(self) -> list[Problem]:
+        """What the steps still need before a run can start, first things first."""
+        found = [Problem("images", s) for s in self._image_problems()]
+        needs_labels = self.config.unit == "cell" and self.cell_source == "labels"
+        without = [r.name for r in self.used_rows() if needs_labels and r.labels_layer() is None]
+        if self.layout.arrangement == "channels":
+            without = list(
+                dict.fromkeys(
+                    r.group for r in self.used_rows() if needs_labels and r.labels_layer() is None
+                )
+            )
+        if without:
+            found.append(
+                Problem(
+                    "cells",
+                    f"Choose a Labels layer for {_listed(without)}, or the built-in segmentation.",
+                )
+            )
+        if self.apply_dictionary and self.dictionary is None:
+            found.append(Problem("dictionary", "Load a dictionary to apply, or choose to fit one."))
+        return found
+
+    def _image_problems(self) -> Generator[str, None, None]:
+        used = self.used_rows()
+        if not self.rows:
+            yield "Open images first, or File > Open Sample > MicroDL."
+            return
+        if not used:
+            yield "Tick at least one image in the column Use."
+            return
+        for row in used:
+            layer = row.layer()
+            if layer is not None and layer.rgb and not self.layout.split_rgb:
+                yield (
+                    f"'{layer.name}' is an RGB image but grey channels are meant; choose to use "
+                    "red, green and blue as channels, or untick it."
+                )
+                return
+            if layer is not None and leading_shape(layer) and self.layout.channel_axis == "ask":
+                shape = " x ".join(map(str, (*leading_shape(layer), *plane_shape(layer))))
+                yield f"'{layer.name}' is a stack of {shape}; say which axis holds the channels."
+                return
+        if not any(c.use for c in self.channels):
+            yield "Tick at least one channel."
+        fitting = not self.apply_dictionary
+        if fitting and self.config.whiten and not any(row.is_control for row in used):
+            yield (
+                "Pick at least one control field: tick Control for an untreated image, "
+                "or switch the whitening off."
+            )
+
+    def prepare(self) -> tuple[list[Field], list[Source], PipelineConfig]:
+        """Input of a run.
+
+        Returns
+        -------
+        fields, sources, config
+
+        Raises
+        ------
+        MicrodlError
+            If something is missing or does not fit together.
+        """
+        problems = self.problems()
+        if problems:
+            raise MicrodlError(problems[0].sentence)
+        config = self.run_config()
+        with_labels = config.unit == "cell" and self.cell_source == "labels"
+        fields, sources = build_fields(
+            self.used_rows(), self.layout, [c.name for c in self.channels], with_labels=with_labels
+        )
+        return fields, sources, config
+
+    # Result ------------------------------------------------------------------------------------
+
+    def finish(self, result: PipelineResult, fields: list[Field], sources: list[Source]) -> None:
+        """Take the result of a run in and show its first concept.
+
+        Parameters
+        ----------
+        result : PipelineResult
+            What the core returned.
+        fields, sources : list
+            As `prepare` gave them.
+        """
+        self.run = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first=self.run is None)
+        self.concept = int(result.activations.ranking.index[0])
+        self.set_dictionary(result.dictionary)
+        self.run_changed.emit()
+
+    def show_concept(self, concept: int) -> None:
+        """Choose the concept that overlays, plot and gallery show."""
+        if concept != self.concept:
+            self.concept = concept
+            self.concept_changed.emit()
+
+    def show(
+        self, *, kinds: Iterable[OverlayKind] | None = None, all_fields: bool | None = None
+    ) -> None:
+        """Choose which overlays are shown, and on which fields."""
+        if kinds is not None:
+            self.kinds = frozenset(kinds)
+        if all_fields is not None:
+            self.show_all_fields = all_fields
+        self.view_changed.emit()
+
+    def rename_concept(self, concept: int, name: str) -> None:
+        """Call a concept by a person's name; it travels in the dictionary file."""
+        name = name.strip()
+        if self.run is None or not name:
+            return
+        self.run.result.dictionary.names[concept] = name
+        self.run.result.activations.ranking.loc[concept, "name"] = name
+        self.names_changed.emit()
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    quoted = [f"'{name}'" for name in names[:most]]
+    rest = len(names) - most
+    return ", ".join(quoted) + (f" and {rest} more" if rest > 0 else "")
+
+
+def run_steps(
+    fields: Sequence[Field], config: PipelineConfig, dictionary: ConceptDictionary | None
+) -> Generator[Progress, None, PipelineResult]:
+    """Run the core; the heavy imports happen here, in the worker's thread."""
+    from napari_microdl.pipeline import iter_pipeline
+
+    return (yield from iter_pipeline(fields, config, dictionary))
+
+
+_SESSIONS: weakref.WeakKeyDictionary[Viewer, Session] = weakref.WeakKeyDictionary()
+
+
+def session_of(viewer: Viewer) -> Session:
+    """The one session of a viewer; it goes when the viewer goes.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer itself, no proxy.
+
+    Returns
+    -------
+    Session
+    """
+    session = _SESSIONS.get(viewer)
+    if session is None:
+        from napari_microdl.gui.overlays import Overlays
+
+        session = _SESSIONS[viewer] = Session()
+        session.overlays = Overlays(viewer, session)
+    return session

@@ -1,0 +1,89 @@
+"""A collapsible step of the workflow: a heading, what is still needed, and its controls."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QToolButton, QVBoxLayout, QWidget
+
+from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.session import Session
+
+
+class Step(QWidget):
+    """One step; the sentence about what it needs stays in view when it is collapsed.
+
+    Parameters
+    ----------
+    session : Session
+        State that the step shows and changes.
+    title : str
+        Heading.
+    """
+
+    def __init__(self, session: Session, title: str) -> None:
+        super().__init__()
+        self.session = session
+        self._title = title
+        self.heading = QToolButton()
+        self.heading.setCheckable(True)
+        self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.heading.setAutoRaise(True)
+        font = self.heading.font()
+        font.setBold(True)
+        self.heading.setFont(font)
+        self.summary = sentence_label()
+        self.need = sentence_label()
+        self.need.hide()
+        self.content = QWidget()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(2)
+        line = QFrame()
+        line.setFrameShape(QFrame.Shape.HLine)
+        top = QHBoxLayout()
+        top.addWidget(self.heading)
+        top.addWidget(line, 1)
+        layout.addLayout(top)
+        for widget in (self.summary, self.need, self.content):
+            layout.addWidget(widget)
+        layout.setAlignment(top, Qt.AlignmentFlag.AlignVCenter)
+        self.heading.toggled.connect(self._on_toggled)
+        self.set_expanded(False)
+
+    @property
+    def is_expanded(self) -> bool:
+        """Whether the controls are in view."""
+        return bool(self.heading.isChecked())
+
+    def set_expanded(self, expanded: bool) -> None:
+        """Show or hide the controls."""
+        self.heading.setChecked(expanded)
+        self._on_toggled(expanded)
+
+    def _on_toggled(self, expanded: bool) -> None:
+        # The arrow is text, so that it has the colour of the theme.
+        self.heading.setText(f"{'▾' if expanded else '▸'}  {self._title}")
+        self.content.setVisible(expanded)
+        self.summary.setVisible(not expanded and bool(self.summary.text()))
+
+    def set_summary(self, sentence: str) -> None:
+        """Say in a few words what is chosen; shown while the step is collapsed."""
+        self.summary.setText(sentence)
+        self.summary.setVisible(not self.is_expanded and bool(sentence))
+
+    def set_need(self, sentence: str) -> None:
+        """Say what the step still needs; an empty sentence for nothing."""
+        self.need.setText(f"⚠ {sentence}" if sentence else "")
+        self.need.setVisible(bool(sentence))
+
+    def form(self) -> QFormLayout:
+        """A new form in the content, labels wrapping above their fields where it is narrow."""
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.setRowWrapPolicy(QFormLayout.RowWrapPolicy.WrapLongRows)
+        return form
+
+    def refresh(self) -> None:
+        """Show the present state of the session."""
+        raise NotImplementedError

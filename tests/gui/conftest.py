@@ -1,0 +1,80 @@
+"""A real viewer with small pieces of the sample, and one small finished run for all tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Layer
+from qtpy.QtCore import QThreadPool
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.fields import Field
+from napari_microdl.gui.sample_data import load_transfluor
+from napari_microdl.pipeline import PipelineResult, run_pipeline
+from napari_microdl.samples import transfluor
+
+SIZE = 160
+# Two treated and two control wells are enough to run every stage.
+WELLS = ("O05", "O07", "O11", "O12")
+SMALL = PipelineConfig(
+    model="random-init",
+    unit="crop",
+    crop_size=32,
+    crop_stride=16,
+    n_atoms=24,
+    n_iterations=2,
+    atoms_per_iteration=2,
+    max_steps=40,
+    device="cpu",
+)
+
+
+def small_fields() -> list[Field]:
+    """Corners of four fields of the sample."""
+    return [
+        replace(f, data=f.data[:, :SIZE, :SIZE].copy()) for f in transfluor() if f.well in WELLS
+    ]
+
+
+def small_layers() -> list[Layer]:
+    """The same corners as File > Open Sample would open them."""
+    layers = [
+        Layer.create(data[:SIZE, :SIZE], meta, kind) for data, meta, kind in load_transfluor()
+    ]
+    return [layer for layer in layers if layer.name.split()[0] in WELLS]
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """A finished run on the small fields."""
+
+    fields: list[Field]
+    config: PipelineConfig
+    result: PipelineResult
+
+
+@pytest.fixture(scope="session")
+def small_run() -> SmallRun:
+    fields = small_fields()
+    return SmallRun(fields, SMALL, run_pipeline(fields, SMALL))
+
+
+@pytest.fixture
+def open_viewer(make_napari_viewer_proxy: Any) -> Any:
+    """Factory of viewers that are really shown."""
+    return lambda: make_napari_viewer_proxy(show=True)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left() -> Any:
+    """Every test ends without a running worker."""
+    yield
+    assert QThreadPool.globalInstance().waitForDone(10_000)
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return small_fields()[0].read()[0]

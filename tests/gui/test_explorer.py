@@ -1,0 +1,181 @@
+"""The explorer dock in a real viewer, driven by clicks and keys."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from qtpy.QtCore import QPoint, Qt
+
+from napari_microdl.gui.explorer import ConceptExplorer
+from napari_microdl.gui.gallery import picture_of
+from napari_microdl.gui.layers import TAG, Source
+from napari_microdl.gui.session import session_of
+
+LEFT = Qt.MouseButton.LeftButton
+
+
+@pytest.fixture
+def explored(open_viewer: Any, small_run: Any, qtbot: Any) -> tuple[Any, ConceptExplorer]:
+    """A viewer with a finished run and the explorer dock."""
+    viewer = open_viewer()
+    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    qtbot.waitUntil(explorer.message.isVisible)
+    sources = [
+        Source(weakref.ref(viewer.add_image(f.read()[0], name=f.name).__wrapped__), (), f.name)
+        for f in small_run.fields
+    ]
+    explorer.session.finish(small_run.result, small_run.fields, sources)
+    qtbot.waitUntil(lambda: explorer.table.currentIndex().isValid())
+    return viewer, explorer
+
+
+def overlays(viewer: Any) -> dict[str, Any]:
+    return {x.metadata[TAG]["kind"]: x for x in viewer.layers if TAG in x.metadata}
+
+
+def shown_rows(explorer: ConceptExplorer) -> list[str]:
+    proxy = explorer.table.proxy
+    return [proxy.index(row, 1).data() for row in range(proxy.rowCount())]
+
+
+def test_concepts_are_listed_best_first(explored, small_run):
+    _, explorer = explored
+    ranking = small_run.result.activations.ranking
+    assert explorer.message.isHidden()
+    assert shown_rows(explorer) == ranking["name"].tolist()
+    proxy = explorer.table.proxy
+    best = ranking.iloc[0]
+    assert [proxy.index(0, c).data() for c in range(6)] == [
+        "1",
+        best["name"],
+        f"{best['selectivity']:.2f}",
+        best["label"],
+        f"{best['auc']:.2f}",
+        f"{best['activation_rate']:.1%}",
+    ]
+
+
+def test_arrow_keys_switch_the_overlay(explored, small_run, qtbot):
+    viewer, explorer = explored
+    order = small_run.result.activations.ranking.index
+    layer = overlays(viewer)["activation"]
+    explorer.table.setFocus()
+    for concept in order[1:4]:
+        before = layer.data.copy()
+        qtbot.keyClick(explorer.table, Qt.Key.Key_Down)
+        assert layer.metadata[TAG]["concept"] == concept
+        assert not np.array_equal(layer.data, before, equal_nan=True)
+    qtbot.keyClick(explorer.table, Qt.Key.Key_Up)
+    assert layer.metadata[TAG]["concept"] == order[2]
+
+
+def test_sorting_compares_numbers_and_filtering_keeps_the_rest(explored, qtbot):
+    _, explorer = explored
+    everything = shown_rows(explorer)
+    explorer.table.sortByColumn(4, Qt.SortOrder.DescendingOrder)
+    proxy = explorer.table.proxy
+    aucs = [float(proxy.index(row, 4).data()) for row in range(proxy.rowCount())]
+    assert aucs == sorted(aucs, reverse=True)
+    qtbot.keyClicks(explorer.filter, everything[3])
+    assert everything[3] in shown_rows(explorer)
+    assert len(shown_rows(explorer)) < len(everything)
+
+
+def test_overlay_switches_add_and_remove_layers(explored, qtbot):
+    viewer, explorer = explored
+    qtbot.mouseClick(explorer.kinds["heatmap"], LEFT)
+    assert set(overlays(viewer)) == {"heatmap", "activation"}
+    qtbot.mouseClick(explorer.kinds["activation"], LEFT)
+    assert set(overlays(viewer)) == {"heatmap"}
+    viewer.layers.remove(overlays(viewer)["heatmap"])
+    assert not explorer.kinds["heatmap"].isChecked()
+
+
+def test_a_name_travels_to_table_layer_and_dictionary(explored, small_run):
+    viewer, explorer = explored
+    best = int(small_run.result.activations.ranking.index[0])
+    old = small_run.result.dictionary.names[best]
+    proxy = explorer.table.proxy
+    try:
+        assert proxy.setData(proxy.index(0, 1), "bright spots")
+        assert small_run.result.dictionary.names[best] == "bright spots"
+        assert shown_rows(explorer)[0] == "bright spots"
+        assert "bright spots" in overlays(viewer)["activation"].name
+        assert not proxy.setData(proxy.index(0, 1), "  ")
+    finally:
+        explorer.session.rename_concept(best, old)
+
+
+def test_the_gallery_shows_the_extremes_and_a_click_goes_there(explored, small_run, qtbot):
+    viewer, explorer = explored
+    bar = explorer.tabs.tabBar()
+    qtbot.mouseClick(bar, LEFT, pos=bar.tabRect(1).center())
+    activations = small_run.result.activations
+    best = int(activations.ranking.index[0])
+    for sign, view in explorer.gallery.lists.items():
+        rows = [view.item(i).data(Qt.ItemDataRole.UserRole) for i in range(view.count())]
+        assert rows == activations.top_units(best, 10, sign).tolist()
+    view = explorer.gallery.lists[1]
+    place = view.visualItemRect(view.item(1)).center()
+    qtbot.mouseClick(view.viewport(), LEFT, pos=QPoint(place.x(), place.y()))
+    unit = activations.units.iloc[int(activations.top_units(best, 2)[1])]
+    assert viewer.layers.selection.active.name == unit["Metadata_Field"]
+    np.testing.assert_allclose(explorer.camera.center[-2:], (unit["y"], unit["x"]))
+    assert overlays(viewer)["activation"].metadata[TAG]["field"] == unit["field"]
+
+
+def test_a_picture_is_cut_around_its_unit_in_the_contrast_of_its_layer(explored, small_run):
+    _, explorer = explored
+    units = small_run.result.activations.units
+    # A crop away from the edges, so that the picture is centred on it.
+    row = int(np.flatnonzero((units["y"] > 60) & (units["x"] > 60) & (units["field"] == 1))[0])
+    y, x = int(units["y"][row] - 22), int(units["x"][row] - 22)
+    data = small_run.fields[1].read()[0].astype(float)
+    low, high = explorer.session.run.sources[1].layer().contrast_limits
+    expected = np.clip((data - low) / (high - low), 0, 1)[y : y + 45, x : x + 45] * 255
+    np.testing.assert_allclose(picture_of(explorer.session.run, row, 0), expected, atol=1)
+
+
+def test_plot_and_tables_are_saved(explored, small_run, qtbot, tmp_path):
+    _, explorer = explored
+    explorer.save_plot(tmp_path / "plot.png")
+    assert imread(tmp_path / "plot.png").shape[2] == 4
+    explorer.save_table(tmp_path / "concepts.csv")
+    table = pd.read_csv(tmp_path / "concepts.csv")
+    assert table["concept"].tolist() == small_run.result.activations.ranking.index.tolist()
+    explorer.save_cells(tmp_path / "cells.csv")
+    cells = pd.read_csv(tmp_path / "cells.csv")
+    assert len(cells) == len(small_run.result.activations.units)
+    assert {"Metadata_condition", "y", "x", "activation_0"} <= set(cells)
+
+
+def test_a_path_that_cannot_be_written_is_said(explored, tmp_path, monkeypatch):
+    _, explorer = explored
+    monkeypatch.setattr(
+        "napari_microdl.gui.explorer.QFileDialog.getSaveFileName",
+        lambda *_: (str(tmp_path / "missing" / "a.csv"), ""),
+    )
+    explorer.save_table_button.click()
+    assert explorer.message.text().startswith("⚠ Could not save")
+
+
+def test_it_fits_a_small_laptop_screen(explored):
+    _, explorer = explored
+    assert explorer.minimumSizeHint().width() <= 400
+    assert explorer.minimumSizeHint().height() <= 500
+
+
+def test_a_reopened_explorer_shows_the_same_run(explored, qtbot):
+    viewer, explorer = explored
+    names = shown_rows(explorer)
+    viewer.window.remove_dock_widget(explorer)
+    explorer.session.show_concept(3)
+    _, again = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    assert again is not explorer
+    assert shown_rows(again) == names
+    assert session_of(viewer.__wrapped__) is again.session

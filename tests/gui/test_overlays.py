@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from napari.layers import Image
+from scipy.ndimage import map_coordinates
+
+from napari_microdl.gui.layers import TAG, Source
+from napari_microdl.gui.overlays import DIVERGING, side_by_side
+from napari_microdl.gui.session import Session, session_of
+from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels
+from napari_microdl.pipeline import run_pipeline
+from napari_microdl.segmentation import segment_cells
+
+RANDOM = np.random.default_rng(0)
+
+
+def outputs(viewer: Any, kind: str) -> list[Any]:
+    return [x for x in viewer.layers if TAG in x.metadata and x.metadata[TAG]["kind"] == kind]
+
+
+@given(st.lists(st.integers(1, 2**40), min_size=1, max_size=6, unique=True), st.integers(0, 9))
+def test_every_pixel_gets_the_value_of_its_cell(ids, seed):
+    random = np.random.default_rng(seed)
+    labels = random.choice([0, 7, *ids], (6, 7))
+    values = random.random(len(ids)).astype(np.float32)
+    painted = LabelPainter(labels, np.array(ids)).paint(values)
+    value_of = dict(zip(ids, values, strict=True))
+    expected = [[value_of.get(int(label), np.nan) for label in row] for row in labels]
+    np.testing.assert_array_equal(painted, np.array(expected, np.float32))
+
+
+@given(st.integers(0, 99))
+def test_overlapping_boxes_show_their_mean(seed):
+    random = np.random.default_rng(seed)
+    top, left = random.integers(0, 8, (2, 5))
+    boxes = np.stack([top, left, top + 4, left + 3], axis=1).astype(np.int32)
+    values = random.random(5).astype(np.float32)
+    covered: list[list[list[float]]] = [[[] for _ in range(12)] for _ in range(14)]
+    for (t, lft, b, r), value in zip(boxes, values, strict=True):
+        for y in range(t, b):
+            for x in range(lft, r):
+                covered[y][x].append(float(value))
+    expected = [[np.mean(c) if c else np.nan for c in row] for row in covered]
+    np.testing.assert_allclose(BoxPainter(boxes, (14, 12)).paint(values), expected, atol=1e-5)
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.integers(0, 4), st.integers(0, 4)
+)
+def test_a_grid_is_interpolated_between_the_centres_of_patches(rows, columns, patch, cut_y, cut_x):
+    grid = np.random.default_rng(rows).normal(size=(rows, columns)).astype(np.float32)
+    shape = (max(rows * patch - cut_y, 1), max(columns * patch - cut_x, 1))
+    y, x = ((np.arange(n) + 0.5) / patch - 0.5 for n in shape)
+    expected = map_coordinates(
+        grid, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest", output=np.float64
+    )
+    np.testing.assert_allclose(grid_to_pixels(grid, patch, shape), expected, atol=1e-5)
+
+
+def test_the_heatmap_is_transparent_where_it_says_nothing():
+    assert DIVERGING.map(0.5)[0, 3] == pytest.approx(0)
+    assert DIVERGING.map(np.array([0.0, 1.0]))[:, 3].tolist() == [1, 1]
+
+
+@pytest.fixture
+def shown(make_napari_viewer: Any, small_run: Any) -> tuple[Any, Session]:
+    """A viewer with the finished small run on images that lie askew."""
+    viewer = make_napari_viewer()
+    sources = []
+    for number, field in enumerate(small_run.fields):
+        layer = viewer.add_image(
+            field.read()[0],
+            name=field.name,
+            scale=(0.5, 0.25),
+            translate=(0, number * 100),
+            rotate=15,
+            shear=[0.2],
+            affine=[[1, 0, 3], [0, 1.2, 4], [0, 0, 1]],
+            units=("um", "um"),
+            axis_labels=("y", "x"),
+        )
+        sources.append(Source(weakref.ref(layer), (), field.name))
+    session = session_of(viewer)
+    session.finish(small_run.result, small_run.fields, sources)
+    session.show(all_fields=False)
+    return viewer, session
+
+
+def test_overlays_show_what_the_core_computed(shown, small_run):
+    viewer, session = shown
+    activations = small_run.result.activations
+    session.show(kinds=["heatmap", "activation"], all_fields=True)
+    for concept in (session.concept, activations.ranking.index[3]):
+        session.show_concept(int(concept))
+        heatmaps, painted = outputs(viewer, "heatmap"), outputs(viewer, "activation")
+        assert len(heatmaps) == len(painted) == 4
+        for layer in heatmaps:
+            field = layer.metadata[TAG]["field"]
+            grid = activations.heatmap(field, concept)
+            expected = grid_to_pixels(grid, 8, small_run.fields[field].shape)
+            np.testing.assert_array_equal(layer.data, expected)
+            low, high = layer.contrast_limits
+            assert low == -high
+        for layer in painted:
+            field = layer.metadata[TAG]["field"]
+            _, values = activations.unit_values(field, concept)
+            boxes = activations.geometry[field].boxes
+            # The upper left corner of the image lies in the first crop alone.
+            assert layer.data[0, 0] == pytest.approx(values[0], abs=1e-6)
+            inside = layer.data[boxes[:, 0].min() : boxes[:, 2].max()]
+            assert np.nanmax(inside) <= values.max() + 1e-5
+            assert layer.contrast_limits[1] == pytest.approx(
+                float(activations.activation(concept).max())
+            )
+
+
+def test_overlays_carry_the_transforms_of_their_source(shown):
+    viewer, session = shown
+    session.show(kinds=["heatmap", "activation"], all_fields=True)
+    for overlay in outputs(viewer, "heatmap") + outputs(viewer, "activation"):
+        source = session.run.sources[overlay.metadata[TAG]["field"]].layer()
+        for name in ("scale", "translate", "rotate", "shear"):
+            np.testing.assert_allclose(getattr(overlay, name), getattr(source, name))
+        np.testing.assert_allclose(overlay.affine.affine_matrix, source.affine.affine_matrix)
+        assert overlay.units == source.units
+        assert overlay.axis_labels == source.axis_labels
+        np.testing.assert_allclose(overlay.data_to_world((9, 2)), source.data_to_world((9, 2)))
+
+
+def test_the_first_run_is_shown_on_all_images_only_where_they_lie_side_by_side():
+    apart = [Image(np.zeros((9, 9)), translate=(0, 9 * i)) for i in range(3)]
+    assert side_by_side(apart)
+    assert not side_by_side([*apart, Image(np.zeros((9, 9)), translate=(4, 4))])
+    assert not side_by_side([*apart, None])
+    assert not side_by_side(apart[:1])
+
+
+def test_outputs_say_where_they_come_from(shown, small_run):
+    viewer, session = shown
+    (layer,) = outputs(viewer, "activation")
+    tag = layer.metadata[TAG]
+    assert tag["run_id"] == session.run.run_id
+    assert tag["config_hash"] == small_run.config.hash
+    assert tag["source"] == small_run.fields[tag["field"]].name
+
+
+def test_a_concept_is_switched_in_place(shown):
+    viewer, session = shown
+    (before,) = outputs(viewer, "activation")
+    data = before.data
+    session.show_concept(int(session.run.result.activations.ranking.index[1]))
+    (after,) = outputs(viewer, "activation")
+    assert after is before
+    assert not np.array_equal(after.data, data, equal_nan=True)
+
+
+def test_overlays_follow_the_selected_image_and_leave_the_selection_alone(shown):
+    viewer, session = shown
+    for number in (0, 2):
+        image = session.run.sources[number].layer()
+        viewer.layers.selection.active = image
+        (overlay,) = outputs(viewer, "activation")
+        assert overlay.metadata[TAG]["field"] == number
+        assert viewer.layers.selection.active is image
+
+
+def test_clean_up_goes_by_tag_and_not_by_name(shown, small_run):
+    viewer, session = shown
+    session.show(kinds=["heatmap", "activation"], all_fields=True)
+    mine = viewer.add_image(np.zeros((4, 4)), name=outputs(viewer, "heatmap")[0].name)
+    outputs(viewer, "heatmap")[1].name = "renamed by the user"
+    old = session.run.run_id
+    session.show(all_fields=False)
+    session.finish(small_run.result, small_run.fields, session.run.sources)
+    tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]
+    assert mine in viewer.layers
+    assert len(tags) == 2
+    assert all(tag["run_id"] != old for tag in tags)
+
+
+def test_an_overlay_that_the_user_deletes_stays_away(shown):
+    viewer, session = shown
+    session.show(kinds=["heatmap", "activation"])
+    viewer.layers.remove(outputs(viewer, "heatmap")[0])
+    assert session.kinds == {"activation"}
+    session.show_concept(int(session.run.result.activations.ranking.index[1]))
+    assert outputs(viewer, "heatmap") == []
+    assert len(outputs(viewer, "activation")) == 1
+
+
+def test_closing_an_image_leaves_the_others_working(shown):
+    viewer, session = shown
+    session.show(all_fields=True)
+    viewer.layers.remove(session.run.sources[0].layer())
+    session.show_concept(int(session.run.result.activations.ranking.index[1]))
+    session.show(kinds=["heatmap"])
+    assert {x.metadata[TAG]["field"] for x in outputs(viewer, "heatmap")} == {1, 2, 3}
+
+
+def test_cells_are_painted_and_outlined_with_their_features(make_napari_viewer, small_run):
+    viewer = make_napari_viewer()
+    # Labels need not be 1, 2, 3: other tools leave gaps.
+    fields = [replace(f, labels=segment_cells(f.read()[0]) * 1000) for f in small_run.fields[1:3]]
+    config = replace(small_run.config, unit="cell", n_atoms=4, shrinkage=1.0)
+    result = run_pipeline(fields, config)
+    layers = [viewer.add_image(f.read()[0], name=f.name) for f in fields]
+    sources = [
+        Source(weakref.ref(layer), (), f.name) for layer, f in zip(layers, fields, strict=True)
+    ]
+    session = session_of(viewer)
+    session.finish(result, fields, sources)
+    session.show(kinds=["activation", "cells"], all_fields=True)
+    images = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "activation")}
+    outlines = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "cells")}
+    assert set(images) == set(outlines) == {0, 1}
+    for field, image in images.items():
+        ids, values = result.activations.unit_values(field, session.concept)
+        np.testing.assert_array_equal(outlines[field].data, fields[field].labels)
+        np.testing.assert_array_equal(outlines[field].features["index"], ids)
+        for label, value in zip(ids, values, strict=True):
+            assert (image.data[fields[field].labels == label] == value).all()
+        assert np.isnan(image.data[fields[field].labels == 0]).all()
