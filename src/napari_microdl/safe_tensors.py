@@ -65,18 +65,23 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], 
             f"{prefix}{_describe_foreign(content)}; it was not opened, use a safetensors file."
         )
     try:
-        header = json.loads(content[8 : 8 + header_bytes])
+        # The library goes first: it bounds how deep a header may be nested, json does not.
         tensors: dict[str, NDArray[np.generic]] = load(content)
+        header = json.loads(content[8 : 8 + header_bytes])
+    except KeyError as error:
+        raise MicrodlError(
+            f"{prefix}its type {error} does not exist in NumPy; convert it to float32 or float16."
+        ) from error
     except (ValueError, SafetensorError) as error:
         raise MicrodlError(
             f"{prefix}it is truncated or damaged; fetch it or save it again."
         ) from error
     for name, tensor in tensors.items():
-        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+        if tensor.dtype.kind in "fc" and not np.isfinite(tensor).all():
             raise MicrodlError(
                 f"'{path.name}' holds NaN or infinite values in '{name}'; it was not used."
             )
-    return tensors, dict(header.get("__metadata__", {}))
+    return tensors, dict(header.get("__metadata__") or {})
 
 
 def file_sha256(path: str | Path) -> str:

@@ -106,8 +106,10 @@ class IntensityScaling:
         Raises
         ------
         MicrodlError
-            If a field holds NaN or infinite values, or if a channel is constant.
+            If there are no fields, a field holds NaN or infinite values, or a channel is constant.
         """
+        if not fields:
+            raise MicrodlError("There are no fields to scale; choose at least one image.")
         samples = [self._sample(field, channels) for field in fields]
         if self.mode == "plate":
             pooled = [np.concatenate(parts) for parts in zip(*samples, strict=True)]
@@ -146,6 +148,9 @@ class IntensityScaling:
         return log_scale(image, background, mean)
 
     def _limits(self, values: NDArray[np.float64]) -> tuple[float, float]:
+        if values.min() == values.max():
+            # The mean of equal numbers can be off by rounding.
+            return float(values[0]), float(values[0])
         low, mean = np.percentile(values, self.background), values.mean()
         if mean <= low:
             # Nearly every pixel has one value: what little is darker must be the background.

@@ -137,7 +137,7 @@ def test_a_picture_is_cut_around_its_unit_in_the_contrast_of_its_layer(explored,
     y, x = int(units["y"][row] - 22), int(units["x"][row] - 22)
     data = small_run.fields[1].read()[0].astype(float)
     low, high = explorer.session.run.sources[1].layer().contrast_limits
-    expected = np.clip((data - low) / (high - low), 0, 1)[y : y + 45, x : x + 45] * 255
+    expected = np.clip((data - low) / (high - low), 0, 1)[y : y + 45, x : x + 45] ** 0.6 * 255
     np.testing.assert_allclose(picture_of(explorer.session.run, row, 0), expected, atol=1)
 
 

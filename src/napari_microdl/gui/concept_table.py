@@ -19,7 +19,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 from napari_microdl.gui.session import Session
 
 _COLUMNS = (
-    ("Rank", "", "Place in the ranking, the most telling concept first."),
+    ("#", "", "Place in the ranking, the most telling concept first."),
     ("Name", "name", "Double-click to give the concept a name; it is saved with the dictionary."),
     (
         "Selectivity",
@@ -152,12 +152,13 @@ class ConceptTable(QTableView):
         self.sortByColumn(0, Qt.SortOrder.AscendingOrder)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        self.setWordWrap(False)
         self.verticalHeader().hide()
         header = self.horizontalHeader()
         for column in range(len(_COLUMNS)):
             header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        for column, width in ((0, 44), (2, 76), (3, 66), (4, 46), (5, 54)):
+        for column, width in ((0, 30), (2, 74), (3, 62), (4, 44), (5, 52)):
             self.setColumnWidth(column, width)
         header.setMinimumSectionSize(30)
         self.selectionModel().currentRowChanged.connect(self._on_current)

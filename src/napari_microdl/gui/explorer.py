@@ -127,7 +127,7 @@ class ConceptExplorer(Dock):
         layout.addLayout(filter_row)
         layout.addWidget(splitter, 1)
         layout.addLayout(saving)
-        self.setMinimumWidth(320)
+        self.setMinimumWidth(380)
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(_MILLISECONDS_OF_REST)

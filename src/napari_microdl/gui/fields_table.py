@@ -142,6 +142,7 @@ class FieldsTable(QTableView):
         self.setModel(self.fields_model)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.setWordWrap(False)
         self.verticalHeader().hide()
         self.fields_model.modelReset.connect(self._fit)
         self._fit()

@@ -14,6 +14,8 @@ from napari_microdl.gui.session import Run
 from napari_microdl.painting import window_of
 
 _PICTURE = 72
+# Brightened, so that dim cells are seen in a small picture.
+_GAMMA = 0.6
 
 
 def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
@@ -43,7 +45,7 @@ def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
         low, high = layer.contrast_limits
     else:
         low, high = float(crop.min()), float(crop.max())
-    scaled = np.clip((crop - low) / max(high - low, 1e-12), 0, 1)
+    scaled = np.clip((crop - low) / max(high - low, 1e-12), 0, 1) ** _GAMMA
     return np.ascontiguousarray((scaled * 255).astype(np.uint8))
 
 

@@ -182,3 +182,5 @@ class DistributionPlot(Plot):
 
         if self._shown is not None:
             draw_distribution(axes, *self._shown, text=self.colours["text"])
+            # Short enough for a narrow dock.
+            axes.set_xlabel("cosine with the concept")

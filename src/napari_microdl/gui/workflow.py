@@ -154,7 +154,7 @@ class ConceptWorkflow(Dock):
         layout.addWidget(self.status)
         layout.addWidget(self.bar)
         layout.addLayout(buttons)
-        self.setMinimumWidth(320)
+        self.setMinimumWidth(380)
         # Several changes in one go (a sample of eight layers) make one refresh.
         self._later = QTimer(self)
         self._later.setSingleShot(True)

@@ -1,0 +1,57 @@
+"""Make the screenshots of the docs from a real run in a real window.
+
+Usage: scripts/with-display .venv/bin/python scripts/make_screenshots.py [FOLDER]
+
+FOLDER is docs/images unless given.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from imageio.v3 import imwrite
+from napari_microdl.gui.launch import open_demo
+from qtpy.QtWidgets import QApplication
+
+WIDTH, HEIGHT = 1366, 768
+_LONGEST_RUN_S = 300
+
+
+def main(folder: Path) -> None:
+    """Open the demo, run it, and save the window at four moments."""
+    folder.mkdir(parents=True, exist_ok=True)
+    viewer, workflow, explorer = open_demo()
+    viewer.window.resize(WIDTH, HEIGHT)
+
+    def wait(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            QApplication.processEvents()
+            time.sleep(0.01)
+
+    def save(name: str) -> None:
+        wait(1.0)
+        imwrite(folder / f"{name}.png", viewer.screenshot(canvas_only=False, flash=False))
+        print(folder / f"{name}.png")
+
+    wait(1.0)
+    save("workflow")
+    workflow.run_button.click()
+    end = time.monotonic() + _LONGEST_RUN_S
+    while workflow.jobs.is_running and time.monotonic() < end:
+        wait(0.1)
+    if workflow.session.run is None:
+        raise SystemExit(f"The run did not finish: {workflow.status.text()}")
+    save("explorer")
+    explorer.kinds["activation"].click()
+    explorer.kinds["heatmap"].click()
+    explorer.tabs.setCurrentIndex(1)
+    save("heatmap")
+    viewer.close()
+    wait(0.5)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/images"))

@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from napari_microdl.models.vit import VisionTransformer, VitConfig, sincos_positions
+
+CONFIG = VitConfig(dim=12, depth=4, n_heads=3, patch_size=4, in_channels=2, mlp_ratio=2.0)
+
+
+@pytest.fixture(scope="module")
+def network() -> VisionTransformer:
+    """A small model in which no weight is at its starting value, biases and norms included."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = VisionTransformer(CONFIG).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.5)
+    return model
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(2, 2, 8, 12)).astype(np.float32)
+
+
+def reference_positions(grid_h: int, grid_w: int, dim: int) -> np.ndarray:
+    """Sine and cosine of the column, then of the row, as in the published code of MAE."""
+    table = np.zeros((grid_h * grid_w, dim))
+    quarter = dim // 4
+    for i in range(grid_h):
+        for j in range(grid_w):
+            for k in range(quarter):
+                omega = 1 / 10000 ** (k / quarter)
+                row = table[i * grid_w + j]
+                row[k] = math.sin(j * omega)
+                row[quarter + k] = math.cos(j * omega)
+                row[2 * quarter + k] = math.sin(i * omega)
+                row[3 * quarter + k] = math.cos(i * omega)
+    return table
+
+
+def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * weight + bias
+
+
+def reference_tokens(weights: dict, config: VitConfig, image: np.ndarray) -> dict:
+    """Every layer and site of one image in float64, patch by patch and head by head."""
+    w = {name: value.double().numpy() for name, value in weights.items()}
+    p, d, heads = config.patch_size, config.dim, config.n_heads
+    grid_h, grid_w = image.shape[1] // p, image.shape[2] // p
+    kernel = w["patch_embed.weight"].reshape(d, -1)
+    x = [w["cls_token"][0, 0]]
+    positions = reference_positions(grid_h, grid_w, d)
+    for i in range(grid_h):
+        for j in range(grid_w):
+            patch = image[:, i * p : (i + 1) * p, j * p : (j + 1) * p].astype(float).ravel()
+            x.append(kernel @ patch + w["patch_embed.bias"] + positions[i * grid_w + j])
+    x = np.array(x)
+    read = {}
+    for block in range(config.depth):
+        b = {k.removeprefix(f"blocks.{block}."): v for k, v in w.items()}
+        normed = layer_norm(x, b["norm1.weight"], b["norm1.bias"])
+        fused = normed @ b["attn.qkv.weight"].T + b["attn.qkv.bias"]
+        query, key, value = fused[:, :d], fused[:, d : 2 * d], fused[:, 2 * d :]
+        mixed = np.zeros_like(x)
+        for head in range(heads):
+            part = slice(head * d // heads, (head + 1) * d // heads)
+            score = query[:, part] @ key[:, part].T / math.sqrt(d // heads)
+            share = np.exp(score - score.max(1, keepdims=True))
+            mixed[:, part] = share / share.sum(1, keepdims=True) @ value[:, part]
+        attention = mixed @ b["attn.proj.weight"].T + b["attn.proj.bias"]
+        x = x + attention
+        hidden = layer_norm(x, b["norm2.weight"], b["norm2.bias"]) @ b["mlp.0.weight"].T
+        hidden = hidden + b["mlp.0.bias"]
+        hidden = 0.5 * hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+        x = x + hidden @ b["mlp.2.weight"].T + b["mlp.2.bias"]
+        shape = (grid_h, grid_w, d)
+        read[block + 1, "attention"] = attention[1:].reshape(shape)
+        read[block + 1, "residual"] = x[1:].reshape(shape)
+    return read
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 4), (3, 5, 12), (16, 16, 192)])
+def test_positions_equal_a_loop(shape: tuple[int, int, int]):
+    positions = sincos_positions(*shape)
+    assert positions.dtype == torch.float32
+    np.testing.assert_allclose(positions.numpy(), reference_positions(*shape), atol=1e-7)
+
+
+def test_every_layer_and_site_equals_a_plain_forward_pass(
+    network: VisionTransformer, images: np.ndarray
+):
+    expected = [reference_tokens(network.state_dict(), CONFIG, image) for image in images]
+    for layer in range(1, CONFIG.depth + 1):
+        for site in ("residual", "attention"):
+            with torch.inference_mode():
+                tokens = network(torch.from_numpy(images), layer, site).numpy()
+            wanted = np.stack([e[layer, site] for e in expected])
+            assert tokens.shape == (2, 2, 3, CONFIG.dim)
+            # Float32 against float64: 1e-6 of values of up to about 10.
+            np.testing.assert_allclose(tokens, wanted, atol=2e-5 * np.abs(wanted).max())
+
+
+def test_the_last_layer_is_the_default(network: VisionTransformer, images: np.ndarray):
+    with torch.inference_mode():
+        default = network(torch.from_numpy(images))
+        last = network(torch.from_numpy(images), CONFIG.depth, "residual")
+    assert torch.equal(default, last)
+
+
+def test_nothing_after_the_layer_asked_for_is_computed(
+    network: VisionTransformer, images: np.ndarray
+):
+    for site in ("residual", "attention"):
+        for layer in range(1, CONFIG.depth + 1):
+            used: list[str] = []
+            hooks = [
+                module.register_forward_hook(lambda *_, name=name: used.append(name))
+                for name, module in network.named_modules()
+                if name.endswith((".attn", ".mlp"))
+            ]
+            with torch.inference_mode():
+                network(torch.from_numpy(images), layer, site)
+            for hook in hooks:
+                hook.remove()
+            expected = [f"blocks.{b}.{part}" for b in range(layer) for part in ("attn", "mlp")]
+            if site == "attention":
+                expected.pop()
+            assert used == expected
+
+
+def test_images_of_a_batch_do_not_see_each_other(network: VisionTransformer, images: np.ndarray):
+    with torch.inference_mode():
+        together = network(torch.from_numpy(images), 3)
+        alone = torch.cat([network(torch.from_numpy(image[None]), 3) for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [0, 5, -1])
+def test_a_layer_that_does_not_exist_is_refused(network: VisionTransformer, layer: int):
+    with pytest.raises(ValueError, match=f"Layer {layer} does not exist: .* layers 1 to 4"):
+        network(torch.zeros(1, 2, 8, 8), layer)
+
+
+@pytest.mark.parametrize("edges", [(8, 9), (10, 8), (3, 3)])
+def test_an_image_that_does_not_divide_into_patches_is_refused(
+    network: VisionTransformer, edges: tuple[int, int]
+):
+    with pytest.raises(ValueError, match="does not divide into patches of 4 x 4 pixels"):
+        network(torch.zeros(1, 2, *edges))
+
+
+def test_an_unknown_site_is_refused(network: VisionTransformer):
+    with pytest.raises(ValueError, match="'atention'"):
+        network(torch.zeros(1, 2, 8, 8), 1, "atention")
+
+
+def test_shapes_that_cannot_be_built_are_refused():
+    with pytest.raises(ValueError, match="dim 12 is not a multiple of n_heads 5"):
+        VitConfig(dim=12, depth=1, n_heads=5, patch_size=4)
+    with pytest.raises(ValueError, match="dim 6 is not a multiple of 4"):
+        VitConfig(dim=6, depth=1, n_heads=3, patch_size=4)
+
+
+def test_starting_weights_are_those_of_the_mae_reference():
+    config = VitConfig(dim=64, depth=1, n_heads=4, patch_size=8)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weights = VisionTransformer(config).state_dict()
+    for name in ("blocks.0.attn.qkv", "blocks.0.attn.proj", "blocks.0.mlp.0", "patch_embed"):
+        weight = weights[f"{name}.weight"].reshape(len(weights[f"{name}.weight"]), -1)
+        bound = math.sqrt(6 / sum(weight.shape))
+        assert 0.95 * bound < weight.abs().max() <= bound
+        assert weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+        assert not weights[f"{name}.bias"].any()
+    assert weights["cls_token"].std() == pytest.approx(0.02, rel=0.4)
