@@ -36,16 +36,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _show(progress: Progress) -> None:
-    """Progress on one line where it is watched, a line a stage in a log."""
-    text = f"{progress.message} ({progress.done}/{progress.total})"
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{text:<78}")
-        if progress.done == progress.total:
-            sys.stderr.write("\n")
-    elif progress.done == progress.total:
-        sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+class _ProgressLine:
+    """Progress on one line where somebody watches, one line a stage in a log."""
+
+    def __init__(self) -> None:
+        self._last: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{self._text(progress):<78}")
+            sys.stderr.flush()
+        elif self._last is not None and self._last.stage != progress.stage:
+            print(self._text(self._last), file=sys.stderr)
+        self._last = progress
+
+    def finish(self) -> None:
+        """End the line."""
+        if self._last is not None:
+            print("" if sys.stderr.isatty() else self._text(self._last), file=sys.stderr)
+
+    @staticmethod
+    def _text(progress: Progress) -> str:
+        return f"{progress.message} ({progress.done}/{progress.total})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,8 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.headless:
             from napari_microdl.demo import run_demo
 
-            sentence = run_demo(options.out, progress=_show)
-            print(f"{sentence}\nEverything is in {options.out}{'/' if options.out.name else ''}.")
+            line = _ProgressLine()
+            sentence = run_demo(options.out, progress=line)
+            line.finish()
+            print(f"{sentence}\nThe table, the dictionary and the figures are in {options.out}.")
         else:
             try:
                 from napari_microdl.gui.launch import launch_demo

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -25,13 +23,13 @@ from napari_microdl.icfl import ICFL, FitRecord
 from napari_microdl.models.base import TokenModel
 from napari_microdl.models.registry import load_model
 from napari_microdl.positions import PositionMean, position_share
+from napari_microdl.report import build_report
 from napari_microdl.scaling import IntensityScaling
 from napari_microdl.segmentation import segment_cells
 from napari_microdl.shrinkage import choose_shrinkage
 from napari_microdl.whitening import ControlWhitening
 
 Stage = Literal["scale", "segment", "embed", "whiten", "fit", "encode"]
-_PACKAGES = ("napari-microdl", "numpy", "scipy", "scikit-learn", "scikit-image", "torch")
 
 
 @dataclass(frozen=True)
@@ -205,7 +203,7 @@ def iter_pipeline(
         geometry=geometry,
     )
     clock.lap("encode")
-    report = _report(fields, config, spec, activations, share, clock.seconds, notes)
+    report = build_report(fields, config, activations, share, clock.seconds, notes)
     if not dictionary.provenance:
         dictionary.provenance = {
             "config": config.to_dict(),
@@ -416,80 +414,3 @@ def _fit(
             f"{icfl.n_iterations_} x {icfl.atoms_per_iteration_} active was chosen."
         )
     return ConceptDictionary(spec, icfl, whitening, position)
-
-
-def _report(
-    fields: Sequence[Field],
-    config: PipelineConfig,
-    spec: DictionarySpec,
-    activations: ConceptActivations,
-    share: dict[str, float],
-    seconds: dict[str, float],
-    notes: list[str],
-) -> dict[str, Any]:
-    icfl = activations.dictionary.icfl
-    whitening = activations.dictionary.whitening
-    ranking = activations.ranking
-    fit: dict[str, Any] = {
-        "n_samples": len(activations.units),
-        "n_control_samples": int(activations.units["Metadata_control"].sum()),
-        "n_atoms": activations.n_concepts,
-        "n_iterations": int(icfl.n_iterations_),
-        "atoms_per_iteration": int(icfl.atoms_per_iteration_),
-        "n_dead_here": int(ranking["dead"].sum()),
-        "mean_active_per_unit": float(activations.codes.nnz / max(len(activations.units), 1)),
-        "reconstruction_cosine": _reconstruction_cosine(activations),
-    }
-    if icfl.history_:
-        fit["r2"] = float(icfl.history_[-1].r2)
-        fit["steps"] = int(icfl.history_[-1].step)
-    if whitening is not None:
-        spectrum = np.asarray(whitening.explained_variance_, float)
-        fit["whitening_dimensions"] = len(spectrum)
-        fit["whitening_shrinkage"] = float(whitening.shrinkage)
-        fit["whitening_eigenvalue_median"] = float(np.median(spectrum))
-        fit["whitening_eigenvalue_largest"] = float(spectrum.max())
-    concepts = [
-        {
-            "concept": int(concept),
-            **{
-                key: None if isinstance(value, float) and not np.isfinite(value) else value
-                for key, value in row.items()
-            },
-        }
-        for concept, row in zip(
-            ranking.index[:20], ranking.head(20).to_dict("records"), strict=True
-        )
-    ]
-    return {
-        "config": config.to_dict(),
-        "config_hash": config.hash,
-        "spec": dataclasses.asdict(spec),
-        "fields": [
-            {
-                "name": f.name,
-                "condition": f.condition,
-                "control": f.is_control,
-                "well": f.well,
-                "site": f.site,
-                "plate": f.plate,
-                "units": len(units),
-            }
-            for f, units in zip(fields, activations.geometry, strict=True)
-        ],
-        "position": {key: float(value) for key, value in share.items()},
-        "fit": fit,
-        "concepts": concepts,
-        "notes": list(notes),
-        "seconds": dict(seconds),
-        "packages": {name: version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-    }
-
-
-def _reconstruction_cosine(activations: ConceptActivations) -> float:
-    x = activations.vectors.astype(np.float64)
-    y = np.asarray(activations.dictionary.icfl.inverse_transform(activations.codes), np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    cosines = np.divide((x * y).sum(1), norms, out=np.zeros(len(x)), where=norms > 0)
-    return float(cosines.mean())
