@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from napari_microdl.errors import MicrodlError
 from napari_microdl.models.vit import VisionTransformer, VitConfig, sincos_positions
 
 CONFIG = VitConfig(dim=12, depth=4, n_heads=3, patch_size=4, in_channels=2, mlp_ratio=2.0)
@@ -144,7 +145,7 @@ def test_images_of_a_batch_do_not_see_each_other(network: VisionTransformer, ima
 
 @pytest.mark.parametrize("layer", [0, 5, -1])
 def test_a_layer_that_does_not_exist_is_refused(network: VisionTransformer, layer: int):
-    with pytest.raises(ValueError, match=f"Layer {layer} does not exist: .* layers 1 to 4"):
+    with pytest.raises(MicrodlError, match=f"Layer {layer} does not exist: .* layers 1 to 4"):
         network(torch.zeros(1, 2, 8, 8), layer)
 
 
@@ -152,12 +153,12 @@ def test_a_layer_that_does_not_exist_is_refused(network: VisionTransformer, laye
 def test_an_image_that_does_not_divide_into_patches_is_refused(
     network: VisionTransformer, edges: tuple[int, int]
 ):
-    with pytest.raises(ValueError, match="does not divide into patches of 4 x 4 pixels"):
+    with pytest.raises(MicrodlError, match="does not divide into patches of 4 x 4 pixels"):
         network(torch.zeros(1, 2, *edges))
 
 
 def test_an_unknown_site_is_refused(network: VisionTransformer):
-    with pytest.raises(ValueError, match="'atention'"):
+    with pytest.raises(MicrodlError, match="Site 'atention' is not known"):
         network(torch.zeros(1, 2, 8, 8), 1, "atention")
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.cells import Units
-from napari_microdl.dictionary import ConceptDictionary
+from napari_microdl.dictionary import ConceptDictionary, unit_length
 from napari_microdl.embedding import TokenGrid
 from napari_microdl.evaluation import (
     active,
@@ -92,6 +92,9 @@ class ConceptActivations:
     def __post_init__(self) -> None:
         # Columns are read one concept at a time.
         self._columns = sparse.csc_array(self.codes)
+        # Switching the shown concept then costs one product.
+        self._directions = self.dictionary.directions
+        self._unit_vectors = unit_length(self.vectors)
         # Only the field on display is asked for, again and again, one concept after the other.
         self._whitened: tuple[int, NDArray[np.float32]] | None = None
 
@@ -107,7 +110,8 @@ class ConceptActivations:
 
     def alignment(self, concept: int) -> NDArray[np.float32]:
         """Cosine of one concept's direction with every unit, shape (n_units,)."""
-        return self.dictionary.cosine(self.vectors, concept)
+        cosines: NDArray[np.float32] = self._unit_vectors @ self._directions[concept]
+        return cosines
 
     def unit_values(
         self, field: int, concept: int
@@ -135,8 +139,9 @@ class ConceptActivations:
         grid_h, grid_w, d = self.grids[field].tokens.shape
         if self._whitened is None or self._whitened[0] != field:
             tokens = self.grids[field].tokens.reshape(-1, d)
-            self._whitened = (field, self.dictionary.whiten(tokens))
-        return self.dictionary.cosine(self._whitened[1], concept).reshape(grid_h, grid_w)
+            self._whitened = (field, unit_length(self.dictionary.whiten(tokens)))
+        cosines: NDArray[np.float32] = self._whitened[1] @ self._directions[concept]
+        return cosines.reshape(grid_h, grid_w)
 
     @cached_property
     def ranking(self) -> pd.DataFrame:

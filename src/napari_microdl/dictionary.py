@@ -32,6 +32,24 @@ _WHITENING_ARRAYS = ("mean", "components", "explained_variance", "scale")
 _WHITENING_PARAMETERS = ("shrinkage", "eigenvalue_floor", "unit_norm")
 
 
+def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows divided by their L2 norm; zero rows stay zero.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n, d)
+        Rows of any length.
+
+    Returns
+    -------
+    ndarray of shape (n, d)
+    """
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = np.zeros_like(vectors)
+    np.divide(vectors, norms, out=unit, where=norms > 0)
+    return unit
+
+
 @dataclass(frozen=True)
 class DictionarySpec:
     """What the samples of a dictionary are, so that new images can be treated the same.
@@ -159,10 +177,7 @@ class ConceptDictionary:
     @property
     def directions(self) -> NDArray[np.float32]:
         """Dictionary atoms at unit length, shape (n_concepts, d)."""
-        atoms = np.asarray(self.icfl.components_, np.float32)
-        norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-        unit: NDArray[np.float32] = atoms / np.maximum(norms, np.finfo(np.float32).tiny)
-        return unit
+        return unit_length(np.asarray(self.icfl.components_, np.float32))
 
     def whiten(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Samples in the space of the dictionary.
@@ -212,10 +227,7 @@ class ConceptDictionary:
         ndarray of shape (n,)
             -1 to 1; 0 for a zero vector.
         """
-        norms = np.linalg.norm(vectors, axis=1)
-        projections = vectors @ self.directions[concept]
-        cosines: NDArray[np.float32] = np.zeros_like(projections)
-        np.divide(projections, norms, out=cosines, where=norms > 0)
+        cosines: NDArray[np.float32] = unit_length(vectors) @ self.directions[concept]
         return cosines
 
     def save(self, path: str | Path) -> Path:

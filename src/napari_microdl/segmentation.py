@@ -70,7 +70,7 @@ def segment_cells(
     Raises
     ------
     MicrodlError
-        If the image is not two-dimensional.
+        If the image is not two-dimensional or holds NaN or infinite values.
 
     Notes
     -----
@@ -88,8 +88,12 @@ def segment_cells(
             f"Segmentation needs one grey image (y, x) but got the shape {image.shape}; "
             "choose one channel."
         )
-    # Square roots even out bright and dim cells, so that dim ones are not lost to the threshold.
     intensity = np.asarray(image, np.float32)
+    if not np.isfinite(intensity).all():
+        raise MicrodlError(
+            "The image to segment holds NaN or infinite values; replace them before running."
+        )
+    # Square roots even out bright and dim cells, so that dim ones are not lost to the threshold.
     intensity = np.sqrt(intensity - intensity.min())
     smooth = gaussian(intensity, config.diameter / 20)
     otsu = threshold_otsu(smooth)

@@ -25,7 +25,7 @@ from napari_microdl.safe_tensors import file_sha256, read_safetensors
 CONFIG = VitConfig(dim=192, depth=8, n_heads=3, patch_size=8, in_channels=1)
 MEAN, SPREAD = 0.25, 0.3
 WEIGHTS = files("napari_microdl") / "data" / "mae" / "microdl_mae.safetensors"
-DEFAULT_LAYER = 5
+DEFAULT_LAYER = 6
 TILE_SIZE = 128
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_microdl.errors import MicrodlError
 from napari_microdl.models.base import Site
 
 
@@ -201,17 +203,19 @@ class VisionTransformer(nn.Module):
 
         Raises
         ------
-        ValueError
-            If the layer does not exist or the image does not divide into patches.
+        MicrodlError
+            If the layer or the site does not exist or the image does not divide into patches.
         """
         depth = self.config.depth
         layer = depth if layer is None else layer
         if not 1 <= layer <= depth:
-            raise ValueError(f"Layer {layer} does not exist: this model has layers 1 to {depth}.")
+            raise MicrodlError(f"Layer {layer} does not exist: this model has layers 1 to {depth}.")
+        if site not in get_args(Site):
+            raise MicrodlError(f"Site '{site}' is not known; use residual or attention.")
         p = self.config.patch_size
         height, width = images.shape[-2:]
         if height % p or width % p:
-            raise ValueError(
+            raise MicrodlError(
                 f"A {height} x {width} image does not divide into patches of {p} x {p} pixels."
             )
         x = self.prepend_class(self.tokenize(images))
