@@ -23,7 +23,7 @@ from napari_microdl import ICFL, ControlWhitening, Field, embed
 from napari_microdl.cells import pool, units_of
 from napari_microdl.evaluation import average_selectivity, separation_auc
 from napari_microdl.models.registry import load_model
-from napari_microdl.positions import PositionMean
+from napari_microdl.positions import PositionComponent
 from napari_microdl.shrinkage import choose_shrinkage
 from napari_microdl.whitening import FewControlsWarning
 
@@ -51,18 +51,17 @@ def load_site(data: Path, site: str) -> list[Field]:
 
 
 def samples_of(fields: dict[str, list[Field]], model_name: str, seed: int) -> dict[str, Samples]:
-    """Crop vectors of both sites; position means come from the controls of the fitting site."""
+    """Crop vectors of both sites; the position component comes from the fitting site."""
     model = load_model(model_name, seed=seed)
     grids = {site: embed(of_site, model) for site, of_site in fields.items()}
-    controls = [g for g, f in zip(grids[FIT], fields[FIT], strict=True) if f.is_control]
     places = (model.spec.tile_size // model.spec.patch_size) ** 2
-    means = PositionMean.fit(controls, places)
+    component = PositionComponent.fit(grids[FIT], places)
     samples = {}
     for site, of_site in fields.items():
         parts = []
         for grid, field in zip(grids[site], of_site, strict=True):
             units = units_of(grid, "crop", crop_size=64, crop_stride=32)
-            vectors = pool(means.remove(grid), units)
+            vectors = pool(component.remove(grid), units)
             n = len(vectors)
             parts.append(
                 (

@@ -44,7 +44,7 @@ from napari_microdl.fields import Field
 from napari_microdl.models.base import TokenModel
 from napari_microdl.models.builtin import TILE_SIZE
 from napari_microdl.models.registry import load_model
-from napari_microdl.positions import PositionMean, position_share
+from napari_microdl.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.scaling import IntensityScaling
 
 Box = tuple[int, int, int, int]
@@ -104,7 +104,7 @@ def centred(box: Box, shape: tuple[int, int]) -> Box:
     return top, left, top + CROP, left + CROP
 
 
-def bccd(data: Path, colours: tuple[str, ...], n_images: int = 40) -> Task:
+def bccd(data: Path, colours: tuple[str, ...], n_images: int = 24) -> Task:
     """Blood cell types; at most four red cells an image."""
     folder = data / "bccd"
     paths = sorted((folder / "Annotations").glob("*.xml"))
@@ -161,10 +161,10 @@ def token_features(task: Task, model: TokenModel, layer: int) -> tuple[Features,
     """Mean tokens without their position component, and its share before and after."""
     grids = embed(task.fields, model, layer=layer)
     before = position_share(grids)
-    # Even fields teach the means, odd ones tell what is left: a fair "after".
-    means = PositionMean.fit(grids[::2], (TILE_SIZE // model.spec.patch_size) ** 2)
-    after = position_share([means.remove(g) for g in grids[1::2]])
-    pooled = [pool_boxes(means.remove(g), b) for g, b in zip(grids, task.boxes, strict=True)]
+    places = (TILE_SIZE // model.spec.patch_size) ** 2
+    after = left_out_share(grids, places)
+    component = PositionComponent.fit(grids, places)
+    pooled = [pool_boxes(component.remove(g), b) for g, b in zip(grids, task.boxes, strict=True)]
     return np.concatenate(pooled), before, after
 
 

@@ -6,18 +6,18 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.cells import UnitKind
-from napari_microdl.embedding import ChannelTokens
+from napari_microdl.embedding import ChannelTokens, TilePlan
 from napari_microdl.errors import MicrodlError
 from napari_microdl.icfl import ICFL
 from napari_microdl.models.base import ModelSpec, Site
-from napari_microdl.positions import PositionMean
+from napari_microdl.positions import PositionComponent
 from napari_microdl.safe_tensors import read_safetensors
 from napari_microdl.scaling import ScalingMode
 from napari_microdl.whitening import ControlWhitening
@@ -30,6 +30,20 @@ _ICFL_ARRAYS = ("components", "bias", "dead")
 _ICFL_PARAMETERS = ("update", "selection", "refit", "allow_repeats")
 _WHITENING_ARRAYS = ("mean", "components", "explained_variance", "scale")
 _WHITENING_PARAMETERS = ("shrinkage", "eigenvalue_floor", "unit_norm")
+
+
+# What only some words are allowed for.
+_OPTIONS = {
+    "site": Site,
+    "channel_tokens": ChannelTokens,
+    "scaling": ScalingMode,
+    "unit": UnitKind,
+}
+
+
+def _require_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise MicrodlError(f"{name} is {value!r} where a whole number above 0 is needed.")
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -97,9 +111,16 @@ class DictionarySpec:
 
     def __post_init__(self) -> None:
         for name in ("layer", "tile_size", "patch_size", "crop_size", "crop_stride"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise MicrodlError(f"{name} is {value!r} where a whole number above 0 is needed.")
+            _require_count(name, getattr(self, name))
+        for name, kind in _OPTIONS.items():
+            value, known = getattr(self, name), get_args(kind)
+            if value not in known:
+                raise MicrodlError(
+                    f"{name} is {value!r} where one of {', '.join(known)} is needed."
+                )
+        if not self.channel_names:
+            raise MicrodlError("channel_names is empty where at least one channel is needed.")
+        TilePlan(self.patch_size, self.tile_size, self.halo)
 
     def check_model(self, model: ModelSpec) -> None:
         """Refuse a model other than the one that the dictionary was made with.
@@ -139,7 +160,7 @@ class ConceptDictionary:
         Fitted dictionary.
     whitening : ControlWhitening, optional
         Fitted whitening; None where the samples were used as they are.
-    position_mean : PositionMean, optional
+    position : PositionComponent, optional
         Position component that is subtracted from tokens.
     names, notes : list of str
         One a concept; a person's words.
@@ -152,7 +173,7 @@ class ConceptDictionary:
     spec: DictionarySpec
     icfl: ICFL
     whitening: ControlWhitening | None = None
-    position_mean: PositionMean | None = None
+    position: PositionComponent | None = None
     names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict)
@@ -247,7 +268,9 @@ class ConceptDictionary:
 
         path = Path(path)
         if not path.name.endswith(SUFFIX):
-            path = path.with_name(path.name.removesuffix(".safetensors") + SUFFIX)
+            path = path.with_name(
+                path.name.removesuffix(".safetensors").removesuffix(".microdl") + SUFFIX
+            )
         tensors, header = self._pack()
         content = save(tensors, {_HEADER_KEY: json.dumps(header, allow_nan=False)})
         # Written beside and then renamed: a crash leaves the old file whole.
@@ -285,8 +308,9 @@ class ConceptDictionary:
             }
             for name in _WHITENING_ARRAYS:
                 tensors[f"whitening.{name}"] = getattr(self.whitening, f"{name}_")
-        if self.position_mean is not None:
-            tensors["position_mean.offsets"] = self.position_mean.offsets
+        if self.position is not None:
+            tensors["position.offsets"] = self.position.offsets
+            tensors["position.basis"] = self.position.basis
         return {k: np.ascontiguousarray(v) for k, v in tensors.items()}, header
 
     @classmethod
@@ -318,7 +342,7 @@ class ConceptDictionary:
         try:
             header = json.loads(metadata[_HEADER_KEY])
             version = header["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise MicrodlError(
                 f"The header of '{path.name}' is damaged; save the dictionary again."
             ) from error
@@ -329,7 +353,7 @@ class ConceptDictionary:
             )
         try:
             return cls._unpack(tensors, header)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise MicrodlError(
                 f"The parts of '{path.name}' do not fit together ({error}); save the dictionary "
                 "again."
@@ -345,6 +369,8 @@ class ConceptDictionary:
         spec_fields = dict(header["spec"])
         spec_fields["channel_names"] = tuple(spec_fields["channel_names"])
         spec = DictionarySpec(**spec_fields)
+        for name in ("n_iterations", "atoms_per_iteration"):
+            _require_count(name, header["icfl"][name])
         icfl = ICFL.from_arrays(**group("icfl."), **header["icfl"])
         whitening = None
         if header["whitening"] is not None:
@@ -355,20 +381,21 @@ class ConceptDictionary:
                     f"{icfl.n_features_in_}"
                 )
         position = None
-        if "position_mean.offsets" in tensors:
-            offsets = tensors["position_mean.offsets"]
+        if "position.offsets" in tensors:
+            offsets, basis = tensors["position.offsets"], tensors["position.basis"]
             expected = (spec.tile_size // spec.patch_size) ** 2
             width = len(whitening.mean_) if whitening is not None else icfl.n_features_in_
-            if offsets.shape != (expected, width):
+            if offsets.shape != (expected, width) or basis.shape[1:] != (width,):
                 raise MicrodlError(
-                    f"position means have the shape {offsets.shape}, {(expected, width)} expected"
+                    f"position means and directions have the shapes {offsets.shape} and "
+                    f"{basis.shape}, {(expected, width)} and {('any', width)} expected"
                 )
-            position = PositionMean(offsets.astype(np.float32))
+            position = PositionComponent(offsets.astype(np.float32), basis.astype(np.float32))
         return cls(
             spec=spec,
             icfl=icfl,
             whitening=whitening,
-            position_mean=position,
+            position=position,
             names=[str(n) for n in header["names"]],
             notes=[str(n) for n in header["notes"]],
             provenance=dict(header["provenance"]),

@@ -132,6 +132,8 @@ def embed_field(
     """
     if channel_tokens not in get_args(ChannelTokens):
         raise MicrodlError(f"Channel tokens '{channel_tokens}' are not known; use concat or mean.")
+    if batch_size < 1:
+        raise MicrodlError(f"Batch size {batch_size} is not possible; use 1 or more.")
     layer = model.spec.default_layer if layer is None else layer
     channels, height, width = image.shape
     p, halo, inner = plan.patch_size, plan.halo, plan.inner

@@ -22,7 +22,7 @@ from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL, FitRecord
 from napari_microdl.models.base import TokenModel
 from napari_microdl.models.registry import load_model
-from napari_microdl.positions import PositionMean, position_share
+from napari_microdl.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.report import build_report
 from napari_microdl.scaling import IntensityScaling
 from napari_microdl.segmentation import segment_cells
@@ -153,18 +153,18 @@ def iter_pipeline(
     grids = yield from _embed(fields, scaler, channels, spec, model, plan, config.batch_size)
     clock.lap("embed")
 
-    control = [i for i, f in enumerate(fields) if f.is_control] or list(range(len(fields)))
-    held_out = [i for i in range(len(fields)) if i not in control] or control
-    share = {"token_position_share": position_share(grids[i] for i in held_out)}
+    places = plan.tile_tokens**2
+    share = {"token_position_share": position_share(grids)}
     if dictionary is not None:
-        position = dictionary.position_mean
+        position = dictionary.position
     elif config.remove_position:
-        position = PositionMean.fit((grids[i] for i in control), plan.tile_tokens**2)
+        position = PositionComponent.fit(grids, places)
+        share["token_position_share_after"] = left_out_share(grids, places)
     else:
         position = None
     if position is not None:
         grids = [position.remove(grid) for grid in grids]
-    share["token_position_share_after"] = position_share(grids[i] for i in held_out)
+    yield Progress("embed", 1, 1, "Position component removed")
 
     geometry: list[Units] = []
     for f, grid, cells in zip(fields, grids, labels, strict=True):
@@ -272,7 +272,7 @@ def _config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> Pipelin
         unit=spec.unit,
         crop_size=spec.crop_size,
         crop_stride=spec.crop_stride,
-        remove_position=dictionary.position_mean is not None,
+        remove_position=dictionary.position is not None,
         whiten=dictionary.whitening is not None,
     )
 
@@ -374,7 +374,7 @@ def _fit(
     of_field: NDArray[np.int64],
     config: PipelineConfig,
     spec: DictionarySpec,
-    position: PositionMean | None,
+    position: PositionComponent | None,
     notes: list[str],
 ) -> Generator[Progress, None, ConceptDictionary]:
     with warnings.catch_warnings(record=True) as caught:

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.fields import Field
+from napari_microdl.figures import (
+    condition_groups,
+    distribution_figure,
+    gallery_figure,
+    grey,
+    heatmap_figure,
+    unit_figure,
+)
+from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
+from napari_microdl.pipeline import PipelineResult, run_pipeline
+from napari_microdl.samples import transfluor
+
+CONFIG = PipelineConfig(
+    model="random-init",
+    layer=1,
+    n_atoms=8,
+    n_iterations=1,
+    atoms_per_iteration=2,
+    max_steps=3,
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[Field]:
+    """A corner of one well of each kind."""
+    sample = transfluor()
+    return [dataclasses.replace(sample[i], data=sample[i].data[:, :128, :144]) for i in (5, 0, 1)]
+
+
+@pytest.fixture(scope="module")
+def cells(fields: list[Field]) -> PipelineResult:
+    return run_pipeline(fields, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def crops(fields: list[Field]) -> PipelineResult:
+    return run_pipeline(fields, dataclasses.replace(CONFIG, unit="crop"))
+
+
+def pixels_of(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
+
+
+def assert_drawn(figure: Figure) -> None:
+    assert len(np.unique(pixels_of(figure).reshape(-1, 3), axis=0)) > 50
+
+
+def test_images_are_shown_between_zero_and_one():
+    rng = np.random.default_rng(0)
+    image = rng.gamma(2, 100, (2, 30, 30)).astype(np.uint16)
+    shown = grey(Field(image, ("a", "b"), "f"), 1)
+    low, high = np.percentile(image[1], [0.5, 99.8])
+    expected = np.clip((image[1] - low) / (high - low), 0, 1) ** 0.6
+    np.testing.assert_allclose(shown, expected, atol=1e-5)
+    constant = grey(Field(np.ones((1, 4, 4)), ("a",), "f"))
+    assert np.isfinite(constant).all()
+
+
+def test_heatmaps_are_those_of_the_activations_on_one_scale(
+    cells: PipelineResult, fields: list[Field]
+):
+    figure = heatmap_figure(cells, fields, [0, 2], 3)
+    assert_drawn(figure)
+    above, below = np.array(figure.axes[:4]).reshape(2, 2)
+    limits = set()
+    for column, index in enumerate((0, 2)):
+        np.testing.assert_array_equal(above[column].images[0].get_array(), grey(fields[index]))
+        drawn = below[column].images[1]
+        expected = grid_to_pixels(cells.activations.heatmap(index, 3), 8, (128, 144))
+        np.testing.assert_array_equal(drawn.get_array(), expected)
+        limits.add(drawn.get_clim())
+        state = "control" if fields[index].is_control else fields[index].condition
+        assert above[column].get_title() == f"{fields[index].name} ({state})"
+    ((low, high),) = limits
+    assert low == -high
+    assert any("cosine with concept 3" in axes.get_ylabel() for axes in figure.axes)
+
+
+def test_units_are_coloured_by_their_activation(
+    cells: PipelineResult, crops: PipelineResult, fields: list[Field]
+):
+    for result in (cells, crops):
+        activations = result.activations
+        concept = int(activations.ranking.index[0])
+        figure = unit_figure(result, fields, [1], concept)
+        assert_drawn(figure)
+        drawn = figure.axes[1].images[1]
+        labels, values = activations.unit_values(1, concept)
+        units = activations.geometry[1]
+        np.testing.assert_array_equal(labels, units.ids)
+        painter = (
+            LabelPainter(result.labels[1], units.ids)
+            if result is cells
+            else BoxPainter(units.boxes, (128, 144))
+        )
+        expected = painter.paint(values)
+        np.testing.assert_array_equal(np.ma.filled(drawn.get_array(), np.nan), expected)
+        assert drawn.get_clim() == (0, activations.activation(concept).max())
+
+
+def test_a_concept_that_is_active_nowhere_is_drawn(cells: PipelineResult, fields: list[Field]):
+    activations = dataclasses.replace(
+        cells.activations, codes=cells.activations.codes * np.float32(0)
+    )
+    result = dataclasses.replace(cells, activations=activations)
+    assert_drawn(unit_figure(result, fields, [0, 1], 0))
+    assert_drawn(distribution_figure(activations, [0], "cell"))
+
+
+def test_the_gallery_shows_the_extreme_units(crops: PipelineResult, fields: list[Field]):
+    activations = crops.activations
+    figure = gallery_figure(crops, fields, [2, 0], n=4)
+    assert_drawn(figure)
+    axes = np.array(figure.axes).reshape(4, 4)
+    for line, (concept, sign) in enumerate(((2, 1), (2, -1), (0, 1), (0, -1))):
+        rows = activations.top_units(concept, 4, sign)
+        for column, row in enumerate(rows):
+            unit = activations.units.iloc[row]
+            field = fields[unit["field"]]
+            box = activations.geometry[unit["field"]].boxes[unit["label"] - 1]
+            shown = axes[line, column].images[0].get_array()
+            np.testing.assert_array_equal(shown, grey(field)[window_of(box, field.shape)])
+            state = "control" if field.is_control else field.condition
+            cosine = activations.alignment(concept)[row]
+            assert axes[line, column].get_title() == f"{state}\n{cosine:+.2f}"
+
+
+def test_a_gallery_with_fewer_units_than_places(cells: PipelineResult, fields: list[Field]):
+    n = len(cells.activations.units) + 2
+    figure = gallery_figure(cells, fields, [0], n=n)
+    assert_drawn(figure)
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == 2 * (n - 2)
+
+
+def test_conditions_come_controls_first(cells: PipelineResult):
+    groups = condition_groups(cells.activations)
+    assert [(condition, control) for condition, control, _ in groups] == [
+        ("diffuse", True),
+        ("puncta", False),
+    ]
+    table = cells.activations.units
+    for condition, control, rows in groups:
+        np.testing.assert_array_equal(
+            rows,
+            (table["Metadata_condition"] == condition) & (table["Metadata_control"] == control),
+        )
+
+
+def test_the_distribution_counts_units_of_every_condition(crops: PipelineResult):
+    figure = distribution_figure(crops.activations, [1, 4], "crop")
+    assert_drawn(figure)
+    assert [axes.get_title() for axes in figure.axes] == ["concept 1", "concept 4"]
+    table = crops.activations.units
+    on = crops.activations.activation(4) > 0
+    names = [label.get_text() for label in figure.axes[1].get_yticklabels()]
+    for name, control in zip(names, (True, False), strict=True):
+        rows = table["Metadata_control"] == control
+        title = "diffuse (control)" if control else "puncta"
+        assert name == f"{title}\n{rows.sum()} crops, {on[rows].mean():.0%} active"
+
+
+def test_the_same_result_gives_the_same_picture(crops: PipelineResult):
+    one, two = (pixels_of(distribution_figure(crops.activations, [0], "crop")) for _ in range(2))
+    np.testing.assert_array_equal(one, two)
