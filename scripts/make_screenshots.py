@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 
 from imageio.v3 import imwrite
-from napari_microdl.gui.launch import open_demo
 from qtpy.QtWidgets import QApplication
+
+from napari_microdl.gui.launch import open_demo
 
 WIDTH, HEIGHT = 1366, 768
 _LONGEST_RUN_S = 300
@@ -37,6 +38,7 @@ def main(folder: Path) -> None:
         print(folder / f"{name}.png")
 
     wait(1.0)
+    viewer.reset_view()
     save("workflow")
     workflow.run_button.click()
     end = time.monotonic() + _LONGEST_RUN_S

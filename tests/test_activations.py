@@ -177,9 +177,7 @@ def test_the_ranking_equals_a_loop_over_concepts_and_treatments(
     on = activations.codes.toarray() > 0
     for concept, row in ranking.iterrows():
         rates = {c: on[conditions == c, concept].mean() for c in set(conditions)}
-        average = {
-            c: rates[c] - on[conditions != c, concept].mean() for c in ("puncta", "blank")
-        }
+        average = {c: rates[c] - on[conditions != c, concept].mean() for c in ("puncta", "blank")}
         best = max(sorted(average), key=average.__getitem__)
         assert row["label"] == best
         assert row["selectivity"] == pytest.approx(average[best])

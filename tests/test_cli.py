@@ -103,9 +103,7 @@ def test_without_a_window_system_the_sentence_says_what_to_install(
 
 
 @pytest.mark.parametrize("arguments", [[], ["fit"], ["demo", "--outt", "x"]])
-def test_unknown_arguments_exit_with_two(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-):
+def test_unknown_arguments_exit_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2

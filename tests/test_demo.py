@@ -90,9 +90,7 @@ def test_pictures_open_and_are_not_blank(done: tuple[Path, str], name: str):
     assert len(np.unique(image[..., :3].reshape(-1, 3), axis=0)) > 100
 
 
-def test_a_second_run_replaces_the_files(
-    done: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
-):
+def test_a_second_run_replaces_the_files(done: tuple[Path, str], monkeypatch: pytest.MonkeyPatch):
     out, sentence = done
     (out / "cells.csv").write_text("old")
     monkeypatch.setattr(demo, "transfluor", corners)

@@ -114,9 +114,7 @@ def test_each_token_stands_for_its_own_patch(
     for row in range(rows):
         for column in range(columns):
             patch = tile_at(image, row * p, column * p, p)
-            np.testing.assert_allclose(
-                grid.tokens[row, column, ::2], patch.mean((1, 2)), atol=1e-5
-            )
+            np.testing.assert_allclose(grid.tokens[row, column, ::2], patch.mean((1, 2)), atol=1e-5)
     n_tiles = len(plan.origins(shape))
     assert done[-1] == n_tiles == sum(b[0] for b in model.batches)
     assert done == [min(k, n_tiles) for k in range(batch_size, n_tiles + batch_size, batch_size)]

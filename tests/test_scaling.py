@@ -115,7 +115,9 @@ def test_a_few_dark_pixels_in_a_flat_image_become_the_background():
 )
 def test_a_constant_image_of_any_value_is_refused(value: float, edge: int, kind: type):
     data = np.full((1, edge, edge), value, kind)
-    with pytest.raises(MicrodlError, match=r"^Channel 'a' of field 'f' is constant \(.* everywhere"):
+    with pytest.raises(
+        MicrodlError, match=r"^Channel 'a' of field 'f' is constant \(.* everywhere"
+    ):
         IntensityScaling().fit([field(data)])
 
 

@@ -112,6 +112,8 @@ def run_demo(
     str
         A sentence on what was found.
     """
+    # A folder that cannot be written to is found before the work, not after.
+    out.mkdir(parents=True, exist_ok=True)
     result = run_pipeline(transfluor(), config, progress=progress)
     write_outputs(result, out)
     return finding(result)

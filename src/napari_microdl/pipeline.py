@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -129,7 +130,8 @@ def iter_pipeline(
     config = config or PipelineConfig()
     if dictionary is not None:
         config = _config_of(dictionary, config)
-    channels = _check(fields, config, fitting=dictionary is None)
+    fitting = dictionary is None
+    channels = _check(fields, config, fitting=fitting)
     clock = _Clock()
     notes: list[str] = []
 
@@ -204,7 +206,7 @@ def iter_pipeline(
     )
     clock.lap("encode")
     report = build_report(fields, config, activations, share, clock.seconds, notes)
-    if not dictionary.provenance:
+    if fitting:
         dictionary.provenance = {
             "config": config.to_dict(),
             "fields": report["fields"],
@@ -368,6 +370,15 @@ def _embed(
     return grids
 
 
+@contextmanager
+def _warnings_noted(notes: list[str]) -> Iterator[None]:
+    """Turn warnings into notes; never around a yield, where those of other code would be taken."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+
+
 def _fit(
     vectors: NDArray[np.float32],
     is_control: NDArray[np.bool_],
@@ -377,37 +388,40 @@ def _fit(
     position: PositionComponent | None,
     notes: list[str],
 ) -> Generator[Progress, None, ConceptDictionary]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        whitening = None
-        samples = vectors
-        if config.whiten:
-            n_controls = int(is_control.sum())
-            yield Progress("whiten", 0, 1, f"Whitening on {n_controls} control {config.unit}s")
-            controls = vectors[is_control]
-            shrinkage = config.shrinkage
-            if shrinkage is None:
-                shrinkage = choose_shrinkage(controls, of_field[is_control])
-                notes.append(
-                    f"{n_controls} control {config.unit}s with {vectors.shape[1]} dimensions: the "
-                    f"whitening is shrunk by {shrinkage:g} times the median eigenvalue."
-                )
-            whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
+    whitening = None
+    samples = vectors
+    if config.whiten:
+        n_controls = int(is_control.sum())
+        yield Progress("whiten", 0, 1, f"Whitening on {n_controls} control {config.unit}s")
+        controls = vectors[is_control]
+        shrinkage = config.shrinkage
+        if shrinkage is None:
+            shrinkage = choose_shrinkage(controls, of_field[is_control])
+            notes.append(
+                f"{n_controls} control {config.unit}s with {vectors.shape[1]} dimensions: the "
+                f"whitening is shrunk by {shrinkage:g} times the median eigenvalue."
+            )
+        whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
+        with _warnings_noted(notes):
             samples = whitening.fit(controls).transform(vectors)
-        icfl = ICFL(
-            config.n_atoms,
-            config.n_iterations,
-            config.atoms_per_iteration,
-            update=config.update,
-            selection=config.selection,
-            refit=config.refit,
-            max_steps=config.max_steps,
-            random_state=config.random_state,
-        )
-        for record in icfl.fit_iter(samples):
-            message = f"Fitting the dictionary: R2 {record.r2:.3f}"
-            yield Progress("fit", record.step, record.total_steps, message, record)
-    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+    icfl = ICFL(
+        config.n_atoms,
+        config.n_iterations,
+        config.atoms_per_iteration,
+        update=config.update,
+        selection=config.selection,
+        refit=config.refit,
+        max_steps=config.max_steps,
+        random_state=config.random_state,
+    )
+    records = icfl.fit_iter(samples)
+    while True:
+        with _warnings_noted(notes):
+            record = next(records, None)
+        if record is None:
+            break
+        message = f"Fitting the dictionary: R2 {record.r2:.3f}"
+        yield Progress("fit", record.step, record.total_steps, message, record)
     if config.n_atoms is None:
         notes.append(
             f"{len(samples)} {config.unit}s: a dictionary of {icfl.n_atoms_} atoms with at most "

@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_microdl.activations import ConceptActivations
 from napari_microdl.config import PipelineConfig
+from napari_microdl.evaluation import active
 from napari_microdl.fields import Field
 
 _PACKAGES = ("napari-microdl", "numpy", "scipy", "scikit-learn", "scikit-image", "torch")
@@ -57,7 +58,9 @@ def build_report(
         "n_iterations": int(icfl.n_iterations_),
         "atoms_per_iteration": int(icfl.atoms_per_iteration_),
         "n_dead_here": int(ranking["dead"].sum()),
-        "mean_active_per_unit": float(activations.codes.nnz / max(len(activations.units), 1)),
+        "mean_active_per_unit": float(
+            active(activations.codes).nnz / max(len(activations.units), 1)
+        ),
         "reconstruction_cosine": _reconstruction_cosine(activations),
     }
     if icfl.history_:

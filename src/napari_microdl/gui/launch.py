@@ -34,6 +34,12 @@ def open_demo() -> tuple[napari.Viewer, ConceptWorkflow, ConceptExplorer]:
 
 def launch_demo() -> None:
     """Open the demo, run the job where the user can watch it, and stay until napari is closed."""
-    _, workflow, _ = open_demo()
-    QTimer.singleShot(_MILLISECONDS_UNTIL_RUN, workflow.run_button.click)
+    viewer, workflow, _ = open_demo()
+
+    def begin() -> None:
+        # By now the docks have their size and the canvas has the rest.
+        viewer.reset_view()
+        workflow.run_button.click()
+
+    QTimer.singleShot(_MILLISECONDS_UNTIL_RUN, begin)
     napari.run()
