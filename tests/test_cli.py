@@ -24,7 +24,7 @@ def test_the_headless_demo_runs_and_says_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setattr(demo, "transfluor", corners)
-    out = tmp_path / "results"
+    out = tmp_path / "made" / "here"
     assert main(["demo", "--headless", "--out", str(out)]) == 0
     output = capsys.readouterr()
     assert "marks the 'puncta' condition" in output.out

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import pickle
@@ -127,6 +128,8 @@ def test_a_file_brings_everything_back(tmp_path: Path, options: dict[str, Any]):
     np.testing.assert_array_equal(codes.indices, expected.indices)
     np.testing.assert_array_equal(codes.data, expected.data)
     assert loaded.spec == original.spec
+    for name in ("update", "selection", "refit", "allow_repeats"):
+        assert getattr(loaded.icfl, name) == getattr(original.icfl, name)
     for name in ("names", "notes", "provenance", "figures"):
         assert getattr(loaded, name) == getattr(original, name)
     np.testing.assert_array_equal(loaded.icfl.dead_, original.icfl.dead_)
@@ -378,12 +381,11 @@ def test_a_flipped_byte_gives_a_dictionary_or_one_sentence(
     content[8 + place % (length + 200)] ^= flip
     path = tmp_path_factory.getbasetemp() / "flipped.microdl.safetensors"
     path.write_bytes(content)
-    try:
+    # Anything but an error of the package fails the test.
+    with contextlib.suppress(MicrodlError):
         loaded = ConceptDictionary.load(path)
-    except MicrodlError as error:
-        assert path.name in str(error)
-    else:
         assert loaded.n_concepts == ATOMS
+        assert np.isfinite(loaded.icfl.components_).all()
 
 
 def model_spec(**changes: Any) -> ModelSpec:

@@ -266,13 +266,11 @@ def test_a_saved_dictionary_gives_the_same_codes(
     assert applied.report["spec"] == fitted.report["spec"]
     # Applying changes nothing in the file.
     assert loaded.save(tmp_path / "again").read_bytes() == path.read_bytes()
-    # And needs no control.
+    # And needs no control. Other tiles in a batch change the last digits of tokens.
     alone = run_pipeline([fields[0]], other, dictionary=loaded)
     if changes.get("scaling") != "plate":
-        n = len(alone.activations.units)
-        np.testing.assert_array_equal(
-            alone.activations.codes.toarray(), fitted.activations.codes.toarray()[:n]
-        )
+        codes = fitted.activations.codes.toarray()[: len(alone.activations.units)]
+        np.testing.assert_allclose(alone.activations.codes.toarray(), codes, atol=1e-4)
 
 
 def test_a_dictionary_without_provenance_is_not_given_that_of_another_run(

@@ -77,9 +77,14 @@ def test_threads_are_bounded_while_the_model_runs_and_put_back(monkeypatch: pyte
     try:
         torch.set_num_threads(4)
         monkeypatch.setattr(device, "usable_cores", lambda: 2)
-        with pytest.raises(RuntimeError, match="stop"), bounded_threads():
-            assert torch.get_num_threads() == 2
-            raise RuntimeError("stop")
+
+        def work() -> None:
+            with bounded_threads():
+                assert torch.get_num_threads() == 2
+                raise RuntimeError("stop")
+
+        with pytest.raises(RuntimeError, match="stop"):
+            work()
         assert torch.get_num_threads() == 4
         monkeypatch.setattr(device, "usable_cores", lambda: 64)
         with bounded_threads():
