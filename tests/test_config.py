@@ -35,6 +35,8 @@ OTHERS: dict[str, Any] = {
     "n_iterations": 3,
     "atoms_per_iteration": 2,
     "update": "adam",
+    "init": "linear",
+    "learning_rate": 3e-3,
     "selection": "absolute",
     "refit": "full",
     "max_steps": 7,

@@ -447,10 +447,10 @@ def test_bad_images_and_labels_are_named_by_their_field(fields: list[Field]):
         ({"layer": 0}, "layer"),
         ({"site": "mlp"}, "site"),
         ({"unit": "well"}, "unit"),
-        ({"scaling": "tile"}, "Scaling mode 'tile' is not known"),
+        ({"scaling": "tile"}, "scaling is 'tile', which is not known"),
         ({"channel_tokens": "sum"}, "channel"),
         ({"device": "tpu"}, "Device 'tpu' is not available"),
-        ({"precision": "fp16"}, "Precision 'fp16' is not known"),
+        ({"precision": "fp16"}, "precision is 'fp16', which is not known"),
         ({"batch_size": 0}, "Batch size 0"),
         ({"halo": 8}, "A halo of 8 tokens leaves nothing"),
         ({"tile_size": 100}, "Tile size 100 px is not a multiple"),
@@ -467,4 +467,25 @@ def test_bad_images_and_labels_are_named_by_their_field(fields: list[Field]):
 def test_settings_that_do_not_exist_give_one_sentence(
     fields: list[Field], changes: dict[str, Any], sentence: str
 ):
-    assert sentence.lower() in error_of(fields, small(**changes)).lower()
+    # What is a choice among names is refused when the settings are made, the rest by its stage.
+    with pytest.raises(MicrodlError) as caught:
+        run_pipeline(fields, small(**changes))
+    assert sentence.lower() in str(caught.value).lower()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_printed_algorithm_can_be_asked_for(fields: list[Field]):
+    run = run_pipeline(fields, small(update="adam", init="linear", learning_rate=1e-3))
+    icfl = run.dictionary.icfl
+    assert (icfl.update, icfl.init, icfl.learning_rate) == ("adam", "linear", 1e-3)
+    assert np.any(icfl.bias_ != 0)
+
+
+def test_positions_stay_where_a_tile_has_too_few_tokens_a_place(fields: list[Field]):
+    one = dataclasses.replace(fields[0], data=fields[0].data[:, :64, :64], is_control=True)
+    config = small(unit="token", n_components=5)
+    run = run_pipeline([one], config)
+    assert run.dictionary.position is None
+    assert "token_position_share_after" not in run.report["position"]
+    (note,) = [n for n in run.warnings if "tokens for each place" in n]
+    assert note.startswith("There are only 1.0 tokens")

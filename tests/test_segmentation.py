@@ -148,3 +148,10 @@ def test_settings_that_make_no_sense_are_refused():
     for diameter in (0, 3.9, -40, np.nan):
         with pytest.raises(MicrodlError, match="is too small; use 4 or more"):
             SegmentationConfig(diameter=diameter)
+
+
+def test_a_negative_area_is_refused():
+    with pytest.raises(
+        MicrodlError, match=r"^A smallest area of -3 px is below 0; use 0 or more\.$"
+    ):
+        SegmentationConfig(min_area=-3)

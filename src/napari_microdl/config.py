@@ -6,16 +6,28 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from napari_microdl.cells import UnitKind
 from napari_microdl.embedding import ChannelTokens
 from napari_microdl.errors import MicrodlError
-from napari_microdl.icfl import Update
+from napari_microdl.icfl import Init, Update
 from napari_microdl.models.base import Precision, Site
 from napari_microdl.pursuit import Refit, Selection
 from napari_microdl.scaling import ScalingMode
 from napari_microdl.segmentation import SegmentationConfig
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "site": get_args(Site),
+    "channel_tokens": get_args(ChannelTokens),
+    "scaling": get_args(ScalingMode),
+    "unit": get_args(UnitKind),
+    "update": get_args(Update),
+    "init": get_args(Init),
+    "selection": get_args(Selection),
+    "refit": ("auto", *get_args(Refit)),
+    "precision": get_args(Precision),
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +70,11 @@ class PipelineConfig:
     n_atoms, n_iterations, atoms_per_iteration : int, optional
         M, J and L of the dictionary; chosen from the number of samples where not given.
     update : {"newton", "adam"}
-        How the dictionary is learned.
+        How the dictionary is learned; "adam" with ``init="linear"`` is the printed algorithm.
+    init : {"data", "linear"}
+        First atoms.
+    learning_rate : float, default=5e-5
+        Rate of "adam".
     selection : {"signed", "absolute"}
         How atoms are picked.
     refit : {"auto", "block", "full", "final"}
@@ -95,6 +111,8 @@ class PipelineConfig:
     n_iterations: int | None = None
     atoms_per_iteration: int | None = None
     update: Update = "newton"
+    init: Init = "data"
+    learning_rate: float = 5e-5
     selection: Selection = "signed"
     refit: Refit | Literal["auto"] = "auto"
     max_steps: int | None = None
@@ -102,6 +120,15 @@ class PipelineConfig:
     precision: Precision = "fp32"
     batch_size: int = 8
     random_state: int = 0
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise MicrodlError(
+                    f"The setting {name} is {value!r}, which is not known; use one of "
+                    f"{', '.join(map(repr, choices))}."
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values that JSON can hold."""

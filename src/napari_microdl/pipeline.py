@@ -33,6 +33,10 @@ from napari_microdl.whitening import ControlWhitening
 Stage = Literal["scale", "segment", "embed", "whiten", "fit", "encode"]
 
 
+# With fewer, a place's mean is largely the image itself.
+_LEAST_TOKENS_PER_PLACE = 4.0
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where a run is.
@@ -156,9 +160,17 @@ def iter_pipeline(
     clock.lap("embed")
 
     places = plan.tile_tokens**2
+    yield Progress("whiten", 0, 1, "Removing what tokens owe to their place in the tile")
     share = {"token_position_share": position_share(grids)}
     if dictionary is not None:
         position = dictionary.position
+    elif config.remove_position and _tokens_per_place(grids) < _LEAST_TOKENS_PER_PLACE:
+        position = None
+        notes.append(
+            f"There are only {_tokens_per_place(grids):.1f} tokens for each place in a tile, too "
+            "few to tell the place from the image: the position component was left in; use more or "
+            "larger fields."
+        )
     elif config.remove_position:
         position = PositionComponent.fit(grids, places)
         share["token_position_share_after"] = left_out_share(grids, places)
@@ -166,7 +178,6 @@ def iter_pipeline(
         position = None
     if position is not None:
         grids = [position.remove(grid) for grid in grids]
-    yield Progress("embed", 1, 1, "Position component removed")
 
     geometry: list[Units] = []
     for f, grid, cells in zip(fields, grids, labels, strict=True):
@@ -315,6 +326,11 @@ def _segment(
     return labels
 
 
+def _tokens_per_place(grids: list[TokenGrid]) -> float:
+    places = np.unique(np.concatenate([np.unique(g.position) for g in grids]))
+    return sum(g.position.size for g in grids) / len(places)
+
+
 def _spec(
     config: PipelineConfig, model: TokenModel, plan: TilePlan, channels: tuple[str, ...]
 ) -> DictionarySpec:
@@ -409,6 +425,8 @@ def _fit(
         config.n_iterations,
         config.atoms_per_iteration,
         update=config.update,
+        init=config.init,
+        learning_rate=config.learning_rate,
         selection=config.selection,
         refit=config.refit,
         max_steps=config.max_steps,

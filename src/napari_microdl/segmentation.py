@@ -42,6 +42,9 @@ class SegmentationConfig:
                 f"A cell diameter of {self.diameter} px is too small; use 4 or more."
             )
 
+        if self.min_area is not None and not self.min_area >= 0:
+            raise MicrodlError(f"A smallest area of {self.min_area} px is below 0; use 0 or more.")
+
     @property
     def smallest_area(self) -> float:
         """Area in pixels below which an object is dropped."""

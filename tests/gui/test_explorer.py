@@ -14,7 +14,7 @@ from qtpy.QtCore import QPoint, Qt
 from napari_microdl.gui.explorer import ConceptExplorer
 from napari_microdl.gui.gallery import picture_of
 from napari_microdl.gui.layers import TAG, Source
-from napari_microdl.gui.session import session_of
+from napari_microdl.gui.viewer_session import session_of
 
 LEFT = Qt.MouseButton.LeftButton
 

@@ -13,7 +13,8 @@ from scipy.ndimage import map_coordinates
 
 from napari_microdl.gui.layers import TAG, Source
 from napari_microdl.gui.overlays import DIVERGING, side_by_side
-from napari_microdl.gui.session import Session, session_of
+from napari_microdl.gui.session import Session
+from napari_microdl.gui.viewer_session import session_of
 from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels
 from napari_microdl.pipeline import run_pipeline
 from napari_microdl.segmentation import segment_cells

@@ -11,7 +11,8 @@ from napari.layers import Image, Labels
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.layers import Layout
-from napari_microdl.gui.session import Session, session_of
+from napari_microdl.gui.session import Session
+from napari_microdl.gui.viewer_session import session_of
 
 from .conftest import small_layers
 

@@ -13,7 +13,8 @@ from napari.viewer import Viewer
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
 
-from napari_microdl.gui.session import Session, session_of
+from napari_microdl.gui.session import Session
+from napari_microdl.gui.viewer_session import session_of
 
 
 class Connections:

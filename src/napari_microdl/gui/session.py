@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from napari.layers import Image, Labels
-from napari.viewer import Viewer
 from psygnal import Signal
 
 from napari_microdl.config import PipelineConfig
@@ -32,7 +31,6 @@ from napari_microdl.gui.layers import (
 
 if TYPE_CHECKING:
     from napari_microdl.dictionary import ConceptDictionary
-    from napari_microdl.gui.overlays import Overlays
     from napari_microdl.pipeline import PipelineResult, Progress
 
 StepName = Literal["images", "cells", "model", "whitening", "dictionary"]
@@ -104,7 +102,6 @@ class Session:
         self.concept: int | None = None
         self.kinds: frozenset[OverlayKind] = frozenset({"activation"})
         self.show_all_fields = False
-        self.overlays: Overlays
         # How channels were called before they were renamed, to notice when the images change.
         self._native_channels: tuple[str, ...] = ()
 
@@ -367,27 +364,3 @@ def run_steps(
     from napari_microdl.pipeline import iter_pipeline
 
     return (yield from iter_pipeline(fields, config, dictionary))
-
-
-_SESSIONS: weakref.WeakKeyDictionary[Viewer, Session] = weakref.WeakKeyDictionary()
-
-
-def session_of(viewer: Viewer) -> Session:
-    """The one session of a viewer; it goes when the viewer goes.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        The viewer itself, no proxy.
-
-    Returns
-    -------
-    Session
-    """
-    session = _SESSIONS.get(viewer)
-    if session is None:
-        from napari_microdl.gui.overlays import Overlays
-
-        session = _SESSIONS[viewer] = Session()
-        session.overlays = Overlays(viewer, session)
-    return session
