@@ -41,6 +41,30 @@ def _bare(axes: Axes) -> None:
     axes.set_yticks([])
 
 
+def _overlay_figure(
+    fields: list[Field],
+    overlays: dict[int, NDArray[np.float32]],
+    *,
+    colormap: str,
+    limits: tuple[float, float],
+    alpha: float,
+    label: str,
+) -> Figure:
+    """Images above, the overlay of each below, one colour scale for all."""
+    figure = Figure(figsize=(4 * len(overlays), 8), layout="constrained")
+    axes = figure.subplots(2, len(overlays), squeeze=False)
+    for column, (index, values) in enumerate(overlays.items()):
+        image = grey(fields[index])
+        for row in range(2):
+            axes[row, column].imshow(image, cmap="gray")
+            _bare(axes[row, column])
+        axes[0, column].set_title(_title(fields[index]))
+        low, high = limits
+        drawn = axes[1, column].imshow(values, cmap=colormap, vmin=low, vmax=high, alpha=alpha)
+    figure.colorbar(drawn, ax=list(axes[1]), shrink=0.8, label=label)
+    return figure
+
+
 def heatmap_figure(
     result: PipelineResult, fields: list[Field], shown: list[int], concept: int
 ) -> Figure:
@@ -63,25 +87,20 @@ def heatmap_figure(
         One colour scale for all fields (paper, section 4: token heatmap).
     """
     activations = result.activations
-    maps = []
+    maps = {}
     for index in shown:
         grid = activations.grids[index]
         values = activations.heatmap(index, concept)
-        maps.append(grid_to_pixels(values, grid.patch_size, grid.image_shape))
-    limit = max(float(np.abs(m).max()) for m in maps) or 1.0
-    figure = Figure(figsize=(4 * len(shown), 8), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False)
-    for column, (index, values) in enumerate(zip(shown, maps, strict=True)):
-        image = grey(fields[index])
-        axes[0, column].imshow(image, cmap="gray")
-        axes[0, column].set_title(_title(fields[index]))
-        axes[1, column].imshow(image, cmap="gray")
-        drawn = axes[1, column].imshow(values, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=0.65)
-        for row in range(2):
-            _bare(axes[row, column])
-    name = activations.dictionary.names[concept]
-    figure.colorbar(drawn, ax=list(axes[1]), shrink=0.8, label=f"cosine with {name}")
-    return figure
+        maps[index] = grid_to_pixels(values, grid.patch_size, grid.image_shape)
+    limit = max(float(np.abs(m).max()) for m in maps.values()) or 1.0
+    return _overlay_figure(
+        fields,
+        maps,
+        colormap="PuOr_r",
+        limits=(-limit, limit),
+        alpha=0.65,
+        label=f"cosine with {activations.dictionary.names[concept]}",
+    )
 
 
 def unit_figure(
@@ -106,29 +125,24 @@ def unit_figure(
         One colour scale for all fields.
     """
     activations = result.activations
-    limit = float(activations.activation(concept).max()) or 1.0
-    figure = Figure(figsize=(4 * len(shown), 8), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False)
-    for column, index in enumerate(shown):
+    painted = {}
+    for index in shown:
         units, labels = activations.geometry[index], result.labels[index]
         painter = (
             BoxPainter(units.boxes, fields[index].shape)
             if labels is None
             else LabelPainter(labels, units.ids)
         )
-        values = painter.paint(activations.unit_values(index, concept)[1])
-        image = grey(fields[index])
-        axes[0, column].imshow(image, cmap="gray")
-        axes[0, column].set_title(_title(fields[index]))
-        axes[1, column].imshow(image, cmap="gray")
-        drawn = axes[1, column].imshow(values, cmap="magma", vmin=0, vmax=limit, alpha=0.8)
-        for row in range(2):
-            _bare(axes[row, column])
+        painted[index] = painter.paint(activations.unit_values(index, concept)[1])
     name = activations.dictionary.names[concept]
-    unit = result.config.unit
-    label = f"activation of {name} in each {unit}"
-    figure.colorbar(drawn, ax=list(axes[1]), shrink=0.8, label=label)
-    return figure
+    return _overlay_figure(
+        fields,
+        painted,
+        colormap="magma",
+        limits=(0.0, float(activations.activation(concept).max()) or 1.0),
+        alpha=0.8,
+        label=f"activation of {name} in each {result.config.unit}",
+    )
 
 
 def gallery_figure(
