@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
+from napari_microdl import pipeline
 from napari_microdl.cells import pool, units_of
 from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
@@ -189,6 +191,41 @@ def test_stopping_at_any_step_leaves_nothing(
     for field, image in zip(fields, images, strict=True):
         np.testing.assert_array_equal(field.data, image)
     assert_same_codes(run_pipeline(fields, SMALL), result)
+
+
+def test_a_run_can_be_stopped_while_its_model_loads(
+    fields: list[Field], monkeypatch: pytest.MonkeyPatch
+):
+    may_end, began = threading.Event(), threading.Event()
+
+    def load_slowly(*args: Any, **options: Any) -> Any:
+        began.set()
+        may_end.wait(timeout=60)
+        return load_model(*args, **options)
+
+    monkeypatch.setattr(pipeline, "load_model", load_slowly)
+    steps = iter_pipeline(fields, SMALL)
+    loading = 0
+    while loading < 3:
+        loading += next(steps).message == "Loading the model"
+    steps.close()
+    # The run is over although the loading, which nothing can interrupt, is not.
+    assert began.wait(timeout=60)
+    assert not may_end.is_set()
+    may_end.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("load-model"):
+            thread.join(timeout=60)
+
+
+def test_what_is_wrong_with_a_model_is_said_by_the_run(
+    fields: list[Field], monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise MicrodlError("The weights are damaged.")
+
+    monkeypatch.setattr(pipeline, "load_model", fail)
+    assert error_of(fields, SMALL) == "The weights are damaged."
 
 
 def test_stopping_an_application_leaves_the_dictionary(fields: list[Field], result: PipelineResult):

@@ -6,6 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -35,6 +36,7 @@ Stage = Literal["scale", "segment", "embed", "whiten", "fit", "encode"]
 
 # With fewer, a place's mean is largely the image itself.
 _LEAST_TOKENS_PER_PLACE = 4.0
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,7 @@ def iter_pipeline(
     labels = yield from _segment(fields, config)
     clock.lap("segment")
 
-    yield Progress("embed", 0, 1, "Loading the model")
-    model = load_model(
-        config.model,
-        device=config.device,
-        precision=config.precision,
-        seed=config.random_state,
-    )
+    model = yield from _load(config)
     if dictionary is not None:
         dictionary.spec.check_model(model.spec)
     plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
@@ -350,6 +346,26 @@ def _spec(
         crop_size=config.crop_size,
         crop_stride=config.crop_stride,
     )
+
+
+def _load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
+    # Neither the import of torch nor a large file can be interrupted: a thread of its own lets a
+    # cancelled run end at once.
+    loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-model")
+    try:
+        loading = loader.submit(
+            load_model,
+            config.model,
+            device=config.device,
+            precision=config.precision,
+            seed=config.random_state,
+        )
+        while not loading.done():
+            yield Progress("embed", 0, 1, "Loading the model")
+            wait([loading], timeout=_SECONDS_BETWEEN_LOOKS)
+        return loading.result()
+    finally:
+        loader.shutdown(wait=False)
 
 
 def _embed(
