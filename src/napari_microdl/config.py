@@ -86,7 +86,7 @@ class PipelineConfig:
     precision : {"fp32", "bf16"}
         Arithmetic of the model.
     batch_size : int, default=8
-        Tiles a forward pass.
+        Tiles of one channel a forward pass.
     random_state : int, default=0
         Seed of everything random.
     """

@@ -118,7 +118,7 @@ def embed_field(
     channel_tokens : {"concat", "mean"}
         Whether the tokens of the channels of a patch are put one after the other or averaged.
     batch_size : int, default=8
-        Tiles a forward pass.
+        Tiles of one channel a forward pass; of several channels at least one tile.
 
     Yields
     ------
@@ -152,8 +152,10 @@ def embed_field(
     d = model.spec.dim * (channels if channel_tokens == "concat" else 1)
     whole = np.empty((tiles_h * inner, tiles_w * inner, d), np.float32)
     origins = plan.origins((height, width))
-    for start in range(0, len(origins), batch_size):
-        batch = origins[start : start + batch_size]
+    # Channels are encoded one by one, so they count too: yields stay as close to one another.
+    n_tiles = max(1, batch_size // channels)
+    for start in range(0, len(origins), n_tiles):
+        batch = origins[start : start + n_tiles]
         tiles = np.stack(
             [
                 padded[:, i * p : i * p + plan.tile_size, j * p : j * p + plan.tile_size]
@@ -217,7 +219,7 @@ def embed(
     halo : int, default=2
         Tokens thrown away along the edges of a tile.
     batch_size : int, default=8
-        Tiles a forward pass.
+        Tiles of one channel a forward pass; of several channels at least one tile.
 
     Returns
     -------
