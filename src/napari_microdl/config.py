@@ -47,7 +47,7 @@ class PipelineConfig:
     channel_tokens : {"concat", "mean"}
         How the tokens of a patch's channels are joined.
     scaling : {"image", "plate"}
-        Over what intensity percentiles are taken.
+        Over what background and mean intensity are measured.
     tile_size : int, optional
         Edge of a tile in pixels; the model's native size where not given.
     halo : int, default=2
@@ -59,7 +59,7 @@ class PipelineConfig:
     segmentation : SegmentationConfig
         Used for cells in fields that come without labels.
     remove_position : bool, default=True
-        Subtract the mean token of every grid position, measured on controls.
+        Remove what tokens owe to their place in the tile, measured on all fields.
     whiten : bool, default=True
         Centre and whiten on controls and normalise (paper, section 3.1).
     shrinkage : float, optional

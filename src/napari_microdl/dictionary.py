@@ -81,7 +81,7 @@ class DictionarySpec:
     channel_tokens : {"concat", "mean"}
         How the tokens of the channels were joined.
     scaling : {"image", "plate"}
-        Over what intensity percentiles were taken; they are measured anew on new images.
+        Over what background and mean intensity were measured; new images are measured anew.
     tile_size : int
         Edge of a tile in pixels.
     halo : int
@@ -161,7 +161,7 @@ class ConceptDictionary:
     whitening : ControlWhitening, optional
         Fitted whitening; None where the samples were used as they are.
     position : PositionComponent, optional
-        Position component that is subtracted from tokens.
+        Position component that is removed from tokens.
     names, notes : list of str
         One a concept; a person's words.
     provenance : dict

@@ -211,7 +211,7 @@ def embed(
     site : {"residual", "attention"}
         Where in the block to read (paper, section 3).
     scaling : {"image", "plate"}
-        Over what the intensity percentiles are taken.
+        Over what background and mean intensity are measured.
     channel_tokens : {"concat", "mean"}
         How the tokens of the channels of a patch are joined.
     tile_size : int, optional

@@ -98,7 +98,7 @@ class ImagesStep(Step):
         self.scaling = _combo(
             {"Each by itself": "image", "All together": "plate"},
             lambda value: session.configure(scaling=value),
-            "Over what the intensity percentiles are taken. 'All together' keeps "
+            "Over what background and mean intensity are measured. 'All together' keeps "
             "differences of brightness between images.",
         )
         self.channels = QTableWidget(0, 2)
@@ -497,8 +497,8 @@ class WhiteningStep(Step):
         )
         self.remove_position = QCheckBox("Remove the position in the tile")
         self.remove_position.setToolTip(
-            "Subtracts the mean token of every place in the model's tile, which says where a patch "
-            "lies and not what it shows."
+            "Removes from every token what it owes to its place in the model's tile, which says where "
+            "a patch lies and not what it shows."
         )
         self.remove_position.clicked.connect(
             lambda ticked: session.configure(remove_position=bool(ticked))
