@@ -497,8 +497,8 @@ class WhiteningStep(Step):
         )
         self.remove_position = QCheckBox("Remove the position in the tile")
         self.remove_position.setToolTip(
-            "Removes from every token what it owes to its place in the model's tile, which says where "
-            "a patch lies and not what it shows."
+            "Removes from every token what it owes to its place in the model's tile, which says "
+            "where a patch lies and not what it shows."
         )
         self.remove_position.clicked.connect(
             lambda ticked: session.configure(remove_position=bool(ticked))
