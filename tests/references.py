@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.optimize
 
 
-def independent_least_squares(columns, target):
+def independent_least_squares(columns, target, positive=False):
     """Least squares on the columns that do not depend on those before them; 0 for the others."""
+    if positive:
+        return scipy.optimize.nnls(columns, target)[0]
     kept = []
     for j in range(columns.shape[1]):
         column = columns[:, j]
@@ -20,7 +23,9 @@ def independent_least_squares(columns, target):
     return coefficients
 
 
-def matching_pursuit(x, atoms, n_iterations, atoms_per_iteration, selection, refit, allow_repeats):
+def matching_pursuit(
+    x, atoms, n_iterations, atoms_per_iteration, selection, refit, allow_repeats, positive=False
+):
     """Picks and coefficients of every sample, in float64."""
     x = np.asarray(x, dtype=np.float64)
     atoms = np.asarray(atoms, dtype=np.float64)
@@ -43,15 +48,15 @@ def matching_pursuit(x, atoms, n_iterations, atoms_per_iteration, selection, ref
                 break
             if refit == "full":
                 picks = picks + new
-                coefficients = independent_least_squares(atoms[picks].T, sample)
+                coefficients = independent_least_squares(atoms[picks].T, sample, positive)
                 residual = sample - coefficients @ atoms[picks]
             else:
-                z = independent_least_squares(atoms[new].T, residual)
+                z = independent_least_squares(atoms[new].T, residual, positive)
                 residual = residual - z @ atoms[new]
                 picks = picks + new
                 coefficients = np.concatenate([coefficients, z])
         if refit == "final":
-            coefficients = independent_least_squares(atoms[picks].T, sample)
+            coefficients = independent_least_squares(atoms[picks].T, sample, positive)
         indices[i, : len(picks)] = picks
         values[i, : len(picks)] = coefficients
     return indices, values

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import pickle
 import struct
 from collections.abc import Callable
@@ -180,14 +181,12 @@ def test_a_failing_write_leaves_the_old_file(
     path = dictionary.save(tmp_path / "x")
     before = path.read_bytes()
     changed = make(position=False)
-    write_bytes = Path.write_bytes
 
-    def disk_is_full(self: Path, data: bytes) -> int:
-        write_bytes(self, data[:100])
+    def disk_is_full(file: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", disk_is_full)
+        patch.setattr(os, "fsync", disk_is_full)
         with pytest.raises(OSError, match="No space left"):
             changed.save(path)
     assert path.read_bytes() == before

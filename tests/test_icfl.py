@@ -250,7 +250,7 @@ def test_records_tell_how_far_a_fit_is():
 
 
 def test_the_history_of_a_long_fit_stays_short(monkeypatch):
-    monkeypatch.setattr("napari_microdl.icfl._HISTORY_LENGTH", 5)
+    monkeypatch.setattr("napari_microdl.icfl.fitting._HISTORY_LENGTH", 5)
     icfl = ICFL(**SMALL, max_steps=20).fit(samples())
     assert [record.step for record in icfl.history_] == [1, 5, 9, 13, 17, 20]
 

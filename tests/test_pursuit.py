@@ -11,12 +11,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import references
 from napari_microdl.errors import MicrodlError
-from napari_microdl.pursuit import codes_to_csr, least_squares, matching_pursuit
+from napari_microdl.pursuit import codes_to_csr, matching_pursuit
+from napari_microdl.pursuit.tensors import least_squares
 
 VARIANTS = list(
     itertools.product(["signed", "absolute"], ["block", "full", "final"], [True, False])
 )
-METHODS = ["gram", "residual"]
+METHODS = ["compiled", "gram", "residual"]
 variants = pytest.mark.parametrize(("selection", "refit", "allow_repeats"), VARIANTS)
 methods = pytest.mark.parametrize("method", METHODS)
 

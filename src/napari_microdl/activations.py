@@ -153,7 +153,8 @@ class ConceptActivations:
             ``name``; ``activation_rate`` (share of units, 0 to 1); ``selectivity`` (average
             selectivity, paper section 4) for the ``label`` it is highest for, looking at treated
             conditions only where there are any; ``max_selectivity`` for that label; ``auc`` of the
-            direction for that label against all other units; ``dead`` (active in no unit).
+            direction for that label against all other units; ``group`` (of a control-first
+            dictionary, whether the concept was seen in controls); ``dead`` (active in no unit).
             Without two different conditions the last numbers are NaN and the rate decides.
         """
         rate = active(self.codes).sum(axis=0) / max(len(self.units), 1)
@@ -175,6 +176,7 @@ class ConceptActivations:
                 "label": classes[best].astype(str),
                 "max_selectivity": maximum[best, concepts],
                 "auc": self._aucs(conditions, classes[best].astype(str)),
+                "group": self.dictionary.icfl.groups_,
                 "dead": rate == 0,
             },
             index=pd.Index(concepts, name="concept"),

@@ -77,10 +77,17 @@ class PipelineConfig:
         Rate of "adam".
     selection : {"signed", "absolute"}
         How atoms are picked.
+    positive_code : bool, default=False
+        Allow no negative coefficients.
+    control_atoms : int, optional
+        Atoms learned on controls and frozen before the others are learned on treated samples
+        (control-first); where not given, all are learned on all samples.
     refit : {"auto", "block", "full", "final"}
         Which coefficients are refitted; "auto" suits the update.
     max_steps : int, optional
         Steps of the fit; chosen from the number of samples where not given.
+    early_stopping : bool, default=False
+        End the fit once the reconstruction of held-out samples no longer improves.
     device : {"auto", "cpu", "cuda", "mps"}
         Where the model runs.
     precision : {"fp32", "bf16"}
@@ -115,7 +122,10 @@ class PipelineConfig:
     learning_rate: float = 5e-5
     selection: Selection = "signed"
     refit: Refit | Literal["auto"] = "auto"
+    positive_code: bool = False
+    control_atoms: int | None = None
     max_steps: int | None = None
+    early_stopping: bool = False
     device: str = "auto"
     precision: Precision = "fp32"
     batch_size: int = 8

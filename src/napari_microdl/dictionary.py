@@ -15,10 +15,10 @@ from scipy import sparse
 from napari_microdl.cells import UnitKind
 from napari_microdl.embedding import ChannelTokens, TilePlan
 from napari_microdl.errors import MicrodlError
-from napari_microdl.icfl import ICFL
+from napari_microdl.icfl import ATOM_GROUPS, ICFL
 from napari_microdl.models.base import ModelSpec, Site
 from napari_microdl.positions import PositionComponent
-from napari_microdl.safe_tensors import read_safetensors
+from napari_microdl.safe_tensors import read_safetensors, write_safetensors
 from napari_microdl.scaling import ScalingMode
 from napari_microdl.whitening import ControlWhitening
 
@@ -27,7 +27,7 @@ SUFFIX = ".microdl.safetensors"
 _HEADER_KEY = "napari_microdl"
 # Fitted attributes (less the trailing underscore) and parameters that codes depend on.
 _ICFL_ARRAYS = ("components", "bias", "dead")
-_ICFL_PARAMETERS = ("update", "selection", "refit", "allow_repeats")
+_ICFL_PARAMETERS = ("update", "selection", "refit", "allow_repeats", "positive_code")
 _WHITENING_ARRAYS = ("mean", "components", "explained_variance", "scale")
 _WHITENING_PARAMETERS = ("shrinkage", "eigenvalue_floor", "unit_norm")
 
@@ -264,22 +264,13 @@ class ConceptDictionary:
         Path
             The file written.
         """
-        from safetensors.numpy import save
-
         path = Path(path)
         if not path.name.endswith(SUFFIX):
             path = path.with_name(
                 path.name.removesuffix(".safetensors").removesuffix(".microdl") + SUFFIX
             )
         tensors, header = self._pack()
-        content = save(tensors, {_HEADER_KEY: json.dumps(header, allow_nan=False)})
-        # Written beside and then renamed: a crash leaves the old file whole.
-        partial = path.with_name(path.name + ".partial")
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_safetensors(path, tensors, {_HEADER_KEY: json.dumps(header, allow_nan=False)})
         return path
 
     def _pack(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
@@ -287,6 +278,9 @@ class ConceptDictionary:
         tensors: dict[str, NDArray[np.generic]] = {
             f"icfl.{name}": getattr(icfl, f"{name}_") for name in _ICFL_ARRAYS
         }
+        tensors["icfl.groups"] = np.array(
+            [ATOM_GROUPS.index(group) for group in icfl.groups_], dtype=np.uint8
+        )
         header: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "spec": dataclasses.asdict(self.spec),
@@ -311,7 +305,7 @@ class ConceptDictionary:
         if self.position is not None:
             tensors["position.offsets"] = self.position.offsets
             tensors["position.basis"] = self.position.basis
-        return {k: np.ascontiguousarray(v) for k, v in tensors.items()}, header
+        return tensors, header
 
     @classmethod
     def load(cls, path: str | Path) -> ConceptDictionary:
@@ -353,7 +347,14 @@ class ConceptDictionary:
             )
         try:
             return cls._unpack(tensors, header)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        except (
+            KeyError,
+            IndexError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ) as error:
             raise MicrodlError(
                 f"The parts of '{path.name}' do not fit together ({error}); save the dictionary "
                 "again."
@@ -371,7 +372,10 @@ class ConceptDictionary:
         spec = DictionarySpec(**spec_fields)
         for name in ("n_iterations", "atoms_per_iteration"):
             _require_count(name, header["icfl"][name])
-        icfl = ICFL.from_arrays(**group("icfl."), **header["icfl"])
+        arrays = group("icfl.")
+        if "groups" in arrays:
+            arrays["groups"] = [ATOM_GROUPS[number] for number in arrays["groups"].tolist()]
+        icfl = ICFL.from_arrays(**arrays, **header["icfl"])
         whitening = None
         if header["whitening"] is not None:
             whitening = ControlWhitening.from_arrays(**group("whitening."), **header["whitening"])

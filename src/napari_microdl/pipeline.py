@@ -445,17 +445,20 @@ def _fit(
         learning_rate=config.learning_rate,
         selection=config.selection,
         refit=config.refit,
+        positive_code=config.positive_code,
+        control_atoms=config.control_atoms,
         max_steps=config.max_steps,
+        early_stopping=config.early_stopping,
         random_state=config.random_state,
     )
-    records = icfl.fit_iter(samples)
+    records = icfl.fit_iter(samples, controls=None if config.control_atoms is None else is_control)
     while True:
         with _warnings_noted(notes):
             record = next(records, None)
         if record is None:
             break
         message = f"Fitting the dictionary: R2 {record.r2:.3f}"
-        yield Progress("fit", record.step, record.total_steps, message, record)
+        yield Progress("fit", record.step, record.total_steps or record.step, message, record)
     if config.n_atoms is None:
         notes.append(
             f"{len(samples)} {config.unit}s: a dictionary of {icfl.n_atoms_} atoms with at most "

@@ -1,11 +1,13 @@
-"""Reads safetensors files without trusting them."""
+"""Reads safetensors files without trusting them, and writes them all or nothing."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +84,41 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], 
                 f"'{path.name}' holds NaN or infinite values in '{name}'; it was not used."
             )
     return tensors, dict(header.get("__metadata__") or {})
+
+
+def write_safetensors(
+    path: str | Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]
+) -> None:
+    """Write a safetensors file, or leave the old one whole.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    tensors : dict of str to ndarray
+        Tensors.
+    metadata : dict of str to str
+        The header's ``__metadata__``.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to or the disk is full. Nothing has changed then.
+    """
+    from safetensors.numpy import save
+
+    path = Path(path)
+    content = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata)
+    # Written beside and then renamed: a crash leaves the old file whole.
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def file_sha256(path: str | Path) -> str:

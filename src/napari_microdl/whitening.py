@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.validation import require_finite
 
 # Rows turned to float64 at a time, so that memory does not grow with the number of samples.
 _CHUNK_ROWS = 8192
@@ -22,33 +23,6 @@ _Spectrum = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
 
 class FewControlsWarning(UserWarning):
     """There are fewer control samples than are needed to measure every direction."""
-
-
-def require_finite(x: NDArray[Any]) -> None:
-    """Refuse samples that hold NaN or infinity.
-
-    Parameters
-    ----------
-    x : ndarray of shape (n_samples, n_features)
-        Samples.
-
-    Raises
-    ------
-    MicrodlError
-        If any value is NaN or infinite.
-    """
-    bad = 0
-    first = -1
-    for start in range(0, len(x), _CHUNK_ROWS):
-        wrong = np.flatnonzero(~np.isfinite(x[start : start + _CHUNK_ROWS]).all(axis=1))
-        if len(wrong) and first < 0:
-            first = start + int(wrong[0])
-        bad += len(wrong)
-    if bad:
-        raise MicrodlError(
-            f"{bad} of {len(x)} samples hold NaN or inf (infinity), the first of them row {first}: "
-            "remove or repair these samples first."
-        )
 
 
 class _Moments:

@@ -143,7 +143,7 @@ class FitCurve(Plot):
         r2 = [record.r2 for record in self._records]
         axes.plot(steps, r2, color=_CURVE, linewidth=1.5)
         last = self._records[-1]
-        axes.set_xlim(0, max(last.total_steps, 1))
+        axes.set_xlim(0, max(last.total_steps or last.step, 1))
         axes.set_xlabel("step")
         axes.set_ylabel("R² of samples")
         axes.set_title(f"R² {last.r2:.3f}, {last.dead_atoms} dead concepts")

@@ -1,0 +1,323 @@
+"""A whole fit: steps, checkpoints, held-out samples, the closing solve."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.errors import MicrodlError
+from napari_microdl.icfl.batches import Batches, EndOfSamplesError
+from napari_microdl.icfl.checkpoint import Checkpoint, State
+from napari_microdl.icfl.learner import Learner, directions
+from napari_microdl.icfl.plan import Plan
+from napari_microdl.icfl.processes import Processes
+from napari_microdl.icfl.records import FewSamplesWarning, FitRecord
+
+# The last redraw comes early enough for a redrawn atom to settle.
+_SETTLING_STEPS = 50
+_SCORE_EVERY = 20
+# Samples in the closing solve, which has n_atoms unknowns for each dimension.
+SOLVE_SAMPLES_PER_ATOM = 25
+_HISTORY_LENGTH = 1000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Atoms that are learned together.
+
+    Parameters
+    ----------
+    group : str
+        What their atoms are called.
+    plan : Plan
+        Settings; its number of atoms counts those of earlier stages too.
+    batches : Batches
+        What they are learned from.
+    """
+
+    group: str
+    plan: Plan
+    batches: Batches
+
+
+class Fit:
+    """One run through all stages.
+
+    Parameters
+    ----------
+    stages : sequence of Stage
+        In their order; atoms of earlier stages are frozen in later ones.
+    seed : int
+        Of all draws.
+    processes : Processes
+        Who shares the fit.
+    checkpoint : Checkpoint or None
+        Where to keep the state.
+
+    Attributes
+    ----------
+    learner : Learner
+        The atoms.
+    history : list of FitRecord
+        Some of the records, evenly spaced.
+
+    Raises
+    ------
+    MicrodlError
+        If the checkpoint is of another fit.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        seed: int,
+        processes: Processes,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self._stages = stages
+        self._seed = seed
+        self._processes = processes
+        self._checkpoint = checkpoint
+        self.history: list[FitRecord] = []
+        self._number = 0
+        self._finished = False
+        self._best_r2 = -np.inf
+        self._scores_since_best = 0
+        self._dead_before = np.ones(0, dtype=bool)
+        state = checkpoint.begin(self._identity()) if checkpoint is not None else None
+        if state is None:
+            self.learner = self._begin()
+        else:
+            try:
+                self._restore(state)
+            except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+                raise MicrodlError(
+                    f"The parts of the checkpoint do not fit together ({error}): delete it to "
+                    "begin anew."
+                ) from error
+
+    @property
+    def total_steps(self) -> int | None:
+        """Steps of all stages, None where that is not known."""
+        before = self.learner.steps_before
+        later = [stage.plan.max_steps for stage in self._stages[self._number :]]
+        known = [steps for steps in later if steps is not None]
+        return before + sum(known) if len(known) == len(later) else None
+
+    def dead(self) -> NDArray[np.bool_]:
+        """Atoms that are hardly ever active, in the samples they were learned from or later ones.
+
+        Returns
+        -------
+        ndarray of bool, shape (n_atoms,)
+            Whether each is.
+        """
+        dead = self.learner.dead()
+        dead[: len(self._dead_before)] &= self._dead_before
+        return dead
+
+    def groups(self) -> NDArray[np.str_]:
+        """Group of each atom.
+
+        Returns
+        -------
+        ndarray of str, shape (n_atoms,)
+            Names of the stages.
+        """
+        sizes = np.diff([0, *(stage.plan.n_atoms for stage in self._stages)])
+        return np.repeat([stage.group for stage in self._stages], sizes)
+
+    def records(self) -> Iterator[FitRecord]:
+        """Learn, step by step.
+
+        Yields
+        ------
+        FitRecord
+            One a step; during a closing solve the last step's again.
+
+        Raises
+        ------
+        MicrodlError
+            If a sample read on the way cannot be used. What was learned so far is in the
+            checkpoint.
+        """
+        if self._finished:
+            yield self.history[-1]
+            return
+        while True:
+            stage = self._stages[self._number]
+            yield from self._steps(stage)
+            yield from self._end(stage)
+            if self._number + 1 == len(self._stages):
+                break
+            self._dead_before = self.dead()
+            before = self.learner
+            self._number += 1
+            self._best_r2, self._scores_since_best = -np.inf, 0
+            self.learner = self._begin(before)
+        self._finished = True
+        self._save()
+        yield self.history[-1]
+
+    def _steps(self, stage: Stage) -> Iterator[FitRecord]:
+        plan, learner = stage.plan, self.learner
+        last = np.inf if plan.max_steps is None else plan.max_steps
+        keep_every = max(1, -(-(plan.max_steps or 0) // _HISTORY_LENGTH))
+        while learner.steps < last and not self._plateau(plan):
+            try:
+                with self._saved_on(MicrodlError):
+                    batch = stage.batches.batch(learner.steps, plan.batch_size)
+            except EndOfSamplesError:
+                break
+            learner.step(
+                np.ascontiguousarray(batch[self._processes.share]),
+                may_redraw=learner.steps < last - _SETTLING_STEPS,
+            )
+            if learner.steps % _SCORE_EVERY == 0:
+                self._score(stage)
+            record = learner.record(self.total_steps)
+            if (learner.steps - 1) % keep_every == 0:
+                self._keep(record)
+            if self._checkpoint is not None and self._checkpoint.due:
+                self._save()
+            # Who stops iterating here can go on later.
+            with self._saved_on(GeneratorExit):
+                yield record
+        self._save()
+
+    def _end(self, stage: Stage) -> Iterator[FitRecord]:
+        from napari_microdl.icfl.closing import close
+
+        plan, learner = stage.plan, self.learner
+        samples = stage.batches.drawn(max(SOLVE_SAMPLES_PER_ATOM * plan.n_atoms, plan.batch_size))
+        if len(samples):
+            if plan.update == "newton":
+                for _ in close(learner, samples):
+                    yield learner.record(self.total_steps)
+            few = samples[:: -(-len(samples) // plan.batch_size)]
+            learner.r2 = learner.score(np.ascontiguousarray(few))
+        if len(stage.batches.held_out):
+            learner.held_out_r2 = learner.score(stage.batches.held_out)
+        record = learner.record(self.total_steps)
+        self._keep(record)
+        if self._number + 1 < len(self._stages):
+            yield record
+
+    def _begin(self, before: Learner | None = None) -> Learner:
+        """Draw the first atoms of a stage."""
+        stage = self._stages[self._number]
+        plan, batches = stage.plan, stage.batches
+        # Each stage has its own numbers, so that they do not depend on the draws of earlier ones.
+        rng = np.random.RandomState([self._seed, self._number])
+        n_new = plan.n_atoms - (before.plan.n_atoms if before is not None else 0)
+        if batches.n_samples is not None and batches.n_samples < n_new:
+            warnings.warn(
+                f"There are {batches.n_samples} samples for {n_new} atoms, so that atoms may hold "
+                "single samples; use more samples or fewer atoms.",
+                FewSamplesWarning,
+                stacklevel=5,
+            )
+        bias = np.zeros(batches.width, np.float32) if before is None else before.arrays()[1]
+        if plan.init == "linear":
+            # torch.nn.Linear(n_atoms, width): weights and bias uniform within 1/sqrt(n_atoms).
+            bound = n_new**-0.5
+            atoms = rng.uniform(-bound, bound, (n_new, batches.width)).astype(np.float32)
+            if plan.update == "adam" and before is None:
+                bias = rng.uniform(-bound, bound, batches.width).astype(np.float32)
+        else:
+            atoms = directions(rng, n_new, batches.width)
+            drawn = batches.first(n_new)
+            if before is not None:
+                drawn = before.residual(drawn)
+            norm = np.linalg.norm(drawn, axis=1, keepdims=True)
+            # Where samples are too few or zero, the random directions stay.
+            np.divide(drawn, norm, out=atoms[: len(drawn)], where=norm > 0)
+        if plan.update == "newton":
+            atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+        if before is None:
+            return Learner(plan, atoms, bias, rng, self._processes)
+        frozen = before.arrays()[0]
+        learner = Learner(
+            plan,
+            np.concatenate([frozen, atoms]),
+            bias,
+            rng,
+            self._processes,
+            n_frozen=len(frozen),
+        )
+        learner.steps_before = before.steps_before + before.steps
+        for name in ("n_samples", "resets", "seconds"):
+            setattr(learner, name, getattr(before, name))
+        return learner
+
+    def _score(self, stage: Stage) -> None:
+        if not len(stage.batches.held_out):
+            return
+        score = self.learner.score(stage.batches.held_out)
+        self.learner.held_out_r2 = score
+        if score > self._best_r2 + stage.plan.tol:
+            self._best_r2, self._scores_since_best = score, 0
+        else:
+            self._scores_since_best += 1
+
+    def _plateau(self, plan: Plan) -> bool:
+        return plan.early_stopping and self._scores_since_best >= plan.n_iter_no_change
+
+    def _keep(self, record: FitRecord) -> None:
+        self.history.append(record)
+        # Of a stream without end, every other record goes whenever there are too many.
+        if len(self.history) > 2 * _HISTORY_LENGTH:
+            self.history = self.history[::2]
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "settings": [dataclasses.asdict(stage.plan) for stage in self._stages],
+            "samples": [stage.batches.fingerprint() for stage in self._stages],
+        }
+
+    @contextmanager
+    def _saved_on(self, kind: type[BaseException]) -> Iterator[None]:
+        try:
+            yield
+        except kind:
+            self._save()
+            raise
+
+    def _save(self) -> None:
+        if self._checkpoint is None or self._processes.rank != 0:
+            return
+        arrays, numbers = self.learner.state()
+        numbers |= {
+            "stage": self._number,
+            "finished": self._finished,
+            "best_r2": self._best_r2 if np.isfinite(self._best_r2) else None,
+            "scores_since_best": self._scores_since_best,
+            "history": [dataclasses.astuple(record) for record in self.history],
+        }
+        self._checkpoint.save(State({**arrays, "dead_before": self._dead_before}, numbers))
+
+    def _restore(self, state: State) -> None:
+        numbers = state.numbers
+        self._number = numbers["stage"]
+        self._finished = numbers["finished"]
+        self._best_r2 = -np.inf if numbers["best_r2"] is None else numbers["best_r2"]
+        self._scores_since_best = numbers["scores_since_best"]
+        self.history = [FitRecord(*record) for record in numbers["history"]]
+        self._dead_before = state.arrays["dead_before"]
+        self.learner = Learner(
+            self._stages[self._number].plan,
+            state.arrays["atoms"],
+            state.arrays["bias"],
+            np.random.RandomState(0),
+            self._processes,
+            n_frozen=len(self._dead_before),
+        )
+        self.learner.restore(state.arrays, numbers)
