@@ -169,6 +169,7 @@ def test_the_ranking_equals_a_loop_over_concepts_and_treatments(
         "label",
         "max_selectivity",
         "auc",
+        "group",
         "dead",
     ]
     assert ranking.index.name == "concept"

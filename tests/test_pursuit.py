@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from threadpoolctl import threadpool_info
 
 import references
 from napari_microdl.errors import MicrodlError
-from napari_microdl.pursuit import codes_to_csr, matching_pursuit
+from napari_microdl.pursuit import codes_to_csr, compiled, matching_pursuit
 from napari_microdl.pursuit.tensors import least_squares
 
 VARIANTS = list(
@@ -20,6 +23,13 @@ VARIANTS = list(
 METHODS = ["compiled", "gram", "residual"]
 variants = pytest.mark.parametrize(("selection", "refit", "allow_repeats"), VARIANTS)
 methods = pytest.mark.parametrize("method", METHODS)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
 
 
 def random_problem(n_samples=40, n_features=24, n_atoms=60, seed=0, dtype=np.float64):
@@ -158,19 +168,129 @@ def test_the_chunk_size_does_not_matter(chunk_size, method, refit):
     assert_allclose(parts[1], whole[1], atol=1e-12)
 
 
-def test_the_number_of_threads_does_not_matter():
+@methods
+def test_the_number_of_threads_does_not_matter(method, threads):
     x, atoms = random_problem(n_samples=500)
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            results.append(matching_pursuit(x, atoms, 3, 4))
-            assert torch.get_num_threads() == threads
-    finally:
-        torch.set_num_threads(before)
-    assert_array_equal(results[0][0], results[1][0])
-    assert_allclose(results[0][1], results[1][1], atol=1e-12)
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(matching_pursuit(x, atoms, 3, 4, method=method))
+        assert torch.get_num_threads() == count
+    for other in results[1:]:
+        assert_array_equal(other[0], results[0][0])
+        assert_allclose(other[1], results[0][1], atol=1e-12)
+
+
+def test_no_more_threads_run_than_torch_may_use(threads, monkeypatch):
+    threads(2)
+    x, atoms = random_problem(n_samples=3000)
+    running, most = set(), []
+    pursue_rows = compiled.pursue_rows
+
+    def watched(*arguments):
+        running.add(threading.get_ident())
+        most.append(len(running))
+        blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+        pursue_rows(*arguments)
+        running.remove(threading.get_ident())
+        assert len(running) < 2
+        seen.append(blas)
+
+    seen = []
+    before = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    monkeypatch.setattr(compiled, "pursue_rows", watched)
+    matching_pursuit(x, atoms, 3, 4, method="compiled")
+    assert max(most) <= 2
+    assert len(seen) >= 6
+    after = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    assert after == before
+
+
+def test_matrix_products_take_no_more_threads_than_torch_may_use(threads, monkeypatch):
+    threads(1)
+    x, atoms = random_problem(n_samples=3000)
+    seen = []
+    matmul = np.matmul
+
+    def watched(*arguments, **named):
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return matmul(*arguments, **named)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    matching_pursuit(x, atoms, 3, 4, method="compiled")
+    assert set(seen) == {1}
+
+
+@variants
+def test_without_numba_the_codes_are_the_same(selection, refit, allow_repeats, monkeypatch):
+    x, atoms = random_problem(n_samples=200)
+    arguments = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
+    expected = matching_pursuit(x, atoms, 3, 4, method="compiled", **arguments)
+    monkeypatch.setattr("napari_microdl.pursuit.coder.compiled_module", lambda name: None)
+    codes = matching_pursuit(x, atoms, 3, 4, **arguments)
+    assert_array_equal(codes[0], expected[0])
+    assert_allclose(codes[1], expected[1], atol=1e-12)
+    with pytest.raises(MicrodlError, match="needs the package numba"):
+        matching_pursuit(x, atoms, 3, 4, method="compiled", **arguments)
+
+
+@methods
+@pytest.mark.parametrize("refit", ["block", "full", "final"])
+@pytest.mark.parametrize("allow_repeats", [True, False])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-9)])
+def test_positive_codes_agree_with_non_negative_least_squares(
+    method, refit, allow_repeats, dtype, tolerance
+):
+    # Correlated atoms, so that plain least squares does turn negative.
+    x, atoms = random_problem(dtype=np.float64)
+    atoms = (atoms + 1.5).astype(dtype)
+    x = (x + 0.5).astype(dtype)
+    arguments = {"refit": refit, "allow_repeats": allow_repeats}
+    signed = matching_pursuit(x, atoms, 3, 4, method=method, **arguments)
+    assert (signed[1] < 0).any()
+    indices, values = matching_pursuit(
+        x, atoms, 3, 4, method=method, positive_code=True, **arguments
+    )
+    assert (values >= 0).all()
+    expected = references.matching_pursuit(
+        x, atoms, 3, 4, "signed", refit, allow_repeats, positive=True
+    )
+    if allow_repeats:
+        # Atoms that a least squares used have the correlation 0 but for rounding, so that which of
+        # them is picked again, for nothing, is chance.
+        left = np.linalg.norm(x - reconstruction(indices, values, atoms), axis=1)
+        best = np.linalg.norm(x - reconstruction(*expected, atoms), axis=1)
+        assert_allclose(left, best, rtol=0.02 if refit != "block" else 10 * tolerance)
+    else:
+        assert_array_equal(indices, expected[0])
+        assert_allclose(values, expected[1], atol=tolerance)
+
+
+@methods
+@given(seed=st.integers(0, 10_000), duplicates=st.integers(0, 6))
+def test_positive_codes_are_optimal_whatever_the_atoms(method, seed, duplicates):
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(14, 6)) + rng.uniform(0, 3)
+    atoms[:duplicates] = atoms[6 : 6 + duplicates]
+    x = rng.normal(size=(12, 6)) + rng.uniform(-1, 2)
+    indices, values = matching_pursuit(
+        x, atoms, 2, 4, refit="final", allow_repeats=False, positive_code=True, method=method
+    )
+    assert (values >= 0).all()
+    for sample, picks, coefficients in zip(x, indices, values, strict=True):
+        best = scipy.optimize.nnls(atoms[picks].T, sample)[1]
+        left = np.linalg.norm(sample - coefficients @ atoms[picks])
+        assert left <= best + 1e-6 * np.linalg.norm(sample)
+
+
+def test_memory_maps_of_half_precision_are_read_piece_by_piece(tmp_path):
+    x, atoms = random_problem(n_samples=20_000, dtype=np.float16)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    codes = matching_pursuit(mapped, atoms, 2, 2)
+    expected = matching_pursuit(x.astype(np.float32), atoms.astype(np.float32), 2, 2)
+    assert_array_equal(codes[0], expected[0])
+    assert_array_equal(codes[1], expected[1])
 
 
 def test_automatic_choice_of_the_method_changes_nothing():
@@ -222,6 +342,7 @@ def test_least_squares_gives_dependent_atoms_nothing():
         ({"selection": "best"}, "selection is 'best'"),
         ({"refit": "all"}, "refit is 'all'"),
         ({"method": "magic"}, "method is 'magic'"),
+        ({"positive_code": True, "selection": "absolute"}, "positive_code=True needs"),
         ({"chunk_size": 0}, "chunk_size is 0"),
         ({"x": np.zeros((3, 5))}, "the same width"),
         ({"x": np.zeros(4)}, "the same width"),

@@ -24,7 +24,7 @@ from napari_microdl.icfl.records import FewSamplesWarning, FitRecord
 _SETTLING_STEPS = 50
 _SCORE_EVERY = 20
 # Samples in the closing solve, which has n_atoms unknowns for each dimension.
-SOLVE_SAMPLES_PER_ATOM = 25
+_SOLVE_SAMPLES_PER_ATOM = 16
 _HISTORY_LENGTH = 1000
 
 
@@ -196,7 +196,7 @@ class Fit:
         from napari_microdl.icfl.closing import close
 
         plan, learner = stage.plan, self.learner
-        samples = stage.batches.drawn(max(SOLVE_SAMPLES_PER_ATOM * plan.n_atoms, plan.batch_size))
+        samples = stage.batches.drawn(max(_SOLVE_SAMPLES_PER_ATOM * plan.n_atoms, plan.batch_size))
         if len(samples):
             if plan.update == "newton":
                 for _ in close(learner, samples):

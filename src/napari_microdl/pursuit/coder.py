@@ -24,6 +24,8 @@ _CHUNK_NUMBERS = 1 << 22
 _CHUNK_ROWS = 1024
 # Below this many rows a second thread costs more than it brings.
 _ROWS_PER_THREAD = 32
+# Edge of the blocks by which a triangle is mirrored.
+_MIRROR_ROWS = 256
 _COMPILED = "napari_microdl.pursuit.compiled"
 
 
@@ -204,10 +206,21 @@ def _gram(atoms: torch.Tensor) -> torch.Tensor:
 
     if atoms.device.type != "cpu":
         return atoms @ atoms.T
-    # numpy knows that the product is symmetric and does half of the work.
+    from scipy.linalg import get_blas_funcs
+
+    w = atoms.numpy()
+    (syrk,) = get_blas_funcs(("syrk",), (w,))
     with _blas().limit(limits=torch.get_num_threads(), user_api="blas"):
-        w = atoms.numpy()
-        return torch.from_numpy(w @ w.T)
+        # One triangle, which is half of the work; numpy would take as long to copy it to the other.
+        gram = syrk(1.0, w.T, trans=1, lower=1).T
+    for start in range(0, len(gram), _MIRROR_ROWS):
+        rows = slice(start, start + _MIRROR_ROWS)
+        corner = gram[rows, rows]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T
+        for other in range(start + _MIRROR_ROWS, len(gram), _MIRROR_ROWS):
+            columns = slice(other, other + _MIRROR_ROWS)
+            gram[columns, rows] = gram[rows, columns].T
+    return torch.from_numpy(gram)
 
 
 @lru_cache(maxsize=1)
