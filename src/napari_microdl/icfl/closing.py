@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor, TimeoutError
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
 
 from napari_microdl.icfl.learner import Learner, products_with_codes
 from napari_microdl.pursuit import codes_to_csr
@@ -65,13 +64,10 @@ def close(learner: Learner, samples: NDArray[np.float32]) -> Iterator[None]:
     learner.active_of[0] = len(samples)
     started = time.perf_counter()
     free = slice(learner.n_frozen, None)
-    squares = squares[free, free].copy()
-    squares[np.diag_indices(len(squares))] += _RIDGE * max(
-        float(np.trace(squares)) / len(squares), 1e-30
-    )
-    # LAPACK can take seconds and cannot be interrupted, but it lets other threads run.
+    # This can take seconds and cannot be interrupted, but it lets other threads run.
     pool = ThreadPoolExecutor(1)
-    solving = pool.submit(_solve, squares, pull.cpu().numpy()[free])
+    moved = torch.from_numpy(squares[free, free]).to(learner.plan.device)
+    solving = pool.submit(_solve, moved, pull[free])
     pool.shutdown(wait=False)
     while True:
         try:
@@ -79,18 +75,22 @@ def close(learner: Learner, samples: NDArray[np.float32]) -> Iterator[None]:
             break
         except TimeoutError:
             yield
-    moved = learner.atoms[free].cpu().numpy() + change
-    norm = np.linalg.norm(moved, axis=1, keepdims=True)
-    np.divide(moved, norm, out=moved, where=norm > 0)
-    learner.atoms[free] = torch.from_numpy(moved).to(learner.plan.device)
+    atoms = learner.atoms[free] + change
+    norm = torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
+    learner.atoms[free] = atoms / torch.where(norm > 0, norm, 1.0)
     learner.seconds += time.perf_counter() - started
 
 
-def _solve(squares: NDArray[np.float32], pull: NDArray[np.float32]) -> NDArray[np.float32]:
-    solved: NDArray[np.float32] = cho_solve(
-        cho_factor(squares, overwrite_a=True, check_finite=False), pull, check_finite=False
-    )
-    return solved
+def _solve(squares: torch.Tensor, pull: torch.Tensor) -> torch.Tensor:
+    """Change of the atoms that is optimal but for the pull back."""
+    diagonal = squares.diagonal()
+    ridge = _RIDGE * diagonal.mean().clamp_min(1e-30)
+    failed = True
+    while failed:
+        factor, info = torch.linalg.cholesky_ex(squares + torch.diag(ridge.expand_as(diagonal)))
+        # In float32, codes that nearly always come together can need a stronger pull.
+        failed, ridge = bool(info), 10 * ridge
+    return torch.cholesky_solve(pull, factor)
 
 
 def _add_squares(
