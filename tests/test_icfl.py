@@ -49,12 +49,30 @@ def test_a_planted_dictionary_is_recovered():
     assert not icfl.dead_.any()
 
 
-def test_many_non_zeros_do_not_diverge():
-    _, x = references.planted_dictionary(3_000, 64, 128, 40, seed=0)
-    icfl = ICFL(128, 8, 5, max_steps=100, random_state=0).fit(x)
+@pytest.mark.parametrize(
+    ("n_features", "n_atoms", "n_active", "n_iterations"), [(64, 128, 40, 8), (160, 256, 100, 20)]
+)
+def test_many_non_zeros_do_not_diverge(n_features, n_atoms, n_active, n_iterations):
+    _, x = references.planted_dictionary(3_000, n_features, n_atoms, n_active, seed=0)
+    icfl = ICFL(n_atoms, n_iterations, 5, max_steps=100, random_state=0).fit(x)
     r2 = [record.r2 for record in icfl.history_]
     assert min(r2) == r2[0]
     assert r2[-1] > 0.96
+    held_out = [record.held_out_r2 for record in icfl.history_ if record.held_out_r2 is not None]
+    assert held_out[-1] > held_out[0]
+
+
+def test_the_number_of_threads_does_not_matter():
+    _, x = references.planted_dictionary(4_000, 64, 128, 8, seed=0)
+    before = torch.get_num_threads()
+    learned = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            learned.append(ICFL(128, 4, 2, max_steps=60, random_state=0).fit(x).components_)
+    finally:
+        torch.set_num_threads(before)
+    assert_allclose(learned[0], learned[1], atol=1e-3)
 
 
 def test_the_closing_solve_improves_the_reconstruction():
@@ -101,6 +119,43 @@ def test_the_first_newton_step_agrees_with_the_slow_reference():
     icfl = ICFL.from_arrays(atoms, n_iterations=2, atoms_per_iteration=3).partial_fit(x)
     assert_allclose(icfl.components_, references.newton_step(x, atoms, 2, 3), atol=1e-5)
     assert_array_equal(icfl.bias_, 0)
+
+
+def hard_cases():
+    """Whole numbers, which are exact in floating point, so that ties are ties."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(-3, 4, size=(50, 8)).astype(np.float32)
+    atoms = np.eye(8, dtype=np.float32)
+    zeros = x.copy()
+    zeros[::2] = 0
+    return {
+        "duplicate atoms": (x, np.concatenate([atoms, atoms[:4], -atoms[2:5]])),
+        "zero samples": (zeros, np.concatenate([atoms, -atoms])),
+        "fewer atoms than L": (x, atoms[:2]),
+        "ties": (np.abs(np.sign(x)), np.concatenate([atoms, -atoms])),
+    }
+
+
+@pytest.mark.parametrize("case", hard_cases())
+def test_a_newton_step_on_a_hard_case_agrees_with_the_slow_reference(case):
+    x, atoms = hard_cases()[case]
+    icfl = ICFL.from_arrays(atoms, n_iterations=2, atoms_per_iteration=3).partial_fit(x)
+    assert_allclose(icfl.components_, references.newton_step(x, atoms, 2, 3), atol=1e-5)
+
+
+@pytest.mark.parametrize("case", [*hard_cases(), "dependent picks"])
+def test_an_adam_step_on_a_hard_case_agrees_with_the_slow_reference(case):
+    if case == "dependent picks":
+        x, atoms = hard_cases()["ties"]
+        atoms = np.concatenate([atoms[:8], atoms[:2].sum(axis=0)[None], 2 * atoms[:3]])
+    else:
+        x, atoms = hard_cases()[case]
+    icfl = ICFL.from_arrays(
+        atoms, n_iterations=2, atoms_per_iteration=3, update="adam", learning_rate=1e-3
+    ).partial_fit(x)
+    expected = references.AdamStep(atoms, np.zeros(8), 1e-3)(x, 2, 3)
+    assert_allclose(icfl.components_, expected[0], atol=1e-5)
+    assert_allclose(icfl.bias_, expected[1], atol=1e-5)
 
 
 def test_linear_init_is_that_of_a_linear_layer():

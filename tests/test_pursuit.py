@@ -21,6 +21,10 @@ VARIANTS = list(
     itertools.product(["signed", "absolute"], ["block", "full", "final"], [True, False])
 )
 METHODS = ["compiled", "gram", "residual"]
+# Where a kernel can run here.
+PLACES = [(method, "cpu") for method in METHODS]
+if torch.cuda.is_available():
+    PLACES += [("gram", "cuda"), ("residual", "cuda")]
 variants = pytest.mark.parametrize(("selection", "refit", "allow_repeats"), VARIANTS)
 methods = pytest.mark.parametrize("method", METHODS)
 
@@ -43,15 +47,14 @@ def reconstruction(indices, values, atoms):
 
 
 @variants
-@methods
+@pytest.mark.parametrize(("method", "device"), PLACES)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-9)])
 def test_every_variant_agrees_with_the_slow_reference(
-    selection, refit, allow_repeats, method, dtype, tolerance
+    selection, refit, allow_repeats, method, device, dtype, tolerance
 ):
     x, atoms = random_problem(dtype=dtype)
-    indices, values = matching_pursuit(
-        x, atoms, 3, 4, selection=selection, refit=refit, allow_repeats=allow_repeats, method=method
-    )
+    arguments = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
+    indices, values = matching_pursuit(x, atoms, 3, 4, method=method, device=device, **arguments)
     expected = references.matching_pursuit(x, atoms, 3, 4, selection, refit, allow_repeats)
     assert indices.dtype == np.int32
     assert values.dtype == dtype

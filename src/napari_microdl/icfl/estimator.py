@@ -397,7 +397,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         else:
             seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         stages = self._stages(X, controls, seed)
-        fit = Fit(stages, seed, Processes(process_group), stored)
+        fit = Fit(stages, seed, Processes(process_group, self.device), stored)
         return self._run(X, fit)
 
     def partial_fit(self, X: ArrayLike, y: None = None) -> Self:

@@ -20,15 +20,23 @@ class Processes:
     group : torch.distributed.ProcessGroup or None
         Processes that fit together, for example ``torch.distributed.group.WORLD``; None is this
         process alone.
+    device : str
+        Device of the atoms, as torch names it.
     """
 
-    def __init__(self, group: ProcessGroup | None = None) -> None:
+    def __init__(self, group: ProcessGroup | None = None, device: str = "cpu") -> None:
         self._group = group
         self.rank = 0
         self.count = 1
+        self._through: str | None = None
         if group is not None:
+            import torch.distributed
+
             self.rank = group.rank()
             self.count = group.size()
+            # NCCL adds up what lies on the accelerators only.
+            if torch.distributed.get_backend(group) == "nccl":
+                self._through = device
 
     @property
     def share(self) -> slice:
@@ -48,4 +56,9 @@ class Processes:
         import torch.distributed
 
         for value in values:
-            torch.distributed.all_reduce(value, group=self._group)
+            if self._through is None or value.device.type != "cpu":
+                torch.distributed.all_reduce(value, group=self._group)
+            else:
+                moved = value.to(self._through)
+                torch.distributed.all_reduce(moved, group=self._group)
+                value.copy_(moved)
