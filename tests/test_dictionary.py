@@ -114,6 +114,7 @@ def one_sentence(path: Path) -> str:
         {"update": "adam", "init": "linear", "selection": "absolute"},
         {"refit": "full"},
         {"refit": "block", "allow_repeats": True},
+        {"positive_code": True},
         {"atoms_per_iteration": None, "n_iterations": None},
     ],
 )
@@ -129,7 +130,7 @@ def test_a_file_brings_everything_back(tmp_path: Path, options: dict[str, Any]):
     np.testing.assert_array_equal(codes.indices, expected.indices)
     np.testing.assert_array_equal(codes.data, expected.data)
     assert loaded.spec == original.spec
-    for name in ("update", "selection", "refit", "allow_repeats"):
+    for name in ("update", "selection", "refit", "allow_repeats", "positive_code"):
         assert getattr(loaded.icfl, name) == getattr(original.icfl, name)
     for name in ("names", "notes", "provenance", "figures"):
         assert getattr(loaded, name) == getattr(original, name)
@@ -142,6 +143,25 @@ def test_a_file_brings_everything_back(tmp_path: Path, options: dict[str, Any]):
     # Bit for bit: saving what was loaded writes the same file.
     again = loaded.save(tmp_path / "b.microdl.safetensors")
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_group_of_each_atom_is_kept(tmp_path: Path):
+    original = make()
+    groups = ["seen in controls"] * 3 + ["only in treated"] * (ATOMS - 3)
+    original.icfl = ICFL.from_arrays(
+        original.icfl.components_, groups=groups, n_iterations=2, atoms_per_iteration=3
+    )
+    path = original.save(tmp_path / "a")
+    assert ConceptDictionary.load(path).icfl.groups_.tolist() == groups
+    tensors = load_file(path)
+    numbers = tensors.pop("icfl.groups")
+    assert numbers.tolist() == [1] * 3 + [2] * (ATOMS - 3)
+    # Without them, as files of plain fits may be, nothing is told apart.
+    metadata = {KEY: json.dumps(header_of(path))}
+    save_file(tensors, path, metadata=metadata)
+    assert set(ConceptDictionary.load(path).icfl.groups_) == {"any"}
+    save_file({**tensors, "icfl.groups": numbers + 7}, path, metadata=metadata)
+    assert "do not fit together" in one_sentence(path)
 
 
 def test_the_file_is_plain_safetensors_with_a_readable_header(saved: Path):

@@ -54,7 +54,8 @@ def test_a_planted_dictionary_is_recovered():
 )
 def test_many_non_zeros_do_not_diverge(n_features, n_atoms, n_active, n_iterations):
     _, x = references.planted_dictionary(3_000, n_features, n_atoms, n_active, seed=0)
-    icfl = ICFL(n_atoms, n_iterations, 5, max_steps=100, random_state=0).fit(x)
+    icfl = ICFL(n_atoms, n_iterations, 5, max_steps=100, validation_fraction=0.05, random_state=0)
+    icfl.fit(x)
     r2 = [record.r2 for record in icfl.history_]
     assert min(r2) == r2[0]
     assert r2[-1] > 0.96
@@ -492,3 +493,79 @@ def test_whitening_and_dictionary_make_a_pipeline():
     x = samples()
     pipeline = make_pipeline(ControlWhitening(), ICFL(**SMALL, max_steps=5)).fit(x)
     assert pipeline.transform(x).shape == (400, 32)
+
+
+def controls_and_treated(seed=0):
+    """Samples of 48 atoms, of which treated ones alone show the last 16; and the atoms."""
+    rng = np.random.default_rng(seed)
+    atoms = unit_atoms(48, 32, seed)
+    codes = np.where(rng.random((6_000, 48)) < 0.08, rng.uniform(0.5, 2, (6_000, 48)), 0)
+    control = np.arange(6_000) % 2 == 0
+    codes[control, 32:] = 0
+    x = codes @ atoms + rng.normal(scale=0.01, size=(6_000, 32))
+    return x.astype(np.float32), control, atoms
+
+
+CONTROL_FIRST = {"n_iterations": 2, "atoms_per_iteration": 2, "max_steps": 120, "random_state": 0}
+
+
+def test_control_first_learns_what_only_treated_samples_show_in_atoms_of_their_own():
+    x, control, atoms = controls_and_treated()
+    icfl = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control)
+    assert icfl.groups_.tolist() == ["seen in controls"] * 32 + ["only in treated"] * 16
+    seen, only = icfl.components_[:32], icfl.components_[32:]
+    assert recovered(atoms[:32], seen) >= 0.9
+    assert recovered(atoms[32:], only) >= 0.9
+    codes = icfl.transform(x)[:, 32:].toarray()
+    amount = [np.abs(codes[rows]).mean(axis=0) for rows in (~control, control)]
+    assert (amount[0] > 3 * amount[1]).all()
+
+
+def test_the_first_atoms_of_a_control_first_fit_are_those_of_a_fit_on_controls():
+    x, control, _ = controls_and_treated()
+    both = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control)
+    alone = ICFL(32, **CONTROL_FIRST).fit(x[control])
+    assert_array_equal(both.components_[:32], alone.components_)
+    assert alone.groups_.tolist() == ["any"] * 32
+    records = list(ICFL(48, control_atoms=32, **CONTROL_FIRST).fit_iter(x, controls=control))
+    assert {record.total_steps for record in records} == {240}
+    assert records[-1].step == 240
+    steps = [record.step for record in records]
+    assert steps == sorted(steps)
+
+
+def test_controls_can_be_marked_listed_or_given_by_themselves():
+    x, control, _ = controls_and_treated()
+    expected = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control).components_
+    for samples, controls in ((x, control.tolist()), (x[~control], x[control])):
+        icfl = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(samples, controls=controls)
+        assert_array_equal(icfl.components_, expected)
+
+
+def test_adam_keeps_the_atoms_of_controls_and_the_bias_too():
+    x, control, _ = controls_and_treated()
+    settings = {**CONTROL_FIRST, "update": "adam", "init": "linear", "learning_rate": 1e-2}
+    both = ICFL(48, control_atoms=32, **settings).fit(x, controls=control)
+    alone = ICFL(32, **settings).fit(x[control])
+    assert_array_equal(both.components_[:32], alone.components_)
+    assert_array_equal(both.bias_, alone.bias_)
+    assert np.abs(both.components_[32:]).max() > 0
+
+
+def test_groups_are_kept_by_rebuilding_and_checked():
+    x, control, _ = controls_and_treated()
+    icfl = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control)
+    arguments = {"n_iterations": 2, "atoms_per_iteration": 2}
+    rebuilt = ICFL.from_arrays(icfl.components_, groups=icfl.groups_, **arguments)
+    assert_array_equal(rebuilt.groups_, icfl.groups_)
+    with pytest.raises(MicrodlError, match="atoms of the group 'rare'"):
+        ICFL.from_arrays(icfl.components_, groups=["rare"] * 48, **arguments)
+
+
+def test_atoms_cannot_be_written_to_because_codes_are_made_from_a_copy():
+    icfl = ICFL(**SMALL, max_steps=3).fit(samples())
+    with pytest.raises(ValueError, match="read-only"):
+        icfl.components_[0] = 0
+    before = icfl.transform(samples()).toarray()
+    icfl.components_ = icfl.components_[::-1].copy()
+    assert not np.array_equal(icfl.transform(samples()).toarray(), before)

@@ -51,6 +51,8 @@ SEEN_IN_CONTROLS = "seen in controls"
 ONLY_IN_TREATED = "only in treated"
 ATOM_GROUPS = (ANY, SEEN_IN_CONTROLS, ONLY_IN_TREATED)
 
+_HELD_OUT_SHARE = 0.05
+_MANY_SAMPLES = 10_000
 _MOST_HELD_OUT = 2048
 _FEWEST_HELD_OUT = 8
 # Latest samples of a stream, for each atom, that are kept for the closing solve.
@@ -110,10 +112,11 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     control_atoms : int or None
         Atoms of the M that are learned on controls and frozen; None learns all atoms on all
         samples.
-    validation_fraction : float
+    validation_fraction : float or "auto"
         Share of the samples, at most 2,048 and at most one batch, that are never learned from and
         tell how well the dictionary reconstructs what it has not seen. Fewer than 8 are not held
-        out.
+        out. "auto" is 0.05 of 10,000 samples or more or with `early_stopping`, and 0 otherwise: of
+        few samples, each is needed. Of an iterable, one batch is held out unless this is 0.
     early_stopping : bool
         Whether to stop once R2 on the held-out samples has not grown by `tol` in
         `n_iter_no_change` measurements in a row, one every 20 steps.
@@ -195,7 +198,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         allow_repeats: bool | Literal["auto"] = "auto",
         positive_code: bool = False,
         control_atoms: int | None = None,
-        validation_fraction: float = 0.05,
+        validation_fraction: float | Literal["auto"] = "auto",
         early_stopping: bool = False,
         tol: float = 1e-3,
         n_iter_no_change: int = 5,
@@ -688,7 +691,10 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return n_atoms, n_atoms - self.control_atoms
 
     def _n_held_out(self, n_samples: int, plan: Plan | None) -> int:
-        count = min(int(self.validation_fraction * n_samples), _MOST_HELD_OUT)
+        share = self.validation_fraction
+        if share == "auto":
+            share = _HELD_OUT_SHARE if n_samples >= _MANY_SAMPLES or self.early_stopping else 0.0
+        count = min(int(share * n_samples), _MOST_HELD_OUT)
         if plan is not None:
             count = min(count, plan.batch_size)
         return count if count >= _FEWEST_HELD_OUT else 0
@@ -709,9 +715,10 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         if not self.learning_rate > 0:
             raise MicrodlError(f"learning_rate is {self.learning_rate} but must be above 0.")
-        if not 0 <= self.validation_fraction < 1:
+        share = self.validation_fraction
+        if share != "auto" and not 0 <= share < 1:
             raise MicrodlError(
-                f"validation_fraction is {self.validation_fraction} but must lie in [0, 1)."
+                f"validation_fraction is {share!r} but must lie in [0, 1) or be 'auto'."
             )
         if self.n_iter_no_change < 1:
             raise MicrodlError(
