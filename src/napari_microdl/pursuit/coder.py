@@ -172,7 +172,7 @@ class Coder:
             ],
             options.selection == "absolute",
             options.allow_repeats,
-            options.positive_code,
+            options.positive_code or None,
             tensors.DEPENDENT[gram.itemsize],
         )
         with ThreadPoolExecutor(max(1, n_threads - 1)) as pool:
@@ -190,7 +190,10 @@ class Coder:
                     picks: NDArray[Any] = picks,
                     values: NDArray[Any] = values,
                 ) -> None:
-                    compiled.pursue_rows(products, gram, first, last, *settings, picks, values)
+                    memory = compiled.scratch(n_atoms, n_picks, gram.dtype)
+                    compiled.pursue_rows(
+                        products, gram, first, last, *settings, picks, values, *memory
+                    )
 
                 parts = max(1, min(n_threads, n // _ROWS_PER_THREAD))
                 edges = [n * i // parts for i in range(parts + 1)]

@@ -7,7 +7,10 @@ cannot be imported.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_microdl.pursuit.jit import jit
 
@@ -19,10 +22,35 @@ _WIDTH = 32
 BLOCK, FULL, FINAL = 0, 1, 2
 
 
+def scratch(n_atoms: int, n_picks: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], ...]:
+    """Memory that `pursue_rows` works in; every thread needs its own.
+
+    Parameters
+    ----------
+    n_atoms, n_picks : int
+        Sizes of the problem.
+    dtype : dtype
+        That of the samples.
+
+    Returns
+    -------
+    tuple of ndarray
+        The last arguments of `pursue_rows`.
+    """
+    maxima = np.zeros((n_atoms + _WIDTH - 1) // _WIDTH, dtype)
+    # Small systems are solved in float64, whatever the samples are.
+    squares = np.zeros((2, n_picks, n_picks))
+    flags = np.zeros((2, n_picks), np.bool_)
+    return maxima, squares[0], squares[1], *flags, *np.zeros((6, n_picks))
+
+
+# What is compiled must be compiled for one set of types only: a literal 0 would be another type than
+# an integer, and None in the place of True leaves out all that it stands for.
 @jit(*_FAST)
 def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     correlations, gram, first, last, per_iteration, refit, absolute, repeats, positive, dependent,
     picks, values,
+    maxima, inner, factor, kept, passive, met, whole, solution, change, trial, current,
 ):  # fmt: skip
     """Picks and coefficients of the rows from `first` to before `last`.
 
@@ -38,38 +66,31 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
         L; at most the number of atoms.
     refit : int
         `BLOCK`, `FULL` or `FINAL`.
-    absolute, repeats, positive : bool
-        Pick by magnitude; pick an atom again; allow no negative coefficient.
+    absolute, repeats : bool
+        Pick by magnitude; pick an atom again.
+    positive : True or None
+        Allow no negative coefficient.
     dependent : float
         Share of an atom's squared length below which what is left of it counts as rounding.
     picks : ndarray of int64, shape (n_samples, n_picks)
         Written: picked atoms.
     values : ndarray of shape (n_samples, n_picks)
         Written: their coefficients.
+    maxima, inner, factor, kept, passive, met, whole, solution, change, trial, current : ndarray
+        What `scratch` returns.
     """
-    n_atoms = gram.shape[0]
+    zero = first - first
     n_picks = picks.shape[1]
-    n_blocks = (n_atoms + _WIDTH - 1) // _WIDTH
-    maxima = np.empty(n_blocks, correlations.dtype)
-    # Small systems are solved in float64, whatever the samples are.
-    inner = np.zeros((n_picks, n_picks))
-    factor = np.zeros((n_picks, n_picks))
-    kept = np.zeros(n_picks, np.bool_)
-    met = np.zeros(n_picks)
-    whole = np.zeros(n_picks)
-    solution = np.zeros(n_picks)
-    work = np.zeros((3, n_picks))
-    passive = np.zeros(n_picks, np.bool_)
     every_pair = refit != BLOCK
     for row in range(first, last):
         c = correlations[row]
         chosen = picks[row]
-        start = 0
+        start = zero
         while start < n_picks:
             stop = min(start + per_iteration, n_picks)
             _block_maxima(c, absolute, maxima)
             _pick(c, absolute, repeats, maxima, chosen, start, stop, met)
-            origin = 0 if every_pair else start
+            origin = zero if every_pair else start
             for i in range(start, stop):
                 near = gram[chosen[i]]
                 for j in range(origin, i + 1):
@@ -81,22 +102,22 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
                         total += inner[i, j] * solution[j]
                     whole[i] = total
             if refit == FULL:
-                _extend_factor(inner, factor, kept, 0, start, stop, dependent)
+                _extend_factor(inner, factor, kept, zero, start, stop, dependent)
                 for i in range(stop):
-                    work[0, i] = solution[i] if i < start else 0.0
+                    change[i] = -solution[i] if i < start else 0.0
                 _solve(
-                    inner, factor, kept, whole, 0, stop, positive, dependent, solution, work,
-                    passive,
+                    inner, factor, kept, whole, zero, stop, positive, dependent, solution,
+                    passive, trial, current,
                 )  # fmt: skip
                 for i in range(stop):
-                    work[0, i] = solution[i] - work[0, i]
+                    change[i] += solution[i]
                 if stop < n_picks:
-                    _subtract(c, gram, chosen, work[0], 0, stop)
+                    _subtract(c, gram, chosen, change, zero, stop)
             else:
                 _extend_factor(inner, factor, kept, start, start, stop, dependent)
                 _solve(
-                    inner, factor, kept, met, start, stop, positive, dependent, solution, work,
-                    passive,
+                    inner, factor, kept, met, start, stop, positive, dependent, solution,
+                    passive, trial, current,
                 )  # fmt: skip
                 if stop < n_picks:
                     _subtract(c, gram, chosen, solution, start, stop)
@@ -105,10 +126,11 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
                     c[chosen[i]] = 0
             start = stop
         if refit == FINAL:
-            _extend_factor(inner, factor, kept, 0, 0, n_picks, dependent)
+            _extend_factor(inner, factor, kept, zero, zero, n_picks, dependent)
             _solve(
-                inner, factor, kept, whole, 0, n_picks, positive, dependent, solution, work, passive
-            )
+                inner, factor, kept, whole, zero, n_picks, positive, dependent, solution,
+                passive, trial, current,
+            )  # fmt: skip
         for i in range(n_picks):
             values[row, i] = solution[i]
 
@@ -146,7 +168,7 @@ def _pick(  # type: ignore[no-untyped-def]  # pragma: no cover
                     best = m
             if c[best] == 0:
                 # Barred atoms are zero too: take the first that is not among them.
-                best = _first_free(chosen, 0 if not repeats else start, i)
+                best = _first_free(chosen, start if repeats else start - start, i)
         else:
             for m in range(low + 1, high):
                 if c[m] > c[best]:
@@ -253,27 +275,29 @@ def _substitute(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @jit()
 def _solve(  # type: ignore[no-untyped-def]  # pragma: no cover
-    inner, factor, kept, target, origin, stop, positive, dependent, solution, work, passive
-):
+    inner, factor, kept, target, origin, stop, positive, dependent, solution,
+    passive, trial, current,
+):  # fmt: skip
     _substitute(factor, kept, target, origin, stop, solution)
-    if positive:
+    if positive is not None:
         negative = False
         for i in range(origin, stop):
             negative = negative or solution[i] < 0
         if negative:
-            _nonnegative(inner, target, origin, stop, dependent, solution, work, passive)
+            _nonnegative(
+                inner, target, origin, stop, dependent, solution, passive, trial, current
+            )
 
 
 @jit()
 def _nonnegative(  # type: ignore[no-untyped-def]  # pragma: no cover
-    inner, target, origin, stop, dependent, solution, work, passive
+    inner, target, origin, stop, dependent, solution, passive, trial, current
 ):
     """Non-negative least squares by the active set of Lawson and Hanson, started from all atoms."""
     size = stop - origin
     factor = np.zeros((size, size))
     kept = np.zeros(size, np.bool_)
     members = np.zeros(size, np.int64)
-    trial, current = work[1], work[2]
     largest = 0.0
     for i in range(origin, stop):
         passive[i] = True
