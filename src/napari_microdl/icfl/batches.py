@@ -50,7 +50,7 @@ class Batches(Protocol):
         Parameters
         ----------
         step : int
-            Counted from 0. A stream moves forward only.
+            Counted from 0; of a stream, the one after that of the call before.
         size : int
             Number of samples; the same in every call.
 
@@ -65,6 +65,22 @@ class Batches(Protocol):
             If a stream has no batch for this step.
         MicrodlError
             If a sample is not finite, or of another width.
+        """
+
+    def skip_to(self, step: int, size: int) -> None:
+        """Pass over the samples of the steps before one, which were done in another run.
+
+        Parameters
+        ----------
+        step : int
+            The step that comes next.
+        size : int
+            As for `batch`.
+
+        Raises
+        ------
+        MicrodlError
+            If a stream ends before that step.
         """
 
     def first(self, count: int) -> NDArray[np.float32]:
@@ -141,29 +157,34 @@ class ArrayBatches:
         self.width = int(x.shape[1])
         n = int(x.shape[0]) if rows is None else len(rows)
         self._rows = rows
-        self._held_rows = np.sort(_generator(seed, 0).choice(n, n_held_out, replace=False))
-        self.held_out = self._read(self._held_rows)
-        self.n_samples: int | None = n - n_held_out
         self._n = n
+        self._n_kept = n - n_held_out
+        self.n_samples: int | None = self._n_kept
+        # Places are counted among the rows to use.
+        self._held = self._choose(n, n_held_out, 0)
+        self.held_out = self._read(self._held)
         self._epoch: tuple[int, NDArray[np.intp]] | None = None
         self._window: tuple[tuple[int, int], NDArray[Any]] | None = None
 
     def batch(self, step: int, size: int) -> NDArray[np.float32]:
         """See `Batches.batch`."""
-        assert self.n_samples is not None
-        size = min(size, self.n_samples)
-        epoch, number = divmod(step, self.n_samples // size)
+        size = min(size, self._n_kept)
+        epoch, number = divmod(step, self._n_kept // size)
         if self._in_memory:
             if self._epoch is None or self._epoch[0] != epoch:
-                kept = np.setdiff1d(np.arange(self._n), self._held_rows, assume_unique=True)
-                self._epoch = (epoch, _generator(self._seed, 1, epoch).permutation(kept))
+                self._epoch = (epoch, _generator(self._seed, 1, epoch).permutation(self._n_kept))
             # Neighbours in memory are read together.
-            return self._read(np.sort(self._epoch[1][number * size : (number + 1) * size]))
+            numbers = np.sort(self._epoch[1][number * size : (number + 1) * size])
+            return self._read(self._kept(numbers))
         window, place = divmod(number, _WINDOW_BATCHES)
         if self._window is None or self._window[0] != (epoch, window):
+            self._window = None
             self._window = ((epoch, window), self._read_window(epoch, window, size))
         samples = self._window[1][place * size : (place + 1) * size]
-        return _finite(np.ascontiguousarray(samples, dtype=np.float32))
+        return np.ascontiguousarray(samples, dtype=np.float32)
+
+    def skip_to(self, step: int, size: int) -> None:
+        """See `Batches.skip_to`: any step can be next."""
 
     def first(self, count: int) -> NDArray[np.float32]:
         """See `Batches.first`."""
@@ -171,75 +192,99 @@ class ArrayBatches:
 
     def drawn(self, count: int) -> NDArray[np.float32]:
         """See `Batches.drawn`."""
+        self._window = None
         return self._random(count, 3)
 
     def fingerprint(self) -> str:
         """See `Batches.fingerprint`."""
         some = np.unique(np.linspace(0, self._n - 1, _FINGERPRINT_ROWS).astype(np.intp))
-        return _hash((self._n, self.width), self._read(some, check=False))
+        return _hash((self._n, len(self._held), self.width), self._read(some))
+
+    def _kept(self, numbers: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Places of samples that are counted without the held-out ones."""
+        # Before the held-out place h(i) lie h(i) - i samples to learn from.
+        before = self._held - np.arange(len(self._held))
+        return numbers + np.searchsorted(before, numbers, side="right")
 
     def _random(self, count: int, purpose: int) -> NDArray[np.float32]:
-        kept = np.setdiff1d(np.arange(self._n), self._held_rows, assume_unique=True)
+        numbers = self._choose(self._n_kept, min(count, self._n_kept), purpose)
+        return self._read(self._kept(numbers))
+
+    def _choose(self, n: int, count: int, purpose: int) -> NDArray[np.intp]:
+        """Draw numbers below n, ascending."""
         rng = _generator(self._seed, purpose)
-        if self._in_memory or count >= len(kept):
-            rows = kept if count >= len(kept) else rng.choice(kept, count, replace=False)
-            return self._read(np.sort(rows))
+        if self._in_memory or count > n // 2:
+            return np.sort(rng.choice(n, count, replace=False))
         # Single rows of a file are slow to read: short runs of them are nearly as good.
-        run = max(1, min(64, len(kept) // 64, count // 16))
-        starts = rng.choice(len(kept) // run, -(-count // run), replace=False) * run
-        places = (np.sort(starts)[:, None] + np.arange(run)).ravel()
-        return self._read(kept[places])[:count]
+        run = max(1, min(64, n // 64, count // 16))
+        starts = np.sort(rng.choice(n // run, -(-count // run), replace=False)) * run
+        return (starts[:, None] + np.arange(run)).ravel()[:count]
 
-    def _read(self, places: NDArray[np.intp], *, check: bool = True) -> NDArray[np.float32]:
-        """Rows in ascending order, as float32."""
-        rows = places if self._rows is None else self._rows[places]
+    def _read(self, places: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Samples at ascending places, as float32."""
         if self._in_memory:
+            rows = places if self._rows is None else self._rows[places]
             return np.asarray(self._x[rows], dtype=np.float32)
-        samples = self._gather(rows).astype(np.float32)
-        return _finite(samples) if check else samples
+        out = np.empty((len(places), self.width), dtype=np.float32)
+        step = max(_PIECE_ROWS, self._piece_rows())
+        for start in range(0, len(places), step):
+            out[start : start + step] = self._gather(places[start : start + step])
+        return out
 
-    def _gather(self, rows: NDArray[np.intp]) -> NDArray[Any]:
-        """Rows of the file in ascending order; close ones are read in one piece."""
-        out = np.empty((len(rows), self.width), dtype=self._x.dtype)
-        breaks = np.flatnonzero(np.diff(rows) > _GAP_ROWS) + 1
-        edges = [0, *breaks.tolist(), len(rows)]
-        for start, stop in itertools.pairwise(edges):
+    def _gather(self, places: NDArray[np.intp]) -> NDArray[Any]:
+        """Samples at ascending places of the file, checked; close ones are read in one piece."""
+        rows = places if self._rows is None else self._rows[places]
+        out = np.empty((len(rows), self.width), dtype=_narrow(self._x.dtype))
+        if self._chunk_rows() is None:
+            far = np.diff(rows) > _GAP_ROWS
+        else:
+            # A chunk is read as a whole for each of its rows.
+            far = np.diff(rows // self._piece_rows()) > 0
+        for start, stop in itertools.pairwise([0, *(np.flatnonzero(far) + 1).tolist(), len(rows)]):
             if stop > start:
                 low = int(rows[start])
                 piece = np.asarray(self._x[low : int(rows[stop - 1]) + 1])
-                out[start:stop] = piece[rows[start:stop] - low]
+                with np.errstate(over="ignore"):
+                    out[start:stop] = piece[rows[start:stop] - low]
+        wrong = np.flatnonzero(~np.isfinite(out).all(axis=1))
+        if len(wrong):
+            raise MicrodlError(
+                f"Row {rows[wrong[0]]} of the samples holds NaN or infinity: remove or repair it "
+                "first."
+            )
         return out
 
     def _read_window(self, epoch: int, window: int, size: int) -> NDArray[Any]:
-        """Pieces of the file, shuffled together, in the dtype of the file."""
-        piece = min(self._piece_rows(), max(1, size))
-        n_pieces = -(-self._n // piece)
-        order = _generator(self._seed, 4, epoch).permutation(n_pieces)
-        skipped, wanted = window * _WINDOW_BATCHES * size, _WINDOW_BATCHES * size
-        kept: list[NDArray[Any]] = []
-        n_kept = passed = 0
-        for number in order:
-            places = np.arange(number * piece, min((number + 1) * piece, self._n))
-            places = np.setdiff1d(places, self._held_rows, assume_unique=True)
-            if passed + len(places) > skipped:
-                places = places[max(0, skipped - passed) :][: wanted - n_kept]
-                rows = places if self._rows is None else self._rows[places]
-                if len(rows):
-                    kept.append(self._gather(rows))
-                    n_kept += len(rows)
-                passed = max(passed, skipped)
-            else:
-                passed += len(places)
-            if n_kept >= wanted:
-                break
-        samples = np.concatenate(kept)
-        return samples[_generator(self._seed, 5, epoch, window).permutation(len(samples))]
+        """Pieces of the file, shuffled together, as narrow as in the file."""
+        piece = min(self._piece_rows(), size)
+        edges = np.minimum(np.arange(-(-self._n // piece) + 1) * piece, self._n)
+        numbers = edges - np.searchsorted(self._held, edges)
+        order = _generator(self._seed, 4, epoch).permutation(len(edges) - 1)
+        n_samples = np.diff(numbers)[order]
+        # How many samples the pass has seen when it comes to a piece.
+        passed = n_samples.cumsum() - n_samples
+        wanted = _WINDOW_BATCHES * size
+        low = np.clip(window * wanted - passed, 0, n_samples)
+        high = np.clip((window + 1) * wanted - passed, 0, n_samples)
+        n_read = int((high - low).sum())
+        where = _generator(self._seed, 5, epoch, window).permutation(n_read)
+        samples = np.empty((n_read, self.width), dtype=_narrow(self._x.dtype))
+        done = 0
+        for i in np.flatnonzero(high > low):
+            part = self._gather(self._kept(numbers[order[i]] + np.arange(low[i], high[i])))
+            samples[where[done : done + len(part)]] = part
+            done += len(part)
+        return samples
+
+    def _chunk_rows(self) -> int | None:
+        chunks = getattr(self._x, "chunks", None)
+        if not chunks:
+            return None
+        # dask tells the size of every chunk, zarr that of all of them.
+        return int(chunks[0][0] if isinstance(chunks[0], tuple) else chunks[0])
 
     def _piece_rows(self) -> int:
-        chunks = getattr(self._x, "chunks", None)
-        first = chunks[0] if chunks else _PIECE_ROWS
-        # dask tells the size of every chunk, zarr that of all of them.
-        return int(first[0] if isinstance(first, tuple) else first)
+        return self._chunk_rows() or _PIECE_ROWS
 
 
 class StreamBatches:
@@ -267,31 +312,45 @@ class StreamBatches:
         self._n_kept = n_kept
         self._number = 0
         self._ended = False
-        self._next_step = 0
+        self._step = 0
         self._latest: deque[NDArray[Any]] = deque()
         self._buffer: list[NDArray[Any]] = []
         self._current: Iterator[Any] = iter(stream)
         self.n_samples: int | None = None
         self.width = 0
-        if not self._fill(1):
+        self._fill(_FINGERPRINT_ROWS)
+        begun = self._buffered()
+        if not len(begun):
             raise MicrodlError("The iterable gave no samples: pass one that gives batches.")
-        begun = self._take(n_held_out)
-        self.held_out = np.asarray(begun, dtype=np.float32)
-        self._hash = _hash((self.width,), np.asarray(self._buffered()[:_FINGERPRINT_ROWS]))
+        self._hash = _hash((n_held_out, self.width), begun[:_FINGERPRINT_ROWS])
+        self.held_out = self._take(n_held_out).astype(np.float32)
 
     def batch(self, step: int, size: int) -> NDArray[np.float32]:
         """See `Batches.batch`."""
+        assert step == self._step
         samples = self._take(size)
-        while self._next_step < step and len(samples):
-            self._remember(samples)
-            self._next_step += 1
-            samples = self._take(size)
         # What is left at the end of a stream is too little to move the atoms by.
         if len(samples) < size:
+            if step == 0:
+                raise MicrodlError(
+                    f"The iterable has too few samples for one step: {self._n_held_out} are held "
+                    f"out and a batch has {size}, so pass more or set a smaller batch_size."
+                )
             raise EndOfSamplesError
-        self._next_step += 1
+        self._step += 1
         self._remember(samples)
         return np.ascontiguousarray(samples, dtype=np.float32)
+
+    def skip_to(self, step: int, size: int) -> None:
+        """See `Batches.skip_to`."""
+        while self._step < step:
+            try:
+                self.batch(self._step, size)
+            except EndOfSamplesError:
+                raise MicrodlError(
+                    f"The iterable ended after {self._step} of the {step} batches that were used "
+                    "already: pass the one that the fit was begun with, from its beginning."
+                ) from None
 
     def first(self, count: int) -> NDArray[np.float32]:
         """See `Batches.first`: the samples that the first batches are made of."""
@@ -302,7 +361,7 @@ class StreamBatches:
         """See `Batches.drawn`."""
         if not self._latest:
             return np.empty((0, self.width), dtype=np.float32)
-        return np.concatenate(self._latest).astype(np.float32)[-count:]
+        return np.concatenate(self._latest, dtype=np.float32)[-count:]
 
     def fingerprint(self) -> str:
         """See `Batches.fingerprint`."""
@@ -321,7 +380,7 @@ class StreamBatches:
     def _take(self, count: int) -> NDArray[Any]:
         self._fill(count)
         samples = self._buffered()
-        self._buffer = [samples[count:]]
+        self._buffer = [samples[count:]] if len(samples) > count else []
         return samples[:count]
 
     def _fill(self, count: int) -> bool:
@@ -350,16 +409,26 @@ class StreamBatches:
 
     def _checked(self, batch: Any) -> NDArray[Any]:
         self._number += 1
-        samples = np.asarray(batch)
-        if samples.dtype.kind not in "fiu":
-            samples = samples.astype(np.float32)
-        if samples.ndim != 2 or (self.width and samples.shape[1] != self.width):
+        try:
+            given = np.asarray(batch)
+            if given.dtype.kind not in "fiubO":
+                raise TypeError(f"values of type {given.dtype}")
+            with np.errstate(over="ignore"):
+                # A copy, because who makes the batches may fill the same array again.
+                samples = np.array(given, dtype=_narrow(given.dtype), order="C")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise MicrodlError(
+                f"Batch {self._number} is no matrix of numbers: give an array with one sample a "
+                "row."
+            ) from error
+        width = samples.shape[1] if samples.ndim == 2 else 0
+        if width == 0 or (self.width and width != self.width):
             wanted = f"(n, {self.width})" if self.width else "(n, features)"
             raise MicrodlError(
                 f"Batch {self._number} has the shape {samples.shape} but must have {wanted}: "
                 "one sample a row, all of the same width."
             )
-        self.width = samples.shape[1]
+        self.width = width
         try:
             require_finite(samples)
         except MicrodlError as error:
@@ -410,9 +479,9 @@ def _generator(seed: int, *purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, *purpose]))
 
 
-def _finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    require_finite(samples)
-    return samples
+def _narrow(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type that holds samples until they are used: float32, or a narrower one as it is."""
+    return dtype if dtype.itemsize <= 2 else np.dtype(np.float32)
 
 
 def _hash(sizes: tuple[int, ...], samples: NDArray[Any]) -> str:

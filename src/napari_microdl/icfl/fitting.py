@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +24,7 @@ _SETTLING_STEPS = 50
 _SCORE_EVERY = 20
 # Samples in the closing solve, which has n_atoms unknowns for each dimension.
 _SOLVE_SAMPLES_PER_ATOM = 16
+_FEWEST_SOLVE_SAMPLES = 8192
 _HISTORY_LENGTH = 1000
 
 
@@ -71,7 +71,7 @@ class Fit:
     Raises
     ------
     MicrodlError
-        If the checkpoint is of another fit.
+        If the checkpoint is of another fit, or there are more processes than samples in a batch.
     """
 
     def __init__(
@@ -88,9 +88,11 @@ class Fit:
         self.history: list[FitRecord] = []
         self._number = 0
         self._finished = False
+        self._keep_every = 1
         self._best_r2 = -np.inf
         self._scores_since_best = 0
         self._dead_before = np.ones(0, dtype=bool)
+        self._require_shares()
         state = checkpoint.begin(self._identity()) if checkpoint is not None else None
         if state is None:
             self.learner = self._begin()
@@ -169,13 +171,17 @@ class Fit:
     def _steps(self, stage: Stage) -> Iterator[FitRecord]:
         plan, learner = stage.plan, self.learner
         last = np.inf if plan.max_steps is None else plan.max_steps
-        keep_every = max(1, -(-(plan.max_steps or 0) // _HISTORY_LENGTH))
+        stage.batches.skip_to(learner.steps, plan.batch_size)
         while learner.steps < last and not self._plateau(plan):
             try:
-                with self._saved_on(MicrodlError):
-                    batch = stage.batches.batch(learner.steps, plan.batch_size)
+                batch = stage.batches.batch(learner.steps, plan.batch_size)
             except EndOfSamplesError:
                 break
+            except Exception:
+                # A bad sample, or a drive that cannot be read for now.
+                if learner.steps:
+                    self._save()
+                raise
             learner.step(
                 np.ascontiguousarray(batch[self._processes.share]),
                 may_redraw=learner.steps < last - _SETTLING_STEPS,
@@ -183,20 +189,24 @@ class Fit:
             if learner.steps % _SCORE_EVERY == 0:
                 self._score(stage)
             record = learner.record(self.total_steps)
-            if (learner.steps - 1) % keep_every == 0:
+            if (learner.steps - 1) % self._keep_every == 0:
                 self._keep(record)
             if self._checkpoint is not None and self._checkpoint.due:
                 self._save()
-            # Who stops iterating here can go on later.
-            with self._saved_on(GeneratorExit):
+            try:
                 yield record
+            except GeneratorExit:
+                # Who stops iterating here can go on later.
+                self._save()
+                raise
         self._save()
 
     def _end(self, stage: Stage) -> Iterator[FitRecord]:
         from napari_microdl.icfl.closing import close
 
         plan, learner = stage.plan, self.learner
-        samples = stage.batches.drawn(max(_SOLVE_SAMPLES_PER_ATOM * plan.n_atoms, plan.batch_size))
+        wanted = max(_SOLVE_SAMPLES_PER_ATOM * plan.n_atoms, _FEWEST_SOLVE_SAMPLES)
+        samples = stage.batches.drawn(wanted)
         if len(samples):
             if plan.update == "newton":
                 for _ in close(learner, samples):
@@ -214,6 +224,7 @@ class Fit:
         """Draw the first atoms of a stage."""
         stage = self._stages[self._number]
         plan, batches = stage.plan, stage.batches
+        self._keep_every = max(1, -(-(plan.max_steps or 0) // _HISTORY_LENGTH))
         # Each stage has its own numbers, so that they do not depend on the draws of earlier ones.
         rng = np.random.RandomState([self._seed, self._number])
         n_new = plan.n_atoms - (before.plan.n_atoms if before is not None else 0)
@@ -272,9 +283,22 @@ class Fit:
 
     def _keep(self, record: FitRecord) -> None:
         self.history.append(record)
+        if len(self.history) <= 2 * _HISTORY_LENGTH:
+            return
         # Of a stream without end, every other record goes whenever there are too many.
-        if len(self.history) > 2 * _HISTORY_LENGTH:
-            self.history = self.history[::2]
+        begun = sum(earlier.step <= self.learner.steps_before for earlier in self.history)
+        if len(self.history) - begun > 2 * _HISTORY_LENGTH:
+            self.history[begun:] = self.history[begun::2]
+            self._keep_every *= 2
+
+    def _require_shares(self) -> None:
+        for stage in self._stages:
+            size = min(stage.plan.batch_size, stage.batches.n_samples or stage.plan.batch_size)
+            if size < self._processes.count:
+                raise MicrodlError(
+                    f"A batch of {size} samples cannot be shared by {self._processes.count} "
+                    "processes: set a larger batch_size or use fewer processes."
+                )
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -283,14 +307,6 @@ class Fit:
             "samples": [stage.batches.fingerprint() for stage in self._stages],
         }
 
-    @contextmanager
-    def _saved_on(self, kind: type[BaseException]) -> Iterator[None]:
-        try:
-            yield
-        except kind:
-            self._save()
-            raise
-
     def _save(self) -> None:
         if self._checkpoint is None or self._processes.rank != 0:
             return
@@ -298,6 +314,7 @@ class Fit:
         numbers |= {
             "stage": self._number,
             "finished": self._finished,
+            "keep_every": self._keep_every,
             "best_r2": self._best_r2 if np.isfinite(self._best_r2) else None,
             "scores_since_best": self._scores_since_best,
             "history": [dataclasses.astuple(record) for record in self.history],
@@ -308,16 +325,21 @@ class Fit:
         numbers = state.numbers
         self._number = numbers["stage"]
         self._finished = numbers["finished"]
+        self._keep_every = numbers["keep_every"]
         self._best_r2 = -np.inf if numbers["best_r2"] is None else numbers["best_r2"]
         self._scores_since_best = numbers["scores_since_best"]
         self.history = [FitRecord(*record) for record in numbers["history"]]
         self._dead_before = state.arrays["dead_before"]
+        stage = self._stages[self._number]
         self.learner = Learner(
-            self._stages[self._number].plan,
-            state.arrays["atoms"],
-            state.arrays["bias"],
+            stage.plan,
+            np.zeros((stage.plan.n_atoms, stage.batches.width), np.float32),
+            np.zeros(stage.batches.width, np.float32),
             np.random.RandomState(0),
             self._processes,
             n_frozen=len(self._dead_before),
         )
+        for name, expected in self.learner.state()[0].items():
+            if state.arrays[name].shape != expected.shape:
+                raise ValueError(f"{name} of shape {state.arrays[name].shape}")
         self.learner.restore(state.arrays, numbers)

@@ -44,8 +44,8 @@ def scratch(n_atoms: int, n_picks: int, dtype: np.dtype[Any]) -> tuple[NDArray[A
     return maxima, squares[0], squares[1], *flags, *np.zeros((6, n_picks))
 
 
-# What is compiled must be compiled for one set of types only: a literal 0 would be another type than
-# an integer, and None in the place of True leaves out all that it stands for.
+# To be compiled once only, a function must always get the same types: a literal 0 is another type
+# than an integer. None in the place of True leaves out all that it stands for.
 @jit(*_FAST)
 def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     correlations, gram, first, last, per_iteration, refit, absolute, repeats, positive, dependent,
@@ -284,9 +284,7 @@ def _solve(  # type: ignore[no-untyped-def]  # pragma: no cover
         for i in range(origin, stop):
             negative = negative or solution[i] < 0
         if negative:
-            _nonnegative(
-                inner, target, origin, stop, dependent, solution, passive, trial, current
-            )
+            _nonnegative(inner, target, origin, stop, dependent, solution, passive, trial, current)
 
 
 @jit()
