@@ -506,7 +506,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         n_picks = coder.options.n_picks
         # Codes of a slab at a time: of many samples, the sparse codes alone stay in memory.
         parts = []
-        for start in range(0, len(x), _SLAB_ROWS):
+        for start in range(0, x.shape[0], _SLAB_ROWS):
             slab: NDArray[Any] = np.array(x[start : start + _SLAB_ROWS], dtype=dtype)
             if is_store(X):
                 require_finite(slab)
@@ -650,9 +650,10 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"The samples have the shape {tuple(x.shape)} and the type {x.dtype} but must be a "
                 "matrix of numbers, one sample a row."
             )
-        n_samples, width = len(x) if rows is None else len(rows), int(x.shape[1])
+        n_rows, width = (int(size) for size in x.shape)
+        n_samples = n_rows if rows is None else len(rows)
         _require_two(n_samples)
-        n_all, n_new = self._sizes(len(x), width, before)
+        n_all, n_new = self._sizes(n_rows, width, before)
         plan = self._plan(n_all, n_new, width, n_samples)
         n_held_out = self._n_held_out(n_samples, plan)
         batches = ArrayBatches(x, seed, rows=rows, n_held_out=n_held_out, in_memory=in_memory)

@@ -1,0 +1,347 @@
+"""How many samples a second are coded in a given dictionary, by us and by others.
+
+``python benchmarks/encode.py`` prints a table for each problem, and one of our speed and memory for
+ever more samples. Codes have as many non-zeros in every row. Every row is measured in a process of
+its own, on a core of its own, each coder at the fastest of its batch sizes. "Bound" is the time
+that the J products of samples and atoms would take alone, at the best rate of float32 products that
+numpy, torch or oneDNN reach on this machine.
+
+Memory is how far the peak rises above what is held before the coding, without the codes
+themselves (8 bytes for each non-zero); it is measured on Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from peers import CODERS, Coder, Floats, PlainTorch
+from planted import Problem, explained, planted_samples
+from recovery import Record, core_sets, environment_line, in_own_process, print_columns
+from torch.utils.mkldnn import to_mkldnn
+
+from napari_microdl.pursuit import matching_pursuit
+
+PROBLEMS = {
+    "m1024": (Problem(width=384, n_true=1024, n_active=20, n_atoms=1024), 40_000),
+    "m2048": (Problem(width=384, n_true=2048, n_active=20, n_atoms=2048), 40_000),
+    "paper": (Problem(width=1024, n_true=8192, n_active=100, n_atoms=8192), 20_000),
+}
+MEMORY, MEMORY_OF = "memory", "m2048"
+MEMORY_SAMPLES = (10_000, 40_000, 160_000)
+BOUND = "bound"
+# The dictionary is the planted one moved by this share of an atom's length.
+PERTURBATION = 0.2
+# Samples that R2 is measured on.
+SCORED = 128
+
+
+class _Ours(Coder):
+    """`matching_pursuit`, which takes all samples at once and cuts them up by itself."""
+
+    variants = (("", 10**9),)
+    _options: dict[str, Any]
+
+    def prepare(self, atoms: Floats, n_iterations: int, per_iteration: int, setting: str) -> None:
+        """Take a dictionary."""
+        self._atoms = atoms
+        self._sizes = n_iterations, per_iteration
+
+    def encode(self, x: Floats) -> tuple[NDArray[np.int32], Floats]:
+        """Picks and coefficients."""
+        return matching_pursuit(x, self._atoms, *self._sizes, **self._options)
+
+    def decode(self, codes: tuple[NDArray[np.int32], Floats]) -> Floats:
+        """Sum of weighted atoms."""
+        picks, values = codes
+        return np.einsum("nk,nkd->nd", values, self._atoms[picks])
+
+
+class OursFinal(_Ours):
+    """As ICFL codes by default: no atom twice, one solve for all picks at the end."""
+
+    name = "ours, refit at the end"
+    _options = {"refit": "final", "allow_repeats": False}  # noqa: RUF012
+
+
+class OursAsPrinted(_Ours):
+    """As the paper prints it."""
+
+    name = "ours, as printed"
+    _options = {"refit": "block", "allow_repeats": True}  # noqa: RUF012
+
+
+ALL = {c.name: c for c in (OursFinal, OursAsPrinted, *CODERS)}
+
+
+def product_rates(width: int, n_atoms: int) -> float:
+    """Best rate of float32 matrix products in floating-point operations a second.
+
+    Parameters
+    ----------
+    width, n_atoms : int
+        Sizes of the dictionary; a large square product is tried as well.
+
+    Returns
+    -------
+    float
+        2 * rows * columns * depth / seconds of the fastest product of all.
+    """
+    rng = np.random.default_rng(0)
+    best = 0.0
+    for rows, depth, columns in (
+        (256, width, n_atoms),
+        (1024, width, n_atoms),
+        (4096, width, n_atoms),
+        (2048, 2048, 2048),
+    ):
+        a = rng.normal(size=(rows, depth)).astype(np.float32)
+        b = rng.normal(size=(depth, columns)).astype(np.float32)
+        out = np.empty((rows, columns), np.float32)
+        ta, tb, tout = (torch.from_numpy(array) for array in (a, b, out))
+        linear = torch.nn.Linear(depth, columns, bias=False).eval()
+        linear.weight.data = tb.T.contiguous()
+        onednn = to_mkldnn(linear)
+        ma = ta.to_mkldnn()
+        for product in (
+            lambda a=a, b=b, out=out: np.matmul(a, b, out=out),
+            lambda ta=ta, tb=tb, tout=tout: torch.mm(ta, tb, out=tout),
+            lambda ma=ma, onednn=onednn: onednn(ma),
+        ):
+            with torch.inference_mode():
+                seconds = min(_seconds(product) for _ in range(6))
+            best = max(best, 2.0 * rows * depth * columns / seconds)
+    return best
+
+
+def _seconds(action: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def _memory(field: str) -> int | None:
+    """Bytes of a field of /proc/self/status: VmRSS now, VmHWM at most."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return None
+    lines = status.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def fastest_variant(coder: Coder, x: Floats, atoms: Floats, problem: Problem) -> tuple[str, int]:
+    """The setting and batch size at which a coder is fastest, by short trials.
+
+    Parameters
+    ----------
+    coder : Coder
+        What to try; it is left prepared with the last one tried.
+    x, atoms : ndarray
+        Samples and dictionary.
+    problem : Problem
+        Sizes.
+
+    Returns
+    -------
+    setting : str
+        For `Coder.prepare`.
+    batch_size : int
+        Samples at a time.
+    """
+    if len(coder.variants) == 1:
+        return coder.variants[0]
+    rates: dict[tuple[str, int], float] = {}
+    for setting, size in coder.variants:
+        # A batch that would take over ten seconds at the rate seen so far is not tried.
+        if rates and size / max(rates.values()) > 10:
+            continue
+        coder.prepare(atoms, problem.n_iterations, problem.atoms_per_iteration, setting)
+        coder.encode(x[: min(size, 16)])
+        rates[setting, size] = size / min(
+            _seconds(lambda n=size: coder.encode(x[:n])) for _ in "12"
+        )
+    return max(rates, key=lambda variant: rates[variant])
+
+
+def work(task: Record) -> Record:
+    """Measure one row in this process."""
+    torch.set_num_threads(task["threads"])
+    problem = PROBLEMS[task["problem"]][0]
+    if task["coder"] == BOUND:
+        return {"rate": product_rates(problem.width, problem.n_atoms)}
+    x = np.array(np.load(task["x"], mmap_mode="r")[: task["samples"]])
+    atoms = np.load(task["atoms"])
+    coder = ALL[task["coder"]]()
+    setting, size = fastest_variant(coder, x, atoms, problem)
+    sizes = (problem.n_iterations, problem.atoms_per_iteration)
+    coder.prepare(atoms, *sizes, setting)
+    coder.encode(x[:64])
+    r2 = explained(x[:SCORED], coder.decode(coder.encode(x[:SCORED])))
+    before = _memory("VmRSS")
+    reset = Path("/proc/self/clear_refs")
+    if reset.exists():
+        # Writing 5 makes the peak start anew from here.
+        reset.write_text("5")
+    coded = largest = 0
+    cpu, wall = time.process_time(), time.perf_counter()
+    while time.perf_counter() - wall < task["seconds"]:
+        start = coded % len(x)
+        batch = x[start : start + size]
+        coder.encode(batch)
+        coded += len(batch)
+        largest = max(largest, len(batch))
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    peak = _memory("VmHWM")
+    grown = None if before is None or peak is None else peak - before
+    codes = 8 * largest * problem.n_active
+    return {
+        "batch": size if size < len(x) else None,
+        "setting": setting,
+        "samples_per_second": coded / wall,
+        "cpu_per_thousand": 1000 * cpu / coded,
+        "r2": r2,
+        "memory": None if grown is None else max(grown - codes, 0),
+    }
+
+
+def print_table(name: str, rows: dict[str, Record]) -> None:
+    """The table of one problem and what it says about us."""
+    problem, _ = PROBLEMS[name]
+    flops = 2.0 * problem.n_iterations * problem.width * problem.n_atoms
+    print(
+        f"\n{name}: {problem.n_atoms} atoms in {problem.width} dimensions, "
+        f"J {problem.n_iterations} x L {problem.atoms_per_iteration}"
+    )
+    bound = rows[BOUND]["rate"] / flops if BOUND in rows else None
+    ours = rows.get(OursFinal.name)
+    cells = []
+    for coder, row in rows.items():
+        if coder == BOUND:
+            continue
+        rate = row["samples_per_second"]
+        batch = "all" if row["batch"] is None else str(row["batch"])
+        cells.append(
+            [
+                coder,
+                f"{row['setting']} {batch}".strip(),
+                f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}",
+                f"{row['cpu_per_thousand']:.3g}",
+                f"{row['r2']:.4f}",
+                "-" if row["memory"] is None else f"{row['memory'] / 1e6:.0f}",
+                f"{ours['samples_per_second'] / rate:.2f}" if ours else "-",
+                f"{bound / rate:.2f}" if bound else "-",
+            ]
+        )
+    titles = ["coder", "at a time", "samples/s", "CPU s per 1000", "R2", "memory, MB"]
+    print_columns([*titles, "ours / it", "time / bound"], cells)
+    if bound:
+        print(
+            f"bound: {bound:,.0f} samples/s, {problem.n_iterations} products at "
+            f"{rows[BOUND]['rate'] / 1e9:.0f} GFLOP/s"
+        )
+    if not ours:
+        return
+    for label, candidates in (
+        ("the fastest pursuit of a package", [c for c in CODERS if c.is_package and c.is_pursuit]),
+        ("the formulas in torch", [PlainTorch]),
+    ):
+        others = [rows[c.name] | {"name": c.name} for c in candidates if c.name in rows]
+        if others:
+            other = max(others, key=lambda row: row["samples_per_second"])
+            times = ours["samples_per_second"] / other["samples_per_second"]
+            print(
+                f"Ours codes {times:.1f} times as many samples as {other['name']}, {label}, at R2 "
+                f"{ours['r2']:.4f} against {other['r2']:.4f}."
+            )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the tables.
+
+    Parameters
+    ----------
+    argv : sequence of str or None
+        Command line; None takes that of the process.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    everything = [*PROBLEMS, MEMORY]
+    parser.add_argument("--problems", nargs="+", choices=everything, default=everything)
+    names = [*ALL, BOUND]
+    parser.add_argument("--coders", nargs="+", choices=names, default=names)
+    parser.add_argument("--seconds", type=float, default=10, help="for each row, at the least")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    if arguments.worker:
+        print(json.dumps(work(json.loads(arguments.worker))))
+        return
+    (cores,) = core_sets(1, arguments.threads)
+    print(environment_line(arguments.threads))
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.problems:
+            of = MEMORY_OF if name == MEMORY else name
+            problem, n_samples = PROBLEMS[of]
+            if name == MEMORY:
+                n_samples = max(MEMORY_SAMPLES)
+            rng = np.random.default_rng(arguments.seed + 1)
+            x, atoms = planted_samples(
+                n_samples, problem.width, problem.n_true, problem.n_active, seed=arguments.seed
+            )
+            away = rng.standard_normal(atoms.shape, dtype=np.float32)
+            away *= PERTURBATION / np.linalg.norm(away, axis=1, keepdims=True)
+            atoms += away
+            atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+            paths = {"x": str(Path(folder) / "x.npy"), "atoms": str(Path(folder) / "atoms.npy")}
+            np.save(paths["x"], x)
+            np.save(paths["atoms"], atoms)
+            del x
+            common = {
+                "problem": of,
+                "threads": arguments.threads,
+                "seconds": arguments.seconds,
+                **paths,
+            }
+            if name == MEMORY:
+                lines = []
+                for n in MEMORY_SAMPLES:
+                    task = {**common, "coder": OursFinal.name, "samples": n}
+                    row = in_own_process(__file__, task, cores)
+                    memory = "-" if row["memory"] is None else f"{row['memory'] / 1e6:.0f}"
+                    io = 4 * n * problem.width, 8 * n * problem.n_active
+                    lines.append(
+                        [
+                            f"{n:,}",
+                            f"{row['samples_per_second']:,.0f}",
+                            *(f"{size / 1e6:.0f}" for size in io),
+                            memory,
+                        ]
+                    )
+                gram = 4 * problem.n_atoms**2 / 1e6
+                print(f"\nmemory: {OursFinal.name}, problem {of}; Gram matrix {gram:.0f} MB")
+                titles = ["samples", "samples/s", "samples, MB", "codes, MB", "beyond both, MB"]
+                print_columns(titles, lines)
+            else:
+                rows = {}
+                for coder in arguments.coders:
+                    task = {**common, "coder": coder, "samples": n_samples}
+                    try:
+                        rows[coder] = in_own_process(__file__, task, cores)
+                    except RuntimeError as error:
+                        print(f"{name}, {coder}: {error}", file=sys.stderr, flush=True)
+                print_table(name, rows)
+
+
+if __name__ == "__main__":
+    main()
