@@ -425,17 +425,17 @@ def print_table(
     print(f"{title:<20}" + "".join(f"{column:>21}" for column in columns))
     for shown, name in rows.items():
         cells = "".join(f"{spread(scores[name], column):>21}" for column in columns)
-        print(f"{shown:<20}{cells}")
+        print(f"{shown:<20}{cells}", flush=True)
 
 
 def spread(scores: Sequence[Scores], column: str) -> str:
     """Median and range over the seeds."""
     values = [of_seed[column] for of_seed in scores]
-    digits = 0 if column == "dead" else 1 if column == "CPU s" else 3
+    digits = 0 if column == "dead" else 1 if column == "CPU s" else 2
     middle, least, most = (
         f"{value:.{digits}f}" for value in (np.median(values), min(values), max(values))
     )
-    return f"{middle} ({least}-{most})"
+    return f"{middle} ({least} to {most})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -452,7 +452,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args(argv).seeds
     print(
-        f"Median (range) over {seeds} seeds; M, J, L = {SIZES}, control-first {CONTROL_ATOMS} of M"
+        f"Median (range) of {seeds} seeds; M, J, L = {SIZES}; control-first: {CONTROL_ATOMS} of M"
     )
     preparations = {name: name for name in PREPARATIONS}
     learners = {"plain, all": "control whitening"} | {name: name for name in LEARNERS}
