@@ -399,6 +399,9 @@ def test_a_bad_first_batch_leaves_no_trace():
         ({"max_steps": 0}, "max_steps is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"allow_repeats": "no"}, "allow_repeats is 'no'"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
+        ({"early_stopping": True, "validation_fraction": 0.0}, "early_stopping needs held-out"),
+        ({"n_iter_no_change": 0}, "n_iter_no_change is 0"),
     ],
 )
 def test_bad_parameters_are_named(arguments, message):

@@ -64,7 +64,7 @@ class Batches(Protocol):
         EndOfSamplesError
             If a stream has no batch for this step.
         MicrodlError
-            If a sample is not finite, or of another width.
+            If a sample is not finite, or of another width, or a stream has too few for one step.
         """
 
     def skip_to(self, step: int, size: int) -> None:

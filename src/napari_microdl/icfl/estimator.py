@@ -143,7 +143,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     n_atoms_, n_iterations_, atoms_per_iteration_ : int
         M, J and L as used.
     history_ : list of FitRecord
-        How the fit went, at most about 1,000 records a stage.
+        How the fit went, at most about 1,000 records a stage, of a stream 2,000.
     n_features_in_ : int
         Width of a sample.
 
@@ -517,6 +517,8 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 indices[rows, : picks.shape[1]] = picks.cpu().numpy()
                 values[rows, : picks.shape[1]] = coefficients.cpu().numpy()
             parts.append(codes_to_csr(indices, values, self.n_atoms_))
+        if not parts:
+            return sparse.csr_array((0, self.n_atoms_), dtype=np.float32)
         return parts[0] if len(parts) == 1 else sparse.csr_array(sparse.vstack(parts))
 
     def inverse_transform(self, X: ArrayLike | sparse.sparray | sparse.spmatrix) -> NDArray[Any]:
@@ -615,7 +617,8 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "An iterable cannot be divided by marks: pass the control samples themselves as "
                 "controls, and an iterable of treated samples."
             )
-        n_samples = len(X)  # type: ignore[arg-type]
+        # zarr arrays have no len().
+        n_samples = int(X.shape[0]) if is_store(X) else len(X)  # type: ignore[union-attr,arg-type]
         if marks.dtype != bool or len(marks) != n_samples:
             raise MicrodlError(
                 f"controls has {len(marks)} entries of type {marks.dtype} but must have one bool "
@@ -720,6 +723,11 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if share != "auto" and not 0 <= share < 1:
             raise MicrodlError(
                 f"validation_fraction is {share!r} but must lie in [0, 1) or be 'auto'."
+            )
+        if self.early_stopping and share == 0:
+            raise MicrodlError(
+                "early_stopping needs held-out samples, but validation_fraction is 0: set it to "
+                "'auto' or a share."
             )
         if self.n_iter_no_change < 1:
             raise MicrodlError(
