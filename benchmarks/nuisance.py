@@ -50,7 +50,7 @@ FOUND = 0.9
 # M, J and L; M is the default for this many samples, and the same for every dictionary.
 SIZES = (512, 4, 5)
 # Atoms of a control-first dictionary that are learned on controls: three of four, a share chosen on
-# seeds 0 to 2 of this problem. From five to six of eight, about as many concepts are found; a
+# seeds 0 to 2 of this problem. From five to six of eight, about as many concepts are found. A
 # larger share leaves a purer group, until too few atoms are left for the concepts.
 CONTROL_ATOMS = 384
 # Rates of an atom are compared in controls and treated samples; it is rarer below this ratio.
