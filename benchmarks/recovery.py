@@ -40,8 +40,7 @@ PROBLEMS = {
     "m1024": Problem(width=384, n_true=1024, n_active=20, n_atoms=1024),
     "m2048": Problem(width=384, n_true=2048, n_active=20, n_atoms=2048),
     "k40": Problem(width=384, n_true=1024, n_active=40, n_atoms=1024),
-    # In 384 dimensions, 100 of 1,024 atoms at a time are too many for anyone to tell apart.
-    "k100": Problem(width=1024, n_true=2048, n_active=100, n_atoms=2048),
+    "k100": Problem(width=384, n_true=1024, n_active=100, n_atoms=1024),
     "larger": Problem(width=384, n_true=1024, n_active=20, n_atoms=2048),
     "correlated": Problem(width=384, n_true=1024, n_active=20, n_atoms=1024, correlation=0.6),
 }
