@@ -161,8 +161,9 @@ def test_an_adam_step_on_a_hard_case_agrees_with_the_slow_reference(case):
 
 def test_linear_init_is_that_of_a_linear_layer():
     x = samples()
-    icfl = ICFL(100, 1, 1, update="adam", init="linear", learning_rate=1e-12, max_steps=1)
-    icfl.fit(x)
+    settings = {"learning_rate": 1e-12, "max_steps": 1, "random_state": 0}
+    icfl = ICFL(100, 1, 1, update="adam", init="linear", **settings).fit(x)
+    torch.manual_seed(0)
     layer = torch.nn.Linear(100, 16)
     for ours, theirs in ((icfl.components_, layer.weight), (icfl.bias_, layer.bias)):
         assert np.abs(ours).max() <= 0.1
