@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -10,6 +10,33 @@ from numpy.typing import NDArray
 
 Site = Literal["residual", "attention"]
 Precision = Literal["fp32", "bf16"]
+Intensity = Literal["log", "linear"]
+
+
+@dataclass(frozen=True)
+class ChannelRule:
+    """Which channels a model wants.
+
+    Parameters
+    ----------
+    names : tuple of str, default=()
+        Channels that the model was trained on, in its order, for people and for matching by name;
+        empty where it takes any channel.
+    joint : bool, default=False
+        Whether the channels go into the model together and give one token a patch. Otherwise every
+        channel gives tokens of its own.
+    least, most : int
+        How many channels are accepted; `most` is None where there is no limit.
+    """
+
+    names: tuple[str, ...] = ()
+    joint: bool = False
+    least: int = 1
+    most: int | None = None
+
+    def n_token_channels(self, n_channels: int) -> int:
+        """Tokens a patch of an image with this many channels."""
+        return 1 if self.joint else n_channels
 
 
 @dataclass(frozen=True)
@@ -40,6 +67,12 @@ class ModelSpec:
         Where the weights come from.
     non_commercial : bool
         Whether the licence forbids commercial use.
+    channels : ChannelRule
+        Which channels it wants.
+    intensity : {"log", "linear"}
+        Scale on which it wants intensities, see `napari_microdl.scaling.IntensityScaling`.
+    fixed_tile : bool
+        Whether a tile must have the native size; otherwise any multiple of the patch size will do.
     """
 
     model_id: str
@@ -53,6 +86,9 @@ class ModelSpec:
     licence: str
     source: str
     non_commercial: bool = False
+    channels: ChannelRule = field(default_factory=ChannelRule)
+    intensity: Intensity = "log"
+    fixed_tile: bool = False
 
 
 class TokenModel(Protocol):
@@ -76,6 +112,7 @@ class TokenModel(Protocol):
 
         Returns
         -------
-        ndarray of shape (n, channels, grid_h, grid_w, dim)
-            float32 tokens, one a channel and patch; class and register tokens are dropped.
+        ndarray of shape (n, token_channels, grid_h, grid_w, dim)
+            float32 tokens; class and register tokens are dropped. There is one token channel for
+            every channel, or one in all where the model takes its channels jointly.
         """
