@@ -49,7 +49,7 @@ def close(learner: Learner, samples: NDArray[np.float32]) -> Iterator[None]:
     for start in range(0, len(own), _ROWS):
         started = time.perf_counter()
         with torch.no_grad():
-            x = learner.tensor(np.ascontiguousarray(own[start : start + _ROWS])) - learner.bias
+            x = learner.centred(np.ascontiguousarray(own[start : start + _ROWS]))
             indices, values = coder.code(x)
             residual = x - weighted_rows(indices, values, learner.atoms)
             pull += products_with_codes(indices, values, residual, n_atoms)

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     Samples = ArrayLike | Iterable[ArrayLike]
+    # Atoms, what was asked for, and what codes so.
+    _CoderOf = tuple[NDArray[np.float32], tuple[PursuitOptions, type, str], Coder]
 
 # What the atoms of a fit are called: of a plain one, and of the two stages of a control-first one.
 ANY = "any"
@@ -180,7 +182,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     atoms_per_iteration_: int
     n_features_in_: int
     _learner: Learner | None
-    _coders: dict[Any, Coder]
+    _last_coder: list[_CoderOf]
 
     def __init__(
         self,
@@ -487,8 +489,6 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         MicrodlError
             If a sample is not finite.
         """
-        import torch
-
         check_is_fitted(self)
         x: Any = X
         if not is_store(X):
@@ -503,7 +503,6 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         dtype = np.float64 if x.dtype == np.float64 else np.float32
         coder = self._coder(dtype)
-        n_picks = coder.options.n_picks
         # Codes of a slab at a time: of many samples, the sparse codes alone stay in memory.
         parts = []
         for start in range(0, x.shape[0], _SLAB_ROWS):
@@ -511,12 +510,9 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             if is_store(X):
                 require_finite(slab)
             slab -= self.bias_.astype(dtype)
-            indices = np.full((len(slab), n_picks), -1, dtype=np.int32)
-            values = np.zeros((len(slab), n_picks), dtype=np.float32)
-            for rows, picks, coefficients in coder.chunks(torch.from_numpy(slab).to(self.device)):
-                indices[rows, : picks.shape[1]] = picks.cpu().numpy()
-                values[rows, : picks.shape[1]] = coefficients.cpu().numpy()
-            parts.append(codes_to_csr(indices, values, self.n_atoms_))
+            indices, values = coder.code_array(slab)
+            codes = codes_to_csr(indices, values.astype(np.float32, copy=False), self.n_atoms_)
+            parts.append(codes)
         if not parts:
             return sparse.csr_array((0, self.n_atoms_), dtype=np.float32)
         return parts[0] if len(parts) == 1 else sparse.csr_array(sparse.vstack(parts))
@@ -559,37 +555,36 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
-        if "_coders" in state:
+        if "_last_coder" in state:
             # Made anew from the atoms, and large.
-            state["_coders"] = {}
+            state["_last_coder"] = []
         return state
 
     def _coder(self, dtype: type[np.floating[Any]]) -> Coder:
         """What codes in the atoms, kept with its Gram matrix for the next samples."""
         import torch
 
-        options = PursuitOptions(
-            self.n_iterations_,
-            self.atoms_per_iteration_,
+        options = self._coding(self.n_iterations_, self.atoms_per_iteration_)
+        asked = (options, dtype, self.device)
+        for atoms, what, coder in self._last_coder:
+            if atoms is self.components_ and what == asked:
+                return coder
+        tensor = torch.tensor(self.components_.astype(dtype), device=self.device)
+        coder = Coder(tensor, options)
+        self._last_coder[:] = [(self.components_, asked, coder)]
+        return coder
+
+    def _coding(self, n_iterations: int, per_iteration: int) -> PursuitOptions:
+        """How samples are coded, with "auto" decided."""
+        printed = self.update == "adam"
+        return PursuitOptions(
+            n_iterations,
+            per_iteration,
             self.selection,
-            self._refit(),
-            self._repeats(),
+            ("block" if printed else "final") if self.refit == "auto" else self.refit,
+            printed if self.allow_repeats == "auto" else self.allow_repeats,
             self.positive_code,
         )
-        key = (id(self.components_), options, dtype, self.device)
-        if key not in self._coders:
-            self._coders.clear()
-            atoms = torch.tensor(self.components_.astype(dtype), device=self.device)
-            self._coders[key] = Coder(atoms, options)
-        return self._coders[key]
-
-    def _refit(self) -> Refit:
-        if self.refit != "auto":
-            return self.refit
-        return "block" if self.update == "adam" else "final"
-
-    def _repeats(self) -> bool:
-        return self.update == "adam" if self.allow_repeats == "auto" else self.allow_repeats
 
     def _stages(self, X: Samples, controls: Samples | None, seed: int) -> list[Stage]:
         """What to learn from which samples."""
@@ -598,14 +593,15 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "A control-first fit needs both control_atoms and controls: pass "
                 "fit(X, controls=...) to an ICFL(control_atoms=...), or neither."
             )
+        self._check()
         if controls is None:
-            return [self._stage(ANY, X, None, seed)]
+            return [self._stage(ANY, X, seed)]
         marks = controls if isinstance(controls, np.ndarray) else None
         if marks is None and isinstance(controls, (list, tuple)) and not is_stream(controls):
             marks = np.asarray(controls)
         if marks is None or marks.ndim != 1:
-            first = self._stage(SEEN_IN_CONTROLS, controls, None, seed)
-            second = self._stage(ONLY_IN_TREATED, X, None, seed, first.plan)
+            first = self._stage(SEEN_IN_CONTROLS, controls, seed)
+            second = self._stage(ONLY_IN_TREATED, X, seed, before=first.plan)
             if first.batches.width != second.batches.width:
                 raise MicrodlError(
                     f"Controls have {first.batches.width} features but treated samples "
@@ -617,8 +613,8 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "An iterable cannot be divided by marks: pass the control samples themselves as "
                 "controls, and an iterable of treated samples."
             )
-        # zarr arrays have no len().
-        n_samples = int(X.shape[0]) if is_store(X) else len(X)  # type: ignore[union-attr,arg-type]
+        x = self._matrix(X)
+        n_samples = int(x.shape[0])
         if marks.dtype != bool or len(marks) != n_samples:
             raise MicrodlError(
                 f"controls has {len(marks)} entries of type {marks.dtype} but must have one bool "
@@ -629,37 +625,49 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 f"{marks.sum()} of {n_samples} samples are controls: a control-first fit needs "
                 "controls and treated samples."
             )
-        first = self._stage(SEEN_IN_CONTROLS, X, np.flatnonzero(marks), seed)
-        return [first, self._stage(ONLY_IN_TREATED, X, np.flatnonzero(~marks), seed, first.plan)]
+        rows = np.flatnonzero(marks)
+        first = self._array_stage(SEEN_IN_CONTROLS, x, seed, rows)
+        rows = np.flatnonzero(~marks)
+        return [first, self._array_stage(ONLY_IN_TREATED, x, seed, rows, first.plan)]
 
-    def _stage(
-        self,
-        group: str,
-        X: Samples,
-        rows: NDArray[np.intp] | None,
-        seed: int,
-        before: Plan | None = None,
-    ) -> Stage:
-        self._check()
+    def _stage(self, group: str, X: Samples, seed: int, before: Plan | None = None) -> Stage:
         if is_stream(X):
             return self._stream_stage(group, X, before)
-        x: Any = X
-        in_memory = not is_store(X)
-        if in_memory:
+        return self._array_stage(group, self._matrix(X), seed, before=before)
+
+    def _matrix(self, X: Any) -> Any:
+        """Samples that are in memory as checked float32, those in files as they are."""
+        if not is_store(X):
             x = check_array(X, dtype=np.float32, ensure_all_finite=False, order="C", estimator=self)
-            require_finite(x if rows is None else x[rows])
-        elif len(x.shape) != 2 or x.dtype.kind not in "fiu":
+            require_finite(x)
+            return x
+        if len(X.shape) != 2 or X.dtype.kind not in "fiu":
             raise MicrodlError(
-                f"The samples have the shape {tuple(x.shape)} and the type {x.dtype} but must be a "
+                f"The samples have the shape {tuple(X.shape)} and the type {X.dtype} but must be a "
                 "matrix of numbers, one sample a row."
             )
+        return X
+
+    def _array_stage(
+        self,
+        group: str,
+        x: Any,
+        seed: int,
+        rows: NDArray[np.intp] | None = None,
+        before: Plan | None = None,
+    ) -> Stage:
         n_rows, width = (int(size) for size in x.shape)
         n_samples = n_rows if rows is None else len(rows)
         _require_two(n_samples)
         n_all, n_new = self._sizes(n_rows, width, before)
         plan = self._plan(n_all, n_new, width, n_samples)
-        n_held_out = self._n_held_out(n_samples, plan)
-        batches = ArrayBatches(x, seed, rows=rows, n_held_out=n_held_out, in_memory=in_memory)
+        batches = ArrayBatches(
+            x,
+            seed,
+            rows=rows,
+            n_held_out=self._n_held_out(n_samples, plan.batch_size),
+            in_memory=not is_store(x),
+        )
         return Stage(group, plan, batches)
 
     def _stream_stage(self, group: str, X: Any, before: Plan | None) -> Stage:
@@ -674,8 +682,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         batches = StreamBatches(
             X,
             n_kept=max(_KEPT_SAMPLES_PER_ATOM * n_all, batch_size),
-            n_held_out=self._n_held_out(_MOST_HELD_OUT * 20, None)
-            and min(batch_size, _MOST_HELD_OUT),
+            n_held_out=0 if self.validation_fraction == 0 else min(batch_size, _MOST_HELD_OUT),
             once=self.max_steps is None,
         )
         return Stage(group, self._plan(n_all, n_new, batches.width, None), batches)
@@ -694,13 +701,11 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return self.control_atoms, self.control_atoms
         return n_atoms, n_atoms - self.control_atoms
 
-    def _n_held_out(self, n_samples: int, plan: Plan | None) -> int:
+    def _n_held_out(self, n_samples: int, batch_size: int) -> int:
         share = self.validation_fraction
         if share == "auto":
             share = _HELD_OUT_SHARE if n_samples >= _MANY_SAMPLES or self.early_stopping else 0.0
-        count = min(int(share * n_samples), _MOST_HELD_OUT)
-        if plan is not None:
-            count = min(count, plan.batch_size)
+        count = min(int(share * n_samples), _MOST_HELD_OUT, batch_size)
         return count if count >= _FEWEST_HELD_OUT else 0
 
     def _check(self) -> None:
@@ -759,14 +764,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             steps = default_steps(self.update, n_samples, batch_size)
         return Plan(
             n_atoms=n_atoms,
-            coding=PursuitOptions(
-                n_iterations,
-                per_iteration,
-                self.selection,
-                self._refit(),
-                self._repeats(),
-                self.positive_code,
-            ),
+            coding=self._coding(n_iterations, per_iteration),
             update=self.update,
             learning_rate=self.learning_rate,
             batch_size=batch_size,
@@ -810,7 +808,8 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.dead_ = dead
         self.groups_ = groups
         self.history_ = history
-        self._coders = {}
+        # A list, because a transform is not to change an attribute.
+        self._last_coder = []
 
 
 def _require_two(n_samples: int) -> None:

@@ -12,7 +12,7 @@ from napari_microdl.icfl.plan import Plan
 from napari_microdl.icfl.processes import Processes
 from napari_microdl.icfl.records import FitRecord
 from napari_microdl.pursuit.coder import Coder
-from napari_microdl.pursuit.tensors import weighted_rows
+from napari_microdl.pursuit.tensors import as_tensor, weighted_rows
 
 if TYPE_CHECKING:
     import torch
@@ -232,7 +232,7 @@ class Learner:
 
         started = time.perf_counter()
         with torch.no_grad():
-            x = self.tensor(batch) - self.bias
+            x = self.centred(batch)
             indices, values = self.coder(len(x)).code(x)
             residual = x - weighted_rows(indices, values, self.atoms)
             n = torch.tensor(len(x))
@@ -269,7 +269,7 @@ class Learner:
 
         started = time.perf_counter()
         with torch.no_grad():
-            x = self.tensor(samples) - self.bias
+            x = self.centred(samples)
             energies = torch.zeros(2, dtype=torch.float64)
             # One process measures for all, so that all draw the same conclusions.
             if self.processes.rank == 0:
@@ -297,29 +297,10 @@ class Learner:
         import torch
 
         with torch.no_grad():
-            x = self.tensor(samples) - self.bias
+            x = self.centred(samples)
             for rows, indices, values in self.coder(len(x)).chunks(x):
                 x[rows] -= weighted_rows(indices, values, self.atoms)
         return x.cpu().numpy()
-
-    def tensor(self, samples: NDArray[np.float32]) -> torch.Tensor:
-        """Samples on the device of the atoms.
-
-        Parameters
-        ----------
-        samples : ndarray of float32
-            Contiguous samples.
-
-        Returns
-        -------
-        torch.Tensor
-            Not to be written to.
-        """
-        import torch
-
-        # A read-only array is not written to here, but torch would warn that it could be.
-        writable = samples if samples.flags.writeable else samples.copy()
-        return torch.from_numpy(writable).to(self.plan.device)
 
     def activity(self, indices: torch.Tensor, values: torch.Tensor) -> NDArray[np.int64]:
         """In how many samples each atom is active.
@@ -336,6 +317,21 @@ class Learner:
         """
         active = values > 0 if self.plan.coding.selection == "signed" else values != 0
         return np.bincount(indices[active].cpu().numpy(), minlength=self.plan.n_atoms)
+
+    def centred(self, samples: NDArray[np.float32]) -> torch.Tensor:
+        """Samples less the bias, on the device of the atoms.
+
+        Parameters
+        ----------
+        samples : ndarray of float32, shape (n_samples, n_features)
+            Contiguous samples.
+
+        Returns
+        -------
+        torch.Tensor of shape (n_samples, n_features)
+            What is coded.
+        """
+        return as_tensor(samples, self.plan.device) - self.bias
 
     def _count(self, indices: torch.Tensor, values: torch.Tensor, n: int) -> None:
         import torch

@@ -95,9 +95,8 @@ def matching_pursuit(
        biological concepts from microscopy foundation models", ICML 2025, section on Iterative
        Codebook Feature Learning.
     """
-    import torch
-
     from napari_microdl.pursuit.coder import Coder
+    from napari_microdl.pursuit.tensors import as_tensor
 
     samples = np.asarray(x)
     dtype = np.float64 if samples.dtype == np.float64 else np.float32
@@ -117,7 +116,7 @@ def matching_pursuit(
     if not np.isfinite(dictionary).all():
         raise MicrodlError("The atoms hold NaN or infinity: fit the dictionary again.")
     coder = Coder(
-        torch.from_numpy(dictionary).to(device),
+        as_tensor(dictionary, device),
         options,
         method=method,
         chunk_size=chunk_size,
@@ -132,12 +131,8 @@ def matching_pursuit(
                 f"A sample between rows {start} and {start + len(slab) - 1} holds NaN or "
                 "infinity: remove it first."
             )
-        # A read-only array is not written to here, but torch would warn that it could be.
-        tensor = torch.from_numpy(slab if slab.flags.writeable else slab.copy())
-        for rows, picks, coefficients in coder.chunks(tensor.to(device)):
-            where = slice(start + rows.start, start + rows.stop), slice(picks.shape[1])
-            indices[where] = picks.cpu().numpy()
-            values[where] = coefficients.cpu().numpy()
+        rows = slice(start, start + len(slab))
+        indices[rows], values[rows] = coder.code_array(slab)
     return indices, values
 
 

@@ -104,6 +104,29 @@ class Coder:
             values[rows] = coefficients
         return indices, values
 
+    def code_array(self, x: NDArray[Any]) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """Sparse codes of an array.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples, n_features)
+            Contiguous samples of the dtype of the atoms.
+
+        Returns
+        -------
+        indices : ndarray of int32, shape (n_samples, J * L)
+            Picked atoms; -1 where the atoms ran out.
+        values : ndarray of shape (n_samples, J * L)
+            Coefficients; 0 where the atoms ran out.
+        """
+        indices = np.full((len(x), self.options.n_picks), -1, dtype=np.int32)
+        values = np.zeros(indices.shape, dtype=x.dtype)
+        samples = tensors.as_tensor(x, self.atoms.device)
+        for rows, picks, coefficients in self.chunks(samples):
+            indices[rows, : picks.shape[1]] = picks.cpu().numpy()
+            values[rows, : picks.shape[1]] = coefficients.cpu().numpy()
+        return indices, values
+
     def chunks(self, x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         """Codes chunk by chunk, so that memory does not grow with the number of samples.
 

@@ -1,8 +1,8 @@
 """The pursuit through the Gram matrix, compiled for the processor sample by sample.
 
-A sample's correlations stay in the cache while its atoms are picked, so this takes a third of the
-time of the same arithmetic on tensors. It gives way to `napari_microdl.pursuit.tensors` where numba
-cannot be imported.
+A sample's correlations stay in the cache while its atoms are picked, so this takes less time than
+the same arithmetic on tensors (``benchmarks/encode.py``), to which it gives way where numba cannot
+be imported.
 """
 
 from __future__ import annotations
@@ -292,10 +292,14 @@ def _nonnegative(  # type: ignore[no-untyped-def]  # pragma: no cover
     inner, target, origin, stop, dependent, solution, passive, trial, current
 ):
     """Non-negative least squares by the active set of Lawson and Hanson, started from all atoms."""
+    zero = origin - origin
     size = stop - origin
+    members = np.zeros(size, np.int64)
+    between = np.zeros((size, size))
     factor = np.zeros((size, size))
     kept = np.zeros(size, np.bool_)
-    members = np.zeros(size, np.int64)
+    aim = np.zeros(size)
+    solved = np.zeros(size)
     largest = 0.0
     for i in range(origin, stop):
         passive[i] = True
@@ -308,7 +312,14 @@ def _nonnegative(  # type: ignore[no-untyped-def]  # pragma: no cover
             if passive[i]:
                 members[n] = i
                 n += 1
-        _solve_members(inner, target, members, n, factor, kept, dependent, trial)
+        for a in range(n):
+            aim[a] = target[members[a]]
+            for b in range(a + 1):
+                between[a, b] = inner[members[a], members[b]]
+        _extend_factor(between, factor, kept, zero, zero, n, dependent)
+        _substitute(factor, kept, aim, zero, n, solved)
+        for a in range(n):
+            trial[members[a]] = solved[a]
         step = 1.0
         feasible = True
         for k in range(n):
@@ -341,38 +352,3 @@ def _nonnegative(  # type: ignore[no-untyped-def]  # pragma: no cover
         passive[entering] = True
     for i in range(origin, stop):
         solution[i] = current[i]
-
-
-@jit()
-def _solve_members(  # type: ignore[no-untyped-def]  # pragma: no cover
-    inner, target, members, n, factor, kept, dependent, trial
-):
-    """Least squares of the member atoms alone; `trial` is indexed like `target`."""
-    for a in range(n):
-        i = members[a]
-        pivot = inner[i, i]
-        for b in range(a):
-            j = members[b]
-            total = inner[i, j]
-            for k in range(b):
-                total -= factor[a, k] * factor[b, k]
-            total = total / factor[b, b] if kept[b] else 0.0
-            factor[a, b] = total
-            pivot -= total * total
-        kept[a] = pivot > dependent * inner[i, i]
-        if kept[a]:
-            factor[a, a] = np.sqrt(pivot)
-        else:
-            factor[a, a] = 1.0
-            for b in range(a):
-                factor[a, b] = 0.0
-    for a in range(n):
-        total = target[members[a]] if kept[a] else 0.0
-        for b in range(a):
-            total -= factor[a, b] * trial[members[b]]
-        trial[members[a]] = total / factor[a, a]
-    for a in range(n - 1, -1, -1):
-        total = trial[members[a]]
-        for b in range(a + 1, n):
-            total -= factor[b, a] * trial[members[b]]
-        trial[members[a]] = total / factor[a, a]

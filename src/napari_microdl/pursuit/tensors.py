@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_microdl.pursuit.options import PursuitOptions, Selection
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 # A picked atom whose squared distance from the span of the earlier picks is below this share of
 # its own squared length adds nothing but rounding. By the size of a number in bytes.
@@ -49,6 +50,27 @@ def pursue(
     if gram is None:
         return _follow_residual(x, atoms, blocks, options)
     return _follow_correlations(x, atoms, gram, blocks, options)
+
+
+def as_tensor(array: NDArray[Any], device: torch.device | str) -> torch.Tensor:
+    """A tensor of an array's values.
+
+    Parameters
+    ----------
+    array : ndarray
+        Contiguous values.
+    device : torch.device or str
+        Where the tensor is to be.
+
+    Returns
+    -------
+    torch.Tensor
+        Not to be written to: it may share its memory with the array.
+    """
+    import torch
+
+    # torch would warn that a read-only array could be written to.
+    return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
 def weighted_rows(indices: torch.Tensor, weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
