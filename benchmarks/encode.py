@@ -80,7 +80,14 @@ class OursAsPrinted(_Ours):
     _options = {"refit": "block", "allow_repeats": True}  # noqa: RUF012
 
 
-ALL = {c.name: c for c in (OursFinal, OursAsPrinted, *CODERS)}
+class OursOnTensors(_Ours):
+    """The same as `OursFinal` where numba is not to be had."""
+
+    name = "ours, without numba"
+    _options = {**OursFinal._options, "method": "gram"}  # noqa: RUF012
+
+
+ALL = {c.name: c for c in (OursFinal, OursAsPrinted, OursOnTensors, *CODERS)}
 
 
 def product_rates(width: int, n_atoms: int) -> float:

@@ -381,13 +381,13 @@ def accuracy(
     return float(balanced_accuracy_score(held_out.labels[~held_out.control], told))
 
 
-def measure(amplitude: float, seeds: int) -> dict[str, list[Scores]]:
+def measure(screen: Screen, seeds: int) -> dict[str, list[Scores]]:
     """Scores of every row of the tables, one a seed.
 
     Parameters
     ----------
-    amplitude : float
-        Of the planted concepts.
+    screen : Screen
+        What to draw.
     seeds : int
         How many to draw.
 
@@ -398,7 +398,7 @@ def measure(amplitude: float, seeds: int) -> dict[str, list[Scores]]:
     """
     scores: dict[str, list[Scores]] = {name: [] for name in (*PREPARATIONS, *LEARNERS)}
     for seed in range(seeds):
-        drawn = draw(Screen(amplitude=amplitude), seed)
+        drawn = draw(screen, seed)
         for name, of_seeds in scores.items():
             data = prepare(drawn, name if name in PREPARATIONS else "control whitening")
             started = process_time()
@@ -452,14 +452,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
-    seeds = parser.parse_args(argv).seeds
+    parser.add_argument("--controls", type=int, default=Screen.n_controls, help="to learn from")
+    arguments = parser.parse_args(argv)
     print(
-        f"Median (range) of {seeds} seeds; M, J, L = {SIZES}, {CONTROL_ATOMS} atoms control-first"
+        f"Median (range) of {arguments.seeds} seeds; {arguments.controls} controls; "
+        f"M, J, L = {SIZES}, {CONTROL_ATOMS} atoms control-first"
     )
     preparations = {name: name for name in PREPARATIONS}
     learners = {"plain, all": "control whitening"} | {name: name for name in LEARNERS}
     for amplitude in AMPLITUDES:
-        scores = measure(amplitude, seeds)
+        screen = Screen(amplitude=amplitude, n_controls=arguments.controls)
+        scores = measure(screen, arguments.seeds)
         print(f"\nConcepts at {amplitude:g} times the background's amplitude")
         for title, rows, columns in (
             ("whitening", preparations, ("selectivity", "any atom", "accuracy", "found")),

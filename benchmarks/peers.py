@@ -115,6 +115,8 @@ class _SAELens(Learner):
     a mean length of the square root of their width, as its training guide has it.
     """
 
+    _kind: ClassVar[str]
+
     def _begin(self, x: Floats, n_atoms: int, n_active: int, rate: float, seed: int) -> None:
         from sae_lens.config import SAETrainerConfig
         from sae_lens.training.sae_trainer import SAETrainer
@@ -135,7 +137,21 @@ class _SAELens(Learner):
         )
 
     def _autoencoder(self, width: int, n_atoms: int, n_active: int) -> Any:
-        raise NotImplementedError
+        import sae_lens
+
+        make = getattr(sae_lens, f"{self._kind}TrainingSAE")
+        configure = getattr(sae_lens, f"{self._kind}TrainingSAEConfig")
+        return make(
+            configure(
+                d_in=width,
+                d_sae=n_atoms,
+                normalize_activations="expected_average_only_in",
+                **self._sparsity(n_active),
+            )
+        )
+
+    def _sparsity(self, n_active: int) -> dict[str, Any]:
+        return {"k": n_active}
 
     def _learn(self, batch: Floats) -> None:
         self._trainer.step(torch.from_numpy(batch))
@@ -159,18 +175,7 @@ class SAELensTopK(_SAELens):
 
     name = "SAELens TopK"
     rates = (2e-3, 5e-3, 1e-2)
-
-    def _autoencoder(self, width: int, n_atoms: int, n_active: int) -> Any:
-        from sae_lens import TopKTrainingSAE, TopKTrainingSAEConfig
-
-        return TopKTrainingSAE(
-            TopKTrainingSAEConfig(
-                d_in=width,
-                d_sae=n_atoms,
-                k=n_active,
-                normalize_activations="expected_average_only_in",
-            )
-        )
+    _kind = "TopK"
 
 
 class SAELensBatchTopK(_SAELens):
@@ -181,18 +186,7 @@ class SAELensBatchTopK(_SAELens):
 
     name = "SAELens BatchTopK"
     rates = (2e-3, 5e-3, 1e-2)
-
-    def _autoencoder(self, width: int, n_atoms: int, n_active: int) -> Any:
-        from sae_lens import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
-
-        return BatchTopKTrainingSAE(
-            BatchTopKTrainingSAEConfig(
-                d_in=width,
-                d_sae=n_atoms,
-                k=n_active,
-                normalize_activations="expected_average_only_in",
-            )
-        )
+    _kind = "BatchTopK"
 
 
 class SAELensMatchingPursuit(_SAELens):
@@ -201,20 +195,15 @@ class SAELensMatchingPursuit(_SAELens):
     name = "SAELens pursuit"
     rates = (3e-3, 1e-2, 3e-2)
 
-    def _autoencoder(self, width: int, n_atoms: int, n_active: int) -> Any:
-        from sae_lens import MatchingPursuitTrainingSAE, MatchingPursuitTrainingSAEConfig
+    _kind = "MatchingPursuit"
 
-        return MatchingPursuitTrainingSAE(
-            MatchingPursuitTrainingSAEConfig(
-                d_in=width,
-                d_sae=n_atoms,
-                residual_threshold=0.0,
-                max_iterations=n_active,
-                stop_on_duplicate_support=True,
-                decoder_init_norm=1.0,
-                normalize_activations="expected_average_only_in",
-            )
-        )
+    def _sparsity(self, n_active: int) -> dict[str, Any]:
+        return {
+            "residual_threshold": 0.0,
+            "max_iterations": n_active,
+            "stop_on_duplicate_support": True,
+            "decoder_init_norm": 1.0,
+        }
 
 
 class _Sparsify(Learner):
