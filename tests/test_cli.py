@@ -31,12 +31,14 @@ def test_the_headless_demo_runs_and_says_what_it_found(
     assert f"The table, the dictionary and the figures are in {out}." in output.out
     assert sorted(p.name for p in out.iterdir()) == [
         "cells.csv",
+        "concepts.csv",
         "dictionary.microdl.safetensors",
         "distribution.png",
         "gallery.png",
         "overlay_heatmap.png",
         "overlay_units.png",
         "report.json",
+        "settings.json",
     ]
     # One line a stage in a log.
     lines = output.err.splitlines()
@@ -102,7 +104,7 @@ def test_without_a_window_system_the_sentence_says_what_to_install(
     assert len(error.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["fit"], ["demo", "--outt", "x"]])
+@pytest.mark.parametrize("arguments", [[], ["fit"], ["apply", "a", "b"], ["demo", "--outt", "x"]])
 def test_unknown_arguments_exit_with_two(arguments: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

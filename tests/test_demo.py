@@ -39,7 +39,7 @@ def corners() -> list[Field]:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo")
-    (out / "cells.csv").write_text("of an earlier run")
+    (out / "crops.csv").write_text("of an earlier run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "transfluor", corners)
         return out, run_demo(out, CONFIG)
@@ -48,12 +48,19 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_everything_promised_is_left(done: tuple[Path, str]):
     out, _ = done
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        ["cells.csv", "dictionary.microdl.safetensors", "report.json", *IMAGES]
+        [
+            "concepts.csv",
+            "crops.csv",
+            "dictionary.microdl.safetensors",
+            "report.json",
+            "settings.json",
+            *IMAGES,
+        ]
     )
 
 
 def test_the_table_has_one_row_a_unit_and_the_top_concepts(done: tuple[Path, str]):
-    table = pd.read_csv(done[0] / "cells.csv")
+    table = pd.read_csv(done[0] / "crops.csv")
     assert len(table) == 8 * 16
     columns = list(table.columns)
     for wanted in ("Metadata_Well", "Metadata_condition", "Metadata_control", "label", "y", "x"):
@@ -69,7 +76,7 @@ def test_the_table_has_one_row_a_unit_and_the_top_concepts(done: tuple[Path, str
 
 def test_the_dictionary_gives_the_activations_of_the_table(done: tuple[Path, str]):
     dictionary = ConceptDictionary.load(done[0] / "dictionary.microdl.safetensors")
-    table = pd.read_csv(done[0] / "cells.csv")
+    table = pd.read_csv(done[0] / "crops.csv")
     again = run_pipeline(corners(), CONFIG, dictionary=dictionary)
     for column in (c for c in table.columns if c.startswith("activation_")):
         concept = int(column.removeprefix("activation_"))

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.fields import Field
 from napari_microdl.metadata import (
     column,
     describe_row,
@@ -81,11 +83,12 @@ def table(**columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def fields(*names: str, wells: tuple[str, ...] = (), sites: tuple[str, ...] = ()) -> pd.DataFrame:
+def fields(*names: str, wells: tuple[str, ...] = (), sites: tuple[str, ...] = ()) -> list[Field]:
     blank = ("",) * len(names)
-    return pd.DataFrame(
-        {"name": names, "plate": blank, "well": wells or blank, "site": sites or blank}
-    )
+    return [
+        Field(np.ones((1, 2, 2)), ("DNA",), name, well=well, site=site)
+        for name, well, site in zip(names, wells or blank, sites or blank, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])

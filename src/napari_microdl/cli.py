@@ -33,6 +33,41 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where --headless writes to (default: demo-output)",
     )
+    fit = commands.add_parser(
+        "fit",
+        help="fit a dictionary on a table of image files",
+        description="Runs from images to concepts and writes the dictionary, the table of cells, "
+        "the ranking of the concepts, the settings and a report.",
+    )
+    apply = commands.add_parser(
+        "apply",
+        help="apply a dictionary to a table of image files",
+        description="Finds the concepts of a dictionary in other images, and writes the same "
+        "files as fit.",
+    )
+    apply.add_argument("dictionary", type=Path, help="*.microdl.safetensors file")
+    for command in (fit, apply):
+        command.add_argument(
+            "table",
+            type=Path,
+            help="CSV, TSV or Parquet file with a row a field: FileName_<channel>, PathName_"
+            "<channel> and Metadata_* columns",
+        )
+        command.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="folder for the results"
+        )
+        command.add_argument(
+            "--config",
+            type=Path,
+            metavar="FILE",
+            help="settings, as the window or an earlier run saved them (JSON)",
+        )
+    fit.add_argument(
+        "--controls",
+        metavar="QUERY",
+        help="which fields are controls, such as \"Metadata_condition == 'DMSO'\"; else the column "
+        "Metadata_control says so",
+    )
     return parser
 
 
@@ -60,6 +95,31 @@ class _ProgressLine:
         return f"{progress.message} ({progress.done}/{progress.total})"
 
 
+def _run(options: argparse.Namespace) -> None:
+    """Fit or apply a dictionary."""
+    from napari_microdl.config_files import read_config
+    from napari_microdl.runs import run_table
+
+    config = None if options.config is None else read_config(options.config)
+    line = _ProgressLine()
+    result = run_table(
+        options.table,
+        options.out,
+        config,
+        dictionary=getattr(options, "dictionary", None),
+        controls=getattr(options, "controls", None),
+        progress=line,
+    )
+    line.finish()
+    for note in result.warnings:
+        print(f"Note: {note}")
+    activations = result.activations
+    print(
+        f"{len(activations.units)} {result.config.unit}s, {activations.n_concepts} concepts: the "
+        f"tables, the dictionary and the report are in {options.out}."
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -75,7 +135,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        if options.headless:
+        if options.command != "demo":
+            _run(options)
+        elif options.headless:
             from napari_microdl.demo import run_demo
 
             line = _ProgressLine()

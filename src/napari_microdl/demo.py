@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,11 +16,9 @@ from napari_microdl.figures import (
     unit_figure,
 )
 from napari_microdl.pipeline import PipelineResult, Progress, run_pipeline
+from napari_microdl.runs import write_run
 from napari_microdl.samples import transfluor
 
-CELLS = "cells.csv"
-DICTIONARY = "dictionary.microdl.safetensors"
-REPORT = "report.json"
 _TOP_CONCEPTS = 10
 _FIGURE_CONCEPTS = 3
 
@@ -68,14 +65,10 @@ def write_outputs(result: PipelineResult, out: Path) -> None:
     out : Path
         Folder, made where it is missing; files of an earlier run are replaced.
     """
-    out.mkdir(parents=True, exist_ok=True)
     fields = transfluor()
     activations = result.activations
     top = [int(c) for c in activations.ranking.index[:_TOP_CONCEPTS]]
-    activations.to_frame(top).to_csv(out / CELLS, index=False)
-    result.dictionary.save(out / DICTIONARY)
-    report = {"finding": finding(result), **result.report}
-    (out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_run(result, out, concepts=top, remarks={"finding": finding(result)})
     # A control, a well in which reacting and resting cells lie side by side, a treated well.
     names = [f.well for f in fields]
     shown = [names.index(well) for well in ("O11", "O01", "O05")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,60 @@ _CONDITION_COLUMNS = ("condition", "treatment", "compound", "perturbation")
 _CONTROL_COLUMNS = ("control", "is_control")
 _PLACES = ("plate", "well", "site")
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
+
+
+class Described(Protocol):
+    """What is known about a field: a `napari_microdl.fields.Field` or what stands for one."""
+
+    @property
+    def name(self) -> str:
+        """What the field is called."""
+
+    @property
+    def condition(self) -> str:
+        """Treatment of the well."""
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it shows untreated cells."""
+
+    @property
+    def well(self) -> str:
+        """Well."""
+
+    @property
+    def site(self) -> str:
+        """Site within the well."""
+
+    @property
+    def plate(self) -> str:
+        """Plate."""
+
+
+def metadata_table(fields: Sequence[Described]) -> pd.DataFrame:
+    """What is known about fields, one row each.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Fields.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``Metadata_Field``, ``Metadata_Plate``, ``Metadata_Well``, ``Metadata_Site``,
+        ``Metadata_condition`` and ``Metadata_control``.
+    """
+    return pd.DataFrame(
+        {
+            "Metadata_Field": [f.name for f in fields],
+            "Metadata_Plate": [f.plate for f in fields],
+            "Metadata_Well": [f.well for f in fields],
+            "Metadata_Site": [f.site for f in fields],
+            "Metadata_condition": [f.condition for f in fields],
+            "Metadata_control": [f.is_control for f in fields],
+        }
+    )
 
 
 def read_names(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
@@ -186,7 +240,7 @@ def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
     return known
 
 
-def match_table(fields: pd.DataFrame, table: pd.DataFrame) -> list[int | None]:
+def match_table(fields: Sequence[Described], table: pd.DataFrame) -> list[int | None]:
     """Which row of a table belongs to each field.
 
     Fields are found by their name, where the table has a column for it (``Metadata_field``, or
@@ -195,8 +249,8 @@ def match_table(fields: pd.DataFrame, table: pd.DataFrame) -> list[int | None]:
 
     Parameters
     ----------
-    fields : DataFrame
-        One row a field, with the columns name, plate, well and site.
+    fields : sequence of Field
+        Fields.
     table : DataFrame
         As `read_table` returns it.
 
@@ -215,13 +269,14 @@ def match_table(fields: pd.DataFrame, table: pd.DataFrame) -> list[int | None]:
     )
     if name is not None:
         keys = [_stem(value) for value in table[name]]
-        wanted = [_stem(value) for value in fields["name"]]
+        wanted = [_stem(field.name) for field in fields]
         by = name
     else:
         places = [
             (place, found)
             for place in _PLACES
-            if (found := column(table, place)) is not None and (fields[place] != "").any()
+            if (found := column(table, place)) is not None
+            and any(getattr(field, place) for field in fields)
         ]
         if not places:
             raise MicrodlError(
@@ -229,7 +284,7 @@ def match_table(fields: pd.DataFrame, table: pd.DataFrame) -> list[int | None]:
                 "Metadata_field with the names of the fields, or Metadata_Well."
             )
         keys = ["\n".join(row) for row in table[[found for _, found in places]].to_numpy(str)]
-        wanted = ["\n".join(row) for row in fields[[place for place, _ in places]].to_numpy(str)]
+        wanted = ["\n".join(getattr(field, place) for place, _ in places) for field in fields]
         by = " and ".join(found for _, found in places)
     rows: dict[str, int] = {}
     for number, key in enumerate(keys):

@@ -1,0 +1,134 @@
+"""Runs on a table of image files, and the files that a run writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.config_files import write_config
+from napari_microdl.dictionary import ConceptDictionary
+from napari_microdl.field_tables import read_fields
+from napari_microdl.fields import Field
+from napari_microdl.metadata import metadata_table, select
+from napari_microdl.pipeline import PipelineResult, Progress, run_pipeline
+
+DICTIONARY = "dictionary.microdl.safetensors"
+REPORT = "report.json"
+SETTINGS = "settings.json"
+RANKING = "concepts.csv"
+
+
+def units_file(result: PipelineResult) -> str:
+    """Name of the table of units: ``cells.csv``, ``crops.csv`` or ``tokens.csv``.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        The run.
+
+    Returns
+    -------
+    str
+    """
+    return f"{result.config.unit}s.csv"
+
+
+def write_run(
+    result: PipelineResult,
+    out: Path,
+    *,
+    concepts: list[int] | None = None,
+    remarks: dict[str, Any] | None = None,
+) -> None:
+    """Write tables, dictionary, settings and report of a run.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        The run.
+    out : Path
+        Folder, made where it is missing; files of an earlier run are replaced.
+    concepts : list of int, optional
+        Concepts in the table of units; all where not given.
+    remarks : dict, optional
+        More entries for the report.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    result.activations.to_frame(concepts).to_csv(out / units_file(result), index=False)
+    result.activations.ranking.to_csv(out / RANKING, index_label="concept")
+    result.dictionary.save(out / DICTIONARY)
+    write_config(result.config, out / SETTINGS)
+    report = json.dumps({**(remarks or {}), **result.report}, indent=2)
+    (out / REPORT).write_text(report + "\n", encoding="utf-8")
+
+
+def run_table(
+    table: str | Path,
+    out: Path,
+    config: PipelineConfig | None = None,
+    *,
+    dictionary: str | Path | None = None,
+    controls: str | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> PipelineResult:
+    """Fit or apply a dictionary on a table of image files, and write what comes of it.
+
+    Parameters
+    ----------
+    table : str or Path
+        As `napari_microdl.field_tables.read_fields` takes it.
+    out : Path
+        Folder to write to.
+    config : PipelineConfig, optional
+        Settings; the defaults where not given.
+    dictionary : str or Path, optional
+        Dictionary file to apply; one is fitted where not given.
+    controls : str, optional
+        Query that picks the control fields, such as ``Metadata_condition == 'DMSO'``, in place of
+        the marks in the table; its columns are those of `napari_microdl.metadata.metadata_table`.
+    progress : callable, optional
+        Called with every `Progress`.
+
+    Returns
+    -------
+    PipelineResult
+
+    Raises
+    ------
+    MicrodlError
+        If the table, a file, the query or the settings cannot be used.
+    """
+    fields = read_fields(table)
+    if controls is not None:
+        fields = mark_controls(fields, controls)
+    applied = None if dictionary is None else ConceptDictionary.load(dictionary)
+    # A folder that cannot be written to is found before the work, not after.
+    out.mkdir(parents=True, exist_ok=True)
+    result = run_pipeline(fields, config, dictionary=applied, progress=progress)
+    write_run(result, out)
+    return result
+
+
+def mark_controls(fields: list[Field], query: str) -> list[Field]:
+    """Fields whose control mark says whether a query picks them.
+
+    Parameters
+    ----------
+    fields : list of Field
+        Fields.
+    query : str
+        See `run_table`.
+
+    Returns
+    -------
+    list of Field
+    """
+    picked = select(metadata_table(fields), query)
+    return [
+        dataclasses.replace(field, is_control=bool(control))
+        for field, control in zip(fields, picked, strict=True)
+    ]

@@ -1,0 +1,109 @@
+"""Fit and apply on files through the command line, compared with the same run in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from napari_microdl.cli import main
+from napari_microdl.config import PipelineConfig
+from napari_microdl.config_files import read_config, write_config
+from napari_microdl.dictionary import ConceptDictionary
+from napari_microdl.errors import MicrodlError
+from napari_microdl.fields import Field
+from napari_microdl.pipeline import run_pipeline
+from napari_microdl.runs import mark_controls
+from napari_microdl.samples import transfluor
+
+CONFIG = PipelineConfig(n_atoms=16, max_steps=50, unit="crop", shrinkage=1.0)
+WRITTEN = ["concepts.csv", "crops.csv", "dictionary.microdl.safetensors", "report.json"]
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[Field]:
+    chosen = [f for f in transfluor() if f.well in {"O01", "O05", "O11", "O12"}]
+    return [dataclasses.replace(f, data=f.data[:, 100:356, 100:356]) for f in chosen]
+
+
+@pytest.fixture(scope="module")
+def plate(fields: list[Field], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table whose rows mark no controls."""
+    folder = tmp_path_factory.mktemp("plate")
+    for field in fields:
+        tifffile.imwrite(folder / f"{field.name}.tif", field.data[0])
+    table = pd.DataFrame(
+        {
+            "FileName_GFP": [f"{f.name}.tif" for f in fields],
+            "Metadata_Field": [f.name for f in fields],
+            "Metadata_Well": [f.well for f in fields],
+            "Metadata_Site": [f.site for f in fields],
+            "Metadata_condition": [f.condition for f in fields],
+        }
+    )
+    table.to_csv(folder / "fields.csv", index=False)
+    return folder / "fields.csv"
+
+
+def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
+    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    settings = tmp_path / "settings.json"
+    write_config(CONFIG, settings)
+    fitted, applied = tmp_path / "fitted", tmp_path / "applied"
+    query = "Metadata_condition == 'diffuse'"
+    common = [str(plate), "--config", str(settings), "--out"]
+    assert main(["fit", *common, str(fitted), "--controls", query]) == 0
+    assert "16 concepts" in capsys.readouterr().out
+    assert sorted(p.name for p in fitted.iterdir()) == [*WRITTEN, "settings.json"]
+    assert read_config(fitted / "settings.json") == CONFIG
+
+    expected = run_pipeline(fields, CONFIG)
+    written = ConceptDictionary.load(fitted / WRITTEN[2])
+    np.testing.assert_array_equal(written.icfl.components_, expected.dictionary.icfl.components_)
+    table = pd.read_csv(fitted / "crops.csv", keep_default_na=False)
+    frame = expected.activations.to_frame()
+    assert table.columns.tolist() == frame.columns.tolist()
+    np.testing.assert_allclose(table["cosine_3"], frame["cosine_3"], atol=1e-6)
+    assert table["Metadata_control"].tolist() == frame["Metadata_control"].tolist()
+
+    assert main(["apply", str(fitted / WRITTEN[2]), *common, str(applied)]) == 0
+    again = pd.read_csv(applied / "crops.csv", keep_default_na=False)
+    # Nobody said which fields are controls, and none is needed to apply a dictionary.
+    assert not again["Metadata_control"].any()
+    np.testing.assert_allclose(again["activation_3"], table["activation_3"], atol=1e-5)
+    assert json.loads((applied / "report.json").read_text())["config"]["n_atoms"] == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "No control field is chosen"),
+        (["--controls", "Metadata_condition == 'DMSO'"], "No control field is chosen"),
+        (["--controls", "Metadata_dose == '1'"], "the columns are Metadata_Field"),
+        (["--config", "missing.json"], "settings 'missing.json' cannot be read"),
+    ],
+)
+def test_what_cannot_be_run_gives_one_sentence(
+    plate: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+):
+    assert main(["fit", str(plate), "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_query_marks_controls_and_takes_marks_away(fields: list[Field]):
+    marked = mark_controls(fields, "Metadata_Well == 'O05'")
+    assert [f.is_control for f in marked] == [f.well == "O05" for f in fields]
+    with pytest.raises(MicrodlError, match="yes-or-no"):
+        mark_controls(fields, "Metadata_Well")
