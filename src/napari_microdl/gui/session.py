@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 import weakref
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 StepName = Literal["images", "cells", "model", "whitening", "dictionary"]
 CellSource = Literal["segmentation", "labels"]
 OverlayKind = Literal["heatmap", "activation", "cells"]
+
+# What the channels of a field have in common.
+_SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels"})
 
 
 @dataclass(frozen=True)
@@ -178,15 +181,28 @@ class Session:
         **changes
             Attributes of `ImageRow`.
         """
-        shared = {"condition", "is_control", "well", "site", "plate", "labels"}
-        for number in numbers:
+        self.fill(dict.fromkeys(numbers, changes))
+
+    def fill(self, changes: Mapping[int, Mapping[str, Any]]) -> None:
+        """Change rows, each in its own way.
+
+        Parameters
+        ----------
+        changes : mapping of int to mapping
+            Attributes of `ImageRow` by the number of the row.
+        """
+        # Fields first: what is shared goes to all rows of the field as it is then.
+        for number, values in changes.items():
+            for name in values.keys() - _SHARED:
+                setattr(self.rows[number], name, values[name])
+        for number, values in changes.items():
             row = self.rows[number]
-            for name, value in changes.items():
-                siblings = [row]
-                if self.layout.arrangement == "channels" and name in shared:
-                    siblings = [r for r in self.rows if r.group == row.group]
+            siblings = [row]
+            if self.layout.arrangement == "channels":
+                siblings = [r for r in self.rows if r.group == row.group]
+            for name in values.keys() & _SHARED:
                 for sibling in siblings:
-                    setattr(sibling, name, value)
+                    setattr(sibling, name, values[name])
         self._update_channels()
         self.rows_changed.emit()
 

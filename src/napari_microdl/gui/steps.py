@@ -30,6 +30,7 @@ from qtpy.QtWidgets import (
 
 from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.fields_table import FieldsTable
+from napari_microdl.gui.fill_fields import FillFields
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.layers import is_output, leading_shape
 from napari_microdl.gui.plots import FitCurve
@@ -95,6 +96,12 @@ class ImagesStep(Step):
         self.mark_control.setToolTip("Mark the selected rows as untreated controls.")
         self.mark_treated = QPushButton("Treated")
         self.mark_treated.setToolTip("Mark the selected rows as treated.")
+        self.fill = QPushButton("Fill in...")
+        self.fill.setToolTip(
+            "Conditions, wells and controls from the names of the images, from a table, or by a "
+            "query."
+        )
+        self.fill.clicked.connect(self._fill)
         self.scaling = _combo(
             {"Each by itself": "image", "All together": "plate"},
             lambda value: session.configure(scaling=value),
@@ -125,7 +132,7 @@ class ImagesStep(Step):
         layout.addWidget(self.table)
         edit = QHBoxLayout()
         edit.addWidget(self.condition, 1)
-        for button in (self.set_condition, self.mark_control, self.mark_treated):
+        for button in (self.set_condition, self.mark_control, self.mark_treated, self.fill):
             edit.addWidget(button)
         layout.addLayout(edit)
         self._form = self.form()
@@ -144,6 +151,12 @@ class ImagesStep(Step):
         if viewer is not None:
             layout = dataclasses.replace(self.session.layout, **changes)
             self.session.set_layout(layout, viewer.layers)
+
+    def _fill(self) -> None:
+        # Not modal: the table stays in view and in reach while it is filled.
+        dialog = FillFields(self.session, self)
+        dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        dialog.show()
 
     def _selected_or_all(self) -> list[int]:
         return self.table.selected_rows() or list(range(len(self.session.rows)))

@@ -1,0 +1,146 @@
+"""The dialog that fills the table of images, driven by typing and clicking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QTableWidget
+
+from napari_microdl.gui.fill_fields import FillFields
+from napari_microdl.gui.layers import Layout
+
+LEFT = Qt.MouseButton.LeftButton
+NAMES = ("B02_s1_DMSO", "B03_s1_drug", "notes")
+
+
+@pytest.fixture
+def docked(open_viewer: Any, qtbot: Any) -> Any:
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    for number, name in enumerate(NAMES):
+        viewer.add_image(np.random.default_rng(number).random((32, 32)), name=name)
+    qtbot.waitUntil(lambda: len(workflow.session.rows) == len(NAMES))
+    return viewer, workflow
+
+
+@pytest.fixture
+def dialog(docked: Any, qtbot: Any) -> FillFields:
+    _, workflow = docked
+    qtbot.mouseClick(workflow.images.fill, LEFT)
+    found = workflow.images.findChild(FillFields)
+    qtbot.waitExposed(found)
+    assert found.isVisible()
+    return found
+
+
+def write(qtbot: Any, box: Any, text: str) -> None:
+    box.setFocus()
+    box.selectAll()
+    qtbot.keyClicks(box, text)
+    assert box.text() == text
+
+
+def shown(table: QTableWidget) -> list[list[str]]:
+    heads = [table.horizontalHeaderItem(c).text() for c in range(table.columnCount())]
+    cells = [
+        [table.item(r, c).text() for c in range(table.columnCount())]
+        for r in range(table.rowCount())
+    ]
+    return [heads, *cells]
+
+
+def known(workflow: Any, *names: str) -> list[tuple[Any, ...]]:
+    return [tuple(getattr(row, name) for name in names) for row in workflow.session.rows]
+
+
+def test_names_fill_the_table_as_the_preview_shows(docked: Any, dialog: FillFields, qtbot: Any):
+    _, workflow = docked
+    write(qtbot, dialog.names.pattern, "{well}_{site}_{condition}")
+    assert shown(dialog.names.preview) == [
+        ["Image", "Well", "Site", "Condition"],
+        ["B02_s1_DMSO", "B02", "s1", "DMSO"],
+        ["B03_s1_drug", "B03", "s1", "drug"],
+        ["notes", "", "", ""],
+    ]
+    assert dialog.names.message.text() == "2 of 3 names fit the pattern."
+    # Nothing has changed until the button is pressed.
+    assert known(workflow, "condition") == [("",), ("",), ("",)]
+    qtbot.mouseClick(dialog.names.apply, LEFT)
+    assert known(workflow, "well", "condition") == [("B02", "DMSO"), ("B03", "drug"), ("", "")]
+
+
+def test_a_pattern_that_is_none_changes_nothing(docked: Any, dialog: FillFields, qtbot: Any):
+    write(qtbot, dialog.names.pattern, "{wel}")
+    assert "{wel}, which is not known" in dialog.names.message.text()
+    assert not dialog.names.apply.isEnabled()
+
+
+def test_names_tell_fields_and_channels_apart(open_viewer: Any, qtbot: Any):
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    for name in ("p1 DNA", "p1 actin", "p2 DNA", "p2 actin"):
+        viewer.add_image(np.random.default_rng(0).random((32, 32)), name=name)
+    qtbot.waitUntil(lambda: len(workflow.session.rows) == 4)
+    workflow.session.set_layout(Layout("channels"), viewer.layers)
+    qtbot.mouseClick(workflow.images.fill, LEFT)
+    dialog = workflow.images.findChild(FillFields)
+    write(qtbot, dialog.names.pattern, "{field} {channel}")
+    qtbot.mouseClick(dialog.names.apply, LEFT)
+    assert known(workflow, "group", "channel") == [
+        ("p1", "DNA"),
+        ("p1", "actin"),
+        ("p2", "DNA"),
+        ("p2", "actin"),
+    ]
+    assert [c.name for c in workflow.session.channels] == ["DNA", "actin"]
+    # A query is asked of fields: both channels of one follow.
+    dialog.tabs.setCurrentWidget(dialog.query)
+    write(qtbot, dialog.query.query, "Metadata_Field == 'p2'")
+    qtbot.mouseClick(dialog.query.apply, LEFT)
+    assert known(workflow, "is_control") == [(False,), (False,), (True,), (True,)]
+
+
+def test_a_table_and_a_query_fill_the_rest(
+    docked: Any, dialog: FillFields, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, workflow = docked
+    path = tmp_path / "plate.csv"
+    path.write_text(
+        "Metadata_Field,Metadata_condition,Metadata_control\n"
+        "B03_s1_drug.tif,10 uM,false\nB02_s1_DMSO.tif,none,true\n"
+    )
+    monkeypatch.setattr(
+        "napari_microdl.gui.fill_fields.QFileDialog.getOpenFileName",
+        lambda *_: (str(path), ""),
+    )
+    dialog.tabs.setCurrentWidget(dialog.table)
+    qtbot.mouseClick(dialog.table.choose, LEFT)
+    assert dialog.table.message.text() == "plate.csv has 2 rows; 2 of 3 images are among them."
+    qtbot.mouseClick(dialog.table.apply, LEFT)
+    assert known(workflow, "condition", "is_control") == [
+        ("none", True),
+        ("10 uM", False),
+        ("", False),
+    ]
+
+    dialog.tabs.setCurrentWidget(dialog.query)
+    assert not dialog.query.apply.isEnabled()
+    write(qtbot, dialog.query.query, "Metadata_condition == '10 uM'")
+    assert dialog.query.message.text() == "1 of 3 images are controls."
+    qtbot.mouseClick(dialog.query.apply, LEFT)
+    assert known(workflow, "is_control") == [(False,), (True,), (False,)]
+    write(qtbot, dialog.query.query, "Metadata_dose > 1")
+    assert "the columns are Metadata_Field" in dialog.query.message.text()
+    assert not dialog.query.apply.isEnabled()
+
+
+def test_a_file_that_is_no_table_is_refused(docked: Any, dialog: FillFields, tmp_path: Path):
+    path = tmp_path / "plate.csv"
+    path.write_text("")
+    dialog.table.open(path)
+    assert "'plate.csv' cannot be read as a table" in dialog.table.message.text()
+    assert not dialog.table.apply.isEnabled()
