@@ -1,0 +1,133 @@
+"""Dictionary: fit a new one or apply a loaded one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QHBoxLayout,
+    QPushButton,
+    QRadioButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.plots import FitCurve
+from napari_microdl.gui.session import Session
+from napari_microdl.gui.step import Step
+from napari_microdl.gui.steps.choices import show_number
+
+
+class DictionaryStep(Step):
+    """Dictionary: fit a new one or apply a loaded one."""
+
+    load_wanted = Signal()
+    save_wanted = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, "5  Dictionary")
+        self.fit = QRadioButton("Fit a new dictionary")
+        self.apply = QRadioButton("Apply the loaded dictionary")
+        modes = QButtonGroup(self)
+        modes.addButton(self.fit)
+        modes.addButton(self.apply)
+        self.fit.clicked.connect(lambda: session.choose(apply_dictionary=False))
+        self.apply.clicked.connect(lambda: session.choose(apply_dictionary=True))
+        self.load = QPushButton("Load...")
+        self.load.clicked.connect(self.load_wanted)
+        self.save = QPushButton("Save...")
+        self.save.clicked.connect(self.save_wanted)
+        self.loaded = sentence_label()
+        self.sizes = QWidget()
+        form = self.form()
+        self.sizes.setLayout(form)
+        self.n_atoms = self._size(
+            form, "Concepts", "n_atoms", 8192, "Number of dictionary atoms; each is a concept."
+        )
+        self.n_iterations = self._size(
+            form, "Rounds", "n_iterations", 100, "Rounds of the matching pursuit (J in the paper)."
+        )
+        self.per_iteration = self._size(
+            form,
+            "Picked a round",
+            "atoms_per_iteration",
+            100,
+            "Atoms picked in each round (L in the paper); a code has at most rounds x picked.",
+        )
+        self.automatic = sentence_label()
+        self.curve = FitCurve()
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.load)
+        buttons.addWidget(self.save)
+        layout = QVBoxLayout(self.content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.fit)
+        layout.addWidget(self.sizes)
+        layout.addWidget(self.automatic)
+        layout.addWidget(self.apply)
+        layout.addLayout(buttons)
+        layout.addWidget(self.loaded)
+        # Outside the content: the fit is watched with the step collapsed, too.
+        self.layout().addWidget(self.curve)
+
+    def _size(self, form: Any, label: str, name: str, most: int, tip: str) -> QSpinBox:
+        box = QSpinBox()
+        box.setRange(0, most)
+        box.setSpecialValueText("auto")
+        box.setToolTip(tip)
+        box.valueChanged.connect(lambda value: self.session.configure(**{name: value or None}))
+        form.addRow(label, box)
+        return box
+
+    def refresh(self) -> None:
+        """Show mode, sizes and the dictionary at hand."""
+        session = self.session
+        config, dictionary = session.config, session.dictionary
+        self.fit.setChecked(not session.apply_dictionary)
+        self.apply.setChecked(session.apply_dictionary)
+        show_number(self.n_atoms, config.n_atoms or 0)
+        show_number(self.n_iterations, config.n_iterations or 0)
+        show_number(self.per_iteration, config.atoms_per_iteration or 0)
+        self.sizes.setVisible(not session.apply_dictionary)
+        self.automatic.setVisible(not session.apply_dictionary)
+        self.automatic.setText(self._automatic())
+        if dictionary is None:
+            self.loaded.setText("No dictionary yet: fit one or load a *.microdl.safetensors file.")
+        else:
+            spec = dictionary.spec
+            decides = (
+                " It decides model, layer, channels, sample unit and whitening."
+                if session.apply_dictionary
+                else ""
+            )
+            self.loaded.setText(
+                f"At hand: {dictionary.n_concepts} concepts of {spec.unit}s, model "
+                f"'{spec.model_id}', layer {spec.layer}, channels {', '.join(spec.channel_names)}."
+                + decides
+            )
+        if session.apply_dictionary:
+            self.set_summary("apply the loaded dictionary")
+        else:
+            size = "auto" if config.n_atoms is None else str(config.n_atoms)
+            self.set_summary(f"fit a new one, concepts: {size}")
+
+    def _automatic(self) -> str:
+        """What "auto" picks, from the number of samples of the last run."""
+        run = self.session.run
+        if run is None:
+            return (
+                "Auto takes about one concept for every eight samples, at most 20 active in each; "
+                "the numbers appear here after the first run."
+            )
+        from napari_microdl.icfl import default_size
+
+        samples, width = run.result.activations.vectors.shape
+        atoms, rounds, picked = default_size(samples, width)
+        return (
+            f"With the {samples} {run.result.config.unit}s of the last run, auto takes {atoms} "
+            f"concepts, at most {rounds} x {picked} active in each."
+        )

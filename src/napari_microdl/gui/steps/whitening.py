@@ -1,0 +1,73 @@
+"""Whitening on the controls."""
+
+from __future__ import annotations
+
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QDoubleSpinBox,
+    QVBoxLayout,
+)
+
+from napari_microdl.gui.session import Session
+from napari_microdl.gui.step import Step
+from napari_microdl.gui.steps.choices import show_number
+
+# Below every shrinkage that can be chosen.
+_AUTO = -0.1
+
+
+class WhiteningStep(Step):
+    """Whitening on the controls."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, "4  Whitening")
+        self.whiten = QCheckBox("Whiten on the control fields")
+        self.whiten.setToolTip(
+            "Takes the controls as the origin and scales down what varies among untreated cells, "
+            "so that what the treatment changes stands out."
+        )
+        self.whiten.clicked.connect(lambda ticked: session.configure(whiten=bool(ticked)))
+        self.shrinkage = QDoubleSpinBox()
+        self.shrinkage.setRange(_AUTO, 1000)
+        self.shrinkage.setSingleStep(0.1)
+        self.shrinkage.setSpecialValueText("auto")
+        self.shrinkage.setToolTip(
+            "Added to every variance, in units of their median, so that directions the controls "
+            "hardly span do not explode. Auto takes the least that also holds for control fields "
+            "that are left out."
+        )
+        self.shrinkage.valueChanged.connect(
+            lambda value: session.configure(shrinkage=None if value < 0 else float(value))
+        )
+        self.remove_position = QCheckBox("Remove the position in the tile")
+        self.remove_position.setToolTip(
+            "Removes from every token what it owes to its place in the model's tile, which says "
+            "where a patch lies and not what it shows."
+        )
+        self.remove_position.clicked.connect(
+            lambda ticked: session.configure(remove_position=bool(ticked))
+        )
+        layout = QVBoxLayout(self.content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.whiten)
+        self._form = self.form()
+        self._form.addRow("Shrinkage", self.shrinkage)
+        layout.addLayout(self._form)
+        layout.addWidget(self.remove_position)
+
+    def refresh(self) -> None:
+        """Show the settings."""
+        config = self.session.config
+        self.whiten.setChecked(config.whiten)
+        self.remove_position.setChecked(config.remove_position)
+        show_number(self.shrinkage, _AUTO if config.shrinkage is None else config.shrinkage)
+        self._form.setRowVisible(self.shrinkage, config.whiten)
+        position = "position removed" if config.remove_position else "position kept"
+        run = self.session.run
+        auto = "auto"
+        if run is not None and run.result.dictionary.whitening is not None:
+            auto = f"auto (last run: {run.result.dictionary.whitening.shrinkage:g})"
+        self.shrinkage.setSpecialValueText(auto)
+        shrinkage = auto if config.shrinkage is None else f"{config.shrinkage:g}"
+        whitening = f"on controls, shrinkage {shrinkage}" if config.whiten else "off"
+        self.set_summary(f"{whitening}; {position}")
