@@ -245,9 +245,36 @@ class Session:
 
     def run_config(self) -> PipelineConfig:
         """Settings as a run gets them, with the chosen channels in."""
-        used = tuple(c.name for c in self.channels if c.use)
-        every = len(used) == len(self.channels)
-        return dataclasses.replace(self.config, channels=None if every else used)
+        names = [c.name for c in self.channels]
+        order = [n for n in self.config.channels or () if n in names]
+        order += [n for n in names if n not in order]
+        used = tuple(n for n in order if self.channels[names.index(n)].use)
+        return dataclasses.replace(self.config, channels=None if used == tuple(names) else used)
+
+    def take_config(self, config: PipelineConfig) -> None:
+        """Take all settings over, the choice of channels among them.
+
+        Parameters
+        ----------
+        config : PipelineConfig
+            For example of a file.
+
+        Raises
+        ------
+        MicrodlError
+            If the settings name a channel that the images do not have; nothing has changed then.
+        """
+        offered = [c.name for c in self.channels]
+        missing = [name for name in config.channels or () if name not in offered]
+        if missing and offered:
+            raise MicrodlError(
+                f"The settings use the channel {_listed(missing)}, but the images have "
+                f"{_listed(offered, 11)}; rename the channels in step 1 first."
+            )
+        for channel in self.channels:
+            channel.use = config.channels is None or channel.name in config.channels
+        self.config = config
+        self.settings_changed.emit()
 
     # What is missing ---------------------------------------------------------------------------
 

@@ -15,13 +15,16 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
     QHBoxLayout,
+    QMenu,
     QProgressBar,
     QPushButton,
     QScrollArea,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
+from napari_microdl.config_files import read_config, write_config
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.gui.dock import Dock, sentence_label
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
     from napari_microdl.pipeline import PipelineResult, Progress
     from napari_microdl.segmentation import SegmentationConfig
 
+_SETTINGS = "Settings (*.json);;All files (*)"
 _FILES = "Concept dictionary (*.microdl.safetensors);;All files (*)"
 
 
@@ -144,7 +148,18 @@ class ConceptWorkflow(Dock):
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.jobs.cancel)
         self.explore_button.clicked.connect(self._explore)
+        self.settings_button = QToolButton()
+        self.settings_button.setText("Settings")
+        self.settings_button.setToolTip(
+            "Load or save all settings as a file, which the command line takes too."
+        )
+        self.settings_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
+        menu = QMenu(self.settings_button)
+        menu.addAction("Load settings...", self._ask_load_settings)
+        menu.addAction("Save settings...", self._ask_save_settings)
+        self.settings_button.setMenu(menu)
         buttons = QHBoxLayout()
+        buttons.addWidget(self.settings_button)
         buttons.addWidget(self.run_button, 1)
         buttons.addWidget(self.cancel_button, 1)
         buttons.addWidget(self.explore_button, 1)
@@ -184,6 +199,7 @@ class ConceptWorkflow(Dock):
         self._later.stop()
         self.jobs.stop()
         self.model.stop()
+        self.cells.stop()
 
     def refresh(self) -> None:
         """Read layers and session anew."""
@@ -200,6 +216,7 @@ class ConceptWorkflow(Dock):
 
     def _on_theme(self) -> None:
         self.dictionary.curve.set_colours(self.theme_colours())
+        self.whitening.spectrum.set_colours(self.theme_colours())
 
     def refresh_steps(self) -> None:
         """Show the state of the session in every step, with what each still needs."""
@@ -309,6 +326,9 @@ class ConceptWorkflow(Dock):
         except MicrodlError as error:
             self.say(f"⚠ {error}")
             return
+        if self.jobs.is_running and self._preview_of is None:
+            # Another preview may be replaced; a run is not to be disturbed.
+            return
         self._preview_of = source
         self.say(f"Looking for cells in {field.name}")
         self.jobs.start(_segment(field, self.session.config.segmentation), "MicroDL preview")
@@ -404,3 +424,45 @@ class ConceptWorkflow(Dock):
             self.say(f"⚠ The dictionary could not be saved: {error}")
             return
         self.say(f"Saved {written.name}.")
+
+    # Settings ----------------------------------------------------------------------------------
+
+    def _ask_load_settings(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Load settings", "", _SETTINGS)
+        if path:
+            self.load_settings(path)
+
+    def load_settings(self, path: str | Path) -> None:
+        """Take all settings from a file.
+
+        Parameters
+        ----------
+        path : str or Path
+            As `save_settings` or the command line wrote it.
+        """
+        try:
+            self.session.take_config(read_config(path))
+        except MicrodlError as error:
+            self.say(f"⚠ {error}")
+            return
+        self.say(f"Settings of {Path(path).name} are in place; press Run to use them.")
+
+    def _ask_save_settings(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save settings", "settings.json", _SETTINGS)
+        if path:
+            self.save_settings(path)
+
+    def save_settings(self, path: str | Path) -> None:
+        """Write all settings to a file.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        """
+        try:
+            write_config(self.session.run_config(), path)
+        except OSError as error:
+            self.say(f"⚠ The settings could not be saved: {error}")
+            return
+        self.say(f"Saved {Path(path).name}.")

@@ -9,8 +9,9 @@ from typing import Any
 
 from napari.layers import Labels
 from napari.viewer import Viewer
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
+    QCheckBox,
     QDoubleSpinBox,
     QHeaderView,
     QPushButton,
@@ -24,6 +25,8 @@ from napari_microdl.gui.layers import is_output
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice, show_number
+
+_MILLISECONDS_BEFORE_PREVIEW = 300
 
 
 class CellsStep(Step):
@@ -68,6 +71,14 @@ class CellsStep(Step):
         self.min_area.valueChanged.connect(lambda value: self._segment(min_area=value or None))
         self.preview = QPushButton("Preview on the selected image")
         self.preview.clicked.connect(self.preview_wanted)
+        self.live = QCheckBox("Again whenever a setting changes")
+        self.live.setToolTip("Keeps the preview up to date while the settings are tried.")
+        self.live.toggled.connect(self._on_live)
+        # A number that is being typed changes several times.
+        self._soon = QTimer(self)
+        self._soon.setSingleShot(True)
+        self._soon.setInterval(_MILLISECONDS_BEFORE_PREVIEW)
+        self._soon.timeout.connect(self.preview_wanted)
         self.crop_size = QSpinBox()
         self.crop_stride = QSpinBox()
         for box, name in ((self.crop_size, "crop_size"), (self.crop_stride, "crop_stride")):
@@ -93,11 +104,24 @@ class CellsStep(Step):
         self._form.addRow("Smallest cell", self.min_area)
         layout.addLayout(self._form)
         layout.addWidget(self.preview)
+        layout.addWidget(self.live)
         layout.addWidget(self.labels)
 
     def _segment(self, **changes: Any) -> None:
         segmentation = dataclasses.replace(self.session.config.segmentation, **changes)
         self.session.configure(segmentation=segmentation)
+        if self.live.isChecked() and self.live.isVisible():
+            self._soon.start()
+
+    def _on_live(self, ticked: bool) -> None:
+        if ticked:
+            self._soon.start()
+        else:
+            self._soon.stop()
+
+    def stop(self) -> None:
+        """Ask for no more previews, because the dock was closed."""
+        self._soon.stop()
 
     def refresh(self) -> None:
         """Show the settings that matter for the chosen unit."""
@@ -130,6 +154,7 @@ class CellsStep(Step):
         ):
             self._form.setRowVisible(widget, shown)
         self.preview.setVisible(built_in)
+        self.live.setVisible(built_in)
         self.labels.setVisible(cells and not built_in)
         if cells and not built_in:
             self._show_labels()

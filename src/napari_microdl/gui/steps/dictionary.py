@@ -7,6 +7,7 @@ from typing import Any
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QButtonGroup,
+    QCheckBox,
     QHBoxLayout,
     QPushButton,
     QRadioButton,
@@ -58,6 +59,28 @@ class DictionaryStep(Step):
             100,
             "Atoms picked in each round (L in the paper); a code has at most rounds x picked.",
         )
+        self.control_atoms = self._size(
+            form,
+            "Of these, from controls",
+            "control_atoms",
+            8191,
+            "Control-first: so many concepts are learned on controls and kept, the others on what "
+            "they leave of the treated samples, so that each is known to be seen in controls or "
+            "only in treated samples. Take three of four, and at least six controls for each.",
+        )
+        self.control_atoms.setSpecialValueText("off: all from all samples")
+        self.positive = self._tick(
+            form,
+            "Positive codes only",
+            "positive_code",
+            "A sample's code says what is present, never what is missing.",
+        )
+        self.early = self._tick(
+            form,
+            "Stop early",
+            "early_stopping",
+            "Ends the fit once samples that were held out are no longer reconstructed better.",
+        )
         self.automatic = sentence_label()
         self.curve = FitCurve()
         buttons = QHBoxLayout()
@@ -83,6 +106,13 @@ class DictionaryStep(Step):
         form.addRow(label, box)
         return box
 
+    def _tick(self, form: Any, text: str, name: str, tip: str) -> QCheckBox:
+        box = QCheckBox(text)
+        box.setToolTip(tip)
+        box.clicked.connect(lambda ticked: self.session.configure(**{name: bool(ticked)}))
+        form.addRow(box)
+        return box
+
     def refresh(self) -> None:
         """Show mode, sizes and the dictionary at hand."""
         session = self.session
@@ -92,6 +122,9 @@ class DictionaryStep(Step):
         show_number(self.n_atoms, config.n_atoms or 0)
         show_number(self.n_iterations, config.n_iterations or 0)
         show_number(self.per_iteration, config.atoms_per_iteration or 0)
+        show_number(self.control_atoms, config.control_atoms or 0)
+        self.positive.setChecked(config.positive_code)
+        self.early.setChecked(config.early_stopping)
         self.sizes.setVisible(not session.apply_dictionary)
         self.automatic.setVisible(not session.apply_dictionary)
         self.automatic.setText(self._automatic())
@@ -120,7 +153,7 @@ class DictionaryStep(Step):
         run = self.session.run
         if run is None:
             return (
-                "Auto takes about one concept for every eight samples, at most 20 active in each; "
+                "Auto takes about one concept for 24 samples, at most 20 active in each; "
                 "the numbers appear here after the first run."
             )
         from napari_microdl.icfl import default_size

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_microdl.gui.session import Session
+from napari_microdl.gui.spectrum import SpectrumPlot
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import show_number
 
@@ -54,6 +55,8 @@ class WhiteningStep(Step):
         self._form.addRow("Shrinkage", self.shrinkage)
         layout.addLayout(self._form)
         layout.addWidget(self.remove_position)
+        self.spectrum = SpectrumPlot()
+        layout.addWidget(self.spectrum)
 
     def refresh(self) -> None:
         """Show the settings."""
@@ -64,6 +67,8 @@ class WhiteningStep(Step):
         self._form.setRowVisible(self.shrinkage, config.whiten)
         position = "position removed" if config.remove_position else "position kept"
         run = self.session.run
+        dictionary = self.session.dictionary
+        self.spectrum.show_whitening(None if dictionary is None else dictionary.whitening)
         auto = "auto"
         if run is not None and run.result.dictionary.whitening is not None:
             auto = f"auto (last run: {run.result.dictionary.whitening.shrinkage:g})"

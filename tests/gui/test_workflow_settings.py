@@ -1,0 +1,134 @@
+"""Settings in the workflow dock: files, the live preview, the fit, the control spectrum."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.config_files import read_config, write_config
+from napari_microdl.gui.layers import TAG
+
+from .test_workflow import LEFT, PATIENCE, choose, click, docked, outputs, quiet, run
+
+__all__ = ["docked", "quiet"]
+
+
+def write(qtbot: Any, box: Any, text: str) -> None:
+    box.setFocus()
+    box.selectAll()
+    qtbot.keyClicks(box, text)
+    qtbot.keyClick(box, Qt.Key.Key_Return)
+
+
+def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
+    docked: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, workflow = docked
+    path = tmp_path / "settings.json"
+    dialogs = "napari_microdl.gui.workflow.QFileDialog"
+    monkeypatch.setattr(f"{dialogs}.getSaveFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(f"{dialogs}.getOpenFileName", lambda *_: (str(path), ""))
+    load, save = workflow.settings_button.menu().actions()
+
+    click(qtbot, workflow.dictionary.heading)
+    write(qtbot, workflow.dictionary.n_atoms, "48")
+    write(qtbot, workflow.dictionary.control_atoms, "30")
+    for box in (workflow.dictionary.positive, workflow.dictionary.early):
+        qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+    before = workflow.session.run_config()
+    assert (before.n_atoms, before.control_atoms) == (48, 30)
+    assert before.positive_code
+    assert before.early_stopping
+    save.trigger()
+    assert read_config(path) == before
+
+    write_config(
+        dataclasses.replace(PipelineConfig(), unit="crop", n_atoms=12, channels=("GFP",)), path
+    )
+    load.trigger()
+    assert "settings.json are in place" in workflow.status.text()
+    assert workflow.dictionary.n_atoms.value() == 12
+    assert workflow.cells.unit.currentText() == "Square crops"
+    # The only channel in its own order is the same as all of them.
+    assert workflow.session.run_config() == PipelineConfig(unit="crop", n_atoms=12)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "are not JSON"),
+        ('{"channels": ["ER"]}', "use the channel 'ER', but the images have 'GFP'"),
+        ('{"n_atoms": "many"}', "must be a whole number or null"),
+    ],
+)
+def test_settings_that_cannot_be_used_change_nothing(
+    docked: Any, tmp_path: Path, text: str, sentence: str
+):
+    _, workflow = docked
+    before = workflow.session.run_config()
+    path = tmp_path / "settings.json"
+    path.write_text(text)
+    workflow.load_settings(path)
+    assert sentence in workflow.status.text()
+    assert workflow.session.run_config() == before
+
+
+def test_channels_of_settings_are_taken_in_their_order(open_viewer: Any, qtbot: Any):
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    layer = viewer.add_image(np.random.default_rng(0).random((3, 32, 32)))
+    layer.metadata["napari_microdl_field"] = {"channel_names": ("DNA", "ER", "actin")}
+    layer.axis_labels = ("c", "y", "x")
+    workflow.session.update_images(viewer.layers)
+    assert workflow.session.run_config().channels is None
+    workflow.session.take_config(PipelineConfig(channels=("actin", "DNA")))
+    assert workflow.session.run_config().channels == ("actin", "DNA")
+    workflow.session.edit_channel(1, use=True)
+    assert workflow.session.run_config().channels == ("actin", "DNA", "ER")
+
+
+def test_the_preview_follows_the_settings_while_it_is_live(docked: Any, qtbot: Any):
+    viewer, workflow = docked
+    click(qtbot, workflow.cells.heading)
+    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+        click(qtbot, workflow.cells.live)
+    (preview,) = outputs(viewer)
+    before = preview.data.max()
+    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+        write(qtbot, workflow.cells.diameter, "12")
+    (preview,) = outputs(viewer)
+    assert preview.metadata[TAG]["kind"] == "preview"
+    assert preview.data.max() > before
+    click(qtbot, workflow.cells.live)
+    write(qtbot, workflow.cells.diameter, "40")
+    qtbot.wait(500)
+    assert not workflow.jobs.is_running
+    assert outputs(viewer) == [preview]
+
+
+def test_the_spectrum_of_the_controls_is_drawn_with_the_shrinkage(docked: Any, qtbot: Any):
+    _, workflow = docked
+    click(qtbot, workflow.cells.heading)
+    choose(qtbot, workflow.cells.unit, "Square crops")
+    click(qtbot, workflow.whitening.heading)
+    spectrum = workflow.whitening.spectrum
+    assert not spectrum.isVisible()
+    run(qtbot, workflow)
+    assert spectrum.isVisible()
+    whitening = workflow.session.dictionary.whitening
+    (axes,) = spectrum._canvas.figure.axes
+    drawn, added = axes.lines
+    variance = whitening.explained_variance_
+    measured = drawn.get_ydata()
+    np.testing.assert_array_equal(measured, variance[: len(measured)])
+    # Controls span one direction less than there are of them.
+    assert len(measured) <= whitening.n_samples_seen_ - 1
+    np.testing.assert_allclose(
+        added.get_ydata(), whitening.shrinkage * np.median(measured), rtol=1e-6
+    )
