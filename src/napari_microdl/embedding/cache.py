@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.embedding.backing_off import BackingOff
 from napari_microdl.embedding.cache_folder import cache_folder
 from napari_microdl.embedding.plan import TilePlan
 from napari_microdl.models.base import Site, TokenModel
@@ -78,7 +79,7 @@ class TokenCache:
         str
             Hex digits.
         """
-        model = getattr(model, "model", model)
+        model = model.model if isinstance(model, BackingOff) else model
         facts = (
             model.spec,
             layer,

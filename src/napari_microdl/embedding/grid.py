@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -16,7 +17,7 @@ from napari_microdl.embedding.cache_folder import cache_folder
 from napari_microdl.errors import MicrodlError
 
 MEMORY_BYTES = 512 * 2**20
-_BAND_BYTES = 64 * 2**20
+_BAND_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +84,10 @@ class TokenGrid:
         if self.in_memory:
             tokens = function(self.tokens, self.position)
         else:
-            writer = TokenStorage(memory_bytes=0).writer(self.tokens.shape)
-            for rows, band in self.bands():
-                writer.put(rows.start, 0, function(band, self.position[rows]))
-            tokens = writer.finish()
+            with closing(TokenStorage(memory_bytes=0).writer(self.tokens.shape)) as writer:
+                for rows, band in self.bands():
+                    writer.put(rows.start, 0, function(band, self.position[rows]))
+                tokens = writer.finish()
         return TokenGrid(tokens, self.position, self.patch_size, self.image_shape)
 
 
@@ -184,9 +185,12 @@ class TokenWriter:
         tokens: NDArray[np.float32] = np.memmap(
             self._file, dtype=np.float32, mode="r", shape=self.shape
         )
-        # The map keeps the file; closing it here lets both end together.
-        self._file.close()
         return tokens
+
+    def close(self) -> None:
+        """Let go of the file; a finished grid keeps it."""
+        if self._file is not None:
+            self._file.close()
 
     def _write(self) -> None:
         if self._file is not None and len(self._rows):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from contextlib import ExitStack, closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,27 +134,31 @@ def embed_layers(
     d = spec.dim * (token_channels if channel_tokens == "concat" else 1)
     grid_shape = plan.grid_shape((height, width))
     storage = storage or TokenStorage()
-    writers = {layer: storage.writer((*grid_shape, d)) for layer in layers}
     cutter = TileCutter(image, plan)
     origins = plan.origins((height, width))
     n_tiles = tiles_at_once(batch_size, spec, channels)
-    for start in range(0, len(origins), n_tiles):
-        batch = origins[start : start + n_tiles]
-        kept_of = _kept_tokens(cutter.cut(batch), model, tuple(layers), site, plan, cache)
-        for layer, kept in kept_of.items():
-            for (i, j), block in zip(batch, kept, strict=True):
-                joined = (
-                    block.mean(0)
-                    if channel_tokens == "mean"
-                    else np.moveaxis(block, 0, 2).reshape(*block.shape[1:3], d)
-                )
-                writers[layer].put(i, j, joined)
-        yield start + len(batch)
-
+    with ExitStack() as stack:
+        writers = {
+            layer: stack.enter_context(closing(storage.writer((*grid_shape, d))))
+            for layer in layers
+        }
+        for start in range(0, len(origins), n_tiles):
+            batch = origins[start : start + n_tiles]
+            kept_of = _kept_tokens(cutter.cut(batch), model, tuple(layers), site, plan, cache)
+            for layer, kept in kept_of.items():
+                for (i, j), block in zip(batch, kept, strict=True):
+                    joined = (
+                        block.mean(0)
+                        if channel_tokens == "mean"
+                        else np.moveaxis(block, 0, 2).reshape(*block.shape[1:3], d)
+                    )
+                    writers[layer].put(i, j, joined)
+            yield start + len(batch)
+        tokens = {layer: writer.finish() for layer, writer in writers.items()}
     position = _positions(plan, grid_shape)
     return {
-        layer: TokenGrid(writer.finish(), position, plan.patch_size, (height, width))
-        for layer, writer in writers.items()
+        layer: TokenGrid(tokens[layer], position, plan.patch_size, (height, width))
+        for layer in layers
     }
 
 
