@@ -147,12 +147,12 @@ def iter_pipeline(
     if dictionary is not None:
         config = _config_of(dictionary, config)
     fitting = dictionary is None
-    channels = _check(fields, config, fitting=fitting)
+    channels = check_fields(fields, config, fitting=fitting)
     clock = _Clock()
     notes: list[str] = []
 
     # The model goes first: it says on which scale it wants intensities.
-    model = yield from _load(config)
+    model = yield from iter_load(config)
     if dictionary is not None:
         dictionary.spec.check_model(model.spec)
     plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
@@ -164,7 +164,7 @@ def iter_pipeline(
     yield Progress("scale", 0, 1, "Measuring intensities")
     scaler = IntensityScaling(config.scaling, curve=spec.intensity).fit(fields, channels)
     clock.lap("scale")
-    labels = yield from _segment(fields, config)
+    labels = yield from iter_segment(fields, config)
     clock.lap("segment")
 
     grids = yield from _embed(fields, scaler, spec, model, plan, config, notes)
@@ -305,8 +305,29 @@ def _config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> Pipelin
     )
 
 
-def _check(fields: Sequence[Field], config: PipelineConfig, *, fitting: bool) -> tuple[str, ...]:
-    """Names of the channels used, after checking that every field has them."""
+def check_fields(
+    fields: Sequence[Field], config: PipelineConfig, *, fitting: bool
+) -> tuple[str, ...]:
+    """Names of the channels used, after checking that every field has them.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    config : PipelineConfig
+        Settings.
+    fitting : bool
+        Whether a dictionary will be fitted, for which a whitening needs controls.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    MicrodlError
+        If fields and settings do not fit together.
+    """
     if not fields:
         raise MicrodlError("There are no fields; choose at least one image.")
     if fitting and config.whiten and not any(f.is_control for f in fields):
@@ -325,9 +346,27 @@ def _check(fields: Sequence[Field], config: PipelineConfig, *, fitting: bool) ->
     return channels
 
 
-def _segment(
+def iter_segment(
     fields: Sequence[Field], config: PipelineConfig
 ) -> Generator[Progress, None, list[NDArray[np.integer] | None]]:
+    """Cell labels of every field, its own or found; None where the unit is no cell.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    config : PipelineConfig
+        Settings.
+
+    Yields
+    ------
+    Progress
+        One a field.
+
+    Returns
+    -------
+    list of (ndarray of shape (height, width) or None)
+    """
     labels: list[NDArray[np.integer] | None] = [None] * len(fields)
     if config.unit != "cell":
         return labels
@@ -368,7 +407,23 @@ def _spec(
     )
 
 
-def _load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
+def iter_load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
+    """Load the model of a run.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+        Settings.
+
+    Yields
+    ------
+    Progress
+        Many a second; a run that is stopped does not wait for the loading.
+
+    Returns
+    -------
+    TokenModel
+    """
     # Neither the import of torch nor a large file can be interrupted: a thread of its own lets a
     # cancelled run end at once.
     loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-model")
