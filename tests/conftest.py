@@ -34,6 +34,14 @@ def data_root() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that is empty when a test begins, never that of a person."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("NAPARI_MICRODL_CACHE", str(folder))
+    return folder
+
+
 @pytest.fixture
 def sample_fields() -> list[Field]:
     """The bundled sample, fresh for every test."""

@@ -46,6 +46,7 @@ OTHERS: dict[str, Any] = {
     "device": "cpu",
     "precision": "bf16",
     "batch_size": 3,
+    "cache": False,
     "random_state": 9,
 }
 

@@ -439,6 +439,17 @@ def test_only_the_model_of_the_dictionary_is_accepted():
     )
 
 
+def test_the_curve_of_the_intensities_is_kept_and_old_files_have_the_logarithm(
+    tmp_path: Path, saved: Path
+):
+    made = dataclasses.replace(make(), spec=dataclasses.replace(SPEC, intensity="linear"))
+    assert ConceptDictionary.load(made.save(tmp_path / "linear")).spec.intensity == "linear"
+    old = tampered(saved, tmp_path, lambda tensors, header: header["spec"].pop("intensity"))
+    assert ConceptDictionary.load(old).spec.intensity == "log"
+    unknown = tampered(saved, tmp_path, put("spec", "intensity", "gamma"))
+    assert "intensity is 'gamma' where one of log, linear is needed" in one_sentence(unknown)
+
+
 @pytest.mark.parametrize("name", ["layer", "tile_size", "patch_size", "crop_size", "crop_stride"])
 def test_geometry_must_be_whole_numbers_above_zero(name: str):
     for value in (0, -1, 2.0, None, "8"):

@@ -6,7 +6,7 @@ import pytest
 import zarr
 
 from napari_microdl.errors import MicrodlError
-from napari_microdl.fields import Field
+from napari_microdl.fields import STRIP_BYTES, Field
 
 
 def image(channels: int = 2, height: int = 6, width: int = 7) -> np.ndarray:
@@ -125,3 +125,29 @@ def test_labels_of_any_whole_type_are_read(kind: type):
     field = Field(image(), ("a", "b"), "f", labels=labels)
     assert field.read_labels().dtype == np.int64
     np.testing.assert_array_equal(field.read_labels(), labels)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_rows_of_some_channels_are_read(*, lazy: bool):
+    data = np.arange(3 * 7 * 5).reshape(3, 7, 5)
+    field = Field(da.from_array(data, chunks=(2, 3, 4)) if lazy else data, tuple("abc"), "f")
+    np.testing.assert_array_equal(field.read_rows(2, 6, (2, 0)), data[[2, 0], 2:6])
+    np.testing.assert_array_equal(field.read_rows(0, 7), data)
+
+
+@pytest.mark.parametrize(
+    ("chunk", "n_channels", "rows"),
+    [
+        (100, 1, STRIP_BYTES // 20_000 // 100 * 100),
+        (100, 3, STRIP_BYTES // 60_000 // 100 * 100),
+        # A chunk is larger than what is to be read at once.
+        (9000, 1, STRIP_BYTES // 20_000),
+        (None, 1, STRIP_BYTES // 20_000),
+    ],
+)
+def test_strips_are_whole_chunks_of_bounded_size(chunk: int | None, n_channels: int, rows: int):
+    data = da.zeros((3, 9000, 10_000), dtype=np.uint16, chunks=(1, chunk or 1, 5000))
+    if chunk is None:
+        data = np.broadcast_to(np.zeros(1, np.uint16), data.shape)
+    assert Field(data, tuple("abc"), "f").strip_rows(n_channels) == rows
+    assert Field(data[:, :50], tuple("abc"), "f").strip_rows(n_channels) == 50

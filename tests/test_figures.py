@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from napari_microdl.figures import (
     gallery_figure,
     grey,
     heatmap_figure,
+    layer_figure,
     unit_figure,
 )
 from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
@@ -180,3 +182,25 @@ def test_the_distribution_counts_units_of_every_condition(crops: PipelineResult)
 def test_the_same_result_gives_the_same_picture(crops: PipelineResult):
     one, two = (pixels_of(distribution_figure(crops.activations, [0], "crop")) for _ in range(2))
     np.testing.assert_array_equal(one, two)
+
+
+def test_every_layer_is_on_the_curve_and_the_chosen_one_is_marked():
+    table = pd.DataFrame(
+        {
+            "layer": [2, 4, 7],
+            "auc": [0.6, 0.9, 0.8],
+            "auc_spread": [0.1, 0.05, 0.02],
+            "balanced_accuracy": [0.55, 0.8, 0.7],
+            "balanced_accuracy_spread": [0.1, 0.05, 0.02],
+        }
+    )
+    figure = layer_figure(table, chosen=4)
+    assert_drawn(figure)
+    (axes,) = figure.axes
+    curves = {line.get_label(): line.get_xydata() for line in axes.lines}
+    np.testing.assert_allclose(curves["AUC"], table[["layer", "auc"]])
+    np.testing.assert_allclose(curves["balanced accuracy"], table[["layer", "balanced_accuracy"]])
+    assert set(curves["layer 4"][:, 0]) == {4}
+    band = axes.collections[0].get_datalim(axes.transData)
+    np.testing.assert_allclose([band.y0, band.y1], [0.5, 0.95], atol=1e-6)
+    assert "layer 4" not in {line.get_label() for line in layer_figure(table).axes[0].lines}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -12,18 +13,21 @@ import dask.array as da
 import numpy as np
 import pytest
 
+from embedding.stand_ins import finish as finish_steps
 from napari_microdl import pipeline
 from napari_microdl.cells import pool, units_of
 from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
-from napari_microdl.embedding import embed
+from napari_microdl.embedding import TilePlan, TokenCache, TokenStorage, embed, embed_field
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL
+from napari_microdl.models.base import ChannelRule
 from napari_microdl.models.registry import load_model
 from napari_microdl.pipeline import PipelineResult, Progress, iter_pipeline, run_pipeline
 from napari_microdl.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.samples import transfluor
+from napari_microdl.scaling import IntensityScaling
 from napari_microdl.segmentation import SegmentationConfig, segment_cells
 from napari_microdl.shrinkage import choose_shrinkage
 from napari_microdl.whitening import ControlWhitening, FewControlsWarning
@@ -526,3 +530,98 @@ def test_positions_stay_where_a_tile_has_too_few_tokens_a_place(fields: list[Fie
     assert "token_position_share_after" not in run.report["position"]
     (note,) = [n for n in run.warnings if "tokens for each place" in n]
     assert note.startswith("There are only 1.0 tokens")
+
+
+def test_memory_is_told_before_the_first_tile(fields: list[Field]):
+    seen, _ = finish(fields, SMALL)
+    embedding = [s for s in seen if s.stage == "embed"]
+    assert re.fullmatch(r"16 tiles will take about \d+ MB of memory", embedding[0].message)
+    assert (embedding[0].done, embedding[0].total) == (0, 16)
+
+
+def test_a_second_run_takes_its_tokens_from_the_cache(
+    fields: list[Field], result: PipelineResult, monkeypatch: pytest.MonkeyPatch
+):
+    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    passes: list[int] = []
+    tokens = model.tokens
+    monkeypatch.setattr(model, "tokens", lambda *a: passes.append(len(a[0])) or tokens(*a))
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
+    without = run_pipeline(fields, small(cache=False))
+    assert sum(passes) == 16
+    assert TokenCache().size() == 0
+    for expected in (32, 32):
+        assert_same_codes(run_pipeline(fields, SMALL), without)
+        assert sum(passes) == expected
+    assert TokenCache().size() > 0
+
+
+def test_a_run_that_backs_off_says_so(fields: list[Field], monkeypatch: pytest.MonkeyPatch):
+    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    tokens = model.tokens
+
+    def one_tile(tiles: np.ndarray, *where: Any) -> np.ndarray:
+        if len(tiles) > 1:
+            raise MemoryError
+        return tokens(tiles, *where)
+
+    monkeypatch.setattr(model, "tokens", one_tile)
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
+    note = "Memory ran out: the model was given 1 tile at a time instead of a batch of 2."
+    assert note in run_pipeline(fields, SMALL).warnings
+
+
+def test_a_cache_that_cannot_be_written_to_is_noted(
+    fields: list[Field], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    blocked = own_cache / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("NAPARI_MICRODL_CACHE", str(blocked))
+    notes = run_pipeline(fields, SMALL).warnings
+    assert any(note.startswith("Tokens could not be kept in") for note in notes)
+
+
+@pytest.mark.parametrize("curve", ["log", "linear"])
+def test_intensities_are_scaled_as_the_model_wants_and_that_is_kept(
+    fields: list[Field], curve: str, monkeypatch: pytest.MonkeyPatch
+):
+    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    model.spec = dataclasses.replace(model.spec, intensity=curve)
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
+    run = run_pipeline(fields, small(remove_position=False))
+    assert run.dictionary.spec.intensity == curve
+    scaler = IntensityScaling(curve=curve).fit(fields)
+    image = scaler.apply(0, fields[0].read())
+    steps = embed_field(image, model, TilePlan(8, 128, 2), layer=2, batch_size=2)
+    _, expected = finish_steps(steps)
+    np.testing.assert_array_equal(run.activations.grids[0].tokens, expected.tokens)
+    limits = [dataclasses.asdict(entry) for entry in scaler.describe()]
+    assert run.report["intensity"] == run.dictionary.provenance["intensity"] == limits
+    # Applied again, the dictionary decides.
+    again = run_pipeline(fields, SMALL, dictionary=run.dictionary)
+    assert_same_codes(again, run)
+
+
+def test_a_model_that_takes_fewer_channels_is_refused_before_anything_is_read(
+    fields: list[Field], monkeypatch: pytest.MonkeyPatch
+):
+    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    model.spec = dataclasses.replace(model.spec, channels=ChannelRule(least=3, most=3))
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
+    with pytest.raises(MicrodlError, match="takes 3 channels, but 1 is chosen; choose more"):
+        run_pipeline(fields, SMALL)
+
+
+def test_grids_in_files_give_the_concepts_of_grids_in_memory(
+    fields: list[Field], result: PipelineResult, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pipeline, "TokenStorage", lambda: TokenStorage(0))
+    monkeypatch.setattr("napari_microdl.embedding.grid._BAND_BYTES", 4 * 192 * 17 * 5)
+    run = run_pipeline(fields, SMALL)
+    assert not any(grid.in_memory for grid in run.activations.grids)
+    np.testing.assert_allclose(run.activations.vectors, result.activations.vectors, atol=1e-4)
+    for concept in (0, 3):
+        here = run.activations.heatmap(0, concept)
+        tokens = run.activations.grids[0].tokens.reshape(-1, 192)
+        expected = run.dictionary.cosine(run.dictionary.whiten(np.array(tokens)), concept)
+        np.testing.assert_allclose(here.ravel(), expected, atol=1e-5)

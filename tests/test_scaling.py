@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
-from napari_microdl.scaling import IntensityScaling, log_scale
+from napari_microdl.scaling import ChannelLimits, IntensityScaling, linear_scale, log_scale
 
 RNG = np.random.default_rng(5)
 
@@ -81,6 +81,19 @@ def test_a_lazy_image_gives_the_same_limits():
     eager = IntensityScaling().fit([field(data)]).limits_
     lazy = IntensityScaling().fit([field(da.from_array(data, chunks=(1, 8, 8)))]).limits_
     np.testing.assert_array_equal(eager, lazy)
+
+
+@pytest.mark.parametrize("rows", [1, 13, 64, 400])
+def test_however_many_rows_are_read_at_once_the_limits_stay(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("napari_microdl.scaling._SAMPLED_PIXELS", 2000)
+    data = RNG.integers(0, 60000, (1, 210, 170), np.uint16)
+    monkeypatch.setattr("napari_microdl.fields.STRIP_BYTES", rows * 170 * 2)
+    background, mean = IntensityScaling().fit([field(data)]).limits_[0, 0]
+    # Every fourth pixel: 210 times 170 is eighteen times as many.
+    assert background == np.percentile(data[0, ::4, ::4], 0.5)
+    assert mean == data[0, ::4, ::4].astype(float).mean()
 
 
 def test_a_large_image_is_sampled_and_the_limits_stay():
@@ -157,6 +170,59 @@ def test_a_refused_fit_leaves_the_earlier_limits():
     with pytest.raises(MicrodlError):
         scaling.fit([field(np.ones((1, 9, 9)))])
     np.testing.assert_array_equal(scaling.limits_, before)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float64])
+def test_a_linear_image_goes_from_its_background_to_its_high_percentile(kind: type):
+    image = RNG.gamma(2, 15, (2, 60, 50)).astype(kind)
+    scaling = IntensityScaling(background=5, curve="linear", top=90).fit([field(image)])
+    scaled = scaling.apply(0, image)
+    assert scaled.dtype == np.float32
+    for plane, made in zip(image.astype(float), scaled, strict=True):
+        low, high = np.percentile(plane, [5, 90])
+        expected = np.clip((plane - low) / (high - low), 0, 1)
+        np.testing.assert_allclose(made, expected, atol=2e-6)
+    assert (scaled.min(), scaled.max()) == (0, 1)
+    np.testing.assert_allclose(linear_scale(np.array([3.0, 5, 9, 20]), 5, 9), [0, 0, 1, 1])
+
+
+def test_a_linear_plate_has_one_scale():
+    dim = RNG.gamma(2, 10, (1, 40, 40))
+    plate = IntensityScaling("plate", curve="linear").fit([field(dim), field(5 * dim, "g")])
+    both = np.concatenate([dim.ravel(), 5 * dim.ravel()])
+    np.testing.assert_allclose(plate.limits_[1, 0], np.percentile(both, [0.5, 99.9]))
+    assert plate.apply(0, dim).mean() < 0.3 * plate.apply(1, 5 * dim).mean()
+
+
+@pytest.mark.parametrize("curve", ["log", "linear"])
+def test_a_few_bright_pixels_in_a_flat_image_are_seen(curve: str):
+    data = np.full((1, 200, 200), 20, np.uint8)
+    data[0, 0, :4] = 220  # fewer than the high percentile leaves out
+    scaled = IntensityScaling(curve=curve).fit([field(data)]).apply(0, data)
+    assert np.isfinite(scaled).all()
+    assert scaled[0, 0, :4].min() > 0.5
+    assert scaled[0, 1:].max() == 0
+
+
+def test_what_was_measured_is_told_by_field_and_channel():
+    fields = [field(RNG.gamma(2, 10, (3, 20, 20)), name) for name in ("one", "two")]
+    scaling = IntensityScaling().fit(fields, ("c", "a"))
+    assert scaling.describe() == [
+        ChannelLimits(f.name, name, *scaling.limits_[i, j])
+        for i, f in enumerate(fields)
+        for j, name in enumerate(("c", "a"))
+    ]
+    low, mean = scaling.describe()[1].background, scaling.describe()[1].reference
+    assert low == pytest.approx(np.percentile(fields[0].data[0], 0.5))
+    assert mean == pytest.approx(fields[0].data[0].mean())
+
+
+def test_unknown_curves_and_high_percentiles_are_refused():
+    with pytest.raises(MicrodlError, match="Intensity scale 'gamma' is not known; use 'log' or"):
+        IntensityScaling(curve="gamma")
+    for top in (50, 101, np.nan):
+        with pytest.raises(MicrodlError, match="is not between 50 and 100 percent"):
+            IntensityScaling(top=top)
 
 
 def test_unknown_modes_and_backgrounds_are_refused():

@@ -136,9 +136,18 @@ class ConceptActivations:
         ndarray of shape (grid_h, grid_w)
             -1 to 1. Tokens are whitened as the samples are (paper, section 4).
         """
-        grid_h, grid_w, d = self.grids[field].tokens.shape
+        grid = self.grids[field]
+        grid_h, grid_w, d = grid.tokens.shape
+        if not grid.in_memory:
+            # Too many to be kept whitened.
+            return np.concatenate(
+                [
+                    self.dictionary.cosine(self.dictionary.whiten(band.reshape(-1, d)), concept)
+                    for _, band in grid.bands()
+                ]
+            ).reshape(grid_h, grid_w)
         if self._whitened is None or self._whitened[0] != field:
-            tokens = self.grids[field].tokens.reshape(-1, d)
+            tokens = grid.tokens.reshape(-1, d)
             self._whitened = (field, unit_length(self.dictionary.whiten(tokens)))
         cosines: NDArray[np.float32] = self._whitened[1] @ self._directions[concept]
         return cosines.reshape(grid_h, grid_w)

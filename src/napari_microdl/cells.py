@@ -99,8 +99,12 @@ def pool(grid: TokenGrid, units: Units) -> NDArray[np.float32]:
     ndarray of shape (n_units, d)
         float32, summed in float64.
     """
-    flat = grid.tokens.reshape(-1, grid.tokens.shape[-1])
-    totals = units.weights.astype(np.float64) @ flat
+    columns = grid.tokens.shape[1]
+    weights = units.weights.astype(np.float64)
+    totals = np.zeros((len(units), grid.tokens.shape[-1]))
+    for rows, tokens in grid.bands():
+        flat = tokens.reshape(-1, tokens.shape[-1])
+        totals += weights[:, rows.start * columns : rows.stop * columns] @ flat
     pooled: NDArray[np.float32] = (totals / units.weights.sum(axis=1)[:, None]).astype(np.float32)
     return pooled
 

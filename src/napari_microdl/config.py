@@ -93,7 +93,10 @@ class PipelineConfig:
     precision : {"fp32", "bf16"}
         Arithmetic of the model.
     batch_size : int, default=8
-        Tiles of one channel a forward pass.
+        Tiles of one channel a forward pass; halved where memory runs out.
+    cache : bool, default=True
+        Keep tokens on disk, so that the same images need not go through the model again
+        (`napari_microdl.embedding.TokenCache`).
     random_state : int, default=0
         Seed of everything random.
     """
@@ -129,6 +132,7 @@ class PipelineConfig:
     device: str = "auto"
     precision: Precision = "fp32"
     batch_size: int = 8
+    cache: bool = True
     random_state: int = 0
 
     def __post_init__(self) -> None:

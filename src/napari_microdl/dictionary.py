@@ -19,7 +19,7 @@ from napari_microdl.icfl import ATOM_GROUPS, ICFL
 from napari_microdl.models.base import ModelSpec, Site
 from napari_microdl.positions import PositionComponent
 from napari_microdl.safe_tensors import read_safetensors, write_safetensors
-from napari_microdl.scaling import ScalingMode
+from napari_microdl.scaling import Curve, ScalingMode
 from napari_microdl.whitening import ControlWhitening
 
 SCHEMA_VERSION = 1
@@ -37,6 +37,7 @@ _OPTIONS = {
     "site": Site,
     "channel_tokens": ChannelTokens,
     "scaling": ScalingMode,
+    "intensity": Curve,
     "unit": UnitKind,
 }
 
@@ -92,6 +93,9 @@ class DictionarySpec:
         What one sample is.
     crop_size, crop_stride : int
         Geometry of crops in pixels.
+    intensity : {"log", "linear"}
+        Curve of the intensities, see `napari_microdl.scaling.IntensityScaling`; files from before
+        there was a choice have "log".
     """
 
     model_id: str
@@ -108,6 +112,7 @@ class DictionarySpec:
     unit: UnitKind
     crop_size: int
     crop_stride: int
+    intensity: Curve = "log"
 
     def __post_init__(self) -> None:
         for name in ("layer", "tile_size", "patch_size", "crop_size", "crop_stride"):

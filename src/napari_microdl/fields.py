@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from napari_microdl.errors import MicrodlError
 
+# What is read of a lazy file at once.
+STRIP_BYTES = 64 * 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class Field:
@@ -137,6 +140,48 @@ class Field:
         if channels is None:
             return np.asarray(self.data)
         return np.stack([np.asarray(self.data[c]) for c in channels])
+
+    def read_rows(
+        self, start: int, stop: int, channels: tuple[int, ...] | None = None
+    ) -> NDArray[np.generic]:
+        """Some rows as a NumPy array; nothing else of a lazy file is read.
+
+        Parameters
+        ----------
+        start, stop : int
+            First row and last row + 1.
+        channels : tuple of int, optional
+            Which channels, in this order; all where not given.
+
+        Returns
+        -------
+        ndarray of shape (channels, stop - start, width)
+            In the type of the data.
+        """
+        channels = tuple(range(self.n_channels)) if channels is None else channels
+        return np.stack([np.asarray(self.data[c, start:stop]) for c in channels])
+
+    def strip_rows(self, n_channels: int = 1) -> int:
+        """Rows that are best read at once: whole chunks of a file, some ten megabytes of them.
+
+        Parameters
+        ----------
+        n_channels : int, default=1
+            Channels read together.
+
+        Returns
+        -------
+        int
+            1 to the height.
+        """
+        height, width = self.shape
+        row_bytes = n_channels * width * int(np.dtype(self.data.dtype).itemsize)
+        fitting = max(1, STRIP_BYTES // row_bytes)
+        chunks = getattr(self.data, "chunks", None)
+        # zarr gives one size an axis, dask all of them.
+        chunk: int = np.max(chunks[1]).item() if chunks else 1
+        # Larger chunks than that cannot be had in part, and are then read more than once.
+        return min(height, fitting // chunk * chunk or fitting)
 
     def read_labels(self) -> NDArray[np.int64] | None:
         """Cell labels as a NumPy array of shape (height, width), or None."""

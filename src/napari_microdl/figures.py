@@ -13,6 +13,7 @@ from napari_microdl.fields import Field
 from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
     from napari_microdl.pipeline import PipelineResult
@@ -281,4 +282,53 @@ def distribution_figure(activations: ConceptActivations, concepts: list[int], un
         figure.subplots(len(concepts), 1, squeeze=False)[:, 0], concepts, strict=True
     ):
         draw_distribution(axes, activations, concept, unit)
+    return figure
+
+
+def draw_layers(axes: Axes, table: pd.DataFrame, chosen: int | None = None) -> None:
+    """How well every layer tells treated from control, as a curve with its spread.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    table : DataFrame
+        From `napari_microdl.layer_choice.iter_layer_scores`.
+    chosen : int, optional
+        Layer to mark.
+    """
+    layers = table["layer"].to_numpy()
+    curves = (
+        ("auc", "AUC", CONDITION_COLOURS[5], "o"),
+        ("balanced_accuracy", "balanced accuracy", CONDITION_COLOURS[0], "s"),
+    )
+    for column, label, colour, marker in curves:
+        scores, spread = (table[c].to_numpy() for c in (column, f"{column}_spread"))
+        axes.plot(layers, scores, color=colour, marker=marker, label=label)
+        axes.fill_between(layers, scores - spread, scores + spread, color=colour, alpha=0.2)
+    axes.axhline(0.5, color=CONTROL_COLOUR, linestyle=":", label="chance")
+    if chosen is not None:
+        axes.axvline(chosen, color=CONTROL_COLOUR, linestyle="--", label=f"layer {chosen}")
+    axes.set_xticks(layers)
+    axes.set_xlabel("layer")
+    axes.set_ylabel("treated or control, fields left out")
+    axes.legend(frameon=False)
+
+
+def layer_figure(table: pd.DataFrame, chosen: int | None = None) -> Figure:
+    """`draw_layers` as a figure.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `napari_microdl.layer_choice.iter_layer_scores`.
+    chosen : int, optional
+        Layer to mark.
+
+    Returns
+    -------
+    Figure
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    draw_layers(figure.subplots(), table, chosen)
     return figure

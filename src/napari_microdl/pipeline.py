@@ -18,7 +18,17 @@ from napari_microdl.activations import ConceptActivations, unit_table
 from napari_microdl.cells import Units, pool, units_of
 from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary, DictionarySpec
-from napari_microdl.embedding import TilePlan, TokenGrid, embed_field
+from napari_microdl.embedding import (
+    BackingOff,
+    ScaledImage,
+    TilePlan,
+    TokenCache,
+    TokenGrid,
+    TokenStorage,
+    check_wants,
+    embed_field,
+    estimate_embedding,
+)
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL, FitRecord
@@ -137,22 +147,27 @@ def iter_pipeline(
     if dictionary is not None:
         config = _config_of(dictionary, config)
     fitting = dictionary is None
-    channels = _check(fields, config, fitting=fitting)
+    channels = check_fields(fields, config, fitting=fitting)
     clock = _Clock()
     notes: list[str] = []
 
-    yield Progress("scale", 0, 1, "Measuring intensities")
-    scaler = IntensityScaling(config.scaling).fit(fields, channels)
-    clock.lap("scale")
-    labels = yield from _segment(fields, config)
-    clock.lap("segment")
-
-    model = yield from _load(config)
+    # The model goes first: it says on which scale it wants intensities.
+    model = yield from iter_load(config)
     if dictionary is not None:
         dictionary.spec.check_model(model.spec)
     plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
+    check_wants(model.spec, plan, len(channels))
     spec = _spec(config, model, plan, channels)
-    grids = yield from _embed(fields, scaler, channels, spec, model, plan, config.batch_size)
+    if dictionary is not None:
+        spec = dataclasses.replace(spec, intensity=dictionary.spec.intensity)
+    clock.lap("embed")
+    yield Progress("scale", 0, 1, "Measuring intensities")
+    scaler = IntensityScaling(config.scaling, curve=spec.intensity).fit(fields, channels)
+    clock.lap("scale")
+    labels = yield from iter_segment(fields, config)
+    clock.lap("segment")
+
+    grids = yield from _embed(fields, scaler, spec, model, plan, config, notes)
     clock.lap("embed")
 
     places = plan.tile_tokens**2
@@ -173,7 +188,9 @@ def iter_pipeline(
     else:
         position = None
     if position is not None:
-        grids = [position.remove(grid) for grid in grids]
+        # One by one, so that large grids are not there twice.
+        for index, grid in enumerate(grids):
+            grids[index] = position.remove(grid)
 
     geometry: list[Units] = []
     for f, grid, cells in zip(fields, grids, labels, strict=True):
@@ -213,8 +230,10 @@ def iter_pipeline(
     )
     clock.lap("encode")
     report = build_report(fields, config, activations, share, clock.seconds, notes)
+    report["intensity"] = [dataclasses.asdict(limits) for limits in scaler.describe()]
     if fitting:
         dictionary.provenance = {
+            "intensity": report["intensity"],
             "config": config.to_dict(),
             "fields": report["fields"],
             "packages": report["packages"],
@@ -286,8 +305,29 @@ def _config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> Pipelin
     )
 
 
-def _check(fields: Sequence[Field], config: PipelineConfig, *, fitting: bool) -> tuple[str, ...]:
-    """Names of the channels used, after checking that every field has them."""
+def check_fields(
+    fields: Sequence[Field], config: PipelineConfig, *, fitting: bool
+) -> tuple[str, ...]:
+    """Names of the channels used, after checking that every field has them.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    config : PipelineConfig
+        Settings.
+    fitting : bool
+        Whether a dictionary will be fitted, for which a whitening needs controls.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    MicrodlError
+        If fields and settings do not fit together.
+    """
     if not fields:
         raise MicrodlError("There are no fields; choose at least one image.")
     if fitting and config.whiten and not any(f.is_control for f in fields):
@@ -306,9 +346,27 @@ def _check(fields: Sequence[Field], config: PipelineConfig, *, fitting: bool) ->
     return channels
 
 
-def _segment(
+def iter_segment(
     fields: Sequence[Field], config: PipelineConfig
 ) -> Generator[Progress, None, list[NDArray[np.integer] | None]]:
+    """Cell labels of every field, its own or found; None where the unit is no cell.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    config : PipelineConfig
+        Settings.
+
+    Yields
+    ------
+    Progress
+        One a field.
+
+    Returns
+    -------
+    list of (ndarray of shape (height, width) or None)
+    """
     labels: list[NDArray[np.integer] | None] = [None] * len(fields)
     if config.unit != "cell":
         return labels
@@ -345,10 +403,27 @@ def _spec(
         unit=config.unit,
         crop_size=config.crop_size,
         crop_stride=config.crop_stride,
+        intensity=model.spec.intensity,
     )
 
 
-def _load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
+def iter_load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
+    """Load the model of a run.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+        Settings.
+
+    Yields
+    ------
+    Progress
+        Many a second; a run that is stopped does not wait for the loading.
+
+    Returns
+    -------
+    TokenModel
+    """
     # Neither the import of torch nor a large file can be interrupted: a thread of its own lets a
     # cancelled run end at once.
     loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-model")
@@ -361,7 +436,7 @@ def _load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
             seed=config.random_state,
         )
         while not loading.done():
-            yield Progress("embed", 0, 1, "Loading the model")
+            yield Progress("scale", 0, 1, "Loading the model")
             wait([loading], timeout=_SECONDS_BETWEEN_LOOKS)
         return loading.result()
     finally:
@@ -371,25 +446,38 @@ def _load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
 def _embed(
     fields: Sequence[Field],
     scaler: IntensityScaling,
-    channels: tuple[str, ...],
     spec: DictionarySpec,
     model: TokenModel,
     plan: TilePlan,
-    batch_size: int,
+    config: PipelineConfig,
+    notes: list[str],
 ) -> Generator[Progress, None, list[TokenGrid]]:
     counts = [len(plan.origins(f.shape)) for f in fields]
     total, before = sum(counts), 0
+    estimate = estimate_embedding(
+        [f.shape for f in fields],
+        len(spec.channel_names),
+        model.spec,
+        plan,
+        channel_tokens=spec.channel_tokens,
+        batch_size=config.batch_size,
+    )
+    yield Progress("embed", 0, total, str(estimate))
+    model = BackingOff(model)
+    cache = TokenCache() if config.cache else None
+    storage = TokenStorage()
     grids: list[TokenGrid] = []
     for index, f in enumerate(fields):
-        image = scaler.apply(index, f.read(f.channel_indices(channels)))
         steps = embed_field(
-            image,
+            ScaledImage(f, scaler, index, spec.channel_names),
             model,
             plan,
             layer=spec.layer,
             site=spec.site,
             channel_tokens=spec.channel_tokens,
-            batch_size=batch_size,
+            batch_size=config.batch_size,
+            cache=cache,
+            storage=storage,
         )
         while True:
             try:
@@ -399,6 +487,14 @@ def _embed(
                 break
             yield Progress("embed", before + done, total, f"Reading tokens of {f.name}")
         before += counts[index]
+    if model.most_tiles is not None:
+        notes.append(
+            f"Memory ran out: the model was given {model.most_tiles} "
+            f"tile{'s' if model.most_tiles > 1 else ''} at a time instead of a batch of "
+            f"{config.batch_size}."
+        )
+    if cache is not None and cache.problem is not None:
+        notes.append(cache.problem)
     return grids
 
 

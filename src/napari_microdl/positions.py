@@ -17,14 +17,15 @@ def _sums_by_position(
     sums: NDArray[np.float64] | None = None
     counts = np.zeros(n_positions, np.int64)
     for grid in grids:
-        flat = grid.tokens.reshape(-1, grid.tokens.shape[-1]).astype(np.float64)
-        position = grid.position.ravel()
-        order = np.argsort(position, kind="stable")
-        present, starts = np.unique(position[order], return_index=True)
-        if sums is None:
-            sums = np.zeros((n_positions, flat.shape[1]))
-        sums[present] += np.add.reduceat(flat[order], starts, axis=0)
-        counts += np.bincount(position, minlength=n_positions)
+        for rows, tokens in grid.bands():
+            flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+            position = grid.position[rows].ravel()
+            order = np.argsort(position, kind="stable")
+            present, starts = np.unique(position[order], return_index=True)
+            if sums is None:
+                sums = np.zeros((n_positions, flat.shape[1]))
+            sums[present] += np.add.reduceat(flat[order], starts, axis=0)
+            counts += np.bincount(position, minlength=n_positions)
     if sums is None:
         raise MicrodlError("There are no tokens to learn the position component from.")
     return sums, counts
@@ -49,7 +50,11 @@ def position_share(grids: Iterable[TokenGrid]) -> float:
     sums, counts = _sums_by_position(grids, n_positions)
     n = int(counts.sum())
     grand = sums.sum(0) / n
-    total = sum(float(((g.tokens - grand) ** 2).sum(dtype=np.float64)) for g in grids)
+    total = sum(
+        float(((tokens - grand) ** 2).sum(dtype=np.float64))
+        for grid in grids
+        for _, tokens in grid.bands()
+    )
     seen = counts > 0
     means = sums[seen] / counts[seen, None]
     between = float((counts[seen] * ((means - grand) ** 2).sum(1)).sum())
@@ -137,9 +142,12 @@ class PositionComponent:
                 f"The tile grid has more places than the {len(self.offsets)} that the position "
                 "means were fitted for; use the tile size of the dictionary."
             )
-        tokens = grid.tokens - self.offsets[grid.position]
-        tokens -= (tokens @ self.basis.T) @ self.basis
-        return TokenGrid(tokens, grid.position, grid.patch_size, grid.image_shape)
+        return grid.map(self._off)
+
+    def _off(self, tokens: NDArray[np.float32], position: NDArray[np.int32]) -> NDArray[np.float32]:
+        left: NDArray[np.float32] = tokens - self.offsets[position]
+        left -= (left @ self.basis.T) @ self.basis
+        return left
 
 
 def left_out_share(grids: Sequence[TokenGrid], n_positions: int) -> float:

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Generator
-from types import SimpleNamespace
-
 import dask.array as da
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_microdl.embedding import TilePlan, TokenGrid, embed, embed_field
+from embedding.stand_ins import JOINT, PatchMean, finish, plans, shapes, tile_at
+from napari_microdl.embedding import TilePlan, embed, embed_field, embed_layers
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.models.builtin import BuiltinModel, random_init
@@ -18,79 +16,9 @@ from napari_microdl.scaling import IntensityScaling
 PATCH = 8
 
 
-class PatchMean:
-    """Stands in for a model: a token is the patch's mean and its place in the tile."""
-
-    def __init__(self, patch_size: int) -> None:
-        self.spec = SimpleNamespace(
-            patch_size=patch_size, dim=2, default_layer=1, tile_size=4 * patch_size
-        )
-        self.batches: list[tuple[int, ...]] = []
-
-    def tokens(self, tiles: np.ndarray, layer: int, site: str) -> np.ndarray:
-        self.batches.append(tiles.shape)
-        n, channels, height, width = tiles.shape
-        p = self.spec.patch_size
-        rows, columns = height // p, width // p
-        means = tiles.reshape(n, channels, rows, p, columns, p).mean((3, 5))
-        place = np.broadcast_to(np.arange(rows * columns).reshape(rows, columns), means.shape)
-        return np.stack([means, place], axis=-1).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def model() -> BuiltinModel:
     return random_init("cpu")
-
-
-def finish(steps: Generator[int, None, TokenGrid]) -> tuple[list[int], TokenGrid]:
-    done = []
-    while True:
-        try:
-            done.append(next(steps))
-        except StopIteration as finished:
-            return done, finished.value
-
-
-def reflected(image: np.ndarray, y: int, x: int) -> np.ndarray:
-    """The pixel at any place of an image that goes on in mirrors, edges not repeated."""
-    places = []
-    for place, length in ((y, image.shape[1]), (x, image.shape[2])):
-        while not 0 <= place < length:
-            place = 0 if length == 1 else -place if place < 0 else 2 * (length - 1) - place
-        places.append(place)
-    return image[:, places[0], places[1]]
-
-
-def tile_at(image: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
-    return np.stack(
-        [
-            np.stack([reflected(image, top + y, left + x) for x in range(size)], axis=1)
-            for y in range(size)
-        ],
-        axis=1,
-    )
-
-
-plans = st.builds(
-    lambda patch, tokens, halo: TilePlan(patch, patch * tokens, min(halo, (tokens - 1) // 2)),
-    st.integers(1, 5),
-    st.integers(1, 7),
-    st.integers(0, 3),
-)
-shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
-
-
-@given(plan=plans, shape=shapes)
-def test_every_token_is_kept_from_exactly_one_tile(plan: TilePlan, shape: tuple[int, int]):
-    rows, columns = plan.grid_shape(shape)
-    assert (rows - 1) * plan.patch_size < shape[0] <= rows * plan.patch_size
-    assert (columns - 1) * plan.patch_size < shape[1] <= columns * plan.patch_size
-    hits = np.zeros((rows, columns), int)
-    for i, j in plan.origins(shape):
-        assert 0 <= i < rows
-        assert 0 <= j < columns
-        hits[i : i + plan.inner, j : j + plan.inner] += 1
-    np.testing.assert_array_equal(hits, 1)
 
 
 @settings(max_examples=60)
@@ -135,7 +63,23 @@ def test_tiling_equals_each_tile_alone(model: BuiltinModel, shape: tuple[int, in
         alone = model.tokens(np.ascontiguousarray(tile), 2, "residual")[0, :, 1:-1, 1:-1]
         here = grid.tokens[i : i + plan.inner, j : j + plan.inner]
         alone = np.concatenate(list(alone), axis=-1)[: here.shape[0], : here.shape[1]]
-        np.testing.assert_allclose(here, alone, atol=1e-4)
+        np.testing.assert_array_equal(here, alone)
+
+
+@settings(max_examples=30)
+@given(plan=plans, shape=st.tuples(st.integers(2, 30), st.integers(2, 30)))
+def test_a_shift_by_one_patch_shifts_the_grid(plan: TilePlan, shape: tuple[int, int]):
+    """Of a model that sees every patch by itself; other models see the tile around it too."""
+    p = plan.patch_size
+    model = PatchMean(p)
+    image = np.random.default_rng(9).random((1, shape[0] + p, shape[1] + p)).astype(np.float32)
+    _, whole = finish(embed_field(image, model, plan))
+    _, moved = finish(embed_field(image[:, p:, p:], model, plan))
+    # Patches that stick out are filled up with a mirror image of whatever there is.
+    rows, columns = shape[0] // p, shape[1] // p
+    here, there = (t[:rows, :columns, 0] for t in (moved.tokens, whole.tokens[1:, 1:]))
+    np.testing.assert_array_equal(here, there)
+    np.testing.assert_array_equal(moved.position, whole.position[:-1, :-1])
 
 
 def test_a_shift_by_one_tile_shifts_the_grid(model: BuiltinModel):
@@ -161,6 +105,47 @@ def test_channels_are_put_side_by_side_or_averaged(model: BuiltinModel):
     np.testing.assert_allclose(concat.tokens, np.concatenate(each, axis=-1), atol=1e-4)
     np.testing.assert_allclose(mean.tokens, np.mean(each, axis=0), atol=1e-4)
     assert mean.tokens.dtype == np.float32
+
+
+@pytest.mark.parametrize("channel_tokens", ["concat", "mean"])
+def test_channels_that_are_seen_together_give_one_token_a_patch(channel_tokens: str):
+    model = PatchMean(4, channels=JOINT)
+    plan = TilePlan(4, 16, 1)
+    image = np.random.default_rng(8).random((3, 21, 30)).astype(np.float32)
+    done, grid = finish(
+        embed_field(image, model, plan, channel_tokens=channel_tokens, batch_size=4)
+    )
+    assert grid.tokens.shape == (6, 8, 2)
+    _, alone = finish(embed_field(image.mean(0, keepdims=True), PatchMean(4), plan))
+    np.testing.assert_allclose(grid.tokens, alone.tokens, atol=1e-6)
+    # A tile is one pass however many channels it has.
+    assert done == [4, 8, 12]
+
+
+def test_several_layers_are_those_read_one_by_one(model: BuiltinModel):
+    plan = TilePlan(PATCH, 48, 1)
+    image = np.random.default_rng(10).random((2, 50, 70)).astype(np.float32)
+    _, several = finish(embed_layers(image, model, plan, (2, 5), site="attention"))
+    assert list(several) == [2, 5]
+    for layer, grid in several.items():
+        _, alone = finish(embed_field(image, model, plan, layer=layer, site="attention"))
+        np.testing.assert_array_equal(grid.tokens, alone.tokens)
+        np.testing.assert_array_equal(grid.position, alone.position)
+
+
+def test_a_model_that_can_is_asked_for_all_layers_at_once():
+    class AtOnce(PatchMean):
+        asked: tuple[tuple[int, ...], str] | None = None
+
+        def tokens_of_layers(self, tiles, layers, site):
+            self.asked = (layers, site)
+            return {layer: self.tokens(tiles, layer, site) for layer in layers}
+
+    image = np.random.default_rng(11).random((1, 9, 9)).astype(np.float32)
+    model = AtOnce(4)
+    _, grids = finish(embed_layers(image, model, TilePlan(4, 16, 0), (1, 3)))
+    assert model.asked == ((1, 3), "residual")
+    np.testing.assert_allclose(grids[3].tokens[..., 0], 3 * grids[1].tokens[..., 0])
 
 
 def test_layer_and_site_are_passed_on(model: BuiltinModel):
@@ -207,22 +192,6 @@ def test_a_model_can_be_given_by_name():
     (grid,) = embed([field], "random-init")
     (same,) = embed([field], random_init())
     np.testing.assert_array_equal(grid.tokens, same.tokens)
-
-
-def test_plans_that_cut_nothing_are_refused():
-    with pytest.raises(MicrodlError) as caught:
-        TilePlan(8, 100, 0)
-    assert str(caught.value) == "Tile size 100 px is not a multiple of the patch size 8 px."
-    for size in (0, -8):
-        with pytest.raises(MicrodlError, match="is not a multiple of the patch size"):
-            TilePlan(8, size, 0)
-    for halo in (-1, 2, 9):
-        with pytest.raises(MicrodlError) as caught:
-            TilePlan(8, 32, halo)
-        assert str(caught.value) == (
-            f"A halo of {halo} tokens leaves nothing of a tile of 4 tokens; "
-            "take a smaller halo or a larger tile."
-        )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embedding.stand_ins import PatchMean, finish
+from napari_microdl.embedding import TilePlan, TokenCache, TokenGrid, embed_field, embed_layers
+from napari_microdl.models.builtin import random_init
+
+PLAN = TilePlan(4, 16, 1)
+IMAGE = np.random.default_rng(5).random((2, 30, 40)).astype(np.float32)
+
+
+def files(cache: TokenCache) -> list[Path]:
+    return sorted(path for path in cache.folder.rglob("*") if path.is_file())
+
+
+def run(cache: TokenCache, model: Any = None, **options: Any) -> tuple[PatchMean, TokenGrid]:
+    model = model or PatchMean(4)
+    options = {"plan": PLAN, "image": IMAGE, **options}
+    _, grid = finish(embed_field(model=model, cache=cache, **options))
+    return model, grid
+
+
+def key(cache: TokenCache, **changes: Any) -> str:
+    facts = {"tiles": IMAGE[None], "model": PatchMean(4), "layer": 1, "site": "residual"}
+    return cache.key(**{**facts, "plan": PLAN, **changes})
+
+
+def test_a_second_run_asks_no_model_and_gives_the_same_tokens(tmp_path: Path):
+    cache = TokenCache(tmp_path)
+    first, grid = run(cache, batch_size=4)
+    assert (cache.hits, cache.misses) == (0, len(first.batches)) == (0, 10)
+    again = TokenCache(tmp_path)
+    second, same = run(again, batch_size=4)
+    assert (again.hits, again.misses, second.batches) == (10, 0, [])
+    np.testing.assert_array_equal(same.tokens, grid.tokens)
+    _, without = finish(embed_field(IMAGE, PatchMean(4), PLAN, batch_size=4))
+    np.testing.assert_array_equal(same.tokens, without.tokens)
+
+
+def test_tokens_of_a_real_model_come_back_bit_for_bit(tmp_path: Path):
+    model, plan = random_init("cpu"), TilePlan(8, 32, 1)
+    grids = [run(TokenCache(tmp_path), model, plan=plan, layer=3)[1] for _ in range(2)]
+    np.testing.assert_array_equal(grids[0].tokens, grids[1].tokens)
+    assert files(TokenCache(tmp_path))
+
+
+class Elsewhere(PatchMean):
+    device, precision = "cuda", "fp32"
+
+
+class Coarse(PatchMean):
+    device, precision = "cpu", "bf16"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tiles": IMAGE[None] + np.float32(1e-6)},
+        {"tiles": IMAGE.reshape(2, 1, 30, 40)},
+        {"model": PatchMean(4, weights_sha256="other")},
+        {"model": PatchMean(4, model_id="other")},
+        {"model": Elsewhere(4)},
+        {"model": Coarse(4)},
+        {"layer": 2},
+        {"site": "attention"},
+        {"plan": TilePlan(4, 16, 0)},
+    ],
+    ids=str,
+)
+def test_whatever_tokens_depend_on_changes_their_name(tmp_path: Path, change: dict[str, Any]):
+    cache = TokenCache(tmp_path)
+    assert key(cache) == key(cache, model=PatchMean(4))
+    assert key(cache) != key(cache, **change)
+
+
+def test_only_tiles_that_changed_are_computed_again(tmp_path: Path):
+    run(TokenCache(tmp_path), batch_size=2)
+    changed = IMAGE.copy()
+    changed[:, 0, 0] += 1
+    model, grid = run(TokenCache(tmp_path), image=changed, batch_size=2)
+    assert len(model.batches) == 1
+    _, expected = finish(embed_field(changed, PatchMean(4), PLAN))
+    np.testing.assert_array_equal(grid.tokens, expected.tokens)
+
+
+def test_only_layers_that_are_not_there_are_computed(tmp_path: Path):
+    run(TokenCache(tmp_path), layer=2)
+    cache = TokenCache(tmp_path)
+    _, grids = finish(embed_layers(IMAGE, PatchMean(4), PLAN, (1, 2), cache=cache))
+    assert cache.hits == cache.misses == 5
+    for layer in (1, 2):
+        _, alone = finish(embed_field(IMAGE, PatchMean(4), PLAN, layer=layer))
+        np.testing.assert_array_equal(grids[layer].tokens, alone.tokens)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-1],
+        lambda content: b"",
+        lambda content: b"x" * 200,
+        lambda content: content[:100] + bytes([content[100] ^ 1]) + content[101:],
+        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
+    ],
+    ids=["short", "empty", "foreign", "flipped bit", "flipped checksum"],
+)
+def test_a_damaged_file_is_dropped_and_computed_again(tmp_path: Path, damage: Any):
+    _, grid = run(TokenCache(tmp_path), batch_size=40)
+    (path,) = files(TokenCache(tmp_path))
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    cache = TokenCache(tmp_path)
+    assert cache.get(path.stem) is None
+    assert not path.exists()
+    model, same = run(cache, batch_size=40)
+    assert len(model.batches) == 1
+    np.testing.assert_array_equal(same.tokens, grid.tokens)
+    assert path.read_bytes() == whole
+
+
+def test_the_longest_unused_files_make_room(tmp_path: Path):
+    tokens = np.arange(1000, dtype=np.float32)
+    names = [f"{i:02x}" * 32 for i in range(20)]
+    cache = TokenCache(tmp_path, most_bytes=10 * 4200)
+    for age, name in enumerate(names[:8]):
+        cache.put(name, tokens + age)
+        os.utime(cache._path(name), (1e9 + age, 1e9 + age))
+    # Used again, so younger than all others.
+    np.testing.assert_array_equal(cache.get(names[0]), tokens)
+    for name in names[8:12]:
+        cache.put(name, tokens)
+        assert cache.size() <= cache.most_bytes
+    kept = [name for name in names if cache.get(name) is not None]
+    assert names[0] in kept
+    assert names[1] not in kept
+    assert set(names[8:12]) <= set(kept)
+    assert len(kept) >= 8
+    cache.clear()
+    assert cache.size() == 0
+    assert files(cache) == []
+
+
+def test_tokens_larger_than_the_whole_cache_are_not_kept(tmp_path: Path):
+    cache = TokenCache(tmp_path, most_bytes=1000)
+    cache.put("ab" * 32, np.zeros(1000, np.float32))
+    assert files(cache) == []
+
+
+def test_the_size_is_that_of_the_files(tmp_path: Path):
+    cache = TokenCache(tmp_path)
+    assert cache.size() == 0
+    run(cache)
+    assert cache.size() == sum(path.stat().st_size for path in files(cache)) > 0
+
+
+def test_a_folder_that_cannot_be_written_to_does_not_stop_a_run(tmp_path: Path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    cache = TokenCache(blocked)
+    assert cache.problem is None
+    model, grid = run(cache)
+    assert len(model.batches) == 5 * 4 // 4
+    assert cache.problem.startswith(f"Tokens could not be kept in '{blocked}' (")
+    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN))
+    np.testing.assert_array_equal(grid.tokens, expected.tokens)
+
+
+def test_the_folder_is_named_in_the_environment(own_cache: Path):
+    assert TokenCache().folder == own_cache / "tokens"
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "expected"),
+    [
+        ("linux", "XDG_CACHE_HOME", "napari-microdl"),
+        ("win32", "LOCALAPPDATA", "napari-microdl"),
+        ("linux", None, ".cache/napari-microdl"),
+        ("darwin", None, "Library/Caches/napari-microdl"),
+        ("win32", None, "AppData/Local/napari-microdl"),
+    ],
+)
+def test_the_folder_is_the_usual_one_of_the_system(
+    platform: str,
+    variable: str | None,
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    for name in ("NAPARI_MICRODL_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setattr("napari_microdl.embedding.cache_folder.sys.platform", platform)
+    if variable is not None:
+        monkeypatch.setenv(variable, str(tmp_path))
+    assert TokenCache().folder == tmp_path / expected / "tokens"
+
+
+WRITE = """
+import sys
+from pathlib import Path
+import numpy as np
+from napari_microdl.embedding import TokenCache
+
+cache = TokenCache(Path(sys.argv[1]), most_bytes=40 * 4200)
+for turn in range(150):
+    number = turn * int(sys.argv[2]) % 50
+    name = f"{number:02x}" * 32
+    expected = np.full(1000, number, np.float32)
+    found = cache.get(name)
+    assert found is None or np.array_equal(found, expected), number
+    cache.put(name, expected)
+assert cache.problem is None, cache.problem
+"""
+
+
+def test_two_processes_share_a_folder(tmp_path: Path):
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITE, str(tmp_path), step]) for step in ("7", "3")
+    ]
+    assert [writer.wait(timeout=120) for writer in writers] == [0, 0]
+    cache = TokenCache(tmp_path)
+    assert files(cache)
+    assert all(path.suffix == ".tokens" for path in files(cache))
+    assert all(cache.get(path.stem) is not None for path in files(cache))
+
+
+def test_a_spec_with_more_facts_has_another_name(tmp_path: Path):
+    model = PatchMean(4)
+    cache = TokenCache(tmp_path)
+    before = key(cache, model=model)
+    model.spec = dataclasses.replace(model.spec, intensity="linear")
+    assert key(cache, model=model) != before

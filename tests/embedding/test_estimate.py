@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedding.stand_ins import JOINT, spec
+from napari_microdl.embedding import TilePlan, estimate_embedding
+
+MEASURE = """
+import sys
+import numpy as np
+from embedding.stand_ins import finish
+from napari_microdl.embedding import TilePlan, embed_field, estimate_embedding
+from napari_microdl.models.builtin import random_init
+
+def memory(name):
+    with open("/proc/self/status") as file:
+        return 1024 * next(int(line.split()[1]) for line in file if line.startswith(name))
+
+channels, edge, tile, batch_size = map(int, sys.argv[1:])
+model, plan = random_init("cpu"), TilePlan(8, tile, 2)
+image = np.random.default_rng(0).random((channels, edge, edge), np.float32)
+# What torch needs for its first pass stays whatever comes after it.
+model.tokens(image[None, :, :16, :16], 2, "residual")
+before = memory("VmRSS")
+_, grid = finish(embed_field(image, model, plan, layer=2, batch_size=batch_size))
+estimate = estimate_embedding([(edge, edge)], channels, model.spec, plan, batch_size=batch_size)
+print(estimate.memory / (memory("VmHWM") - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(
+    ("channels", "edge", "tile", "batch_size"),
+    [(1, 512, 128, 64), (3, 1024, 128, 8), (1, 768, 256, 8)],
+    ids=["many tiles", "channels", "large tiles"],
+)
+def test_the_estimate_is_within_a_factor_of_one_and_a_half_of_the_peak(
+    channels: int, edge: int, tile: int, batch_size: int
+):
+    arguments = [str(a) for a in (channels, edge, tile, batch_size)]
+    out = subprocess.run(
+        [sys.executable, "-c", MEASURE, *arguments],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 1 / 1.5 < float(out.stdout) < 1.5
+
+
+def test_an_estimate_needs_no_torch():
+    code = (
+        "import sys; from napari_microdl.embedding import estimate_embedding; "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("channel_tokens", ["concat", "mean"])
+@pytest.mark.parametrize("joint", [False, True])
+def test_tiles_and_tokens_are_counted(channel_tokens: str, *, joint: bool):
+    facts = spec(4, dim=10, **({"channels": JOINT} if joint else {}))
+    plan = TilePlan(4, 16, 1)
+    shapes = [(61, 33), (8, 8)]
+    estimate = estimate_embedding(shapes, 3, facts, plan, channel_tokens=channel_tokens)
+    assert estimate.n_tiles == sum(len(plan.origins(shape)) for shape in shapes)
+    n_tokens = sum(np.prod(plan.grid_shape(shape)) for shape in shapes)
+    width = 10 if joint or channel_tokens == "mean" else 30
+    assert estimate.tokens == 4 * n_tokens * width
+    assert estimate.tokens_on_disk == 0
+
+
+def test_what_does_not_fit_into_memory_is_counted_on_disk():
+    plan = TilePlan(8, 128, 2)
+    facts = spec(8, dim=192, tile_size=128)
+    large = estimate_embedding([(20_000, 20_000)], 1, facts, plan)
+    assert large.tokens_on_disk == large.tokens == 4 * 2500 * 2500 * 192
+    assert large.memory < 5e8
+    assert str(large) == (
+        f"43681 tiles will take about {round(large.memory / 1e6)} MB of memory, and 4.8 GB of disk "
+        "space"
+    )
+    both = estimate_embedding([(512, 512), (20_000, 20_000)], 1, facts, plan)
+    assert both.tokens - both.tokens_on_disk == 4 * 64 * 64 * 192
+    small = estimate_embedding([(512, 512)], 1, facts, plan)
+    assert str(small).endswith(" MB of memory")
+
+
+def test_larger_batches_take_more_and_no_more_than_there_are_tiles():
+    plan, facts = TilePlan(8, 128, 2), spec(8, dim=192, tile_size=128)
+    sizes = [
+        estimate_embedding([(200, 200)], 1, facts, plan, batch_size=n).activations
+        for n in (1, 2, 4, 9, 100)
+    ]
+    assert sizes == sorted(sizes)
+    assert sizes[1] == 2 * sizes[0]
+    assert sizes[-1] == sizes[-2]
