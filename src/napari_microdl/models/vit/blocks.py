@@ -108,7 +108,7 @@ class ParallelBlock(nn.Module):
         super().__init__()
         dim, hidden = config.dim, config.hidden
         self.n_heads = config.n_heads
-        self.split = (hidden, dim, dim, dim)
+        self.split = [hidden, dim, dim, dim]
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.in_proj = nn.Linear(dim, hidden + 3 * dim, bias=False)
         self.mlp_bias = nn.Parameter(torch.zeros(hidden))
@@ -122,7 +122,7 @@ class ParallelBlock(nn.Module):
         b, n, d = x.shape
         bias = F.pad(self.mlp_bias, (3 * d, 0))
         y = F.linear(self.norm(x), self.in_proj.weight, bias)
-        hidden, *qkv = y.split(self.split, dim=-1)
+        hidden, *qkv = torch.split(y, self.split, dim=-1)
         q, k, v = (part.reshape(b, n, self.n_heads, -1).transpose(1, 2) for part in qkv)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotations is not None:

@@ -136,7 +136,7 @@ class VisionTransformer(nn.Module):
 
     def prepend_class(self, tokens: Tensor) -> Tensor:
         """Put the class token, and registers if there are any, before the patch tokens."""
-        prefix = self.cls_token
+        prefix: Tensor = self.cls_token
         if self.config.n_registers:
             prefix = torch.cat([prefix, self.registers], dim=1)
         return torch.cat([prefix.expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)

@@ -110,7 +110,7 @@ def rotate(x: Tensor, rotations: tuple[Tensor, Tensor]) -> Tensor:
     Tensor of the same shape
     """
     cos, sin = (r.to(x) for r in rotations)
-    others, patches = x.split((x.shape[-2] - len(cos), len(cos)), dim=-2)
+    others, patches = x[..., : -len(cos), :], x[..., -len(cos) :, :]
     first, second = patches.chunk(2, dim=-1)
     turned = patches * cos + torch.cat([-second, first], -1) * sin
     return torch.cat([others, turned], dim=-2)
