@@ -137,6 +137,8 @@ def assemble(pieces: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tenso
     for number, parts in blocks.items():
         for rest, tensor in _assemble_block(parts, config.dim).items():
             state[f"blocks.{number}.{rest}"] = tensor
+    if "registers" in state and not config.n_registers and not state["registers"].numel():
+        del state["registers"]
     weight = state.get("patch_embed.weight")
     if weight is not None and weight.ndim == 5 and weight.shape[2] == 1:
         state["patch_embed.weight"] = weight.squeeze(2)

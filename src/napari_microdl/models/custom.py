@@ -68,7 +68,7 @@ def _dinov2_options(settings: Mapping[str, Any], grid: int) -> dict[str, Any]:
 
 def _dinov3_options(settings: Mapping[str, Any], grid: int) -> dict[str, Any]:
     if settings.get("rope_theta", 100.0) != 100.0:
-        raise MicrodlError("Only DINOv3 models with a rope_theta of 100 can be read.")
+        raise MicrodlError("Only DINOv3 models with a rope_theta of 100 can be run.")
     return {
         "positions": "rope",
         "layer_scale": True,
@@ -157,7 +157,8 @@ def hugging_face_recipe(folder: Path) -> Recipe:
         )
     options, defaults = FAMILIES[family]
     settings = _DEFAULTS | defaults | stated
-    if settings["hidden_act"] not in ("gelu", "silu"):
+    # The hidden layer is GELU, or gated by SiLU; DINOv2 names GELU and gates by SiLU all the same.
+    if settings["hidden_act"] != ("silu" if settings.get("use_gated_mlp") else "gelu"):
         raise MicrodlError(
             f"'{folder.name}' uses the activation '{settings['hidden_act']}', which cannot be run."
         )
