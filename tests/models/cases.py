@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from models import naive, published
 from safetensors.torch import load_file, save_file
 
 # Only the modules of the models: the top of the package looks for torchvision and says so.
@@ -28,6 +27,7 @@ from transformers.models.vit.modeling_vit import ViTModel
 from transformers.models.vit_mae.configuration_vit_mae import ViTMAEConfig
 from transformers.models.vit_mae.modeling_vit_mae import ViTMAEModel
 
+from models import naive, published
 from napari_microdl.models.encoder import EncoderModel
 from napari_microdl.models.loading import load_published
 from napari_microdl.models.recipe import Recipe

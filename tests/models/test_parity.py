@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from models.cases import CASES, Case
 
 # Float32 against float32 of another order of sums, or against float64, after three layers (twelve

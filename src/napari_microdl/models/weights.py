@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import pickle
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,19 +75,22 @@ def _unwrapped(content: Any, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
+    # torch goes by the name where it ends in .safetensors, unless it gets an open file; a file of
+    # another name is mapped, so that only what is needed of it is read.
+    misnamed = path.suffix == ".safetensors"
     try:
-        # Only tensors and plain containers are made; anything else in the file is refused.
-        content = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except pickle.UnpicklingError as error:
+        with path.open("rb") as file:
+            # Only tensors and plain containers are made; anything else in the file is refused.
+            content = torch.load(
+                file if misnamed else path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=not misnamed and zipfile.is_zipfile(path),
+            )
+    except Exception as error:
         raise MicrodlError(
             f"'{path.name}' was not opened: it is damaged, or asks to run code, which weights "
             "never need; fetch it from its source, as safetensors if it is offered."
-        ) from error
-    except Exception as error:
-        raise MicrodlError(
-            f"'{path.name}' is truncated or damaged; fetch it again from its source."
         ) from error
     tensors = _unwrapped(content, wrappers)
     if not tensors:
@@ -143,15 +146,17 @@ def tensor_shapes(path: Path, wrappers: tuple[str, ...]) -> dict[str, tuple[int,
 
 def _store(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Keep tensors for the next time, all or nothing; a cache that cannot be written is none."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
+    with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.clone().contiguous() for k, v in tensors.items()}, partial)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+        try:
+            save_file({k: v.clone().contiguous() for k, v in tensors.items()}, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def encoder_tensors(
