@@ -22,11 +22,10 @@ SYNONYMS: tuple[frozenset[str], ...] = tuple(
         "brightfield bf transmitted",
         "highzbf",
         "lowzbf",
-        "r red",
-        "g green",
-        "b blue",
     )
 )
+# Channels of RGB images; only whole names, since "MitoTracker Deep Red" is no red channel.
+COLOURS = (frozenset({"r", "red"}), frozenset({"g", "green"}), frozenset({"b", "blue"}))
 
 
 def _words(name: str) -> set[str]:
@@ -38,6 +37,8 @@ def _words(name: str) -> set[str]:
 
 def _meanings(name: str) -> set[frozenset[str]]:
     words = _words(name)
+    if colour := {group for group in COLOURS if name.strip().lower() in group}:
+        return colour
     return {group for group in SYNONYMS if words & group}
 
 

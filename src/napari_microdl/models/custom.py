@@ -211,7 +211,8 @@ def _config(options: dict[str, Any], name: str) -> VitConfig:
     try:
         return VitConfig(**options)
     except (TypeError, ValueError) as error:
-        raise MicrodlError(f"'{name}' describes no model that can be run: {error}") from error
+        reason = error if isinstance(error, ValueError) else "its numbers are none."
+        raise MicrodlError(f"'{name}' describes no model that can be run: {reason}") from error
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -294,7 +295,10 @@ def toml_recipe(path: Path) -> tuple[Recipe, Path, str]:
         )
     if not isinstance(content.get("weights"), str):
         raise MicrodlError(f"'{path.name}' does not name its weights; add weights = \"FILE\".")
-    config = _config(_section(content, "vit", VitConfig, path.name), path.name)
+    shape = _section(content, "vit", VitConfig, path.name)
+    if missing := [name for name in ("dim", "depth", "n_heads", "patch_size") if name not in shape]:
+        raise MicrodlError(f"'{path.name}' does not set '{missing[0]}' in [vit]; add it.")
+    config = _config(shape, path.name)
     about: dict[str, Any] = {
         "title": path.stem,
         "licence": UNKNOWN_LICENCE,

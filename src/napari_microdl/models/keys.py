@@ -19,8 +19,6 @@ class KeyMap:
         `napari_microdl.models.assembly` says how pieces make up the tensors of the network.
     ignored : tuple of str
         Regular expressions of tensors that tokens do not depend on: heads, decoders, the last norm.
-    wrappers : tuple of str
-        Entries of a pickled checkpoint under which its weights may lie.
     prefixes : tuple of str
         Beginnings that may stand before every name.
     """
@@ -28,7 +26,6 @@ class KeyMap:
     name: str
     renames: tuple[tuple[str, str], ...]
     ignored: tuple[str, ...]
-    wrappers: tuple[str, ...] = ("state_dict", "model")
     prefixes: tuple[str, ...] = ()
 
     def piece(self, name: str) -> str | None:
@@ -73,7 +70,6 @@ TIMM = KeyMap(
         r"(norm|fc_norm|head|cls_norm|local_cls_norm)\..*",
         r"(dino_head|ibot_head|cls_reducer|rope_embed|decoder.*|head\w*|mlp)\..*",
     ),
-    wrappers=("teacher", "state_dict", "model"),
     prefixes=("module.", "backbone."),
 )
 

@@ -68,10 +68,8 @@ def matching_form(recipe: Recipe, path: Path) -> Recipe:
     path : Path
         Weights.
     """
-    for form in recipe.forms():
-        if _fits(form, tensor_shapes(path, form.keys.wrappers)):
-            return form
-    return recipe
+    shapes = tensor_shapes(path)
+    return next((form for form in recipe.forms() if _fits(form, shapes)), recipe)
 
 
 def recognise(path: Path, recipes: Iterable[Recipe]) -> Recipe:
@@ -93,14 +91,8 @@ def recognise(path: Path, recipes: Iterable[Recipe]) -> Recipe:
     MicrodlError
         If the file cannot be read, or none or several fit.
     """
-    shapes: dict[tuple[str, ...], dict[str, tuple[int, ...]]] = {}
-    fitting: list[Recipe] = []
-    for recipe in recipes:
-        wrappers = recipe.keys.wrappers
-        if wrappers not in shapes:
-            shapes[wrappers] = tensor_shapes(path, wrappers)
-        if _fits(recipe, shapes[wrappers]):
-            fitting.append(recipe)
+    shapes = tensor_shapes(path)
+    fitting = [recipe for recipe in recipes if _fits(recipe, shapes)]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:

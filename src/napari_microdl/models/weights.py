@@ -27,6 +27,8 @@ from napari_microdl.safe_tensors import begins_as_safetensors, describe_foreign,
 CACHE_VARIABLE = "MICRODL_CACHE"
 # A safetensors file of which less than this is needed is cut down, too.
 WORTH_KEEPING = 0.5
+# Entries of a checkpoint under which its weights may lie; of two networks the one that was kept.
+WRAPPERS = ("teacher", "state_dict", "model")
 
 
 def cache_folder() -> Path:
@@ -64,17 +66,17 @@ def _is_pickle(start: bytes, path: Path) -> bool:
     )
 
 
-def _unwrapped(content: Any, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
+def _unwrapped(content: Any) -> dict[str, Tensor]:
     """The weights themselves, out of what a training run saved around them."""
     while isinstance(content, Mapping):
-        inner = next((w for w in wrappers if isinstance(content.get(w), Mapping)), None)
+        inner = next((w for w in WRAPPERS if isinstance(content.get(w), Mapping)), None)
         if inner is None:
             return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
         content = content[inner]
     return {}
 
 
-def _read_pickle(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> dict[str, Tensor]:
     # torch goes by the name where it ends in .safetensors, unless it gets an open file; a file of
     # another name is mapped, so that only what is needed of it is read.
     misnamed = path.suffix == ".safetensors"
@@ -92,7 +94,7 @@ def _read_pickle(path: Path, wrappers: tuple[str, ...]) -> dict[str, Tensor]:
             f"'{path.name}' was not opened: it is damaged, or asks to run code, which weights "
             "never need; fetch it from its source, as safetensors if it is offered."
         ) from error
-    tensors = _unwrapped(content, wrappers)
+    tensors = _unwrapped(content)
     if not tensors:
         raise MicrodlError(f"'{path.name}' holds no tensors; give the file of the weights.")
     return tensors
@@ -116,15 +118,13 @@ def _read_safetensors(
     return tensors, read / path.stat().st_size
 
 
-def tensor_shapes(path: Path, wrappers: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors of a file.
 
     Parameters
     ----------
     path : Path
         Weights.
-    wrappers : tuple of str
-        As in `KeyMap`.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def tensor_shapes(path: Path, wrappers: tuple[str, ...]) -> dict[str, tuple[int,
         If it cannot be read.
     """
     if _is_pickle(_begin(path), path):
-        return {k: tuple(v.shape) for k, v in _read_pickle(path, wrappers).items()}
+        return {k: tuple(v.shape) for k, v in _read_pickle(path).items()}
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -205,7 +205,7 @@ def encoder_tensors(
         return needed_names(names, keys)
 
     if is_pickle:
-        loaded, share = _read_pickle(path, keys.wrappers), 0.0
+        loaded, share = _read_pickle(path), 0.0
         tensors = {name: loaded[name] for name in needed(loaded)}
     else:
         tensors, share = _read_safetensors(path, needed)
