@@ -154,6 +154,9 @@ class EncoderModel:
             )
 
     def _input(self, tiles: NDArray[np.float32]) -> Tensor:
+        # What torch cannot share memory with, or warns of, is copied.
+        if not tiles.flags.writeable or min(tiles.strides) < 0:
+            tiles = tiles.copy()
         images = torch.from_numpy(tiles).to(self.device)
         config = self._network.config
         if config.tokenizer == "joint" and not self.spec.channels.joint:
