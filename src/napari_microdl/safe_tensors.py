@@ -17,7 +17,14 @@ from napari_microdl.errors import MicrodlError
 _MAX_HEADER_BYTES = 100_000_000
 
 
-def _describe_foreign(start: bytes) -> str:
+def begins_as_safetensors(start: bytes) -> bool:
+    """Whether a file with these first bytes, nine or more, begins as a safetensors file does."""
+    (header_bytes,) = struct.unpack("<Q", start[:8])
+    return bool(2 <= header_bytes <= _MAX_HEADER_BYTES and start[8:9] == b"{")
+
+
+def describe_foreign(start: bytes) -> str:
+    """What a file with these first bytes is instead, for a sentence."""
     if start[:2] == b"PK":
         return "it is a zip archive, as PyTorch checkpoints are, and may hold code"
     if start[:1] == b"\x80":
@@ -61,11 +68,11 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], 
     prefix = f"'{path.name}' is not a readable safetensors file: "
     if len(content) < 10:
         raise MicrodlError(f"{prefix}it is only {len(content)} bytes long; fetch it again.")
-    (header_bytes,) = struct.unpack("<Q", content[:8])
-    if not 2 <= header_bytes <= _MAX_HEADER_BYTES or content[8:9] != b"{":
+    if not begins_as_safetensors(content):
         raise MicrodlError(
-            f"{prefix}{_describe_foreign(content)}; it was not opened, use a safetensors file."
+            f"{prefix}{describe_foreign(content)}; it was not opened, use a safetensors file."
         )
+    (header_bytes,) = struct.unpack("<Q", content[:8])
     try:
         # The library goes first: it bounds how deep a header may be nested, json does not.
         tensors: dict[str, NDArray[np.generic]] = load(content)

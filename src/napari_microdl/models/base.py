@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Site = Literal["residual", "attention"]
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fast"]
 Intensity = Literal["log", "linear"]
 
 
@@ -60,9 +61,9 @@ class ModelSpec:
     tile_size : int
         Edge in pixels of the square image that the model sees at once.
     weights_sha256 : str
-        Hex digest of the weights file.
+        Hex digest of the weights file; empty while they are not loaded and not pinned either.
     licence : str
-        SPDX identifier of the weights' licence.
+        SPDX identifier of the weights' licence, or its name where it has none.
     source : str
         Where the weights come from.
     non_commercial : bool
@@ -115,4 +116,24 @@ class TokenModel(Protocol):
         ndarray of shape (n, token_channels, grid_h, grid_w, dim)
             float32 tokens; class and register tokens are dropped. There is one token channel for
             every channel, or one in all where the model takes its channels jointly.
+        """
+
+    def tokens_of_layers(
+        self, tiles: NDArray[np.float32], layers: Sequence[int], site: Site
+    ) -> dict[int, NDArray[np.float32]]:
+        """Patch tokens of several layers from one pass through the model.
+
+        Parameters
+        ----------
+        tiles : ndarray of shape (n, channels, height, width)
+            As for `tokens`.
+        layers : sequence of int
+            Each from 1 to the depth.
+        site : {"residual", "attention"}
+            Where in the blocks to read.
+
+        Returns
+        -------
+        dict of int to ndarray
+            For each layer what `tokens` returns.
         """

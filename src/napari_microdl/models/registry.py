@@ -1,28 +1,108 @@
-"""Foundation models by name."""
+"""Foundation models by name, file, folder or place on the hub."""
 
 from __future__ import annotations
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.base import Precision, TokenModel
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models.base import ModelSpec, Precision, TokenModel
+from napari_microdl.models.families import dino, microdl, microscopy, recursion
+from napari_microdl.models.recipe import Recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# These need no file.
 MODEL_NAMES = ("builtin", "random-init")
+_OWN = {spec.model_id: spec for spec in (microdl.BUILTIN, microdl.RANDOM_INIT)}
+RECIPES: Mapping[str, Recipe] = {
+    recipe.spec.model_id: recipe
+    for recipe in (*recursion.RECIPES, *dino.RECIPES, *microscopy.RECIPES)
+}
+# These need weights: from the hub where a commit is pinned, else a file of the user's.
+PUBLISHED_NAMES = tuple(RECIPES)
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+def model_spec(name: str, *, joint: bool | None = None) -> ModelSpec:
+    """Facts about a model, without loading it.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`. Torch is imported only to tell which model a bare file of weights
+        belongs to.
+    joint : bool, optional
+        As for `load_model`.
+
+    Returns
+    -------
+    ModelSpec
+        `weights_sha256` is empty unless the weights are pinned.
+
+    Raises
+    ------
+    MicrodlError
+        If the name is not known, or the file or folder cannot be read.
+    """
+    if name in _OWN:
+        return _OWN[name]
+    published = name.partition("@")[0]
+    recipe = (RECIPES[published] if published in RECIPES else _locate(name, None)[0]).taking(joint)
+    return replace(recipe.spec, weights_sha256=recipe.hub.sha256 if recipe.hub else "")
+
+
+def list_models() -> tuple[ModelSpec, ...]:
+    """Facts about every known model, those that need no file first; torch is not imported."""
+    return tuple(model_spec(name) for name in (*MODEL_NAMES, *PUBLISHED_NAMES))
+
+
+def _unknown(name: str) -> str:
+    return (
+        f"Model '{name}' is not known; give a file, a folder, hf://organisation/name@commit, or "
+        f"one of {', '.join((*MODEL_NAMES, *PUBLISHED_NAMES))}."
+    )
 
 
 def load_model(
-    name: str = "builtin", *, device: str = "auto", precision: Precision = "fp32", seed: int = 0
+    name: str = "builtin",
+    *,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    seed: int = 0,
+    joint: bool | None = None,
+    weights: str | Path | None = None,
+    sha256: str | None = None,
 ) -> TokenModel:
     """Load a model.
 
     Parameters
     ----------
-    name : {"builtin", "random-init"}
-        The trained model of the package, or the same architecture untrained as a baseline.
+    name : str, default="builtin"
+        One of:
+
+        - "builtin", the trained model of the package, or "random-init", the same architecture
+          untrained as a baseline;
+        - a published model, see `list_models`, whose weights come from `weights`, from
+          ``NAME@PATH`` in one string, or from the hub;
+        - a file or folder: a folder of transformers, a TOML that describes weights, or weights of
+          a published model, told by the names and shapes of their tensors;
+        - ``hf://organisation/name@commit``.
     device : {"auto", "cpu", "cuda", "mps"}
         Where it runs.
-    precision : {"fp32", "bf16"}
-        Arithmetic of the forward pass.
+    precision : {"fp32", "bf16", "fast"}
+        Arithmetic of the forward pass; "fast" measures both once and takes bfloat16 where it wins.
     seed : int, default=0
         Seed of an untrained model.
+    joint : bool, optional
+        For models of RGB images: three channels together (True), or each channel by itself as a
+        grey image (False). As the model's rule says unless given.
+    weights : str or Path, optional
+        File, or folder with a file, of a published model's weights.
+    sha256 : str, optional
+        Digest that the weights file must have.
 
     Returns
     -------
@@ -31,13 +111,85 @@ def load_model(
     Raises
     ------
     MicrodlError
-        If the name, the device or the precision is not known.
+        If the name, the device or the precision is not known, or the weights cannot be read, are
+        not those of the model, or differ from the digest.
     """
-    if name not in MODEL_NAMES:
-        raise MicrodlError(f"Model '{name}' is not known; choose one of {', '.join(MODEL_NAMES)}.")
-    # torch takes seconds to import, so the names above can be listed without it.
-    from napari_microdl.models.builtin import load_builtin, random_init
+    if name in MODEL_NAMES:
+        # torch takes seconds to import, so the names above can be listed without it.
+        from napari_microdl.models.builtin import load_builtin, random_init
 
-    if name == "builtin":
-        return load_builtin(device, precision)
-    return random_init(device, precision, seed)
+        if name == "builtin":
+            return load_builtin(device, precision)
+        return random_init(device, precision, seed)
+    from napari_microdl.models.loading import load_published
+
+    recipe, path, pinned = _locate(name, weights)
+    return load_published(recipe.taking(joint), path, device, precision, sha256 or pinned)
+
+
+def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
+    """Recipe, weights file and pinned digest for what `load_model` was given."""
+    from napari_microdl.models.hub import SCHEME, fetch, parse_reference
+
+    published, _, place = name.partition("@")
+    if published in RECIPES:
+        recipe = RECIPES[published]
+        place = str(weights) if weights is not None else place
+        if place:
+            file = _weights_file(Path(place))
+            if recipe.alternative is not None:
+                from napari_microdl.models.loading import matching_form
+
+                recipe = matching_form(recipe, file)
+            return recipe, file, ""
+        if recipe.hub is None:
+            raise MicrodlError(
+                f"The weights of {recipe.spec.title} are not on the hub; get them from "
+                f"{recipe.spec.source} and give their file."
+            )
+        return recipe, fetch(recipe.hub), recipe.hub.sha256
+    if weights is not None:
+        raise MicrodlError(_unknown(name))
+    if name.startswith(SCHEME):
+        source = parse_reference(name)
+        path = fetch(source)
+        known = (r for r in RECIPES.values() if r.hub and r.hub.repository == source.repository)
+        found = next(known, None)
+        recipe, path, _ = (found, path, "") if found else _from_place(path.parent)
+        return replace(recipe, spec=replace(recipe.spec, source=name)), path, ""
+    if not name or not Path(name).exists():
+        raise MicrodlError(_unknown(name))
+    return _from_place(Path(name))
+
+
+def _from_place(path: Path) -> tuple[Recipe, Path, str]:
+    """Recipe for a file or folder, which says by itself what it is."""
+    from napari_microdl.models.custom import hugging_face_recipe, toml_recipe
+
+    if path.is_dir() and (path / "config.json").is_file():
+        if recursion.is_openphenom(path / "config.json"):
+            return recursion.OPENPHENOM, _weights_file(path), ""
+        return hugging_face_recipe(path), _weights_file(path), ""
+    if path.is_dir() and len(found := sorted(path.glob("*.toml"))) == 1:
+        path = found[0]
+    if path.suffix == ".toml":
+        return toml_recipe(path)
+    from napari_microdl.models.loading import recognise
+
+    file = _weights_file(path)
+    return recognise(file, [form for r in RECIPES.values() for form in r.forms()]), file, ""
+
+
+def _weights_file(path: Path) -> Path:
+    """The file itself, or the one weights file of a folder."""
+    if not path.is_dir():
+        return path
+    preferred = path / "model.safetensors"
+    if preferred.is_file():
+        return preferred
+    found = sorted(p for p in path.iterdir() if p.suffix in WEIGHTS_SUFFIXES)
+    if len(found) != 1:
+        raise MicrodlError(
+            f"'{path.name}' holds {len(found)} files of weights, not one; name the file itself."
+        )
+    return found[0]

@@ -101,7 +101,7 @@ def test_the_untrained_model_follows_its_seed(tiles: np.ndarray):
 def test_an_unknown_precision_is_refused():
     with pytest.raises(MicrodlError) as caught:
         load_builtin("cpu", "fp16")
-    assert str(caught.value) == "Precision 'fp16' is not known; use 'fp32' or 'bf16'."
+    assert str(caught.value) == "Precision 'fp16' is not known; use fp32, bf16 or fast."
 
 
 class Payload:

@@ -32,8 +32,9 @@ def test_the_seed_is_passed_on():
 def test_an_unknown_name_lists_those_that_exist(name: str):
     with pytest.raises(MicrodlError) as caught:
         load_model(name)
-    assert str(caught.value) == (
-        f"Model '{name}' is not known; choose one of builtin, random-init."
+    assert str(caught.value).startswith(
+        f"Model '{name}' is not known; give a file, a folder, hf://organisation/name@commit, or "
+        "one of builtin, random-init, openphenom, "
     )
 
 

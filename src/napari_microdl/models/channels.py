@@ -1,0 +1,88 @@
+"""Which channel of an image is which channel of a model, by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from napari_microdl.models.base import ChannelRule
+
+# Words for one and the same thing. A stain stands with what it stains; words that stain
+# several things (as WGA: Golgi and plasma membrane) stand only where the models' channels mix them.
+SYNONYMS: tuple[frozenset[str], ...] = tuple(
+    frozenset(words.split())
+    for words in (
+        "nucleus nuclei nuclear dna dapi hoechst draq5 draq7",
+        "er concanavalin cona reticulum calreticulin",
+        "rna syto syto14 nucleoli",
+        "agp actin factin phalloidin golgi wga",
+        "mito mitochondria mitochondrion mitochondrial mitotracker tomm20",
+        "microtubules microtubule tubulin",
+        "protein poi antibody",
+        "brightfield bf transmitted",
+        "highzbf",
+        "lowzbf",
+    )
+)
+# Channels of RGB images; only whole names, since "MitoTracker Deep Red" is no red channel.
+COLOURS = (frozenset({"r", "red"}), frozenset({"g", "green"}), frozenset({"b", "blue"}))
+
+
+def _words(name: str) -> set[str]:
+    """Words of a channel name, whole and split at capitals and digits, in lower case."""
+    parts = re.split(r"[^A-Za-z0-9]+", name)
+    pieces = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    return {word.lower() for word in (*parts, *pieces, "".join(parts)) if word}
+
+
+def _meanings(name: str) -> set[frozenset[str]]:
+    words = _words(name)
+    if colour := {group for group in COLOURS if name.strip().lower() in group}:
+        return colour
+    return {group for group in SYNONYMS if words & group}
+
+
+def match_channels(rule: ChannelRule, field_channel_names: Sequence[str]) -> tuple[str | None, ...]:
+    """Channels of an image for the named channels of a model.
+
+    Parameters
+    ----------
+    rule : ChannelRule
+        Channels that the model wants.
+    field_channel_names : sequence of str
+        Names of the image's channels.
+
+    Returns
+    -------
+    tuple of str or None
+        For each of `rule.names` the image's channel, or None where none fits or more than one does:
+        a person has to say then. The same name, whatever its capitals, counts for more than a known
+        synonym ("Hoechst 33342" for "DNA"). No image channel is given out twice, and a name that
+        means two things ("ER + RNA") is given to neither.
+
+    Examples
+    --------
+    >>> rule = ChannelRule(names=("Mito", "DNA"), joint=True, least=2, most=2)
+    >>> match_channels(rule, ("Hoechst 33342", "MitoTracker Deep Red"))
+    ('MitoTracker Deep Red', 'Hoechst 33342')
+    """
+    names = list(field_channel_names)
+    repeated = {name for name in names if names.count(name) > 1}
+    exact = {
+        wanted: [n for n in names if n.strip().lower() == wanted.lower() and n not in repeated]
+        for wanted in rule.names
+    }
+    taken = {found[0] for found in exact.values() if len(found) == 1}
+    matches: list[str | None] = []
+    for wanted in rule.names:
+        found = exact[wanted]
+        if not found:
+            meaning = _meanings(wanted)
+            found = [
+                name
+                for name in names
+                if meaning and _meanings(name) == meaning and name not in taken | repeated
+            ]
+        matches.append(found[0] if len(found) == 1 else None)
+    # Two channels of the model that mean the same would both take it: neither may.
+    return tuple(None if m is None or matches.count(m) > 1 else m for m in matches)

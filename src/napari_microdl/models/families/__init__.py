@@ -1,0 +1,1 @@
+"""What is known of each published model: shape, channels, input, licence, names of weights."""

@@ -1,0 +1,144 @@
+"""DINOv2 with and without registers, DINOv3 and DinoBloom: trained on RGB images.
+
+The weights that Meta's code reads (``.pth``) and the folders on the Hugging Face hub hold the same
+numbers under other names. Off the stored grid the two resize positions a little differently;
+here each follows its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from napari_microdl.models.architecture import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    VitConfig,
+)
+from napari_microdl.models.keys import HUGGING_FACE, TIMM
+from napari_microdl.models.recipe import RGB_TOGETHER, HubSource, Recipe, describe
+
+IMAGENET = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+# Width, depth and heads.
+SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16)}
+LONG = {"s": "small", "b": "base", "l": "large"}
+PINS = {
+    "dinov2-small": HubSource(
+        "facebook/dinov2-small",
+        "ed25f3a31f01632728cabb09d1542f84ab7b0056",
+        "ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1",
+    ),
+    "dinov2-base": HubSource(
+        "facebook/dinov2-base",
+        "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
+        "d73036b56966966d07975d696bde331762f37297e2f095de8cea0040c3aa0841",
+    ),
+    "dinov2-large": HubSource(
+        "facebook/dinov2-large",
+        "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
+        "399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
+    ),
+}
+
+
+def dinov2_config(size: str, registers: int, *, native: bool, grid: int = 37) -> VitConfig:
+    """Shape of a DINOv2 model.
+
+    Parameters
+    ----------
+    size : {"s", "b", "l"}
+        ViT-S, ViT-B or ViT-L.
+    registers : int
+        Number of register tokens.
+    native : bool
+        Whether it is to follow Meta's code rather than transformers off the stored grid.
+    grid : int, default=37
+        Rows and columns of the stored positions.
+    """
+    dim, depth, n_heads = SIZES[size]
+    return VitConfig(
+        dim=dim,
+        depth=depth,
+        n_heads=n_heads,
+        patch_size=14,
+        in_channels=3,
+        layer_scale=True,
+        n_registers=registers,
+        positions="learned",
+        position_grid=(grid, grid),
+        position_antialias=registers > 0,
+        position_offset=0.1 if native and not registers else 0.0,
+    )
+
+
+def _dinov2(size: str, registers: int) -> Recipe:
+    name = f"dinov2-with-registers-{LONG[size]}" if registers else f"dinov2-{LONG[size]}"
+    configs = {native: dinov2_config(size, registers, native=native) for native in (False, True)}
+    spec = describe(
+        configs[False],
+        model_id=name,
+        title=f"DINOv2 ViT-{size.upper()}/14" + (" with registers" if registers else ""),
+        tile_size=224,
+        licence="Apache-2.0",
+        source=f"Meta AI, huggingface.co/facebook/{name}",
+    )
+    native = Recipe(spec, configs[True], TIMM, IMAGENET, rgb=True)
+    hub = PINS.get(name, HubSource(f"facebook/{name}"))
+    return Recipe(
+        spec, configs[False], HUGGING_FACE, IMAGENET, rgb=True, hub=hub, alternative=native
+    )
+
+
+def _dinov3(size: str) -> Recipe:
+    dim, depth, n_heads = SIZES[size]
+    config = VitConfig(
+        dim=dim,
+        depth=depth,
+        n_heads=n_heads,
+        patch_size=16,
+        in_channels=3,
+        layer_scale=True,
+        n_registers=4,
+        positions="rope",
+        norm_eps=1e-5,
+    )
+    name = f"dinov3-vit{size}16"
+    repository = f"facebook/{name}-pretrain-lvd1689m"
+    spec = describe(
+        config,
+        model_id=name,
+        title=f"DINOv3 ViT-{size.upper()}/16",
+        tile_size=224,
+        licence="DINOv3 License",
+        source=f"Meta AI, huggingface.co/{repository}",
+    )
+    native = Recipe(spec, config, TIMM, IMAGENET, rgb=True)
+    hub = HubSource(repository)
+    return Recipe(spec, config, HUGGING_FACE, IMAGENET, rgb=True, hub=hub, alternative=native)
+
+
+def _dinobloom(size: str) -> Recipe:
+    # Trained on from DINOv2 at 224 pixels, so that its table has 16 x 16 positions.
+    config = replace(dinov2_config(size, 0, native=True), position_grid=(16, 16))
+    return Recipe(
+        spec=describe(
+            config,
+            model_id=f"dinobloom-{size}",
+            title=f"DinoBloom-{size.upper()} (blood cells)",
+            tile_size=224,
+            licence="not confirmed, see the source",
+            source="zenodo.org/records/10908163 (Koch et al. 2024)",
+            channels=RGB_TOGETHER,
+        ),
+        config=config,
+        keys=TIMM,
+        preprocessing=IMAGENET,
+        rgb=True,
+    )
+
+
+RECIPES = (
+    *(_dinov2(size, registers) for registers in (0, 4) for size in SIZES),
+    *(_dinov3(size) for size in ("s", "b")),
+    *(_dinobloom(size) for size in SIZES),
+)

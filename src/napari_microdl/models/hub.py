@@ -1,0 +1,132 @@
+"""Fetches weights from the Hugging Face hub, at one commit, or from what it has cached."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models.recipe import HubSource
+from napari_microdl.safe_tensors import file_sha256
+
+SCHEME = "hf://"
+WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
+SIDE_NAMES = ("config.json", "preprocessor_config.json")
+
+
+def parse_reference(reference: str) -> HubSource:
+    """Repository and commit out of ``hf://organisation/name@commit``.
+
+    Raises
+    ------
+    MicrodlError
+        If it has another form, or names a branch, whose weights may change at any time.
+    """
+    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@(.*))?", reference)
+    if not found:
+        raise MicrodlError(
+            f"'{reference}' names no model on the hub; write hf://organisation/name@commit."
+        )
+    return _pinned(HubSource(found[1], found[2] or ""))
+
+
+def _pinned(source: HubSource) -> HubSource:
+    if not re.fullmatch(r"[0-9a-f]{40}", source.revision):
+        raise MicrodlError(
+            f"Name the commit of {source.repository} by its 40 hex digits, as in "
+            f"hf://{source.repository}@<commit>, so that the weights cannot change unseen."
+        )
+    return source
+
+
+def is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def fetch(source: HubSource) -> Path:
+    """Weights of a repository, beside its configuration.
+
+    Parameters
+    ----------
+    source : HubSource
+        Repository and commit.
+
+    Returns
+    -------
+    Path
+        File of the weights, within the hub's cache folder.
+
+    Raises
+    ------
+    MicrodlError
+        If no commit is named, the extra is missing, the file is neither cached nor to be had, or is
+        damaged.
+    """
+    _pinned(source)
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            RepositoryNotFoundError,
+        )
+    except ImportError as error:
+        raise MicrodlError(
+            "Models from the hub need the package huggingface_hub; install napari-microdl[hub], or "
+            "give a file or folder."
+        ) from error
+
+    def download(name: str) -> Path | None:
+        try:
+            return Path(
+                hf_hub_download(
+                    source.repository,
+                    name,
+                    revision=source.revision,
+                    cache_dir=os.environ.get("HF_HUB_CACHE"),
+                    local_files_only=is_offline(),
+                )
+            )
+        except EntryNotFoundError:
+            # Also what is raised where there is no network and nothing cached.
+            return None
+
+    # No cause is passed on: those errors quote request headers.
+    try:
+        for name in SIDE_NAMES:
+            download(name)
+        weights = next((path for name in WEIGHTS_NAMES if (path := download(name))), None)
+    except GatedRepoError:
+        problem = "asks to accept its licence on its page and to log in (hf auth login) first"
+        raise _not_fetched(source, problem) from None
+    except RepositoryNotFoundError:
+        raise _not_fetched(source, "does not exist, or not for you") from None
+    except (OSError, ValueError) as error:
+        problem = f"could not be fetched ({type(error).__name__})"
+        raise _not_fetched(source, problem) from None
+    if weights is None:
+        problem = (
+            "is not in the cache, and HF_HUB_OFFLINE forbids the network"
+            if is_offline()
+            else "has no weights that can be read at that commit, or the network is down"
+        )
+        raise _not_fetched(source, problem)
+    _check_blob(weights)
+    return weights
+
+
+def _not_fetched(source: HubSource, problem: str) -> MicrodlError:
+    return MicrodlError(
+        f"{source.repository} {problem}; give a file or folder that you have instead."
+    )
+
+
+def _check_blob(path: Path) -> None:
+    """Large files lie in the cache under their digest, which the commit fixes."""
+    blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and file_sha256(blob) != blob.name:
+        raise MicrodlError(
+            f"'{path.name}' in the hub's cache is damaged; delete '{blob}' and fetch it again."
+        )

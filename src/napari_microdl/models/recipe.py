@@ -1,0 +1,127 @@
+"""All that is needed to run a published model but its weights, without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models.architecture import Preprocessing, VitConfig
+from napari_microdl.models.base import ChannelRule, Intensity, ModelSpec
+from napari_microdl.models.keys import KeyMap
+
+RGB_TOGETHER = ChannelRule(names=("R", "G", "B"), joint=True, least=3, most=3)
+ONE_BY_ONE = ChannelRule()
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where weights lie on the Hugging Face hub.
+
+    Parameters
+    ----------
+    repository : str
+        ``organisation/name``.
+    revision : str
+        Commit, 40 hex digits; empty where none is pinned.
+    sha256 : str
+        Digest of the weights file; empty where none is pinned.
+    """
+
+    repository: str
+    revision: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights become a model.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        What a user is shown.
+    config : VitConfig
+        Shape of the network.
+    keys : KeyMap
+        Names of the weights.
+    preprocessing : Preprocessing
+        From scaled tiles to model input.
+    rgb : bool, default=False
+        Whether it was trained on RGB images, so that channels go in as three together or one by
+        one as grey images.
+    hub : HubSource, optional
+        Where to fetch it.
+    alternative : Recipe, optional
+        The same model under the names of other files, as of the code that it was trained with.
+    """
+
+    spec: ModelSpec
+    config: VitConfig
+    keys: KeyMap
+    preprocessing: Preprocessing
+    rgb: bool = False
+    hub: HubSource | None = None
+    alternative: Recipe | None = None
+
+    def taking(self, joint: bool | None) -> Recipe:
+        """The same with channels together, one by one, or as it is (None).
+
+        Raises
+        ------
+        MicrodlError
+            If the model leaves no choice.
+        """
+        if joint is None or joint == self.spec.channels.joint:
+            return self
+        if not self.rgb:
+            how = "together" if self.spec.channels.joint else "one by one"
+            raise MicrodlError(
+                f"{self.spec.title} always reads its channels {how}; leave `joint` out."
+            )
+        rule = RGB_TOGETHER if joint else ONE_BY_ONE
+        other = None if self.alternative is None else self.alternative.taking(joint)
+        return replace(self, spec=replace(self.spec, channels=rule), alternative=other)
+
+    def forms(self) -> tuple[Recipe, ...]:
+        """Itself and its alternative, if there is one."""
+        return (self,) if self.alternative is None else (self, self.alternative)
+
+
+def describe(
+    config: VitConfig,
+    *,
+    model_id: str,
+    title: str,
+    tile_size: int,
+    licence: str,
+    source: str,
+    non_commercial: bool = False,
+    channels: ChannelRule = ONE_BY_ONE,
+    intensity: Intensity = "linear",
+    fixed_tile: bool = False,
+    weights_sha256: str = "",
+) -> ModelSpec:
+    """Facts about a model of that shape.
+
+    Returns
+    -------
+    ModelSpec
+        Read at three quarters of its depth unless asked otherwise: a middle layer, as in the
+        paper, whose best layer has to be found on the images at hand.
+    """
+    return ModelSpec(
+        model_id=model_id,
+        title=title,
+        patch_size=config.patch_size,
+        dim=config.dim,
+        depth=config.depth,
+        default_layer=max(1, round(0.75 * config.depth)),
+        tile_size=tile_size,
+        weights_sha256=weights_sha256,
+        licence=licence,
+        source=source,
+        non_commercial=non_commercial,
+        channels=channels,
+        intensity=intensity,
+        fixed_tile=fixed_tile,
+    )

@@ -1,0 +1,261 @@
+"""Reads weights without trusting them: told by their first bytes, never executed, checked."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models.assembly import (
+    DoesNotFitError,
+    assemble,
+    empty_network,
+    needed_names,
+)
+from napari_microdl.models.keys import KeyMap
+from napari_microdl.models.recipe import Recipe
+from napari_microdl.models.vit import VisionTransformer
+from napari_microdl.safe_tensors import begins_as_safetensors, describe_foreign, file_sha256
+
+CACHE_VARIABLE = "MICRODL_CACHE"
+# A safetensors file of which less than this is needed is cut down, too.
+WORTH_KEEPING = 0.5
+# Entries of a checkpoint under which its weights may lie; of two networks the one that was kept.
+WRAPPERS = ("teacher", "state_dict", "model")
+
+
+def cache_folder() -> Path:
+    """Folder of converted weights: in ``MICRODL_CACHE`` if set, else in the user's cache."""
+    from platformdirs import user_cache_path
+
+    root = os.environ.get(CACHE_VARIABLE)
+    return (Path(root) if root else user_cache_path("napari-microdl")) / "weights"
+
+
+def _begin(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise MicrodlError(
+            f"'{path.name}' cannot be read ({error.strerror}); check that the file exists."
+        ) from error
+    if len(start) < 10:
+        raise MicrodlError(
+            f"'{path.name}' holds no weights: it is only {len(start)} bytes long; fetch it again."
+        )
+    return start
+
+
+def _is_pickle(start: bytes, path: Path) -> bool:
+    """Whether it is one, told by its first bytes and not by its name."""
+    if begins_as_safetensors(start):
+        return False
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return True
+    raise MicrodlError(
+        f"'{path.name}' holds no weights that can be read: {describe_foreign(start)}; give a "
+        "safetensors or PyTorch file."
+    )
+
+
+def _unwrapped(content: Any) -> dict[str, Tensor]:
+    """The weights themselves, out of what a training run saved around them."""
+    while isinstance(content, Mapping):
+        inner = next((w for w in WRAPPERS if isinstance(content.get(w), Mapping)), None)
+        if inner is None:
+            return {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        content = content[inner]
+    return {}
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    # torch goes by the name where it ends in .safetensors, unless it gets an open file; a file of
+    # another name is mapped, so that only what is needed of it is read.
+    misnamed = path.suffix == ".safetensors"
+    try:
+        with path.open("rb") as file:
+            # Only tensors and plain containers are made; anything else in the file is refused.
+            content = torch.load(
+                file if misnamed else path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=not misnamed and zipfile.is_zipfile(path),
+            )
+    except Exception as error:
+        raise MicrodlError(
+            f"'{path.name}' was not opened: it is damaged, or asks to run code, which weights "
+            "never need; fetch it from its source, as safetensors if it is offered."
+        ) from error
+    tensors = _unwrapped(content)
+    if not tensors:
+        raise MicrodlError(f"'{path.name}' holds no tensors; give the file of the weights.")
+    return tensors
+
+
+def _read_safetensors(
+    path: Path, choose: Callable[[Iterable[str]], Iterable[str]]
+) -> tuple[dict[str, Tensor], float]:
+    """Tensors that `choose` picks by name, one by one, and their share of the file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            names = list(file.keys())
+            tensors = {name: file.get_tensor(name) for name in choose(names)}
+    except SafetensorError as error:
+        raise MicrodlError(
+            f"'{path.name}' is truncated or damaged; fetch it again from its source."
+        ) from error
+    read = sum(t.numel() * t.element_size() for t in tensors.values())
+    return tensors, read / path.stat().st_size
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a file.
+
+    Parameters
+    ----------
+    path : Path
+        Weights.
+
+    Raises
+    ------
+    MicrodlError
+        If it cannot be read.
+    """
+    if _is_pickle(_begin(path), path):
+        return {k: tuple(v.shape) for k, v in _read_pickle(path).items()}
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise MicrodlError(
+            f"'{path.name}' is truncated or damaged; fetch it again from its source."
+        ) from error
+
+
+def _store(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Keep tensors for the next time, all or nothing; a cache that cannot be written is none."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with suppress(OSError, SafetensorError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file({k: v.clone().contiguous() for k, v in tensors.items()}, partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def encoder_tensors(
+    path: Path, keys: KeyMap, sha256: str | None = None
+) -> tuple[dict[str, Tensor], str]:
+    """Tensors of a file that an encoder needs, and the digest of the file.
+
+    Parameters
+    ----------
+    path : Path
+        A safetensors file or a PyTorch checkpoint, told apart by their first bytes.
+    keys : KeyMap
+        Its layout.
+    sha256 : str, optional
+        Digest that it must have.
+
+    Returns
+    -------
+    tensors : dict of str to Tensor
+        By their names in the file. A checkpoint, and a file most of which is not needed, is cut
+        down to them once and read from the cache folder from then on.
+    digest : str
+        SHA-256 of the file, in hex.
+
+    Raises
+    ------
+    MicrodlError
+        If it cannot be read, has another digest or belongs to another model.
+    """
+    start = _begin(path)
+    is_pickle = _is_pickle(start, path)
+    digest = file_sha256(path)
+    if sha256 and digest != sha256.lower():
+        raise MicrodlError(
+            f"'{path.name}' is not the file that was pinned: its sha256 is {digest}, not "
+            f"{sha256.lower()}; fetch it again from its source."
+        )
+    kept = cache_folder() / f"{digest}-{keys.name}.safetensors"
+    if kept.is_file():
+        try:
+            return _read_safetensors(kept, lambda names: names)[0], digest
+        except MicrodlError:
+            kept.unlink(missing_ok=True)
+
+    def needed(names: Iterable[str]) -> Iterable[str]:
+        return needed_names(names, keys)
+
+    if is_pickle:
+        loaded, share = _read_pickle(path), 0.0
+        tensors = {name: loaded[name] for name in needed(loaded)}
+    else:
+        tensors, share = _read_safetensors(path, needed)
+    if share < WORTH_KEEPING:
+        _store(kept, tensors)
+    return tensors, digest
+
+
+def load_network(
+    recipe: Recipe, path: Path, sha256: str | None = None
+) -> tuple[VisionTransformer, str]:
+    """A network with the weights of a file.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Model that the weights belong to.
+    path : Path
+        Weights.
+    sha256 : str, optional
+        Digest that the file must have.
+
+    Returns
+    -------
+    network : VisionTransformer
+        In float32 on the CPU.
+    digest : str
+        SHA-256 of the file, in hex.
+
+    Raises
+    ------
+    MicrodlError
+        If the file cannot be read or does not hold that model's weights, all finite.
+    """
+    try:
+        tensors, digest = encoder_tensors(path, recipe.keys, sha256)
+        pieces: dict[str, Tensor] = {}
+        for name, piece in needed_names(tensors, recipe.keys).items():
+            tensor = tensors.pop(name).float()
+            if not torch.isfinite(tensor).all() and not piece.endswith("bias_mask"):
+                raise MicrodlError(
+                    f"'{path.name}' holds NaN or infinite values in '{name}'; it was not used."
+                )
+            pieces[piece] = tensor
+        state = assemble(pieces, recipe.config)
+    except DoesNotFitError as error:
+        raise MicrodlError(
+            f"'{path.name}' does not hold the weights of {recipe.spec.title}: {error}; choose the "
+            "file that belongs to the model."
+        ) from error
+    network = empty_network(recipe.config)
+    network.load_state_dict(state, assign=True)
+    return network, digest

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers.models.dinov2.configuration_dinov2 import Dinov2Config
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
+
+from models import published
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models.builtin import WEIGHTS, load_builtin
+from napari_microdl.models.loading import load_published
+from napari_microdl.models.registry import RECIPES, load_model, model_spec
+
+TOML = """
+weights = "encoder.safetensors"
+layout = "timm"
+
+[model]
+title = "Our model"
+licence = "CC-BY-4.0"
+source = "our lab"
+default_layer = 2
+tile_size = 48
+intensity = "log"
+
+[vit]
+dim = 24
+depth = 3
+n_heads = 3
+patch_size = 16
+in_channels = 2
+positions = "learned"
+position_grid = [3, 3]
+position_offset = 0.1
+
+[channels]
+names = ["DNA", "ER"]
+joint = true
+least = 2
+most = 2
+
+[preprocessing]
+mean = [0.2, 0.3]
+std = [1, 2.0]
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A lab's own weights beside their description."""
+    config = replace(published.small(RECIPES["unidino"]).config, in_channels=2)
+    published.write(published.timm_state(config), tmp_path / "lab" / "encoder.safetensors")
+    (tmp_path / "lab" / "ours.toml").write_text(TOML)
+    return tmp_path / "lab"
+
+
+def refused(path: Path | str) -> str:
+    with pytest.raises(MicrodlError) as caught:
+        load_model(str(path), device="cpu")
+    return str(caught.value)
+
+
+def test_a_description_is_all_that_a_lab_needs(folder: Path):
+    by_file = load_model(str(folder / "ours.toml"), device="cpu")
+    by_folder = load_model(str(folder), device="cpu")
+    spec = by_file.spec
+    assert by_folder.spec == spec
+    assert replace(spec, weights_sha256="") == model_spec(str(folder))
+    assert (spec.title, spec.licence, spec.source) == ("Our model", "CC-BY-4.0", "our lab")
+    assert (spec.model_id, spec.default_layer, spec.tile_size) == ("ours", 2, 48)
+    assert (spec.intensity, spec.channels.names) == ("log", ("DNA", "ER"))
+    # The same as the recipe by hand, with its constants.
+    recipe = published.small(RECIPES["unidino"])
+    recipe = replace(
+        recipe,
+        config=replace(recipe.config, in_channels=2),
+        spec=replace(recipe.spec, channels=spec.channels),
+    )
+    plain = load_published(recipe, folder / "encoder.safetensors", "cpu", "fp32")
+    tiles = np.random.default_rng(0).random((2, 2, 48, 64), np.float32)
+    by_hand = (tiles - np.float32([0.2, 0.3]).reshape(2, 1, 1)) / np.float32([1, 2])[:, None, None]
+    np.testing.assert_array_equal(
+        by_file.tokens(tiles, 3, "attention"), plain.tokens(by_hand, 3, "attention")
+    )
+
+
+def test_the_packages_own_weights_can_be_described(tmp_path: Path):
+    (tmp_path / "own.safetensors").write_bytes(WEIGHTS.read_bytes())
+    description = 'weights = "own.safetensors"\nlayout = "microdl"\n[vit]\ndim = 192\ndepth = 8\n'
+    description += "n_heads = 3\npatch_size = 8\n[preprocessing]\nmean = [0.25]\nstd = [0.3]\n"
+    (tmp_path / "own.toml").write_text(description)
+    tiles = np.random.default_rng(0).random((1, 3, 32, 40), np.float32)
+    np.testing.assert_array_equal(
+        load_model(str(tmp_path / "own.toml"), device="cpu").tokens(tiles, 5, "residual"),
+        load_builtin("cpu").tokens(tiles, 5, "residual"),
+    )
+
+
+def test_a_description_can_pin_its_weights(folder: Path):
+    (folder / "ours.toml").write_text(f'sha256 = "{"1" * 64}"\n{TOML}')
+    assert "is not the file that was pinned" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('weights = "encoder.safetensors"', "", "does not name its weights"),
+        ('"encoder.safetensors"', "3", "does not name its weights"),
+        ('"encoder.safetensors"', '"none.pth"', "'none.pth' cannot be read"),
+        ('layout = "timm"', "", "names the layout 'None'; it must be one of timm, "),
+        ('layout = "timm"', 'layout = "resnet"', "names the layout 'resnet'"),
+        ("[model]", "[modell]", "holds 'modell', which is not known"),
+        ("dim = 24", "dims = 24", r"sets 'dims' in [vit], which is not known; it may set dim, "),
+        ("dim = 24", 'dim = "24"', "sets 'dim' in [vit] to '24'; correct it"),
+        ("dim = 24", "dim = true", "sets 'dim' in [vit] to True; correct it"),
+        ("dim = 24", "dim = 25", "describes no model that can be run: dim 25 is not a multiple"),
+        ("dim = 24", "", "does not set 'dim' in [vit]; add it"),
+        ("[3, 3]", "[3]", "sets 'position_grid' in [vit] to [3]; correct it"),
+        ('"learned"', '"random"', "sets 'positions' in [vit] to 'random'; correct it"),
+        ("depth = 3", "depth = 2", "it holds 12 tensors that the model does not have"),
+        ("std = [1, 2.0]", "std = [1, 0]", "A model's std must be above 0 in every channel"),
+        ("std = [1, 2.0]", 'tile_norm = "instance"', "A norm over tiles needs an eps above 0"),
+        ("title", "dim", r"sets 'dim' in [model], which is not known"),
+        ("[channels]\n", "channels = 3\n[more]\n", "holds 'more', which is not known"),
+        ("[vit]", "[[vit]]", "holds 'vit' as a value; write a section [vit]"),
+        ("dim = 24", "dim = ", "cannot be read as TOML"),
+    ],
+)
+def test_a_wrong_description_gives_one_sentence(folder: Path, old: str, new: str, reason: str):
+    assert old in TOML
+    (folder / "ours.toml").write_text(TOML.replace(old, new, 1))
+    sentence = refused(folder)
+    assert reason in sentence
+    assert sentence.endswith(".")
+
+
+def dinov2_folder(tmp_path: Path, **changes: Any) -> Path:
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, image_size=56, patch_size=14
+    )
+    Dinov2Model(config).save_pretrained(tmp_path / "ours")
+    path = tmp_path / "ours" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return tmp_path / "ours"
+
+
+def test_a_folder_of_transformers_says_what_it_is(tmp_path: Path):
+    folder = dinov2_folder(tmp_path)
+    spec = model_spec(str(folder))
+    assert (spec.title, spec.patch_size, spec.depth) == ("ours (dinov2)", 14, 2)
+    assert spec.channels.names == ()
+    assert model_spec(str(folder), joint=True).channels.names == ("R", "G", "B")
+    # Colours that are equal make a grey image.
+    tiles = np.random.default_rng(0).random((1, 1, 56, 56), np.float32)
+    together = load_model(str(folder), device="cpu", joint=True)
+    apart = load_model(str(folder), device="cpu")
+    np.testing.assert_allclose(
+        together.tokens(tiles.repeat(3, axis=1), 2, "residual"),
+        apart.tokens(tiles, 2, "residual"),
+        atol=1e-6,
+    )
+
+
+def test_constants_of_the_image_processor_are_used(tmp_path: Path):
+    folder = dinov2_folder(tmp_path)
+    tiles = np.random.default_rng(0).random((1, 2, 28, 28), np.float32)
+    usual = load_model(str(folder), device="cpu").tokens(tiles, 1, "residual")
+    processor = folder / "preprocessor_config.json"
+    processor.write_text(json.dumps({"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}))
+    own = load_model(str(folder), device="cpu").tokens(tiles, 1, "residual")
+    processor.write_text(json.dumps({"do_normalize": False}))
+    none = load_model(str(folder), device="cpu").tokens(tiles, 1, "residual")
+    assert np.abs(usual - own).max() > 1e-3
+    np.testing.assert_array_equal(own, none)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "clip"}, "of the type 'clip', which cannot be run; these can: vit, "),
+        ({"model_type": None}, "of the type 'None'"),
+        ({"hidden_act": "relu"}, "uses the activation 'relu', which cannot be run"),
+        ({"patch_size": [14, 7]}, "The patch size '[14, 7]' is no edge of a square"),
+        ({"hidden_size": 25}, "describes no model that can be run: dim 25"),
+        ({"hidden_size": "24"}, "describes no model that can be run: its numbers are none."),
+        ({"num_hidden_layers": 3}, "tensors missing, such as 'blocks.2."),
+        ({"num_hidden_layers": 1}, "tensors that the model does not have"),
+        ({"image_size": 70}, "its positions are 17, not 25 or 26 of them"),
+    ],
+)
+def test_a_folder_that_cannot_be_run_gives_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], reason: str
+):
+    assert reason in refused(dinov2_folder(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(("content", "reason"), [("{", "read as JSON"), ("[]", "hold settings")])
+def test_a_broken_configuration_gives_one_sentence(tmp_path: Path, content: str, reason: str):
+    (tmp_path / "config.json").write_text(content)
+    assert reason in refused(tmp_path)
+
+
+def test_a_folder_with_several_weights_asks_which(tmp_path: Path):
+    for name in ("a.pth", "b.pth"):
+        torch.save({"x": torch.ones(1)}, tmp_path / name)
+    assert "holds 2 files of weights, not one; name the file itself" in refused(tmp_path)
+    (tmp_path / "a.pth").unlink()
+    (tmp_path / "b.pth").unlink()
+    assert "holds 0 files of weights" in refused(tmp_path)
+
+
+def test_published_weights_are_recognised_by_their_tensors(tmp_path: Path):
+    recipe = RECIPES["unidino"]
+    path = published.write(
+        {"teacher": published.timm_state(recipe.config)}, tmp_path / "checkpoint.pth"
+    )
+    assert load_model(str(path), device="cpu").spec.model_id == "unidino"
+    assert model_spec(str(path)).model_id == "unidino"
+    both_forms = RECIPES["dinov2-small"].alternative
+    assert both_forms is not None
+    state = published.timm_state(both_forms.config)
+    native = published.write(state, tmp_path / "dinov2_vits14_pretrain.pth")
+    by_itself = load_model(str(native), device="cpu")
+    by_name = load_model("dinov2-small", weights=native, device="cpu")
+    one_string = load_model(f"dinov2-small@{native}", device="cpu")
+    assert by_itself.spec == by_name.spec == one_string.spec
+    assert by_name.spec.model_id == "dinov2-small"
+
+
+def test_weights_of_no_known_shape_ask_for_a_description(tmp_path: Path):
+    path = published.write(
+        published.timm_state(published.small(RECIPES["unidino"]).config), tmp_path / "w.pth"
+    )
+    assert refused(path) == (
+        "'w.pth' fits no model that is known; describe it in a small TOML file and give that "
+        "(see docs/models.md)."
+    )
+
+
+def test_the_weights_of_another_model_are_refused_by_name(tmp_path: Path):
+    state = published.timm_state(RECIPES["unidino"].config)
+    path = tmp_path / "w.safetensors"
+    save_file(state, path)
+    with pytest.raises(MicrodlError) as caught:
+        load_model(f"openphenom@{path}", device="cpu")
+    assert str(caught.value).startswith(
+        "'w.safetensors' does not hold the weights of OpenPhenom CA-MAE ViT-S/16: none of its "
+    )
+
+
+def test_a_folder_of_openphenom_is_recognised(tmp_path: Path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "MAE"}))
+    state = published.parallel_state(RECIPES["openphenom"].config)
+    published.write(state, tmp_path / "model.safetensors")
+    assert load_model(str(tmp_path), device="cpu").spec.model_id == "openphenom"

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import published
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models import hub
+from napari_microdl.models.recipe import HubSource
+from napari_microdl.models.registry import RECIPES, load_model
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CONFIG = {
+    "model_type": "vit",
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 48,
+    "image_size": 48,
+    "patch_size": 16,
+}
+
+
+def cached_repository(cache: Path, repository: str, files: dict[str, bytes]) -> None:
+    """The layout of huggingface_hub's cache: blobs by digest, snapshots of links to them."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    snapshot = folder / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (folder / "blobs").mkdir()
+    for name, content in files.items():
+        blob = folder / "blobs" / hashlib.sha256(content).hexdigest()
+        blob.write_bytes(content)
+        (snapshot / name).symlink_to(os.path.relpath(blob, snapshot))
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache and no network; nothing on this machine answers at port 9."""
+    cache = tmp_path / "hub"
+    cache.mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    return cache
+
+
+def vit_files(tmp_path: Path) -> dict[str, bytes]:
+    """A small ViT as transformers names it, made of the names of timm."""
+    from dataclasses import replace
+
+    recipe = published.small(RECIPES["unidino"], depth=2)
+    config = replace(recipe.config, in_channels=3, hidden_dim=48)
+    state = {}
+    for name, value in published.timm_state(config).items():
+        if ".attn.qkv." in name:
+            start, kind = name.split(".attn.qkv.")
+            start = start.replace("blocks.", "encoder.layer.")
+            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                state[f"{start}.attention.attention.{part}.{kind}"] = rows.clone()
+            continue
+        for old, new in (
+            ("blocks.", "encoder.layer."),
+            ("norm1", "layernorm_before"),
+            ("norm2", "layernorm_after"),
+            ("attn.proj", "attention.output.dense"),
+            ("mlp.fc1", "intermediate.dense"),
+            ("mlp.fc2", "output.dense"),
+            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+            ("cls_token", "embeddings.cls_token"),
+            ("mask_token", "embeddings.mask_token"),
+            ("pos_embed", "embeddings.position_embeddings"),
+        ):
+            name = name.replace(old, new)
+        state[name if name.startswith(("enc", "emb")) else f"layer{name}"] = value
+    path = published.write(state, tmp_path / "source" / "model.safetensors")
+    return {"model.safetensors": path.read_bytes(), "config.json": json.dumps(CONFIG).encode()}
+
+
+def test_a_cached_commit_is_loaded_without_the_network(tmp_path: Path, offline: Path):
+    files = vit_files(tmp_path)
+    cached_repository(offline, "lab/vit", files)
+    reference = f"hf://lab/vit@{COMMIT}"
+    model = load_model(reference, device="cpu")
+    assert model.spec.source == reference
+    digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    assert model.spec.weights_sha256 == digest
+    tokens = model.tokens(np.zeros((1, 2, 32, 48), np.float32), 2, "residual")
+    assert tokens.shape == (1, 2, 2, 3, 24)
+    with pytest.raises(MicrodlError, match="is not the file that was pinned"):
+        load_model(reference, device="cpu", sha256="0" * 64)
+
+
+def test_a_damaged_file_of_the_cache_is_noticed(tmp_path: Path, offline: Path):
+    files = vit_files(tmp_path)
+    cached_repository(offline, "lab/vit", files)
+    blob = (offline / "models--lab--vit/snapshots" / COMMIT / "model.safetensors").resolve()
+    blob.write_bytes(files["model.safetensors"][:-4] + b"\0\0\0\1")
+    with pytest.raises(MicrodlError, match="in the hub's cache is damaged; delete"):
+        load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+
+
+@pytest.mark.parametrize("files", [{}, {"config.json": b"{}"}])
+def test_what_is_not_cached_is_not_fetched_while_offline(offline: Path, files: dict[str, bytes]):
+    cached_repository(offline, "lab/vit", files)
+    with pytest.raises(MicrodlError) as caught:
+        load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+    assert str(caught.value) == (
+        "lab/vit is not in the cache, and HF_HUB_OFFLINE forbids the network; give a file or "
+        "folder that you have instead."
+    )
+
+
+def test_no_token_and_no_request_shows_in_an_error(offline: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("GET https://hub/lab/vit with authorization: Bearer hf_secret")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    with pytest.raises(MicrodlError) as caught:
+        load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+    assert str(caught.value) == (
+        "lab/vit could not be fetched (OSError); give a file or folder that you have instead."
+    )
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "reference", ["hf://lab/vit", "hf://lab/vit@main", f"hf://lab/vit@{COMMIT[:7]}"]
+)
+def test_only_a_commit_pins_weights(reference: str):
+    with pytest.raises(MicrodlError, match="Name the commit of lab/vit by its 40 hex digits"):
+        load_model(reference)
+
+
+@pytest.mark.parametrize("reference", ["hf://", "hf://vit", "hf://a/b/c", "hf://lab/vi t@x"])
+def test_a_reference_of_another_form_is_refused(reference: str):
+    with pytest.raises(MicrodlError, match="write hf://organisation/name@commit"):
+        load_model(reference)
+
+
+def test_a_published_model_comes_from_its_pinned_commit(offline: Path):
+    with pytest.raises(MicrodlError, match=r"facebook/dinov2-small is not in the cache"):
+        load_model("dinov2-small", device="cpu")
+    with pytest.raises(MicrodlError, match="Name the commit of facebook/dinov3-vits16"):
+        load_model("dinov3-vits16", device="cpu")
+    with pytest.raises(MicrodlError, match="are not on the hub; get them from Bayer"):
+        load_model("unidino", device="cpu")
+
+
+def test_every_pin_is_a_commit_and_a_digest():
+    for recipe in RECIPES.values():
+        if recipe.hub is not None and recipe.hub.revision:
+            assert hub._pinned(recipe.hub) is recipe.hub
+        if recipe.hub is not None and recipe.hub.sha256:
+            assert len(bytes.fromhex(recipe.hub.sha256)) == 32
+
+
+def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path):
+    code = (
+        "import sys\nsys.modules['huggingface_hub'] = None\n"
+        "from napari_microdl.models.registry import load_model\n"
+        f"load_model('hf://lab/vit@{COMMIT}')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .endswith(
+            "MicrodlError: Models from the hub need the package huggingface_hub; install "
+            "napari-microdl[hub], or give a file or folder."
+        )
+    )
+
+
+@pytest.mark.parametrize(("value", "expected"), [("1", True), ("yes", True), ("0", False)])
+def test_the_hubs_own_switch_is_honoured(
+    monkeypatch: pytest.MonkeyPatch, value: str, expected: bool
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    assert hub.is_offline() is expected
+
+
+def test_a_source_without_a_commit_is_never_fetched():
+    with pytest.raises(MicrodlError, match="40 hex digits"):
+        hub.fetch(HubSource("lab/vit"))

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from models import published
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models import weights
+from napari_microdl.models.loading import load_published
+from napari_microdl.models.registry import RECIPES, load_model
+
+UNIDINO = published.small(RECIPES["unidino"])
+OPENPHENOM = published.small(RECIPES["openphenom"])
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def state() -> State:
+    return published.timm_state(UNIDINO.config)
+
+
+def tokens_of(path: Path, recipe: Any = UNIDINO) -> np.ndarray:
+    edge = recipe.spec.tile_size
+    tiles = np.random.default_rng(1).random((1, 2, edge, edge), np.float32)
+    return load_published(recipe, path, "cpu", "fp32").tokens(tiles, 3, "residual")
+
+
+def refused(path: Path, recipe: Any = UNIDINO, **options: Any) -> str:
+    """The sentence that a file is refused with."""
+    with pytest.raises(MicrodlError) as caught:
+        load_published(recipe, path, "cpu", "fp32", **options)
+    sentence = str(caught.value)
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    return sentence
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.mark), "w")
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.bin"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain"])
+def test_a_file_that_asks_to_run_code_is_not_run(
+    tmp_path: Path, state: State, name: str, form: str
+):
+    path, mark = tmp_path / name, tmp_path / "executed"
+    content = {"state_dict": state, "hook": Payload(mark)}
+    if form == "plain":
+        path.write_bytes(pickle.dumps(Payload(mark)))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    assert f"'{name}' was not opened: it is damaged, or asks to run code" in refused(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights.ckpt"])
+@pytest.mark.parametrize("form", ["safetensors", "zip", "legacy"])
+def test_the_first_bytes_say_what_a_file_is_and_not_its_name(
+    tmp_path: Path, state: State, name: str, form: str
+):
+    plain, path = tmp_path / "plain.safetensors", tmp_path / name
+    save_file(state, plain)
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save({"model": state}, path, _use_new_zipfile_serialization=form == "zip")
+    np.testing.assert_array_equal(tokens_of(path), tokens_of(plain))
+
+
+def test_a_checkpoint_is_converted_once(
+    tmp_path: Path, own_cache: Path, state: State, monkeypatch: pytest.MonkeyPatch
+):
+    path = published.write({"teacher": state}, tmp_path / "weights.pth")
+    first = tokens_of(path)
+    (kept,) = (own_cache / "weights").iterdir()
+    assert kept.suffix == ".safetensors"
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the checkpoint was read"))
+    np.testing.assert_array_equal(tokens_of(path), first)
+
+
+def test_a_damaged_converted_file_is_made_again(tmp_path: Path, own_cache: Path, state: State):
+    path = published.write(state, tmp_path / "weights.pth")
+    first = tokens_of(path)
+    (kept,) = (own_cache / "weights").iterdir()
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    np.testing.assert_array_equal(tokens_of(path), first)
+    assert kept.read_bytes() == whole
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+):
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("MICRODL_CACHE", str(blocked))
+    assert np.isfinite(tokens_of(published.write(state, tmp_path / "weights.pth"))).all()
+
+
+def test_the_cache_lies_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("MICRODL_CACHE")
+    assert "napari-microdl" in str(weights.cache_folder())
+
+
+def test_only_the_encoder_is_kept_of_a_file_that_is_mostly_something_else(
+    tmp_path: Path, own_cache: Path
+):
+    state = published.parallel_state(OPENPHENOM.config)
+    state["decoder.blocks.0.weight"] = torch.ones(1_000_000)
+    path = published.write(state, tmp_path / "model.safetensors")
+    first = tokens_of(path, OPENPHENOM)
+    (kept,) = (own_cache / "weights").iterdir()
+    with safe_open(kept, "np") as file:
+        assert all(name.startswith("encoder.vit_backbone.") for name in file.keys())  # noqa: SIM118
+    assert kept.stat().st_size < path.stat().st_size / 4
+    np.testing.assert_array_equal(tokens_of(path, OPENPHENOM), first)
+    # Nothing is copied that is needed whole.
+    lean = {k: v for k, v in state.items() if k.startswith("encoder.vit")}
+    tokens_of(published.write(lean, tmp_path / "lean.safetensors"), OPENPHENOM)
+    assert len(list((own_cache / "weights").iterdir())) == 1
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from models import published
+from napari_microdl.models.loading import load_published
+from napari_microdl.models.registry import RECIPES
+import safetensors.torch
+recipe = published.small(RECIPES["openphenom"])
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+load_published(recipe, Path(sys.argv[1]), "cpu", "fp32")
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in other units elsewhere")
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_large_file_is_not_read_into_memory(tmp_path: Path, suffix: str):
+    state = published.parallel_state(OPENPHENOM.config)
+    state["decoder.blocks.0.weight"] = torch.ones(50_000_000)
+    path = published.write(state, tmp_path / f"model.{suffix}")
+    here = Path(__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here), *sys.path])},
+    )
+    # The file is 200 MB, its encoder less than 1.
+    assert float(done.stdout) < 100
+
+
+def without(name: str) -> Callable[[State], State]:
+    return lambda state: {k: v for k, v in state.items() if k != name}
+
+
+def replaced(name: str, value: torch.Tensor) -> Callable[[State], State]:
+    return lambda state: {**state, name: value}
+
+
+NAN = torch.full((24,), torch.nan)
+WRONG = {
+    "one missing": (
+        without("blocks.1.norm1.weight"),
+        "one tensor missing, such as 'blocks.1.norm1.weight'",
+    ),
+    "unknown": (
+        replaced("blocks.1.adapter.down", torch.ones(2)),
+        "it holds one tensor that the model does not have, such as 'blocks.1.adapter.down'",
+    ),
+    "deeper": (
+        replaced("blocks.3.norm1.weight", torch.ones(24)),
+        "it holds one tensor that the model does not have, such as 'blocks.3.norm1.weight'",
+    ),
+    "shape": (
+        replaced("blocks.2.mlp.fc1.weight", torch.ones(95, 24)),
+        "'blocks.2.mlp.0.weight' has the shape (95, 24), where the model has (96, 24)",
+    ),
+    "positions": (
+        replaced("pos_embed", torch.ones(1, 17, 24)),
+        "its positions are 17, not 9 or 10 of them",
+    ),
+    "class token": (without("cls_token"), "one tensor missing, such as 'cls_token'"),
+    "another family": (
+        lambda _: {"conv1.weight": torch.ones(3), "fc.bias": torch.ones(1)},
+        "none of its 2 tensors, such as 'conv1.weight', belongs to that model",
+    ),
+    "NaN": (
+        replaced("blocks.0.norm2.bias", NAN),
+        "holds NaN or infinite values in 'blocks.0.norm2.bias'",
+    ),
+    "infinity": (
+        replaced("cls_token", NAN.nan_to_num(torch.inf)),
+        "NaN or infinite values in 'cls_token'",
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_weights_that_do_not_fit_give_one_sentence(
+    tmp_path: Path, state: State, wrong: str, suffix: str
+):
+    change, reason = WRONG[wrong]
+    path = published.write(change(state), tmp_path / f"weights.{suffix}")
+    sentence = refused(path)
+    assert reason in sentence
+    assert sentence.startswith(f"'weights.{suffix}' ")
+
+
+def test_positions_that_differ_between_channels_are_not_averaged_away(tmp_path: Path):
+    state = published.parallel_state(OPENPHENOM.config)
+    state["encoder.vit_backbone.pos_embed"][0, 12, 0] += 0.5
+    path = published.write(state, tmp_path / "model.safetensors")
+    assert "its positions differ from channel to channel" in refused(path, OPENPHENOM)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is only 0 bytes long; fetch it again"),
+        (b"PK\x03\x04", "it is only 4 bytes long"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "it is an HDF5 file"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "it does not begin as one"),
+    ],
+)
+def test_what_is_no_weights_file_gives_one_sentence(tmp_path: Path, content: bytes, reason: str):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content)
+    assert reason in refused(path)
+
+
+def test_a_missing_file_gives_one_sentence(tmp_path: Path):
+    assert "'none.pth' cannot be read (No such file or directory)" in refused(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"state_dict": {}}, {}])
+def test_a_checkpoint_without_tensors_gives_one_sentence(tmp_path: Path, content: Any):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    assert "'weights.pth' holds no tensors" in refused(path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@given(share=st.floats(0, 0.999), data=st.data())
+def test_a_truncated_or_changed_file_is_refused_or_read_whole(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, share: float, data: st.DataObject
+):
+    folder = tmp_path_factory.mktemp("weights")
+    path = published.write(published.timm_state(UNIDINO.config), folder / f"w.{suffix}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    refused(path)
+    at = data.draw(st.integers(0, 200))
+    changed = bytearray(whole)
+    changed[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(changed)
+    try:
+        load_published(UNIDINO, path, "cpu", "fp32")
+    except MicrodlError as error:
+        assert str(error).endswith(".")  # noqa: PT017
+
+
+def test_half_precision_weights_are_widened(tmp_path: Path, state: State):
+    halved = {k: v.half() for k, v in state.items()}
+    wide = {k: v.float() for k, v in halved.items()}
+    low, high = (tmp_path / f"{n}.safetensors" for n in ("low", "high"))
+    save_file(halved, low)
+    save_file(wide, high)
+    np.testing.assert_array_equal(tokens_of(low), tokens_of(high))
+
+
+def test_the_digest_of_the_given_file_is_recorded_and_can_be_pinned(tmp_path: Path, state: State):
+    path = published.write(state, tmp_path / "weights.pth")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for pin in (None, digest, digest.upper()):
+        model = load_published(UNIDINO, path, "cpu", "fp32", pin)
+        assert model.spec.weights_sha256 == digest
+    other = "0" * 64
+    assert refused(path, sha256=other) == (
+        "'weights.pth' is not the file that was pinned: its sha256 is "
+        f"{digest}, not {other}; fetch it again from its source."
+    )
+
+
+def test_device_and_precision_are_checked_before_a_file_is_read(tmp_path: Path):
+    with pytest.raises(MicrodlError, match="Device 'tpu'"):
+        load_model("unidino", weights=tmp_path / "none.pth", device="tpu")
+    with pytest.raises(MicrodlError, match="Precision 'fp8' is not known"):
+        load_model("unidino", weights=tmp_path / "none.pth", device="cpu", precision="fp8")
