@@ -17,6 +17,7 @@ from napari_microdl.segmentation import SegmentationConfig
 OTHERS: dict[str, Any] = {
     "model": "random-init",
     "layer": 3,
+    "joint": True,
     "site": "attention",
     "channels": ("DNA", "RNA"),
     "channel_tokens": "mean",

@@ -37,7 +37,11 @@ class PipelineConfig:
     Parameters
     ----------
     model : str, default="builtin"
-        Name of the foundation model.
+        Name of the foundation model, a published one with its weights as ``NAME@PATH``, or a file,
+        folder or place on the hub (`napari_microdl.models.registry.load_model`).
+    joint : bool, optional
+        Of models of RGB images: read three channels together (True) or each as a grey image
+        (False); as the model's rule says where not given.
     layer : int, optional
         Layer to read; the model's default where not given.
     site : {"residual", "attention"}
@@ -90,8 +94,8 @@ class PipelineConfig:
         End the fit once the reconstruction of held-out samples no longer improves.
     device : {"auto", "cpu", "cuda", "mps"}
         Where the model runs.
-    precision : {"fp32", "bf16"}
-        Arithmetic of the model.
+    precision : {"fp32", "bf16", "fast"}
+        Arithmetic of the model; "fast" measures both and takes bfloat16 where it is faster.
     batch_size : int, default=8
         Tiles of one channel a forward pass; halved where memory runs out.
     cache : bool, default=True
@@ -102,6 +106,7 @@ class PipelineConfig:
     """
 
     model: str = "builtin"
+    joint: bool | None = None
     layer: int | None = None
     site: Site = "residual"
     channels: tuple[str, ...] | None = None

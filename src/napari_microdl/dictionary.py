@@ -93,6 +93,8 @@ class DictionarySpec:
         What one sample is.
     crop_size, crop_stride : int
         Geometry of crops in pixels.
+    joint : bool
+        Whether the model read its channels together.
     intensity : {"log", "linear"}
         Curve of the intensities, see `napari_microdl.scaling.IntensityScaling`; files from before
         there was a choice have "log".
@@ -113,6 +115,7 @@ class DictionarySpec:
     crop_size: int
     crop_stride: int
     intensity: Curve = "log"
+    joint: bool = False
 
     def __post_init__(self) -> None:
         for name in ("layer", "tile_size", "patch_size", "crop_size", "crop_stride"):
@@ -123,6 +126,8 @@ class DictionarySpec:
                 raise MicrodlError(
                     f"{name} is {value!r} where one of {', '.join(known)} is needed."
                 )
+        if not isinstance(self.joint, bool):
+            raise MicrodlError(f"joint is {self.joint!r} where true or false is needed.")
         if not self.channel_names:
             raise MicrodlError("channel_names is empty where at least one channel is needed.")
         TilePlan(self.patch_size, self.tile_size, self.halo)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ from napari_microdl.gui.layers import (
     output_geometry,
     remove_outputs,
 )
-from napari_microdl.gui.session import StepName, run_steps
+from napari_microdl.gui.session import StepName, compare_layers, run_steps
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps import (
     CellsStep,
@@ -48,6 +49,7 @@ from napari_microdl.gui.steps import (
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from napari_microdl.pipeline import PipelineResult, Progress
@@ -97,7 +99,8 @@ class ConceptWorkflow(Dock):
         self.jobs.running_changed.connect(self._on_running)
         # What the job in progress was given.
         self._input: tuple[list[Field], list[Source]] = ([], [])
-        self._preview_of: Source | None = None
+        # What to do with what the job in progress returns.
+        self._then: Callable[[Any], None] = self._finish
         self._curve_shown = False
 
         self.images = ImagesStep(self.session, self.viewer)
@@ -113,6 +116,7 @@ class ConceptWorkflow(Dock):
             "dictionary": self.dictionary,
         }
         self.cells.preview_wanted.connect(self._on_preview)
+        self.model.compare_wanted.connect(self._on_compare)
         self.dictionary.load_wanted.connect(self._ask_load)
         self.dictionary.save_wanted.connect(self._ask_save)
 
@@ -217,6 +221,7 @@ class ConceptWorkflow(Dock):
     def _on_theme(self) -> None:
         self.dictionary.curve.set_colours(self.theme_colours())
         self.whitening.spectrum.set_colours(self.theme_colours())
+        self.model.curve.set_colours(self.theme_colours())
 
     def refresh_steps(self) -> None:
         """Show the state of the session in every step, with what each still needs."""
@@ -245,7 +250,7 @@ class ConceptWorkflow(Dock):
             return
         dictionary = self.session.dictionary if self.session.apply_dictionary else None
         self._input = fields, sources
-        self._preview_of = None
+        self._then = self._finish
         self._curve_shown = False
         self.dictionary.curve.clear()
         self.notes.hide()
@@ -255,6 +260,7 @@ class ConceptWorkflow(Dock):
     def _on_running(self, running: bool) -> None:
         self.run_button.setEnabled(not running)
         self.cells.preview.setEnabled(not running)
+        self.model.compare.setEnabled(not running)
         self.cancel_button.setEnabled(running)
         self.bar.setVisible(running)
         self.bar.setValue(0)
@@ -281,13 +287,10 @@ class ConceptWorkflow(Dock):
         show_error(sentence)
 
     def _on_success(self, result: Any) -> None:
-        if self._preview_of is not None:
-            self._show_preview(result)
-            return
-        (fields, sources), self._input = self._input, ([], [])
-        self._finish(result, fields, sources)
+        self._then(result)
 
-    def _finish(self, result: PipelineResult, fields: list[Field], sources: list[Source]) -> None:
+    def _finish(self, result: PipelineResult) -> None:
+        (fields, sources), self._input = self._input, ([], [])
         remove_outputs(self.viewer.layers, {"preview"})
         self.session.finish(result, fields, sources)
         if not self.session.apply_dictionary:
@@ -318,6 +321,26 @@ class ConceptWorkflow(Dock):
     def _explore(self) -> None:
         self.viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
 
+    # Comparing layers --------------------------------------------------------------------------
+
+    def _on_compare(self) -> None:
+        try:
+            fields, _, config = self.session.prepare()
+        except MicrodlError as error:
+            self.say(f"⚠ {error}")
+            return
+        self._then = self._show_layers
+        self.say("Starting...")
+        self.jobs.start(compare_layers(fields, config), "MicroDL layers")
+
+    def _show_layers(self, table: pd.DataFrame) -> None:
+        self.model.show_layers(table)
+        best = table.loc[table["auc"].idxmax()]
+        self.say(
+            f"Layer {best['layer']:.0f} tells treated from control best: AUC {best['auc']:.2f} on "
+            "fields that the probe has not seen. The layer in use was not changed."
+        )
+
     # Preview of the segmentation ---------------------------------------------------------------
 
     def _on_preview(self) -> None:
@@ -326,10 +349,10 @@ class ConceptWorkflow(Dock):
         except MicrodlError as error:
             self.say(f"⚠ {error}")
             return
-        if self.jobs.is_running and self._preview_of is None:
+        if self.jobs.is_running and self._then == self._finish:
             # Another preview may be replaced; a run is not to be disturbed.
             return
-        self._preview_of = source
+        self._then = partial(self._show_preview, source)
         self.say(f"Looking for cells in {field.name}")
         self.jobs.start(_segment(field, self.session.config.segmentation), "MicroDL preview")
 
@@ -352,10 +375,9 @@ class ConceptWorkflow(Dock):
                 return field, source
         return fields[0], sources[0]
 
-    def _show_preview(self, labels: NDArray[np.int32]) -> None:
-        source, self._preview_of = self._preview_of, None
+    def _show_preview(self, source: Source, labels: NDArray[np.int32]) -> None:
         remove_outputs(self.viewer.layers, {"preview"})
-        if source is None or source.layer() not in self.viewer.layers:
+        if source.layer() not in self.viewer.layers:
             self.say("The image was closed, so there is no preview.")
             return
         layer = Labels(

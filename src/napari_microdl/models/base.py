@@ -28,12 +28,15 @@ class ChannelRule:
         channel gives tokens of its own.
     least, most : int
         How many channels are accepted; `most` is None where there is no limit.
+    either : bool
+        Whether the user may choose between joint and single reading, as of models of photographs.
     """
 
     names: tuple[str, ...] = ()
     joint: bool = False
     least: int = 1
     most: int | None = None
+    either: bool = False
 
     def n_token_channels(self, n_channels: int) -> int:
         """Tokens a patch of an image with this many channels."""

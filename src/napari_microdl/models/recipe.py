@@ -63,6 +63,11 @@ class Recipe:
     hub: HubSource | None = None
     alternative: Recipe | None = None
 
+    def __post_init__(self) -> None:
+        if self.spec.channels.either != self.rgb:
+            channels = replace(self.spec.channels, either=self.rgb)
+            object.__setattr__(self, "spec", replace(self.spec, channels=channels))
+
     def taking(self, joint: bool | None) -> Recipe:
         """The same with channels together, one by one, or as it is (None).
 

@@ -59,6 +59,21 @@ def list_models() -> tuple[ModelSpec, ...]:
     return tuple(model_spec(name) for name in (*MODEL_NAMES, *PUBLISHED_NAMES))
 
 
+def needs_weights(name: str) -> bool:
+    """Whether a file has to be given: the model is published, but neither placed nor on the hub.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`.
+
+    Returns
+    -------
+    bool
+    """
+    return name in RECIPES and RECIPES[name].hub is None
+
+
 def _unknown(name: str) -> str:
     return (
         f"Model '{name}' is not known; give a file, a folder, hf://organisation/name@commit, or "

@@ -1,61 +1,108 @@
-"""Model and layer."""
+"""Model, its weights and channels, and the layer that is read."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Generator
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QPushButton,
     QSpinBox,
     QVBoxLayout,
+    QWidget,
 )
 
 from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.jobs import JobRunner
+from napari_microdl.gui.layer_curve import LayerCurve
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice, show_number
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.models.registry import MODEL_NAMES
+from napari_microdl.models.registry import MODEL_NAMES, PUBLISHED_NAMES, list_models
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_OWN = "own"
+_WEIGHTS = "Weights (*.safetensors *.toml *.pth *.pt *.bin *.ckpt);;All files (*)"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Loaded:
+class _Looking:
     stage: str = "model"
 
 
-def _describe(name: str, device: str) -> Generator[Any, None, tuple[str, ModelSpec, str]]:
-    """Facts about a model; loading it takes seconds the first time, so this runs in a thread."""
-    yield _Loaded()
-    from napari_microdl.models.registry import load_model
+def _look(model: str, joint: bool | None) -> Generator[Any, None, tuple[str, Any, ModelSpec]]:
+    """Facts about weights that nothing is known of yet; reading them imports torch."""
+    yield _Looking()
+    from napari_microdl.models.registry import model_spec
 
-    model = load_model(name, device=device)
-    return name, model.spec, str(getattr(model, "device", device))
+    return model, joint, model_spec(model, joint=joint)
 
 
 class ModelStep(Step):
-    """Model and layer."""
+    """Which model is read, from which weights, on which channels, at which layer."""
+
+    compare_wanted = Signal()
 
     def __init__(self, session: Session) -> None:
         super().__init__(session, "3  Model and layer")
-        self.spec: ModelSpec | None = None
-        self._asked: tuple[str, str] | None = None
+        self._failed: tuple[str, bool | None] | None = None
         self._runner = JobRunner(self)
-        self._runner.succeeded.connect(self._on_described)
+        self._runner.succeeded.connect(lambda found: self.session.take_spec(*found))
         self._runner.failed.connect(self._on_failed)
-        titles = {"builtin": "Built-in MAE", "random-init": "Untrained (baseline)"}
         self.model = combo(
-            {titles.get(name, name): name for name in MODEL_NAMES},
-            lambda value: session.configure(model=value, layer=None),
+            {spec.title: spec.model_id for spec in list_models()}
+            | {"Other weights: file or folder...": _OWN},
+            self._choose,
             "The foundation model whose tokens are read.",
         )
+        self.weights = sentence_label()
+        self.file = QPushButton("File...")
+        self.file.setToolTip("Choose a file of weights.")
+        self.file.clicked.connect(self._ask_file)
+        self.folder = QPushButton("Folder...")
+        self.folder.setToolTip("Choose a folder as transformers or the hub leave it.")
+        self.folder.clicked.connect(self._ask_folder)
+        self._places = QWidget()
+        places = QHBoxLayout(self._places)
+        places.setContentsMargins(0, 0, 0, 0)
+        places.addWidget(self.weights, 1)
+        places.addWidget(self.file)
+        places.addWidget(self.folder)
         self.licence = sentence_label()
+        self.joint = QCheckBox("Read three channels together, as red, green and blue")
+        self.joint.setToolTip(
+            "This model was trained on photographs. Unticked, each channel is read by itself as a "
+            "grey image, which takes any number of channels."
+        )
+        self.joint.clicked.connect(lambda ticked: session.configure(joint=True if ticked else None))
+        self.channels: dict[str, QComboBox] = {}
+        self._channel_form = QFormLayout()
         self.layer = QSpinBox()
         self.layer.setRange(0, 64)
-        self.layer.setSpecialValueText("recommended")
         self.layer.setToolTip("Layer whose tokens are read, counted from 1.")
         self.layer.valueChanged.connect(lambda value: session.configure(layer=value or None))
+        self.compare = QPushButton("Compare")
+        self.compare.setToolTip(
+            "Tells treated from control by a linear probe in each layer, on fields that the probe "
+            "has not seen; the paper chose its layer so. Takes a pass through the model."
+        )
+        self.compare.clicked.connect(self.compare_wanted)
+        layers = QHBoxLayout()
+        layers.addWidget(self.layer, 1)
+        layers.addWidget(self.compare)
+        self.curve = LayerCurve()
         self.site = combo(
             {"Residual stream": "residual", "Attention output": "attention"},
             lambda value: session.configure(site=value),
@@ -66,53 +113,157 @@ class ModelStep(Step):
             lambda value: session.configure(device=value),
             "Where the model runs.",
         )
+        self.precision = combo(
+            {"Exact (float32)": "fp32", "Fast where it pays": "fast", "bfloat16": "bf16"},
+            lambda value: session.configure(precision=value),
+            "Fast measures bfloat16 on the first tiles, uses it only where it is faster, and tells "
+            "by how much tokens change.",
+        )
+        self.cost = sentence_label()
         layout = QVBoxLayout(self.content)
         layout.setContentsMargins(0, 0, 0, 0)
-        form = self.form()
-        form.addRow("Model", self.model)
-        form.addRow("Layer", self.layer)
-        form.addRow("Read from", self.site)
-        form.addRow("Device", self.device)
-        layout.addLayout(form)
+        self._form = self.form()
+        self._form.addRow("Model", self.model)
+        self._form.addRow("Weights", self._places)
+        layout.addLayout(self._form)
         layout.addWidget(self.licence)
-        self.heading.toggled.connect(self._ask)
+        layout.addWidget(self.joint)
+        layout.addLayout(self._channel_form)
+        below = self.form()
+        below.addRow("Layer", layers)
+        layout.addLayout(below)
+        layout.addWidget(self.curve)
+        rest = self.form()
+        rest.addRow("Read from", self.site)
+        rest.addRow("Device", self.device)
+        rest.addRow("Arithmetic", self.precision)
+        layout.addLayout(rest)
+        layout.addWidget(self.cost)
 
-    def _ask(self) -> None:
-        """Look the model up once it is looked at, and again when another is chosen."""
-        config = self.session.config
-        wanted = (config.model, config.device)
-        if self.is_expanded and wanted != self._asked:
-            self._asked = wanted
-            self.licence.setText("Looking the model up...")
-            self._runner.start(_describe(*wanted))
+    # Choosing ----------------------------------------------------------------------------------
 
-    def _on_described(self, described: tuple[str, ModelSpec, str]) -> None:
-        _, spec, device = described
-        self.spec = spec
-        self.layer.setMaximum(spec.depth)
-        self.layer.setSpecialValueText(f"recommended ({spec.default_layer})")
-        terms = "no commercial use" if spec.non_commercial else "commercial use allowed"
-        self.licence.setText(
-            f"{spec.title}: {spec.depth} layers, patches of {spec.patch_size} px. Licence of the "
-            f"weights: {spec.licence} ({terms}). Source: {spec.source}. Runs on: {device}."
+    def _choose(self, value: str) -> None:
+        if value == _OWN:
+            self._ask_file()
+            self.refresh()
+        else:
+            self.session.configure(model=value, layer=None, joint=None)
+
+    def _ask_file(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Weights of the model", "", _WEIGHTS)
+        if path:
+            self.place(path)
+
+    def _ask_folder(self) -> None:
+        path = QFileDialog.getExistingDirectory(self, "Folder of the model")
+        if path:
+            self.place(path)
+
+    def place(self, path: str | Path) -> None:
+        """Take weights: of the published model that is chosen, or such as say what they are.
+
+        Parameters
+        ----------
+        path : str or Path
+            File or folder.
+        """
+        name = self.session.config.model.partition("@")[0]
+        published = name in PUBLISHED_NAMES and self.model.currentData() != _OWN
+        self._failed = None
+        self.session.configure(
+            model=f"{name}@{path}" if published else str(path), layer=None, joint=None
         )
 
     def _on_failed(self, sentence: str) -> None:
-        self._asked = None
+        self._failed = (self.session.config.model, self.session.config.joint)
         self.licence.setText(f"⚠ {sentence}")
 
     def stop(self) -> None:
         """Forget the look-up, because the dock was closed."""
         self._runner.stop()
-        self._asked = None
+
+    def show_layers(self, table: pd.DataFrame) -> None:
+        """Show how well each layer tells treated from control.
+
+        Parameters
+        ----------
+        table : DataFrame
+            From `napari_microdl.layer_choice.iter_layer_scores`.
+        """
+        self.curve.show_table(table, self.session.config.model)
+
+    # Showing -----------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Show the chosen model."""
-        config = self.session.config
-        show_choice(self.model, config.model)
+        config, spec = self.session.config, self.session.spec
+        name, _, place = config.model.partition("@")
+        known = name in (*MODEL_NAMES, *PUBLISHED_NAMES)
+        show_choice(self.model, name if known else _OWN)
         show_choice(self.site, config.site)
         show_choice(self.device, config.device)
+        show_choice(self.precision, config.precision)
         show_number(self.layer, config.layer or 0)
-        where = "recommended layer" if config.layer is None else f"layer {config.layer}"
-        self.set_summary(f"{self.model.currentText()}, {where}, {self.site.currentText().lower()}")
-        self._ask()
+        self._form.setRowVisible(self._places, name not in MODEL_NAMES)
+        place = place if known else config.model
+        self.weights.setText(Path(place).name if place else "from the hub")
+        self.weights.setToolTip(place)
+        self.curve.follow(config.model, config.layer or (spec.default_layer if spec else None))
+        if spec is None:
+            self._look_up()
+        else:
+            self._describe(spec)
+        self._show_channels()
+        self.cost.setText(self.session.cost())
+        self.cost.setVisible(bool(self.cost.text()))
+        layer = "recommended layer" if config.layer is None else f"layer {config.layer}"
+        title = spec.title if spec else Path(config.model).name
+        terms = "; no commercial use" if spec and spec.non_commercial else ""
+        self.set_summary(f"{title}{terms}; {layer}, {self.site.currentText().lower()}")
+
+    def _look_up(self) -> None:
+        asked = (self.session.config.model, self.session.config.joint)
+        if not self._runner.is_running and self._failed != asked:
+            self.licence.setText("Looking the weights up...")
+            self._runner.start(_look(*asked))
+
+    def _describe(self, spec: ModelSpec) -> None:
+        self.layer.setMaximum(spec.depth)
+        self.layer.setSpecialValueText(f"recommended ({spec.default_layer})")
+        terms = " (no commercial use)" if spec.non_commercial else ""
+        rule = spec.channels
+        if rule.names:
+            wants = f"Channels: {', '.join(rule.names)}."
+        elif rule.most is None:
+            wants = "Takes any channels."
+        else:
+            wants = f"Takes {rule.least} to {rule.most} channels."
+        self.licence.setText(
+            f"Licence of the weights: {spec.licence}{terms}. {wants} {spec.depth} layers, patches "
+            f"of {spec.patch_size} px, tiles of {spec.tile_size} px. Source: {spec.source}."
+        )
+        self.joint.setVisible(rule.either)
+        self.joint.setChecked(rule.joint)
+
+    def _show_channels(self) -> None:
+        mapped = self.session.model_channels()
+        if list(mapped) != list(self.channels):
+            while self._channel_form.rowCount():
+                self._channel_form.removeRow(0)
+            self.channels = {}
+            for wanted in mapped:
+                box = combo(
+                    {},
+                    partial(self.session.choose_channel, wanted),
+                    f"Which channel of the images shows what the model knows as {wanted}.",
+                )
+                self.channels[wanted] = box
+                self._channel_form.addRow(f"{wanted} is", box)
+        names = [channel.name for channel in self.session.channels]
+        for wanted, box in self.channels.items():
+            box.clear()
+            if mapped[wanted] is None:
+                box.addItem("choose...", None)
+            for name in names:
+                box.addItem(name, name)
+            show_choice(box, mapped[wanted])

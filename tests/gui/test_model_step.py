@@ -1,0 +1,178 @@
+"""The model step: licences, weights, channels, the comparison of layers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.gui.layers import FIELD_TAG
+from napari_microdl.layer_choice import iter_layer_scores
+from napari_microdl.models.registry import list_models
+
+from .conftest import SMALL, small_fields
+from .test_workflow import LEFT, PATIENCE, choose, click, docked, quiet, run
+
+__all__ = ["docked", "quiet"]
+
+
+@pytest.fixture(scope="module")
+def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small DINOv2 with random weights, as transformers saves it."""
+    import torch
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    folder = tmp_path_factory.mktemp("dino")
+    Dinov2Model(config).save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == "dinov2"
+    return folder
+
+
+def painted(open_viewer: Any, qtbot: Any, names: tuple[str, ...]) -> Any:
+    """Two fields whose channels have names."""
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    rng = np.random.default_rng(0)
+    for number, is_control in enumerate((True, False)):
+        layer = viewer.add_image(
+            rng.integers(0, 4000, (len(names), 160, 160)).astype(np.uint16), name=f"f{number}"
+        )
+        layer.metadata[FIELD_TAG] = {
+            "channel_names": names,
+            "is_control": is_control,
+            "condition": "DMSO" if is_control else "drug",
+        }
+        layer.axis_labels = ("c", "y", "x")
+    workflow.session.rows.clear()
+    workflow.session.update_images(viewer.layers)
+    click(qtbot, workflow.model.heading)
+    return workflow
+
+
+def test_licence_terms_and_channels_of_every_model_are_told_at_once(docked: Any, qtbot: Any):
+    _, workflow = docked
+    click(qtbot, workflow.model.heading)
+    for spec in list_models():
+        choose(qtbot, workflow.model.model, spec.title)
+        text = workflow.model.licence.text()
+        assert spec.licence in text
+        assert spec.source in text
+        assert ("no commercial use" in text) == spec.non_commercial
+        assert ("no commercial use" in workflow.model.summary.text()) == spec.non_commercial
+        assert list(workflow.model.channels) == list(spec.channels.names)
+
+
+def test_channels_are_filled_in_by_name_and_asked_for_where_in_doubt(open_viewer: Any, qtbot: Any):
+    names = ("Hoechst", "syto14", "conA", "phalloidin", "channel 5")
+    workflow = painted(open_viewer, qtbot, names)
+    step, session = workflow.model, workflow.session
+    choose(qtbot, step.model, "Cell-DINO ViT-S/8 (Cell Painting)")
+    shown = {wanted: box.currentText() for wanted, box in step.channels.items()}
+    assert shown == {
+        "DNA": "Hoechst",
+        "RNA": "syto14",
+        "ER": "conA",
+        "AGP": "phalloidin",
+        "Mito": "choose...",
+    }
+    assert "Say which channel of the images is 'Mito'" in step.need.text()
+    choose(qtbot, step.channels["Mito"], "conA")
+    assert "'conA' stands for two" in step.need.text()
+    choose(qtbot, step.channels["Mito"], "channel 5")
+    assert session.run_config().channels == names
+    # A renamed channel keeps its place.
+    session.edit_channel(4, name="TMRM")
+    assert step.channels["Mito"].currentText() == "TMRM"
+    # What is chosen travels in the settings.
+    config = session.run_config()
+    session.channel_choices.clear()
+    session.take_config(config)
+    assert step.channels["Mito"].currentText() == "TMRM"
+    # Its weights are nowhere to be fetched, so a file is asked for.
+    assert "choose their file" in step.need.text()
+
+
+def test_a_models_own_folder_is_looked_at_and_run(
+    open_viewer: Any,
+    qtbot: Any,
+    dino_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    workflow = painted(open_viewer, qtbot, ("red", "green", "blue"))
+    step, session = workflow.model, workflow.session
+    monkeypatch.setattr(
+        "napari_microdl.gui.steps.model.QFileDialog.getOpenFileName", lambda *_: ("", "")
+    )
+    monkeypatch.setattr(
+        "napari_microdl.gui.steps.model.QFileDialog.getExistingDirectory",
+        lambda *_: str(dino_folder),
+    )
+    choose(qtbot, step.model, "Other weights: file or folder...")
+    # No file was picked, so the model before it in the list stays.
+    assert step.model.currentText() == list_models()[-1].title
+    session.configure(model="elsewhere")
+    qtbot.waitUntil(lambda: "'elsewhere' is not known" in step.licence.text(), timeout=PATIENCE)
+    click(qtbot, step.folder)
+    qtbot.waitUntil(lambda: session.spec is not None, timeout=PATIENCE)
+    assert step.model.currentText() == "Other weights: file or folder..."
+    assert step.weights.text() == dino_folder.name
+    assert "3 layers, patches of 14 px" in step.licence.text()
+
+    small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
+    session.configure(**small)
+    run(qtbot, workflow)
+    spec = session.dictionary.spec
+    assert (spec.joint, spec.intensity, spec.patch_size) == (False, "linear", 14)
+    assert session.dictionary.whitening.n_features_in_ == 3 * 24
+    qtbot.mouseClick(step.joint, LEFT, pos=QPoint(8, step.joint.height() // 2))
+    assert session.config.joint
+    qtbot.waitUntil(lambda: session.spec is not None, timeout=PATIENCE)
+    assert [box.currentText() for box in step.channels.values()] == ["red", "green", "blue"]
+    run(qtbot, workflow)
+    assert session.dictionary.spec.joint
+    assert session.dictionary.whitening.n_features_in_ == 24
+    assert "at the pace of the last run" in step.cost.text()
+
+
+def test_layers_are_compared_as_the_core_compares_them(docked: Any, qtbot: Any):
+    _, workflow = docked
+    workflow.session.configure(unit="crop")
+    click(qtbot, workflow.model.heading)
+    assert "tiles will take about" in workflow.model.cost.text()
+    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+        click(qtbot, workflow.model.compare)
+    steps = iter_layer_scores(small_fields(), SMALL)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            expected = finished.value
+            break
+    (axes,) = workflow.model.curve._canvas.figure.axes
+    np.testing.assert_allclose(axes.lines[0].get_ydata(), expected["auc"])
+    best = expected["layer"][expected["auc"].idxmax()]
+    assert f"Layer {best} tells treated from control best" in workflow.status.text()
+    assert workflow.session.config.layer is None
+    # Scores of one model say nothing about another.
+    choose(qtbot, workflow.model.model, "DINOv2 ViT-S/14")
+    assert not workflow.model.curve.isVisible()
+
+
+def test_too_few_fields_to_compare_layers_are_said(docked: Any, qtbot: Any, quiet: list[str]):
+    _, workflow = docked
+    workflow.session.edit_rows([0], use=False)
+    click(qtbot, workflow.model.heading)
+    with qtbot.waitSignal(workflow.jobs.failed, timeout=PATIENCE):
+        click(qtbot, workflow.model.compare)
+    assert "at least two wells" in workflow.status.text()
+    assert len(quiet) == 1
+    assert workflow.session.config == PipelineConfig.from_dict(workflow.session.config.to_dict())
