@@ -574,3 +574,15 @@ def test_atoms_cannot_be_written_to_because_codes_are_made_from_a_copy():
     before = icfl.transform(samples()).toarray()
     icfl.components_ = icfl.components_[::-1].copy()
     assert not np.array_equal(icfl.transform(samples()).toarray(), before)
+
+
+@pytest.mark.parametrize(("n_controls", "warned"), [(39, True), (40, False)])
+def test_few_controls_for_control_atoms_are_warned_of(n_controls: int, warned: bool):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n_controls + 60, 12)).astype(np.float32)
+    icfl = ICFL(12, 1, 2, control_atoms=8, max_steps=3, random_state=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        icfl.fit(x, controls=np.arange(len(x)) < n_controls)
+    expected = f"There are {n_controls} controls for 8 control atoms"
+    assert any(expected in str(w.message) for w in caught) == warned

@@ -26,6 +26,9 @@ _SCORE_EVERY = 20
 _SOLVE_SAMPLES_PER_ATOM = 16
 _FEWEST_SOLVE_SAMPLES = 8192
 _HISTORY_LENGTH = 1000
+# See the table of control-first fits in docs/engine.md: with 5.2 it found more than a plain fit,
+# with 2.6 less.
+_LEAST_CONTROLS_PER_ATOM = 5
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,19 @@ class Fit:
             warnings.warn(
                 f"There are {batches.n_samples} samples for {n_new} atoms, so that atoms may hold "
                 "single samples; use more samples or fewer atoms.",
+                FewSamplesWarning,
+                stacklevel=5,
+            )
+        elif (
+            len(self._stages) > 1
+            and before is None
+            and batches.n_samples is not None
+            and batches.n_samples < _LEAST_CONTROLS_PER_ATOM * n_new
+        ):
+            warnings.warn(
+                f"There are {batches.n_samples} controls for {n_new} control atoms: with fewer "
+                f"than {_LEAST_CONTROLS_PER_ATOM} each, a control-first dictionary can find less "
+                "than a plain one; use more controls or fewer control atoms.",
                 FewSamplesWarning,
                 stacklevel=5,
             )

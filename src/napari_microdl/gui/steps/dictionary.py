@@ -68,7 +68,7 @@ class DictionaryStep(Step):
             "they leave of the treated samples, so that each is known to be seen in controls or "
             "only in treated samples. Take three of four, and at least six controls for each.",
         )
-        self.control_atoms.setSpecialValueText("off: all from all samples")
+        self.control_atoms.setSpecialValueText("off")
         self.positive = self._tick(
             form,
             "Positive codes only",

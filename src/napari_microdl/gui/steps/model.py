@@ -28,7 +28,12 @@ from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice, show_number
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.models.registry import MODEL_NAMES, PUBLISHED_NAMES, list_models
+from napari_microdl.models.registry import (
+    MODEL_NAMES,
+    PUBLISHED_NAMES,
+    list_models,
+    needs_weights,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,7 +211,8 @@ class ModelStep(Step):
         show_number(self.layer, config.layer or 0)
         self._form.setRowVisible(self._places, name not in MODEL_NAMES)
         place = place if known else config.model
-        self.weights.setText(Path(place).name if place else "from the hub")
+        elsewhere = "not chosen yet" if needs_weights(config.model) else "from the hub"
+        self.weights.setText(Path(place).name if place else elsewhere)
         self.weights.setToolTip(place)
         self.curve.follow(config.model, config.layer or (spec.default_layer if spec else None))
         if spec is None:
