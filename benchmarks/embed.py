@@ -19,8 +19,8 @@
     last layer, one value a token upsampled to pixels), each in a process of its own, on an image of
     ``--size`` pixels an edge and 3 channels. Needs `transformers`.
 
-Seconds are CPU seconds of all threads, which suffer little from neighbours. Memory is measured on
-Linux only.
+Seconds are CPU seconds of all threads, which suffer little from neighbours. The last two run on
+Linux only, which tells the peak of a process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ import argparse
 import csv
 import json
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -82,9 +81,22 @@ def finish(steps: Generator[int, None, TokenGrid]) -> TokenGrid:
             return grid
 
 
-def peak_bytes() -> int:
-    """Most memory that this process has held."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+class Memory:
+    """How far the memory of this process rises above what it holds now."""
+
+    def __init__(self) -> None:
+        # Forgets earlier peaks, as that of loading a model.
+        Path("/proc/self/clear_refs").write_text("5")
+        self._before = self._read("VmRSS")
+
+    def peak(self) -> int:
+        """Bytes, so far."""
+        return self._read("VmHWM") - self._before
+
+    @staticmethod
+    def _read(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def noise(channels: int, edge: int) -> Floats:
@@ -145,10 +157,10 @@ def speed(edge: int, repeats: int) -> None:
 def public_fields(data: Path) -> dict[str, list[Field]]:
     """Images with cells in them, by data set."""
     with (data / "transfluor" / "conditions.csv").open() as file:
-        names = [row["file"] for row in csv.DictReader(file)][:12]
-    sets = {"transfluor, 12 fields": [data / "transfluor" / "images" / name for name in names]}
+        names = [row["file"] for row in csv.DictReader(file)][:6]
+    sets = {"transfluor, 6 fields": [data / "transfluor" / "images" / name for name in names]}
     cell_painting = sorted((data / "bbbc022_mock" / "images").glob("*.tif*"))
-    sets["bbbc022_mock, 6 fields"] = cell_painting[:6]
+    sets["bbbc022_mock, 2 fields"] = cell_painting[:2]
     fields = {}
     for title, paths in sets.items():
         images = [tifffile.imread(path) for path in paths]
@@ -209,7 +221,7 @@ def seams(data: Path) -> None:
     for title, fields in public_fields(data).items():
         scaler = IntensityScaling().fit(fields)
         images = [scaler.apply(i, f.read()) for i, f in enumerate(fields)]
-        for halo in (0, 1, 2, 3):
+        for halo in (0, 1, 2):
             plan = TilePlan(p, model.spec.tile_size, halo)
             raw = [finish(embed_field(image, model, plan)) for image in images]
             component = PositionComponent.fit(raw, plan.tile_tokens**2)
@@ -224,12 +236,12 @@ def seams(data: Path) -> None:
             for grids in (raw, removed):
                 ratio, deviations = differences(grids, plan)
                 cells += [f"{ratio:.3f}", f"{deviations:+.2f}"]
-            rows.append((*cells, f"{shifted(images[:3], removed[:3], embed, p):.2f}"))
+            rows.append((*cells, f"{shifted(images[:2], removed[:2], embed, p):.2f}"))
     print(
         "\nseams: built-in model, tiles of 128 px; neighbours in two tiles over neighbours in one, "
         "and\nthe same in standard deviations of the latter; as they are, and with the position "
         "component removed\nas in a run; then how far such tokens move, over their distance from "
-        "the mean token, when 3 of the\nimages are shifted by one patch"
+        "the mean token, when 2 of the\nimages are shifted by one patch"
     )
     print_columns(("images", "as they are", "sd", "removed", "sd", "shift"), rows)
 
@@ -251,10 +263,10 @@ def large_worker(size: int) -> dict[str, float]:
         field = Field(stored, ("a",), "large")
         # What torch needs for its first pass is the model's.
         model.tokens(noise(1, 128)[None], model.spec.default_layer, "residual")
-        before, start = peak_bytes(), time.process_time()
+        memory, start = Memory(), time.process_time()
         scaler = IntensityScaling().fit([field])
         grid = finish(embed_field(ScaledImage(field, scaler, 0), model, plan, layer=1))
-        embedded = peak_bytes() - before
+        embedded = memory.peak()
         seconds = time.process_time() - start
         position_share([grid])
         grid = PositionComponent.fit([grid], plan.tile_tokens**2).remove(grid)
@@ -263,7 +275,7 @@ def large_worker(size: int) -> dict[str, float]:
     return {
         "estimate": estimate.memory,
         "embedded": embedded,
-        "pooled": peak_bytes() - before,
+        "pooled": memory.peak(),
         "tokens": estimate.tokens,
         "seconds": seconds,
     }
@@ -333,7 +345,8 @@ def dinov2_worker(way: str, folder: str, size: int, device: str) -> dict[str, fl
         with torch.inference_mode():
             network(warm.to(device))
     else:
-        model = load_model(folder, device=device)
+        # Its three channels go in together, as those of a colour image.
+        model = load_model(folder, device=device, joint=True)
         plan = TilePlan(DINOV2_PATCH, DINOV2_TILE, 0 if way == WAYS[2] else 2)
         layer = model.spec.depth
 
@@ -342,13 +355,13 @@ def dinov2_worker(way: str, folder: str, size: int, device: str) -> dict[str, fl
             return grid_to_pixels(grid.tokens[..., 0], DINOV2_PATCH, grid.image_shape)
 
         model.tokens(image[None, :, :DINOV2_TILE, :DINOV2_TILE], 1, "residual")
-    before, start, wall = peak_bytes(), time.process_time(), time.perf_counter()
+    memory, start, wall = Memory(), time.process_time(), time.perf_counter()
     with torch.inference_mode():
         run()
     return {
         "cpu": time.process_time() - start,
         "wall": time.perf_counter() - wall,
-        "peak": peak_bytes() - before,
+        "peak": memory.peak(),
     }
 
 
