@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from napari_microdl.errors import MicrodlError
 
 # What is read of a lazy file at once.
-STRIP_BYTES = 64 * 2**20
+STRIP_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +159,9 @@ class Field:
             In the type of the data.
         """
         channels = tuple(range(self.n_channels)) if channels is None else channels
-        return np.stack([np.asarray(self.data[c, start:stop]) for c in channels])
+        planes = [np.asarray(self.data[c, start:stop]) for c in channels]
+        # Of a single channel no copy is needed, and rows may be many.
+        return planes[0][None] if len(planes) == 1 else np.stack(planes)
 
     def strip_rows(self, n_channels: int = 1) -> int:
         """Rows that are best read at once: whole chunks of a file, some ten megabytes of them.

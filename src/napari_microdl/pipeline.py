@@ -472,6 +472,7 @@ def _embed(
         plan,
         channel_tokens=spec.channel_tokens,
         batch_size=config.batch_size,
+        lazy=not all(isinstance(f.data, np.ndarray) for f in fields),
     )
     yield Progress("embed", 0, total, str(estimate))
     model = BackingOff(model)

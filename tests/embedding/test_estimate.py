@@ -9,6 +9,7 @@ import pytest
 
 from embedding.stand_ins import JOINT, spec
 from napari_microdl.embedding import TilePlan, estimate_embedding
+from napari_microdl.fields import STRIP_BYTES
 
 MEASURE = """
 import sys
@@ -89,6 +90,16 @@ def test_what_does_not_fit_into_memory_is_counted_on_disk():
     assert both.tokens - both.tokens_on_disk == 4 * 64 * 64 * 192
     small = estimate_embedding([(512, 512)], 1, facts, plan)
     assert str(small).endswith(" MB of memory")
+
+
+def test_lazy_images_take_the_strips_that_they_are_read_in():
+    plan, facts = TilePlan(8, 128, 2), spec(8, dim=192, tile_size=128)
+    for edge, strips in ((512, 3 * 2 * 2 * 512 * 512), (20_000, 3 * STRIP_BYTES)):
+        here, there = (
+            estimate_embedding([(edge, edge)], 2, facts, plan, lazy=lazy).images
+            for lazy in (False, True)
+        )
+        assert there - here == strips
 
 
 def test_larger_batches_take_more_and_no_more_than_there_are_tiles():

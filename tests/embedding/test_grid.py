@@ -69,6 +69,14 @@ def test_grids_go_into_memory_until_it_is_full():
     assert in_file == [False, False, True]
 
 
+def test_a_single_large_grid_goes_into_a_file():
+    edge = grid.LARGEST_IN_MEMORY // 4 // 1024
+    for shape, in_file in (((1, edge, 1024), False), ((1, edge + 1, 1024), True)):
+        with closing(TokenStorage().writer(shape)) as writer:
+            writer.put(0, 0, np.zeros((1, 1, 1024), np.float32))
+            assert isinstance(writer.finish(), np.memmap) == in_file
+
+
 def test_a_file_is_gone_with_its_grid_and_when_a_run_is_stopped(own_cache: Path):
     image = RNG.random((1, 200, 200)).astype(np.float32)
     plan = TilePlan(4, 16, 1)

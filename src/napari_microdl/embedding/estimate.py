@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from napari_microdl.embedding.grid import MEMORY_BYTES
+from napari_microdl.embedding.grid import LARGEST_IN_MEMORY, MEMORY_BYTES
 from napari_microdl.embedding.plan import ChannelTokens, TilePlan
 from napari_microdl.fields import STRIP_BYTES
 from napari_microdl.models.base import ModelSpec
@@ -71,6 +71,7 @@ def estimate_embedding(
     channel_tokens: ChannelTokens = "concat",
     batch_size: int = 8,
     n_layers: int = 1,
+    lazy: bool = False,
     memory_bytes: int = MEMORY_BYTES,
 ) -> EmbeddingEstimate:
     """How many tiles there are, and what memory they will take.
@@ -91,6 +92,8 @@ def estimate_embedding(
         Tiles of one channel a forward pass.
     n_layers : int, default=1
         Layers read.
+    lazy : bool, default=False
+        Whether images are read from files while they are embedded; of 16 bits a pixel.
     memory_bytes : int, default=512 MiB
         What all grids may take in memory together, see `TokenStorage`.
 
@@ -113,13 +116,18 @@ def estimate_embedding(
     tokens = on_disk = strip = bands = 0
     for shape in shapes:
         rows, columns = plan.grid_shape(shape)
-        n_bytes = n_layers * _FLOAT * rows * columns * width
-        if tokens - on_disk + n_bytes > memory_bytes:
-            on_disk += n_bytes
-            # Rows of tokens are put together before they are written.
-            strip = max(strip, n_layers * _FLOAT * min(plan.inner, rows) * columns * width)
-        tokens += n_bytes
+        n_bytes = _FLOAT * rows * columns * width
+        for _ in range(n_layers):
+            if n_bytes > min(memory_bytes - (tokens - on_disk), LARGEST_IN_MEMORY):
+                on_disk += n_bytes
+                # Rows of tokens are put together before they are written.
+                strip = max(strip, n_layers * _FLOAT * min(plan.inner, rows) * columns * width)
+            tokens += n_bytes
         # Two copies while columns are mirrored, and what a lazy file gives at once.
         bands = max(bands, 3 * tile_bytes // plan.tile_size * (shape[1] + 2 * plan.tile_size))
-    images = bands + strip + min(STRIP_BYTES, max((h * w for h, w in shapes), default=0) * 2)
+    if lazy:
+        # Two strips where a row of tiles reaches over both, and what the second is decoded from.
+        largest = max((2 * n_channels * height * width for height, width in shapes), default=0)
+        bands += 3 * min(STRIP_BYTES, largest)
+    images = bands + strip
     return EmbeddingEstimate(n_tiles, activations, images, tokens, on_disk)

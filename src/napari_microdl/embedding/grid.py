@@ -17,6 +17,8 @@ from napari_microdl.embedding.cache_folder import cache_folder
 from napari_microdl.errors import MicrodlError
 
 MEMORY_BYTES = 512 * 2**20
+# What is made of a grid in memory takes five times its size for a while.
+LARGEST_IN_MEMORY = 256 * 2**20
 _BAND_BYTES = 16 * 2**20
 
 
@@ -97,7 +99,7 @@ class TokenStorage:
     Parameters
     ----------
     memory_bytes : int, default=512 MiB
-        What all grids of the run may take in memory together.
+        What all grids of the run may take in memory together; a single one takes 256 MiB at most.
     folder : Path, optional
         Folder of the files; the cache folder where not given, as the system's temporary folder is
         often in memory itself. A file vanishes with its grid, or with the process.
@@ -125,7 +127,7 @@ class TokenStorage:
             If it has to go into a file and there is no room for one.
         """
         n_bytes = 4 * int(np.prod(shape))
-        if n_bytes <= self._left:
+        if n_bytes <= min(self._left, LARGEST_IN_MEMORY):
             self._left -= n_bytes
             return TokenWriter(shape, None)
         folder = self._folder or cache_folder()
