@@ -123,6 +123,7 @@ def test_a_description_can_pin_its_weights(folder: Path):
         ("dim = 24", "dim = 25", "describes no model that can be run: dim 25 is not a multiple"),
         ("dim = 24", "", "does not set 'dim' in [vit]; add it"),
         ("[3, 3]", "[3]", "sets 'position_grid' in [vit] to [3]; correct it"),
+        ("default_layer = 2", "default_layer = 4", "default_layer 4, which does not exist"),
         ('"learned"', '"random"', "sets 'positions' in [vit] to 'random'; correct it"),
         ("depth = 3", "depth = 2", "it holds 12 tensors that the model does not have"),
         ("std = [1, 2.0]", "std = [1, 0]", "A model's std must be above 0 in every channel"),
