@@ -63,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
 
 def refused(path: Path | str) -> str:
     with pytest.raises(MicrodlError) as caught:
-        load_model(str(path), device="cpu")
+        load_model(path, device="cpu")
     return str(caught.value)
 
 
