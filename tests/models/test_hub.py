@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from models import published
 from napari_microdl.errors import MicrodlError
@@ -140,6 +141,25 @@ def test_no_token_and_no_request_shows_in_an_error(offline: Path, monkeypatch: p
     )
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (GatedRepoError, "asks to accept its licence on its page and to log in (hf auth login)"),
+        (RepositoryNotFoundError, "does not exist, or not for you"),
+    ],
+)
+def test_a_repository_that_is_closed_says_so(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception], reason: str
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise error.__new__(error)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(MicrodlError) as caught:
+        load_model(f"hf://recursionpharma/OpenPhenom@{COMMIT}", device="cpu")
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(
