@@ -137,6 +137,22 @@ def transformers_case(
     return Case(name, TRANSFORMERS, measure)
 
 
+def by_name_case(name: str, model_id: str, model_class: Any, config: Any, n_prefix: int) -> Case:
+    """The shapes that the registry has for a published model are those of its folder."""
+
+    def measure(folder: Path) -> Difference:
+        reference = randomised(model_class(config))
+        reference.save_pretrained(folder / "folder")
+        model = load_model(model_id, weights=folder / "folder", device="cpu", joint=True)
+        tiles = tiles_of(3, 224, 224, n=1)
+        mean, std = (c.reshape(1, 3, 1, 1) for c in IMAGENET)
+        images = (tiles - mean) / std
+        expected = hugging_face_tokens(reference, images, n_prefix, config.patch_size)
+        return compare(model, tiles, expected)
+
+    return Case(f"{name}, full size", TRANSFORMERS, measure)
+
+
 def subcell(folder: Path) -> Difference:
     """SubCell's files are a ViT of transformers, without interpolation, behind a pooling head."""
     config = ViTConfig(**SHAPE, intermediate_size=96, patch_size=16, num_channels=4)
@@ -365,6 +381,29 @@ CASES = (
         ViTMAEConfig(**SHAPE, patch_size=14, intermediate_size=96, mask_ratio=0.0),
         (56, 70),
         1,
+    ),
+    by_name_case(
+        "DINOv2 ViT-S/14",
+        "dinov2-small",
+        Dinov2Model,
+        Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14),
+        1,
+    ),
+    by_name_case(
+        "DINOv2 ViT-S/14 with registers",
+        "dinov2-with-registers-small",
+        Dinov2WithRegistersModel,
+        Dinov2WithRegistersConfig(
+            hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14
+        ),
+        5,
+    ),
+    by_name_case(
+        "DINOv3 ViT-S/16",
+        "dinov3-vits16",
+        DINOv3ViTModel,
+        DINOv3ViTConfig(num_register_tokens=4),
+        5,
     ),
     Case("SubCell", TRANSFORMERS, subcell),
     second_case(

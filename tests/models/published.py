@@ -37,9 +37,9 @@ def _random(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tenso
     return state
 
 
-def timm_state(
-    config: VitConfig, seed: int = 0, *, storage: bool = False, embedding: bool = False
-) -> dict[str, Tensor]:
+def timm_shapes(
+    config: VitConfig, *, storage: bool = False, embedding: bool = False
+) -> dict[str, tuple[int, ...]]:
     """DINO, DINOv2, DINOv3 (`storage`), ChannelViT without (and with `embedding`) sampling."""
     d, hidden, p = config.dim, config.hidden, config.patch_size
     shapes: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, d), "norm.weight": (d,)}
@@ -71,7 +71,15 @@ def timm_state(
             shapes |= {f"{start}{name}.weight": (rows, columns), f"{start}{name}.bias": (rows,)}
         if config.layer_scale:
             shapes |= {f"{start}ls{i}.gamma": (d,) for i in (1, 2)}
-    state = _random(shapes, seed)
+    return shapes
+
+
+def timm_state(
+    config: VitConfig, seed: int = 0, *, storage: bool = False, embedding: bool = False
+) -> dict[str, Tensor]:
+    """Random weights for `timm_shapes`."""
+    state = _random(timm_shapes(config, storage=storage, embedding=embedding), seed)
+    d = config.dim
     if storage:
         mask = torch.ones(3 * d)
         mask[d : 2 * d] = 0
@@ -94,8 +102,8 @@ def chunked(state: dict[str, Tensor], chunks: int = 2) -> dict[str, Tensor]:
     return {renamed(name): value for name, value in state.items()}
 
 
-def parallel_state(config: VitConfig, seed: int = 0) -> dict[str, Tensor]:
-    """OpenPhenom and its larger siblings, with a little of the decoder beside the encoder."""
+def parallel_shapes(config: VitConfig) -> dict[str, tuple[int, ...]]:
+    """OpenPhenom and its larger siblings, the encoder alone."""
     d, hidden, p = config.dim, config.hidden, config.patch_size
     per_channel = config.tokenizer == "per_channel"
     assert config.position_grid is not None
@@ -105,7 +113,7 @@ def parallel_state(config: VitConfig, seed: int = 0) -> dict[str, Tensor]:
         "cls_token": (1, 1, d),
         "patch_embed.proj.weight": (d, 1 if per_channel else config.in_channels, p, p),
         "patch_embed.proj.bias": (d,),
-        "pos_embed": (1, 1 + patches, d),
+        "pos_embed": (1, 1 + patches * (11 if per_channel else 1), d),
         "fc_norm.weight": (d,),
         "fc_norm.bias": (d,),
     }
@@ -122,13 +130,19 @@ def parallel_state(config: VitConfig, seed: int = 0) -> dict[str, Tensor]:
             f"{start}mlp_out_proj.bias": (d,),
             f"{start}ls.gamma": (d,),
         }
-    state = _random(shapes, seed)
-    if per_channel:
-        table = state["pos_embed"]
-        state["pos_embed"] = torch.cat([table[:, :1], *[table[:, 1:]] * 11], dim=1)
-    state = {f"encoder.vit_backbone.{name}": value for name, value in state.items()}
-    others = {"decoder.mask_token": (1, 1, 8), "encoder_decoder_proj.weight": (8, d)}
-    return state | _random(others | {"decoder_pred.bias": (p * p,)}, seed + 1)
+    return {f"encoder.vit_backbone.{name}": shape for name, shape in shapes.items()}
+
+
+def parallel_state(config: VitConfig, seed: int = 0) -> dict[str, Tensor]:
+    """Random weights for `parallel_shapes`, with a little of the decoder beside the encoder."""
+    state = _random(parallel_shapes(config), seed)
+    if config.tokenizer == "per_channel":
+        # One table, stored once for each of eleven channels.
+        table = state["encoder.vit_backbone.pos_embed"]
+        patches = (table.shape[1] - 1) // 11
+        table[:, 1:] = table[:, 1 : 1 + patches].repeat(1, 11, 1)
+    others = {"decoder.mask_token": (1, 1, 8), "encoder_decoder_proj.weight": (8, config.dim)}
+    return state | _random(others | {"decoder_pred.bias": (config.patch_size**2,)}, seed + 1)
 
 
 def write(state: dict[str, Tensor], path: Path) -> Path:

@@ -63,7 +63,7 @@ def folder(tmp_path: Path) -> Path:
 
 def refused(path: Path | str) -> str:
     with pytest.raises(MicrodlError) as caught:
-        load_model(str(path), device="cpu")
+        load_model(path, device="cpu")
     return str(caught.value)
 
 
@@ -123,6 +123,7 @@ def test_a_description_can_pin_its_weights(folder: Path):
         ("dim = 24", "dim = 25", "describes no model that can be run: dim 25 is not a multiple"),
         ("dim = 24", "", "does not set 'dim' in [vit]; add it"),
         ("[3, 3]", "[3]", "sets 'position_grid' in [vit] to [3]; correct it"),
+        ("default_layer = 2", "default_layer = 4", "default_layer 4, which does not exist"),
         ('"learned"', '"random"', "sets 'positions' in [vit] to 'random'; correct it"),
         ("depth = 3", "depth = 2", "it holds 12 tensors that the model does not have"),
         ("std = [1, 2.0]", "std = [1, 0]", "A model's std must be above 0 in every channel"),
@@ -168,6 +169,10 @@ def test_a_folder_of_transformers_says_what_it_is(tmp_path: Path):
     )
 
 
+def test_an_edge_may_be_written_twice(tmp_path: Path):
+    assert model_spec(dinov2_folder(tmp_path, patch_size=[14, 14])).patch_size == 14
+
+
 def test_constants_of_the_image_processor_are_used(tmp_path: Path):
     folder = dinov2_folder(tmp_path)
     tiles = np.random.default_rng(0).random((1, 2, 28, 28), np.float32)
@@ -187,6 +192,14 @@ def test_constants_of_the_image_processor_are_used(tmp_path: Path):
         ({"model_type": "clip"}, "of the type 'clip', which cannot be run; these can: vit, "),
         ({"model_type": None}, "of the type 'None'"),
         ({"hidden_act": "relu"}, "uses the activation 'relu', which cannot be run"),
+        (
+            {"model_type": "dinov3_vit", "rope_theta": 10.0},
+            "Only DINOv3 models with a rope_theta of 100 can be run.",
+        ),
+        (
+            {"model_type": "dinov3_vit", "layer_norm_eps": 1e-5},
+            "it holds a table of positions, which that model does not have",
+        ),
         ({"patch_size": [14, 7]}, "The patch size '[14, 7]' is no edge of a square"),
         ({"hidden_size": 25}, "describes no model that can be run: dim 25"),
         ({"hidden_size": "24"}, "describes no model that can be run: its numbers are none."),
@@ -242,6 +255,14 @@ def test_weights_of_no_known_shape_ask_for_a_description(tmp_path: Path):
         "'w.pth' fits no model that is known; describe it in a small TOML file and give that "
         "(see docs/models.md)."
     )
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_a_truncated_file_is_not_recognised(tmp_path: Path, suffix: str):
+    state = published.timm_state(published.small(RECIPES["unidino"]).config)
+    path = published.write(state, tmp_path / f"w.{suffix}")
+    path.write_bytes(path.read_bytes()[:2000])
+    assert "damaged" in refused(path)
 
 
 def test_the_weights_of_another_model_are_refused_by_name(tmp_path: Path):

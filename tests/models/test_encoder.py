@@ -239,11 +239,14 @@ def test_the_default_layer_exists_and_the_tile_fits_for_every_model():
                 assert config.in_channels == rule.least
 
 
-def test_a_spec_reads_three_quarters_in_unless_told():
+def test_a_spec_reads_two_thirds_up_unless_told():
     config = VitConfig(dim=8, depth=1, n_heads=1, patch_size=4)
     spec = describe(config, model_id="m", title="M", tile_size=8, licence="?", source="?")
     assert spec.default_layer == 1
     assert spec.channels == ChannelRule()
+    # Where the paper read its models.
+    assert RECIPES["mae-vitl8"].spec.default_layer == 16
+    assert RECIPES["mae-vitg8"].spec.default_layer == 33
 
 
 def test_a_published_model_of_full_size_runs(tmp_path: Path):

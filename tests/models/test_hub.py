@@ -5,16 +5,18 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from models import published
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models import hub
 from napari_microdl.models.recipe import HubSource
-from napari_microdl.models.registry import RECIPES, load_model
+from napari_microdl.models.registry import RECIPES, load_model, model_spec
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -53,8 +55,6 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def vit_files(tmp_path: Path) -> dict[str, bytes]:
     """A small ViT as transformers names it, made of the names of timm."""
-    from dataclasses import replace
-
     recipe = published.small(RECIPES["unidino"], depth=2)
     config = replace(recipe.config, in_channels=3, hidden_dim=48)
     state = {}
@@ -89,6 +89,7 @@ def test_a_cached_commit_is_loaded_without_the_network(tmp_path: Path, offline: 
     reference = f"hf://lab/vit@{COMMIT}"
     model = load_model(reference, device="cpu")
     assert model.spec.source == reference
+    assert model_spec(reference) == replace(model.spec, weights_sha256="")
     digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
     assert model.spec.weights_sha256 == digest
     tokens = model.tokens(np.zeros((1, 2, 32, 48), np.float32), 2, "residual")
@@ -106,7 +107,16 @@ def test_a_damaged_file_of_the_cache_is_noticed(tmp_path: Path, offline: Path):
         load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
 
 
-@pytest.mark.parametrize("files", [{}, {"config.json": b"{}"}])
+def test_a_spec_needs_the_configuration_alone(tmp_path: Path, offline: Path):
+    files = vit_files(tmp_path)
+    del files["model.safetensors"]
+    cached_repository(offline, "lab/vit", files)
+    assert model_spec(f"hf://lab/vit@{COMMIT}").depth == 2
+    reference = f"hf://recursionpharma/OpenPhenom@{COMMIT}"
+    assert model_spec(reference) == replace(RECIPES["openphenom"].spec, source=reference)
+
+
+@pytest.mark.parametrize("files", [{}, {"config.json": json.dumps(CONFIG).encode()}])
 def test_what_is_not_cached_is_not_fetched_while_offline(offline: Path, files: dict[str, bytes]):
     cached_repository(offline, "lab/vit", files)
     with pytest.raises(MicrodlError) as caught:
@@ -131,6 +141,25 @@ def test_no_token_and_no_request_shows_in_an_error(offline: Path, monkeypatch: p
     )
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (GatedRepoError, "asks to accept its licence on its page and to log in (hf auth login)"),
+        (RepositoryNotFoundError, "does not exist, or not for you"),
+    ],
+)
+def test_a_repository_that_is_closed_says_so(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception], reason: str
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise error.__new__(error)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(MicrodlError) as caught:
+        load_model(f"hf://recursionpharma/OpenPhenom@{COMMIT}", device="cpu")
+    assert reason in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -190,6 +219,26 @@ def test_the_hubs_own_switch_is_honoured(
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     assert hub.is_offline() is expected
+
+
+@pytest.mark.parametrize("value", ["1", ""])
+def test_the_network_is_forbidden_or_not_and_one_commit_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    asked = []
+
+    def record(repository: str, name: str, **options: object) -> str:
+        asked.append((repository, name, options))
+        return str(tmp_path / name)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", record)
+    assert hub.fetch(HubSource("lab/vit", COMMIT)) == tmp_path / "model.safetensors"
+    names = [name for _, name, _ in asked]
+    assert names == ["config.json", "preprocessor_config.json", "model.safetensors"]
+    options = {"revision": COMMIT, "cache_dir": str(tmp_path), "local_files_only": value == "1"}
+    assert all(call == ("lab/vit", call[1], options) for call in asked)
 
 
 def test_a_source_without_a_commit_is_never_fetched():

@@ -8,6 +8,8 @@ import torch
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.vit import VisionTransformer, VitConfig, sincos_positions
+from napari_microdl.models.vit.blocks import ParallelBlock
+from napari_microdl.models.vit.positions import rotary_positions
 
 CONFIG = VitConfig(dim=12, depth=4, n_heads=3, patch_size=4, in_channels=2, mlp_ratio=2.0)
 
@@ -168,6 +170,28 @@ def test_shapes_that_cannot_be_built_are_refused():
         VitConfig(dim=12, depth=1, n_heads=5, patch_size=4)
     with pytest.raises(ValueError, match="dim 6 is not a multiple of 4"):
         VitConfig(dim=6, depth=1, n_heads=3, patch_size=4)
+    with pytest.raises(ValueError, match="A head of 6 is not a multiple of 4"):
+        VitConfig(dim=12, depth=1, n_heads=2, patch_size=4, positions="rope")
+    with pytest.raises(ValueError, match="A position grid goes with learned positions"):
+        VitConfig(dim=12, depth=1, n_heads=2, patch_size=4, positions="learned")
+    with pytest.raises(ValueError, match="A position grid goes with learned positions"):
+        VitConfig(dim=12, depth=1, n_heads=2, patch_size=4, position_grid=(2, 2))
+
+
+def test_rotary_positions_turn_a_parallel_block_as_well():
+    """A turn of queries and keys by the same angles leaves a block as it is without any."""
+    config = VitConfig(dim=16, depth=1, n_heads=2, patch_size=4, blocks="parallel")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        block = ParallelBlock(config).eval()
+    tokens = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 5, 16))).float()
+    cos, sin = rotary_positions(2, 2, 8)
+    same = (cos[:1].expand(4, -1), sin[:1].expand(4, -1))
+    with torch.inference_mode():
+        # The class token is not turned: leave it out.
+        plain = block.attend(tokens[:, 1:])
+        torch.testing.assert_close(block.attend(tokens[:, 1:], same), plain)
+        assert (block.attend(tokens[:, 1:], (cos, sin)) - plain).abs().max() > 1e-4
 
 
 def test_starting_weights_are_those_of_the_mae_reference():

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from safetensors.torch import save_file
 from models import published
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models import weights
+from napari_microdl.models.keys import HUGGING_FACE
 from napari_microdl.models.loading import load_published
 from napari_microdl.models.registry import RECIPES, load_model
 
@@ -233,6 +235,44 @@ def test_weights_that_do_not_fit_give_one_sentence(
     assert sentence.startswith(f"'weights.{suffix}' ")
 
 
+def hugging_face_state() -> State:
+    """One block of separate queries, keys and values, as transformers stores them."""
+    state = {"embeddings.cls_token": torch.ones(1, 1, 24)}
+    for part in ("query", "key", "value"):
+        name = f"encoder.layer.0.attention.attention.{part}"
+        state |= {f"{name}.weight": torch.ones(24, 24), f"{name}.bias": torch.ones(24)}
+    return state
+
+
+GATED = replace(UNIDINO, config=replace(UNIDINO.config, feed_forward="swiglu"))
+LAYOUTS = (
+    (UNIDINO, published.timm_state(UNIDINO.config)),
+    (OPENPHENOM, published.parallel_state(OPENPHENOM.config)),
+    (replace(UNIDINO, keys=HUGGING_FACE), hugging_face_state()),
+    (GATED, {f"blocks.0.mlp.{n}.weight": torch.ones(8, 24) for n in ("w1", "w2", "w3")}),
+)
+
+
+@given(
+    data=st.data(), shape=st.lists(st.integers(0, 5), max_size=5), which=st.sampled_from(LAYOUTS)
+)
+def test_any_other_shape_gives_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, shape: list[int], which: tuple
+):
+    recipe, state = which
+    needed = sorted(name for name in state if recipe.keys.piece(name))
+    name = data.draw(st.sampled_from(needed))
+    changed = {**state, name: torch.ones(shape)}
+    path = published.write(changed, tmp_path_factory.mktemp("w") / "w.safetensors")
+    assert "does not hold the weights of" in refused(path, recipe)
+
+
+def test_complex_numbers_are_no_weights(tmp_path: Path, state: State):
+    state["cls_token"] = state["cls_token"].to(torch.complex64)
+    path = published.write(state, tmp_path / "weights.pth")
+    assert "'cls_token' holds complex numbers" in refused(path)
+
+
 def test_positions_that_differ_between_channels_are_not_averaged_away(tmp_path: Path):
     state = published.parallel_state(OPENPHENOM.config)
     state["encoder.vit_backbone.pos_embed"][0, 12, 0] += 0.5
@@ -257,6 +297,13 @@ def test_what_is_no_weights_file_gives_one_sentence(tmp_path: Path, content: byt
 
 def test_a_missing_file_gives_one_sentence(tmp_path: Path):
     assert "'none.pth' cannot be read (No such file or directory)" in refused(tmp_path / "none.pth")
+
+
+def test_a_block_without_keys_gives_one_sentence(tmp_path: Path):
+    recipe = replace(UNIDINO, keys=HUGGING_FACE)
+    state = {"encoder.layer.0.attention.attention.query.weight": torch.ones(24, 24)}
+    path = published.write(state, tmp_path / "model.safetensors")
+    assert "queries, keys or values are missing in a block" in refused(path, recipe)
 
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, [1, 2], {"state_dict": {}}, {}])

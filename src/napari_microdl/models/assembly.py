@@ -107,25 +107,7 @@ def _assemble_block(parts: dict[str, Tensor], dim: int) -> dict[str, Tensor]:
     return done
 
 
-def assemble(pieces: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
-    """State of the network from the pieces of a checkpoint.
-
-    Parameters
-    ----------
-    pieces : mapping of str to Tensor
-        Float32 tensors by piece; they may be on the device "meta" to try whether they fit.
-    config : VitConfig
-        Shape of the network.
-
-    Returns
-    -------
-    dict of str to Tensor
-
-    Raises
-    ------
-    DoesNotFitError
-        If tensors are missing, left over or have another shape.
-    """
+def _state(pieces: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     blocks: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for piece, tensor in pieces.items():
@@ -150,6 +132,32 @@ def assemble(pieces: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tenso
         # The class token's position is a constant, so that it is added once, here.
         if of_class is not None and "cls_token" in state:
             state["cls_token"] = state["cls_token"] + of_class
+    return state
+
+
+def assemble(pieces: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
+    """State of the network from the pieces of a checkpoint.
+
+    Parameters
+    ----------
+    pieces : mapping of str to Tensor
+        Float32 tensors by piece; they may be on the device "meta" to try whether they fit.
+    config : VitConfig
+        Shape of the network.
+
+    Returns
+    -------
+    dict of str to Tensor
+
+    Raises
+    ------
+    DoesNotFitError
+        If tensors are missing, left over or have another shape.
+    """
+    try:
+        state = _state(pieces, config)
+    except (RuntimeError, IndexError) as error:
+        raise DoesNotFitError("the shapes of its tensors do not go together") from error
     _compare(state, config)
     return state
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Set
-from dataclasses import replace
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -309,11 +308,13 @@ def toml_recipe(path: Path) -> tuple[Recipe, Path, str]:
         "fixed_tile": False,
     }
     told = _section(content, "model", ModelSpec, path.name, TOLD_BY_THE_WEIGHTS)
-    default_layer = told.pop("default_layer", None)
     rule = ChannelRule(**_section(content, "channels", ChannelRule, path.name))
     spec = describe(config, **(about | told), model_id=path.stem, channels=rule)
-    if default_layer is not None:
-        spec = replace(spec, default_layer=default_layer)
+    if not 1 <= spec.default_layer <= spec.depth:
+        raise MicrodlError(
+            f"'{path.name}' sets the default_layer {spec.default_layer}, which does not exist: the "
+            f"model has layers 1 to {spec.depth}."
+        )
     recipe = Recipe(
         spec=spec,
         config=config,

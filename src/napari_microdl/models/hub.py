@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from napari_microdl.errors import MicrodlError
@@ -45,18 +46,20 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
 
 
-def fetch(source: HubSource) -> Path:
-    """Weights of a repository, beside its configuration.
+def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
+    """One file of a repository, beside its configuration.
 
     Parameters
     ----------
     source : HubSource
         Repository and commit.
+    names : sequence of str
+        The first of these that is there; its weights by default.
 
     Returns
     -------
     Path
-        File of the weights, within the hub's cache folder.
+        The file, within the hub's cache folder.
 
     Raises
     ------
@@ -97,7 +100,7 @@ def fetch(source: HubSource) -> Path:
     try:
         for name in SIDE_NAMES:
             download(name)
-        weights = next((path for name in WEIGHTS_NAMES if (path := download(name))), None)
+        found = next((path for name in names if (path := download(name))), None)
     except GatedRepoError:
         problem = "asks to accept its licence on its page and to log in (hf auth login) first"
         raise _not_fetched(source, problem) from None
@@ -106,15 +109,15 @@ def fetch(source: HubSource) -> Path:
     except (OSError, ValueError) as error:
         problem = f"could not be fetched ({type(error).__name__})"
         raise _not_fetched(source, problem) from None
-    if weights is None:
+    if found is None:
         problem = (
             "is not in the cache, and HF_HUB_OFFLINE forbids the network"
             if is_offline()
-            else "has no weights that can be read at that commit, or the network is down"
+            else f"has no {names[0]} at that commit, or the network is down"
         )
         raise _not_fetched(source, problem)
-    _check_blob(weights)
-    return weights
+    _check_blob(found)
+    return found
 
 
 def _not_fetched(source: HubSource, problem: str) -> MicrodlError:

@@ -104,15 +104,15 @@ def describe(
     channels: ChannelRule = ONE_BY_ONE,
     intensity: Intensity = "linear",
     fixed_tile: bool = False,
-    weights_sha256: str = "",
+    default_layer: int | None = None,
 ) -> ModelSpec:
     """Facts about a model of that shape.
 
     Returns
     -------
     ModelSpec
-        Read at three quarters of its depth unless asked otherwise: a middle layer, as in the
-        paper, whose best layer has to be found on the images at hand.
+        Read two thirds up unless told otherwise: about where the paper read its two models. The
+        best layer has to be found on the images at hand.
     """
     return ModelSpec(
         model_id=model_id,
@@ -120,9 +120,9 @@ def describe(
         patch_size=config.patch_size,
         dim=config.dim,
         depth=config.depth,
-        default_layer=max(1, round(0.75 * config.depth)),
+        default_layer=default_layer or max(1, round(2 / 3 * config.depth)),
         tile_size=tile_size,
-        weights_sha256=weights_sha256,
+        weights_sha256="",
         licence=licence,
         source=source,
         non_commercial=non_commercial,

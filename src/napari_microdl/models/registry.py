@@ -26,14 +26,14 @@ PUBLISHED_NAMES = tuple(RECIPES)
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
-def model_spec(name: str, *, joint: bool | None = None) -> ModelSpec:
+def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     """Facts about a model, without loading it.
 
     Parameters
     ----------
-    name : str
+    name : str or Path
         As for `load_model`. Torch is imported only to tell which model a bare file of weights
-        belongs to.
+        belongs to, and of a repository on the hub only the configuration is fetched.
     joint : bool, optional
         As for `load_model`.
 
@@ -47,10 +47,16 @@ def model_spec(name: str, *, joint: bool | None = None) -> ModelSpec:
     MicrodlError
         If the name is not known, or the file or folder cannot be read.
     """
+    name = str(name)
     if name in _OWN:
         return _OWN[name]
     published = name.partition("@")[0]
-    recipe = (RECIPES[published] if published in RECIPES else _locate(name, None)[0]).taking(joint)
+    if published in RECIPES:
+        recipe = RECIPES[published].taking(joint)
+    elif name.startswith("hf://"):
+        recipe = _from_hub(name).taking(joint)
+    else:
+        recipe = _locate(name, None)[0].taking(joint)
     return replace(recipe.spec, weights_sha256=recipe.hub.sha256 if recipe.hub else "")
 
 
@@ -82,7 +88,7 @@ def _unknown(name: str) -> str:
 
 
 def load_model(
-    name: str = "builtin",
+    name: str | Path = "builtin",
     *,
     device: str = "auto",
     precision: Precision = "fp32",
@@ -95,7 +101,7 @@ def load_model(
 
     Parameters
     ----------
-    name : str, default="builtin"
+    name : str or Path, default="builtin"
         One of:
 
         - "builtin", the trained model of the package, or "random-init", the same architecture
@@ -129,6 +135,7 @@ def load_model(
         If the name, the device or the precision is not known, or the weights cannot be read, are
         not those of the model, or differ from the digest.
     """
+    name = str(name)
     if name in MODEL_NAMES:
         # torch takes seconds to import, so the names above can be listed without it.
         from napari_microdl.models.builtin import load_builtin, random_init
@@ -166,15 +173,23 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
     if weights is not None:
         raise MicrodlError(_unknown(name))
     if name.startswith(SCHEME):
-        source = parse_reference(name)
-        path = fetch(source)
-        known = (r for r in RECIPES.values() if r.hub and r.hub.repository == source.repository)
-        found = next(known, None)
-        recipe, path, _ = (found, path, "") if found else _from_place(path.parent)
-        return replace(recipe, spec=replace(recipe.spec, source=name)), path, ""
+        return _from_hub(name), fetch(parse_reference(name)), ""
     if not name or not Path(name).exists():
         raise MicrodlError(_unknown(name))
     return _from_place(Path(name))
+
+
+def _from_hub(reference: str) -> Recipe:
+    """Recipe for a repository on the hub; only its configuration is fetched, if anything."""
+    from napari_microdl.models.custom import hugging_face_recipe
+    from napari_microdl.models.hub import fetch, parse_reference
+
+    source = parse_reference(reference)
+    known = (r for r in RECIPES.values() if r.hub and r.hub.repository == source.repository)
+    recipe = next(known, None)
+    if recipe is None:
+        recipe = hugging_face_recipe(fetch(source, ("config.json",)).parent)
+    return replace(recipe, spec=replace(recipe.spec, source=reference))
 
 
 def _from_place(path: Path) -> tuple[Recipe, Path, str]:

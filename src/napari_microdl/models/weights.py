@@ -244,7 +244,10 @@ def load_network(
         tensors, digest = encoder_tensors(path, recipe.keys, sha256)
         pieces: dict[str, Tensor] = {}
         for name, piece in needed_names(tensors, recipe.keys).items():
-            tensor = tensors.pop(name).float()
+            tensor = tensors.pop(name)
+            if tensor.is_complex():
+                raise DoesNotFitError(f"'{name}' holds complex numbers")
+            tensor = tensor.float()
             if not torch.isfinite(tensor).all() and not piece.endswith("bias_mask"):
                 raise MicrodlError(
                     f"'{path.name}' holds NaN or infinite values in '{name}'; it was not used."

@@ -56,7 +56,7 @@ OPENPHENOM = Recipe(
 )
 
 
-def _private(model_id: str, size: str, config: VitConfig) -> Recipe:
+def _private(model_id: str, size: str, config: VitConfig, layer: int) -> Recipe:
     return Recipe(
         spec=describe(
             config,
@@ -68,6 +68,7 @@ def _private(model_id: str, size: str, config: VitConfig) -> Recipe:
             non_commercial=True,
             channels=ChannelRule(joint=True, least=6, most=6),
             fixed_tile=True,
+            default_layer=layer,
         ),
         config=config,
         keys=PARALLEL,
@@ -77,8 +78,8 @@ def _private(model_id: str, size: str, config: VitConfig) -> Recipe:
 
 RECIPES = (
     OPENPHENOM,
-    _private("mae-vitl8", "L", _config(1024, 24, 16, 8, 4096, 6)),
-    _private("mae-vitg8", "G", _config(1664, 48, 16, 8, 8192, 6)),
+    _private("mae-vitl8", "L", _config(1024, 24, 16, 8, 4096, 6), 16),
+    _private("mae-vitg8", "G", _config(1664, 48, 16, 8, 8192, 6), 33),
 )
 
 
