@@ -38,6 +38,8 @@ def iter_layer_scores(
     fields: Sequence[Field],
     config: PipelineConfig | None = None,
     layers: Sequence[int] | None = None,
+    *,
+    cache: TokenCache | None = None,
 ) -> Generator[Progress, None, pd.DataFrame]:
     """How well a linear probe tells treated units from controls in fields it has not seen.
 
@@ -54,6 +56,8 @@ def iter_layer_scores(
         plays no part, and the position component is left in.
     layers : sequence of int, optional
         Which layers; all of the model where not given.
+    cache : TokenCache, optional
+        Where tokens are kept if the settings have it so; the usual place where not given.
 
     Yields
     ------
@@ -92,7 +96,7 @@ def iter_layer_scores(
     labels = yield from iter_segment(fields, config)
 
     model = BackingOff(model)
-    cache = TokenCache() if config.cache else None
+    cache = (cache or TokenCache()) if config.cache else None
     counts = [len(plan.origins(f.shape)) for f in fields]
     before = 0
     pooled: dict[int, list[NDArray[np.float32]]] = {layer: [] for layer in layers}

@@ -118,6 +118,8 @@ def iter_pipeline(
     fields: Sequence[Field],
     config: PipelineConfig | None = None,
     dictionary: ConceptDictionary | None = None,
+    *,
+    cache: TokenCache | None = None,
 ) -> Generator[Progress, None, PipelineResult]:
     """Run from fields to activations, one small step an iteration.
 
@@ -129,6 +131,8 @@ def iter_pipeline(
         Settings; the defaults where not given.
     dictionary : ConceptDictionary, optional
         Apply this one instead of fitting; its model, layer, channels and unit are used.
+    cache : TokenCache, optional
+        Where tokens are kept if the settings have it so; the usual place where not given.
 
     Yields
     ------
@@ -168,7 +172,8 @@ def iter_pipeline(
     labels = yield from iter_segment(fields, config)
     clock.lap("segment")
 
-    grids = yield from _embed(fields, scaler, spec, model, plan, config, notes)
+    cache = (cache or TokenCache()) if config.cache else None
+    grids = yield from _embed(fields, scaler, spec, model, plan, config, cache, notes)
     clock.lap("embed")
 
     places = plan.tile_tokens**2
@@ -231,6 +236,7 @@ def iter_pipeline(
     )
     clock.lap("encode")
     report = build_report(fields, config, activations, share, clock.seconds, notes)
+    report["device"] = device_of(model)
     report["intensity"] = [dataclasses.asdict(limits) for limits in scaler.describe()]
     if fitting:
         dictionary.provenance = {
@@ -454,6 +460,11 @@ def iter_load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
         loader.shutdown(wait=False)
 
 
+def device_of(model: TokenModel) -> str:
+    """Where a model runs: "cpu", "cuda" or "mps"."""
+    return str(getattr(model, "device", "cpu"))
+
+
 def _embed(
     fields: Sequence[Field],
     scaler: IntensityScaling,
@@ -461,6 +472,7 @@ def _embed(
     model: TokenModel,
     plan: TilePlan,
     config: PipelineConfig,
+    cache: TokenCache | None,
     notes: list[str],
 ) -> Generator[Progress, None, list[TokenGrid]]:
     counts = [len(plan.origins(f.shape)) for f in fields]
@@ -475,8 +487,8 @@ def _embed(
         lazy=not all(isinstance(f.data, np.ndarray) for f in fields),
     )
     yield Progress("embed", 0, total, str(estimate))
+    device = device_of(model)
     model = BackingOff(model)
-    cache = TokenCache() if config.cache else None
     storage = TokenStorage()
     grids: list[TokenGrid] = []
     for index, f in enumerate(fields):
@@ -497,7 +509,7 @@ def _embed(
             except StopIteration as finished:
                 grids.append(finished.value)
                 break
-            yield Progress("embed", before + done, total, f"Reading tokens of {f.name}")
+            yield Progress("embed", before + done, total, f"Reading tokens of {f.name} on {device}")
         before += counts[index]
     if model.most_tiles is not None:
         notes.append(
