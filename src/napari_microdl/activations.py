@@ -156,6 +156,30 @@ class ConceptActivations:
         cosines: NDArray[np.float32] = self._whitened[1] @ self._directions[concept]
         return cosines.reshape(grid_h, grid_w)
 
+    def patch_cosines(
+        self, field: int, rows: slice, columns: slice, concept: int
+    ) -> NDArray[np.float32]:
+        """Part of a heatmap, without whitening the rest of the field.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field.
+        rows, columns : slice
+            Patches.
+        concept : int
+            Which concept.
+
+        Returns
+        -------
+        ndarray
+            As `heatmap`, of these patches.
+        """
+        tokens = self.grids[field].tokens[rows, columns]
+        vectors = self.dictionary.whiten(tokens.reshape(-1, tokens.shape[-1]))
+        cosines: NDArray[np.float32] = unit_length(vectors) @ self._directions[concept]
+        return cosines.reshape(tokens.shape[:2])
+
     @cached_property
     def ranking(self) -> pd.DataFrame:
         """Concepts, the most telling first.

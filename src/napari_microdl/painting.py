@@ -26,7 +26,9 @@ class LabelPainter:
         order = np.argsort(ids, kind="stable")
         places = np.searchsorted(ids, labels, sorter=order)
         places = order[np.minimum(places, len(ids) - 1)]
-        self._slots = np.where(ids[places] == labels, places + 1, 0).astype(np.int32)
+        # Of the type that numpy looks up with: any other is converted for every picture anew, which
+        # takes longer than the look-up.
+        self._slots = np.where(ids[places] == labels, places + 1, 0).astype(np.intp)
 
     def paint(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
         """Image of the values, NaN outside cells."""
@@ -88,16 +90,16 @@ def grid_to_pixels(
     ndarray of shape (height, width)
         Bilinear; beyond the outermost centres the nearest value is kept.
     """
-    low, part = _between_centres(grid.shape[0], patch_size, shape[0])
-    rises = np.diff(grid, axis=0, append=grid[-1:])
-    tall = grid[low] + rises[low] * part[:, None]
     low, part = _between_centres(grid.shape[1], patch_size, shape[1])
-    # Rises are taken between patches and not between pixels, which are many more.
-    rises = np.diff(tall, axis=1, append=tall[:, -1:])
-    wide = np.take(rises, low, axis=1)
-    wide *= part
-    wide += np.take(tall, low, axis=1)
-    return wide
+    rises = np.diff(grid, axis=1, append=grid[:, -1:])
+    wide = grid[:, low] + rises[:, low] * part
+    # Rows last: whole rows are copied faster than single pixels, and there are many more by now.
+    low, part = _between_centres(grid.shape[0], patch_size, shape[0])
+    rises = np.diff(wide, axis=0, append=wide[-1:])
+    tall = np.take(rises, low, axis=0)
+    tall *= part[:, None]
+    tall += np.take(wide, low, axis=0)
+    return tall
 
 
 def _between_centres(
