@@ -100,13 +100,6 @@ COLUMNS = (
         _two_digits,
     ),
     Column(
-        "Max",
-        "Max selectivity: share of the label's cells in which the concept is active, minus its "
-        "share in the condition that comes next: above 0, no other condition shows it as often.",
-        _column_of("max_selectivity"),
-        _two_digits,
-    ),
-    Column(
         "For",
         "The condition that the average selectivity is highest for.",
         _column_of("label"),
@@ -129,6 +122,13 @@ COLUMNS = (
         widest="1e-300",
     ),
     Column(
+        "Max",
+        "Max selectivity: share of the label's cells in which the concept is active, minus its "
+        "share in the condition that comes next: above 0, no other condition shows it as often.",
+        _column_of("max_selectivity"),
+        _two_digits,
+    ),
+    Column(
         "AUC",
         "How well the concept's direction alone tells the label from the rest: "
         "0.5 is chance, 1 is perfect.",
@@ -143,18 +143,18 @@ COLUMNS = (
         widest="100.0%",
     ),
     Column(
+        "Flag",
+        "Dead: active in no cell. Like another: points the same way as a more active concept.",
+        _flags,
+        widest="dead",
+    ),
+    Column(
         "Group",
         "Of a dictionary that was learned on controls first: whether the concept was seen in "
         "controls, or only in treated cells.",
         _column_of("group"),
         lambda group: "" if group == "any" else str(group),
         widest="control",
-    ),
-    Column(
-        "Flag",
-        "Dead: active in no cell. Like another: points the same way as a more active concept.",
-        _flags,
-        widest="dead",
     ),
     Column(
         "Tag",
@@ -164,7 +164,7 @@ COLUMNS = (
     ),
 )
 HEADINGS = tuple(column.heading for column in COLUMNS)
-NAME, FLAG, TAG = HEADINGS.index("Name"), HEADINGS.index("Flag"), HEADINGS.index("Tag")
+NAME, FLAG, GROUP, TAG = (HEADINGS.index(name) for name in ("Name", "Flag", "Group", "Tag"))
 
 
 class ConceptModel(QAbstractTableModel):
@@ -226,6 +226,10 @@ class ConceptModel(QAbstractTableModel):
     def matches(self, row: int, words: list[str]) -> bool:
         """Whether a row holds every word, in any column of words."""
         return all(word in self._words[row] for word in words)
+
+    def has_groups(self) -> bool:
+        """Whether the dictionary was learned on controls first."""
+        return any(group != "any" for group in self._values[GROUP])
 
     def is_flagged(self, row: int) -> bool:
         """Whether the concept in a row is dead or a duplicate."""
@@ -349,10 +353,9 @@ class ConceptTable(QTableView):
     def _fit_columns(self) -> None:
         """Widths follow the font, which the user may have made larger."""
         metrics = QFontMetrics(self.font())
-        gap = metrics.horizontalAdvance("MM")
+        gap = metrics.horizontalAdvance("M")
         for number, column in enumerate(COLUMNS):
             widths = [metrics.horizontalAdvance(t) for t in (column.heading, column.widest)]
-            # The heading shares its place with the sign of the sorting.
             self.setColumnWidth(number, max(widths) + gap)
         self.verticalHeader().setDefaultSectionSize(round(metrics.height() * 1.5))
 
@@ -369,6 +372,7 @@ class ConceptTable(QTableView):
     def reload(self) -> None:
         """Follow the session's run."""
         self.concepts.reload()
+        self.setColumnHidden(GROUP, not self.concepts.has_groups())
 
     def select(self, concept: int) -> None:
         """Make a concept the current row, where the filter shows it."""

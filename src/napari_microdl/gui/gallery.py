@@ -21,16 +21,17 @@ _GAMMA = 0.6
 # Orange and blue as in the heatmap.
 _LINES = {1: "#ffa040", -1: "#60b0ff"}
 # A patch is outlined if it is at least so aligned as this share of the most aligned in the picture.
-_OUTLINED = 0.5
+_OUTLINED = 0.7
 _IN_A_ROW = 10
 
 
-def _place_of(run: Run, row: int) -> tuple[int, tuple[slice, slice]]:
-    """Number of the field of a unit, and the part of the field that its picture shows."""
+def _place_of(run: Run, row: int) -> tuple[int, int, tuple[slice, slice]]:
+    """Number of the field of a unit, its place there, and the part that its picture shows."""
     activations = run.result.activations
     number = int(activations.units["field"].iloc[row])
     place = int(np.searchsorted(activations.rows_of_field(number), row))
-    return number, window_of(activations.geometry[number].boxes[place], run.fields[number].shape)
+    window = window_of(activations.geometry[number].boxes[place], run.fields[number].shape)
+    return number, place, window
 
 
 def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
@@ -49,7 +50,7 @@ def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
     -------
     ndarray of shape (size, size)
     """
-    number, (rows, columns) = _place_of(run, row)
+    number, _, (rows, columns) = _place_of(run, row)
     field = run.fields[number]
     crop = np.asarray(field.data[channel, rows, columns], np.float32)
     layer = run.sources[number].layer()
@@ -78,17 +79,21 @@ def outlines_of(run: Run, row: int, concept: int, sign: int) -> NDArray[np.float
     Returns
     -------
     ndarray of shape (n_lines, 4)
-        x and y of both ends, in pixels of the picture. Outlined is every patch at least half as
-        aligned as the most aligned one in the picture; none where no patch is aligned.
+        x and y of both ends, in pixels of the picture. Outlined is every patch that the unit
+        touches and that is at least 0.7 times as aligned as the most aligned of them; none where no
+        patch is aligned.
     """
     activations = run.result.activations
-    number, (rows, columns) = _place_of(run, row)
+    number, place, (rows, columns) = _place_of(run, row)
     p = activations.grids[number].patch_size
     top, left = rows.start // p, columns.start // p
     bottom, right = -(-rows.stop // p), -(-columns.stop // p)
     cosine = sign * activations.patch_cosines(
         number, slice(top, bottom), slice(left, right), concept
     )
+    grid = activations.grids[number].tokens.shape[:2]
+    touched = activations.geometry[number].weights[[place]].toarray().reshape(grid) > 0
+    cosine[~touched[top:bottom, left:right]] = -1
     chosen = np.pad((cosine >= _OUTLINED * cosine.max()) & (cosine > 0), 1)
     lines = []
     # A line runs wherever a chosen patch borders on one that is not.
@@ -239,7 +244,7 @@ def _pixmap(picture: NDArray[np.uint8], lines: NDArray[np.float64], colour: str)
         Qt.TransformationMode.SmoothTransformation,
     )
     painter = QPainter(pixmap)
-    painter.setPen(QPen(QColor(colour), 1.5))
+    painter.setPen(QPen(QColor(colour), 1.2))
     zoom = pixmap.width() / width
     painter.drawLines([QLineF(*(line * zoom)) for line in lines])
     painter.end()

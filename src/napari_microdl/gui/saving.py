@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
-from qtpy.QtWidgets import QFileDialog, QMenu, QToolButton, QWidget
+from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
 
 from napari_microdl.dictionary import SUFFIX
 from napari_microdl.errors import MicrodlError
@@ -59,7 +59,7 @@ def labels_layers(viewer: Viewer, session: Session, run: Run) -> dict[int, Label
     return found
 
 
-class SaveButton(QToolButton):
+class SaveButton(QPushButton):
     """A button with a menu of everything that can be saved.
 
     Parameters
@@ -91,7 +91,6 @@ class SaveButton(QToolButton):
         self._comparison = comparison
         self.setText("Save")
         self.setToolTip("Plots, tables, the dictionary with your names, notes and tags.")
-        self.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         menu = QMenu(self)
         menu.setToolTipsVisible(True)
         self.entries: dict[str, Any] = {}

@@ -10,6 +10,7 @@ from napari_microdl.gui.marks import Marks
 from napari_microdl.gui.overlays import Overlays
 from napari_microdl.gui.selection import Selection
 from napari_microdl.gui.session import Session
+from napari_microdl.gui.settings import read_settings
 
 
 class _Parts:
@@ -17,6 +18,8 @@ class _Parts:
 
     def __init__(self, viewer: Viewer) -> None:
         self.session = Session()
+        chosen = read_settings()
+        self.session.configure(device=chosen.device, unit=chosen.default_unit)
         self.overlays = Overlays(viewer, self.session)
         self.selection = Selection(self.session)
         self.marks = Marks(viewer, self.session, self.selection, self.overlays)
