@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import numpy as np
@@ -15,26 +14,11 @@ from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.gui.concept_table import HEADINGS
 from napari_microdl.gui.explorer import ConceptExplorer
 from napari_microdl.gui.gallery import picture_of
-from napari_microdl.gui.layers import TAG, Source
+from napari_microdl.gui.layers import TAG
 from napari_microdl.gui.picking import camera_of
 from napari_microdl.gui.viewer_session import session_of
 
 LEFT = Qt.MouseButton.LeftButton
-
-
-@pytest.fixture
-def explored(open_viewer: Any, small_run: Any, qtbot: Any) -> tuple[Any, ConceptExplorer]:
-    """A viewer with a finished run and the explorer dock."""
-    viewer = open_viewer()
-    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
-    qtbot.waitUntil(explorer.message.isVisible)
-    sources = [
-        Source(weakref.ref(viewer.add_image(f.read()[0], name=f.name).__wrapped__), (), f.name)
-        for f in small_run.fields
-    ]
-    explorer.session.finish(small_run.result, small_run.fields, sources)
-    qtbot.waitUntil(lambda: explorer.table.currentIndex().isValid())
-    return viewer, explorer
 
 
 def overlays(viewer: Any) -> dict[str, Any]:

@@ -243,7 +243,8 @@ class ConceptExplorer(Dock):
         self.session.show(all_fields=bool(self.where.currentData()))
 
     def _field_in_view(self) -> int:
-        return next(iter(self.overlays.shown_fields()), 0)
+        field = self.overlays.field_of(self.viewer.layers.selection.active)
+        return next(iter(self.overlays.shown_fields()), 0) if field is None else field
 
     def _show_details(self) -> None:
         """Draw the tab in view; the others wait until they are looked at."""

@@ -250,14 +250,12 @@ class Overlays:
 
     def _show_heatmap(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
         activations = run.result.activations
-        planes = {}
-        for field in fields:
+        heatmaps = {field: activations.heatmap(field, concept) for field in fields}
+        # Between patches values are interpolated, so none of a pixel lies beyond those of patches.
+        limit = max((float(np.abs(h).max()) for h in heatmaps.values()), default=0.0) or 1.0
+        for field, heatmap in heatmaps.items():
             grid = activations.grids[field]
-            planes[field] = grid_to_pixels(
-                activations.heatmap(field, concept), grid.patch_size, grid.image_shape
-            )
-        limit = max((float(np.abs(p).max()) for p in planes.values()), default=0.0) or 1.0
-        for field, plane in planes.items():
+            plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape)
             self._put_image(
                 viewer, run, concept, field, "heatmap", plane, (-limit, limit), DIVERGING
             )
