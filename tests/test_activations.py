@@ -5,13 +5,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import sparse
+from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
+from sklearn.metrics.pairwise import cosine_similarity
 
 from napari_microdl.activations import ConceptActivations, unit_table
 from napari_microdl.cells import Units, pool, units_of
 from napari_microdl.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.embedding import TokenGrid
+from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL
 from napari_microdl.whitening import ControlWhitening
@@ -157,6 +159,13 @@ def test_alignment_is_the_cosine_of_every_unit(made: tuple[list[Field], ConceptA
             assert cosine == pytest.approx(expected, abs=1e-5)
 
 
+def cliffs_delta(activations: ConceptActivations, concept: int) -> float:
+    """Pairs of a treated and a control unit, one by one."""
+    values = activations.codes.toarray()[:, concept]
+    control = activations.units["Metadata_control"].to_numpy()
+    return float(np.sign(values[~control][:, None] - values[control]).mean())
+
+
 def test_the_ranking_equals_a_loop_over_concepts_and_treatments(
     made: tuple[list[Field], ConceptActivations],
 ):
@@ -169,8 +178,11 @@ def test_the_ranking_equals_a_loop_over_concepts_and_treatments(
         "label",
         "max_selectivity",
         "auc",
+        "effect",
+        "q_value",
         "group",
         "dead",
+        "duplicate_of",
     ]
     assert ranking.index.name == "concept"
     assert sorted(ranking.index) == list(range(ATOMS))
@@ -189,6 +201,7 @@ def test_the_ranking_equals_a_loop_over_concepts_and_treatments(
         area = roc_auc_score(conditions == best, activations.alignment(int(concept)))
         assert row["auc"] == pytest.approx(area)
         assert row["name"] == f"concept {concept}"
+        assert row["effect"] == pytest.approx(cliffs_delta(activations, int(concept)))
     keys = ranking[["selectivity", "auc", "activation_rate"]].apply(tuple, axis=1).tolist()
     assert keys == sorted(keys, reverse=True)
 
@@ -263,6 +276,87 @@ def test_codes_below_zero_are_shown_but_not_counted():
     assert ranking.index[0] == 2
     assert ranking.loc[2, ["label", "selectivity", "max_selectivity"]].tolist() == ["puncta", 1, 1]
     assert not math.isnan(ranking.loc[1, "auc"])
+
+
+def test_an_area_under_many_units_is_taken_of_a_draw(monkeypatch):
+    _, activations = make()
+    monkeypatch.setattr("napari_microdl.activations._MOST_UNITS_OF_A_SIDE", 7)
+    # Six of seven or fewer are all of them, so only the side that is larger is drawn from.
+    conditions = activations.units["Metadata_condition"].to_numpy()
+    assert {(conditions == c).sum() for c in ("puncta", "blank")} == {8, 4}
+    for concept, row in activations.ranking.iterrows():
+        positive = conditions == row["label"]
+        exact = roc_auc_score(positive, activations.alignment(int(concept)))
+        # Leaving out a part of each side moves the area by no more than that part.
+        kept = min(7, positive.sum()) * min(7, (~positive).sum())
+        assert abs(row["auc"] - exact) <= 1 - kept / (positive.sum() * (~positive).sum())
+
+
+def test_two_conditions_are_compared_and_a_wrong_choice_is_said(
+    made: tuple[list[Field], ConceptActivations],
+):
+    _, activations = made
+    conditions = activations.units["Metadata_condition"].to_numpy()
+    compared = activations.compare("blank", "puncta")
+    for concept, row in compared.iterrows():
+        values = activations.activation(int(concept))
+        test = stats.mannwhitneyu(
+            values[conditions == "puncta"], values[conditions == "blank"], method="asymptotic"
+        )
+        assert row["effect"] == pytest.approx(2 * test.statistic / 32 - 1)
+        assert row["p_value"] == pytest.approx(min(test.pvalue, 1))
+    with pytest.raises(MicrodlError, match="two different conditions"):
+        activations.compare("blank", "blank")
+    with pytest.raises(MicrodlError, match="No unit has the condition 'other'"):
+        activations.compare("blank", "other")
+
+
+def test_the_concepts_of_a_unit_come_strongest_first(made: tuple[list[Field], ConceptActivations]):
+    _, activations = made
+    dense = activations.codes.toarray()
+    for row in range(16):
+        concepts, values = activations.concepts_of(row)
+        assert set(concepts) == set(np.flatnonzero(dense[row]))
+        assert values.tolist() == sorted(dense[row][dense[row] != 0], reverse=True)
+        np.testing.assert_array_equal(dense[row, concepts], values)
+
+
+@pytest.mark.parametrize("n", [1, 5, 15, 40])
+def test_similar_units_are_those_of_the_highest_cosine(
+    made: tuple[list[Field], ConceptActivations], n: int
+):
+    _, activations = made
+    table = cosine_similarity(activations.vectors)
+    for row in (0, 7):
+        rows, cosines = activations.similar_units(row, n)
+        others = np.delete(np.arange(16), row)
+        expected = others[np.argsort(-table[row, others])][:n]
+        assert rows.tolist() == expected.tolist()
+        np.testing.assert_allclose(cosines, table[row, expected], atol=1e-6)
+
+
+def test_a_place_leads_to_the_unit_whose_box_holds_it(
+    made: tuple[list[Field], ConceptActivations],
+):
+    _, activations = made
+    units = activations.geometry[2]
+    for place, (top, left, bottom, right) in enumerate(units.boxes):
+        row = int(activations.rows_of_field(2)[place])
+        assert activations.unit_at(2, (top + bottom) / 2, (left + right) / 2) == row
+    assert activations.unit_at(2, -3, 2) is None
+    assert activations.unit_at(2, 1, 500) is None
+
+
+def test_tags_of_units_travel_with_their_table():
+    _, activations = make()
+    assert list(activations.to_frame([]).columns) == list(activations.units.columns)
+    activations.tag_units(np.array([1, 4]), "perturbed")
+    activations.tag_units(np.array([2, 4]), "control-like")
+    activations.tag_units(np.array([2]), "")
+    tags = activations.to_frame([0])["Metadata_tag"]
+    assert tags[tags != ""].to_dict() == {1: "perturbed", 4: "control-like"}
+    with pytest.raises(MicrodlError, match="'odd' is not known; use control-like or perturbed"):
+        activations.tag_units(np.array([0]), "odd")
 
 
 def test_units_keep_their_rows_apart_from_other_fields():

@@ -132,7 +132,7 @@ def test_a_file_brings_everything_back(tmp_path: Path, options: dict[str, Any]):
     assert loaded.spec == original.spec
     for name in ("update", "selection", "refit", "allow_repeats", "positive_code"):
         assert getattr(loaded.icfl, name) == getattr(original.icfl, name)
-    for name in ("names", "notes", "provenance", "figures"):
+    for name in ("names", "notes", "tags", "provenance", "figures"):
         assert getattr(loaded, name) == getattr(original, name)
     np.testing.assert_array_equal(loaded.icfl.dead_, original.icfl.dead_)
     if original.position is None:
@@ -379,6 +379,8 @@ def test_tensors_of_other_shapes_are_refused(
         put("whitening", "unknown", 3),
         lambda _, header: header["names"].pop(),
         lambda _, header: header["notes"].append("one more"),
+        lambda _, header: header["tags"].append("perturbed"),
+        lambda _, header: header["tags"].__setitem__(0, "odd"),
         tensor("icfl.unknown", np.ones(3)),
         tensor("whitening.unknown", np.ones(3)),
         tensor("whitening.mean", np.full(WIDTH, np.nan)),
@@ -463,8 +465,20 @@ def test_names_and_notes_have_defaults_and_must_fit(dictionary: ConceptDictionar
     assert plain.names == [f"concept {i}" for i in range(ATOMS)]
     assert plain.notes == [""] * ATOMS
     assert plain.n_concepts == ATOMS
-    with pytest.raises(MicrodlError, match="has 16 concepts but 2 names and 16 notes"):
+    with pytest.raises(MicrodlError, match="has 16 concepts but 2 names, 16 notes and 16 tags"):
         ConceptDictionary(SPEC, dictionary.icfl, names=["a", "b"])
+
+
+def test_tags_are_optional_in_a_file_and_one_of_two_words(
+    dictionary: ConceptDictionary, tmp_path: Path
+):
+    tags = ["perturbed", "", "control-like"] + [""] * (ATOMS - 3)
+    tagged = dataclasses.replace(dictionary, tags=tags)
+    assert ConceptDictionary.load(tagged.save(tmp_path / "new")).tags == tags
+    path = tampered(tagged.save(tmp_path / "old"), tmp_path, lambda _, header: header.pop("tags"))
+    assert ConceptDictionary.load(path).tags == [""] * ATOMS
+    with pytest.raises(MicrodlError, match="The tag 'odd' is not known"):
+        dataclasses.replace(dictionary, tags=["odd"] + [""] * (ATOMS - 1))
 
 
 def test_cosines_are_those_of_the_atoms(dictionary: ConceptDictionary):

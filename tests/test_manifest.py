@@ -2,15 +2,22 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from npe2 import PluginManifest
 
+from napari_microdl.cells import UnitKind
+from napari_microdl.config import PipelineConfig
+from napari_microdl.gui.settings import Settings
+
 PACKAGED = Path(str(files("napari_microdl"))) / "napari.yaml"
 TOP_LEVEL = Path(__file__).parents[1] / "napari.yaml"
 MANIFEST = PluginManifest.from_file(PACKAGED)
-COMMANDS = MANIFEST.contributions.commands or []
+CONTRIBUTED = MANIFEST.contributions
+COMMANDS = CONTRIBUTED.commands or []
 
 
 def test_the_installed_manifest_is_found_and_valid():
@@ -31,9 +38,26 @@ def test_every_command_leads_somewhere(command):
     assert callable(getattr(import_module(module), name))
 
 
-def test_both_docks_and_the_sample_are_offered():
-    widgets = {w.display_name: w.command for w in MANIFEST.contributions.widgets or []}
+def test_every_command_is_offered_somewhere():
+    widgets = {w.display_name: w.command for w in CONTRIBUTED.widgets or []}
     assert set(widgets) == {"Concept workflow", "Concept explorer"}
-    samples = {s.key: s.command for s in MANIFEST.contributions.sample_data or []}
+    samples = {s.key: s.command for s in CONTRIBUTED.sample_data or []}
     assert set(samples) == {"transfluor"}
-    assert {*widgets.values(), *samples.values()} == {command.id for command in COMMANDS}
+    menus = {menu: [item.command for item in items] for menu, items in CONTRIBUTED.menus.items()}
+    assert set(menus) == {
+        f"napari/layers/{name}" for name in ("measure", "transform", "classify", "visualize")
+    }
+    offered = {*widgets.values(), *samples.values(), *chain.from_iterable(menus.values())}
+    offered |= {r.command for r in CONTRIBUTED.readers or []}
+    offered |= {w.command for w in CONTRIBUTED.writers or []}
+    assert offered == {command.id for command in COMMANDS}
+
+
+def test_defaults_of_the_preferences_are_those_of_the_package():
+    properties = CONTRIBUTED.configurations["runs"].properties
+    shown = {name: p.default for name, p in properties.items()}
+    assert shown["device"] == Settings().device == PipelineConfig().device
+    assert shown["default_unit"] == Settings().default_unit == PipelineConfig().unit
+    assert shown["cache_gigabytes"] == Settings().cache_gigabytes
+    assert shown["cache_folder"] == ""
+    assert properties["default_unit"].enum == list(get_args(UnitKind))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,15 +13,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.cells import Units
-from napari_microdl.dictionary import ConceptDictionary, unit_length
+from napari_microdl.concept_statistics import compare_groups, duplicates, selectivities
+from napari_microdl.dictionary import TAGS, ConceptDictionary, unit_length
 from napari_microdl.embedding import TokenGrid
-from napari_microdl.evaluation import (
-    active,
-    average_selectivity,
-    max_selectivity,
-    separation_auc,
-)
+from napari_microdl.errors import MicrodlError
+from napari_microdl.evaluation import activation_shares, separation_auc
 from napari_microdl.fields import Field
+
+# The area under a curve of so many units of each side is exact enough, and quick.
+_MOST_UNITS_OF_A_SIDE = 10_000
 
 
 def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
@@ -80,6 +81,8 @@ class ConceptActivations:
         Tokens of every field, position component removed.
     geometry : list of Units
         Units of every field.
+    unit_tags : ndarray of str, shape (n_units,), optional
+        What a person saw in each unit: one of `TAGS`, or empty; none where not given.
     """
 
     units: pd.DataFrame
@@ -88,8 +91,11 @@ class ConceptActivations:
     dictionary: ConceptDictionary
     grids: list[TokenGrid]
     geometry: list[Units]
+    unit_tags: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.empty(0, "<U12"))
 
     def __post_init__(self) -> None:
+        if not len(self.unit_tags):
+            self.unit_tags = np.full(len(self.units), "", dtype=f"<U{max(map(len, TAGS))}")
         # Columns are read one concept at a time.
         self._columns = sparse.csc_array(self.codes)
         # Switching the shown concept then costs one product.
@@ -105,7 +111,9 @@ class ConceptActivations:
 
     def activation(self, concept: int) -> NDArray[np.float32]:
         """Code of one concept in every unit, shape (n_units,)."""
-        column: NDArray[np.float32] = self._columns[:, [concept]].toarray()[:, 0]
+        begin, end = self._columns.indptr[concept : concept + 2]
+        column = np.zeros(len(self.units), self._columns.dtype)
+        column[self._columns.indices[begin:end]] = self._columns.data[begin:end]
         return column
 
     def alignment(self, concept: int) -> NDArray[np.float32]:
@@ -113,11 +121,16 @@ class ConceptActivations:
         cosines: NDArray[np.float32] = self._unit_vectors @ self._directions[concept]
         return cosines
 
+    def rows_of_field(self, field: int) -> NDArray[np.int64]:
+        """Row numbers of the units of one field."""
+        rows: NDArray[np.int64] = np.flatnonzero(self.units["field"].to_numpy() == field)
+        return rows
+
     def unit_values(
         self, field: int, concept: int
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Labels of the units of one field and their codes of one concept."""
-        rows = np.flatnonzero(self.units["field"].to_numpy() == field)
+        rows = self.rows_of_field(field)
         labels = self.units["label"].to_numpy()[rows].astype(np.int64)
         return labels, self.activation(concept)[rows]
 
@@ -152,6 +165,30 @@ class ConceptActivations:
         cosines: NDArray[np.float32] = self._whitened[1] @ self._directions[concept]
         return cosines.reshape(grid_h, grid_w)
 
+    def patch_cosines(
+        self, field: int, rows: slice, columns: slice, concept: int
+    ) -> NDArray[np.float32]:
+        """Part of a heatmap, without whitening the rest of the field.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field.
+        rows, columns : slice
+            Patches.
+        concept : int
+            Which concept.
+
+        Returns
+        -------
+        ndarray
+            As `heatmap`, of these patches.
+        """
+        tokens = self.grids[field].tokens[rows, columns]
+        vectors = self.dictionary.whiten(tokens.reshape(-1, tokens.shape[-1]))
+        cosines: NDArray[np.float32] = unit_length(vectors) @ self._directions[concept]
+        return cosines.reshape(tokens.shape[:2])
+
     @cached_property
     def ranking(self) -> pd.DataFrame:
         """Concepts, the most telling first.
@@ -162,31 +199,38 @@ class ConceptActivations:
             ``name``; ``activation_rate`` (share of units, 0 to 1); ``selectivity`` (average
             selectivity, paper section 4) for the ``label`` it is highest for, looking at treated
             conditions only where there are any; ``max_selectivity`` for that label; ``auc`` of the
-            direction for that label against all other units; ``group`` (of a control-first
-            dictionary, whether the concept was seen in controls); ``dead`` (active in no unit).
-            Without two different conditions the last numbers are NaN and the rate decides.
+            direction for that label against all other units, of 10,000 random units of each side
+            where there are more; ``effect`` (Cliff's delta of the activation in treated units
+            against controls, above 0 where treated units have more) and ``q_value`` (its
+            Mann-Whitney test after Benjamini and Hochberg; see `compare_groups`); ``group`` (of a
+            control-first dictionary, whether the concept was seen in controls); ``dead`` (active
+            in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
+            for none). Without two different conditions, or without controls, the numbers that
+            need them are NaN and the rate decides.
         """
-        rate = active(self.codes).sum(axis=0) / max(len(self.units), 1)
         conditions = self.units["Metadata_condition"].to_numpy().astype(str)
-        treated = set(self.units.loc[~self.units["Metadata_control"], "Metadata_condition"])
-        controls = set(self.units.loc[self.units["Metadata_control"], "Metadata_condition"])
-        classes, average = average_selectivity(self.codes, conditions)
-        _, maximum = max_selectivity(self.codes, conditions)
-        wanted = (treated - controls) or set(conditions)
+        control = self.units["Metadata_control"].to_numpy(bool)
+        classes, shares, counts = activation_shares(self.codes, conditions)
+        rate = (shares * counts[:, None]).sum(axis=0) / max(len(self.units), 1)
+        average, maximum = selectivities(shares, counts)
+        wanted = (set(conditions[~control]) - set(conditions[control])) or set(conditions)
         candidates = np.flatnonzero([str(c) in wanted for c in classes])
         best = candidates[np.argmax(average[candidates], axis=0)]
         concepts = np.arange(self.n_concepts)
-        selectivity = average[best, concepts]
+        tested = compare_groups(self.codes, control, ~control)
         table = pd.DataFrame(
             {
                 "name": self.dictionary.names,
                 "activation_rate": rate,
-                "selectivity": selectivity,
+                "selectivity": average[best, concepts],
                 "label": classes[best].astype(str),
                 "max_selectivity": maximum[best, concepts],
                 "auc": self._aucs(conditions, classes[best].astype(str)),
+                "effect": tested["effect"],
+                "q_value": tested["q_value"],
                 "group": self.dictionary.icfl.groups_,
                 "dead": rate == 0,
+                "duplicate_of": duplicates(self._directions, rate),
             },
             index=pd.Index(concepts, name="concept"),
         )
@@ -195,12 +239,141 @@ class ConceptActivations:
         )
 
     def _aucs(self, conditions: NDArray[np.str_], labels: NDArray[np.str_]) -> NDArray[np.float64]:
-        return np.array(
-            [
-                separation_auc(self.alignment(concept), conditions == label)
-                for concept, label in enumerate(labels)
+        random = np.random.default_rng(0)
+        auc = np.empty(len(labels))
+        for label in np.unique(labels):
+            positive = conditions == label
+            sides = [np.flatnonzero(positive), np.flatnonzero(~positive)]
+            drawn = [
+                random.choice(side, _MOST_UNITS_OF_A_SIDE, replace=False)
+                if len(side) > _MOST_UNITS_OF_A_SIDE
+                else side
+                for side in sides
             ]
-        )
+            rows = np.sort(np.concatenate(drawn))
+            vectors = self._unit_vectors[rows]
+            for concept in np.flatnonzero(labels == label):
+                auc[concept] = separation_auc(vectors @ self._directions[concept], positive[rows])
+        return auc
+
+    def compare(self, first: str, second: str) -> pd.DataFrame:
+        """Every concept's activations in two conditions.
+
+        Parameters
+        ----------
+        first, second : str
+            Two different conditions.
+
+        Returns
+        -------
+        DataFrame
+            As `compare_groups` returns it, effects above 0 where the second has more.
+
+        Raises
+        ------
+        MicrodlError
+            If they are the same or one is not there.
+        """
+        conditions = self.units["Metadata_condition"].to_numpy().astype(str)
+        if first == second:
+            raise MicrodlError("Choose two different conditions to compare.")
+        for name in (first, second):
+            if name not in conditions:
+                raise MicrodlError(f"No unit has the condition '{name}'.")
+        return compare_groups(self.codes, conditions == first, conditions == second)
+
+    # One unit ----------------------------------------------------------------------------------
+
+    def concepts_of(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Concepts of one unit, strongest first, and their codes.
+
+        Parameters
+        ----------
+        row : int
+            Row of `units`.
+
+        Returns
+        -------
+        concepts, codes : ndarray of shape (n_active,)
+        """
+        begin, end = self.codes.indptr[row : row + 2]
+        concepts, values = self.codes.indices[begin:end], self.codes.data[begin:end]
+        order = np.argsort(-values, kind="stable")
+        order = order[values[order] != 0]
+        return concepts[order].astype(np.int64), values[order]
+
+    def similar_units(self, row: int, n: int = 8) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Units most like one, by the cosine of their whitened vectors.
+
+        Parameters
+        ----------
+        row : int
+            Row of `units`.
+        n : int, default=8
+            How many, the unit itself not counted.
+
+        Returns
+        -------
+        rows, cosines : ndarray of shape (min(n, n_units - 1),)
+            Most alike first.
+        """
+        cosine = self._unit_vectors @ self._unit_vectors[row]
+        cosine[row] = -np.inf
+        n = min(n, len(cosine) - 1)
+        nearest = np.argpartition(-cosine, n - 1)[:n] if n else np.empty(0, np.int64)
+        nearest = nearest[np.argsort(-cosine[nearest], kind="stable")]
+        return nearest, cosine[nearest]
+
+    def unit_at(self, field: int, y: float, x: float) -> int | None:
+        """Row of the crop or patch of a field at a place; the nearest centre where they overlap.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field.
+        y, x : float
+            Pixels.
+
+        Returns
+        -------
+        int or None
+            None outside all boxes.
+        """
+        units = self.geometry[field]
+        top, left, bottom, right = units.boxes.T
+        # A pixel reaches half its width to each side of its number.
+        y, x = np.floor(y + 0.5), np.floor(x + 0.5)
+        inside = np.flatnonzero((top <= y) & (y < bottom) & (left <= x) & (x < right))
+        if not len(inside):
+            return None
+        nearest = np.argmin((units.y[inside] - y) ** 2 + (units.x[inside] - x) ** 2)
+        return int(self.rows_of_field(field)[inside[nearest]])
+
+    def tag_units(self, rows: NDArray[np.int64], tag: str) -> None:
+        """Write down what a person saw in some units.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Rows of `units`.
+        tag : str
+            One of `TAGS`; empty takes the tag away.
+
+        Raises
+        ------
+        MicrodlError
+            If the tag is not known.
+        """
+        if tag and tag not in TAGS:
+            raise MicrodlError(f"The tag '{tag}' is not known; use {' or '.join(TAGS)}.")
+        self.unit_tags[rows] = tag
+
+    def tagged_units(self) -> pd.DataFrame:
+        """`units` with a last column ``Metadata_tag`` where any unit is tagged."""
+        table = self.units.copy()
+        if (self.unit_tags != "").any():
+            table["Metadata_tag"] = self.unit_tags
+        return table
 
     def top_units(self, concept: int, n: int = 8, sign: int = 1) -> NDArray[np.int64]:
         """Rows of the units most aligned with a concept.
@@ -233,11 +406,13 @@ class ConceptActivations:
         Returns
         -------
         DataFrame
-            Columns of `units`, then ``activation_<concept>`` and ``cosine_<concept>``.
+            Columns of `tagged_units`, then ``activation_<concept>`` and ``cosine_<concept>``.
         """
         concepts = range(self.n_concepts) if concepts is None else concepts
         columns: dict[str, NDArray[np.float32]] = {}
         for concept in concepts:
             columns[f"activation_{concept}"] = self.activation(concept)
             columns[f"cosine_{concept}"] = self.alignment(concept)
-        return pd.concat([self.units, pd.DataFrame(columns, index=self.units.index)], axis=1)
+        return pd.concat(
+            [self.tagged_units(), pd.DataFrame(columns, index=self.units.index)], axis=1
+        )

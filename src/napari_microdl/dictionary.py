@@ -24,6 +24,8 @@ from napari_microdl.whitening import ControlWhitening
 
 SCHEMA_VERSION = 1
 SUFFIX = ".microdl.safetensors"
+# What a person can say of a concept or a cell (paper, section 4, single-cell identity).
+TAGS = ("control-like", "perturbed")
 _HEADER_KEY = "napari_microdl"
 # Fitted attributes (less the trailing underscore) and parameters that codes depend on.
 _ICFL_ARRAYS = ("components", "bias", "dead")
@@ -174,6 +176,8 @@ class ConceptDictionary:
         Position component that is removed from tokens.
     names, notes : list of str
         One a concept; a person's words.
+    tags : list of str
+        One a concept: one of `TAGS`, or empty.
     provenance : dict
         Config, package versions, fields used, licences.
     figures : dict
@@ -186,6 +190,7 @@ class ConceptDictionary:
     position: PositionComponent | None = None
     names: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list, kw_only=True)
     provenance: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
 
@@ -194,10 +199,17 @@ class ConceptDictionary:
             self.names = [f"concept {i}" for i in range(self.n_concepts)]
         if not self.notes:
             self.notes = [""] * self.n_concepts
-        if len(self.names) != self.n_concepts or len(self.notes) != self.n_concepts:
+        if not self.tags:
+            self.tags = [""] * self.n_concepts
+        if any(len(x) != self.n_concepts for x in (self.names, self.notes, self.tags)):
             raise MicrodlError(
-                f"The dictionary has {self.n_concepts} concepts but {len(self.names)} names and "
-                f"{len(self.notes)} notes."
+                f"The dictionary has {self.n_concepts} concepts but {len(self.names)} names, "
+                f"{len(self.notes)} notes and {len(self.tags)} tags."
+            )
+        unknown = set(self.tags) - {"", *TAGS}
+        if unknown:
+            raise MicrodlError(
+                f"The tag '{min(unknown)}' is not known; use {' or '.join(TAGS)}, or none."
             )
 
     @property
@@ -302,6 +314,7 @@ class ConceptDictionary:
             "whitening": None,
             "names": self.names,
             "notes": self.notes,
+            "tags": self.tags,
             "provenance": self.provenance,
             "figures": self.figures,
         }
@@ -412,6 +425,8 @@ class ConceptDictionary:
             position=position,
             names=[str(n) for n in header["names"]],
             notes=[str(n) for n in header["notes"]],
+            # Files of version 0.1 have none.
+            tags=[str(n) for n in header.get("tags", [])],
             provenance=dict(header["provenance"]),
             figures=dict(header["figures"]),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,8 @@ from qtpy.QtCore import QThreadPool
 
 from napari_microdl.config import PipelineConfig
 from napari_microdl.fields import Field
+from napari_microdl.gui.explorer import ConceptExplorer
+from napari_microdl.gui.layers import Source
 from napari_microdl.gui.sample_data import load_transfluor
 from napari_microdl.pipeline import PipelineResult, run_pipeline
 from napari_microdl.samples import transfluor
@@ -66,6 +69,21 @@ def small_run() -> SmallRun:
 def open_viewer(make_napari_viewer_proxy: Any) -> Any:
     """Factory of viewers that are really shown."""
     return lambda: make_napari_viewer_proxy(show=True)
+
+
+@pytest.fixture
+def explored(open_viewer: Any, small_run: SmallRun, qtbot: Any) -> tuple[Any, ConceptExplorer]:
+    """A viewer with a finished run and the explorer dock."""
+    viewer = open_viewer()
+    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    qtbot.waitUntil(explorer.message.isVisible)
+    sources = [
+        Source(weakref.ref(viewer.add_image(f.read()[0], name=f.name).__wrapped__), (), f.name)
+        for f in small_run.fields
+    ]
+    explorer.session.finish(small_run.result, small_run.fields, sources)
+    qtbot.waitUntil(lambda: explorer.table.currentIndex().isValid())
+    return viewer, explorer
 
 
 @pytest.fixture(autouse=True)

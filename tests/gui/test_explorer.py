@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import numpy as np
@@ -11,27 +10,15 @@ import pytest
 from matplotlib.image import imread
 from qtpy.QtCore import QPoint, Qt
 
+from napari_microdl.dictionary import ConceptDictionary
+from napari_microdl.gui.concept_table import HEADINGS
 from napari_microdl.gui.explorer import ConceptExplorer
 from napari_microdl.gui.gallery import picture_of
-from napari_microdl.gui.layers import TAG, Source
+from napari_microdl.gui.layers import TAG
+from napari_microdl.gui.picking import camera_of
 from napari_microdl.gui.viewer_session import session_of
 
 LEFT = Qt.MouseButton.LeftButton
-
-
-@pytest.fixture
-def explored(open_viewer: Any, small_run: Any, qtbot: Any) -> tuple[Any, ConceptExplorer]:
-    """A viewer with a finished run and the explorer dock."""
-    viewer = open_viewer()
-    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
-    qtbot.waitUntil(explorer.message.isVisible)
-    sources = [
-        Source(weakref.ref(viewer.add_image(f.read()[0], name=f.name).__wrapped__), (), f.name)
-        for f in small_run.fields
-    ]
-    explorer.session.finish(small_run.result, small_run.fields, sources)
-    qtbot.waitUntil(lambda: explorer.table.currentIndex().isValid())
-    return viewer, explorer
 
 
 def overlays(viewer: Any) -> dict[str, Any]:
@@ -50,14 +37,21 @@ def test_concepts_are_listed_best_first(explored, small_run):
     assert shown_rows(explorer) == ranking["name"].tolist()
     proxy = explorer.table.proxy
     best = ranking.iloc[0]
-    assert [proxy.index(0, c).data() for c in range(6)] == [
-        "1",
-        best["name"],
-        f"{best['selectivity']:.2f}",
-        best["label"],
-        f"{best['auc']:.2f}",
-        f"{best['activation_rate']:.1%}",
-    ]
+    shown = {h: proxy.index(0, c).data() for c, h in enumerate(HEADINGS)}
+    assert shown == {
+        "#": "1",
+        "Name": best["name"],
+        "Average": f"{best['selectivity']:.2f}",
+        "Max": f"{best['max_selectivity']:.2f}",
+        "For": best["label"],
+        "Effect": f"{best['effect']:+.2f}",
+        "q": f"{best['q_value']:.3f}" if best["q_value"] >= 0.001 else f"{best['q_value']:.0e}",
+        "AUC": f"{best['auc']:.2f}",
+        "Active": f"{best['activation_rate']:.1%}",
+        "Group": "",
+        "Flag": "",
+        "Tag": "",
+    }
 
 
 def test_arrow_keys_switch_the_overlay(explored, small_run, qtbot):
@@ -77,9 +71,10 @@ def test_arrow_keys_switch_the_overlay(explored, small_run, qtbot):
 def test_sorting_compares_numbers_and_filtering_keeps_the_rest(explored, qtbot):
     _, explorer = explored
     everything = shown_rows(explorer)
-    explorer.table.sortByColumn(4, Qt.SortOrder.DescendingOrder)
+    column = HEADINGS.index("AUC")
+    explorer.table.sortByColumn(column, Qt.SortOrder.DescendingOrder)
     proxy = explorer.table.proxy
-    aucs = [float(proxy.index(row, 4).data()) for row in range(proxy.rowCount())]
+    aucs = [float(proxy.index(row, column).data()) for row in range(proxy.rowCount())]
     assert aucs == sorted(aucs, reverse=True)
     qtbot.keyClicks(explorer.filter, everything[3])
     assert everything[3] in shown_rows(explorer)
@@ -125,7 +120,7 @@ def test_the_gallery_shows_the_extremes_and_a_click_goes_there(explored, small_r
     qtbot.mouseClick(view.viewport(), LEFT, pos=QPoint(place.x(), place.y()))
     unit = activations.units.iloc[int(activations.top_units(best, 2)[1])]
     assert viewer.layers.selection.active.name == unit["Metadata_Field"]
-    np.testing.assert_allclose(explorer.camera.center[-2:], (unit["y"], unit["x"]))
+    np.testing.assert_allclose(camera_of(viewer).center[-2:], (unit["y"], unit["x"]))
     assert overlays(viewer)["activation"].metadata[TAG]["field"] == unit["field"]
 
 
@@ -141,27 +136,45 @@ def test_a_picture_is_cut_around_its_unit_in_the_contrast_of_its_layer(explored,
     np.testing.assert_allclose(picture_of(explorer.session.run, row, 0), expected, atol=1)
 
 
-def test_plot_and_tables_are_saved(explored, small_run, qtbot, tmp_path):
+def choose_file(monkeypatch: pytest.MonkeyPatch, path: Any) -> None:
+    """What the file dialog, which no test can click, would return."""
+    monkeypatch.setattr(
+        "napari_microdl.gui.saving.QFileDialog.getSaveFileName", lambda *_: (str(path), "")
+    )
+
+
+def test_plot_and_tables_are_saved(explored, small_run, monkeypatch, tmp_path):
     _, explorer = explored
-    explorer.save_plot(tmp_path / "plot.png")
-    assert imread(tmp_path / "plot.png").shape[2] == 4
-    explorer.save_table(tmp_path / "concepts.csv")
-    table = pd.read_csv(tmp_path / "concepts.csv")
+
+    def save(entry: str, name: str) -> Any:
+        choose_file(monkeypatch, tmp_path / name)
+        explorer.save_button.entries[entry].trigger()
+        return tmp_path / name
+
+    assert imread(save("plot", "plot.png")).shape[2] == 4
+    assert "<svg" in save("plot", "plot.svg").read_text()
+    table = pd.read_csv(save("concepts", "concepts.csv"))
     assert table["concept"].tolist() == small_run.result.activations.ranking.index.tolist()
-    explorer.save_cells(tmp_path / "cells.csv")
-    cells = pd.read_csv(tmp_path / "cells.csv")
+    cells = pd.read_csv(save("units", "cells.csv"))
     assert len(cells) == len(small_run.result.activations.units)
     assert {"Metadata_condition", "y", "x", "activation_0"} <= set(cells)
+    compared = pd.read_csv(save("comparison", "comparison.csv"))
+    assert compared["name"].tolist() == small_run.result.dictionary.names
+    loaded = ConceptDictionary.load(save("dictionary", "mine.microdl.safetensors"))
+    assert loaded.names == small_run.result.dictionary.names
 
 
-def test_a_path_that_cannot_be_written_is_said(explored, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [("missing/a.csv", "Could not save"), ("a.xlsx", "neither CSV nor Parquet")],
+)
+def test_a_table_that_cannot_be_saved_is_said(explored, tmp_path, monkeypatch, name, sentence):
     _, explorer = explored
-    monkeypatch.setattr(
-        "napari_microdl.gui.explorer.QFileDialog.getSaveFileName",
-        lambda *_: (str(tmp_path / "missing" / "a.csv"), ""),
-    )
-    explorer.save_table_button.click()
-    assert explorer.message.text().startswith("⚠ Could not save")
+    said: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
+    choose_file(monkeypatch, tmp_path / name)
+    explorer.save_button.entries["concepts"].trigger()
+    assert sentence in said[0]
 
 
 def test_it_fits_a_small_laptop_screen(explored):

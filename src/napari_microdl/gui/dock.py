@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from napari.utils.theme import get_theme
@@ -60,7 +59,9 @@ class Dock(QWidget):
         self.session: Session = session_of(self.viewer)
         self.connections = Connections()
         # The window may be destroyed with the dock inside, which gives no other warning.
-        self.destroyed.connect(partial(Connections.close, self.connections))
+        # A bound method of a plain object, which Qt holds weakly: a partial would be called after
+        # the garbage collector has emptied it, which ends the process.
+        self.destroyed.connect(self.connections.close)
 
     def event(self, event: QEvent | None) -> bool:
         """Follow docking and undocking; napari takes a closed dock's widget out of its parent."""

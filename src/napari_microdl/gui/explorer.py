@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from napari.utils.notifications import show_info
 from napari.viewer import Viewer
-from qtpy.QtCore import QSignalBlocker, Qt, QTimer
+from numpy.typing import NDArray
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
-    QFileDialog,
     QHBoxLayout,
     QLineEdit,
-    QPushButton,
     QSplitter,
     QTabWidget,
     QVBoxLayout,
-    QWidget,
 )
 
+from napari_microdl.errors import MicrodlError
+from napari_microdl.gui.cell_panel import CellPanel
+from napari_microdl.gui.compare_panel import ComparePanel
 from napari_microdl.gui.concept_table import ConceptTable
 from napari_microdl.gui.dock import Dock, sentence_label
 from napari_microdl.gui.gallery import Gallery
-from napari_microdl.gui.plots import DistributionPlot
+from napari_microdl.gui.map_panel import MapPanel
+from napari_microdl.gui.panel import Panel
+from napari_microdl.gui.picking import Picker, go_to, unit_at
+from napari_microdl.gui.plot_panel import PlotPanel
+from napari_microdl.gui.plots import Plot
+from napari_microdl.gui.saving import SaveButton
 from napari_microdl.gui.session import OverlayKind
+from napari_microdl.gui.tag_panel import TagPanel
+from napari_microdl.gui.viewer_session import overlays_of, selection_of
 
-# Overlays follow the arrow keys at once; plot and gallery wait until the keys rest.
-_MILLISECONDS_OF_REST = 80
+# Overlays follow the arrow keys at once; the tab in view waits until the keys rest.
+_MILLISECONDS_OF_REST = 150
 _EMPTY = (
     "No concepts yet: run the Concept workflow (Plugins > MicroDL), and they are listed here, the "
     "most telling first."
 )
+_OVERLAYS: dict[OverlayKind, tuple[str, str]] = {
+    "heatmap": (
+        "&Heatmap",
+        "Cosine of the concept's direction with every patch: orange where the image shows the "
+        "concept, blue where it shows its opposite.",
+    ),
+    "activation": ("&Activation", "How strongly the concept is active in every cell (or crop)."),
+    "cells": (
+        "&Outlines",
+        "Outlines of the cells that the built-in segmentation found; hover one to read its "
+        "activation.",
+    ),
+}
 
 
 class ConceptExplorer(Dock):
-    """Ranked concepts, their overlays, their distribution per condition, and example cells.
+    """Ranked concepts, their overlays, and tabs that look at a concept, a cell or all of them.
 
     Parameters
     ----------
@@ -46,107 +68,121 @@ class ConceptExplorer(Dock):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
+        self.selection = selection_of(self.viewer)
+        self.overlays = overlays_of(self.viewer)
+        self.picker = Picker(self.viewer, self._on_click)
+        # The window may be destroyed with the dock inside, which gives no other warning.
+        self.destroyed.connect(self.picker.detach)
         self.message = sentence_label(_EMPTY)
-        self.kinds: dict[OverlayKind, QCheckBox] = {
-            "heatmap": QCheckBox("Heatmap"),
-            "activation": QCheckBox("Activation"),
-            "cells": QCheckBox("Outlines"),
-        }
-        tips = {
-            "heatmap": "Cosine of the concept's direction with every patch: orange where the image "
-            "shows the concept, blue where it shows its opposite.",
-            "activation": "How strongly the concept is active in every cell (or crop).",
-            "cells": "Outlines of the cells that the built-in segmentation found; hover one to "
-            "read its activation.",
-        }
-        overlay_row = QHBoxLayout()
-        for kind, box in self.kinds.items():
-            box.setToolTip(tips[kind])
-            box.clicked.connect(self._on_kinds)
-            overlay_row.addWidget(box)
-        self.where = QComboBox()
-        self.where.addItem("on selected image", False)
-        self.where.addItem("on all images", True)
-        self.where.setToolTip("Which images carry the overlays.")
-        self.where.activated.connect(self._on_where)
-        overlay_row.addStretch(1)
-        self.filter = QLineEdit()
-        self.filter.setPlaceholderText("filter by name or condition")
-        self.filter.setClearButtonEnabled(True)
-        self.table = ConceptTable(self.session)
+        self.table = ConceptTable(self.session, self.selection)
         self.table.setMinimumHeight(90)
-        self.filter.textChanged.connect(self.table.proxy.setFilterFixedString)
         self.table.concept_chosen.connect(self.session.show_concept)
-        self.plot = DistributionPlot()
-        self.gallery = Gallery()
-        self.gallery.unit_chosen.connect(self.go_to_unit)
-        self.channel = QComboBox()
-        self.channel.setToolTip("Channel shown in the gallery.")
-        self.channel.activated.connect(self._show_details)
-        pictures = QWidget()
-        picture_column = QVBoxLayout(pictures)
-        picture_column.setContentsMargins(0, 0, 0, 0)
-        picture_column.addWidget(self.channel)
-        picture_column.addWidget(self.gallery, 1)
         self.tabs = QTabWidget()
-        self.tabs.addTab(self.plot, "Conditions")
-        self.tabs.addTab(pictures, "Gallery")
         self.tabs.setMinimumHeight(110)
+        self.tabs.setUsesScrollButtons(True)
+        shared = (self.viewer, self.session, self.selection)
+        self.plots = PlotPanel(*shared, field_in_view=self._field_in_view)
+        self.gallery = Gallery(*shared)
+        self.cell = CellPanel(*shared)
+        self.compare = ComparePanel(*shared)
+        self.map = MapPanel(*shared)
+        self.tags = TagPanel(*shared, selected_concepts=self.table.selected_concepts)
+        for panel, title, tip in (
+            (self.plots, "Plots", "How the concept shows in conditions, wells and channels."),
+            (self.gallery, "Gallery", "The cells that show the concept most, and its opposite."),
+            (self.cell, "Cell", "A clicked cell, its concepts, and the cells most like it."),
+            (self.compare, "Compare", "All concepts in two conditions."),
+            (self.map, "Map", "All cells by their activations."),
+            (self.tags, "Tags", "Your own words on cells and concepts, and the recall."),
+        ):
+            self.tabs.setTabToolTip(self.tabs.addTab(panel, title), tip)
         self.tabs.currentChanged.connect(self._show_details)
-        splitter = QSplitter(Qt.Orientation.Vertical)
-        splitter.addWidget(self.table)
-        splitter.addWidget(self.tabs)
-        splitter.setSizes([240, 260])
-        splitter.setChildrenCollapsible(False)
-        self.save_plot_button = QPushButton("Save plot...")
-        self.save_table_button = QPushButton("Save table...")
-        self.save_cells_button = QPushButton("Save cells...")
-        self.save_table_button.setToolTip("The ranked concepts as CSV.")
-        self.save_cells_button.setToolTip(
-            "One row a cell (or crop) with its condition, position and activations, as CSV."
+        for pictures in (self.gallery, self.cell):
+            pictures.unit_chosen.connect(self.go_to_unit)
+        self.save_button = SaveButton(
+            self.viewer,
+            self.session,
+            self.save_plot,
+            self.compare.comparison,
+            self.table.selected_concepts,
+            self,
         )
-        self.save_plot_button.clicked.connect(
-            lambda: self._ask(self.save_plot, "concept.png", "Plot (*.png *.svg *.pdf)")
-        )
-        self.save_table_button.clicked.connect(
-            lambda: self._ask(self.save_table, "concepts.csv", "Table (*.csv)")
-        )
-        self.save_cells_button.clicked.connect(
-            lambda: self._ask(self.save_cells, "cells.csv", "Table (*.csv)")
-        )
-        saving = QHBoxLayout()
-        for button in (self.save_plot_button, self.save_table_button, self.save_cells_button):
-            saving.addWidget(button)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(4, 4, 4, 4)
-        layout.addWidget(self.message)
-        layout.addLayout(overlay_row)
-        filter_row = QHBoxLayout()
-        filter_row.addWidget(self.filter, 1)
-        filter_row.addWidget(self.where)
-        layout.addLayout(filter_row)
-        layout.addWidget(splitter, 1)
-        layout.addLayout(saving)
-        self.setMinimumWidth(380)
+        self._lay_out()
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(_MILLISECONDS_OF_REST)
         self._rest.timeout.connect(self._show_details)
         self.resume()
 
+    def _lay_out(self) -> None:
+        self.kinds: dict[OverlayKind, QCheckBox] = {}
+        overlay_row = QHBoxLayout()
+        for kind, (text, tip) in _OVERLAYS.items():
+            box = QCheckBox(text)
+            box.setToolTip(tip)
+            box.clicked.connect(self._on_kinds)
+            overlay_row.addWidget(box)
+            self.kinds[kind] = box
+        overlay_row.addStretch(1)
+        self.where = QComboBox()
+        self.where.addItem("on selected image", False)
+        self.where.addItem("on all images", True)
+        self.where.setToolTip("Which images carry the overlays.")
+        self.where.setAccessibleName("Which images carry the overlays")
+        self.where.activated.connect(self._on_where)
+        self.filter = QLineEdit()
+        self.filter.setPlaceholderText("search names, labels, tags")
+        self.filter.setToolTip("Show concepts that hold every word.")
+        self.filter.setClearButtonEnabled(True)
+        self.filter.textChanged.connect(self.table.proxy.search)
+        self.hide_flagged = QCheckBox("Hide flagged")
+        self.hide_flagged.setToolTip("Hide dead concepts and those that are like another.")
+        self.hide_flagged.toggled.connect(self.table.proxy.hide_flagged)
+        filter_row = QHBoxLayout()
+        filter_row.addWidget(self.filter, 1)
+        filter_row.addWidget(self.hide_flagged)
+        bottom_row = QHBoxLayout()
+        bottom_row.addWidget(self.where)
+        bottom_row.addStretch(1)
+        bottom_row.addWidget(self.save_button)
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        splitter.addWidget(self.table)
+        splitter.addWidget(self.tabs)
+        splitter.setSizes([220, 280])
+        splitter.setChildrenCollapsible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 4, 4, 4)
+        layout.addWidget(self.message)
+        layout.addLayout(overlay_row)
+        layout.addLayout(filter_row)
+        layout.addWidget(splitter, 1)
+        layout.addLayout(bottom_row)
+        self.setMinimumWidth(380)
+
+    @property
+    def panels(self) -> list[Panel]:
+        """The tabs, from left to right."""
+        found: list[Any] = [self.tabs.widget(i) for i in range(self.tabs.count())]
+        return found
+
     def connect_signals(self) -> None:
-        """Connect to theme and session."""
+        """Connect to theme, session and clicks."""
         connect = self.connections.connect
         connect(self.viewer.events.theme, self._on_theme)
         connect(self.session.run_changed, self._on_run)
         connect(self.session.concept_changed, self._on_concept)
         connect(self.session.view_changed, self._on_view)
-        connect(self.session.names_changed, self._on_concept)
+        connect(self.session.names_changed, self._on_words)
+        connect(self.selection.changed, self._on_selection)
+        connect(self.selection.tags_changed, self._on_words)
+        self.picker.attach()
 
     def suspend(self) -> None:
         """Stop listening, because the dock was closed."""
         super().suspend()
+        self.picker.detach()
         self._rest.stop()
+        self.map.jobs.stop()
 
     def refresh(self) -> None:
         """Show the run of the session anew."""
@@ -155,8 +191,9 @@ class ConceptExplorer(Dock):
         self._on_run()
 
     def _on_theme(self) -> None:
-        self.plot.set_colours(self.theme_colours())
-        self.plot.setVisible(True)
+        colours = self.theme_colours()
+        for panel in self.panels:
+            panel.set_colours(colours)
 
     def _on_run(self) -> None:
         run = self.session.run
@@ -164,30 +201,35 @@ class ConceptExplorer(Dock):
         self.message.setVisible(run is None)
         for widget in (
             self.filter,
+            self.hide_flagged,
             self.where,
             *self.kinds.values(),
-            self.save_plot_button,
-            self.save_table_button,
-            self.save_cells_button,
+            self.save_button,
+            self.tabs,
         ):
             widget.setEnabled(run is not None)
-        self.gallery.clear()
+        for panel in self.panels:
+            panel.show_run(run)
         if run is None:
             return
         self._on_view()
         own = all(source.has_own_labels for source in run.sources)
         self.kinds["cells"].setVisible(run.result.config.unit == "cell" and not own)
-        names = run.fields[0].channel_names
-        with QSignalBlocker(self.channel):
-            self.channel.clear()
-            self.channel.addItems(names)
-        self.channel.setVisible(len(names) > 1)
         self._on_concept()
 
     def _on_concept(self) -> None:
         if self.session.run is not None and self.session.concept is not None:
             self.table.select(self.session.concept)
             self._rest.start()
+
+    def _on_words(self) -> None:
+        self.table.concepts.refresh_words()
+        self._on_selection()
+        self._on_concept()
+
+    def _on_selection(self) -> None:
+        for panel in self.panels:
+            panel.show_selection()
 
     def _on_view(self) -> None:
         for kind, box in self.kinds.items():
@@ -200,18 +242,33 @@ class ConceptExplorer(Dock):
     def _on_where(self) -> None:
         self.session.show(all_fields=bool(self.where.currentData()))
 
+    def _field_in_view(self) -> int:
+        field = self.overlays.field_of(self.viewer.layers.selection.active)
+        return next(iter(self.overlays.shown_fields()), 0) if field is None else field
+
     def _show_details(self) -> None:
-        """Draw the tab in view; the other waits until it is looked at."""
+        """Draw the tab in view; the others wait until they are looked at."""
         run, concept = self.session.run, self.session.concept
-        if run is None or concept is None:
+        panel: Any = self.tabs.currentWidget()
+        if run is not None and concept is not None:
+            panel.show_concept(run, concept)
+
+    def _on_click(self, world: NDArray[np.float64], add: bool) -> None:
+        """Look at the clicked unit; with Shift, select it too."""
+        run = self.session.run
+        if run is None:
             return
-        if self.tabs.currentIndex() == 0:
-            self.plot.show_concept(run.result.activations, concept, run.result.config.unit)
-        else:
-            self.gallery.show_concept(run, concept, max(self.channel.currentIndex(), 0))
+        shown = self.overlays.shown_fields()
+        rest = [number for number in range(len(run.sources)) if number not in shown]
+        row = unit_at(run, world, shown + rest)
+        if row is None:
+            return
+        self.selection.select([row], add=add)
+        if not add:
+            self.tabs.setCurrentWidget(self.cell)
 
     def go_to_unit(self, row: int) -> None:
-        """Select the image of a unit and centre the view on it.
+        """Select the image of a unit, centre the view on it, and outline it.
 
         Parameters
         ----------
@@ -221,51 +278,33 @@ class ConceptExplorer(Dock):
         run = self.session.run
         if run is None:
             return
-        unit: Any = run.result.activations.units.iloc[row]
-        source = run.sources[int(unit["field"])]
-        layer = source.layer()
-        if layer is None or layer not in self.viewer.layers:
-            self.message.setText(f"The image of {source.name} was closed.")
-            self.message.show()
-            return
-        self.viewer.layers.selection.active = layer
-        position = layer.data_to_world([*(i or 0 for i in source.index), unit["y"], unit["x"]])
-        dims = self.viewer.dims
-        offset = dims.ndim - len(position)
-        for axis, value in enumerate(position[:-2]):
-            if source.index[axis] is not None:
-                dims.set_point(axis + offset, value)
-        self.camera.center = (*self.camera.center[:-2], *position[-2:])
-
-    @property
-    def camera(self) -> Any:
-        """The viewer's camera, which napari 0.9 moved into the scene."""
-        return getattr(self.viewer, "scene", self.viewer).camera
-
-    # Files -------------------------------------------------------------------------------------
-
-    def _ask(self, save: Callable[[str], None], name: str, kinds: str) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Save", name, kinds)
-        if path:
-            try:
-                save(path)
-            except OSError as error:
-                self.message.setText(f"⚠ Could not save: {error}")
-                self.message.show()
+        if go_to(self.viewer, run, row):
+            self.selection.select([row])
+        else:
+            field = int(run.result.activations.units["field"].iloc[row])
+            show_info(f"The image of {run.sources[field].name} was closed.")
 
     def save_plot(self, path: str | Path) -> None:
-        """Write the distribution of the concept on show as PNG, SVG or PDF."""
+        """Write the plot in view as PNG, SVG or PDF; that of the first tab where there is none.
+
+        Parameters
+        ----------
+        path : str or Path
+            The suffix decides the format.
+
+        Raises
+        ------
+        MicrodlError
+            If the plot has nothing to show, or the suffix is none of these.
+        """
         run, concept = self.session.run, self.session.concept
-        if run is not None and concept is not None:
-            self.plot.show_concept(run.result.activations, concept, run.result.config.unit)
-            self.plot.save(path)
-
-    def save_table(self, path: str | Path) -> None:
-        """Write the ranked concepts as CSV."""
-        if self.session.run is not None:
-            self.session.run.result.activations.ranking.to_csv(path)
-
-    def save_cells(self, path: str | Path) -> None:
-        """Write one row a unit with its activations as CSV."""
-        if self.session.run is not None:
-            self.session.run.result.activations.to_frame().to_csv(path, index=False)
+        if run is None or concept is None:
+            return
+        plot: Any = getattr(self.tabs.currentWidget(), "plot", None)
+        if not isinstance(plot, Plot):
+            plot = self.plots.plot
+        panel = self.plots if plot is self.plots.plot else self.tabs.currentWidget()
+        panel.show_concept(run, concept)
+        if not plot.has_contents():
+            raise MicrodlError("There is no plot yet; wait until it is drawn.")
+        plot.save(path)

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from qtpy.QtCore import QSize, Qt, Signal
-from qtpy.QtGui import QIcon, QImage, QPixmap
-from qtpy.QtWidgets import QLabel, QListView, QListWidget, QListWidgetItem, QVBoxLayout, QWidget
+from qtpy.QtCore import QLineF, QSignalBlocker, QSize, Qt, Signal
+from qtpy.QtGui import QColor, QIcon, QImage, QPainter, QPen, QPixmap
+from qtpy.QtWidgets import QComboBox, QLabel, QListView, QListWidget, QListWidgetItem
 
+from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.session import Run
 from napari_microdl.painting import window_of
 
 _PICTURE = 72
 # Brightened, so that dim cells are seen in a small picture.
 _GAMMA = 0.6
+# Orange and blue as in the heatmap.
+_LINES = {1: "#ffa040", -1: "#60b0ff"}
+# A patch is outlined if it is at least so aligned as this share of the most aligned in the picture.
+_OUTLINED = 0.7
+_IN_A_ROW = 10
+
+
+def _place_of(run: Run, row: int) -> tuple[int, int, tuple[slice, slice]]:
+    """Number of the field of a unit, its place there, and the part that its picture shows."""
+    activations = run.result.activations
+    number = int(activations.units["field"].iloc[row])
+    place = int(np.searchsorted(activations.rows_of_field(number), row))
+    window = window_of(activations.geometry[number].boxes[place], run.fields[number].shape)
+    return number, place, window
 
 
 def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
@@ -34,11 +50,8 @@ def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
     -------
     ndarray of shape (size, size)
     """
-    activations = run.result.activations
-    number = int(activations.units["field"].iloc[row])
-    place = row - int(np.argmax(activations.units["field"].to_numpy() == number))
+    number, _, (rows, columns) = _place_of(run, row)
     field = run.fields[number]
-    rows, columns = window_of(activations.geometry[number].boxes[place], field.shape)
     crop = np.asarray(field.data[channel, rows, columns], np.float32)
     layer = run.sources[number].layer()
     if layer is not None and not layer.rgb and field.n_channels == 1:
@@ -49,8 +62,54 @@ def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray((scaled * 255).astype(np.uint8))
 
 
-class Gallery(QWidget):
-    """Two rows of pictures; a click asks to be taken to the unit.
+def outlines_of(run: Run, row: int, concept: int, sign: int) -> NDArray[np.float64]:
+    """Lines around the patches that make a unit aligned with a concept.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    row : int
+        Row of the table of units.
+    concept : int
+        Which concept.
+    sign : {1, -1}
+        Aligned or anti-aligned patches.
+
+    Returns
+    -------
+    ndarray of shape (n_lines, 4)
+        x and y of both ends, in pixels of the picture. Outlined is every patch that the unit
+        touches and that is at least 0.7 times as aligned as the most aligned of them; none where no
+        patch is aligned.
+    """
+    activations = run.result.activations
+    number, place, (rows, columns) = _place_of(run, row)
+    p = activations.grids[number].patch_size
+    top, left = rows.start // p, columns.start // p
+    bottom, right = -(-rows.stop // p), -(-columns.stop // p)
+    cosine = sign * activations.patch_cosines(
+        number, slice(top, bottom), slice(left, right), concept
+    )
+    grid = activations.grids[number].tokens.shape[:2]
+    touched = activations.geometry[number].weights[[place]].toarray().reshape(grid) > 0
+    cosine[~touched[top:bottom, left:right]] = -1
+    chosen = np.pad((cosine >= _OUTLINED * cosine.max()) & (cosine > 0), 1)
+    lines = []
+    # A line runs wherever a chosen patch borders on one that is not.
+    for i, j in np.argwhere(chosen[1:] != chosen[:-1]):
+        y = (top + i) * p - rows.start
+        x = (left + j - 1) * p - columns.start
+        lines.append((x, y, x + p, y))
+    for i, j in np.argwhere(chosen[:, 1:] != chosen[:, :-1]):
+        y = (top + i - 1) * p - rows.start
+        x = (left + j) * p - columns.start
+        lines.append((x, y, x, y + p))
+    return np.array(lines, float).reshape(-1, 4)
+
+
+class PictureList(QListWidget):
+    """Small pictures of units, side by side; a click or Enter asks to be taken to one.
 
     Signals
     -------
@@ -60,75 +119,133 @@ class Gallery(QWidget):
 
     unit_chosen = Signal(int)
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(2)
-        self.lists: dict[int, QListWidget] = {}
-        for sign, heading in ((1, "Most aligned"), (-1, "Least aligned")):
-            view = QListWidget()
-            view.setViewMode(QListView.ViewMode.IconMode)
-            view.setResizeMode(QListView.ResizeMode.Adjust)
-            view.setMovement(QListView.Movement.Static)
-            view.setIconSize(QSize(_PICTURE, _PICTURE))
-            view.setSpacing(1)
-            view.setMinimumHeight(_PICTURE + 30)
-            view.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-            view.itemActivated.connect(self._on_item)
-            view.itemClicked.connect(self._on_item)
-            layout.addWidget(QLabel(heading))
-            layout.addWidget(view, 1)
-            self.lists[sign] = view
+        self.setAccessibleName(name)
+        self.setViewMode(QListView.ViewMode.IconMode)
+        self.setResizeMode(QListView.ResizeMode.Adjust)
+        self.setMovement(QListView.Movement.Static)
+        self.setIconSize(QSize(_PICTURE, _PICTURE))
+        self.setSpacing(1)
+        self.setMinimumHeight(_PICTURE + 30)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.itemActivated.connect(self._on_item)
+        self.itemClicked.connect(self._on_item)
 
     def _on_item(self, item: QListWidgetItem) -> None:
         self.unit_chosen.emit(item.data(Qt.ItemDataRole.UserRole))
 
-    def clear(self) -> None:
-        """Show nothing."""
-        for view in self.lists.values():
-            view.clear()
-
-    def show_concept(self, run: Run, concept: int, channel: int = 0, n: int = 10) -> None:
-        """Show the units of one concept.
+    def show_units(
+        self,
+        run: Run,
+        rows: Sequence[int] | NDArray[np.int64],
+        cosines: NDArray[np.floating],
+        channel: int,
+        concept: int | None = None,
+        sign: int = 1,
+    ) -> None:
+        """Show units.
 
         Parameters
         ----------
         run : Run
             The run.
-        concept : int
-            Which concept.
-        channel : int, default=0
+        rows : sequence of int
+            Rows of the table of units.
+        cosines : ndarray of the same length
+            Written below the pictures.
+        channel : int
             Channel to draw.
-        n : int, default=10
-            Units in each row.
+        concept : int, optional
+            Outline the patches aligned with this concept.
+        sign : {1, -1}
+            Or those anti-aligned.
         """
+        self.clear()
+        units = run.result.activations.units
+        for row, cosine in zip(rows, cosines, strict=True):
+            picture = picture_of(run, int(row), channel)
+            lines = np.empty((0, 4))
+            if concept is not None:
+                lines = outlines_of(run, int(row), concept, sign)
+            item = QListWidgetItem(f"{cosine:.2f}")
+            item.setIcon(QIcon(_pixmap(picture, lines, _LINES[sign])))
+            item.setData(Qt.ItemDataRole.UserRole, int(row))
+            unit: Any = units.iloc[int(row)]
+            item.setToolTip(
+                f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"
+                f"{run.result.config.unit} {unit['label']}, cosine {cosine:.3f}\n"
+                "Click to go there."
+            )
+            self.addItem(item)
+
+
+class Gallery(Panel):
+    """Two rows of pictures from all fields.
+
+    Signals
+    -------
+    unit_chosen(int)
+        Row of the table of units.
+    """
+
+    unit_chosen = Signal(int)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.channel = QComboBox()
+        self.channel.setToolTip("Channel shown in the gallery.")
+        self.channel.setAccessibleName("Channel of the gallery")
+        self.channel.currentIndexChanged.connect(self._on_channel)
+        self.column.addWidget(self.channel)
+        self.lists: dict[int, PictureList] = {}
+        for sign, heading in ((1, "Most aligned"), (-1, "Most anti-aligned")):
+            view = PictureList(heading)
+            view.unit_chosen.connect(self.unit_chosen)
+            label = QLabel(heading)
+            label.setToolTip("From all images; patches that show it most are outlined.")
+            self.column.addWidget(label)
+            self.column.addWidget(view, 1)
+            self.lists[sign] = view
+
+    def show_run(self, run: Run | None) -> None:
+        """Offer the channels of the run."""
+        for view in self.lists.values():
+            view.clear()
+        if run is not None:
+            names = list(run.fields[0].channel_names)
+            with QSignalBlocker(self.channel):
+                self.channel.clear()
+                self.channel.addItems(names)
+            self.channel.setVisible(len(names) > 1)
+
+    def show_concept(self, run: Run, concept: int) -> None:
+        """Show the units of one concept."""
         activations = run.result.activations
         alignment = activations.alignment(concept)
-        units = activations.units
+        channel = max(self.channel.currentIndex(), 0)
         for sign, view in self.lists.items():
-            view.clear()
-            for row in activations.top_units(concept, n, sign):
-                picture = picture_of(run, int(row), channel)
-                item = QListWidgetItem(f"{alignment[row]:.2f}")
-                item.setIcon(QIcon(_pixmap(picture)))
-                item.setData(Qt.ItemDataRole.UserRole, int(row))
-                unit: Any = units.iloc[int(row)]
-                item.setToolTip(
-                    f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"
-                    f"{run.result.config.unit} {unit['label']}, cosine {alignment[row]:.3f}\n"
-                    "Click to go there."
-                )
-                view.addItem(item)
+            rows = activations.top_units(concept, _IN_A_ROW, sign)
+            view.show_units(run, rows, alignment[rows], channel, concept, sign)
+
+    def _on_channel(self) -> None:
+        if self.session.run is not None and self.session.concept is not None:
+            self.show_concept(self.session.run, self.session.concept)
 
 
-def _pixmap(picture: NDArray[np.uint8]) -> QPixmap:
+def _pixmap(picture: NDArray[np.uint8], lines: NDArray[np.float64], colour: str) -> QPixmap:
     height, width = picture.shape
     image = QImage(picture.data, width, height, width, QImage.Format.Format_Grayscale8)
     # The copy owns its pixels; the array goes when this function returns.
-    return QPixmap.fromImage(image.copy()).scaled(
+    pixmap = QPixmap.fromImage(image.copy()).scaled(
         _PICTURE,
         _PICTURE,
         Qt.AspectRatioMode.KeepAspectRatio,
         Qt.TransformationMode.SmoothTransformation,
     )
+    painter = QPainter(pixmap)
+    painter.setPen(QPen(QColor(colour), 1.2))
+    zoom = pixmap.width() / width
+    painter.drawLines([QLineF(*(line * zoom)) for line in lines])
+    painter.end()
+    return pixmap

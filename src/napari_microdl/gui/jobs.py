@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
@@ -112,6 +111,10 @@ class _Running:
         if bar is not None:
             bar.close()
 
+    def __del__(self) -> None:
+        if self.worker is not None:
+            self.worker.quit()
+
 
 class JobRunner(QObject):
     """Runs one generator of `Progress` at a time, off the GUI thread.
@@ -140,7 +143,9 @@ class JobRunner(QObject):
         self._look = QTimer(self)
         self._look.setInterval(_MILLISECONDS_BETWEEN_LOOKS)
         self._look.timeout.connect(self._look_at_bar)
-        self.destroyed.connect(partial(_Running.stop, self._now))
+        # A bound method of a plain object: Qt then holds it weakly. A partial would be called after
+        # the garbage collector has emptied it, which ends the process.
+        self.destroyed.connect(self._now.stop)
 
     @property
     def is_running(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ from napari.layers import Image, Labels, Layer
 from napari.utils.colormaps import Colormap
 from napari.viewer import Viewer
 from numpy.typing import NDArray
+from psygnal import Signal
 
 from napari_microdl.gui.layers import TAG, is_output, output_data, output_geometry
 from napari_microdl.gui.session import OverlayKind, Run, Session
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from napari_microdl.cells import Units
 
 _FEW_IMAGES = 12
+_KINDS = get_args(OverlayKind)
 # Blue and orange are told apart by every common kind of colour vision; around zero the image itself
 # is seen.
 DIVERGING = Colormap(
@@ -81,12 +83,19 @@ class Overlays:
         Held weakly.
     session : Session
         What to show.
+
+    Signals
+    -------
+    fields_changed
+        Other images carry overlays now.
     """
+
+    fields_changed = Signal()
 
     def __init__(self, viewer: Viewer, session: Session) -> None:
         self._viewer = weakref.ref(viewer)
         self._session = session
-        self._painters: dict[int, LabelPainter | BoxPainter] = {}
+        self._painters: dict[int, LabelPainter | BoxPainter | None] = {}
         self._busy = False
         session.run_changed.connect(self._on_run)
         session.concept_changed.connect(self.update)
@@ -139,8 +148,7 @@ class Overlays:
         self._painters.clear()
         if viewer is not None and run is not None and run.is_first:
             self._session.show_all_fields = side_by_side([s.layer() for s in run.sources])
-        if viewer is not None:
-            self._remove(lambda tag: run is None or tag.get("run_id") != run.run_id)
+        self._remove(lambda tag: run is None or tag.get("run_id") != run.run_id)
         self.update()
 
     def _on_active(self) -> None:
@@ -150,10 +158,14 @@ class Overlays:
                 self.update()
 
     def _on_removed(self, event: Any) -> None:
-        """An overlay that the user deletes is switched off, not brought back."""
+        """An overlay that the user deletes is switched off; those of a closed image go with it."""
         layer = event.value
         run = self._session.run
-        if self._busy or run is None or not is_output(layer):
+        if self._busy or run is None:
+            return
+        if not is_output(layer):
+            if any(source.layer() is layer for source in run.sources):
+                self.update()
             return
         tag = layer.metadata[TAG]
         if tag.get("run_id") == run.run_id and tag["kind"] in self._session.kinds:
@@ -186,13 +198,12 @@ class Overlays:
             self._remove(
                 lambda tag: (
                     tag.get("run_id") == run.run_id
+                    and tag["kind"] in _KINDS
                     and (tag["kind"] not in kinds or tag["field"] not in fields)
                 )
             )
-            self._painters = {
-                f: self._painters[f] if f in self._painters else self._painter(run, f)
-                for f in fields
-            }
+            before = list(self._painters)
+            self._painters = {f: self._painters.get(f) for f in fields}
             if "cells" in kinds:
                 self._show_cells(viewer, run, concept, fields)
             if "activation" in kinds:
@@ -208,26 +219,43 @@ class Overlays:
                     viewer.layers.selection = kept
         finally:
             self._busy = False
+        if fields != before:
+            self.fields_changed.emit()
 
-    @staticmethod
-    def _painter(run: Run, field: int) -> LabelPainter | BoxPainter:
-        activations = run.result.activations
-        units: Units = activations.geometry[field]
-        labels = run.result.labels[field]
-        if run.result.config.unit == "cell" and labels is not None:
-            return LabelPainter(labels, units.ids)
-        return BoxPainter(units.boxes, activations.grids[field].image_shape)
+    def painter(self, field: int) -> LabelPainter | BoxPainter:
+        """What paints the units of a field; kept for as long as the field is shown.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field in the session's run.
+
+        Returns
+        -------
+        LabelPainter or BoxPainter
+        """
+        found = self._painters.get(field)
+        if found is None:
+            run = self._session.run
+            assert run is not None
+            units: Units = run.result.activations.geometry[field]
+            labels = run.result.labels[field]
+            if run.result.config.unit == "cell" and labels is not None:
+                found = LabelPainter(labels, units.ids)
+            else:
+                shape = run.result.activations.grids[field].image_shape
+                found = BoxPainter(units.boxes, shape)
+            self._painters[field] = found
+        return found
 
     def _show_heatmap(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
         activations = run.result.activations
-        planes = {}
-        for field in fields:
+        heatmaps = {field: activations.heatmap(field, concept) for field in fields}
+        # Between patches values are interpolated, so none of a pixel lies beyond those of patches.
+        limit = max((float(np.abs(h).max()) for h in heatmaps.values()), default=0.0) or 1.0
+        for field, heatmap in heatmaps.items():
             grid = activations.grids[field]
-            planes[field] = grid_to_pixels(
-                activations.heatmap(field, concept), grid.patch_size, grid.image_shape
-            )
-        limit = max((float(np.abs(p).max()) for p in planes.values()), default=0.0) or 1.0
-        for field, plane in planes.items():
+            plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape)
             self._put_image(
                 viewer, run, concept, field, "heatmap", plane, (-limit, limit), DIVERGING
             )
@@ -238,7 +266,7 @@ class Overlays:
         limit = float(activations.activation(concept).max(initial=0.0)) or 1.0
         for field in fields:
             _, values = activations.unit_values(field, concept)
-            plane = self._painters[field].paint(values)
+            plane = self.painter(field).paint(values)
             self._put_image(
                 viewer, run, concept, field, "activation", plane, (0.0, limit), SEQUENTIAL
             )
@@ -303,9 +331,11 @@ class Overlays:
             layer.contrast_limits_range = limits
             viewer.add_layer(layer)
             return
+        # Each of these draws the thumbnail anew, so what stays is not set again.
         layer.data = data
-        layer.contrast_limits_range = limits
-        layer.contrast_limits = limits
+        if tuple(layer.contrast_limits) != limits:
+            layer.contrast_limits_range = limits
+            layer.contrast_limits = limits
         layer.name = name
         layer.metadata[TAG] = self._tag(run, field, kind, concept)
 

@@ -1,4 +1,4 @@
-"""Plots in the docks: the fit curve and the distribution of a concept over the conditions."""
+"""Plots in the docks: what they share, and the fit curve."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
+from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
+
+from napari_microdl.errors import MicrodlError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from napari_microdl.activations import ConceptActivations
     from napari_microdl.icfl import FitRecord
 
 _PAPER = {"background": "#ffffff", "text": "#000000"}
+_SUFFIXES = (".png", ".svg", ".pdf")
 _CURVE = "#56b4e9"
 _MILLISECONDS_BETWEEN_DRAWINGS = 250
 
@@ -50,6 +53,14 @@ class Plot(QWidget):
         """Whether there is anything to draw."""
         raise NotImplementedError
 
+    @property
+    def canvas(self) -> Any:
+        """Qt canvas of matplotlib, None before the first drawing."""
+        return self._canvas
+
+    def drawn(self) -> None:
+        """Called after each drawing, with the axes in `canvas`."""
+
     def redraw(self) -> None:
         """Draw the present contents; nothing is shown while there are none."""
         self.setVisible(self.has_contents())
@@ -66,23 +77,29 @@ class Plot(QWidget):
                 QSizePolicy.Policy.Expanding, QSizePolicy.Policy.MinimumExpanding
             )
             self.layout().addWidget(self._canvas)
-        self._compose(self._canvas.figure, self.colours)
+        self._compose(self._canvas.figure, self.colours, self._text_size())
+        self.drawn()
         self._canvas.draw_idle()
 
-    def _compose(self, figure: Figure, colours: dict[str, str]) -> None:
+    def _text_size(self) -> float:
+        """Points of labels: a little smaller than the text of the dock, whose size a user sets."""
+        pixels = QFontMetrics(self.font()).height()
+        return max(6.0, 0.45 * pixels)
+
+    def _compose(self, figure: Figure, colours: dict[str, str], size: float = 8.0) -> None:
         figure.clear()
         figure.set_facecolor(colours["background"])
         axes = figure.add_subplot()
         axes.set_facecolor(colours["background"])
         self.paint(axes)
         text = colours["text"]
-        axes.tick_params(colors=text, labelsize=8)
+        axes.tick_params(colors=text, labelsize=size)
         for side, spine in axes.spines.items():
             spine.set_visible(side in {"left", "bottom"})
             spine.set_color(text)
-        axes.xaxis.label.set(color=text, size=8)
-        axes.yaxis.label.set(color=text, size=8)
-        axes.title.set(color=text, size=9)
+        axes.xaxis.label.set(color=text, size=size)
+        axes.yaxis.label.set(color=text, size=size)
+        axes.title.set(color=text, size=size + 1)
 
     def save(self, path: str | Path) -> None:
         """Write the plot as PNG, SVG or PDF, dark on white whatever the theme.
@@ -91,8 +108,19 @@ class Plot(QWidget):
         ----------
         path : str or Path
             The suffix decides the format.
+
+        Raises
+        ------
+        MicrodlError
+            If the suffix is none of these.
         """
         from matplotlib.figure import Figure
+
+        path = Path(path)
+        if path.suffix.lower() not in _SUFFIXES:
+            raise MicrodlError(
+                f"'{path.name}' is no picture; end the name in {', '.join(_SUFFIXES)}."
+            )
 
         figure = Figure(figsize=(5, 3), layout="constrained")
         shown, self.colours = self.colours, _PAPER
@@ -147,40 +175,3 @@ class FitCurve(Plot):
         axes.set_xlabel("step")
         axes.set_ylabel("R² of samples")
         axes.set_title(f"R² {last.r2:.3f}, {last.dead_atoms} dead concepts")
-
-
-class DistributionPlot(Plot):
-    """How strongly a concept shows in the units of every condition."""
-
-    def __init__(self) -> None:
-        super().__init__(height=120)
-        self._shown: tuple[ConceptActivations, int, str] | None = None
-        self.hide()
-
-    def show_concept(self, activations: ConceptActivations, concept: int, unit: str) -> None:
-        """Draw one concept.
-
-        Parameters
-        ----------
-        activations : ConceptActivations
-            Result of a run.
-        concept : int
-            Which concept.
-        unit : str
-            What one sample is, for the labels.
-        """
-        self._shown = (activations, concept, unit)
-        self.redraw()
-
-    def has_contents(self) -> bool:
-        """Whether a concept is shown."""
-        return self._shown is not None
-
-    def paint(self, axes: Axes) -> None:
-        """Draw a box and points for every condition."""
-        from napari_microdl.figures import draw_distribution
-
-        if self._shown is not None:
-            draw_distribution(axes, *self._shown, text=self.colours["text"])
-            # Short enough for a narrow dock.
-            axes.set_xlabel("cosine with the concept")

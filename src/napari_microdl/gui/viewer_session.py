@@ -6,10 +6,32 @@ import weakref
 
 from napari.viewer import Viewer
 
+from napari_microdl.gui.marks import Marks
 from napari_microdl.gui.overlays import Overlays
+from napari_microdl.gui.selection import Selection
 from napari_microdl.gui.session import Session
+from napari_microdl.gui.settings import read_settings
 
-_SESSIONS: weakref.WeakKeyDictionary[Viewer, tuple[Session, Overlays]] = weakref.WeakKeyDictionary()
+
+class _Parts:
+    """What belongs to one viewer, whether docks are open or not."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self.session = Session()
+        chosen = read_settings()
+        self.session.configure(device=chosen.device, unit=chosen.default_unit)
+        self.overlays = Overlays(viewer, self.session)
+        self.selection = Selection(self.session)
+        self.marks = Marks(viewer, self.session, self.selection, self.overlays)
+
+
+_PARTS: weakref.WeakKeyDictionary[Viewer, _Parts] = weakref.WeakKeyDictionary()
+
+
+def _parts_of(viewer: Viewer) -> _Parts:
+    if viewer not in _PARTS:
+        _PARTS[viewer] = _Parts(viewer)
+    return _PARTS[viewer]
 
 
 def session_of(viewer: Viewer) -> Session:
@@ -24,7 +46,34 @@ def session_of(viewer: Viewer) -> Session:
     -------
     Session
     """
-    if viewer not in _SESSIONS:
-        session = Session()
-        _SESSIONS[viewer] = session, Overlays(viewer, session)
-    return _SESSIONS[viewer][0]
+    return _parts_of(viewer).session
+
+
+def selection_of(viewer: Viewer) -> Selection:
+    """The units that are selected in a viewer; goes when the viewer goes.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer itself, no proxy.
+
+    Returns
+    -------
+    Selection
+    """
+    return _parts_of(viewer).selection
+
+
+def overlays_of(viewer: Viewer) -> Overlays:
+    """The overlays of a viewer; they go when the viewer goes.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer itself, no proxy.
+
+    Returns
+    -------
+    Overlays
+    """
+    return _parts_of(viewer).overlays

@@ -1,0 +1,88 @@
+"""Tab of one unit: its concepts, and the units most like it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem
+
+from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.gallery import PictureList
+from napari_microdl.gui.panel import Panel
+from napari_microdl.gui.session import Run
+
+_MOST_CONCEPTS = 30
+_MOST_SIMILAR = 12
+
+
+class CellPanel(Panel):
+    """What one clicked unit shows.
+
+    Signals
+    -------
+    unit_chosen(int)
+        Row of the table of units.
+    """
+
+    unit_chosen = Signal(int)
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.heading = sentence_label()
+        self.concepts = QListWidget()
+        self.concepts.setAccessibleName("Concepts of the cell")
+        self.concepts.setMinimumHeight(50)
+        self.concepts.setToolTip("Strongest first. Click one to show it.")
+        self.concepts.itemClicked.connect(self._on_concept)
+        self.concepts.itemActivated.connect(self._on_concept)
+        self.similar = PictureList("Cells most like it")
+        self.similar.unit_chosen.connect(self.unit_chosen)
+        self.similar_heading = QLabel("Most like it")
+        self.similar_heading.setToolTip(
+            "From all images, by the cosine of their whitened tokens. Click one to go there."
+        )
+        self.column.addWidget(self.heading)
+        self.column.addWidget(self.concepts, 2)
+        self.column.addWidget(self.similar_heading)
+        self.column.addWidget(self.similar, 3)
+        self.show_selection()
+
+    def show_run(self, run: Run | None) -> None:
+        """Forget the unit of an earlier run."""
+        self.show_selection()
+
+    def show_selection(self) -> None:
+        """Show the unit that is looked at."""
+        run, row = self.session.run, self.selection.current
+        unit = "cell" if run is None else run.result.config.unit
+        known = run is not None and row is not None
+        for widget in (self.concepts, self.similar_heading, self.similar):
+            widget.setVisible(known)
+        if run is None or row is None:
+            chosen = len(self.selection.rows)
+            self.heading.setText(
+                f"{chosen:,} {unit}s are selected."
+                if chosen
+                else f"Click a {unit} in an image to see its concepts and the {unit}s most like it."
+                " Shift and click selects several."
+            )
+            return
+        activations = run.result.activations
+        entry: Any = activations.units.iloc[row]
+        tag = f", tagged {activations.unit_tags[row]}" if activations.unit_tags[row] else ""
+        self.heading.setText(
+            f"{unit} {entry['label']} of {entry['Metadata_Field']}, "
+            f"{entry['Metadata_condition'] or 'no condition'}{tag}"
+        )
+        self.concepts.clear()
+        concepts, values = activations.concepts_of(row)
+        for concept, value in zip(concepts[:_MOST_CONCEPTS], values, strict=False):
+            item = QListWidgetItem(f"{value:+.2f}   {activations.dictionary.names[concept]}")
+            item.setData(Qt.ItemDataRole.UserRole, int(concept))
+            self.concepts.addItem(item)
+        rows, cosines = activations.similar_units(row, _MOST_SIMILAR)
+        self.similar.show_units(run, rows, cosines, 0)
+
+    def _on_concept(self, item: QListWidgetItem) -> None:
+        self.session.show_concept(item.data(Qt.ItemDataRole.UserRole))

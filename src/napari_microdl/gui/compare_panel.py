@@ -1,0 +1,186 @@
+"""Tab that compares two conditions, concept by concept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel
+
+from napari_microdl.errors import MicrodlError
+from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.panel import Panel
+from napari_microdl.gui.plots import Plot
+from napari_microdl.gui.session import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# A click this close to a point, in pixels, means it.
+_REACH = 12
+
+
+class VolcanoPlot(Plot):
+    """Every concept by its effect and how sure it is; a click chooses one.
+
+    Signals
+    -------
+    concept_chosen(int)
+        The concept nearest to the click.
+    """
+
+    concept_chosen = Signal(int)
+
+    def __init__(self) -> None:
+        super().__init__(height=150)
+        self.compared: pd.DataFrame | None = None
+        self._names: list[str] = []
+        self._conditions = ("", "")
+        self._concept: int | None = None
+        self._listening = False
+        self.hide()
+
+    def show_comparison(
+        self,
+        compared: pd.DataFrame | None,
+        names: list[str],
+        conditions: tuple[str, str],
+        concept: int | None,
+    ) -> None:
+        """Draw a comparison.
+
+        Parameters
+        ----------
+        compared : DataFrame or None
+            As `ConceptActivations.compare` gives it.
+        names : list of str
+            Names of the concepts.
+        conditions : tuple of str
+            First and second condition.
+        concept : int or None
+            The concept on show.
+        """
+        self.compared = compared
+        self._names, self._conditions, self._concept = names, conditions, concept
+        self.redraw()
+
+    def has_contents(self) -> bool:
+        """Whether two conditions are compared."""
+        return self.compared is not None
+
+    def paint(self, axes: Axes) -> None:
+        """Draw the points."""
+        from napari_microdl.concept_figures import draw_volcano
+
+        if self.compared is not None:
+            draw_volcano(
+                axes,
+                self.compared,
+                self._names,
+                self._concept,
+                self._conditions,
+                self.colours["text"],
+            )
+
+    def drawn(self) -> None:
+        """Listen to clicks from the first drawing on."""
+        if not self._listening:
+            self._listening = True
+            self.canvas.mpl_connect("button_press_event", self._on_click)
+            self.canvas.setToolTip("Each point is a concept. Click one to show it.")
+
+    def _on_click(self, event: Any) -> None:
+        from napari_microdl.concept_figures import volcano_places
+
+        if self.compared is None or event.inaxes is None:
+            return
+        pixels = event.inaxes.transData.transform(volcano_places(self.compared))
+        distance = np.hypot(*(pixels - (event.x, event.y)).T)
+        if np.nanmin(distance) <= _REACH * self.canvas.device_pixel_ratio:
+            self.concept_chosen.emit(int(self.compared.index[int(np.nanargmin(distance))]))
+
+
+class ComparePanel(Panel):
+    """Choice of two conditions, and the plot."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.first, self.second = QComboBox(), QComboBox()
+        row = QHBoxLayout()
+        for box, name in ((self.first, "First condition"), (self.second, "Second condition")):
+            box.setAccessibleName(name)
+            box.setMinimumWidth(80)
+            box.currentIndexChanged.connect(self._on_choice)
+            row.addWidget(box, 1)
+        row.insertWidget(1, QLabel("against"))
+        self.column.addLayout(row)
+        self.message = sentence_label()
+        self.column.addWidget(self.message)
+        self.plot = VolcanoPlot()
+        self.plot.concept_chosen.connect(self.session.show_concept)
+        self.column.addWidget(self.plot, 1)
+        self._compared: tuple[str, tuple[str, str], pd.DataFrame] | None = None
+
+    def show_run(self, run: Run | None) -> None:
+        """Offer the conditions of the run: a control against a treated one at first."""
+        self._compared = None
+        boxes = (self.first, self.second)
+        blocked = [QSignalBlocker(box) for box in boxes]
+        for box in boxes:
+            box.clear()
+        if run is not None:
+            units = run.result.activations.units
+            names = np.unique(units["Metadata_condition"].astype(str)).tolist()
+            for box in boxes:
+                box.addItems(names)
+            controls = units.loc[units["Metadata_control"], "Metadata_condition"].astype(str)
+            first = controls.iloc[0] if len(controls) else names[0]
+            best = str(run.result.activations.ranking["label"].iloc[0])
+            others = [best, *names]
+            self.first.setCurrentText(first)
+            self.second.setCurrentText(next((n for n in others if n != first), first))
+        del blocked
+        if run is None:
+            self.plot.show_comparison(None, [], ("", ""), None)
+
+    def comparison(self) -> pd.DataFrame | None:
+        """The comparison chosen, with names of the concepts; None where there is none.
+
+        Raises
+        ------
+        MicrodlError
+            If the two conditions are the same.
+        """
+        run = self.session.run
+        if run is None:
+            return None
+        chosen = self.first.currentText(), self.second.currentText()
+        if self._compared is None or self._compared[:2] != (run.run_id, chosen):
+            compared = run.result.activations.compare(*chosen)
+            self._compared = run.run_id, chosen, compared
+        table = self._compared[2].copy()
+        table.insert(0, "name", run.result.dictionary.names)
+        return table
+
+    def show_concept(self, run: Run, concept: int) -> None:
+        """Draw the comparison with a ring around the concept on show."""
+        chosen = self.first.currentText(), self.second.currentText()
+        try:
+            compared = self.comparison()
+        except MicrodlError as error:
+            self.message.setText(str(error))
+            self.message.show()
+            self.plot.show_comparison(None, [], chosen, None)
+            return
+        self.message.hide()
+        self.plot.show_comparison(compared, run.result.dictionary.names, chosen, concept)
+
+    def set_colours(self, colours: dict[str, str]) -> None:
+        """Follow the theme."""
+        self.plot.set_colours(colours)
+
+    def _on_choice(self) -> None:
+        if self.session.run is not None and self.session.concept is not None:
+            self.show_concept(self.session.run, self.session.concept)

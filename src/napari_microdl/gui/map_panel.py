@@ -1,0 +1,174 @@
+"""Tab with a flat map of all units, where a lasso selects some."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QPushButton
+
+from napari_microdl.cell_map import pca_map, umap_is_installed, umap_map
+from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.jobs import JobRunner
+from napari_microdl.gui.panel import Panel
+from napari_microdl.gui.plots import Plot
+from napari_microdl.gui.session import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class MapPlot(Plot):
+    """Units as points; a lasso drawn with the mouse selects them.
+
+    Signals
+    -------
+    lassoed(object)
+        Rows of the units inside the line.
+    """
+
+    lassoed = Signal(object)
+
+    def __init__(self) -> None:
+        super().__init__(height=150)
+        self._run: Run | None = None
+        self._places: NDArray[np.float32] | None = None
+        self._title = ""
+        self._selected = np.empty(0, np.int64)
+        self._lasso: Any = None
+        self.hide()
+
+    def show_map(
+        self, run: Run | None, places: NDArray[np.float32] | None, title: str = ""
+    ) -> None:
+        """Draw another map, or none."""
+        self._run, self._places, self._title = run, places, title
+        self.redraw()
+
+    def show_selected(self, rows: NDArray[np.int64]) -> None:
+        """Ring the selected units."""
+        self._selected = rows
+        self.redraw()
+
+    def has_contents(self) -> bool:
+        """Whether there is a map."""
+        return self._places is not None
+
+    def paint(self, axes: Axes) -> None:
+        """Draw the points."""
+        from napari_microdl.concept_figures import draw_map
+
+        if self._run is not None and self._places is not None:
+            activations = self._run.result.activations
+            draw_map(axes, activations, self._places, self._selected, self.colours["text"])
+            axes.set_title(self._title)
+
+    def drawn(self) -> None:
+        """Lay a lasso over the new axes."""
+        from matplotlib.widgets import LassoSelector
+
+        axes = self.canvas.figure.axes[0]
+        line = {"color": self.colours["text"], "linewidth": 1}
+        self._lasso = LassoSelector(axes, self._on_lasso, props=line)
+
+    def _on_lasso(self, corners: list[tuple[float, float]]) -> None:
+        from matplotlib.path import Path
+
+        # A click is a line without an inside; it selects nothing, which takes a selection back.
+        if self._places is not None:
+            inside = np.zeros(len(self._places), bool)
+            if len(corners) > 2:
+                inside = Path(corners).contains_points(self._places)
+            self.lassoed.emit(np.flatnonzero(inside))
+
+
+def _map_steps(run: Run, method: str) -> Generator[Any, None, tuple[str, str, Any, str]]:
+    """Make a map in the background: method, run, places, title."""
+    yield from ()
+    codes = run.result.activations.codes
+    if method == "umap":
+        return run.run_id, method, umap_map(codes), "UMAP of activations"
+    places, share = pca_map(codes)
+    title = f"first two principal components ({share.sum():.0%} of the variance)"
+    return run.run_id, method, places, title
+
+
+class MapPanel(Panel):
+    """Choice of the kind of map, the map, and how many units are selected."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.method = QComboBox()
+        self.method.setAccessibleName("Kind of map")
+        self.method.addItem("PCA", "pca")
+        self.method.setToolTip("Units with similar activations lie close together.")
+        if umap_is_installed():
+            self.method.addItem("UMAP", "umap")
+        self.method.currentIndexChanged.connect(self._make)
+        self.clear_button = QPushButton("Select none")
+        self.clear_button.clicked.connect(self.selection.clear)
+        self.message = sentence_label()
+        self.plot = MapPlot()
+        self.plot.lassoed.connect(self.selection.select)
+        self.jobs = JobRunner(self)
+        self.jobs.succeeded.connect(self._on_map)
+        self.jobs.failed.connect(self._say)
+        row = QHBoxLayout()
+        row.addWidget(self.method)
+        row.addStretch(1)
+        row.addWidget(self.clear_button)
+        self.column.addLayout(row)
+        self.column.addWidget(self.message)
+        self.column.addWidget(self.plot, 1)
+        self._made: tuple[str, str] | None = None
+
+    def show_run(self, run: Run | None) -> None:
+        """Forget the map of an earlier run."""
+        self.jobs.stop()
+        self._made = None
+        self.plot.show_map(None, None)
+        self._say("")
+
+    def show_concept(self, run: Run, concept: int) -> None:
+        """Make the map when it is first looked at."""
+        if self._made != (run.run_id, self.method.currentData()) and not self.jobs.is_running:
+            self._make()
+
+    def show_selection(self) -> None:
+        """Ring the selected units."""
+        chosen = len(self.selection.rows)
+        self.clear_button.setEnabled(chosen > 0)
+        if self._made is not None and self.session.run is not None:
+            unit = self.session.run.result.config.unit
+            self._say(
+                f"{chosen:,} {unit}s are selected and outlined in the images."
+                if chosen
+                else f"Draw a line around points to select their {unit}s in the images."
+            )
+            if not self.isHidden():
+                self.plot.show_selected(self.selection.rows)
+
+    def set_colours(self, colours: dict[str, str]) -> None:
+        """Follow the theme."""
+        self.plot.set_colours(colours)
+
+    def _make(self) -> None:
+        run = self.session.run
+        if run is not None:
+            self._say("Making the map...")
+            self.jobs.start(_map_steps(run, self.method.currentData()))
+
+    def _on_map(self, result: tuple[str, str, Any, str]) -> None:
+        run_id, method, places, title = result
+        run = self.session.run
+        if run is not None and run.run_id == run_id:
+            self._made = run_id, method
+            self.plot.show_map(run, places, title)
+            self.show_selection()
+
+    def _say(self, text: str) -> None:
+        self.message.setText(text)
+        self.message.setVisible(bool(text))

@@ -1,0 +1,44 @@
+"""What the tabs of the explorer share."""
+
+from __future__ import annotations
+
+from napari.viewer import Viewer
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_microdl.gui.selection import Selection
+from napari_microdl.gui.session import Run, Session
+
+
+class Panel(QWidget):
+    """One tab: it is told of runs, and of concepts only while it is looked at.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer itself.
+    session : Session
+        Where the run is.
+    selection : Selection
+        Which units are selected.
+    """
+
+    def __init__(self, viewer: Viewer, session: Session, selection: Selection) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.session = session
+        self.selection = selection
+        self.column = QVBoxLayout(self)
+        self.column.setContentsMargins(2, 2, 2, 2)
+        self.column.setSpacing(2)
+
+    def show_run(self, run: Run | None) -> None:
+        """Another run came, or none is left; nothing to do by default."""
+
+    def show_concept(self, run: Run, concept: int) -> None:
+        """The tab is looked at, or another concept was chosen while it is; nothing by default."""
+
+    def show_selection(self) -> None:
+        """Other units are selected or something was tagged; nothing to do by default."""
+
+    def set_colours(self, colours: dict[str, str]) -> None:
+        """The theme changed; nothing to do by default."""

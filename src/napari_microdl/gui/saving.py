@@ -1,0 +1,213 @@
+"""What the explorer saves: plots, tables, the dictionary, and features of Labels layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from napari.utils.notifications import show_info
+from napari.viewer import Viewer
+from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
+
+from napari_microdl.dictionary import SUFFIX
+from napari_microdl.errors import MicrodlError
+from napari_microdl.export import label_features, write_anndata, write_table
+from napari_microdl.gui.layers import TAG, is_output
+from napari_microdl.gui.session import Run, Session
+
+if TYPE_CHECKING:
+    from napari.layers import Labels
+
+_TABLES = "Table (*.csv *.parquet)"
+_PLOTS = "Plot (*.png *.svg *.pdf)"
+_MOST_FEATURES = 20
+
+
+def labels_layers(viewer: Viewer, session: Session, run: Run) -> dict[int, Labels]:
+    """Open Labels layers that show the cells of a run, by the number of their field.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer.
+    session : Session
+        Where the user's own labels are known.
+    run : Run
+        The run.
+
+    Returns
+    -------
+    dict of int to Labels
+        The user's own layers, or those that the built-in segmentation made. A stack of labels, in
+        which one number may mean several cells, is left out.
+    """
+    found: dict[int, Labels] = {}
+    for layer in viewer.layers:
+        tag = layer.metadata[TAG] if is_output(layer) else {}
+        if tag.get("kind") == "cells" and tag.get("run_id") == run.run_id:
+            found[tag["field"]] = layer
+    for number, source in enumerate(run.sources):
+        if not source.has_own_labels or source.index:
+            continue
+        own = [row.labels_layer() for row in session.rows if row.layer() is source.layer()]
+        own = [layer for layer in own if layer is not None and layer in viewer.layers]
+        if own:
+            found[number] = own[0]
+    return found
+
+
+class SaveButton(QPushButton):
+    """A button with a menu of everything that can be saved.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer itself.
+    session : Session
+        Where the run is.
+    save_plot : callable
+        Writes the plot in view to a path, or says why there is none.
+    comparison : callable
+        Gives the comparison of two conditions, or None.
+    selected_concepts : callable
+        Gives the concepts selected in the table.
+    """
+
+    def __init__(
+        self,
+        viewer: Viewer,
+        session: Session,
+        save_plot: Callable[[Path], None],
+        comparison: Callable[[], pd.DataFrame | None],
+        selected_concepts: Callable[[], list[int]],
+        parent: QWidget,
+    ) -> None:
+        super().__init__(parent)
+        self._viewer, self._session = viewer, session
+        self._selected_concepts = selected_concepts
+        self._comparison = comparison
+        self.setText("Save")
+        self.setToolTip("Plots, tables, the dictionary with your names, notes and tags.")
+        menu = QMenu(self)
+        menu.setToolTipsVisible(True)
+        self.entries: dict[str, Any] = {}
+        for key, text, tip, save, name, kinds in (
+            ("plot", "Plot in view...", "", save_plot, "concept.png", _PLOTS),
+            (
+                "concepts",
+                "Table of concepts...",
+                "All columns, with notes.",
+                self.save_concepts,
+                "concepts.csv",
+                _TABLES,
+            ),
+            (
+                "units",
+                "Table of cells...",
+                "One row a cell (or crop) with its condition, position, tag and activations.",
+                self.save_units,
+                "cells.csv",
+                _TABLES,
+            ),
+            (
+                "comparison",
+                "Comparison of two conditions...",
+                "As chosen in the tab Compare.",
+                self.save_comparison,
+                "comparison.csv",
+                _TABLES,
+            ),
+            (
+                "anndata",
+                "AnnData...",
+                "For scanpy and its relatives.",
+                self.save_anndata,
+                "cells.h5ad",
+                "AnnData (*.h5ad)",
+            ),
+            (
+                "dictionary",
+                "Dictionary...",
+                "With names, notes and tags.",
+                self.save_dictionary,
+                f"concepts{SUFFIX}",
+                f"Concept dictionary (*{SUFFIX})",
+            ),
+        ):
+            action = menu.addAction(text)
+            action.setToolTip(tip)
+            action.triggered.connect(partial(self._ask, save=save, name=name, kinds=kinds))
+            self.entries[key] = action
+        menu.addSeparator()
+        action = menu.addAction("Copy to features of Labels layers")
+        action.setToolTip(
+            "Activations of the concepts selected in the table, or of the first 20, beside the "
+            "labels: hover a cell to read them, or open napari's features table."
+        )
+        action.triggered.connect(self.copy_features)
+        self.entries["features"] = action
+        self.setMenu(menu)
+
+    def _ask(self, *_: bool, save: Callable[[Path], None], name: str, kinds: str) -> None:
+        path, _chosen = QFileDialog.getSaveFileName(self, "Save", name, kinds)
+        if path:
+            self.try_to(partial(save, Path(path)))
+
+    def try_to(self, save: Callable[[], Any]) -> None:
+        """Save, and say it where that fails."""
+        try:
+            save()
+        except (MicrodlError, OSError) as error:
+            show_info(f"Could not save: {error}")
+
+    def save_concepts(self, path: Path) -> None:
+        """Write the ranked concepts as CSV or Parquet."""
+        if (run := self._session.run) is not None:
+            table = run.result.activations.ranking.copy()
+            for name in ("tag", "note"):
+                words = getattr(run.result.dictionary, f"{name}s")
+                table[name] = [words[concept] for concept in table.index]
+            write_table(table, path)
+
+    def save_units(self, path: Path) -> None:
+        """Write one row a unit with its activations as CSV or Parquet."""
+        if (run := self._session.run) is not None:
+            write_table(run.result.activations.to_frame(), path)
+
+    def save_comparison(self, path: Path) -> None:
+        """Write the comparison of two conditions as CSV or Parquet."""
+        compared = self._comparison()
+        if compared is not None:
+            write_table(compared, path)
+
+    def save_anndata(self, path: Path) -> None:
+        """Write units and activations as AnnData."""
+        if (run := self._session.run) is not None:
+            write_anndata(run.result.activations, path)
+
+    def save_dictionary(self, path: Path) -> None:
+        """Write the dictionary with names, notes and tags."""
+        if (run := self._session.run) is not None:
+            run.result.dictionary.save(path)
+
+    def copy_features(self) -> None:
+        """Put activations into the features of the Labels layers that show the cells."""
+        run = self._session.run
+        if run is None:
+            return
+        layers = labels_layers(self._viewer, self._session, run)
+        if not layers:
+            show_info(
+                "No open Labels layer shows the cells of this run; run with your own labels, or "
+                "tick Outlines."
+            )
+            return
+        concepts = self._selected_concepts()
+        if len(concepts) < 2:
+            concepts = [int(c) for c in run.result.activations.ranking.index[:_MOST_FEATURES]]
+        for number, layer in layers.items():
+            layer.features = label_features(run.result.activations, number, concepts)
+        show_info(f"Activations of {len(concepts)} concepts copied to {len(layers)} Labels layers.")

@@ -1,0 +1,67 @@
+"""A dictionary dropped onto napari, and saved from an overlay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from napari.plugins.io import read_data_with_plugins
+
+from napari_microdl.dictionary import ConceptDictionary
+from napari_microdl.errors import MicrodlError
+from napari_microdl.gui.dictionary_files import get_reader, write_dictionary
+from napari_microdl.gui.layers import TAG
+from napari_microdl.gui.viewer_session import session_of
+
+
+def test_an_opened_dictionary_is_ready_to_be_applied(make_napari_viewer, small_run, tmp_path):
+    viewer = make_napari_viewer()
+    path = small_run.result.dictionary.save(tmp_path / "mine")
+    # What dropping a file onto the window does.
+    assert viewer.open(str(path), plugin="napari-microdl") == []
+    assert not viewer.layers
+    session = session_of(viewer)
+    assert session.dictionary.names == small_run.result.dictionary.names
+    assert session.apply_dictionary
+
+
+def test_napari_finds_the_reader_by_the_name_alone(make_napari_viewer, small_run, tmp_path):
+    make_napari_viewer()
+    path = small_run.result.dictionary.save(tmp_path / "mine")
+    layers, plugin = read_data_with_plugins([str(path)], stack=False)
+    assert layers == []
+    assert plugin.plugin_name == "napari-microdl"
+
+
+@pytest.mark.parametrize("path", ["a.safetensors", "a.tif", ["a.microdl.safetensors"]])
+def test_other_files_are_left_to_others(path):
+    assert get_reader(path) is None
+
+
+def test_a_damaged_file_is_said_and_changes_nothing(make_napari_viewer, tmp_path):
+    viewer = make_napari_viewer()
+    path = tmp_path / "bad.microdl.safetensors"
+    path.write_bytes(b"nothing")
+    read = get_reader(str(path))
+    with pytest.raises(MicrodlError, match="bad"):
+        read(str(path))
+    assert session_of(viewer).dictionary is None
+
+
+def test_without_a_window_there_is_nothing_to_load_into(small_run, tmp_path, monkeypatch):
+    path = small_run.result.dictionary.save(tmp_path / "mine")
+    monkeypatch.setattr("napari.current_viewer", lambda: None)
+    with pytest.raises(MicrodlError, match="Open a napari window first"):
+        get_reader(str(path))(str(path))
+
+
+def test_an_overlay_saves_the_dictionary_behind_it(explored: Any, small_run, tmp_path):
+    viewer, _ = explored
+    overlay = next(x for x in viewer.layers if TAG in x.metadata)
+    path = str(tmp_path / "mine.microdl.safetensors")
+    (written,) = overlay.__wrapped__.save(path, plugin="napari-microdl")
+    assert written == path
+    assert ConceptDictionary.load(written).names == small_run.result.dictionary.names
+    image = next(x for x in viewer.layers if TAG not in x.metadata)
+    with pytest.raises(MicrodlError, match="shows no concept"):
+        write_dictionary(str(tmp_path / "b"), image.data, {"metadata": {}, "name": image.name})

@@ -1,0 +1,222 @@
+"""Tabs of the explorer, driven by clicks on real plots and buttons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.path import Path as Outline
+from qtpy.QtCore import QPoint, Qt
+
+from napari_microdl.channel_attribution import channel_correlations
+from napari_microdl.concept_figures import volcano_places
+from napari_microdl.gui.gallery import outlines_of
+from napari_microdl.tag_recall import tag_recall
+
+LEFT = Qt.MouseButton.LeftButton
+
+
+def open_tab(explorer: Any, panel: Any, qtbot: Any) -> None:
+    bar = explorer.tabs.tabBar()
+    number = explorer.tabs.indexOf(panel)
+    # Tabs that do not fit are scrolled to.
+    bar.setCurrentIndex(number - 1 if number else 1)
+    qtbot.mouseClick(bar, LEFT, pos=bar.tabRect(number).center())
+    assert explorer.tabs.currentWidget() is panel
+
+
+def pixel_of(plot: Any, place: Any) -> QPoint:
+    """Where a place of the only axes is drawn."""
+    plot.canvas.draw()
+    x, y = plot.canvas.figure.axes[0].transData.transform(place)
+    return QPoint(round(x), round(plot.canvas.figure.bbox.height - y))
+
+
+@pytest.mark.parametrize("kind", ["conditions", "wells", "channels", "cosines"])
+def test_every_plot_shows_the_concept(explored, small_run, qtbot, kind):
+    _, explorer = explored
+    qtbot.waitUntil(explorer.plots.plot.has_contents)
+    explorer.plots.kind.setCurrentIndex(explorer.plots.kind.findData(kind))
+    axes = explorer.plots.plot.canvas.figure.axes[0]
+    activations, concept = small_run.result.activations, explorer.session.concept
+    assert activations.dictionary.names[concept] in axes.get_title()
+    assert explorer.plots.label.isHidden() == (kind != "cosines")
+    if kind == "wells":
+        means = sorted(line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o")
+        wells = activations.units["Metadata_Well"]
+        expected = [activations.alignment(concept)[wells == w].mean() for w in set(wells)]
+        np.testing.assert_allclose(means, sorted(expected), rtol=1e-5)
+    elif kind == "channels":
+        (bar,) = axes.patches
+        field = explorer.overlays.field_of(explorer.viewer.layers.selection.active)
+        grid = activations.heatmap(field, concept)
+        expected = channel_correlations(grid, small_run.fields[field].read(), 8)
+        assert bar.get_width() == pytest.approx(expected[0])
+    elif kind == "cosines":
+        # Each histogram sums to one.
+        heights = np.array([p.get_height() for p in axes.patches]).reshape(2, -1).sum(axis=1)
+        np.testing.assert_allclose(heights, 1)
+
+
+def test_a_click_in_the_comparison_chooses_the_concept(explored, small_run, qtbot):
+    _, explorer = explored
+    open_tab(explorer, explorer.compare, qtbot)
+    plot = explorer.compare.plot
+    qtbot.waitUntil(plot.has_contents)
+    controls = small_run.result.activations.units.query("Metadata_control")["Metadata_condition"]
+    assert explorer.compare.first.currentText() == controls.iloc[0]
+    compared = small_run.result.activations.compare(
+        explorer.compare.first.currentText(), explorer.compare.second.currentText()
+    )
+    places = volcano_places(compared)
+    # The most extreme concept stands apart from the others.
+    target = int(np.argmin(places[:, 0]))
+    assert explorer.session.concept != target
+    qtbot.mouseClick(plot.canvas, LEFT, pos=pixel_of(plot, places[target]))
+    chosen = explorer.session.concept
+    np.testing.assert_allclose(places[chosen], places[target])
+    assert explorer.table.selected_concepts() == [chosen]
+
+
+def test_a_condition_against_itself_is_said(explored, qtbot):
+    _, explorer = explored
+    open_tab(explorer, explorer.compare, qtbot)
+    explorer.compare.second.setCurrentText(explorer.compare.first.currentText())
+    assert "two different conditions" in explorer.compare.message.text()
+    assert explorer.compare.plot.isHidden()
+
+
+def test_a_lasso_selects_the_units_inside(explored, qtbot):
+    _, explorer = explored
+    open_tab(explorer, explorer.map, qtbot)
+    plot = explorer.map.plot
+    qtbot.waitUntil(plot.has_contents, timeout=10_000)
+    places = plot._places
+    low, high = np.quantile(places, 0.2, axis=0), np.quantile(places, 0.8, axis=0)
+    corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])]
+    canvas = plot.canvas
+    pixels = [pixel_of(plot, corner) for corner in corners]
+    qtbot.mousePress(canvas, LEFT, pos=pixels[0])
+    for pixel in [*pixels[1:], pixels[0]]:
+        qtbot.mouseMove(canvas, pixel)
+    qtbot.mouseRelease(canvas, LEFT, pos=pixels[0])
+    selected = set(explorer.selection.rows.tolist())
+    # Pixels are whole, so units on the line may fall either way.
+    margin = 0.02 * (high - low)
+    grown, shrunk = (
+        np.array(corners) + sign * margin * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+        for sign in (1, -1)
+    )
+    assert set(np.flatnonzero(Outline(shrunk).contains_points(places))) <= selected
+    assert selected <= set(np.flatnonzero(Outline(grown).contains_points(places)))
+    assert selected
+    qtbot.mouseClick(explorer.map.clear_button, LEFT)
+    assert not len(explorer.selection.rows)
+
+
+def test_tags_of_units_give_a_recall(explored, small_run, qtbot):
+    _, explorer = explored
+    activations = small_run.result.activations
+    control = activations.units["Metadata_control"].to_numpy()
+    open_tab(explorer, explorer.tags, qtbot)
+    try:
+        for rows, tag in ((control, "control-like"), (~control, "perturbed")):
+            explorer.selection.select(np.flatnonzero(rows))
+            qtbot.mouseClick(explorer.tags.unit_buttons[tag], LEFT)
+        found = tag_recall(activations.alignment(explorer.session.concept), control, ~control)
+        text = explorer.tags.recall.text()
+        assert f"{found.recalled} of {control.sum()} control-like cells" in text
+        assert f"p = {found.p_value:.2g}" in text
+        assert set(activations.to_frame([])["Metadata_tag"]) == {"control-like", "perturbed"}
+        qtbot.mouseClick(explorer.tags.unit_buttons[""], LEFT)
+        assert "0 perturbed; tag at least one of each" in explorer.tags.recall.text()
+    finally:
+        activations.unit_tags[:] = ""
+
+
+def test_tags_and_notes_of_concepts_go_into_the_dictionary(explored, small_run, qtbot):
+    _, explorer = explored
+    dictionary = small_run.result.dictionary
+    open_tab(explorer, explorer.tags, qtbot)
+    qtbot.wait(200)
+    concept = explorer.session.concept
+    try:
+        explorer.table.setFocus()
+        qtbot.keyClick(explorer.table, Qt.Key.Key_Down, Qt.KeyboardModifier.ShiftModifier)
+        chosen = explorer.table.selected_concepts()
+        assert len(chosen) == 2
+        qtbot.mouseClick(explorer.tags.concept_buttons["perturbed"], LEFT)
+        assert [i for i, tag in enumerate(dictionary.tags) if tag] == sorted(chosen)
+        qtbot.keyClicks(explorer.filter, "perturbed")
+        assert explorer.table.proxy.rowCount() == 2
+        explorer.session.show_concept(concept)
+        qtbot.wait(200)
+        explorer.tags.note.setFocus()
+        qtbot.keyClicks(explorer.tags.note, "seen in spots")
+        qtbot.keyClick(explorer.tags.note, Qt.Key.Key_Return)
+        assert dictionary.notes[concept] == "seen in spots"
+    finally:
+        dictionary.tags[:] = [""] * dictionary.n_concepts
+        dictionary.notes[:] = [""] * dictionary.n_concepts
+
+
+def test_outlines_enclose_the_most_aligned_patches_of_the_unit(explored, small_run):
+    _, explorer = explored
+    run, activations = explorer.session.run, small_run.result.activations
+    concept = int(activations.ranking.index[0])
+    row = int(activations.top_units(concept, 1)[0])
+    lines = outlines_of(run, row, concept, 1)
+    field = int(activations.units["field"][row])
+    place = row - int(activations.rows_of_field(field)[0])
+    grid = activations.heatmap(field, concept)
+    touched = activations.geometry[field].weights[[place]].toarray().reshape(grid.shape) > 0
+    chosen = touched & (grid >= 0.7 * grid[touched].max())
+    # Every edge between a chosen patch and another is one line of eight pixels.
+    padded = np.pad(chosen, 1)
+    edges = sum(int((np.diff(padded.astype(int), axis=a) != 0).sum()) for a in (0, 1))
+    assert len(lines) == edges > 0
+    assert set(np.abs(lines[:, 2:] - lines[:, :2]).sum(axis=1)) == {8}
+
+
+def test_plots_follow_the_theme(explored, qtbot):
+    viewer, explorer = explored
+    qtbot.waitUntil(explorer.plots.plot.has_contents)
+    shades = {}
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        shades[theme] = np.mean(explorer.plots.plot.canvas.figure.get_facecolor()[:3])
+    assert shades["dark"] < 0.3 < 0.7 < shades["light"]
+
+
+def test_two_viewers_keep_their_concepts_apart(explored, open_viewer, qtbot):
+    _, explorer = explored
+    other = open_viewer()
+    _, second = other.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    assert second.session is not explorer.session
+    assert second.selection is not explorer.selection
+    explorer.selection.select([1])
+    assert not len(second.selection.rows)
+    assert second.table.proxy.rowCount() == 0
+    assert explorer.table.proxy.rowCount() == 24
+    assert not second.message.isHidden()
+    assert explorer.message.isHidden()
+
+
+def test_everything_is_reached_by_the_tab_key(explored):
+    _, explorer = explored
+    start = widget = explorer.kinds["heatmap"]
+    seen = [start]
+    while (widget := widget.nextInFocusChain()) is not start:
+        if widget.focusPolicy() & Qt.FocusPolicy.TabFocus:
+            seen.append(widget)
+    for wanted in (
+        explorer.filter,
+        explorer.hide_flagged,
+        explorer.table,
+        explorer.tabs.tabBar(),
+        explorer.where,
+        explorer.save_button,
+        explorer.plots.kind,
+    ):
+        assert wanted in seen

@@ -1,0 +1,53 @@
+"""Docks and viewers leave nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import napari
+from qtpy.QtWidgets import QApplication
+
+from napari_microdl.gui.explorer import ConceptExplorer
+from napari_microdl.gui.layers import Source
+from napari_microdl.gui.session import Session
+
+
+def living(kind: type) -> int:
+    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+
+
+def open_and_close(small_run: Any, qtbot: Any) -> list[weakref.ref]:
+    """One viewer, both docks, a run, every tab; the explorer is also closed and reopened."""
+    viewer = napari.Viewer(show=False)
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    _, first = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    viewer.window.remove_dock_widget(first)
+    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    sources = [
+        Source(weakref.ref(viewer.add_image(f.read()[0], name=f.name)), (), f.name)
+        for f in small_run.fields
+    ]
+    explorer.session.finish(small_run.result, small_run.fields, sources)
+    explorer.selection.select([0, 1, 2])
+    for number in range(explorer.tabs.count()):
+        explorer.tabs.setCurrentIndex(number)
+    explorer.map.jobs.stop()
+    qtbot.wait(20)
+    references = [weakref.ref(x) for x in (viewer, workflow, first, explorer, explorer.session)]
+    viewer.close()
+    return references
+
+
+def test_twenty_viewers_come_and_go(small_run, qtbot, qapp):
+    counts, references = [], []
+    for _ in range(20):
+        references += open_and_close(small_run, qtbot)
+        qtbot.wait(20)
+        gc.collect()
+        counts.append(len(QApplication.allWidgets()))
+    assert [r() for r in references if r() is not None] == []
+    # The first viewer may leave what napari and matplotlib make once.
+    assert counts[-1] <= counts[1]
+    assert living(ConceptExplorer) == living(Session) == 0

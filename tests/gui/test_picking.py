@@ -1,0 +1,157 @@
+"""Clicks on cells in a real canvas, and what they bring up."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.layers import Labels
+from qtpy.QtCore import QPoint, Qt
+
+from napari_microdl.gui.layers import TAG, Source
+from napari_microdl.gui.marks import KIND
+from napari_microdl.gui.picking import camera_of, go_to, unit_at
+from napari_microdl.gui.session import Run
+from napari_microdl.pipeline import run_pipeline
+
+LEFT = Qt.MouseButton.LeftButton
+ROW = Qt.ItemDataRole.UserRole
+
+
+def canvas_of(viewer: Any) -> Any:
+    return viewer.__wrapped__.window._qt_viewer.canvas.native
+
+
+def click_unit(viewer: Any, run: Run, row: int, qtbot: Any, modifier: Any = None) -> None:
+    """Bring a unit to the middle of the canvas and click there."""
+    go_to(viewer.__wrapped__, run, row)
+    camera_of(viewer).zoom = 8
+    canvas = canvas_of(viewer)
+    modifier = modifier or Qt.KeyboardModifier.NoModifier
+    middle = QPoint(canvas.width() // 2, canvas.height() // 2)
+    qtbot.mouseMove(canvas, middle)
+    qtbot.mouseClick(canvas, LEFT, modifier, middle)
+
+
+def marks(viewer: Any) -> list[Labels]:
+    return [x for x in viewer.layers if x.metadata.get(TAG, {}).get("kind") == KIND]
+
+
+def test_a_clicked_unit_tells_its_concepts_and_what_is_like_it(explored, small_run, qtbot):
+    viewer, explorer = explored
+    activations = small_run.result.activations
+    # A crop far from the edge and with concepts.
+    row = int(np.flatnonzero(np.diff(activations.codes.indptr) > 1)[3])
+    click_unit(viewer, explorer.session.run, row, qtbot)
+    assert explorer.selection.current == row
+    assert explorer.tabs.currentWidget() is explorer.cell
+    unit = activations.units.iloc[row]
+    assert f"crop {unit['label']} of {unit['Metadata_Field']}" in explorer.cell.heading.text()
+    listed = explorer.cell.concepts
+    expected, values = activations.concepts_of(row)
+    assert [listed.item(i).data(ROW) for i in range(listed.count())] == expected.tolist()
+    assert listed.item(0).text().startswith(f"{values[0]:+.2f}")
+    similar = explorer.cell.similar
+    rows = [similar.item(i).data(ROW) for i in range(similar.count())]
+    assert rows == activations.similar_units(row, 12)[0].tolist()
+
+    place = listed.visualItemRect(listed.item(1)).center()
+    qtbot.mouseClick(listed.viewport(), LEFT, pos=place)
+    assert explorer.session.concept == expected[1]
+    place = similar.visualItemRect(similar.item(0)).center()
+    qtbot.mouseClick(similar.viewport(), LEFT, pos=place)
+    assert explorer.selection.current == rows[0]
+    assert viewer.layers.selection.active.name == activations.units["Metadata_Field"][rows[0]]
+
+
+def test_selected_units_are_outlined_and_shift_adds(explored, small_run, qtbot):
+    viewer, explorer = explored
+    geometry = small_run.result.activations.geometry[0]
+    first, second = 0, len(geometry) - 1
+    explorer.session.show(all_fields=False)
+    click_unit(viewer, explorer.session.run, first, qtbot)
+    (layer,) = marks(viewer)
+    top, left, bottom, right = geometry.boxes[first]
+    expected = np.zeros(layer.data.shape, bool)
+    expected[top:bottom, left:right] = True
+    np.testing.assert_array_equal(layer.data > 0, expected)
+    click_unit(viewer, explorer.session.run, second, qtbot, Qt.KeyboardModifier.ShiftModifier)
+    assert explorer.selection.rows.tolist() == [first, second]
+    top, left, bottom, right = geometry.boxes[second]
+    expected[top:bottom, left:right] = True
+    np.testing.assert_array_equal(marks(viewer)[0].data > 0, expected)
+    viewer.layers.remove(marks(viewer)[0])
+    assert not len(explorer.selection.rows)
+    assert not marks(viewer)
+
+
+def test_a_drag_picks_nothing_and_a_closed_dock_does_not_listen(explored, qtbot):
+    viewer, explorer = explored
+    canvas = canvas_of(viewer)
+    middle = QPoint(canvas.width() // 2, canvas.height() // 2)
+    go_to(viewer.__wrapped__, explorer.session.run, 5)
+    qtbot.mousePress(canvas, LEFT, pos=middle)
+    qtbot.mouseMove(canvas, middle + QPoint(30, 0))
+    qtbot.mouseMove(canvas, middle + QPoint(40, 0))
+    qtbot.mouseRelease(canvas, LEFT, pos=middle + QPoint(40, 0))
+    assert not len(explorer.selection.rows)
+    listening = len(viewer.mouse_drag_callbacks)
+    viewer.window.remove_dock_widget(explorer)
+    assert len(viewer.mouse_drag_callbacks) == listening - 1
+    click_unit(viewer, explorer.session.run, 5, qtbot)
+    assert not len(explorer.selection.rows)
+
+
+def test_a_closed_image_takes_its_overlays_and_marks_along(explored):
+    viewer, explorer = explored
+    explorer.session.show(kinds=["activation", "heatmap"], all_fields=True)
+    units = explorer.session.run.result.activations.units
+    explorer.selection.select(np.flatnonzero(units["field"] < 2))
+    assert len(marks(viewer)) == 2
+    viewer.layers.remove(units["Metadata_Field"].iloc[0])
+    fields = {x.metadata[TAG]["field"] for x in viewer.layers if TAG in x.metadata}
+    assert fields == {1, 2, 3}
+    assert [x.metadata[TAG]["field"] for x in marks(viewer)] == [1]
+    explorer.go_to_unit(0)
+    assert explorer.selection.current is None
+
+
+@pytest.mark.parametrize("unit", ["cell", "crop"])
+def test_every_pixel_leads_to_the_unit_that_covers_it(make_napari_viewer, small_run, unit):
+    """In an image that lies askew, by the labels or boxes themselves."""
+    fields = small_run.fields[:2]
+    config = replace(small_run.config, unit=unit, n_atoms=8, max_steps=5, whiten=False)
+    result = run_pipeline(fields, config)
+    viewer = make_napari_viewer()
+    layers = [
+        viewer.add_image(
+            f.read()[0], name=f.name, scale=(0.5, 0.25), rotate=20, translate=(0, 90 * n)
+        )
+        for n, f in enumerate(fields)
+    ]
+    sources = [
+        Source(weakref.ref(layer), (), f.name) for layer, f in zip(layers, fields, strict=True)
+    ]
+    run = Run("0" * 12, result, fields, sources, is_first=True)
+    random = np.random.default_rng(0)
+    units = result.activations.units
+    found = 0
+    for y, x in random.integers(0, 160, (60, 2)):
+        row = unit_at(run, layers[1].data_to_world((y, x)), [0, 1])
+        if unit == "cell":
+            label = result.labels[1][y, x]
+            expected = units.index[(units["field"] == 1) & (units["label"] == label)]
+            assert ([] if row is None else [row]) == expected.tolist()
+        else:
+            top, left, bottom, right = result.activations.geometry[1].boxes[
+                row - (units["field"] == 0).sum()
+            ]
+            assert top <= y < bottom
+            assert left <= x < right
+        found += row is not None
+    assert found > 10
+    layers[1].visible = False
+    assert unit_at(run, layers[1].data_to_world((80, 80)), [1]) is None

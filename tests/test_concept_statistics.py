@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse, stats
+
+from napari_microdl.concept_statistics import compare_groups, duplicates, selectivities
+from napari_microdl.errors import MicrodlError
+from napari_microdl.evaluation import activation_shares, average_selectivity, max_selectivity
+
+
+def draw(seed: int, n: int = 40, concepts: int = 7) -> tuple[sparse.csr_array, np.ndarray]:
+    """Sparse codes with ties, negative entries, an empty column, and stored zeros; three groups."""
+    random = np.random.default_rng(seed)
+    dense = random.integers(-2, 5, (n, concepts)) * (random.random((n, concepts)) < 0.4)
+    dense[:, 0] = 0
+    codes = sparse.csr_array(dense.astype(np.float32))
+    if codes.nnz:
+        codes.data[0] = 0
+    return codes, random.integers(0, 3, n)
+
+
+@given(st.integers(0, 200))
+def test_every_row_equals_scipys_test_of_that_concept(seed):
+    codes, group = draw(seed)
+    table = compare_groups(codes, group == 0, group == 1)
+    dense = codes.toarray().astype(float)
+    assert table.index.tolist() == list(range(7))
+    for concept, row in table.iterrows():
+        first, second = dense[group == 0, concept], dense[group == 1, concept]
+        if len(np.unique(np.concatenate([first, second]))) == 1:
+            assert (row["effect"], row["p_value"]) == (0, 1)
+        else:
+            u, p = stats.mannwhitneyu(second, first, method="asymptotic")
+            assert row["effect"] == pytest.approx(2 * u / len(first) / len(second) - 1)
+            assert row["p_value"] == pytest.approx(p)
+        pairs = np.sign(second[:, None] - first)
+        assert row["effect"] == pytest.approx(pairs.mean())
+        assert row["rate_first"] == pytest.approx((first > 0).mean())
+        assert row["rate_second"] == pytest.approx((second > 0).mean())
+    # Benjamini and Hochberg, step by step.
+    p = table["p_value"].to_numpy()
+    smallest, expected = 1.0, np.empty(7)
+    for rank, concept in reversed(list(enumerate(np.argsort(p), start=1))):
+        smallest = min(smallest, p[concept] * 7 / rank)
+        expected[concept] = smallest
+    np.testing.assert_allclose(table["q_value"], expected)
+
+
+def test_swapping_the_groups_turns_the_effect_round():
+    codes, group = draw(5)
+    there = compare_groups(codes, group == 0, group == 1)
+    back = compare_groups(codes, group == 1, group == 0)
+    np.testing.assert_allclose(there["effect"], -back["effect"], atol=1e-12)
+    np.testing.assert_allclose(there["q_value"], back["q_value"])
+
+
+def test_many_samples_lose_no_digits():
+    """Ties of a million zeros are cubed, where 32 bits would overflow."""
+    n = 1_000_000
+    random = np.random.default_rng(0)
+    rows = random.choice(n, 3000, replace=False)
+    values = random.random(3000).astype(np.float32)
+    codes = sparse.csr_array((values, (rows, np.zeros(3000, int))), shape=(n, 1))
+    second = np.arange(n) < n // 3
+    row = compare_groups(codes, ~second, second).iloc[0]
+    dense = codes.toarray()[:, 0].astype(float)  # SciPy ranks in the precision of its input.
+    u, p = stats.mannwhitneyu(dense[second], dense[~second], method="asymptotic")
+    assert row["effect"] == pytest.approx(2 * u / second.sum() / (~second).sum() - 1, abs=1e-12)
+    assert row["p_value"] == pytest.approx(p, rel=1e-9)
+
+
+def test_an_empty_group_gives_no_numbers():
+    codes, group = draw(1)
+    assert compare_groups(codes, group == 0, group == 9).isna().all(axis=None)
+
+
+def test_groups_that_do_not_fit_are_refused():
+    codes, group = draw(1)
+    with pytest.raises(MicrodlError, match="40 samples but groups of 39 and 40"):
+        compare_groups(codes, (group == 0)[:-1], group == 1)
+    with pytest.raises(MicrodlError, match="in both groups"):
+        compare_groups(codes, group == 0, group < 2)
+
+
+@given(st.integers(0, 100))
+def test_selectivities_from_one_count_equal_those_of_the_evaluation(seed):
+    codes, group = draw(seed)
+    _, shares, counts = activation_shares(codes, group)
+    average, maximum = selectivities(shares, counts)
+    np.testing.assert_allclose(average, average_selectivity(codes, group)[1])
+    np.testing.assert_allclose(maximum, max_selectivity(codes, group)[1])
+
+
+def test_one_label_has_no_selectivity():
+    average, maximum = selectivities(np.array([[0.5, 0.2]]), np.array([4]))
+    assert np.isnan(average).all()
+    assert np.isnan(maximum).all()
+
+
+@pytest.mark.parametrize("rows_at_once", [3, 1000])
+def test_of_two_that_point_the_same_way_the_less_active_is_the_duplicate(monkeypatch, rows_at_once):
+    monkeypatch.setattr("napari_microdl.concept_statistics._ROWS_AT_ONCE", rows_at_once)
+    random = np.random.default_rng(0)
+    directions = random.normal(size=(12, 9)).astype(np.float32)
+    directions[4] = directions[1] + 0.05 * random.normal(size=9)
+    directions[9] = directions[1] + 0.05 * random.normal(size=9)
+    directions[7] = -directions[2]
+    directions[11] = 0
+    directions[:11] /= np.linalg.norm(directions[:11], axis=1, keepdims=True)
+    rate = random.random(12)
+    rate[[1, 4, 9]] = 0.2, 0.5, 0.5
+    cosine = directions @ directions.T
+    found = duplicates(directions, rate)
+    # 4 and 9 are equally active, so the first of them is the original.
+    assert found[4] == -1
+    assert found[9] == 4
+    assert found[1] in {4, 9}
+    assert cosine[1, found[1]] == cosine[1, [4, 9]].max()
+    assert (np.delete(found, [1, 9]) == -1).all()
