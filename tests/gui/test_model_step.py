@@ -12,6 +12,7 @@ from qtpy.QtCore import QPoint
 
 from napari_microdl.config import PipelineConfig
 from napari_microdl.gui.layers import FIELD_TAG
+from napari_microdl.gui.settings import token_cache
 from napari_microdl.layer_choice import iter_layer_scores
 from napari_microdl.models.registry import list_models
 
@@ -141,6 +142,26 @@ def test_a_models_own_folder_is_looked_at_and_run(
     assert session.dictionary.spec.joint
     assert session.dictionary.whitening.n_features_in_ == 24
     assert "at the pace of the last run" in step.cost.text()
+
+
+def test_kept_tokens_are_told_and_cleared(docked: Any, qtbot: Any):
+    _, workflow = docked
+    workflow.session.configure(unit="crop", cache=True)
+    click(qtbot, workflow.model.heading)
+    kept = workflow.model.kept
+    run(qtbot, workflow)
+    qtbot.waitUntil(kept.clear.isEnabled, timeout=PATIENCE)
+    cache = token_cache()
+    assert cache.size() > 0
+    assert kept.size.text() == f"Tokens kept on disk: {cache.size() / 1e6:.0f} MB"
+    click(qtbot, kept.clear)
+    qtbot.waitUntil(lambda: kept.size.text().endswith(": 0 MB"), timeout=PATIENCE)
+    assert token_cache().size() == 0
+    # What intensities were measured against is told in the first step.
+    limits = workflow.session.run.result.report["intensity"]
+    lowest = min(entry["background"] for entry in limits)
+    assert f"GFP background {lowest:.4g} to " in workflow.images.measured.text()
+    assert workflow.session.run.result.report["device"] == "cpu"
 
 
 def test_layers_are_compared_as_the_core_compares_them(docked: Any, qtbot: Any):

@@ -29,6 +29,7 @@ from napari_microdl.gui.layers import (
     plane_shape,
     rows_of,
 )
+from napari_microdl.gui.settings import token_cache
 from napari_microdl.models.channels import match_channels
 from napari_microdl.models.registry import MODEL_NAMES, PUBLISHED_NAMES, model_spec, needs_weights
 
@@ -552,7 +553,7 @@ def run_steps(
     """Run the core; the heavy imports happen here, in the worker's thread."""
     from napari_microdl.pipeline import iter_pipeline
 
-    return (yield from iter_pipeline(fields, config, dictionary))
+    return (yield from iter_pipeline(fields, config, dictionary, cache=token_cache()))
 
 
 def compare_layers(
@@ -561,4 +562,4 @@ def compare_layers(
     """Compare the layers of the model, in the worker's thread."""
     from napari_microdl.layer_choice import iter_layer_scores
 
-    return (yield from iter_layer_scores(fields, config))
+    return (yield from iter_layer_scores(fields, config, cache=token_cache()))

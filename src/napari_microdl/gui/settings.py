@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_microdl.embedding import TokenCache
 
 PLUGIN = "napari-microdl"
 
@@ -26,7 +30,7 @@ class Settings:
 
     device: str = "auto"
     default_unit: str = "cell"
-    cache_gigabytes: float = 20.0
+    cache_gigabytes: float = 4.0
     cache_folder: Path | None = None
 
 
@@ -50,3 +54,16 @@ def read_settings() -> Settings:
         cache_gigabytes=float(chosen.cache_gigabytes),
         cache_folder=Path(folder).expanduser() if folder else None,
     )
+
+
+def token_cache() -> TokenCache:
+    """The store of tokens as the Preferences have it.
+
+    Returns
+    -------
+    TokenCache
+    """
+    from napari_microdl.embedding import TokenCache
+
+    chosen = read_settings()
+    return TokenCache(chosen.cache_folder, int(chosen.cache_gigabytes * 1e9))

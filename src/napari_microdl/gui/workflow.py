@@ -293,6 +293,8 @@ class ConceptWorkflow(Dock):
         (fields, sources), self._input = self._input, ([], [])
         remove_outputs(self.viewer.layers, {"preview"})
         self.session.finish(result, fields, sources)
+        if self.model.is_expanded:
+            self.model.kept.look()
         if not self.session.apply_dictionary:
             self.dictionary.curve.set_history(result.dictionary.icfl.history_)
         best = result.activations.ranking.iloc[0]

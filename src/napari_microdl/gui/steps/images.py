@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
+from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.fields_table import FieldsTable
 from napari_microdl.gui.fill_fields import FillFields
 from napari_microdl.gui.layers import leading_shape
@@ -104,6 +105,12 @@ class ImagesStep(Step):
         below.addRow("Brightness scale", self.scaling)
         layout.addLayout(below)
         self._below = below
+        self.measured = sentence_label()
+        self.measured.setToolTip(
+            "Intensities that became 0 and that the others were measured against, per image and "
+            "channel; they are stored in the dictionary and the report."
+        )
+        layout.addWidget(self.measured)
 
     def _change_layout(self, **changes: Any) -> None:
         viewer = self._viewer()
@@ -157,6 +164,8 @@ class ImagesStep(Step):
         self.split_rgb.setVisible(any(layer.rgb for layer in images))
         self.split_rgb.setChecked(layout.split_rgb)
         self._show_channels()
+        self.measured.setText(self._measured())
+        self.measured.setVisible(bool(self.measured.text()))
         used = self.session.used_rows()
         names = {r.group for r in used} if layout.arrangement == "channels" else used
         controls = [r for r in used if r.is_control]
@@ -168,6 +177,19 @@ class ImagesStep(Step):
         self.set_summary(
             f"{len(names)} fields, {n_controls} of them controls; channels: {shown}" if used else ""
         )
+
+    def _measured(self) -> str:
+        """Limits of the intensities in the last run, as ranges over the images."""
+        if self.session.run is None:
+            return ""
+        report = self.session.run.result.report["intensity"]
+        parts = []
+        for channel in dict.fromkeys(entry["channel"] for entry in report):
+            of_channel = [entry for entry in report if entry["channel"] == channel]
+            low = _range([entry["background"] for entry in of_channel])
+            high = _range([entry["reference"] for entry in of_channel])
+            parts.append(f"{channel} background {low}, reference {high}")
+        return f"Measured in the last run: {'; '.join(parts)}."
 
     def _show_channels(self) -> None:
         channels = self.session.channels
@@ -193,3 +215,8 @@ class ImagesStep(Step):
             + 6
         )
         self._below.setRowVisible(self.channel_tokens, len(channels) > 1)
+
+
+def _range(values: list[float]) -> str:
+    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+    return low if low == high else f"{low} to {high}"

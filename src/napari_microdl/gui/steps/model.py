@@ -27,6 +27,7 @@ from napari_microdl.gui.layer_curve import LayerCurve
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice, show_number
+from napari_microdl.gui.steps.kept_tokens import KeptTokens
 from napari_microdl.models.base import ModelSpec
 from napari_microdl.models.registry import (
     MODEL_NAMES,
@@ -144,6 +145,13 @@ class ModelStep(Step):
         rest.addRow("Arithmetic", self.precision)
         layout.addLayout(rest)
         layout.addWidget(self.cost)
+        self.kept = KeptTokens()
+        layout.addWidget(self.kept)
+        self.heading.toggled.connect(self._on_opened)
+
+    def _on_opened(self, opened: bool) -> None:
+        if opened:
+            self.kept.look()
 
     # Choosing ----------------------------------------------------------------------------------
 
@@ -186,6 +194,7 @@ class ModelStep(Step):
     def stop(self) -> None:
         """Forget the look-up, because the dock was closed."""
         self._runner.stop()
+        self.kept.stop()
 
     def show_layers(self, table: pd.DataFrame) -> None:
         """Show how well each layer tells treated from control.
