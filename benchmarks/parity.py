@@ -15,7 +15,8 @@ from pathlib import Path
 
 # The cases are those of the tests.
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from models.cases import CASES, TRANSFORMERS
+from models.cases import CASES
+from models.comparison import TRANSFORMERS
 
 
 def main() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from models.cases import CASES, Case
+from models.cases import CASES
+from models.comparison import Case
 
 # Float32 against float32 of another order of sums, or against float64, after three layers (twelve
 # at full size), in parts of the largest value.

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import naive
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.vit import VisionTransformer, VitConfig, sincos_positions
 from napari_microdl.models.vit.blocks import ParallelBlock
@@ -47,46 +48,16 @@ def reference_positions(grid_h: int, grid_w: int, dim: int) -> np.ndarray:
     return table
 
 
-def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * weight + bias
-
-
 def reference_tokens(weights: dict, config: VitConfig, image: np.ndarray) -> dict:
     """Every layer and site of one image in float64, patch by patch and head by head."""
     w = {name: value.double().numpy() for name, value in weights.items()}
-    p, d, heads = config.patch_size, config.dim, config.n_heads
-    grid_h, grid_w = image.shape[1] // p, image.shape[2] // p
-    kernel = w["patch_embed.weight"].reshape(d, -1)
-    x = [w["cls_token"][0, 0]]
-    positions = reference_positions(grid_h, grid_w, d)
-    for i in range(grid_h):
-        for j in range(grid_w):
-            patch = image[:, i * p : (i + 1) * p, j * p : (j + 1) * p].astype(float).ravel()
-            x.append(kernel @ patch + w["patch_embed.bias"] + positions[i * grid_w + j])
-    x = np.array(x)
-    read = {}
-    for block in range(config.depth):
-        b = {k.removeprefix(f"blocks.{block}."): v for k, v in w.items()}
-        normed = layer_norm(x, b["norm1.weight"], b["norm1.bias"])
-        fused = normed @ b["attn.qkv.weight"].T + b["attn.qkv.bias"]
-        query, key, value = fused[:, :d], fused[:, d : 2 * d], fused[:, 2 * d :]
-        mixed = np.zeros_like(x)
-        for head in range(heads):
-            part = slice(head * d // heads, (head + 1) * d // heads)
-            score = query[:, part] @ key[:, part].T / math.sqrt(d // heads)
-            share = np.exp(score - score.max(1, keepdims=True))
-            mixed[:, part] = share / share.sum(1, keepdims=True) @ value[:, part]
-        attention = mixed @ b["attn.proj.weight"].T + b["attn.proj.bias"]
-        x = x + attention
-        hidden = layer_norm(x, b["norm2.weight"], b["norm2.bias"]) @ b["mlp.0.weight"].T
-        hidden = hidden + b["mlp.0.bias"]
-        hidden = 0.5 * hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
-        x = x + hidden @ b["mlp.2.weight"].T + b["mlp.2.bias"]
-        shape = (grid_h, grid_w, d)
-        read[block + 1, "attention"] = attention[1:].reshape(shape)
-        read[block + 1, "residual"] = x[1:].reshape(shape)
-    return read
+    w = {k.replace("mlp.0", "mlp.fc1").replace("mlp.2", "mlp.fc2"): v for k, v in w.items()}
+    grid = tuple(edge // config.patch_size for edge in image.shape[1:])
+    kernel = w["patch_embed.weight"].reshape(config.dim, -1)
+    x = naive.patches(image.astype(float), config.patch_size) @ kernel.T + w["patch_embed.bias"]
+    tokens = np.vstack([w["cls_token"][0], x + reference_positions(*grid, config.dim)])
+    read = naive.sequential(w, tokens, config.n_heads, 1e-6)
+    return {key: found[1:].reshape(*grid, config.dim) for key, found in read.items()}
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4), (3, 5, 12), (16, 16, 192)])

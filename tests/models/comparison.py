@@ -1,0 +1,50 @@
+"""What a comparison with an independent implementation is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from napari_microdl.models.encoder import EncoderModel
+
+IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
+TRANSFORMERS, SECOND = "transformers", "second implementation"
+Tokens = dict[tuple[int, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Largest absolute difference over all layers and sites, and the largest token value."""
+
+    largest: float
+    scale: float
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    against: str
+    measure: Callable[[Path], Difference]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def compare(model: EncoderModel, tiles: np.ndarray, expected: Tokens) -> Difference:
+    """Every layer and site; `expected` holds arrays of the shape of the tokens."""
+    largest, scale = 0.0, 0.0
+    depth = model.spec.depth
+    assert set(expected) == {(k, s) for k in range(1, depth + 1) for s in ("attention", "residual")}
+    for (layer, site), wanted in expected.items():
+        tokens = model.tokens(tiles, layer, site)
+        assert tokens.shape == wanted.shape
+        largest = max(largest, float(np.abs(tokens - wanted).max()))
+        scale = max(scale, float(np.abs(wanted).max()))
+    return Difference(largest, scale)
+
+
+def tiles_of(channels: int, height: int, width: int, n: int = 2) -> np.ndarray:
+    return np.random.default_rng(5).random((n, channels, height, width), np.float32)
