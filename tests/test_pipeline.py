@@ -172,7 +172,12 @@ def test_a_callback_hears_every_step(fields: list[Field], result: PipelineResult
     heard: list[Progress] = []
     same = run_pipeline(fields, SMALL, progress=heard.append)
     seen, _ = finish(fields, SMALL)
-    assert [(s.stage, s.done, s.total) for s in heard] == [(s.stage, s.done, s.total) for s in seen]
+    # How often a run says that it still loads is up to the machine.
+    told, expected = (
+        [(s.stage, s.done, s.total) for s in steps if s.message != "Loading the model"]
+        for steps in (heard, seen)
+    )
+    assert told == expected
     assert_same_codes(result, same)
 
 

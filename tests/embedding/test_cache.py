@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,18 @@ def test_whatever_tokens_depend_on_changes_their_name(tmp_path: Path, change: di
     cache = TokenCache(tmp_path)
     assert key(cache) == key(cache, model=PatchMean(4))
     assert key(cache) != key(cache, **change)
+
+
+class Undecided(PatchMean):
+    device, precision = "cpu", "fast"
+    trial: Any = None
+
+
+def test_a_precision_that_was_chosen_by_a_trial_counts_as_what_was_chosen(tmp_path: Path):
+    cache, model = TokenCache(tmp_path), Undecided(4)
+    assert key(cache, model=model) != key(cache, model=Coarse(4))
+    model.trial = SimpleNamespace(used="bf16")
+    assert key(cache, model=model) == key(cache, model=Coarse(4))
 
 
 def test_only_tiles_that_changed_are_computed_again(tmp_path: Path):

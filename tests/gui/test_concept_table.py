@@ -1,4 +1,4 @@
-"""The table of concepts as a model, with many concepts and no window."""
+"""The table of concepts as a model, without a window."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from napari_microdl.gui.concept_table import COLUMNS, HEADINGS, NAME, ConceptTab
 from napari_microdl.gui.selection import Selection
 from napari_microdl.gui.session import Session
 
-N = 8192
+N = 300
 NAMES = [f"concept {i}" for i in range(N)]
 
 

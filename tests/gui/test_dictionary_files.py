@@ -30,7 +30,7 @@ def test_napari_finds_the_reader_by_the_name_alone(make_napari_viewer, small_run
     path = small_run.result.dictionary.save(tmp_path / "mine")
     layers, plugin = read_data_with_plugins([str(path)], stack=False)
     assert layers == []
-    assert plugin.plugin_name == "napari-microdl"
+    assert plugin == "napari-microdl"
 
 
 @pytest.mark.parametrize("path", ["a.safetensors", "a.tif", ["a.microdl.safetensors"]])
@@ -59,7 +59,7 @@ def test_an_overlay_saves_the_dictionary_behind_it(explored: Any, small_run, tmp
     viewer, _ = explored
     overlay = next(x for x in viewer.layers if TAG in x.metadata)
     path = str(tmp_path / "mine.microdl.safetensors")
-    (written,) = overlay.__wrapped__.save(path, plugin="napari-microdl")
+    (written,) = overlay.save(path, plugin="napari-microdl")
     assert written == path
     assert ConceptDictionary.load(written).names == small_run.result.dictionary.names
     image = next(x for x in viewer.layers if TAG not in x.metadata)

@@ -80,12 +80,14 @@ class TokenCache:
             Hex digits.
         """
         model = model.model if isinstance(model, BackingOff) else model
+        # A model that chose its precision by a trial says what it chose.
+        precision = getattr(getattr(model, "trial", model), "used", getattr(model, "precision", ""))
         facts = (
             model.spec,
             layer,
             site,
             plan,
-            getattr(model, "precision", ""),
+            precision,
             # Sums are rounded in another order on another device or by another torch.
             str(getattr(model, "device", "")),
             version("torch"),
