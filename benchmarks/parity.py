@@ -26,7 +26,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for case in CASES:
         with tempfile.TemporaryDirectory() as folder:
-            os.environ["MICRODL_CACHE"] = folder
+            os.environ["NAPARI_MICRODL_CACHE"] = folder
             found = case.measure(Path(folder))
         against = "transformers" if case.against == TRANSFORMERS else "the second one, float64"
         ratio = found.largest / found.scale

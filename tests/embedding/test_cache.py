@@ -187,34 +187,8 @@ def test_a_folder_that_cannot_be_written_to_does_not_stop_a_run(tmp_path: Path):
     np.testing.assert_array_equal(grid.tokens, expected.tokens)
 
 
-def test_the_folder_is_named_in_the_environment(own_cache: Path):
+def test_the_folder_is_that_of_the_package(own_cache: Path):
     assert TokenCache().folder == own_cache / "tokens"
-
-
-@pytest.mark.parametrize(
-    ("platform", "variable", "expected"),
-    [
-        ("linux", "XDG_CACHE_HOME", "napari-microdl"),
-        ("win32", "LOCALAPPDATA", "napari-microdl"),
-        ("linux", None, ".cache/napari-microdl"),
-        ("darwin", None, "Library/Caches/napari-microdl"),
-        ("win32", None, "AppData/Local/napari-microdl"),
-    ],
-)
-def test_the_folder_is_the_usual_one_of_the_system(
-    platform: str,
-    variable: str | None,
-    expected: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    for name in ("NAPARI_MICRODL_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    monkeypatch.setattr("napari_microdl.embedding.cache_folder.sys.platform", platform)
-    if variable is not None:
-        monkeypatch.setenv(variable, str(tmp_path))
-    assert TokenCache().folder == tmp_path / expected / "tokens"
 
 
 WRITE = """

@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 
 from models import published
 from napari_microdl.errors import MicrodlError
-from napari_microdl.models import weights
 from napari_microdl.models.keys import HUGGING_FACE
 from napari_microdl.models.loading import load_published
 from napari_microdl.models.registry import RECIPES, load_model
@@ -116,13 +115,8 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 ):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    monkeypatch.setenv("MICRODL_CACHE", str(blocked))
+    monkeypatch.setenv("NAPARI_MICRODL_CACHE", str(blocked))
     assert np.isfinite(tokens_of(published.write(state, tmp_path / "weights.pth"))).all()
-
-
-def test_the_cache_lies_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delenv("MICRODL_CACHE")
-    assert "napari-microdl" in str(weights.cache_folder())
 
 
 def test_only_the_encoder_is_kept_of_a_file_that_is_mostly_something_else(

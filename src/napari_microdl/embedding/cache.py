@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.embedding.backing_off import BackingOff
-from napari_microdl.embedding.cache_folder import cache_folder
 from napari_microdl.embedding.plan import TilePlan
+from napari_microdl.folders import cache_folder
 from napari_microdl.models.base import Site, TokenModel
 
 MOST_BYTES = 4 * 2**30

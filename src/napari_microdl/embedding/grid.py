@@ -13,8 +13,8 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.embedding.cache_folder import cache_folder
 from napari_microdl.errors import MicrodlError
+from napari_microdl.folders import cache_folder
 
 MEMORY_BYTES = 512 * 2**20
 # What is made of a grid in memory takes five times its size for a while.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.folders import cache_folder
 from napari_microdl.models.assembly import (
     DoesNotFitError,
     assemble,
@@ -24,19 +25,10 @@ from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.vit import VisionTransformer
 from napari_microdl.safe_tensors import begins_as_safetensors, describe_foreign, file_sha256
 
-CACHE_VARIABLE = "MICRODL_CACHE"
 # A safetensors file of which less than this is needed is cut down, too.
 WORTH_KEEPING = 0.5
 # Entries of a checkpoint under which its weights may lie; of two networks the one that was kept.
 WRAPPERS = ("teacher", "state_dict", "model")
-
-
-def cache_folder() -> Path:
-    """Folder of converted weights: in ``MICRODL_CACHE`` if set, else in the user's cache."""
-    from platformdirs import user_cache_path
-
-    root = os.environ.get(CACHE_VARIABLE)
-    return (Path(root) if root else user_cache_path("napari-microdl")) / "weights"
 
 
 def _begin(path: Path) -> bytes:
@@ -194,7 +186,7 @@ def encoder_tensors(
             f"'{path.name}' is not the file that was pinned: its sha256 is {digest}, not "
             f"{sha256.lower()}; fetch it again from its source."
         )
-    kept = cache_folder() / f"{digest}-{keys.name}.safetensors"
+    kept = cache_folder() / "weights" / f"{digest}-{keys.name}.safetensors"
     if kept.is_file():
         try:
             return _read_safetensors(kept, lambda names: names)[0], digest
