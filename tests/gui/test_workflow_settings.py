@@ -132,3 +132,35 @@ def test_the_spectrum_of_the_controls_is_drawn_with_the_shrinkage(docked: Any, q
     np.testing.assert_allclose(
         added.get_ydata(), whitening.shrinkage * np.median(measured), rtol=1e-6
     )
+
+
+def test_a_change_marks_its_step_and_those_behind_it(docked: Any, qtbot: Any):
+    _, workflow = docked
+    workflow.session.configure(unit="crop")
+
+    def marks() -> list[str]:
+        texts = [step.heading.text() for step in workflow.steps.values()]
+        return [text.partition("(")[2].rstrip(")") for text in texts]
+
+    none = [""] * 5
+    assert marks() == none
+    run(qtbot, workflow)
+    assert marks() == none
+    click(qtbot, workflow.cells.heading)
+    write(qtbot, workflow.cells.crop_size, "48")
+    assert marks() == ["", "changed", *["out of date"] * 3]
+    shown = workflow.session.run
+    click(qtbot, workflow.dictionary.heading)
+    write(qtbot, workflow.dictionary.n_iterations, "3")
+    assert marks() == ["", "changed", "out of date", "out of date", "changed"]
+    # What is shown stays until somebody presses Run.
+    assert workflow.session.run is shown
+    write(qtbot, workflow.cells.crop_size, "32")
+    assert marks() == ["", "", "", "", "changed"]
+    workflow.session.edit_rows([0], condition="something else")
+    assert marks() == ["changed", "out of date", "out of date", "out of date", "changed"]
+    run(qtbot, workflow)
+    assert marks() == none
+    # A setting that decides no result, such as the device, marks nothing.
+    workflow.session.configure(batch_size=4)
+    assert marks() == none

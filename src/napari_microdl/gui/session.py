@@ -44,6 +44,29 @@ StepName = Literal["images", "cells", "model", "whitening", "dictionary"]
 CellSource = Literal["segmentation", "labels"]
 OverlayKind = Literal["heatmap", "activation", "cells"]
 
+# Settings that each step decides; a change of any makes the steps behind it out of date.
+_DECIDES: dict[StepName, tuple[str, ...]] = {
+    "images": ("scaling", "channels", "channel_tokens"),
+    "cells": ("unit", "crop_size", "crop_stride", "segmentation"),
+    "model": ("model", "joint", "layer", "site", "tile_size", "halo", "precision"),
+    "whitening": ("remove_position", "whiten", "shrinkage", "n_components"),
+    "dictionary": (
+        "n_atoms",
+        "n_iterations",
+        "atoms_per_iteration",
+        "update",
+        "init",
+        "learning_rate",
+        "selection",
+        "refit",
+        "positive_code",
+        "control_atoms",
+        "max_steps",
+        "early_stopping",
+        "random_state",
+    ),
+}
+
 # What the channels of a field have in common.
 _SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels"})
 
@@ -117,6 +140,9 @@ class Session:
         # Of one channel; the slowest run of each model, because kept tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
         self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
+        # What decided each step of the run in progress, and of the run that is shown.
+        self._started: dict[StepName, tuple[Any, ...]] = {}
+        self._shown: dict[StepName, tuple[Any, ...]] = {}
         # How channels were called before they were renamed, to notice when the images change.
         self._native_channels: tuple[str, ...] = ()
 
@@ -487,7 +513,51 @@ class Session:
         fields, sources = build_fields(
             self.used_rows(), self.layout, [c.name for c in self.channels], with_labels=with_labels
         )
+        self._started = self._decisions()
         return fields, sources, config
+
+    def _decisions(self) -> dict[StepName, tuple[Any, ...]]:
+        """What decides each step as things are now."""
+        config = self.run_config()
+        decisions: dict[StepName, tuple[Any, ...]] = {
+            step: tuple(getattr(config, name) for name in names) for step, names in _DECIDES.items()
+        }
+        decisions["images"] += tuple(
+            (row.key, row.name, row.group, row.channel, row.condition, row.is_control)
+            for row in self.used_rows()
+        )
+        if config.unit == "cell":
+            decisions["cells"] += (
+                self.cell_source,
+                *(
+                    id(row.labels_layer())
+                    for row in self.used_rows()
+                    if self.cell_source == "labels"
+                ),
+            )
+        if self.apply_dictionary:
+            # Model, whitening and sizes are those of the dictionary.
+            for step in ("model", "whitening", "dictionary"):
+                decisions[step] = ("apply", id(self.dictionary))
+        return decisions
+
+    def marks(self) -> dict[StepName, str]:
+        """Steps that are not as in the run that is shown.
+
+        Returns
+        -------
+        dict of str to str
+            "changed" for steps that were decided otherwise, "out of date" for those behind them.
+        """
+        marks: dict[StepName, str] = {}
+        if self.run is None:
+            return marks
+        for step, decision in self._decisions().items():
+            if decision != self._shown.get(step):
+                marks[step] = "changed"
+            elif marks:
+                marks[step] = "out of date"
+        return marks
 
     # Result ------------------------------------------------------------------------------------
 
@@ -503,6 +573,7 @@ class Session:
         """
         self.run = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first=self.run is None)
         self._note_pace(result, fields)
+        self._shown = self._started
         self.concept = int(result.activations.ranking.index[0])
         self.set_dictionary(result.dictionary)
         self.run_changed.emit()

@@ -34,6 +34,7 @@ class Step(QWidget):
         self.summary = sentence_label()
         self.need = sentence_label()
         self.need.hide()
+        self._mark = ""
         self.content = QWidget()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -62,7 +63,7 @@ class Step(QWidget):
 
     def _on_toggled(self, expanded: bool) -> None:
         # The arrow is text, so that it has the colour of the theme.
-        self.heading.setText(f"{'▾' if expanded else '▸'}  {self._title}")
+        self._write_heading()
         self.content.setVisible(expanded)
         self.summary.setVisible(not expanded and bool(self.summary.text()))
 
@@ -75,6 +76,23 @@ class Step(QWidget):
         """Say what the step still needs; an empty sentence for nothing."""
         self.need.setText(f"⚠ {sentence}" if sentence else "")
         self.need.setVisible(bool(sentence))
+
+    def set_mark(self, mark: str) -> None:
+        """Say beside the heading how the step differs from the run that is shown."""
+        self._mark = mark
+        self._write_heading()
+
+    def _write_heading(self) -> None:
+        arrow = "▾" if self.is_expanded else "▸"
+        self.heading.setText(
+            f"{arrow}  {self._title}" + (f"  ({self._mark})" if self._mark else "")
+        )
+        self.heading.setToolTip(
+            f"This step is {self._mark}: the overlays and the explorer still show the last run. "
+            "Press Run to bring everything up to date."
+            if self._mark
+            else ""
+        )
 
     def form(self) -> QFormLayout:
         """A new form in the content, labels wrapping above their fields where it is narrow."""

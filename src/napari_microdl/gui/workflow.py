@@ -228,9 +228,11 @@ class ConceptWorkflow(Dock):
         needs: dict[str, str] = {}
         for problem in self.session.problems():
             needs.setdefault(problem.step, problem.sentence)
+        marks = self.session.marks()
         for name, step in self.steps.items():
             step.refresh()
             step.set_need(needs.get(name, ""))
+            step.set_mark(marks.get(name, ""))
         self.dictionary.save.setEnabled(self.session.dictionary is not None)
         self.explore_button.setVisible(self.session.run is not None)
 
