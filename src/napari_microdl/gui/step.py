@@ -34,7 +34,7 @@ class Step(QWidget):
         self.summary = sentence_label()
         self.need = sentence_label()
         self.need.hide()
-        self._mark = ""
+        self._difference = ""
         self.content = QWidget()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -79,18 +79,18 @@ class Step(QWidget):
 
     def set_mark(self, mark: str) -> None:
         """Say beside the heading how the step differs from the run that is shown."""
-        self._mark = mark
+        self._difference = mark
         self._write_heading()
 
     def _write_heading(self) -> None:
         arrow = "▾" if self.is_expanded else "▸"
         self.heading.setText(
-            f"{arrow}  {self._title}" + (f"  ({self._mark})" if self._mark else "")
+            f"{arrow}  {self._title}" + (f"  ({self._difference})" if self._difference else "")
         )
         self.heading.setToolTip(
-            f"This step is {self._mark}: the overlays and the explorer still show the last run. "
+            f"This step is {self._difference}: the overlays and the explorer still show the last run. "
             "Press Run to bring everything up to date."
-            if self._mark
+            if self._difference
             else ""
         )
 
