@@ -83,14 +83,12 @@ class Step(QWidget):
         self._write_heading()
 
     def _write_heading(self) -> None:
-        arrow = "▾" if self.is_expanded else "▸"
-        self.heading.setText(
-            f"{arrow}  {self._title}" + (f"  ({self._difference})" if self._difference else "")
-        )
+        arrow, mark = "▾" if self.is_expanded else "▸", self._difference
+        self.heading.setText(f"{arrow}  {self._title}{f'  ({mark})' if mark else ''}")
         self.heading.setToolTip(
-            f"This step is {self._difference}: the overlays and the explorer still show the last run. "
-            "Press Run to bring everything up to date."
-            if self._difference
+            f"This step is {mark}: the overlays and the explorer still show the last run. Press "
+            "Run to bring everything up to date."
+            if mark
             else ""
         )
 
