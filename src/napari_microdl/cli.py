@@ -97,16 +97,28 @@ class _ProgressLine:
 
 def _run(options: argparse.Namespace) -> None:
     """Fit or apply a dictionary."""
+    from napari_microdl.config import PipelineConfig
     from napari_microdl.config_files import read_config
+    from napari_microdl.dictionary import ConceptDictionary
+    from napari_microdl.models.registry import model_spec
     from napari_microdl.runs import run_table
 
-    config = None if options.config is None else read_config(options.config)
+    config = PipelineConfig() if options.config is None else read_config(options.config)
+    dictionary = None
+    if options.command == "apply":
+        dictionary = ConceptDictionary.load(options.dictionary)
+        model, licence = dictionary.spec.model_id, dictionary.spec.weights_licence
+    else:
+        spec = model_spec(config.model, joint=config.joint)
+        model = spec.title
+        licence = spec.licence + (" (no commercial use)" if spec.non_commercial else "")
+    print(f"Model: {model}. Licence of its weights: {licence}.", file=sys.stderr)
     line = _ProgressLine()
     result = run_table(
         options.table,
         options.out,
         config,
-        dictionary=getattr(options, "dictionary", None),
+        dictionary=dictionary,
         controls=getattr(options, "controls", None),
         progress=line,
     )

@@ -71,7 +71,7 @@ def run_table(
     out: Path,
     config: PipelineConfig | None = None,
     *,
-    dictionary: str | Path | None = None,
+    dictionary: ConceptDictionary | None = None,
     controls: str | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> PipelineResult:
@@ -85,8 +85,8 @@ def run_table(
         Folder to write to.
     config : PipelineConfig, optional
         Settings; the defaults where not given.
-    dictionary : str or Path, optional
-        Dictionary file to apply; one is fitted where not given.
+    dictionary : ConceptDictionary, optional
+        Dictionary to apply; one is fitted where not given.
     controls : str, optional
         Query that picks the control fields, such as ``Metadata_condition == 'DMSO'``, in place of
         the marks in the table; its columns are those of `napari_microdl.metadata.metadata_table`.
@@ -105,10 +105,9 @@ def run_table(
     fields = read_fields(table)
     if controls is not None:
         fields = mark_controls(fields, controls)
-    applied = None if dictionary is None else ConceptDictionary.load(dictionary)
     # A folder that cannot be written to is found before the work, not after.
     out.mkdir(parents=True, exist_ok=True)
-    result = run_pipeline(fields, config, dictionary=applied, progress=progress)
+    result = run_pipeline(fields, config, dictionary=dictionary, progress=progress)
     write_run(result, out)
     return result
 
