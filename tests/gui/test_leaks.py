@@ -15,7 +15,7 @@ from napari_microdl.gui.session import Session
 
 
 def living(kind: type) -> int:
-    return sum(isinstance(thing, kind) for thing in gc.get_objects())
+    return sum(type(thing) is kind for thing in gc.get_objects())
 
 
 def open_and_close(small_run: Any, qtbot: Any) -> list[weakref.ref]:
