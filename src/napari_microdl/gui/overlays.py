@@ -299,6 +299,11 @@ class Overlays:
                 )
                 layer.contour = 1
                 viewer.add_layer(layer)
+            else:
+                # What the explorer copied there stays when another concept is shown.
+                known = layer.features
+                for column in known.columns.difference(features.columns, sort=False):
+                    features[column] = known[column].to_numpy()
             layer.features = features
             layer.metadata[TAG] = self._tag(run, field, "cells", concept)
 
