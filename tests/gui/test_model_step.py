@@ -95,7 +95,7 @@ def test_channels_are_filled_in_by_name_and_asked_for_where_in_doubt(open_viewer
     assert step.channels["Mito"].currentText() == "TMRM"
     # What is chosen travels in the settings.
     config = session.run_config()
-    session.channel_choices.clear()
+    session.model.channel_choices.clear()
     session.take_config(config)
     assert step.channels["Mito"].currentText() == "TMRM"
     # Its weights are nowhere to be fetched, so a file is asked for.
@@ -123,7 +123,7 @@ def test_a_models_own_folder_is_looked_at_and_run(
     session.configure(model="elsewhere")
     qtbot.waitUntil(lambda: "'elsewhere' is not known" in step.licence.text(), timeout=PATIENCE)
     click(qtbot, step.folder)
-    qtbot.waitUntil(lambda: session.spec is not None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
     assert step.model.currentText() == "Other weights: file or folder..."
     assert step.weights.text() == dino_folder.name
     assert "3 layers, patches of 14 px" in step.licence.text()
@@ -136,7 +136,7 @@ def test_a_models_own_folder_is_looked_at_and_run(
     assert session.dictionary.whitening.n_features_in_ == 3 * 24
     qtbot.mouseClick(step.joint, LEFT, pos=QPoint(8, step.joint.height() // 2))
     assert session.config.joint
-    qtbot.waitUntil(lambda: session.spec is not None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
     assert [box.currentText() for box in step.channels.values()] == ["red", "green", "blue"]
     run(qtbot, workflow)
     assert session.dictionary.spec.joint

@@ -13,7 +13,6 @@ from napari.layers import Image, Labels
 from psygnal import Signal
 
 from napari_microdl.config import PipelineConfig
-from napari_microdl.embedding import TilePlan, estimate_embedding
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.gui.layers import (
@@ -29,15 +28,14 @@ from napari_microdl.gui.layers import (
     plane_shape,
     rows_of,
 )
+from napari_microdl.gui.model_choice import ModelChoice
 from napari_microdl.gui.settings import token_cache
-from napari_microdl.models.channels import match_channels
-from napari_microdl.models.registry import MODEL_NAMES, PUBLISHED_NAMES, model_spec, needs_weights
+from napari_microdl.gui.words import listed
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from napari_microdl.dictionary import ConceptDictionary
-    from napari_microdl.models.base import ModelSpec
     from napari_microdl.pipeline import PipelineResult, Progress
 
 StepName = Literal["images", "cells", "model", "whitening", "dictionary"]
@@ -135,11 +133,7 @@ class Session:
         self.concept: int | None = None
         self.kinds: frozenset[OverlayKind] = frozenset({"activation"})
         self.show_all_fields = False
-        # Which channel of the images is which of the model's, where a person has said so.
-        self.channel_choices: dict[str, str] = {}
-        # Of one channel; the slowest run of each model, because kept tokens take no time.
-        self._seconds_a_tile: dict[str, float] = {}
-        self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
+        self.model = ModelChoice(self)
         # What decided each step of the run in progress, and of the run that is shown.
         self._started: dict[StepName, tuple[Any, ...]] = {}
         self._shown: dict[StepName, tuple[Any, ...]] = {}
@@ -251,9 +245,7 @@ class Session:
         channel = self.channels[number]
         if name is not None:
             before, channel.name = channel.name, name.strip() or channel.name
-            for wanted, chosen in self.channel_choices.items():
-                if chosen == before:
-                    self.channel_choices[wanted] = channel.name
+            self.model.rename_channel(before, channel.name)
         if use is not None:
             channel.use = use
         self.rows_changed.emit()
@@ -284,102 +276,9 @@ class Session:
         self.dictionary = dictionary
         self.dictionary_changed.emit()
 
-    # The model ---------------------------------------------------------------------------------
-
-    @property
-    def spec(self) -> ModelSpec | None:
-        """Facts about the chosen model; None while a file or folder has not been looked at."""
-        key = (self.config.model, self.config.joint)
-        name = self.config.model.partition("@")[0]
-        if key not in self._specs and name in (*MODEL_NAMES, *PUBLISHED_NAMES):
-            self._specs[key] = model_spec(self.config.model, joint=self.config.joint)
-        return self._specs.get(key)
-
-    def take_spec(self, model: str, joint: bool | None, spec: ModelSpec) -> None:
-        """Take in what was found in a file or folder.
-
-        Parameters
-        ----------
-        model : str
-            The setting of that name.
-        joint : bool or None
-            The setting of that name.
-        spec : ModelSpec
-            What was found.
-        """
-        self._specs[model, joint] = spec
-        self.settings_changed.emit()
-
-    def model_channels(self) -> dict[str, str | None]:
-        """Channel of the images for each channel that the model names.
-
-        Returns
-        -------
-        dict of str to (str or None)
-            What a person chose, or else what the names leave no doubt about; None where somebody
-            has to say. Empty for a model that takes any channels.
-        """
-        spec = self.spec
-        if spec is None or not spec.channels.names:
-            return {}
-        names = tuple(c.name for c in self.channels)
-        found = dict(zip(spec.channels.names, match_channels(spec.channels, names), strict=True))
-        chosen = {w: c for w, c in self.channel_choices.items() if w in found and c in names}
-        return {**found, **chosen}
-
-    def cost(self) -> str:
-        """What reading the tokens will take, as far as is known before the start."""
-        spec = self.spec
-        shapes = [
-            plane_shape(layer) for r in self._first_rows() if (layer := r.layer()) is not None
-        ]
-        if spec is None or not shapes or self.apply_dictionary:
-            return ""
-        config = self.run_config()
-        n_channels = len(config.channels or self.channels)
-        try:
-            plan = TilePlan(spec.patch_size, config.tile_size or spec.tile_size, config.halo)
-        except MicrodlError:
-            return ""
-        estimate = estimate_embedding(
-            shapes,
-            n_channels,
-            spec,
-            plan,
-            channel_tokens=config.channel_tokens,
-            batch_size=config.batch_size,
-        )
-        sentence = f"{estimate}, beside the model."
-        pace = self._seconds_a_tile.get(config.model)
-        if pace is not None:
-            seconds = pace * estimate.n_tiles * n_channels
-            told = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
-            sentence += f" About {told} at the pace of the last run, less where tokens are kept."
-        return sentence
-
-    def _first_rows(self) -> list[ImageRow]:
-        """One row a field."""
-        rows = self.used_rows()
-        if self.layout.arrangement == "channels":
-            return list({row.group: row for row in reversed(rows)}.values())
-        return rows
-
-    def choose_channel(self, wanted: str, channel: str) -> None:
-        """Say which channel of the images is a channel of the model.
-
-        Parameters
-        ----------
-        wanted : str
-            Channel of the model.
-        channel : str
-            Channel of the images.
-        """
-        self.channel_choices[wanted] = channel
-        self.settings_changed.emit()
-
     def run_config(self) -> PipelineConfig:
         """Settings as a run gets them, with the chosen channels in."""
-        if mapped := self.model_channels():
+        if mapped := self.model.channels():
             channels = tuple(name for name in mapped.values() if name is not None)
             return dataclasses.replace(self.config, channels=channels or None)
         names = [c.name for c in self.channels]
@@ -405,13 +304,13 @@ class Session:
         missing = [name for name in config.channels or () if name not in offered]
         if missing and offered:
             raise MicrodlError(
-                f"The settings use the channel {_listed(missing)}, but the images have "
-                f"{_listed(offered, 11)}; rename the channels in step 1 first."
+                f"The settings use the channel {listed(missing)}, but the images have "
+                f"{listed(offered, 11)}; rename the channels in step 1 first."
             )
         self.config = config
-        wanted = self.model_channels()
+        wanted = self.model.channels()
         if wanted and config.channels is not None and len(wanted) == len(config.channels):
-            self.channel_choices = dict(zip(wanted, config.channels, strict=True))
+            self.model.channel_choices = dict(zip(wanted, config.channels, strict=True))
         else:
             for channel in self.channels:
                 channel.use = config.channels is None or channel.name in config.channels
@@ -434,35 +333,20 @@ class Session:
             found.append(
                 Problem(
                     "cells",
-                    f"Choose a Labels layer for {_listed(without)}, or the built-in segmentation.",
+                    f"Choose a Labels layer for {listed(without)}, or the built-in segmentation.",
                 )
             )
-        found += [Problem("model", s) for s in self._model_problems()]
+        found += [Problem("model", s) for s in self.model.problems()]
         if self.apply_dictionary and self.dictionary is None:
             found.append(Problem("dictionary", "Load a dictionary to apply, or choose to fit one."))
         return found
 
-    def _model_problems(self) -> Generator[str, None, None]:
-        spec = self.spec
-        if spec is None or self.apply_dictionary or not self.used_rows():
-            return
-        mapped = self.model_channels()
-        missing = [wanted for wanted, channel in mapped.items() if channel is None]
-        chosen = [channel for channel in mapped.values() if channel is not None]
-        repeated = sorted({channel for channel in chosen if chosen.count(channel) > 1})
-        used = sum(channel.use for channel in self.channels)
-        most = spec.channels.most
-        if missing:
-            yield f"Say which channel of the images is {_listed(missing, 11)}."
-        elif repeated:
-            yield f"The channel {_listed(repeated)} stands for two of the model's; choose others."
-        elif not mapped and most is not None and used > most:
-            yield f"{spec.title} takes at most {most} channels; untick some in step 1."
-        if needs_weights(self.config.model):
-            yield (
-                f"The weights of {spec.title} are not on the hub; get them from {spec.source} and "
-                "choose their file."
-            )
+    def first_rows(self) -> list[ImageRow]:
+        """One row a field."""
+        rows = self.used_rows()
+        if self.layout.arrangement == "channels":
+            return list({row.group: row for row in reversed(rows)}.values())
+        return rows
 
     def _image_problems(self) -> Generator[str, None, None]:
         used = self.used_rows()
@@ -572,19 +456,11 @@ class Session:
             As `prepare` gave them.
         """
         self.run = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first=self.run is None)
-        self._note_pace(result, fields)
+        self.model.note_pace(result, fields)
         self._shown = self._started
         self.concept = int(result.activations.ranking.index[0])
         self.set_dictionary(result.dictionary)
         self.run_changed.emit()
-
-    def _note_pace(self, result: PipelineResult, fields: list[Field]) -> None:
-        spec = result.dictionary.spec
-        plan = TilePlan(spec.patch_size, spec.tile_size, spec.halo)
-        tiles = sum(len(plan.origins(field.shape)) for field in fields) * len(spec.channel_names)
-        pace = result.report["seconds"]["embed"] / tiles
-        model = result.config.model
-        self._seconds_a_tile[model] = max(pace, self._seconds_a_tile.get(model, 0.0))
 
     def show_concept(self, concept: int) -> None:
         """Choose the concept that overlays, plot and gallery show."""
@@ -610,12 +486,6 @@ class Session:
         self.run.result.dictionary.names[concept] = name
         self.run.result.activations.ranking.loc[concept, "name"] = name
         self.names_changed.emit()
-
-
-def _listed(names: Sequence[str], most: int = 3) -> str:
-    quoted = [f"'{name}'" for name in names[:most]]
-    rest = len(names) - most
-    return ", ".join(quoted) + (f" and {rest} more" if rest > 0 else "")
 
 
 def run_steps(

@@ -65,7 +65,7 @@ class ModelStep(Step):
         super().__init__(session, "3  Model and layer")
         self._failed: tuple[str, bool | None] | None = None
         self._runner = JobRunner(self)
-        self._runner.succeeded.connect(lambda found: self.session.take_spec(*found))
+        self._runner.succeeded.connect(lambda found: self.session.model.take_spec(*found))
         self._runner.failed.connect(self._on_failed)
         self.model = combo(
             {spec.title: spec.model_id for spec in list_models()}
@@ -210,7 +210,7 @@ class ModelStep(Step):
 
     def refresh(self) -> None:
         """Show the chosen model."""
-        config, spec = self.session.config, self.session.spec
+        config, spec = self.session.config, self.session.model.spec
         name, _, place = config.model.partition("@")
         known = name in (*MODEL_NAMES, *PUBLISHED_NAMES)
         show_choice(self.model, name if known else _OWN)
@@ -229,7 +229,7 @@ class ModelStep(Step):
         else:
             self._describe(spec)
         self._show_channels()
-        self.cost.setText(self.session.cost())
+        self.cost.setText(self.session.model.cost())
         self.cost.setVisible(bool(self.cost.text()))
         layer = "recommended layer" if config.layer is None else f"layer {config.layer}"
         title = spec.title if spec else Path(config.model).name
@@ -261,7 +261,7 @@ class ModelStep(Step):
         self.joint.setChecked(rule.joint)
 
     def _show_channels(self) -> None:
-        mapped = self.session.model_channels()
+        mapped = self.session.model.channels()
         if list(mapped) != list(self.channels):
             while self._channel_form.rowCount():
                 self._channel_form.removeRow(0)
@@ -269,7 +269,7 @@ class ModelStep(Step):
             for wanted in mapped:
                 box = combo(
                     {},
-                    partial(self.session.choose_channel, wanted),
+                    partial(self.session.model.choose_channel, wanted),
                     f"Which channel of the images shows what the model knows as {wanted}.",
                 )
                 self.channels[wanted] = box

@@ -1,0 +1,163 @@
+"""Which model is read: what is known of it, on which channels, and what that takes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+from napari_microdl.embedding import TilePlan, estimate_embedding
+from napari_microdl.errors import MicrodlError
+from napari_microdl.gui.layers import plane_shape
+from napari_microdl.gui.words import listed
+from napari_microdl.models.channels import match_channels
+from napari_microdl.models.registry import MODEL_NAMES, PUBLISHED_NAMES, model_spec, needs_weights
+
+if TYPE_CHECKING:
+    from napari_microdl.fields import Field
+    from napari_microdl.gui.session import Session
+    from napari_microdl.models.base import ModelSpec
+    from napari_microdl.pipeline import PipelineResult
+
+
+class ModelChoice:
+    """The model that the settings of a session name.
+
+    Parameters
+    ----------
+    session : Session
+        Whose settings and channels these are.
+
+    Attributes
+    ----------
+    channel_choices : dict of str to str
+        Channel of the images by channel of the model, where a person has said so.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.channel_choices: dict[str, str] = {}
+        # Of one channel; the slowest run of each model, because kept tokens take no time.
+        self._seconds_a_tile: dict[str, float] = {}
+        self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        """Facts about the chosen model; None while a file or folder has not been looked at."""
+        config = self._session.config
+        key = (config.model, config.joint)
+        name = config.model.partition("@")[0]
+        if key not in self._specs and name in (*MODEL_NAMES, *PUBLISHED_NAMES):
+            self._specs[key] = model_spec(config.model, joint=config.joint)
+        return self._specs.get(key)
+
+    def take_spec(self, model: str, joint: bool | None, spec: ModelSpec) -> None:
+        """Take in what was found in a file or folder.
+
+        Parameters
+        ----------
+        model : str
+            The setting of that name.
+        joint : bool or None
+            The setting of that name.
+        spec : ModelSpec
+            What was found.
+        """
+        self._specs[model, joint] = spec
+        self._session.settings_changed.emit()
+
+    def channels(self) -> dict[str, str | None]:
+        """Channel of the images for each channel that the model names.
+
+        Returns
+        -------
+        dict of str to (str or None)
+            What a person chose, or else what the names leave no doubt about; None where somebody
+            has to say. Empty for a model that takes any channels.
+        """
+        spec = self.spec
+        if spec is None or not spec.channels.names:
+            return {}
+        names = tuple(c.name for c in self._session.channels)
+        found = dict(zip(spec.channels.names, match_channels(spec.channels, names), strict=True))
+        chosen = {w: c for w, c in self.channel_choices.items() if w in found and c in names}
+        return {**found, **chosen}
+
+    def cost(self) -> str:
+        """What reading the tokens will take, as far as is known before the start."""
+        spec = self.spec
+        layers = [row.layer() for row in self._session.first_rows()]
+        shapes = [plane_shape(layer) for layer in layers if layer is not None]
+        if spec is None or not shapes or self._session.apply_dictionary:
+            return ""
+        config = self._session.run_config()
+        n_channels = len(config.channels or self._session.channels)
+        try:
+            plan = TilePlan(spec.patch_size, config.tile_size or spec.tile_size, config.halo)
+        except MicrodlError:
+            return ""
+        estimate = estimate_embedding(
+            shapes,
+            n_channels,
+            spec,
+            plan,
+            channel_tokens=config.channel_tokens,
+            batch_size=config.batch_size,
+        )
+        sentence = f"{estimate}, beside the model."
+        pace = self._seconds_a_tile.get(config.model)
+        if pace is not None:
+            seconds = pace * estimate.n_tiles * n_channels
+            told = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
+            sentence += f" About {told} at the pace of the last run, less where tokens are kept."
+        return sentence
+
+    def rename_channel(self, before: str, now: str) -> None:
+        """Follow a channel of the images that got another name."""
+        for wanted, chosen in self.channel_choices.items():
+            if chosen == before:
+                self.channel_choices[wanted] = now
+
+    def choose_channel(self, wanted: str, channel: str) -> None:
+        """Say which channel of the images is a channel of the model.
+
+        Parameters
+        ----------
+        wanted : str
+            Channel of the model.
+        channel : str
+            Channel of the images.
+        """
+        self.channel_choices[wanted] = channel
+        self._session.settings_changed.emit()
+
+    def problems(self) -> Generator[str, None, None]:
+        """What has to be said before the model can run, as sentences."""
+        spec = self.spec
+        if spec is None or self._session.apply_dictionary or not self._session.used_rows():
+            return
+        mapped = self.channels()
+        missing = [wanted for wanted, channel in mapped.items() if channel is None]
+        chosen = [channel for channel in mapped.values() if channel is not None]
+        repeated = sorted({channel for channel in chosen if chosen.count(channel) > 1})
+        used = sum(channel.use for channel in self._session.channels)
+        most = spec.channels.most
+        if missing:
+            yield f"Say which channel of the images is {listed(missing, 11)}."
+        elif repeated:
+            yield f"The channel {listed(repeated)} stands for two of the model's; choose others."
+        elif not mapped and most is not None and used > most:
+            yield f"{spec.title} takes at most {most} channels; untick some in step 1."
+        if needs_weights(self._session.config.model):
+            yield (
+                f"The weights of {spec.title} are not on the hub; get them from {spec.source} and "
+                "choose their file."
+            )
+
+    def note_pace(self, result: PipelineResult, fields: list[Field]) -> None:
+        """Remember how long a run took the model."""
+        spec = result.dictionary.spec
+        plan = TilePlan(spec.patch_size, spec.tile_size, spec.halo)
+        tiles = sum(len(plan.origins(field.shape)) for field in fields) * len(spec.channel_names)
+        pace = result.report["seconds"]["embed"] / tiles
+        model = result.config.model
+        self._seconds_a_tile[model] = max(pace, self._seconds_a_tile.get(model, 0.0))

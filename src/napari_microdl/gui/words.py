@@ -1,0 +1,12 @@
+"""Words for lists of names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first names in quotation marks, and how many more there are."""
+    quoted = [f"'{name}'" for name in names[:most]]
+    rest = len(names) - most
+    return ", ".join(quoted) + (f" and {rest} more" if rest > 0 else "")
