@@ -218,10 +218,9 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "The stored autoencoder is damaged: it holds NaN or infinity; load another file."
             )
         sae = cls(len(w), n_active, **parameters)
-        learner = AutoencoderLearner(sae._plan(width, len(w)), w, b, e, c, gone)
+        plan = sae._plan(width, len(w))
         sae.n_features_in_ = width
-        sae._publish(learner, [])
-        sae._learner = learner
+        sae._publish(AutoencoderLearner(plan, w, b, e, c, gone), [])
         return sae
 
     def fit(self, X: Samples, y: None = None) -> Self:
@@ -317,8 +316,17 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         require_finite(x)
         self._check()
-        learner = self._learner if not first else None
-        if learner is None:
+        learner = getattr(self, "_learner", None)
+        if learner is None and not first:
+            learner = AutoencoderLearner(
+                self._plan(self.n_features_in_, self.n_atoms_, n_active=self.n_active_),
+                self.components_,
+                self.bias_,
+                self.encoder_,
+                self.encoder_bias_,
+                self.dead_,
+            )
+        elif learner is None:
             seed = self._seed()
             _require_two(len(x))
             n_atoms = self.n_atoms or default_size(*x.shape)[0]
@@ -329,6 +337,7 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if first:
             validate_data(self, X, reset=True, skip_check_array=True)
         self._publish(learner, [*getattr(self, "history_", []), learner.record(learner.steps)])
+        # With the moments of Adam, which the attributes do not tell.
         self._learner = learner
         return self
 
@@ -481,10 +490,16 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "'auto' or a share."
             )
 
-    def _plan(self, width: int, n_atoms: int, n_samples: int | None = None) -> AutoencoderPlan:
-        """Parameters with every default filled in, checked."""
+    def _plan(
+        self,
+        width: int,
+        n_atoms: int,
+        n_samples: int | None = None,
+        n_active: int | None = None,
+    ) -> AutoencoderPlan:
+        """Parameters with every default filled in, checked; k is given where decided."""
         self._check()
-        n_active = self.n_active
+        n_active = n_active or self.n_active
         if n_active is None:
             n_iterations, per_iteration = default_sparsity(n_atoms, width)
             n_active = n_iterations * per_iteration
@@ -522,7 +537,6 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         else:
             validate_data(self, X, reset=True, skip_check_array=True)
         self._publish(fit.autoencoder, fit.history)
-        self._learner = fit.autoencoder
 
     def _publish(self, learner: AutoencoderLearner, history: list[FitRecord]) -> None:
         values = learner.parameters()
@@ -535,6 +549,7 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.encoder_bias_ = values["encoder_bias"]
         self.dead_ = learner.dead()
         self.history_ = history
+        self._learner = None
 
 
 class _AutoencoderFit(Fit):
