@@ -28,6 +28,8 @@ _NUCLEUS_SHARE = 0.5
 _BACKGROUND = 300.0
 _BRIGHTNESS = 8000.0
 _MOST_PUNCTA = 14
+# Fineness of the ER's texture where it is coarse, in pixels.
+_COARSE = 4.0
 # Share of the cells that a field loses at density 1.
 _LOSS = 0.6
 # Seeds of cells lie at least this many radii apart.
@@ -140,27 +142,27 @@ def simulate_field(
     _require_drawable(shape, channels, n_cells)
     strengths = _strengths(factors or {}, n_cells)
     # A stream for each purpose, so that what one draws does not shift another.
-    place, form, noise, spots = (np.random.default_rng([seed, purpose]) for purpose in range(4))
+    place, form, spots, loss = (np.random.default_rng([seed, purpose]) for purpose in range(4))
     centres = _centres(place, n_cells, shape)
     n = len(centres)
     strengths = strengths.iloc[:n]
     lost = round(_LOSS * float(strengths["density"].mean()) * n)
     # Each cell's draws are made for all, so that those that stay look the same.
     drawn = form.random((n, 8))
-    spot_draws = spots.random((n, _MOST_PUNCTA, 2))
-    kept = np.sort(np.random.default_rng([seed, 4]).permutation(n)[lost:])
+    spot_draws = spots.random((n, _MOST_PUNCTA))
+    kept = np.sort(loss.permutation(n)[lost:])
     centres, drawn, spot_draws = centres[kept], drawn[kept], spot_draws[kept]
     strengths = strengths.iloc[kept].reset_index(drop=True)
     cycle = nuisances.cell_cycle * drawn[:, 0]
     labels, nuclei, depth = _masks(centres, strengths, drawn, cycle, shape)
-    image = _paint(
-        labels, nuclei, depth, centres, strengths, drawn, cycle, spot_draws, channels, noise
-    )
-    image *= nuisances.gain
+    planes = _paint(labels, nuclei, depth, strengths, drawn, cycle, spot_draws, seed)
+    image = nuisances.gain * np.stack([planes[c] for c in channels])
     # The darker side is the same in all fields of a microscope.
     ramp = np.linspace(1 + nuisances.illumination / 2, 1 - nuisances.illumination / 2, shape[1])
     image = image * ramp + _BACKGROUND
-    image += noise.normal(size=image.shape) * nuisances.noise * _BRIGHTNESS
+    for channel, plane in zip(channels, image, strict=True):
+        camera = np.random.default_rng([seed, 6, CHANNELS.index(channel)])
+        plane += camera.normal(size=shape) * nuisances.noise * _BRIGHTNESS
     counts = np.clip(image.round(), 0, np.iinfo(np.uint16).max).astype(np.uint16)
     field = Field(
         counts, tuple(channels), name, condition, is_control, well, site, plate, labels=labels
@@ -234,18 +236,20 @@ def simulate_plate(
         )
     if min(n_control_wells, n_wells, n_sites) < 1:
         raise MicrodlError("A plate needs at least one well of each kind and one site a well.")
-    wells = [(CONTROL, {})] * n_control_wells
+    wells: list[tuple[str, dict[str, float]]] = [(CONTROL, {})] * n_control_wells
     wells += [(name, dict(f)) for name, f in conditions.items() for _ in range(n_wells)]
+    for factors in conditions.values():
+        for factor, strength in factors.items():
+            _require_strength(factor, strength)
     rng = np.random.default_rng([seed, 5])
     gains = np.exp(batch_spread * rng.normal(size=len(wells)))
     fields, tables = [], []
-    for (number, (condition, factors)), site in product(enumerate(wells), range(n_sites)):
+    for (number, (condition, planted)), site in product(enumerate(wells), range(n_sites)):
         own = {
             factor: strength
             if factor == "density"
             else np.clip(rng.normal(strength, spread, n_cells), 0, 1).tolist()
-            for factor, strength in factors.items()
-            if _require_strength(factor, strength)
+            for factor, strength in planted.items()
         }
         well = f"{chr(65 + number // 12)}{number % 12 + 1:02d}"
         simulated = simulate_field(
@@ -282,13 +286,12 @@ def _require_drawable(shape: tuple[int, int], channels: Sequence[str], n_cells: 
         raise MicrodlError(f"n_cells is {n_cells} but must be at least 1.")
 
 
-def _require_strength(factor: str, strength: object) -> bool:
+def _require_strength(factor: str, strength: object) -> None:
     if factor not in FACTORS:
         raise MicrodlError(f"There is no factor {factor!r}: choose from {', '.join(FACTORS)}.")
     values = np.asarray(strength, dtype=float)
     if not ((values >= 0) & (values <= 1)).all():
         raise MicrodlError(f"The strength of {factor} must lie between 0 and 1.")
-    return True
 
 
 def _strengths(factors: Mapping[str, float | Sequence[float]], n_cells: int) -> pd.DataFrame:
@@ -344,9 +347,9 @@ def _masks(
         along = (np.cos(angle) * x + np.sin(angle) * y) / (radius * long)
         across = (np.cos(angle) * y - np.sin(angle) * x) / (radius / long)
         theta = np.arctan2(across, along)
-        wobble = 1 + sum(
-            0.05 * np.cos(k * theta + 2 * np.pi * drawn[number, 2 + k]) for k in (2, 3, 4)
-        )
+        wobble = np.ones_like(theta)
+        for waves in (2, 3, 4):
+            wobble += 0.05 * np.cos(waves * theta + 2 * np.pi * drawn[number, 2 + waves])
         distance = np.hypot(along, across)
         from_edge = distance / wobble
         # Where cells touch, a pixel belongs to the one that it is deeper in.
@@ -363,28 +366,24 @@ def _paint(
     labels: NDArray[np.int32],
     nuclei: NDArray[np.int32],
     depth: NDArray[np.float64],
-    centres: NDArray[np.float64],
     strengths: pd.DataFrame,
     drawn: NDArray[np.float64],
     cycle: NDArray[np.float64],
     spot_draws: NDArray[np.float64],
-    channels: Sequence[str],
-    noise: np.random.Generator,
-) -> NDArray[np.float64]:
-    """Intensities without background, illumination and noise."""
+    seed: int,
+) -> dict[str, NDArray[np.float64]]:
+    """Intensities of all channels, without background, illumination and noise."""
     # Thin at the rim, as flat cells are.
     thickness = np.clip(depth / 0.35, 0, 1) ** 0.7
     of_pixel = {f: np.r_[0, strengths[f].to_numpy()][labels] for f in ("texture", "translocation")}
     brightness = np.r_[0, 0.9 + 0.2 * drawn[:, 7]][labels]
     inside = ndimage.gaussian_filter((nuclei > 0).astype(float), 0.7)
     planes = {}
-    for channel in CHANNELS:
-        # All are drawn, so that a channel looks the same whichever others are asked for.
+    for number, channel in enumerate(CHANNELS):
+        # A stream for each channel, so that it looks the same whichever others there are.
+        rng = np.random.default_rng([seed, 7, number])
         cytoplasm, nucleus, fineness, contrast = _LOOKS[channel]
-        grain = _grain(noise, labels.shape, fineness)
-        coarse = _grain(noise, labels.shape, 4.0) if channel == "ER" else grain
-        if channel not in channels:
-            continue
+        grain = _grain(rng, labels.shape, fineness)
         plane_of_cytoplasm = np.full(labels.shape, cytoplasm)
         plane_of_nucleus = np.full(labels.shape, nucleus)
         if channel == "RNA":
@@ -396,6 +395,7 @@ def _paint(
             plane_of_nucleus *= np.r_[0, (1 + cycle) / (1 + 0.6 * cycle)][labels]
         elif channel == "ER":
             weight = of_pixel["texture"]
+            coarse = _grain(rng, labels.shape, _COARSE)
             grain = np.sqrt(1 - weight) * grain + np.sqrt(weight) * coarse
             contrast = contrast * (1 + 1.5 * weight)
         plane = (1 - inside) * plane_of_cytoplasm + inside * plane_of_nucleus
@@ -406,9 +406,9 @@ def _paint(
         rim = np.maximum(thickness, inside) if channel == "DNA" else np.maximum(thickness, 0.25)
         plane *= rim * brightness * (labels > 0)
         if channel == "AGP":
-            plane += _spots(labels, nuclei, centres, strengths, spot_draws)
+            plane += _spots(labels, nuclei, strengths["puncta"].to_numpy(), spot_draws)
         planes[channel] = ndimage.gaussian_filter(plane, 0.8) * _BRIGHTNESS
-    return np.stack([planes[c] for c in channels])
+    return planes
 
 
 def _grain(
@@ -422,16 +422,15 @@ def _grain(
 def _spots(
     labels: NDArray[np.int32],
     nuclei: NDArray[np.int32],
-    centres: NDArray[np.float64],
-    strengths: pd.DataFrame,
+    strength: NDArray[np.float64],
     draws: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """Bright puncta in the cytoplasm, the more the stronger."""
     points = np.zeros(labels.shape)
-    counts = np.round(_MOST_PUNCTA * strengths["puncta"].to_numpy()).astype(int)
+    counts = np.round(_MOST_PUNCTA * strength).astype(int)
     for number in np.flatnonzero(counts):
         y, x = np.nonzero((labels == number + 1) & (nuclei == 0))
         if len(y):
-            place = (draws[number, : counts[number], 0] * len(y)).astype(int)
+            place = (draws[number, : counts[number]] * len(y)).astype(int)
             points[y[place], x[place]] = 1
     return np.asarray(ndimage.gaussian_filter(points, 1.0) * 2 * np.pi * 1.5)
