@@ -37,10 +37,10 @@ def measured(simulated):
         return ndimage.mean(image, np.where(where, labels, 0), cells)
 
     # Away from the rim, where a cell is thin and its neighbours shine.
-    core = ndimage.minimum_filter(labels, 7) == ndimage.maximum_filter(labels, 7)
+    core = ndimage.minimum_filter(labels, 11) == ndimage.maximum_filter(labels, 11)
     cytoplasm = core & (nuclei == 0) & (labels > 0)
-    lit = plane["ER"] / np.maximum(ndimage.gaussian_filter(plane["ER"], 8), 50)
-    texture = ndimage.standard_deviation(lit, np.where(cytoplasm, labels, 0), cells)
+    ring = np.where(cytoplasm, labels, 0)
+    texture = ndimage.standard_deviation(plane["ER"], ring, cells) / mean(plane["ER"], cytoplasm)
     spots = peak_local_max(
         -ndimage.gaussian_laplace(plane["AGP"], 1.4), min_distance=1, threshold_abs=1000
     )
