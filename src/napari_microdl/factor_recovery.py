@@ -80,7 +80,7 @@ def _spearman(
     values: NDArray[np.floating] | sparse.csr_array, strengths: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Correlations of every column with every factor; NaN where one of them is constant."""
-    dense = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    dense = np.asarray(values) if isinstance(values, np.ndarray) else values.toarray()
     ranks = [stats.rankdata(part, axis=0) for part in (dense, strengths)]
     scores = []
     for part in ranks:
