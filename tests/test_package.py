@@ -32,6 +32,7 @@ PUBLIC = [
     "Field",
     "MicrodlError",
     "PipelineConfig",
+    "TopKSAE",
     "embed",
     "iter_pipeline",
     "run_pipeline",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from napari_microdl.fields import Field
     from napari_microdl.icfl import ICFL
     from napari_microdl.pipeline import iter_pipeline, run_pipeline
+    from napari_microdl.topk_sae import TopKSAE
     from napari_microdl.whitening import ControlWhitening
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ __all__ = [
     "Field",
     "MicrodlError",
     "PipelineConfig",
+    "TopKSAE",
     "__version__",
     "embed",
     "iter_pipeline",
@@ -44,6 +46,7 @@ _MODULE_OF = {
     "ICFL": "icfl",
     "MicrodlError": "errors",
     "PipelineConfig": "config",
+    "TopKSAE": "topk_sae",
     "embed": "embedding",
     "iter_pipeline": "pipeline",
     "run_pipeline": "pipeline",
