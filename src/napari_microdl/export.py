@@ -92,14 +92,23 @@ def to_anndata(activations: ConceptActivations) -> Any:
     concepts.index = pd.Index([f"concept_{i}" for i in concepts.index], name=None)
     return anndata.AnnData(
         X=sparse.csr_matrix(activations.codes),
-        obs=units,
-        var=concepts,
+        obs=_with_plain_texts(units),
+        var=_with_plain_texts(concepts),
         obsm={
             "whitened": activations.vectors,
             "spatial": activations.units[["x", "y"]].to_numpy(),
         },
         uns={"model": activations.dictionary.spec.model_id},
     )
+
+
+def _with_plain_texts(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with texts as objects: h5ad files know none of pandas' newer types of text."""
+    texts = [c for c in table.columns if pd.api.types.is_string_dtype(table[c].dtype)]
+    plain = table.astype(dict.fromkeys(texts, object))
+    plain.index = plain.index.astype(object)
+    plain.columns = plain.columns.astype(object)
+    return plain
 
 
 def write_anndata(activations: ConceptActivations, path: str | Path) -> Path:
