@@ -1,0 +1,43 @@
+"""What the paper measures of concepts (Donhauser et al. 2025, section 4), and how sure it is."""
+
+from napari_microdl.evaluation.probes import (
+    ProbeScores,
+    balanced_accuracy,
+    check_split,
+    group_folds,
+    linear_probe,
+    probe_scores,
+    relative_accuracy,
+)
+from napari_microdl.evaluation.selectivity import (
+    activation_shares,
+    active,
+    average_selectivity,
+    max_selectivity,
+    separation_auc,
+)
+from napari_microdl.evaluation.significance import best_selectivity_null
+from napari_microdl.evaluation.stability import (
+    DictionaryAgreement,
+    match_dictionaries,
+    seed_agreement,
+)
+
+__all__ = [
+    "DictionaryAgreement",
+    "ProbeScores",
+    "activation_shares",
+    "active",
+    "average_selectivity",
+    "balanced_accuracy",
+    "best_selectivity_null",
+    "check_split",
+    "group_folds",
+    "linear_probe",
+    "match_dictionaries",
+    "max_selectivity",
+    "probe_scores",
+    "relative_accuracy",
+    "seed_agreement",
+    "separation_auc",
+]
