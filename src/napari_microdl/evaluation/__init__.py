@@ -1,5 +1,17 @@
 """What the paper measures of concepts (Donhauser et al. 2025, section 4), and how sure it is."""
 
+from napari_microdl.evaluation.batch_effects import batch_effects
+from napari_microdl.evaluation.counts import (
+    activation_rates,
+    best_selectivity,
+    dead_features,
+    selectivity_counts,
+)
+from napari_microdl.evaluation.intervals import (
+    bootstrap_interval,
+    group_draws,
+    selectivity_intervals,
+)
 from napari_microdl.evaluation.probes import (
     ProbeScores,
     balanced_accuracy,
@@ -26,12 +38,18 @@ from napari_microdl.evaluation.stability import (
 __all__ = [
     "DictionaryAgreement",
     "ProbeScores",
+    "activation_rates",
     "activation_shares",
     "active",
     "average_selectivity",
     "balanced_accuracy",
+    "batch_effects",
+    "best_selectivity",
     "best_selectivity_null",
+    "bootstrap_interval",
     "check_split",
+    "dead_features",
+    "group_draws",
     "group_folds",
     "linear_probe",
     "match_dictionaries",
@@ -39,5 +57,7 @@ __all__ = [
     "probe_scores",
     "relative_accuracy",
     "seed_agreement",
+    "selectivity_counts",
+    "selectivity_intervals",
     "separation_auc",
 ]
