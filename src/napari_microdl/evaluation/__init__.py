@@ -7,6 +7,11 @@ from napari_microdl.evaluation.counts import (
     dead_features,
     selectivity_counts,
 )
+from napari_microdl.evaluation.handcrafted import (
+    baseline_correlation,
+    cell_measurements,
+    quantile_codes,
+)
 from napari_microdl.evaluation.intervals import (
     bootstrap_interval,
     group_draws,
@@ -21,6 +26,14 @@ from napari_microdl.evaluation.probes import (
     probe_scores,
     relative_accuracy,
 )
+from napari_microdl.evaluation.reconstruction import (
+    SparseCoder,
+    codes_of,
+    largest_codes,
+    reconstruction_cosine,
+    reconstruction_curve,
+    reconstruction_r2,
+)
 from napari_microdl.evaluation.selectivity import (
     activation_shares,
     active,
@@ -28,6 +41,7 @@ from napari_microdl.evaluation.selectivity import (
     max_selectivity,
     separation_auc,
 )
+from napari_microdl.evaluation.separation import DirectionSeparation, direction_separation
 from napari_microdl.evaluation.significance import best_selectivity_null
 from napari_microdl.evaluation.stability import (
     DictionaryAgreement,
@@ -37,24 +51,35 @@ from napari_microdl.evaluation.stability import (
 
 __all__ = [
     "DictionaryAgreement",
+    "DirectionSeparation",
     "ProbeScores",
+    "SparseCoder",
     "activation_rates",
     "activation_shares",
     "active",
     "average_selectivity",
     "balanced_accuracy",
+    "baseline_correlation",
     "batch_effects",
     "best_selectivity",
     "best_selectivity_null",
     "bootstrap_interval",
+    "cell_measurements",
     "check_split",
+    "codes_of",
     "dead_features",
+    "direction_separation",
     "group_draws",
     "group_folds",
+    "largest_codes",
     "linear_probe",
     "match_dictionaries",
     "max_selectivity",
     "probe_scores",
+    "quantile_codes",
+    "reconstruction_cosine",
+    "reconstruction_curve",
+    "reconstruction_r2",
     "relative_accuracy",
     "seed_agreement",
     "selectivity_counts",
