@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,13 +20,10 @@ from napari_microdl.embedding import (
     embed_layers,
 )
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import separation_auc
+from napari_microdl.evaluation import balanced_accuracy, linear_probe, separation_auc
 from napari_microdl.fields import Field
 from napari_microdl.pipeline import Progress, check_fields, iter_load, iter_segment
 from napari_microdl.scaling import IntensityScaling
-
-if TYPE_CHECKING:
-    from sklearn.pipeline import Pipeline
 
 MOST_FOLDS = 5
 # More make a fit longer and the scores hardly steadier.
@@ -224,23 +220,11 @@ def probe_scores(
     scores = []
     for left_out in np.unique(fold):
         inside, outside = fold != left_out, fold == left_out
-        probe = _probe().fit(vectors[inside], treated[inside])
+        probe = linear_probe().fit(vectors[inside], treated[inside])
         decision = probe.decision_function(vectors[outside])
         truth = treated[outside]
-        found = [(decision[truth == kind] > 0).mean() for kind in (False, True)]
-        scores.append([separation_auc(decision, truth), (1 - found[0] + found[1]) / 2])
+        scores.append([separation_auc(decision, truth), balanced_accuracy(truth, decision > 0)])
     return np.asarray(scores, np.float64)
-
-
-def _probe() -> Pipeline:
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    # Stronger than scikit-learn's default: there are often as many dimensions as samples.
-    return make_pipeline(
-        StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=2000)
-    )
 
 
 def _some(n: int, seed: int) -> NDArray[np.int64]:

@@ -1,0 +1,88 @@
+"""What the paper measures of concepts (Donhauser et al. 2025, section 4), and how sure it is."""
+
+from napari_microdl.evaluation.batch_effects import batch_effects
+from napari_microdl.evaluation.counts import (
+    activation_rates,
+    best_selectivity,
+    dead_features,
+    selectivity_counts,
+)
+from napari_microdl.evaluation.handcrafted import (
+    baseline_correlation,
+    cell_measurements,
+    quantile_codes,
+)
+from napari_microdl.evaluation.intervals import (
+    bootstrap_interval,
+    group_draws,
+    selectivity_intervals,
+)
+from napari_microdl.evaluation.probes import (
+    ProbeScores,
+    balanced_accuracy,
+    check_split,
+    group_folds,
+    linear_probe,
+    probe_scores,
+    relative_accuracy,
+)
+from napari_microdl.evaluation.reconstruction import (
+    SparseCoder,
+    codes_of,
+    largest_codes,
+    reconstruction_cosine,
+    reconstruction_curve,
+    reconstruction_r2,
+)
+from napari_microdl.evaluation.selectivity import (
+    activation_shares,
+    active,
+    average_selectivity,
+    max_selectivity,
+    separation_auc,
+)
+from napari_microdl.evaluation.separation import DirectionSeparation, direction_separation
+from napari_microdl.evaluation.significance import best_selectivity_null
+from napari_microdl.evaluation.stability import (
+    DictionaryAgreement,
+    match_dictionaries,
+    seed_agreement,
+)
+
+__all__ = [
+    "DictionaryAgreement",
+    "DirectionSeparation",
+    "ProbeScores",
+    "SparseCoder",
+    "activation_rates",
+    "activation_shares",
+    "active",
+    "average_selectivity",
+    "balanced_accuracy",
+    "baseline_correlation",
+    "batch_effects",
+    "best_selectivity",
+    "best_selectivity_null",
+    "bootstrap_interval",
+    "cell_measurements",
+    "check_split",
+    "codes_of",
+    "dead_features",
+    "direction_separation",
+    "group_draws",
+    "group_folds",
+    "largest_codes",
+    "linear_probe",
+    "match_dictionaries",
+    "max_selectivity",
+    "probe_scores",
+    "quantile_codes",
+    "reconstruction_cosine",
+    "reconstruction_curve",
+    "reconstruction_r2",
+    "relative_accuracy",
+    "seed_agreement",
+    "selectivity_counts",
+    "selectivity_intervals",
+    "separation_auc",
+]

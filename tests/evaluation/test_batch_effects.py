@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse, stats
+from sklearn.metrics import roc_auc_score
+
+from napari_microdl.errors import MicrodlError
+from napari_microdl.evaluation import batch_effects
+
+
+def screen(seed: int = 0, n_concepts: int = 6) -> tuple[np.ndarray, ...]:
+    """Codes, plates, controls and wells of three plates with eight wells of five cells."""
+    rng = np.random.default_rng(seed)
+    well = np.repeat(np.arange(24), 5)
+    plate, control = well // 8, well % 2 == 0
+    codes = rng.gamma(1, 1, (120, n_concepts)) * (rng.random((120, n_concepts)) < 0.4)
+    return codes, plate, control, well
+
+
+@given(st.integers(0, 200))
+def test_the_share_of_variance_is_that_of_the_analysis_of_variance(seed: int):
+    codes, plate, control, _ = screen(seed)
+    plate = np.array(["p1", "p2", "p3"])[plate]
+    table = batch_effects(sparse.csr_array(codes), plate, control)
+    for concept, row in table.iterrows():
+        x = codes[control, concept]
+        parts = [x[plate[control] == p] for p in np.unique(plate)]
+        expected = stats.f_oneway(*parts)
+        assert row["p_value"] == pytest.approx(expected.pvalue)
+        within = sum(((part - part.mean()) ** 2).sum() for part in parts)
+        total = ((x - x.mean()) ** 2).sum()
+        assert row["eta_squared"] == pytest.approx(1 - within / total)
+        n, b = len(x), len(parts)
+        assert row["epsilon_squared"] == pytest.approx(1 - (within / (n - b)) / (total / (n - 1)))
+        areas = {p: roc_auc_score(plate[control] == p, x) for p in np.unique(plate)}
+        assert row["auc"] == pytest.approx(max(abs(a - 0.5) for a in areas.values()) + 0.5)
+        assert abs(areas[row["batch"]] - 0.5) + 0.5 == pytest.approx(row["auc"])
+    np.testing.assert_allclose(table["q_value"], stats.false_discovery_control(table["p_value"]))
+
+
+def test_of_wells_it_is_the_analysis_of_their_means():
+    codes, plate, control, well = screen(1)
+    table = batch_effects(sparse.csr_array(codes), plate, control, well)
+    for concept, row in table.iterrows():
+        means = [
+            [codes[well == w, concept].mean() for w in range(24) if w // 8 == p and w % 2 == 0]
+            for p in range(3)
+        ]
+        assert row["p_value"] == pytest.approx(stats.f_oneway(*means).pvalue)
+
+
+def test_only_controls_count_and_a_technical_concept_stands_out():
+    codes, plate, control, well = screen(2)
+    # One concept follows the second plate, another the treatment on one plate alone.
+    codes[plate == 1, 3] += 2
+    codes[~control & (plate == 0), 4] += 50
+    table = batch_effects(sparse.csr_array(codes), plate, control, well)
+    assert table["epsilon_squared"].idxmax() == 3
+    assert table.loc[3, "batch"] == 1
+    assert table.loc[3, "q_value"] < 1e-3
+    assert table.loc[3, "auc"] > 0.9
+    assert table.drop(index=3)["q_value"].min() > 0.05
+
+
+def test_chance_gives_zero_on_average():
+    found = []
+    for seed in range(60):
+        codes, plate, control, _ = screen(seed)
+        found.append(batch_effects(sparse.csr_array(codes), plate, control))
+    epsilon = np.concatenate([t["epsilon_squared"] for t in found])
+    assert epsilon.mean() == pytest.approx(0, abs=0.01)
+    eta = np.concatenate([t["eta_squared"] for t in found])
+    assert eta.mean() == pytest.approx(2 / 59, abs=0.01)
+
+
+def test_concepts_that_do_not_vary_have_no_effect_and_perfect_ones_all():
+    plate = np.repeat([0, 1], 10)
+    codes = np.stack([np.zeros(20), np.full(20, 0.1), plate], axis=1)
+    table = batch_effects(sparse.csr_array(codes), plate, np.ones(20, bool))
+    for concept in (0, 1):
+        row = table.loc[concept, ["eta_squared", "epsilon_squared", "p_value", "q_value", "auc"]]
+        assert list(row) == [0, 0, 1, 1, 0.5]
+    assert list(table.loc[2, ["eta_squared", "epsilon_squared", "p_value", "auc"]]) == [1, 1, 0, 1]
+
+
+def test_what_does_not_fit_is_refused():
+    codes, plate, control, well = screen()
+    codes = sparse.csr_array(codes)
+    with pytest.raises(MicrodlError, match="of 1 batch; a batch effect takes"):
+        batch_effects(codes, np.zeros(120), control)
+    with pytest.raises(MicrodlError, match="group is in several batches"):
+        batch_effects(codes, plate, control, well % 8)
+    with pytest.raises(MicrodlError, match="3 control groups in 3 batches"):
+        batch_effects(codes, plate, control, plate)
+    for arguments in [(plate[1:], control), (plate, control[1:]), (plate, control, well[1:])]:
+        with pytest.raises(MicrodlError, match="120 samples but 119"):
+            batch_effects(codes, *arguments)
