@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
-from napari_microdl.concept_statistics import compare_groups, duplicates, selectivities
+from napari_microdl.concept_statistics import compare_groups, duplicates
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import activation_shares, average_selectivity, max_selectivity
 
 
 def draw(seed: int, n: int = 40, concepts: int = 7) -> tuple[sparse.csr_array, np.ndarray]:
@@ -83,21 +82,6 @@ def test_groups_that_do_not_fit_are_refused():
         compare_groups(codes, (group == 0)[:-1], group == 1)
     with pytest.raises(MicrodlError, match="in both groups"):
         compare_groups(codes, group == 0, group < 2)
-
-
-@given(st.integers(0, 100))
-def test_selectivities_from_one_count_equal_those_of_the_evaluation(seed):
-    codes, group = draw(seed)
-    _, shares, counts = activation_shares(codes, group)
-    average, maximum = selectivities(shares, counts)
-    np.testing.assert_allclose(average, average_selectivity(codes, group)[1])
-    np.testing.assert_allclose(maximum, max_selectivity(codes, group)[1])
-
-
-def test_one_label_has_no_selectivity():
-    average, maximum = selectivities(np.array([[0.5, 0.2]]), np.array([4]))
-    assert np.isnan(average).all()
-    assert np.isnan(maximum).all()
 
 
 @pytest.mark.parametrize("rows_at_once", [3, 1000])

@@ -16,6 +16,7 @@ from napari_microdl.config import PipelineConfig
 from napari_microdl.config_files import read_config, write_config
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.errors import MicrodlError
+from napari_microdl.evaluation import average_selectivity
 from napari_microdl.fields import Field
 from napari_microdl.pipeline import run_pipeline
 from napari_microdl.runs import mark_controls
@@ -81,6 +82,30 @@ def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
     assert not again["Metadata_control"].any()
     np.testing.assert_allclose(again["activation_3"], table["activation_3"], atol=1e-5)
     assert json.loads((applied / "report.json").read_text())["config"]["n_atoms"] == 16
+
+
+def test_evaluate_measures_what_apply_finds(
+    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    expected = run_pipeline(fields, CONFIG)
+    dictionary = expected.dictionary.save(tmp_path / "puncta.microdl.safetensors")
+    out = tmp_path / "out"
+    query = "Metadata_condition == 'diffuse'"
+    arguments = [str(dictionary), str(plate), "--out", str(out), "--controls", query]
+    assert main(["evaluate", *arguments]) == 0
+    assert f"The evaluation is in {out / 'evaluation.html'}." in capsys.readouterr().out
+    written = json.loads((out / "evaluation.json").read_text())
+    conditions = [f.condition for f in fields for _ in range(49)]
+    classes, selectivity = average_selectivity(expected.activations.codes, conditions)
+    rows = {row["label"]: row for row in written["labels"]}
+    assert set(rows) == set(classes)
+    for label, values in zip(classes, selectivity, strict=True):
+        assert rows[label]["selectivity"] == pytest.approx(values.max(), abs=1e-6)
+    page = (out / "evaluation.html").read_text()
+    assert "<svg" in page
+    # Nothing is fetched when the page is opened.
+    assert "src=" not in page
+    assert "<link" not in page
 
 
 @pytest.mark.parametrize(

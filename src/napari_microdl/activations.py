@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.cells import Units
-from napari_microdl.concept_statistics import compare_groups, duplicates, selectivities
+from napari_microdl.concept_statistics import compare_groups, duplicates
 from napari_microdl.dictionary import TAGS, ConceptDictionary, unit_length
 from napari_microdl.embedding import TokenGrid
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import activation_shares, separation_auc
+from napari_microdl.evaluation import activation_shares, selectivities, separation_auc
 from napari_microdl.fields import Field
 
 # The area under a curve of so many units of each side is exact enough, and quick.

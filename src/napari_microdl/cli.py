@@ -45,8 +45,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Finds the concepts of a dictionary in other images, and writes the same "
         "files as fit.",
     )
-    apply.add_argument("dictionary", type=Path, help="*.microdl.safetensors file")
-    for command in (fit, apply):
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="apply a dictionary to fields it has not seen, and measure its concepts",
+        description="Applies a dictionary and writes, beside what apply writes, an evaluation as "
+        "JSON and as a page that can be read without internet: selectivity with its null and "
+        "interval, probes, reconstruction, batch effects.",
+    )
+    for command in (apply, evaluate):
+        command.add_argument("dictionary", type=Path, help="*.microdl.safetensors file")
+    for command in (fit, apply, evaluate):
         command.add_argument(
             "table",
             type=Path,
@@ -62,12 +70,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar="FILE",
             help="settings, as the window or an earlier run saved them (JSON)",
         )
-    fit.add_argument(
-        "--controls",
-        metavar="QUERY",
-        help="which fields are controls, such as \"Metadata_condition == 'DMSO'\"; else the column "
-        "Metadata_control says so",
-    )
+        command.add_argument(
+            "--controls",
+            metavar="QUERY",
+            help="which fields are controls, such as \"Metadata_condition == 'DMSO'\"; else the "
+            "column Metadata_control says so",
+        )
     return parser
 
 
@@ -101,11 +109,11 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.config_files import read_config
     from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.models.registry import model_spec
-    from napari_microdl.runs import run_table
+    from napari_microdl.runs import EVALUATION_PAGE, evaluate_run, run_table
 
     config = PipelineConfig() if options.config is None else read_config(options.config)
     dictionary = None
-    if options.command == "apply":
+    if options.command != "fit":
         dictionary = ConceptDictionary.load(options.dictionary)
         model, licence = dictionary.spec.model_id, dictionary.spec.weights_licence
     else:
@@ -119,7 +127,7 @@ def _run(options: argparse.Namespace) -> None:
         options.out,
         config,
         dictionary=dictionary,
-        controls=getattr(options, "controls", None),
+        controls=options.controls,
         progress=line,
     )
     line.finish()
@@ -130,6 +138,10 @@ def _run(options: argparse.Namespace) -> None:
         f"{len(activations.units)} {result.config.unit}s, {activations.n_concepts} concepts: the "
         f"tables, the dictionary and the report are in {options.out}."
     )
+    if options.command == "evaluate":
+        for note in evaluate_run(result, options.out).notes:
+            print(f"Note: {note}")
+        print(f"The evaluation is in {options.out / EVALUATION_PAGE}.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

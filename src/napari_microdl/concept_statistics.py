@@ -162,33 +162,3 @@ def duplicates(
         same = cosine[np.arange(end - begin), best] >= threshold
         found[order[begin:end][same]] = order[best[same]]
     return found
-
-
-def selectivities(
-    shares: NDArray[np.float64], counts: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Average and max selectivity from one count of who is active.
-
-    Parameters
-    ----------
-    shares : ndarray of shape (n_labels, n_concepts)
-        Share of each label's samples in which each concept is active.
-    counts : ndarray of shape (n_labels,)
-        Samples of each label.
-
-    Returns
-    -------
-    average, maximum : ndarray of shape (n_labels, n_concepts)
-        Share of the label less the share among all other samples, and less the largest share of
-        another label; -1 to 1, all NaN where there is only one label.
-
-    Notes
-    -----
-    Paper, section 4: "avg selectivity" and "max selectivity".
-    """
-    if len(shares) < 2:
-        return np.full_like(shares, np.nan), np.full_like(shares, np.nan)
-    hits = shares * counts[:, None]
-    others = (hits.sum(0) - hits) / (counts.sum() - counts)[:, None]
-    ranked = np.sort(shares, axis=0)
-    return shares - others, shares - np.where(shares == ranked[-1], ranked[-2], ranked[-1])

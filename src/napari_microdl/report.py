@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_microdl.activations import ConceptActivations
 from napari_microdl.config import PipelineConfig
-from napari_microdl.evaluation import active
+from napari_microdl.evaluation import active, reconstruction_cosine
 from napari_microdl.fields import Field
 
 _PACKAGES = ("napari-microdl", "numpy", "scipy", "scikit-learn", "scikit-image", "torch")
@@ -61,7 +61,9 @@ def build_report(
         "mean_active_per_unit": float(
             active(activations.codes).nnz / max(len(activations.units), 1)
         ),
-        "reconstruction_cosine": _reconstruction_cosine(activations),
+        "reconstruction_cosine": reconstruction_cosine(
+            activations.vectors, icfl.inverse_transform(activations.codes)
+        ),
     }
     if icfl.history_:
         fit["r2"] = float(icfl.history_[-1].r2)
@@ -108,11 +110,3 @@ def build_report(
         "packages": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
     }
-
-
-def _reconstruction_cosine(activations: ConceptActivations) -> float:
-    x = activations.vectors.astype(np.float64)
-    y = np.asarray(activations.dictionary.icfl.inverse_transform(activations.codes), np.float64)
-    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
-    cosines = np.divide((x * y).sum(1), norms, out=np.zeros(len(x)), where=norms > 0)
-    return float(cosines.mean())

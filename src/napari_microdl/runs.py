@@ -13,13 +13,17 @@ from napari_microdl.config_files import write_config
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.field_tables import read_fields
 from napari_microdl.fields import Field
+from napari_microdl.html_report import write_html_report
 from napari_microdl.metadata import metadata_table, select
 from napari_microdl.pipeline import PipelineResult, Progress, run_pipeline
+from napari_microdl.run_evaluation import EvaluationReport, iter_evaluation
 
 DICTIONARY = "dictionary.microdl.safetensors"
 REPORT = "report.json"
 SETTINGS = "settings.json"
 RANKING = "concepts.csv"
+EVALUATION = "evaluation.json"
+EVALUATION_PAGE = "evaluation.html"
 
 
 def units_file(result: PipelineResult) -> str:
@@ -110,6 +114,33 @@ def run_table(
     result = run_pipeline(fields, config, dictionary=dictionary, progress=progress)
     write_run(result, out)
     return result
+
+
+def evaluate_run(result: PipelineResult, out: Path) -> EvaluationReport:
+    """Measure the concepts of a run, and write the figures and a page to look at.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        A run, best on fields that the dictionary was not fitted on.
+    out : Path
+        Folder, made where it is missing.
+
+    Returns
+    -------
+    EvaluationReport
+    """
+    steps = iter_evaluation(result.activations)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            report: EvaluationReport = finished.value
+            break
+    out.mkdir(parents=True, exist_ok=True)
+    (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
+    write_html_report(report, out / EVALUATION_PAGE)
+    return report
 
 
 def mark_controls(fields: list[Field], query: str) -> list[Field]:

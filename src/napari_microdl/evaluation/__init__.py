@@ -39,6 +39,7 @@ from napari_microdl.evaluation.selectivity import (
     active,
     average_selectivity,
     max_selectivity,
+    selectivities,
     separation_auc,
 )
 from napari_microdl.evaluation.separation import DirectionSeparation, direction_separation
@@ -82,6 +83,7 @@ __all__ = [
     "reconstruction_r2",
     "relative_accuracy",
     "seed_agreement",
+    "selectivities",
     "selectivity_counts",
     "selectivity_intervals",
     "separation_auc",

@@ -67,6 +67,36 @@ def activation_shares(
     return classes, shares, counts
 
 
+def selectivities(
+    shares: NDArray[np.float64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Average and max selectivity from one count of who is active.
+
+    Parameters
+    ----------
+    shares : ndarray of shape (n_labels, n_concepts)
+        Share of each label's samples in which each concept is active.
+    counts : ndarray of shape (n_labels,)
+        Samples of each label.
+
+    Returns
+    -------
+    average, maximum : ndarray of shape (n_labels, n_concepts)
+        Share of the label less the share among all other samples, and less the largest share of
+        another label; -1 to 1, all NaN where there is only one label.
+
+    Notes
+    -----
+    Paper, section 4: "avg selectivity" and "max selectivity".
+    """
+    if len(shares) < 2:
+        return np.full_like(shares, np.nan), np.full_like(shares, np.nan)
+    hits = shares * counts[:, None]
+    others = (hits.sum(0) - hits) / (counts.sum() - counts)[:, None]
+    ranked = np.sort(shares, axis=0)
+    return shares - others, shares - np.where(shares == ranked[-1], ranked[-2], ranked[-1])
+
+
 def average_selectivity(
     codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
 ) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
@@ -91,11 +121,7 @@ def average_selectivity(
     Paper, section 4: "avg selectivity".
     """
     classes, shares, counts = activation_shares(codes, labels)
-    if len(classes) < 2:
-        return classes, np.full_like(shares, np.nan)
-    hits = shares * counts[:, None]
-    others = (hits.sum(0) - hits) / (counts.sum() - counts)[:, None]
-    return classes, shares - others
+    return classes, selectivities(shares, counts)[0]
 
 
 def max_selectivity(
@@ -121,12 +147,8 @@ def max_selectivity(
     -----
     Paper, section 4: "max selectivity".
     """
-    classes, shares, _ = activation_shares(codes, labels)
-    if len(classes) < 2:
-        return classes, np.full_like(shares, np.nan)
-    ranked = np.sort(shares, axis=0)
-    largest_other = np.where(shares == ranked[-1], ranked[-2], ranked[-1])
-    return classes, shares - largest_other
+    classes, shares, counts = activation_shares(codes, labels)
+    return classes, selectivities(shares, counts)[1]
 
 
 def separation_auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
