@@ -71,7 +71,10 @@ def direction_separation(
             f"the direction has {len(direction)} entries; all must fit, with one sample or more."
         )
     unit = unit_length(np.asarray(direction, np.float32)[None])[0]
-    cosine = np.clip(unit_length(np.asarray(vectors, np.float32)) @ unit, -1, 1).astype(np.float64)
+    samples = unit_length(np.asarray(vectors, np.float32))
+    # Not by a matrix product: of some shapes, those of the linear algebra library raise the flag of
+    # an invalid operation although every number is finite.
+    cosine = np.clip(np.einsum("nd,d->n", samples, unit, dtype=np.float64), -1, 1)
     edges = np.histogram_bin_edges(cosine, n_bins)
     shares = [
         np.histogram(cosine[side], edges)[0] / max(int(side.sum()), 1)

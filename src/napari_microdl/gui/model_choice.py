@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,18 @@ class ModelChoice:
     """
 
     def __init__(self, session: Session) -> None:
-        self._session = session
+        # Weak, so that a session goes at once when its viewer does.
+        self._owner = weakref.ref(session)
         self.channel_choices: dict[str, str] = {}
         # Of one channel; the slowest run of each model, because kept tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
         self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
+
+    @property
+    def _session(self) -> Session:
+        session = self._owner()
+        assert session is not None
+        return session
 
     @property
     def spec(self) -> ModelSpec | None:
