@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.icfl.base import DictionaryEstimator
 from napari_microdl.icfl.batches import (
     ArrayBatches,
     StreamBatches,
@@ -34,9 +32,8 @@ from napari_microdl.icfl.plan import (
 )
 from napari_microdl.icfl.processes import Processes
 from napari_microdl.icfl.records import FitRecord
-from napari_microdl.pursuit import PursuitOptions, Refit, Selection, codes_to_csr
+from napari_microdl.pursuit import PursuitOptions, Refit, Selection
 from napari_microdl.pursuit.coder import Coder
-from napari_microdl.validation import require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,17 +50,11 @@ SEEN_IN_CONTROLS = "seen in controls"
 ONLY_IN_TREATED = "only in treated"
 ATOM_GROUPS = (ANY, SEEN_IN_CONTROLS, ONLY_IN_TREATED)
 
-_HELD_OUT_SHARE = 0.05
-_MANY_SAMPLES = 10_000
-_MOST_HELD_OUT = 2048
-_FEWEST_HELD_OUT = 8
 # Latest samples of a stream, for each atom, that are kept for the closing solve.
 _KEPT_SAMPLES_PER_ATOM = 8
-# Samples coded at a time by `transform`.
-_SLAB_ROWS = 16384
 
 
-class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class ICFL(DictionaryEstimator):
     """Dictionary learning by Iterative Codebook Feature Learning [1]_.
 
     A sample is approximated by a bias plus a few atoms, found by batched matching pursuit
@@ -172,16 +163,13 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     (400, 64)
     """
 
-    components_: NDArray[np.float32]
-    bias_: NDArray[np.float32]
     dead_: NDArray[np.bool_]
     groups_: NDArray[np.str_]
     history_: list[FitRecord]
-    n_atoms_: int
     n_iterations_: int
     atoms_per_iteration_: int
-    n_features_in_: int
     _learner: Learner | None
+    _what = "A dictionary"
     _last_coder: list[_CoderOf]
 
     def __init__(
@@ -400,7 +388,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         if self.random_state is None and stored is not None and stored.seed is not None:
             seed = stored.seed
         else:
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            seed = self._seed()
         stages = self._stages(X, controls, seed)
         fit = Fit(stages, seed, Processes(process_group, self.device), stored)
         return self._run(X, fit)
@@ -436,18 +424,12 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
                 "dictionary, or set control_atoms to None."
             )
         first = not hasattr(self, "components_")
+        x = self._next_samples(X, first=first)
         if first:
-            x = check_array(X, dtype=np.float32, ensure_all_finite=False, order="C", estimator=self)
-        else:
-            x = validate_data(
-                self, X, reset=False, dtype=np.float32, ensure_all_finite=False, order="C"
-            )
-        require_finite(x)
-        if first:
-            _require_two(len(x))
+            self._require_two(len(x))
         learner = getattr(self, "_learner", None)
         if learner is None:
-            seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+            seed = self._seed()
             n_samples, width = x.shape
             if first:
                 n_atoms = self.n_atoms or default_size(n_samples, width)[0]
@@ -470,88 +452,6 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._publish(learner.plan, components, bias, learner.dead(), groups, history)
         self._learner = learner
         return self
-
-    def transform(self, X: ArrayLike) -> sparse.csr_array:
-        """Sparse codes of samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples, prepared as those of the fit; a zarr or a dask array is read piece by piece.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of float32, shape (n_samples, n_atoms_)
-            Codes, at most ``n_iterations_ * atoms_per_iteration_`` non-zeros a row.
-
-        Raises
-        ------
-        MicrodlError
-            If a sample is not finite.
-        """
-        check_is_fitted(self)
-        x: Any = X
-        if not is_store(X):
-            x = validate_data(
-                self, X, reset=False, dtype=[np.float32, np.float64], ensure_all_finite=False
-            )
-            require_finite(x)
-        elif len(x.shape) != 2 or x.shape[1] != self.n_features_in_:
-            raise MicrodlError(
-                f"The samples have the shape {tuple(x.shape)} but must have (n, "
-                f"{self.n_features_in_}): pass samples prepared as those of the fit."
-            )
-        dtype = np.float64 if x.dtype == np.float64 else np.float32
-        coder = self._coder(dtype)
-        # Codes of a slab at a time: of many samples, the sparse codes alone stay in memory.
-        parts = []
-        for start in range(0, x.shape[0], _SLAB_ROWS):
-            slab: NDArray[Any] = np.array(x[start : start + _SLAB_ROWS], dtype=dtype)
-            if is_store(X):
-                require_finite(slab)
-            slab -= self.bias_.astype(dtype)
-            indices, values = coder.code_array(slab)
-            codes = codes_to_csr(indices, values.astype(np.float32, copy=False), self.n_atoms_)
-            parts.append(codes)
-        if not parts:
-            return sparse.csr_array((0, self.n_atoms_), dtype=np.float32)
-        return parts[0] if len(parts) == 1 else sparse.csr_array(sparse.vstack(parts))
-
-    def inverse_transform(self, X: ArrayLike | sparse.sparray | sparse.spmatrix) -> NDArray[Any]:
-        """Reconstruct samples from their codes.
-
-        Parameters
-        ----------
-        X : array-like or scipy.sparse matrix of shape (n_samples, n_atoms_)
-            Codes.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_samples, n_features_in_)
-            Codes times atoms, plus the bias.
-
-        Raises
-        ------
-        MicrodlError
-            If the width is not the number of atoms.
-        """
-        check_is_fitted(self)
-        codes: Any = X if sparse.issparse(X) else np.asarray(X)
-        if codes.ndim != 2 or codes.shape[1] != self.n_atoms_:
-            raise MicrodlError(
-                f"Codes have the shape (n_samples, {self.n_atoms_}), but these have "
-                f"{codes.shape}: pass what transform returned."
-            )
-        return np.asarray(codes.astype(np.float32) @ self.components_ + self.bias_)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_atoms_
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())
@@ -635,19 +535,6 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return self._stream_stage(group, X, before)
         return self._array_stage(group, self._matrix(X), seed, before=before)
 
-    def _matrix(self, X: Any) -> Any:
-        """Samples that are in memory as checked float32, those in files as they are."""
-        if not is_store(X):
-            x = check_array(X, dtype=np.float32, ensure_all_finite=False, order="C", estimator=self)
-            require_finite(x)
-            return x
-        if len(X.shape) != 2 or X.dtype.kind not in "fiu":
-            raise MicrodlError(
-                f"The samples have the shape {tuple(X.shape)} and the type {X.dtype} but must be a "
-                "matrix of numbers, one sample a row."
-            )
-        return X
-
     def _array_stage(
         self,
         group: str,
@@ -658,7 +545,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ) -> Stage:
         n_rows, width = (int(size) for size in x.shape)
         n_samples = n_rows if rows is None else len(rows)
-        _require_two(n_samples)
+        self._require_two(n_samples)
         n_all, n_new = self._sizes(n_rows, width, before)
         plan = self._plan(n_all, n_new, width, n_samples)
         batches = ArrayBatches(
@@ -671,18 +558,14 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return Stage(group, plan, batches)
 
     def _stream_stage(self, group: str, X: Any, before: Plan | None) -> Stage:
-        if self.n_atoms is None:
-            raise MicrodlError(
-                "An iterable does not tell how many samples it has: set n_atoms, about one for 24 "
-                "samples."
-            )
+        self._require_n_atoms()
         n_all, n_new = self._sizes(0, 0, before)
         # The width is known with the first batch only, and bears on the sparsity alone.
         batch_size = self.batch_size or default_batch(self.update, n_new)
         batches = StreamBatches(
             X,
             n_kept=max(_KEPT_SAMPLES_PER_ATOM * n_all, batch_size),
-            n_held_out=0 if self.validation_fraction == 0 else min(batch_size, _MOST_HELD_OUT),
+            n_held_out=self._n_held_out_of_stream(batch_size),
             once=self.max_steps is None,
         )
         return Stage(group, self._plan(n_all, n_new, batches.width, None), batches)
@@ -701,13 +584,6 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return self.control_atoms, self.control_atoms
         return n_atoms, n_atoms - self.control_atoms
 
-    def _n_held_out(self, n_samples: int, batch_size: int) -> int:
-        share = self.validation_fraction
-        if share == "auto":
-            share = _HELD_OUT_SHARE if n_samples >= _MANY_SAMPLES or self.early_stopping else 0.0
-        count = min(int(share * n_samples), _MOST_HELD_OUT, batch_size)
-        return count if count >= _FEWEST_HELD_OUT else 0
-
     def _check(self) -> None:
         """Refuse parameters that mean nothing."""
         if self.update not in ("newton", "adam"):
@@ -724,20 +600,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         if not self.learning_rate > 0:
             raise MicrodlError(f"learning_rate is {self.learning_rate} but must be above 0.")
-        share = self.validation_fraction
-        if share != "auto" and not 0 <= share < 1:
-            raise MicrodlError(
-                f"validation_fraction is {share!r} but must lie in [0, 1) or be 'auto'."
-            )
-        if self.early_stopping and share == 0:
-            raise MicrodlError(
-                "early_stopping needs held-out samples, but validation_fraction is 0: set it to "
-                "'auto' or a share."
-            )
-        if self.n_iter_no_change < 1:
-            raise MicrodlError(
-                f"n_iter_no_change is {self.n_iter_no_change} but must be at least 1."
-            )
+        self._check_stopping()
 
     def _plan(
         self,
@@ -778,12 +641,7 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _run(self, X: Samples, fit: Fit) -> Iterator[FitRecord]:
         yield from fit.records()
-        if is_store(X) or is_stream(X):
-            self.n_features_in_ = fit.learner.atoms.shape[1]
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
-        else:
-            validate_data(self, X, reset=True, skip_check_array=True)
+        self._take_form(X, fit.learner.atoms.shape[1])
         learner = fit.learner
         components, bias = learner.arrays()
         self._publish(learner.plan, components, bias, fit.dead(), fit.groups(), fit.history)
@@ -810,10 +668,3 @@ class ICFL(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self.history_ = history
         # A list, because a transform is not to change an attribute.
         self._last_coder = []
-
-
-def _require_two(n_samples: int) -> None:
-    if n_samples < 2:
-        raise MicrodlError(
-            f"A dictionary needs at least 2 samples but got n_samples = {n_samples}: add more."
-        )

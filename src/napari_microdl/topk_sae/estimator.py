@@ -7,21 +7,18 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.icfl.base import DictionaryEstimator
 from napari_microdl.icfl.batches import ArrayBatches, Batches, StreamBatches, is_store, is_stream
 from napari_microdl.icfl.fitting import Fit, Stage
 from napari_microdl.icfl.learner import Learner, directions
 from napari_microdl.icfl.plan import default_size, default_sparsity, default_steps
 from napari_microdl.icfl.processes import Processes
 from napari_microdl.icfl.records import FitRecord
-from napari_microdl.pursuit import PursuitOptions, codes_to_csr
+from napari_microdl.pursuit import PursuitOptions
 from napari_microdl.topk_sae.learner import AutoencoderLearner, AutoencoderPlan, Encoder
-from napari_microdl.validation import require_finite
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,15 +30,9 @@ _BATCH_SIZE = 1024
 _RATE, _RATE_FOR = 2e-4, 2**14
 _DEAD_AFTER = 10_000_000
 _DEAD_AFTER_BATCHES = 100
-_HELD_OUT_SHARE = 0.05
-_MANY_SAMPLES = 10_000
-_MOST_HELD_OUT = 2048
-_FEWEST_HELD_OUT = 8
-# Samples coded at a time by `transform`.
-_SLAB_ROWS = 16384
 
 
-class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class TopKSAE(DictionaryEstimator):
     """TopK sparse autoencoder with the auxiliary loss for dead features [1]_.
 
     A sample less a bias goes through a linear map; of its positive values the k largest are kept
@@ -117,16 +108,13 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     (400, 64)
     """
 
-    components_: NDArray[np.float32]
-    bias_: NDArray[np.float32]
     encoder_: NDArray[np.float32]
     encoder_bias_: NDArray[np.float32]
     dead_: NDArray[np.bool_]
     history_: list[FitRecord]
-    n_atoms_: int
     n_active_: int
-    n_features_in_: int
     _learner: AutoencoderLearner | None
+    _what = "An autoencoder"
 
     def __init__(
         self,
@@ -308,13 +296,7 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             If the samples cannot be used. What was learned before stays.
         """
         first = not hasattr(self, "components_")
-        if first:
-            x = check_array(X, dtype=np.float32, ensure_all_finite=False, order="C", estimator=self)
-        else:
-            x = validate_data(
-                self, X, reset=False, dtype=np.float32, ensure_all_finite=False, order="C"
-            )
-        require_finite(x)
+        x = self._next_samples(X, first=first)
         self._check()
         learner = getattr(self, "_learner", None)
         if learner is None and not first:
@@ -328,7 +310,7 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             )
         elif learner is None:
             seed = self._seed()
-            _require_two(len(x))
+            self._require_two(len(x))
             n_atoms = self.n_atoms or default_size(*x.shape)[0]
             stage = Stage("", self._plan(x.shape[1], n_atoms), ArrayBatches(x, seed))
             learner = _AutoencoderFit([stage], seed, Processes()).autoencoder
@@ -341,128 +323,32 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         self._learner = learner
         return self
 
-    def transform(self, X: ArrayLike) -> sparse.csr_array:
-        """Sparse codes of samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples, prepared as those of the fit; a zarr or a dask array is read piece by piece.
-
-        Returns
-        -------
-        scipy.sparse.csr_array of float32, shape (n_samples, n_atoms_)
-            Codes, positive, at most `n_active_` of them a row.
-
-        Raises
-        ------
-        MicrodlError
-            If a sample is not finite.
-        """
+    def _coder(self, dtype: type[np.floating[Any]]) -> Encoder:
         import torch
 
-        check_is_fitted(self)
-        x: Any = X
-        if not is_store(X):
-            x = validate_data(
-                self, X, reset=False, dtype=[np.float32, np.float64], ensure_all_finite=False
-            )
-        elif len(x.shape) != 2 or x.shape[1] != self.n_features_in_:
-            raise MicrodlError(
-                f"The samples have the shape {tuple(x.shape)} but must have (n, "
-                f"{self.n_features_in_}): pass samples prepared as those of the fit."
-            )
-        dtype = np.float64 if x.dtype == np.float64 else np.float32
         weights, bias = (
             torch.tensor(values.astype(dtype), device=self.device)
             for values in (self.encoder_, self.encoder_bias_)
         )
-        encoder = Encoder(weights, bias, PursuitOptions(1, self.n_active_))
-        # Codes of a slab at a time: of many samples, the sparse codes alone stay in memory.
-        parts = [sparse.csr_array((0, self.n_atoms_), dtype=np.float32)]
-        for start in range(0, x.shape[0], _SLAB_ROWS):
-            slab: NDArray[Any] = np.array(x[start : start + _SLAB_ROWS], dtype=dtype, order="C")
-            require_finite(slab)
-            indices, values = encoder.code_array(slab - self.bias_.astype(dtype))
-            parts.append(codes_to_csr(indices, values.astype(np.float32), self.n_atoms_))
-        return sparse.csr_array(sparse.vstack(parts))
-
-    def inverse_transform(self, X: ArrayLike | sparse.sparray | sparse.spmatrix) -> NDArray[Any]:
-        """Reconstruct samples from their codes.
-
-        Parameters
-        ----------
-        X : array-like or scipy.sparse matrix of shape (n_samples, n_atoms_)
-            Codes.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_samples, n_features_in_)
-            Codes times atoms, plus the bias.
-
-        Raises
-        ------
-        MicrodlError
-            If the width is not the number of atoms.
-        """
-        check_is_fitted(self)
-        codes: Any = X if sparse.issparse(X) else np.asarray(X)
-        if codes.ndim != 2 or codes.shape[1] != self.n_atoms_:
-            raise MicrodlError(
-                f"Codes have the shape (n_samples, {self.n_atoms_}), but these have "
-                f"{codes.shape}: pass what transform returned."
-            )
-        return np.asarray(codes.astype(np.float32) @ self.components_ + self.bias_)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_atoms_
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float32"]
-        return tags
-
-    def _seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+        return Encoder(weights, bias, PursuitOptions(1, self.n_active_))
 
     def _batches(self, X: Any, seed: int) -> tuple[Batches, int | None]:
         """Where batches come from, and of how many samples, where that is known."""
         if is_stream(X):
-            if self.n_atoms is None:
-                raise MicrodlError(
-                    "An iterable does not tell how many samples it has: set n_atoms, about one for "
-                    "24 samples."
-                )
-            held_out = 0 if self.validation_fraction == 0 else self.batch_size
+            self._require_n_atoms()
             stream = StreamBatches(
                 X,
                 n_kept=self.batch_size,
-                n_held_out=min(held_out, _MOST_HELD_OUT),
+                n_held_out=self._n_held_out_of_stream(self.batch_size),
                 once=self.max_steps is None,
             )
             return stream, None
-        x = X
-        if not is_store(X):
-            x = check_array(X, dtype=np.float32, ensure_all_finite=False, order="C", estimator=self)
-            require_finite(x)
-        elif len(X.shape) != 2 or X.dtype.kind not in "fiu":
-            raise MicrodlError(
-                f"The samples have the shape {tuple(X.shape)} and the type {X.dtype} but must be a "
-                "matrix of numbers, one sample a row."
-            )
+        x = self._matrix(X)
         n_samples = int(x.shape[0])
-        _require_two(n_samples)
+        self._require_two(n_samples)
         in_memory = not is_store(x)
         n_held_out = self._n_held_out(n_samples)
         return ArrayBatches(x, seed, n_held_out=n_held_out, in_memory=in_memory), n_samples
-
-    def _n_held_out(self, n_samples: int) -> int:
-        share = self.validation_fraction
-        if share == "auto":
-            share = _HELD_OUT_SHARE if n_samples >= _MANY_SAMPLES or self.early_stopping else 0.0
-        count = min(int(share * n_samples), _MOST_HELD_OUT)
-        return count if count >= _FEWEST_HELD_OUT else 0
 
     def _check(self) -> None:
         """Refuse parameters that mean nothing."""
@@ -470,25 +356,15 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise MicrodlError(f"{name} is {value} but must be at least 1, or None.")
-        for name in ("batch_size", "n_iter_no_change"):
-            if getattr(self, name) < 1:
-                raise MicrodlError(f"{name} is {getattr(self, name)} but must be at least 1.")
+        if self.batch_size < 1:
+            raise MicrodlError(f"batch_size is {self.batch_size} but must be at least 1.")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise MicrodlError(
                 f"learning_rate is {self.learning_rate} but must be above 0, or None."
             )
         if not 0 <= self.aux_weight < np.inf:
             raise MicrodlError(f"aux_weight is {self.aux_weight} but must be at least 0.")
-        share = self.validation_fraction
-        if share != "auto" and not 0 <= share < 1:
-            raise MicrodlError(
-                f"validation_fraction is {share!r} but must lie in [0, 1) or be 'auto'."
-            )
-        if self.early_stopping and share == 0:
-            raise MicrodlError(
-                "early_stopping needs held-out samples, but validation_fraction is 0: set it to "
-                "'auto' or a share."
-            )
+        self._check_stopping()
 
     def _plan(
         self,
@@ -530,12 +406,7 @@ class TopKSAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     def _run(self, X: Any, fit: _AutoencoderFit) -> Iterator[FitRecord]:
         yield from fit.records()
-        if is_store(X) or is_stream(X):
-            self.n_features_in_ = fit.learner.atoms.shape[1]
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
-        else:
-            validate_data(self, X, reset=True, skip_check_array=True)
+        self._take_form(X, fit.learner.atoms.shape[1])
         self._publish(fit.autoencoder, fit.history)
 
     def _publish(self, learner: AutoencoderLearner, history: list[FitRecord]) -> None:
@@ -568,10 +439,3 @@ class _AutoencoderFit(Fit):
         # Gao et al. draw decoder rows at random, which leaves more features alive than samples do.
         atoms = directions(first.rng, plan.n_atoms, batches.width)
         return AutoencoderLearner(plan, atoms, bias)
-
-
-def _require_two(n_samples: int) -> None:
-    if n_samples < 2:
-        raise MicrodlError(
-            f"An autoencoder needs at least 2 samples but got n_samples = {n_samples}: add more."
-        )
