@@ -40,6 +40,7 @@ from napari_microdl.report import build_report
 from napari_microdl.scaling import IntensityScaling
 from napari_microdl.segmentation import segment_cells
 from napari_microdl.shrinkage import choose_shrinkage
+from napari_microdl.stepping import run_through
 from napari_microdl.whitening import ControlWhitening
 
 Stage = Literal["scale", "segment", "embed", "whiten", "fit", "encode"]
@@ -281,15 +282,7 @@ def run_pipeline(
     MicrodlError
         If the fields and the settings do not fit together.
     """
-    steps = iter_pipeline(fields, config, dictionary)
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as finished:
-            result: PipelineResult = finished.value
-            return result
-        if progress is not None:
-            progress(step)
+    return run_through(iter_pipeline(fields, config, dictionary), progress)
 
 
 def _config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> PipelineConfig:

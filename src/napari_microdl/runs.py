@@ -17,6 +17,7 @@ from napari_microdl.html_report import write_html_report
 from napari_microdl.metadata import metadata_table, select
 from napari_microdl.pipeline import PipelineResult, Progress, run_pipeline
 from napari_microdl.run_evaluation import EvaluationReport, iter_evaluation
+from napari_microdl.stepping import run_through
 
 DICTIONARY = "dictionary.microdl.safetensors"
 REPORT = "report.json"
@@ -130,13 +131,7 @@ def evaluate_run(result: PipelineResult, out: Path) -> EvaluationReport:
     -------
     EvaluationReport
     """
-    steps = iter_evaluation(result.activations)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            report: EvaluationReport = finished.value
-            break
+    report = run_through(iter_evaluation(result.activations))
     out.mkdir(parents=True, exist_ok=True)
     (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
     write_html_report(report, out / EVALUATION_PAGE)

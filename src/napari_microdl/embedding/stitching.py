@@ -24,6 +24,7 @@ from napari_microdl.fields import Field
 from napari_microdl.models.base import Site, TokenModel
 from napari_microdl.models.registry import load_model
 from napari_microdl.scaling import IntensityScaling, ScalingMode
+from napari_microdl.stepping import run_through
 
 
 def embed_field(
@@ -272,10 +273,5 @@ def embed(
             cache=cache,
             storage=storage,
         )
-        while True:
-            try:
-                next(steps)
-            except StopIteration as finished:
-                grids.append(finished.value)
-                break
+        grids.append(run_through(steps))
     return grids

@@ -1,0 +1,36 @@
+"""Work that is done step by step, done in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+Step = TypeVar("Step")
+Result = TypeVar("Result")
+
+
+def run_through(
+    steps: Generator[Step, None, Result], each: Callable[[Step], None] | None = None
+) -> Result:
+    """Take all steps.
+
+    Parameters
+    ----------
+    steps : generator
+        Work.
+    each : callable, optional
+        Called with every step.
+
+    Returns
+    -------
+    object
+        What the generator returns.
+    """
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as finished:
+            result: Result = finished.value
+            return result
+        if each is not None:
+            each(step)
