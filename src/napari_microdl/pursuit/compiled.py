@@ -17,8 +17,11 @@ from napari_microdl.pursuit.jit import jit
 # Results must not depend on the hardware beyond rounding, so only what lets a maximum and a sum be
 # vectorised is allowed; NaN and infinity keep their meaning.
 _FAST = ("nsz", "reassoc", "contract", "arcp")
-# Atoms searched together for the best.
+# Atoms searched together for the best: one in so many of the dictionary.
 _WIDTH = 32
+# What counts through a long vector. Unsigned, because numba takes a signed position for one that may
+# count from the end, and then the loop is not vectorised: it takes ten times as long.
+_count = np.uint64
 BLOCK, FULL, FINAL = 0, 1, 2
 
 
@@ -81,7 +84,6 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     """
     zero = first - first
     n_picks = picks.shape[1]
-    every_pair = refit != BLOCK
     for row in range(first, last):
         c = correlations[row]
         chosen = picks[row]
@@ -90,18 +92,10 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
             stop = min(start + per_iteration, n_picks)
             _block_maxima(c, absolute, maxima)
             _pick(c, absolute, repeats, maxima, chosen, start, stop, met)
-            origin = zero if every_pair else start
-            for i in range(start, stop):
-                near = gram[chosen[i]]
-                for j in range(origin, i + 1):
-                    inner[i, j] = near[chosen[j]]
-            if every_pair:
-                for i in range(start, stop):
-                    total = met[i]
-                    for j in range(start):
-                        total += inner[i, j] * solution[j]
-                    whole[i] = total
+            origin = zero if refit == FULL else start
+            _inner_products(gram, chosen, origin, start, stop, inner)
             if refit == FULL:
+                _whole_products(inner, met, solution, start, stop, whole)
                 _extend_factor(inner, factor, kept, zero, start, stop, dependent)
                 for i in range(stop):
                     change[i] = -solution[i] if i < start else 0.0
@@ -121,6 +115,10 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
                 )  # fmt: skip
                 if stop < n_picks:
                     _subtract(c, gram, chosen, solution, start, stop)
+                if refit == FINAL:
+                    # By now the rows of the Gram matrix are in the cache.
+                    _inner_products(gram, chosen, zero, start, stop, inner)
+                    _whole_products(inner, met, solution, start, stop, whole)
             if absolute and not repeats:
                 for i in range(stop):
                     c[chosen[i]] = 0
@@ -135,18 +133,21 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
             values[row, i] = solution[i]
 
 
+# Atoms of a block lie as far apart as there are blocks, so that the maxima of neighbouring blocks are
+# taken side by side.
 @jit(*_FAST, "nnan")
 def _block_maxima(c, absolute, maxima):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for block in range(len(maxima)):
-        part = c[block * _WIDTH : (block + 1) * _WIDTH]
-        best = -part.dtype.type(np.inf)
+    n = len(maxima)
+    for b in range(_count(n)):
+        maxima[b] = abs(c[b]) if absolute else c[b]
+    for start in range(n, len(c), n):
+        row = c[start : start + n]
         if absolute:
-            for i in range(len(part)):
-                best = max(best, abs(part[i]))
+            for b in range(_count(len(row))):
+                maxima[b] = max(maxima[b], abs(row[b]))
         else:
-            for i in range(len(part)):
-                best = max(best, part[i])
-        maxima[block] = best
+            for b in range(_count(len(row))):
+                maxima[b] = max(maxima[b], row[b])
 
 
 @jit()
@@ -154,33 +155,28 @@ def _pick(  # type: ignore[no-untyped-def]  # pragma: no cover
     c, absolute, repeats, maxima, chosen, start, stop, met
 ):
     """Best atoms first, of equal ones that with the lowest number; barred until they may repeat."""
+    n_blocks = len(maxima)
     for i in range(start, stop):
-        block = 0
-        for b in range(1, len(maxima)):
-            if maxima[b] > maxima[block]:
-                block = b
-        low = block * _WIDTH
-        high = min(low + _WIDTH, len(c))
-        best = low
-        if absolute:
-            for m in range(low + 1, high):
-                if abs(c[m]) > abs(c[best]):
-                    best = m
-            if c[best] == 0:
-                # Barred atoms are zero too: take the first that is not among them.
-                best = _first_free(chosen, start if repeats else start - start, i)
-        else:
-            for m in range(low + 1, high):
-                if c[m] > c[best]:
-                    best = m
+        top = maxima[0]
+        for b in range(1, n_blocks):
+            if maxima[b] > top:
+                top = maxima[b]
+        best = len(c)
+        for b in range(n_blocks):
+            if maxima[b] == top:
+                m = b
+                while m < best and (abs(c[m]) if absolute else c[m]) != top:
+                    m += n_blocks
+                best = min(best, m)
+        if absolute and top == 0:
+            # Barred atoms are zero too: take the first that is not among them.
+            best = _first_free(chosen, start if repeats else start - start, i)
         chosen[i] = best
         met[i] = c[best]
         c[best] = 0 if absolute else -np.inf
-        block = best // _WIDTH
-        low = block * _WIDTH
-        high = min(low + _WIDTH, len(c))
+        block = best % n_blocks
         top = c.dtype.type(-np.inf)
-        for m in range(low, high):
+        for m in range(block, len(c), n_blocks):
             value = abs(c[m]) if absolute else c[m]
             if value > top:
                 top = value
@@ -215,19 +211,43 @@ def _subtract(  # type: ignore[no-untyped-def]  # pragma: no cover
         z3, z4 = kind(amounts[i + 3]), kind(amounts[i + 4])
         g0, g1, g2 = gram[chosen[i]], gram[chosen[i + 1]], gram[chosen[i + 2]]
         g3, g4 = gram[chosen[i + 3]], gram[chosen[i + 4]]
-        for m in range(len(c)):
+        for m in range(_count(len(c))):
             c[m] -= z0 * g0[m] + z1 * g1[m] + z2 * g2[m] + z3 * g3[m] + z4 * g4[m]
         i += 5
     while i + 2 <= stop:
         z0, z1 = kind(amounts[i]), kind(amounts[i + 1])
         g0, g1 = gram[chosen[i]], gram[chosen[i + 1]]
-        for m in range(len(c)):
+        for m in range(_count(len(c))):
             c[m] -= z0 * g0[m] + z1 * g1[m]
         i += 2
     if i < stop:
         z0, g0 = kind(amounts[i]), gram[chosen[i]]
-        for m in range(len(c)):
+        for m in range(_count(len(c))):
             c[m] -= z0 * g0[m]
+
+
+@jit()
+def _inner_products(  # type: ignore[no-untyped-def]  # pragma: no cover
+    gram, chosen, origin, start, stop, inner
+):
+    """Rows `start` to `stop` of the lower triangle of the picks' Gram matrix."""
+    for i in range(start, stop):
+        near = gram[chosen[i]]
+        for j in range(origin, i + 1):
+            inner[i, j] = near[chosen[j]]
+
+
+@jit(*_FAST)
+def _whole_products(  # type: ignore[no-untyped-def]  # pragma: no cover
+    inner, met, solution, start, stop, whole
+):
+    """Inner products of the sample with the new picks, from those of the residual."""
+    for i in range(start, stop):
+        total = met[i]
+        row = inner[i]
+        for j in range(_count(start)):
+            total += row[j] * solution[j]
+        whole[i] = total
 
 
 @jit(*_FAST)
@@ -238,22 +258,24 @@ def _extend_factor(  # type: ignore[no-untyped-def]  # pragma: no cover
 
     An atom that depends on those before it gets the row and column of the identity.
     """
+    first = _count(origin)
     for i in range(start, stop):
+        row = factor[i]
         pivot = inner[i, i]
         for j in range(origin, i):
+            before = factor[j]
             total = inner[i, j]
-            for k in range(origin, j):
-                total -= factor[i, k] * factor[j, k]
-            total = total / factor[j, j] if kept[j] else 0.0
-            factor[i, j] = total
+            for k in range(first, _count(j)):
+                total -= row[k] * before[k]
+            total = total / before[j] if kept[j] else 0.0
+            row[j] = total
             pivot -= total * total
         kept[i] = pivot > dependent * inner[i, i]
         if kept[i]:
-            factor[i, i] = np.sqrt(pivot)
+            row[i] = np.sqrt(pivot)
         else:
-            factor[i, i] = 1.0
-            for j in range(origin, i):
-                factor[i, j] = 0.0
+            row[i] = 1.0
+            row[origin:i] = 0.0
 
 
 @jit(*_FAST)
@@ -261,16 +283,19 @@ def _substitute(  # type: ignore[no-untyped-def]  # pragma: no cover
     factor, kept, target, origin, stop, solution
 ):
     """Solve with a Cholesky factor; dependent atoms get 0."""
+    first = _count(origin)
     for i in range(origin, stop):
+        row = factor[i]
         total = target[i] if kept[i] else 0.0
-        for j in range(origin, i):
-            total -= factor[i, j] * solution[j]
-        solution[i] = total / factor[i, i]
+        for j in range(first, _count(i)):
+            total -= row[j] * solution[j]
+        solution[i] = total / row[i]
     for i in range(stop - 1, origin - 1, -1):
-        total = solution[i]
-        for j in range(i + 1, stop):
-            total -= factor[j, i] * solution[j]
-        solution[i] = total / factor[i, i]
+        row = factor[i]
+        total = solution[i] / row[i]
+        solution[i] = total
+        for j in range(first, _count(i)):
+            solution[j] -= row[j] * total
 
 
 @jit()
