@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.pursuit import tensors
+from napari_microdl.pursuit.gram import gram_matrix
 from napari_microdl.pursuit.kernels import compiled_module
 from napari_microdl.pursuit.options import METHODS, Method, PursuitOptions
 
@@ -22,11 +21,9 @@ if TYPE_CHECKING:
 # Numbers held at a time in the largest intermediate array; 16 MB in float32 stay near the cache.
 _CHUNK_NUMBERS = 1 << 22
 _CHUNK_ROWS = 1024
-# Below this many rows a second thread costs more than it brings.
-_ROWS_PER_THREAD = 32
-# Edge of the blocks by which a triangle is mirrored.
-_MIRROR_ROWS = 256
-_COMPILED = "napari_microdl.pursuit.compiled"
+_PROCESSOR = "napari_microdl.pursuit.processor"
+# Kernels that numba compiles.
+_COMPILED = ("compiled", "quantized")
 
 
 class Coder:
@@ -38,7 +35,7 @@ class Coder:
         Dictionary, float32 or float64, on any device. Not to be changed while the coder is used.
     options : PursuitOptions
         How to code.
-    method : {"auto", "compiled", "gram", "residual"}
+    method : {"auto", "compiled", "quantized", "gram", "residual"}
         See `napari_microdl.pursuit.matching_pursuit`.
     chunk_size : int or None
         Samples coded at a time. None takes a size that suits the processor's cache.
@@ -64,18 +61,30 @@ class Coder:
             raise MicrodlError(
                 f"method is {method!r} but must be one of {', '.join(map(repr, METHODS))}."
             )
-        on_processor = atoms.device.type == "cpu" and compiled_module(_COMPILED) is not None
-        if method == "compiled" and not on_processor:
+        on_processor = atoms.device.type == "cpu" and compiled_module(_PROCESSOR) is not None
+        if method in _COMPILED and not on_processor:
             raise MicrodlError(
-                "method='compiled' needs the package numba and a dictionary on the processor: "
+                f"method={method!r} needs the package numba and a dictionary on the processor: "
                 "install numba, or pass method='auto'."
+            )
+        if method == "quantized" and atoms.element_size() != 4:
+            raise MicrodlError(
+                "method='quantized' codes float32 samples: turn them to float32, or pass "
+                "method='auto'."
+            )
+        if method == "quantized" and options.refit == "full":
+            raise MicrodlError(
+                "method='quantized' cannot solve for all picks in every iteration: pass "
+                "refit='final', or method='auto'."
             )
         self.atoms = atoms
         self.options = options
         self.chunk_size = chunk_size
         self._method = method
         self._through_gram = "compiled" if on_processor else "gram"
+        # Made when first needed: the Gram matrix, or a kernel that holds one.
         self._gram: torch.Tensor | None = None
+        self._kernel: Any = None
         self._n_expected = n_expected
         self._n_coded = 0
 
@@ -143,12 +152,12 @@ class Coder:
             As `code` returns.
         """
         method = self._choose(len(x))
-        if method != "residual" and self._gram is None:
-            self._gram = _gram(self.atoms)
         size = self.chunk_size or self._chunk_rows(method, x.device.type)
-        if method == "compiled":
-            yield from self._compiled_chunks(x, size)
+        if method in _COMPILED:
+            yield from self._processor_chunks(x, size, method)
             return
+        if method == "gram" and self._gram is None:
+            self._gram = gram_matrix(self.atoms)
         blocks = self.options.blocks(len(self.atoms))
         for start in range(0, len(x), size):
             rows = slice(start, min(start + size, len(x)))
@@ -161,7 +170,8 @@ class Coder:
             return self._method
         # Products of samples and atoms that one Gram matrix saves, so far, against those it costs.
         saved = 2 * max(self._n_coded, self._n_expected) * (self.options.n_iterations - 1)
-        if self._gram is not None or saved > len(self.atoms):
+        made = self._gram is not None or self._kernel is not None
+        if made or saved > len(self.atoms):
             return self._through_gram  # type: ignore[return-value]
         return "residual"
 
@@ -169,87 +179,29 @@ class Coder:
         n_atoms, n_features = self.atoms.shape
         n_picks = self.options.n_picks
         widest = n_atoms
-        if method != "compiled":
+        if method not in _COMPILED:
             widest = max(n_atoms, n_picks * (n_features if method == "residual" else n_picks))
         # An accelerator needs more work at a time than a processor's cache holds.
         scale = 1 if device == "cpu" else 16
         return max(1, min(_CHUNK_ROWS * scale, _CHUNK_NUMBERS * scale // widest))
 
-    def _compiled_chunks(
-        self, x: torch.Tensor, size: int
+    def _processor_chunks(
+        self, x: torch.Tensor, size: int, method: Method
     ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         import torch
 
-        assert self._gram is not None
-        compiled = compiled_module(_COMPILED)
-        options = self.options
-        samples, transposed, gram = x.numpy(), self.atoms.numpy().T, self._gram.numpy()
-        n_atoms = len(gram)
-        n_picks = options.blocks(n_atoms)[-1][1]
+        processor = compiled_module(_PROCESSOR)
+        if self._kernel is None:
+            self._kernel = processor.KERNELS[method](self.atoms, self.options)
+        n_atoms = len(self.atoms)
+        n_picks = self.options.blocks(n_atoms)[-1][1]
         n_threads = torch.get_num_threads()
-        products = np.empty((min(size, len(x)), n_atoms), dtype=gram.dtype)
-        settings = (
-            min(options.atoms_per_iteration, n_atoms),
-            {"block": compiled.BLOCK, "full": compiled.FULL, "final": compiled.FINAL}[
-                options.refit
-            ],
-            options.selection == "absolute",
-            options.allow_repeats,
-            options.positive_code or None,
-            tensors.DEPENDENT[gram.itemsize],
-        )
+        products = np.empty((min(size, len(x)), n_atoms), dtype=x.numpy().dtype)
         with ThreadPoolExecutor(max(1, n_threads - 1)) as pool:
             for start in range(0, len(x), size):
                 rows = slice(start, min(start + size, len(x)))
                 n = rows.stop - rows.start
-                picks = np.empty((n, n_picks), dtype=np.int64)
-                values = np.empty((n, n_picks), dtype=gram.dtype)
-                with _blas().limit(limits=n_threads, user_api="blas"):
-                    np.matmul(samples[rows], transposed, out=products[:n])
-
-                def work(
-                    first: int,
-                    last: int,
-                    picks: NDArray[Any] = picks,
-                    values: NDArray[Any] = values,
-                ) -> None:
-                    memory = compiled.scratch(n_atoms, n_picks, gram.dtype)
-                    compiled.pursue_rows(
-                        products, gram, first, last, *settings, picks, values, *memory
-                    )
-
-                parts = max(1, min(n_threads, n // _ROWS_PER_THREAD))
-                edges = [n * i // parts for i in range(parts + 1)]
-                others = [pool.submit(work, edges[i], edges[i + 1]) for i in range(1, parts)]
-                work(edges[0], edges[1])
-                for other in others:
-                    other.result()
+                picks, values = processor.code_chunk(
+                    self._kernel, x[rows], products[:n], n_picks, pool, n_threads
+                )
                 yield rows, torch.from_numpy(picks), torch.from_numpy(values)
-
-
-def _gram(atoms: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    if atoms.device.type != "cpu":
-        return atoms @ atoms.T
-    from scipy.linalg import get_blas_funcs
-
-    w = atoms.numpy()
-    (syrk,) = get_blas_funcs(("syrk",), (w,))
-    with _blas().limit(limits=torch.get_num_threads(), user_api="blas"):
-        # One triangle, which is half of the work; numpy would take as long to copy it to the other.
-        gram = syrk(1.0, w.T, trans=1, lower=1).T
-    for start in range(0, len(gram), _MIRROR_ROWS):
-        rows = slice(start, start + _MIRROR_ROWS)
-        corner = gram[rows, rows]
-        corner[:] = np.triu(corner) + np.triu(corner, 1).T
-        for other in range(start + _MIRROR_ROWS, len(gram), _MIRROR_ROWS):
-            columns = slice(other, other + _MIRROR_ROWS)
-            gram[columns, rows] = gram[rows, columns].T
-    return torch.from_numpy(gram)
-
-
-@lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
-    """The linear algebra libraries that are loaded: looking for them takes a while."""
-    return ThreadpoolController()

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
+import llvmlite.binding
+import numpy as np
 from numba import njit
+
+# Results must not depend on the hardware beyond rounding, so only what lets a maximum and a sum be
+# vectorised is allowed; NaN and infinity keep their meaning.
+FAST = ("nsz", "reassoc", "contract", "arcp")
+# What counts through a long vector. Unsigned, because numba takes a signed position for one that
+# may count from the end, and then the loop is not vectorised: it takes ten times as long.
+count = np.uint64
 
 
 def jit(*fastmath: str) -> Callable[[Any], Any]:
@@ -31,3 +41,10 @@ def jit(*fastmath: str) -> Callable[[Any], Any]:
             return njit(nogil=True, fastmath=flags)(function)
 
     return decorate
+
+
+@lru_cache(maxsize=1)
+def multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16, which else are slow."""
+    features = llvmlite.binding.get_host_cpu_features()
+    return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16", "bf16"))

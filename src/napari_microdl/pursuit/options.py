@@ -9,9 +9,9 @@ from napari_microdl.errors import MicrodlError
 
 Selection = Literal["signed", "absolute"]
 Refit = Literal["block", "full", "final"]
-Method = Literal["auto", "compiled", "gram", "residual"]
+Method = Literal["auto", "compiled", "quantized", "gram", "residual"]
 
-METHODS = ("auto", "compiled", "gram", "residual")
+METHODS = ("auto", "compiled", "quantized", "gram", "residual")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,50 @@
+"""Work on rows that threads share, never more of them than torch may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+# Below this many rows a second thread costs more than it brings.
+_ROWS_PER_THREAD = 32
+
+
+def share_rows(
+    n_rows: int, work: Callable[[int, int], None], pool: ThreadPoolExecutor, n_threads: int
+) -> None:
+    """Do all rows, each thread a run of neighbouring ones.
+
+    Parameters
+    ----------
+    n_rows : int
+        How many there are.
+    work : callable
+        Does the rows from its first argument to before its second.
+    pool : ThreadPoolExecutor
+        Threads beside this one.
+    n_threads : int
+        This one and those of the pool that may work.
+    """
+    parts = max(1, min(n_threads, n_rows // _ROWS_PER_THREAD))
+    edges = [n_rows * i // parts for i in range(parts + 1)]
+    others = [pool.submit(work, edges[i], edges[i + 1]) for i in range(1, parts)]
+    work(edges[0], edges[1])
+    for other in others:
+        other.result()
+
+
+def limited_blas() -> Any:
+    """Context in which numpy's and scipy's products take no more threads than torch may use."""
+    import torch
+
+    return _blas().limit(limits=torch.get_num_threads(), user_api="blas")
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    """The linear algebra libraries that are loaded: looking for them takes a while."""
+    return ThreadpoolController()
