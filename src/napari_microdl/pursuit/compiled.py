@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.pursuit import picking
 from napari_microdl.pursuit.jit import FAST, count, jit
-from napari_microdl.pursuit.picking import block_maxima, n_blocks, pick, subtract
+from napari_microdl.pursuit.picking import block_maxima, pick, subtract
 from napari_microdl.pursuit.small_systems import extend_factor, solve
 
 BLOCK, FULL, FINAL = 0, 1, 2
@@ -34,11 +35,10 @@ def scratch(n_atoms: int, n_picks: int, dtype: np.dtype[Any]) -> tuple[NDArray[A
     tuple of ndarray
         The last arguments of `pursue_rows`.
     """
-    maxima = np.zeros(n_blocks(n_atoms), dtype)
     # Small systems are solved in float64, whatever the samples are.
     squares = np.zeros((2, n_picks, n_picks))
     flags = np.zeros((2, n_picks), np.bool_)
-    return maxima, squares[0], squares[1], *flags, *np.zeros((6, n_picks))
+    return *picking.scratch(n_atoms, dtype), squares[0], squares[1], *flags, *np.zeros((6, n_picks))
 
 
 # To be compiled once only, a function must always get the same types: a literal 0 is another type
@@ -47,7 +47,7 @@ def scratch(n_atoms: int, n_picks: int, dtype: np.dtype[Any]) -> tuple[NDArray[A
 def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     correlations, gram, first, last, per_iteration, refit, absolute, repeats, positive, dependent,
     picks, values,
-    maxima, inner, factor, kept, passive, met, whole, solution, change, trial, current,
+    maxima, bits, inner, factor, kept, passive, met, whole, solution, change, trial, current,
 ):  # fmt: skip
     """Picks and coefficients of the rows from `first` to before `last`.
 
@@ -73,7 +73,7 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
         Written: picked atoms.
     values : ndarray of shape (n_samples, n_picks)
         Written: their coefficients.
-    maxima, inner, factor, kept, passive, met, whole, solution, change, trial, current : ndarray
+    maxima, bits, inner, factor, kept, passive, met, whole, solution, change, trial, current :
         What `scratch` returns.
     """
     zero = first - first
@@ -85,7 +85,7 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
         while start < n_picks:
             stop = min(start + per_iteration, n_picks)
             block_maxima(c, absolute, maxima)
-            pick(c, absolute, repeats, maxima, chosen, start, stop, met)
+            pick(c, absolute, repeats, maxima, bits, chosen, start, stop, met)
             origin = zero if refit == FULL else start
             _inner_products(gram, chosen, origin, start, stop, inner)
             if refit == FULL:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 # Edge of the blocks by which a triangle is mirrored.
 _MIRROR_ROWS = 256
-_MOST = np.iinfo(np.int16).max
+# Largest number whose upper eight bits are at most 127 once it is rounded to them.
+_MOST = 127 * 256 + 127
+# A step of eight bits above this share of a row's typical product leaves too little of it.
+_COARSE = 0.1
 
 
 def gram_matrix(atoms: torch.Tensor) -> torch.Tensor:
@@ -51,10 +54,27 @@ def gram_matrix(atoms: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(gram)
 
 
-def rounded_gram_matrix(
-    atoms: torch.Tensor,
-) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
-    """Inner products of different atoms as 16-bit integers.
+class RoundedGram(NamedTuple):
+    """Inner products of different atoms in 16 bits, and the upper eight of these by themselves.
+
+    Parameters
+    ----------
+    high, low : ndarray of int8, shape (n_atoms, n_atoms)
+        ``(256 * high + low) * steps[:, None]`` are the inner products, 0 on the diagonal.
+    steps : ndarray of float32, shape (n_atoms,)
+        What 1 stands for in each row.
+    uneven : ndarray of bool, shape (n_atoms,)
+        Rows with single products so large that eight bits leave little of the others.
+    """
+
+    high: NDArray[np.int8]
+    low: NDArray[np.int8]
+    steps: NDArray[np.float32]
+    uneven: NDArray[np.bool_]
+
+
+def rounded_gram_matrix(atoms: torch.Tensor) -> RoundedGram:
+    """Inner products of the atoms, rounded row by row.
 
     Parameters
     ----------
@@ -63,18 +83,21 @@ def rounded_gram_matrix(
 
     Returns
     -------
-    gram : ndarray of int16, shape (n_atoms, n_atoms)
-        Inner products in steps; 0 on the diagonal.
-    steps : ndarray of float32, shape (n_atoms,)
-        What 1 stands for in each row: the row's largest magnitude is 32,767 of them.
+    RoundedGram
     """
     full: NDArray[Any] = gram_matrix(atoms).numpy()
     np.fill_diagonal(full, 0)
-    gram = np.empty(full.shape, np.int16)
+    high, low = np.empty(full.shape, np.int8), np.empty(full.shape, np.int8)
     steps = np.empty(len(full), np.float32)
+    uneven = np.empty(len(full), bool)
     for start in range(0, len(full), _MIRROR_ROWS):
         rows = slice(start, start + _MIRROR_ROWS)
-        largest = np.abs(full[rows]).max(axis=1)
+        part = full[rows]
+        largest = np.abs(part).max(axis=1)
         steps[rows] = np.where(largest > 0, largest, 1) / _MOST
-        gram[rows] = np.rint(full[rows] / steps[rows, None])
-    return gram, steps
+        rounded = np.rint(part / steps[rows, None])
+        upper = np.rint(rounded / 256)
+        high[rows], low[rows] = upper, rounded - 256 * upper
+        typical = np.sqrt(np.einsum("mn,mn->m", part, part) / len(full))
+        uneven[rows] = 256 * steps[rows] > _COARSE * typical
+    return RoundedGram(high, low, steps, uneven)

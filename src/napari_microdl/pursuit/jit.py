@@ -44,7 +44,7 @@ def jit(*fastmath: str) -> Callable[[Any], Any]:
 
 
 @lru_cache(maxsize=1)
-def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for products of bfloat16, which else are slow."""
+def multiplies_bytes() -> bool:
+    """Whether the processor has instructions for sums of products of 8-bit integers."""
     features = llvmlite.binding.get_host_cpu_features()
-    return any(features.get(name, False) for name in ("avx512bf16", "amx-bf16", "bf16"))
+    return any(features.get(name, False) for name in ("avx512vnni", "avxvnni", "amx-int8"))

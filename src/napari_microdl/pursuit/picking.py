@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_microdl.pursuit.jit import FAST, count, jit
 
@@ -12,22 +15,27 @@ _WIDTH = 32
 _LINE = 16
 
 
-def n_blocks(n_atoms: int) -> int:
-    """In how many blocks the best atom is searched.
+def scratch(n_atoms: int, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Memory for the search of the best atom; every thread needs its own.
 
     Parameters
     ----------
     n_atoms : int
         Atoms of the dictionary.
+    dtype : dtype
+        That of the correlations.
 
     Returns
     -------
-    int
-        An odd number of cache lines: the atoms of a block, which lie so far apart, would otherwise
-        push each other out of the cache.
+    maxima : ndarray
+        One number a block of atoms. They fill an odd number of cache lines: the atoms of a block,
+        which lie so far apart, would otherwise push each other out of the cache.
+    bits : ndarray of int
+        The same memory as integers.
     """
     lines = -(-n_atoms // (_WIDTH * _LINE)) | 1
-    return min(lines * _LINE, n_atoms)
+    maxima = np.zeros(min(lines * _LINE, n_atoms), dtype)
+    return maxima, maxima.view(f"i{dtype.itemsize}")
 
 
 @jit(*FAST, "nnan")
@@ -52,16 +60,17 @@ def block_maxima(c, absolute, maxima):  # type: ignore[no-untyped-def]  # pragma
 
 @jit()
 def pick(  # type: ignore[no-untyped-def]  # pragma: no cover
-    c, absolute, repeats, maxima, chosen, start, stop, met
+    c, absolute, repeats, maxima, bits, chosen, start, stop, met
 ):
     """Best atoms first, of equal ones that with the lowest number; barred until they may repeat."""
     n = len(maxima)
     for i in range(start, stop):
-        top, block, n_equal = _largest(maxima)
+        first, last = _best_blocks(maxima, bits)
+        top = maxima[first]
         best = len(c) - 1
-        for b in range(block, n if n_equal > 1 else block + 1):
-            if maxima[b] == top:
-                m = b
+        for block in range(first, last + 1):
+            if maxima[block] == top:
+                m = block
                 while m < best and (abs(c[m]) if absolute else c[m]) != top:
                     m += n
                 best = min(best, m)
@@ -83,20 +92,29 @@ def pick(  # type: ignore[no-untyped-def]  # pragma: no cover
             c[chosen[i]] = met[i]
 
 
-@jit(*FAST, "nnan")
-def _largest(maxima):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Largest number, where it first is, and how often it is there."""
+@jit()
+def _best_blocks(maxima, bits):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """The first and the last of the blocks with the largest maximum."""
     n = len(maxima)
-    top = maxima[0]
+    # Positive numbers have the order of their bits, and the largest integer is found by vector
+    # instructions, as that of floating-point numbers is not.
+    kind = bits.dtype.type
+    top = bits[0]
     for b in range(count(n)):
-        top = max(top, maxima[b])
-    # As wide as the numbers, so that both loops are vectorised.
-    first, n_equal = np.int32(n), np.int32(0)
-    for b in range(count(n)):
-        equal = maxima[b] == top
-        n_equal += np.int32(equal)
-        first = min(first, np.int32(b) if equal else np.int32(n))
-    return top, int(first), int(n_equal)
+        top = max(top, bits[b])
+    first, last = kind(n), kind(-1)
+    if top > 0:
+        for b in range(count(n)):
+            equal = bits[b] == top
+            first = min(first, kind(b) if equal else kind(n))
+            last = max(last, kind(b) if equal else kind(-1))
+        return int(first), int(last)
+    largest = max(maxima)
+    for b in range(n):
+        if maxima[b] == largest:
+            first = min(first, kind(b))
+            last = kind(b)
+    return int(first), int(last)
 
 
 @jit()

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from napari_microdl.pursuit import compiled, quantized
 from napari_microdl.pursuit.gram import gram_matrix, rounded_gram_matrix
-from napari_microdl.pursuit.jit import multiplies_bfloat16
 from napari_microdl.pursuit.options import PursuitOptions
+from napari_microdl.pursuit.rounding import RoundedProducts
 from napari_microdl.pursuit.tensors import DEPENDENT
 from napari_microdl.pursuit.threads import limited_blas, share_rows
 
@@ -110,20 +110,15 @@ class QuantizedKernel:
     """
 
     def __init__(self, atoms: torch.Tensor, options: PursuitOptions) -> None:
-        import torch
-
         self._atoms = atoms.numpy()
         self._lengths = np.einsum("md,md->m", self._atoms, self._atoms)
-        # Without instructions for it, bfloat16 would be slower than what it stands for.
-        self._factor = atoms.to(torch.bfloat16) if multiplies_bfloat16() else atoms
-        self._gram, self._steps = rounded_gram_matrix(atoms)
+        self._products = RoundedProducts(atoms)
+        self._gram = rounded_gram_matrix(atoms)
         self._settings = (*_settings(options, len(atoms)), quantized.DEPENDENT)
 
     def products(self, x: torch.Tensor, out: NDArray[Any]) -> None:
         """Inner products to about three digits."""
-        import torch
-
-        torch.from_numpy(out).copy_(x.to(self._factor.dtype) @ self._factor.T)
+        self._products.write(x, out)
 
     def pursue(
         self,
@@ -137,7 +132,7 @@ class QuantizedKernel:
         """Code rows, picking by their products and solving by the samples."""
         memory = quantized.scratch(products.shape[1], x.shape[1], picks.shape[1])
         quantized.pursue_rows(
-            x.numpy(), products, self._atoms, self._lengths, self._gram, self._steps, first, last,
+            x.numpy(), products, self._atoms, self._lengths, *self._gram, first, last,
             *self._settings, picks, values, *memory,
         )  # fmt: skip
 

@@ -1,8 +1,9 @@
 """The pursuit that picks by rounded numbers and solves by exact ones, compiled for the processor.
 
 What a pursuit costs beyond its first product is reading rows of the atoms' Gram matrix, which is
-too large for the cache. Here these are 16-bit integers, half the bytes, and only say which atoms to
-pick. Coefficients come from the residual itself, which costs a few products with the picked atoms.
+too large for the cache. Here these are 8-bit integers, a quarter of the bytes, and only say which
+atoms to pick. Coefficients come from the residual itself, which costs a few products with the
+picked atoms, and from single numbers of the Gram matrix in 16 bits.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def scratch(n_atoms: int, n_features: int, n_picks: int) -> tuple[NDArray[Any], 
 
 @jit(*FAST)
 def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
-    samples, correlations, atoms, lengths, gram, steps, first, last,
+    samples, correlations, atoms, lengths, high, low, steps, uneven, first, last,
     per_iteration, refit, absolute, repeats, positive, dependent, picks, values,
     residual, amounts,
-    maxima, inner, factor, kept, passive, met, whole, solution, change, trial, current,
+    maxima, bits, inner, factor, kept, passive, met, whole, solution, change, trial, current,
 ):  # fmt: skip
     """Picks and coefficients of the rows from `first` to before `last`.
 
@@ -58,10 +59,8 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
         The dictionary.
     lengths : ndarray of float32, shape (n_atoms,)
         Squared lengths of the atoms.
-    gram : ndarray of int16, shape (n_atoms, n_atoms)
-        Inner products of the atoms in `steps`; anything on the diagonal.
-    steps : ndarray of float32, shape (n_atoms,)
-        What 1 stands for in each row of `gram`.
+    high, low, steps, uneven : ndarray
+        As in `napari_microdl.pursuit.gram.RoundedGram`.
     first, last : int
         Rows to do.
     per_iteration : int
@@ -91,9 +90,9 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
         while start < n_picks:
             stop = min(start + per_iteration, n_picks)
             block_maxima(c, absolute, maxima)
-            pick(c, absolute, repeats, maxima, chosen, start, stop, met)
+            pick(c, absolute, repeats, maxima, bits, chosen, start, stop, met)
             _products(residual, atoms, chosen, start, stop, met)
-            _inner_products(gram, steps, lengths, chosen, start, start, stop, inner)
+            _inner_products(high, low, steps, lengths, chosen, start, start, stop, inner)
             extend_factor(inner, factor, kept, start, start, stop, dependent)
             solve(
                 inner, factor, kept, met, start, stop, positive, dependent, solution,
@@ -102,8 +101,12 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
             if stop < n_picks:
                 subtract(residual, atoms, chosen, solution, start, stop)
                 for i in range(start, stop):
-                    amounts[i] = solution[i] * steps[chosen[i]]
-                subtract(c, gram, chosen, amounts, start, stop)
+                    amounts[i] = solution[i] * steps[chosen[i]] * 256
+                subtract(c, high, chosen, amounts, start, stop)
+                for i in range(start, stop):
+                    if uneven[chosen[i]]:
+                        amounts[i] = solution[i] * steps[chosen[i]]
+                        subtract(c, low, chosen, amounts, i, i + 1)
                 if repeats:
                     _products(residual, atoms, chosen, start, stop, change)
                     for i in range(start, stop):
@@ -114,7 +117,7 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
             start = stop
         if refit == FINAL:
             _products(samples[row], atoms, chosen, zero, n_picks, whole)
-            _inner_products(gram, steps, lengths, chosen, zero, zero, n_picks, inner)
+            _inner_products(high, low, steps, lengths, chosen, zero, zero, n_picks, inner)
             extend_factor(inner, factor, kept, zero, zero, n_picks, dependent)
             solve(
                 inner, factor, kept, whole, zero, n_picks, positive, dependent, solution,
@@ -154,13 +157,16 @@ def _products(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @jit()
 def _inner_products(  # type: ignore[no-untyped-def]  # pragma: no cover
-    gram, steps, lengths, chosen, origin, start, stop, inner
+    high, low, steps, lengths, chosen, origin, start, stop, inner
 ):
     """Rows `start` to `stop` of the lower triangle of the picks' Gram matrix."""
     for i in range(start, stop):
         atom = chosen[i]
-        near = gram[atom]
+        upper, lower, step = high[atom], low[atom], steps[atom]
         for j in range(origin, i):
-            same = chosen[j] == atom
-            inner[i, j] = lengths[atom] if same else near[chosen[j]] * steps[atom]
+            other = chosen[j]
+            if other == atom:
+                inner[i, j] = lengths[atom]
+            else:
+                inner[i, j] = (256 * int(upper[other]) + int(lower[other])) * step
         inner[i, i] = lengths[atom]
