@@ -77,7 +77,7 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
                 f"The samples have the shape {tuple(x.shape)} but must have (n, "
                 f"{self.n_features_in_}): pass samples prepared as those of the fit."
             )
-        dtype = np.float64 if x.dtype == np.float64 else np.float32
+        dtype = self._coding_dtype(x.dtype)
         coder = self._coder(dtype)
         # Codes of a slab at a time: of many samples, the sparse codes alone stay in memory.
         parts = []
@@ -128,6 +128,10 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
+
+    def _coding_dtype(self, dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+        """In what samples of this dtype are coded."""
+        return np.float64 if dtype == np.float64 else np.float32
 
     def _coder(self, dtype: type[np.floating[Any]]) -> Coder:
         """What codes samples of this type."""

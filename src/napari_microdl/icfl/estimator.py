@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     Samples = ArrayLike | Iterable[ArrayLike]
     # Atoms, what was asked for, and what codes so.
-    _CoderOf = tuple[NDArray[np.float32], tuple[PursuitOptions, type, str], Coder]
+    _CoderOf = tuple[NDArray[np.float32], tuple[PursuitOptions, type, str, bool], Coder]
 
 # What the atoms of a fit are called: of a plain one, and of the two stages of a control-first one.
 ANY = "any"
@@ -117,6 +117,10 @@ class ICFL(DictionaryEstimator):
         Growth of R2 that counts.
     n_iter_no_change : int
         Measurements without growth that end the fit.
+    transform_algorithm : {"exact", "quantized"}
+        How `transform` codes. "quantized" picks by rounded numbers, which is faster the larger the
+        dictionary, and solves for the coefficients of the picks without rounding: see
+        `matching_pursuit`. The fit is exact either way.
     device : str
         Where to compute, as torch names it: "cpu", or for example "cuda".
     random_state : int, RandomState or None
@@ -146,7 +150,8 @@ class ICFL(DictionaryEstimator):
     of any length for "adam"; of two atoms whose cosine is above 0.9, the one that was picked less
     often in the last 100 steps is reset, and its moments with it.
 
-    Arithmetic is in float32; `transform` codes float64 samples in float64 and rounds the codes.
+    Arithmetic is in float32; `transform` codes float64 samples in float64, unless it is
+    "quantized", and rounds the codes.
 
     References
     ----------
@@ -192,6 +197,7 @@ class ICFL(DictionaryEstimator):
         early_stopping: bool = False,
         tol: float = 1e-3,
         n_iter_no_change: int = 5,
+        transform_algorithm: Literal["exact", "quantized"] = "exact",
         device: str = "cpu",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
@@ -212,6 +218,7 @@ class ICFL(DictionaryEstimator):
         self.early_stopping = early_stopping
         self.tol = tol
         self.n_iter_no_change = n_iter_no_change
+        self.transform_algorithm = transform_algorithm
         self.device = device
         self.random_state = random_state
 
@@ -460,17 +467,27 @@ class ICFL(DictionaryEstimator):
             state["_last_coder"] = []
         return state
 
+    def _coding_dtype(self, dtype: np.dtype[Any]) -> type[np.floating[Any]]:
+        quantized = self.transform_algorithm == "quantized"
+        return np.float32 if quantized else super()._coding_dtype(dtype)
+
     def _coder(self, dtype: type[np.floating[Any]]) -> Coder:
         """What codes in the atoms, kept with its Gram matrix for the next samples."""
         import torch
 
+        if self.transform_algorithm not in ("exact", "quantized"):
+            raise MicrodlError(
+                f"transform_algorithm is {self.transform_algorithm!r} but must be 'exact' or "
+                "'quantized'."
+            )
+        quantized = self.transform_algorithm == "quantized"
         options = self._coding(self.n_iterations_, self.atoms_per_iteration_)
-        asked = (options, dtype, self.device)
+        asked = (options, dtype, self.device, quantized)
         for atoms, what, coder in self._last_coder:
             if atoms is self.components_ and what == asked:
                 return coder
         tensor = torch.tensor(self.components_.astype(dtype), device=self.device)
-        coder = Coder(tensor, options)
+        coder = Coder(tensor, options, method="quantized" if quantized else "auto")
         self._last_coder[:] = [(self.components_, asked, coder)]
         return coder
 

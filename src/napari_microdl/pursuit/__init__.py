@@ -65,11 +65,14 @@ def matching_pursuit(
     positive_code : bool
         Whether each least squares is solved without negative coefficients, so that a code says only
         what is present. Reconstructs a little worse; needs ``selection="signed"``.
-    method : {"auto", "compiled", "gram", "residual"}
+    method : {"auto", "compiled", "quantized", "gram", "residual"}
         "residual" follows the formulas; "gram" updates inner products through the atoms' Gram
         matrix; "compiled" does the same in code that numba compiles for the processor, when it is
-        first used. All give the same result within rounding; "auto" takes the fastest for this
-        many samples.
+        first used. These give the same result within rounding; "auto" takes the fastest of them
+        for this many samples. "quantized", for float32 samples, picks atoms by inner products of 8
+        bits and solves for their coefficients without rounding: of atoms that are nearly equally
+        good, another may be picked. Take it for many samples and thousands of atoms. It does not
+        know ``refit="full"``.
     device : str
         Where to compute, as torch names it, for example "cuda".
     chunk_size : int or None

@@ -96,7 +96,8 @@ def rounded_gram_matrix(atoms: torch.Tensor) -> RoundedGram:
         largest = np.abs(part).max(axis=1)
         steps[rows] = np.where(largest > 0, largest, 1) / _MOST
         rounded = np.rint(part / steps[rows, None])
-        upper = np.rint(rounded / 256)
+        # The lower eight bits go from -128 to 127.
+        upper = np.floor((rounded + 128) / 256)
         high[rows], low[rows] = upper, rounded - 256 * upper
         typical = np.sqrt(np.einsum("mn,mn->m", part, part) / len(full))
         uneven[rows] = 256 * steps[rows] > _COARSE * typical
