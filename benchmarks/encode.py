@@ -2,13 +2,12 @@
 
 ``python benchmarks/encode.py`` prints a table for each problem, and one of our speed and memory for
 ever more samples. Codes have as many non-zeros in every row. Every row is measured in a process of
-its own, on a core of its own, each coder at the fastest of its batch sizes. The last columns are ratios
-of CPU seconds, which suffer less from neighbours than samples a second. "Bound" is the time that
-the J products of samples and atoms would take alone, at the best rate of float32 products that
-numpy, torch or oneDNN reach on this machine.
-
-"s once" is what preparing for the dictionary takes before the first sample, such as the Gram matrix
-of its atoms; it is left out of the rate, because a dictionary codes any number of samples.
+its own, on a core of its own, each coder at the fastest of its batch sizes. The last columns are
+ratios of CPU seconds, which suffer less from neighbours than samples a second. "Bound" is the time
+that the J products of samples and atoms would take alone, at the best rate of float32 products that
+numpy, torch or oneDNN reach on this machine. "s once" is what preparing for the dictionary takes
+before the first sample, such as the Gram matrix of its atoms; it is left out of the rates, because
+a dictionary codes any number of samples.
 
 Memory is how far the peak rises above what is held before the coding, without the codes
 themselves (8 bytes for each non-zero); it is measured on Linux only.

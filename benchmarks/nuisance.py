@@ -12,11 +12,14 @@ All figures are of held-out samples; the tables give the median and the range ov
 draws directions, samples and the dictionary's start, so every row has the same samples. A concept
 is found if an atom has a cosine above 0.9, in magnitude, with its direction after the preparation.
 
-Selectivity is the mean over perturbations of the best atom's average selectivity, the atom chosen
-on the samples learned from; "any atom" is the largest on the held-out samples themselves, which
-chance alone lifts above zero. An atom that merges the concepts of a perturbation is shown by more
-of its samples than either concept: such a dictionary is more selective and yet worse, so read this
-column with "found". Accuracy is the balanced accuracy of the perturbation, told from the codes.
+Selectivity is taken twice. "Of concepts" is the mean over planted concepts of the best atom's
+average selectivity for the samples that show the concept against all others. "Of perturbations" is
+the same for the samples of a perturbation, of which a part shows none of its concepts. An atom that
+merges the concepts of a perturbation is shown by more of its samples than either concept: such a
+dictionary is more selective for perturbations and less so for concepts. The atom is chosen on the
+samples learned from; "any atom" is the largest for perturbations on the held-out samples
+themselves, which chance alone lifts above zero. Accuracy is the balanced accuracy of the
+perturbation, told from the codes.
 
 The group "only in treated" are the atoms of the second stage; of a plain dictionary, as many atoms:
 those that controls to learn from show least, relative to treated samples. Three figures tell what
@@ -115,10 +118,11 @@ class Screen:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples and the number of their perturbation, `CONTROL` for controls."""
+    """Samples, the number of their perturbation, `CONTROL` for controls, and concepts they show."""
 
     x: Floats
     labels: NDArray[np.intp]
+    shown: NDArray[np.bool_]
 
     @property
     def control(self) -> NDArray[np.bool_]:
@@ -180,7 +184,10 @@ def draw(screen: Screen, seed: int) -> Data:
         amounts *= rng.random(shape) < screen.share_showing
         own = concepts.reshape(screen.n_perturbations, *shape[1:], screen.width)[perturbations]
         x[n_controls:] += np.einsum("nc,ncd->nd", amounts, own)
-        return Samples(x.astype(np.float32), labels)
+        shown = np.zeros((n, len(concepts)), dtype=bool)
+        columns = perturbations[:, None] * screen.concepts_each + np.arange(screen.concepts_each)
+        np.put_along_axis(shown[n_controls:], columns, amounts > 0, axis=1)
+        return Samples(x.astype(np.float32), labels, shown)
 
     return Data(
         samples(screen.n_controls, screen.n_treated_each),
@@ -283,6 +290,8 @@ def score(data: Data, icfl: ICFL) -> Scores:
     selectivity = average_selectivity(codes, learning.labels)[1][1:]
     selectivity_held_out = average_selectivity(codes_held_out, held_out.labels)[1][1:]
     chosen = selectivity.argmax(axis=1)
+    best = concept_selectivity(codes, learning.shown).argmax(axis=1)
+    of_concepts = concept_selectivity(codes_held_out, held_out.shown)
     treated = held_out.x[~held_out.control]
     missed = treated - icfl.inverse_transform(codes_held_out[~held_out.control])
     ratio, _ = rates(codes, learning)
@@ -293,7 +302,8 @@ def score(data: Data, icfl: ICFL) -> Scores:
     return {
         "found": float((np.abs(data.concepts @ atoms.T).max(axis=1) > FOUND).mean()),
         "accuracy": accuracy(codes, learning, codes_held_out, held_out),
-        "selectivity": float(selectivity_held_out[np.arange(len(chosen)), chosen].mean()),
+        "of concepts": float(of_concepts[np.arange(len(best)), best].mean()),
+        "of perturbations": float(selectivity_held_out[np.arange(len(chosen)), chosen].mean()),
         "any atom": float(selectivity_held_out.max(axis=1).mean()),
         "R2": float(1 - np.square(missed).sum() / np.square(treated).sum()),
         "dead": float(dead.sum()),
@@ -301,6 +311,28 @@ def score(data: Data, icfl: ICFL) -> Scores:
         "are concepts": float((likeness(data, atoms[group]) > FOUND).mean()),
         "group accuracy": accuracy(codes[:, group], learning, codes_held_out[:, group], held_out),
     }
+
+
+def concept_selectivity(codes: sparse.csr_array, shown: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Average selectivity of every atom for the samples that show each concept.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_atoms)
+        Codes.
+    shown : ndarray of bool, shape (n_samples, n_concepts)
+        Which concepts each sample shows, of which it may be several.
+
+    Returns
+    -------
+    ndarray of shape (n_concepts, n_atoms)
+        Share of the samples with the concept in which the atom is active, less that of the others.
+    """
+    is_active = (codes > 0).astype(np.float64)
+    with_concept = np.asarray((sparse.csr_array(shown.T.astype(np.float64)) @ is_active).todense())
+    total = np.asarray(is_active.sum(axis=0)).ravel()
+    n_with = shown.sum(axis=0)[:, None]
+    return with_concept / n_with - (total - with_concept) / (len(shown) - n_with)
 
 
 def rates(
@@ -465,8 +497,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores = measure(screen, arguments.seeds)
         print(f"\nConcepts at {amplitude:g} times the background's amplitude")
         for title, rows, columns in (
-            ("whitening", preparations, ("selectivity", "any atom", "accuracy", "found")),
-            ("control-first", learners, ("found", "accuracy", "selectivity", "R2", "dead")),
+            (
+                "whitening",
+                preparations,
+                ("of concepts", "of perturbations", "any atom", "accuracy", "found"),
+            ),
+            (
+                "control-first",
+                learners,
+                ("found", "accuracy", "of concepts", "of perturbations", "R2", "dead"),
+            ),
             (
                 "only in treated",
                 learners,
