@@ -1,13 +1,13 @@
 """How many samples a second are coded in a given dictionary, by us and by others.
 
-``python benchmarks/encode.py`` prints a table for each problem, and one of our speed and memory for
-ever more samples. Codes have as many non-zeros in every row. Every row is measured in a process of
-its own, on a core of its own, each coder at the fastest of its batch sizes. The last columns are
-ratios of CPU seconds, which suffer less from neighbours than samples a second. "Bound" is the time
-that the J products of samples and atoms would take alone, at the best rate of float32 products that
-numpy, torch or oneDNN reach on this machine. "s once" is what preparing for the dictionary takes
-before the first sample, such as the Gram matrix of its atoms; it is left out of the rates, because
-a dictionary codes any number of samples.
+``python benchmarks/encode.py`` prints a table for each problem, one of our speed and memory for
+ever more samples, and one of what rounding changes ("picks"). Codes have as many non-zeros in every
+row. Every row is measured in a process of its own, on a core of its own, each coder at the fastest
+of its batch sizes. The last columns are ratios of CPU seconds, which suffer less from neighbours
+than samples a second. "Bound" is the time that the J products of samples and atoms would take
+alone, at the best rate of float32 products that numpy, torch or oneDNN reach on this machine. "s
+once" is what preparing for the dictionary takes before the first sample, such as the Gram matrix of
+its atoms; it is left out of the rates, because a dictionary codes any number of samples.
 
 Memory is how far the peak rises above what is held before the coding, without the codes
 themselves (8 bytes for each non-zero); it is measured on Linux only.
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peers import CODERS, Coder, Floats, PlainTorch
-from planted import Problem, explained, planted_samples
+from planted import Problem, explained, planted_atoms, planted_samples, samples_of
 from recovery import Record, core_sets, environment_line, in_own_process, print_columns
 from torch.utils.mkldnn import to_mkldnn
 
@@ -41,6 +41,10 @@ PROBLEMS = {
     "paper": (Problem(width=1024, n_true=8192, n_active=100, n_atoms=8192), 20_000),
 }
 MEMORY, MEMORY_OF = "memory", "m2048"
+PICKS = "picks"
+PICKS_OF = ("m1024", "paper")
+PICKS_SAMPLES = 512
+CORRELATIONS = (0.0, 0.6, 0.9)
 MEMORY_SAMPLES = (10_000, 40_000, 160_000)
 BOUND = "bound"
 # The dictionary is the planted one moved by this share of an atom's length.
@@ -303,6 +307,64 @@ def print_table(name: str, rows: dict[str, Record]) -> None:
                 print(f"  {coder.name}: {times:.1f} times, at R2 {row['r2']:.4f}")
 
 
+def perturbed(atoms: Floats, rng: np.random.Generator) -> Floats:
+    """Unit atoms a little away from the planted ones, as learned ones are.
+
+    Parameters
+    ----------
+    atoms : ndarray of shape (n_atoms, width)
+        Planted atoms.
+    rng : numpy.random.Generator
+        Where randomness comes from.
+
+    Returns
+    -------
+    ndarray of float32, shape (n_atoms, width)
+    """
+    away = rng.standard_normal(atoms.shape, dtype=np.float32)
+    away *= PERTURBATION / np.linalg.norm(away, axis=1, keepdims=True)
+    moved: Floats = atoms + away
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    return moved
+
+
+def print_picks(seed: int) -> None:
+    """How far the quantized pursuit is from the exact one, with atoms in groups as well.
+
+    Parameters
+    ----------
+    seed : int
+        Of the planted problems.
+    """
+    cells = []
+    for name in PICKS_OF:
+        problem, _ = PROBLEMS[name]
+        for correlation in CORRELATIONS:
+            rng = np.random.default_rng(seed)
+            planted = planted_atoms(problem.n_true, problem.width, correlation=correlation, rng=rng)
+            x = samples_of(planted, PICKS_SAMPLES, problem.n_active, rng=rng)
+            atoms = perturbed(planted, rng)
+            for exact, quantized in (
+                (OursAsPrinted, OursQuantized),
+                (OursFinal, OursQuantizedFinal),
+            ):
+                codes = []
+                for coder in (exact(), quantized()):
+                    coder.prepare(atoms, problem.n_iterations, problem.atoms_per_iteration, "")
+                    codes.append(coder.encode(x))
+                (picks, _), (others, _) = codes
+                pairs = zip(picks, others, strict=True)
+                same = [len(set(a) & set(b)) / len(set(a)) for a, b in pairs]
+                r2 = [explained(x, coder.decode(c)) for c in codes]
+                cells.append(
+                    [name, f"{correlation:g}", exact.name, f"{np.mean(same):.3f}"]
+                    + [f"{value:.4f}" for value in r2]
+                )
+    print("\npicks: the quantized pursuit against the exact one")
+    titles = ["problem", "cosine in groups", "coder", "same picks", "R2 exact", "R2 quantized"]
+    print_columns(titles, cells)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables.
 
@@ -314,7 +376,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    everything = [*PROBLEMS, MEMORY]
+    everything = [*PROBLEMS, MEMORY, PICKS]
     parser.add_argument("--problems", nargs="+", choices=everything, default=everything)
     names = [*ALL, BOUND]
     parser.add_argument("--coders", nargs="+", choices=names, default=names)
@@ -330,6 +392,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(environment_line(arguments.threads))
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.problems:
+            if name == PICKS:
+                print_picks(arguments.seed)
+                continue
             of = MEMORY_OF if name == MEMORY else name
             problem, n_samples = PROBLEMS[of]
             if name == MEMORY:
@@ -338,10 +403,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             x, atoms = planted_samples(
                 n_samples, problem.width, problem.n_true, problem.n_active, seed=arguments.seed
             )
-            away = rng.standard_normal(atoms.shape, dtype=np.float32)
-            away *= PERTURBATION / np.linalg.norm(away, axis=1, keepdims=True)
-            atoms += away
-            atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+            atoms = perturbed(atoms, rng)
             paths = {"x": str(Path(folder) / "x.npy"), "atoms": str(Path(folder) / "atoms.npy")}
             np.save(paths["x"], x)
             np.save(paths["atoms"], atoms)
