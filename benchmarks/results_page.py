@@ -1,0 +1,308 @@
+"""Writes the page of results from the rows that `claims.py` and `simulated.py` have measured.
+
+All figures, and every "yes" and "no", come from the rows. What stands between the tables is in
+`results_text.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from results_text import CLOSING, INTRODUCTION, OF_SET, SIMULATED, VERDICTS
+
+PAGE = "docs/results.md"
+Row = dict[str, Any]
+# The label of the samples that the whitening takes as controls; a concept is asked of the others.
+CONTROL_LABEL = {
+    "transfluor": "diffuse",
+    "bbbc014_vitra": "untreated",
+    "nf1_schwann": "WT",
+    "bccd": "RBC",
+}
+METHODS = {
+    "ICFL": "ICFL",
+    "TopK SAE": "TopK SAE",
+    "PCA axes": "PCA axes",
+    "handcrafted": "handcrafted, sparse",
+    "handcrafted, median": "handcrafted, split at the median",
+    "random-init": "ICFL, random-init tokens",
+}
+PREPARATIONS = {"centred": "no", "whitened": "yes"}
+SIMULATED_METHODS = {
+    "whitened": "concepts, control whitening",
+    "not whitened": "concepts, tokens as they are",
+    "handcrafted": "handcrafted measurement",
+}
+
+
+def read_rows(path: Path, table: str) -> list[Row]:
+    """Rows of one table of the file; none where there is no file yet."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["table"] == table]
+
+
+def shown(values: Sequence[float | None], digits: int = 2) -> str:
+    """Median and range; the range is left out of one value, and where nothing varies."""
+    known = [v for v in values if v is not None and np.isfinite(v)]
+    if not known:
+        return "–"
+    low, middle, high = (f"{q:.{digits}f}" for q in (min(known), np.median(known), max(known)))
+    return middle if low == high else f"{middle} ({low}–{high})"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def of(rows: list[Row], name: str, method: str, preparation: str) -> list[Row]:
+    """All seeds of one combination, in order."""
+    found = [
+        r
+        for r in rows
+        if (r["set"], r["method"], r["samples"]) == (name, method, preparation)
+    ]
+    return sorted(found, key=lambda row: row["seed"])
+
+
+def _combinations(rows: list[Row], name: str) -> Iterator[tuple[str, str, list[Row]]]:
+    for method in METHODS:
+        for preparation in PREPARATIONS:
+            found = of(rows, name, method, preparation)
+            if found:
+                yield METHODS[method], PREPARATIONS[preparation], found
+
+
+def selectivity_table(rows: list[Row], name: str) -> list[str]:
+    """Selectivity of the chosen concept, the best there is, the null, and the AUC, per label."""
+    labels = sorted({label for r in rows if r["set"] == name for label in r["labels"]})
+    header = ["method", "whitened", "label", "fitted on", "**held out**", "best held out"]
+    header += ["null, 95 %", "AUC"]
+    lines = []
+    for label in sorted(labels, key=lambda each: each == CONTROL_LABEL.get(name)):
+        for method, whitened, found in _combinations(rows, name):
+            figures = [r["labels"][label] for r in found]
+            columns = [
+                shown([f[key] for f in figures])
+                for key in ("fit", "held_out", "best_held_out", "null", "auc")
+            ]
+            columns[1] = f"**{columns[1]}**"
+            lines.append([method, whitened, label, *columns])
+    return markdown(header, lines)
+
+
+def dictionary_table(rows: list[Row], name: str) -> list[str]:
+    """Counts, dead features, reconstruction and probes."""
+    header = ["method", "whitened", "M", "K", "> 0.5", "> 0.2", "> 0.1", "dead"]
+    header += ["cosine at K", "cosine at K/4", "probe x", "reconstruction", "codes", "kept"]
+    lines = []
+    for method, whitened, found in _combinations(rows, name):
+        learned = "cosine" in found[0] and not method.startswith("PCA")
+
+        def column(key: str, digits: int = 2, found: list[Row] = found) -> str:
+            return shown([r.get(key) for r in found], digits)
+
+        lines.append(
+            [
+                method,
+                whitened,
+                str(found[0]["n_concepts"]),
+                str(found[0]["k"]),
+                *(shown([r["counts"][t] for r in found], 0) for t in ("0.5", "0.2", "0.1")),
+                column("dead", 0) if learned else "–",
+                column("cosine"),
+                column("cosine_few"),
+                column("probe"),
+                column("probe_reconstruction"),
+                column("probe_codes"),
+                column("probe_relative"),
+            ]
+        )
+    return markdown(header, lines)
+
+
+def treated_selectivity(rows: list[Row]) -> list[float]:
+    """Of every seed, the mean over the labels that are not the controls'."""
+    scores = []
+    for row in rows:
+        treated = [
+            f["held_out"] for n, f in row["labels"].items() if n != CONTROL_LABEL.get(row["set"])
+        ]
+        scores.append(float(np.mean(treated)))
+    return scores
+
+
+def verdict(first: Sequence[float], second: Sequence[float], digits: int = 2) -> str:
+    """Whether the first is above the second: in all seeds, in the median alone, or not."""
+    if not first or not second:
+        return "–"
+    a, b = float(np.median(first)), float(np.median(second))
+    if min(first) > max(second):
+        word = "**yes**"
+    elif a > b:
+        word = "median only"
+    else:
+        word = "**no**"
+    return f"{word}, {a:.{digits}f} against {b:.{digits}f}"
+
+
+def claims_table(rows: list[Row]) -> list[str]:
+    """The paper's claims, and ours beside them, on every set."""
+    names = [n for n in CONTROL_LABEL if any(r["set"] == n for r in rows)]
+
+    def by(key: str, sign: int = 1) -> Callable[[list[Row]], list[float]]:
+        return lambda found: [sign * float(r[key]) for r in found]
+
+    comparisons: list[tuple[str, Callable[[list[Row]], list[float]], Any, Any]] = [
+        (title, treated_selectivity, first, second)
+        for title, first, second in (
+            (
+                "Selectivity: ICFL whitened above ICFL not whitened",
+                ("ICFL", "whitened"),
+                ("ICFL", "centred"),
+            ),
+            (
+                "Selectivity: ICFL above TopK SAE, not whitened",
+                ("ICFL", "centred"),
+                ("TopK SAE", "centred"),
+            ),
+            (
+                "Selectivity: ICFL above TopK SAE, whitened",
+                ("ICFL", "whitened"),
+                ("TopK SAE", "whitened"),
+            ),
+        )
+    ]
+    for title, key in (
+        ("Reconstruction cosine at K: ICFL above TopK SAE", "cosine"),
+        ("Reconstruction cosine at K/4: ICFL above TopK SAE", "cosine_few"),
+    ):
+        for preparation, words in (("centred", "not whitened"), ("whitened", "whitened")):
+            comparisons.append(
+                (f"{title}, {words}", by(key), ("ICFL", preparation), ("TopK SAE", preparation))
+            )
+    comparisons += [
+        (
+            "Not in the paper: ICFL above PCA axes, whitened",
+            treated_selectivity,
+            ("ICFL", "whitened"),
+            ("PCA axes", "whitened"),
+        ),
+        (
+            "Not in the paper: ICFL whitened above measurements split at the median",
+            treated_selectivity,
+            ("ICFL", "whitened"),
+            ("handcrafted, median", "centred"),
+        ),
+        (
+            "Not in the paper: ICFL above itself on random-init tokens, whitened",
+            treated_selectivity,
+            ("ICFL", "whitened"),
+            ("random-init", "whitened"),
+        ),
+    ]
+    lines = [
+        [title, *(verdict(f(of(rows, n, *first)), f(of(rows, n, *second))) for n in names)]
+        for title, f, first, second in comparisons
+    ]
+    for preparation, words in (("centred", "not whitened"), ("whitened", "whitened")):
+        lines.insert(
+            -3,
+            [
+                f"Dead of M: ICFL against TopK SAE, {words}",
+                *(_dead(rows, name, preparation) for name in names),
+            ],
+        )
+    for preparation, words in (("centred", "not whitened"), ("whitened", "whitened")):
+        lines.insert(
+            -3,
+            [
+                f"Kept of the probe: ICFL, TopK SAE, {words}",
+                *(_kept(rows, name, preparation) for name in names),
+            ],
+        )
+    return markdown(["claim", *names], lines)
+
+
+def _dead(rows: list[Row], name: str, preparation: str) -> str:
+    icfl, sae = (of(rows, name, method, preparation) for method in ("ICFL", "TopK SAE"))
+    if not icfl or not sae:
+        return "–"
+    counts = [shown([r["dead"] for r in found], 0) for found in (icfl, sae)]
+    return f"{counts[0]} against {counts[1]} of {icfl[0]['n_concepts']}"
+
+
+def _kept(rows: list[Row], name: str, preparation: str) -> str:
+    found = [
+        shown([r["probe_relative"] for r in of(rows, name, method, preparation)])
+        for method in ("ICFL", "TopK SAE")
+    ]
+    return ", ".join(found)
+
+
+def tables(rows: list[Row]) -> list[str]:
+    """All tables of `claims.py`, for the terminal."""
+    lines = []
+    for name in CONTROL_LABEL:
+        if any(r["set"] == name for r in rows):
+            lines += ["", f"## {name}", "", *selectivity_table(rows, name)]
+            lines += ["", *dictionary_table(rows, name)]
+    return [*lines, "", "## Claims", "", *claims_table(rows)] if lines else []
+
+
+def simulated_tables(rows: list[Row]) -> list[str]:
+    """Correlation with the truth, a row a factor."""
+    if not rows:
+        return []
+    factors = list(rows[0]["factors"])
+    lines = []
+    for name in ("controls", "own"):
+        header = ["factor"]
+        for method in SIMULATED_METHODS:
+            header += [SIMULATED_METHODS[method], "null, 95 %"]
+        table = []
+        for factor in factors:
+            line = [factor]
+            for method in SIMULATED_METHODS:
+                figures = [r["factors"][factor] for r in rows if r["method"] == method]
+                line.append(shown([f.get(name) for f in figures]))
+                line.append(shown([f.get(f"{name}_null") for f in figures]))
+            table.append(line)
+        titles = {
+            "controls": "Over the held-out cells of the factor's own wells and of controls:",
+            "own": "Over the held-out cells of the factor's own wells alone:",
+        }
+        lines += ["", titles[name], "", *markdown(header, table)]
+    return lines
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Write the page."""
+    rows = read_rows(results, "claims")
+    lines = [*INTRODUCTION, "", *claims_table(rows), "", *VERDICTS]
+    for name in CONTROL_LABEL:
+        if any(r["set"] == name for r in rows):
+            lines += ["", f"## {name}", "", *OF_SET[name], "", *_sizes(rows, name)]
+            lines += ["", *selectivity_table(rows, name), "", *dictionary_table(rows, name)]
+    simulated = read_rows(results, "simulated")
+    if simulated:
+        lines += ["", *SIMULATED, *simulated_tables(simulated)]
+    page.write_text("\n".join([*lines, "", *CLOSING]).rstrip() + "\n", encoding="utf-8")
+
+
+def _sizes(rows: list[Row], name: str) -> list[str]:
+    found = of(rows, name, "ICFL", "whitened")
+    if not found:
+        return []
+    row = found[0]
+    return [
+        f"{row['n_fit']} samples of {row['width']} dimensions were fitted, {row['n_test']} scored; "
+        f"the whitening was shrunk by {row['shrinkage']:g} times the median eigenvalue."
+    ]
