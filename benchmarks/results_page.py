@@ -65,9 +65,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 def of(rows: list[Row], name: str, method: str, preparation: str) -> list[Row]:
     """All seeds of one combination, in order."""
     found = [
-        r
-        for r in rows
-        if (r["set"], r["method"], r["samples"]) == (name, method, preparation)
+        r for r in rows if (r["set"], r["method"], r["samples"]) == (name, method, preparation)
     ]
     return sorted(found, key=lambda row: row["seed"])
 

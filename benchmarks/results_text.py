@@ -2,6 +2,8 @@
 
 INTRODUCTION = ["# Results"]
 VERDICTS: list[str] = []
-OF_SET: dict[str, list[str]] = {n: [] for n in ("transfluor", "bbbc014_vitra", "nf1_schwann", "bccd")}
+OF_SET: dict[str, list[str]] = {
+    n: [] for n in ("transfluor", "bbbc014_vitra", "nf1_schwann", "bccd")
+}
 SIMULATED = ["## Planted factors"]
 CLOSING: list[str] = []

@@ -9,7 +9,7 @@ on the fitting wells and correlates it with the truth on the others (Spearman, o
 cells of the factor's own wells and of controls, and over those of its own wells alone, where no
 difference between wells can help. The bar is the best handcrafted measurement, chosen and tested
 alike; the null is the 95th percentile of what comes out when the truth is shuffled among the cells
-of each part. A seed draws the dictionary's start; the plate stays the same.
+of each field, which leaves differences between wells as they are. A seed draws the dictionary's start; the plate stays the same.
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ def plate() -> tuple[list[Field], pd.DataFrame, set[str]]:
     return fields, truth, held_out
 
 
-def shuffled(truth: pd.DataFrame, held_out: set[str], rng: np.random.Generator) -> pd.DataFrame:
-    """The truth with strengths swapped among the cells of each part."""
-    parts = []
-    for _, part in truth.groupby(truth["field"].isin(held_out)):
-        drawn = part.copy()
-        drawn[list(FACTORS)] = part[list(FACTORS)].to_numpy()[rng.permutation(len(part))]
-        parts.append(drawn)
-    return pd.concat(parts)
+def shuffled(truth: pd.DataFrame, factor: str, rng: np.random.Generator) -> pd.DataFrame:
+    """The truth with the strengths of a factor swapped among the cells of each field."""
+    drawn = truth.groupby("field")[factor].transform(lambda part: rng.permutation(part.to_numpy()))
+    return truth.assign(**{factor: drawn})
+
+
+def _signed(table: pd.DataFrame) -> float:
+    """Correlation on the held-out fields, below zero where the concept has turned round."""
+    chosen, held_out = table[["chosen", "held_out"]].iloc[0]
+    return float(held_out * np.sign(chosen))
 
 
 def recovered(
@@ -80,21 +82,14 @@ def recovered(
             known = truth[of]
             if known[factor].nunique() < 2:
                 continue
-            result = factor_recovery(values, units, known, [factor], held_out).loc[factor]
-            row[name] = abs(float(result["held_out"]))
-            # The sign is part of the choice: a concept that turns round has failed.
-            if result["held_out"] * result["chosen"] < 0:
-                row[name] = -row[name]
+            row[name] = _signed(factor_recovery(values, units, known, [factor], held_out))
             if null:
                 rng = np.random.default_rng(0)
                 draws = [
-                    factor_recovery(values, units, shuffled(known, held_out, rng), [factor], held_out)
-                    for _ in range(SHUFFLES)
+                    _signed(factor_recovery(values, units, drawn, [factor], held_out))
+                    for drawn in (shuffled(known, factor, rng) for _ in range(SHUFFLES))
                 ]
-                signed = [
-                    float(d.loc[factor, "held_out"] * np.sign(d.loc[factor, "chosen"])) for d in draws
-                ]
-                row[f"{name}_null"] = float(np.quantile(signed, 0.95))
+                row[f"{name}_null"] = float(np.quantile(draws, 0.95))
         found[factor] = row
     return found
 
