@@ -13,6 +13,8 @@ handcrafted   intensity and texture (`cell_measurements`), high or low, made as 
           by quantiles (the paper's way), and once more split at the median, because with few
           measurements the sparse reading cannot reach more than the share of samples it marks.
 random-init   ICFL on tokens of the same model with random weights.
+large     with ``--large``, on `transfluor` and for three seeds: both learners at M 1024, as many
+          atoms a dimension as the paper has, where dead features can be expected.
 
 The concept of a label is the most selective one on the fitting fields; what counts is what it
 reaches on those held out. Nothing was tuned on these. A seed draws the start of a dictionary, and
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -57,7 +60,7 @@ from napari_microdl.evaluation import (
     selectivity_counts,
     separation_auc,
 )
-from napari_microdl.icfl.plan import default_size
+from napari_microdl.icfl.plan import default_size, default_sparsity
 from napari_microdl.shrinkage import choose_shrinkage
 from napari_microdl.whitening import FewControlsWarning
 
@@ -67,6 +70,8 @@ LEARNERS = {"ICFL": ICFL, "TopK SAE": TopKSAE}
 RANDOM = "random-init"
 SPARSE, SPLIT = "handcrafted", "handcrafted, median"
 METHODS = (*LEARNERS, "PCA axes", SPARSE, SPLIT, RANDOM)
+LARGE = {f"{name}, large": learner for name, learner in LEARNERS.items()}
+LARGE_SET, LARGE_ATOMS, LARGE_SEEDS = "transfluor", 1024, 3
 DETERMINISTIC = ("PCA axes", SPARSE, SPLIT)
 SHUFFLES = 199
 
@@ -151,6 +156,9 @@ def measure(method: str, preparation: str, fit: Samples, test: Samples, seed: in
         return row | _of_measurements(fit.clear(), test.clear(), non_zeros)
     if method == "PCA axes":
         coder: Any = SignedAxes(fit.vectors, k)
+    elif method in LARGE:
+        coder = LARGE[method](LARGE_ATOMS, random_state=seed).fit(fit.vectors)
+        k = math.prod(default_sparsity(LARGE_ATOMS, fit.vectors.shape[1]))
     else:
         coder = LEARNERS.get(method, ICFL)(random_state=seed).fit(fit.vectors)
         assert coder.n_atoms_ == n_atoms
@@ -209,12 +217,15 @@ def _of_measurements(fit: Samples, test: Samples, non_zeros: int) -> Row:
     }
 
 
-def missing(names: list[str], seeds: int, done: list[Row]) -> Iterator[tuple[str, str, str, int]]:
+def missing(
+    names: list[str], seeds: int, done: list[Row], *, large: bool
+) -> Iterator[tuple[str, str, str, int]]:
     """Keys of the rows that are not there."""
     there = {(r["set"], r["method"], r["samples"], r["seed"]) for r in done}
     for name in names:
         for seed in range(seeds):
-            for method in METHODS:
+            more = LARGE if large and name == LARGE_SET and seed < LARGE_SEEDS else ()
+            for method in (*METHODS, *more):
                 if method in DETERMINISTIC and seed:
                     continue
                 for preparation in PREPARATIONS:
@@ -238,6 +249,7 @@ def main() -> None:
     parser.add_argument("--datasets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="one seed of bbbc014_vitra")
+    parser.add_argument("--large", action="store_true", help="larger dictionaries too; see above")
     parser.add_argument("--write", type=Path, metavar=PAGE, help="write the page of results")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -245,7 +257,8 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", FewControlsWarning)
     public: PublicSet | None = None
-    todo = missing(arguments.datasets, arguments.seeds, read_rows(arguments.results, "claims"))
+    done = read_rows(arguments.results, "claims")
+    todo = missing(arguments.datasets, arguments.seeds, done, large=arguments.large)
     for name, method, preparation, seed in todo if arguments.data else ():
         if public is None or public.name != name:
             public = SETS[name](arguments.data)

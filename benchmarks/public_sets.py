@@ -236,8 +236,8 @@ def nf1(data: Path) -> PublicSet:
     return PublicSet(
         "nf1_schwann",
         "Schwann cells, NF1 null or wild type, three channels",
-        "64-px crops every 32 px of which the cell mask covers half or more (cells touch: the masks "
-        "do not tell one from the next)",
+        "64-px crops every 32 px of which the cell mask covers half or more (cells touch, and the "
+        "masks do not tell one from the next)",
         "the right half of all five images; left halves are fitted",
         "well D6, the only wild type (the built-in model was trained on these images)",
         True,

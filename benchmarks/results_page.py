@@ -15,6 +15,7 @@ import numpy as np
 from results_text import CLOSING, INTRODUCTION, OF_SET, SIMULATED, VERDICTS
 
 PAGE = "docs/results.md"
+NONE = "-"
 Row = dict[str, Any]
 # The label of the samples that the whitening takes as controls; a concept is asked of the others.
 CONTROL_LABEL = {
@@ -30,6 +31,8 @@ METHODS = {
     "handcrafted": "handcrafted, sparse",
     "handcrafted, median": "handcrafted, split at the median",
     "random-init": "ICFL, random-init tokens",
+    "ICFL, large": "ICFL, large M",
+    "TopK SAE, large": "TopK SAE, large M",
 }
 PREPARATIONS = {"centred": "no", "whitened": "yes"}
 SIMULATED_METHODS = {
@@ -51,9 +54,9 @@ def shown(values: Sequence[float | None], digits: int = 2) -> str:
     """Median and range; the range is left out of one value, and where nothing varies."""
     known = [v for v in values if v is not None and np.isfinite(v)]
     if not known:
-        return "–"
+        return NONE
     low, middle, high = (f"{q:.{digits}f}" for q in (min(known), np.median(known), max(known)))
-    return middle if low == high else f"{middle} ({low}–{high})"
+    return middle if low == high else f"{middle} ({low}-{high})"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -114,7 +117,7 @@ def dictionary_table(rows: list[Row], name: str) -> list[str]:
                 str(found[0]["n_concepts"]),
                 str(found[0]["k"]),
                 *(shown([r["counts"][t] for r in found], 0) for t in ("0.5", "0.2", "0.1")),
-                column("dead", 0) if learned else "–",
+                column("dead", 0) if learned else NONE,
                 column("cosine"),
                 column("cosine_few"),
                 column("probe"),
@@ -140,7 +143,7 @@ def treated_selectivity(rows: list[Row]) -> list[float]:
 def verdict(first: Sequence[float], second: Sequence[float], digits: int = 2) -> str:
     """Whether the first is above the second: in all seeds, in the median alone, or not."""
     if not first or not second:
-        return "–"
+        return NONE
     a, b = float(np.median(first)), float(np.median(second))
     if min(first) > max(second):
         word = "**yes**"
@@ -232,7 +235,7 @@ def claims_table(rows: list[Row]) -> list[str]:
 def _dead(rows: list[Row], name: str, preparation: str) -> str:
     icfl, sae = (of(rows, name, method, preparation) for method in ("ICFL", "TopK SAE"))
     if not icfl or not sae:
-        return "–"
+        return NONE
     counts = [shown([r["dead"] for r in found], 0) for found in (icfl, sae)]
     return f"{counts[0]} against {counts[1]} of {icfl[0]['n_concepts']}"
 

@@ -1,4 +1,4 @@
-"""Which planted factor does a concept of the whole pipeline follow, cell by cell?
+"""How well concepts of the whole pipeline follow planted factors, cell by cell.
 
 ``python benchmarks/simulated.py --results benchmarks/results.jsonl`` draws a plate of Cell
 Painting-like fields (`napari_microdl.simulator`): six control wells and, for each of the six
@@ -9,7 +9,8 @@ on the fitting wells and correlates it with the truth on the others (Spearman, o
 cells of the factor's own wells and of controls, and over those of its own wells alone, where no
 difference between wells can help. The bar is the best handcrafted measurement, chosen and tested
 alike; the null is the 95th percentile of what comes out when the truth is shuffled among the cells
-of each field, which leaves differences between wells as they are. A seed draws the dictionary's start; the plate stays the same.
+of each field, which leaves differences between wells as they are. A seed draws the dictionary's
+start; the plate stays the same.
 """
 
 from __future__ import annotations
