@@ -4,8 +4,9 @@
 that the file does not hold yet, appends it, and prints the tables; ``--write docs/results.md``
 writes the page. A row is one data set, one preparation of the samples, one method and one seed:
 
-samples   centred: less the controls' mean, at unit length; whitened: `ControlWhitening` with the
-          shrinkage that the package chooses on controls left out. Both from fitting fields alone.
+samples   centred: less the controls' mean, at unit length (measurements: as they are); whitened:
+          `ControlWhitening` with the shrinkage that the package chooses on controls left out. Both
+          from fitting fields alone.
 ICFL, TopK SAE   with the package's defaults, and so with the same M and K.
 PCA axes  both directions of every principal axis of the fitting samples as a dictionary; the code
           is the K largest of a sample.
@@ -146,7 +147,10 @@ def selective(
 
 def measure(method: str, preparation: str, fit: Samples, test: Samples, seed: int) -> Row:
     """One row, without its keys."""
-    fit, test, shrinkage = prepared(fit, test, preparation)
+    shrinkage = 0.0
+    # Quantiles of measurements ask for no origin, and a sample's length is a measurement too.
+    if preparation == "whitened" or method not in (SPARSE, SPLIT):
+        fit, test, shrinkage = prepared(fit, test, preparation)
     n_atoms, n_iterations, per_iteration = default_size(len(fit.vectors), fit.vectors.shape[1])
     k = n_iterations * per_iteration
     row: Row = {"n_fit": len(fit.vectors), "width": fit.vectors.shape[1], "shrinkage": shrinkage}
@@ -220,17 +224,22 @@ def _of_measurements(fit: Samples, test: Samples, non_zeros: int) -> Row:
 def missing(
     names: list[str], seeds: int, done: list[Row], *, large: bool
 ) -> Iterator[tuple[str, str, str, int]]:
-    """Keys of the rows that are not there."""
+    """Keys of the rows that are not there.
+
+    The random models come late, as each of their seeds takes tokens of its own.
+    """
     there = {(r["set"], r["method"], r["samples"], r["seed"]) for r in done}
-    for name in names:
-        for seed in range(seeds):
-            more = LARGE if large and name == LARGE_SET and seed < LARGE_SEEDS else ()
-            for method in (*METHODS, *more):
-                if method in DETERMINISTIC and seed:
-                    continue
-                for preparation in PREPARATIONS:
-                    if (name, method, preparation, seed) not in there:
-                        yield name, method, preparation, seed
+    first = tuple(m for m in METHODS if m != RANDOM)
+    wanted = [(n, m, s) for n in names for s in range(seeds) for m in first]
+    wanted += [(n, RANDOM, s) for s in range(seeds) for n in names]
+    if large and LARGE_SET in names:
+        wanted += [(LARGE_SET, m, s) for s in range(min(seeds, LARGE_SEEDS)) for m in LARGE]
+    for name, method, seed in wanted:
+        if method in DETERMINISTIC and seed:
+            continue
+        for preparation in PREPARATIONS:
+            if (name, method, preparation, seed) not in there:
+                yield name, method, preparation, seed
 
 
 def rounded(value: Any) -> Any:
