@@ -105,4 +105,4 @@ def test_a_concept_of_the_pipeline_follows_the_planted_factor_within_wells():
         held_out(truth.groupby("field")["translocation"].transform(rng.permutation))
         for _ in range(50)
     ]
-    assert held_out(truth["translocation"]) > max(0.45, *null)
+    assert held_out(truth["translocation"]) > max(null) + 0.1

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def results_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import results_page
+
+    return results_page
+
+
+def row(method, samples, seed, puncta, **more):
+    """A row of `claims.py` with one figure that matters and others that can be told from it."""
+    label = {"concept": 3, "fit": 0.9, "best_held_out": 0.95, "null": 0.11, "p": 0.005, "auc": 0.77}
+    figures = {
+        "table": "claims",
+        "set": "transfluor",
+        "method": method,
+        "samples": samples,
+        "seed": seed,
+        "n_fit": 5400,
+        "n_test": 4500,
+        "width": 192,
+        "shrinkage": 3.0,
+        "labels": {"diffuse": {**label, "held_out": 0.01}, "puncta": {**label, "held_out": puncta}},
+        "counts": {"0.5": 1, "0.2": 7, "0.1": 23},
+        "n_concepts": 256,
+        "k": 20,
+        "dead": 4 * seed,
+        "cosine": 0.91,
+        "cosine_few": 0.71,
+        "probe": 0.99,
+        "probe_reconstruction": 0.97,
+        "probe_codes": 0.96,
+        "probe_relative": 0.945,
+    }
+    return figures | more
+
+
+ROWS = [
+    *(row("ICFL", "whitened", s, v) for s, v in enumerate((0.61, 0.83, 0.72))),
+    *(row("ICFL", "centred", s, v) for s, v in enumerate((0.4, 0.3, 0.62))),
+    *(row("TopK SAE", "whitened", s, v) for s, v in enumerate((0.1, 0.2, 0.3))),
+    *(row("TopK SAE", "centred", s, v) for s, v in enumerate((0.5, 0.45, 0.55))),
+    # Measurements have no reconstruction.
+    {k: v for k, v in row("handcrafted, median", "centred", 0, 0.33).items() if k != "cosine"},
+]
+
+
+def written(results_page, folder, rows):
+    results, page = folder / "rows.jsonl", folder / "page.md"
+    results.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    results_page.write_page(results, page)
+    return page.read_text().splitlines()
+
+
+def line(lines, *starts):
+    """Cells of the one line that begins with these."""
+    found = [x for x in lines if x.startswith("| " + " | ".join(starts) + " |")]
+    assert len(found) == 1, found
+    return [cell.strip() for cell in found[0].strip("|").split("|")]
+
+
+def test_the_tables_hold_median_and_range_over_seeds(results_page, tmp_path):
+    lines = written(results_page, tmp_path, ROWS)
+    cells = line(lines, "ICFL", "yes", "puncta")
+    assert cells[3:] == ["0.90", "**0.72 (0.61-0.83)**", "0.95", "0.11", "0.77"]
+    assert line(lines, "handcrafted, split at the median", "no", "puncta")[4] == "**0.33**"
+    cells = line(lines, "ICFL", "yes", "256")
+    assert cells[3:8] == ["20", "1", "7", "23", "4 (0-8)"]
+    assert cells[8:] == ["0.91", "0.71", "0.99", "0.97", "0.96", "0.94"]
+    # What a method does not have is left open.
+    assert line(lines, "handcrafted, split at the median", "no", "256")[7:9] == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        ("Selectivity: ICFL above TopK SAE, whitened", "**yes**, 0.72 against 0.20"),
+        (
+            "Selectivity: ICFL whitened above ICFL not whitened",
+            "median only, 0.72 against 0.40",
+        ),
+        ("Selectivity: ICFL above TopK SAE, not whitened", "**no**, 0.40 against 0.50"),
+    ],
+)
+def test_a_claim_holds_in_every_seed_in_the_median_or_not(results_page, tmp_path, claim, expected):
+    assert line(written(results_page, tmp_path, ROWS), claim)[1] == expected
+
+
+def test_the_label_of_the_controls_decides_nothing(results_page, tmp_path):
+    changed = json.loads(json.dumps(ROWS))
+    for each in changed:
+        each["labels"]["diffuse"]["held_out"] = 0.99
+    claim = "Selectivity: ICFL above TopK SAE, not whitened"
+    assert line(written(results_page, tmp_path, changed), claim)[1].startswith("**no**")
+
+
+def test_dead_features_and_probes_stand_side_by_side(results_page, tmp_path):
+    lines = written(results_page, tmp_path, ROWS)
+    cells = line(lines, "Dead of M: ICFL against TopK SAE, whitened")
+    assert cells[1] == "4 (0-8) against 4 (0-8) of 256"
+    assert line(lines, "Kept of the probe: ICFL, TopK SAE, whitened")[1] == "0.94, 0.94"
+
+
+def test_planted_factors_have_a_line_each(results_page, tmp_path):
+    factors = {
+        "size": {"controls": 0.8, "controls_null": 0.6, "own": 0.5, "own_null": 0.1},
+        "density": {"controls": 0.4, "controls_null": 0.4},
+    }
+    rows = [
+        {"table": "simulated", "method": "whitened", "seed": 0, "factors": factors},
+        {
+            "table": "simulated",
+            "method": "whitened",
+            "seed": 1,
+            "factors": {"size": {"controls": 0.6, "own": 0.3}, "density": {"controls": 0.2}},
+        },
+    ]
+    lines = written(results_page, tmp_path, [*ROWS, *rows])
+    size = [x for x in lines if x.startswith("| size |")]
+    assert [x.split(" | ")[1:3] for x in size] == [
+        ["0.70 (0.60-0.80)", "0.60"],
+        ["0.40 (0.30-0.50)", "0.10"],
+    ]
+    density = [x for x in lines if x.startswith("| density |")]
+    assert density[1].split(" | ")[1:3] == ["-", "-"]
+
+
+def test_the_page_is_what_the_results_give(results_page, tmp_path):
+    page = tmp_path / "results.md"
+    results_page.write_page(ROOT / "benchmarks" / "results.jsonl", page)
+    assert page.read_text() == (ROOT / results_page.PAGE).read_text()
