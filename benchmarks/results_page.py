@@ -17,6 +17,8 @@ from results_text import CLOSING, INTRODUCTION, OF_SET, SIMULATED, VERDICTS
 PAGE = "docs/results.md"
 NONE = "-"
 Row = dict[str, Any]
+# Below this gain over chance of the probe on the samples themselves there is nothing to keep.
+LEAST_GAIN = 0.1
 # The label of the samples that the whitening takes as controls; a concept is asked of the others.
 CONTROL_LABEL = {
     "transfluor": "diffuse",
@@ -123,7 +125,7 @@ def dictionary_table(rows: list[Row], name: str) -> list[str]:
                 column("probe"),
                 column("probe_reconstruction"),
                 column("probe_codes"),
-                column("probe_relative"),
+                shown([_share_kept(r) for r in found]),
             ]
         )
     return markdown(header, lines)
@@ -240,9 +242,15 @@ def _dead(rows: list[Row], name: str, preparation: str) -> str:
     return f"{counts[0]} against {counts[1]} of {icfl[0]['n_concepts']}"
 
 
+def _share_kept(row: Row) -> float | None:
+    """Share of the probe's gain that reconstructions keep, where there is a gain."""
+    gain = row["probe"] - 1 / len(row["labels"])
+    return row.get("probe_relative") if gain >= LEAST_GAIN else None
+
+
 def _kept(rows: list[Row], name: str, preparation: str) -> str:
     found = [
-        shown([r["probe_relative"] for r in of(rows, name, method, preparation)])
+        shown([_share_kept(r) for r in of(rows, name, method, preparation)])
         for method in ("ICFL", "TopK SAE")
     ]
     return ", ".join(found)

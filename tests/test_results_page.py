@@ -110,6 +110,13 @@ def test_dead_features_and_probes_stand_side_by_side(results_page, tmp_path):
     assert line(lines, "Kept of the probe: ICFL, TopK SAE, whitened")[1] == "0.94, 0.94"
 
 
+def test_of_a_probe_at_chance_nothing_is_kept(results_page, tmp_path):
+    rows = [r | {"probe": 0.55, "probe_relative": 32.0} for r in ROWS]
+    lines = written(results_page, tmp_path, rows)
+    assert line(lines, "Kept of the probe: ICFL, TopK SAE, whitened")[1] == "-, -"
+    assert line(lines, "ICFL", "yes", "256")[-1] == "-"
+
+
 def test_planted_factors_have_a_line_each(results_page, tmp_path):
     factors = {
         "size": {"controls": 0.8, "controls_null": 0.6, "own": 0.5, "own_null": 0.1},
