@@ -27,7 +27,6 @@ Run it with ``OMP_NUM_THREADS=1``; half an hour on one core. ``--quick`` is one 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 import warnings
@@ -40,7 +39,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from public_sets import SETS, Floats, PublicSet, Samples, handcrafted_samples, token_samples
-from results_page import PAGE, read_rows, tables, write_page
+from results_page import PAGE, append, read_rows, tables, write_page
 from scipy import sparse
 
 from napari_microdl import ICFL, ControlWhitening, TopKSAE
@@ -221,6 +220,12 @@ def _of_measurements(fit: Samples, test: Samples, non_zeros: int) -> Row:
     }
 
 
+def participation(x: Floats) -> float:
+    """Over how many directions the variance of samples is spread: 1 for a line, d for a ball."""
+    variance = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
+    return float(variance.sum() ** 2 / (variance**2).sum())
+
+
 def missing(
     names: list[str], seeds: int, done: list[Row], *, large: bool
 ) -> Iterator[tuple[str, str, str, int]]:
@@ -280,9 +285,13 @@ def main() -> None:
         row = rounded(measure(method, preparation, fit, test, seed))
         keys = {"table": "claims", "set": name, "method": method, "samples": preparation}
         row = {**keys, "seed": seed, **row, "cpu": round(time.process_time() - cpu, 1)}
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(arguments.results, row)
         print(f"{name} {method} {preparation} {seed}: {row['cpu']} s", flush=True)
+    measured = {row["set"] for row in read_rows(arguments.results, "spread")}
+    for name in set(arguments.datasets) - measured if arguments.data else ():
+        fit, test = token_samples(SETS[name](arguments.data), "builtin", 0, arguments.tokens)
+        spread = {p: participation(prepared(fit, test, p)[0].vectors) for p in PREPARATIONS}
+        append(arguments.results, {"table": "spread", "set": name, **rounded(spread)})
     rows = read_rows(arguments.results, "claims")
     print("\n".join(tables([row for row in rows if row["set"] in arguments.datasets])))
     if arguments.write:

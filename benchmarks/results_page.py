@@ -1,7 +1,7 @@
 """Writes the page of results from the rows that `claims.py` and `simulated.py` have measured.
 
-All figures, and every "yes" and "no", come from the rows. What stands between the tables is in
-`results_text.py`.
+All figures, and every "yes" and "no", come from the rows. The words around them are in
+`results.template.md`, where ``{{name}}`` on a line of its own stands for a table.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from results_text import CLOSING, INTRODUCTION, OF_SET, SIMULATED, VERDICTS
 
 PAGE = "docs/results.md"
+TEMPLATE = Path(__file__).with_name("results.template.md")
 NONE = "-"
 Row = dict[str, Any]
 # Below this gain over chance of the probe on the samples themselves there is nothing to keep.
@@ -50,6 +50,12 @@ def read_rows(path: Path, table: str) -> list[Row]:
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if row["table"] == table]
+
+
+def append(path: Path, row: Row) -> None:
+    """Keep a row, whatever becomes of those that follow."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def shown(values: Sequence[float | None], digits: int = 2) -> str:
@@ -215,31 +221,49 @@ def claims_table(rows: list[Row]) -> list[str]:
         [title, *(verdict(f(of(rows, n, *first)), f(of(rows, n, *second))) for n in names)]
         for title, f, first, second in comparisons
     ]
-    for preparation, words in (("centred", "not whitened"), ("whitened", "whitened")):
-        lines.insert(
-            -3,
-            [
-                f"Dead of M: ICFL against TopK SAE, {words}",
-                *(_dead(rows, name, preparation) for name in names),
-            ],
-        )
-    for preparation, words in (("centred", "not whitened"), ("whitened", "whitened")):
-        lines.insert(
-            -3,
-            [
-                f"Kept of the probe: ICFL, TopK SAE, {words}",
-                *(_kept(rows, name, preparation) for name in names),
-            ],
-        )
+    sides: list[list[str]] = []
+    for title, show in (
+        ("Concepts above 0.2: ICFL, TopK SAE", _above),
+        ("Dead features: ICFL, TopK SAE", _dead),
+        ("Dead features, large M: ICFL, TopK SAE", _dead_of_many),
+        ("Kept of the probe: ICFL, TopK SAE", _kept),
+    ):
+        for preparation, words in (("centred", "not whitened"), ("whitened", "whitened")):
+            cells = [show(rows, name, preparation) for name in names]
+            if any(cell != NONE for cell in cells):
+                sides.append([f"{title}, {words}", *cells])
+    lines[-3:-3] = sides
     return markdown(["claim", *names], lines)
 
 
-def _dead(rows: list[Row], name: str, preparation: str) -> str:
-    icfl, sae = (of(rows, name, method, preparation) for method in ("ICFL", "TopK SAE"))
-    if not icfl or not sae:
+def _side_by_side(
+    rows: list[Row],
+    name: str,
+    preparation: str,
+    value: Callable[[Row], float | None],
+    digits: int,
+    suffix: str = "",
+) -> str:
+    """A figure of both learners, of which there are M atoms."""
+    found = [of(rows, name, m + suffix, preparation) for m in ("ICFL", "TopK SAE")]
+    if not all(found):
         return NONE
-    counts = [shown([r["dead"] for r in found], 0) for found in (icfl, sae)]
-    return f"{counts[0]} against {counts[1]} of {icfl[0]['n_concepts']}"
+    return ", ".join(shown([value(r) for r in of_one], digits) for of_one in found)
+
+
+def _above(rows: list[Row], name: str, preparation: str) -> str:
+    return _side_by_side(rows, name, preparation, lambda row: row["counts"]["0.2"], 0)
+
+
+def _dead(rows: list[Row], name: str, preparation: str, suffix: str = "") -> str:
+    told = _side_by_side(rows, name, preparation, lambda row: row["dead"], 0, suffix)
+    if told == NONE:
+        return told
+    return f"{told} of {of(rows, name, 'ICFL' + suffix, preparation)[0]['n_concepts']}"
+
+
+def _dead_of_many(rows: list[Row], name: str, preparation: str) -> str:
+    return _dead(rows, name, preparation, ", large")
 
 
 def _share_kept(row: Row) -> float | None:
@@ -249,11 +273,7 @@ def _share_kept(row: Row) -> float | None:
 
 
 def _kept(rows: list[Row], name: str, preparation: str) -> str:
-    found = [
-        shown([_share_kept(r) for r in of(rows, name, method, preparation)])
-        for method in ("ICFL", "TopK SAE")
-    ]
-    return ", ".join(found)
+    return _side_by_side(rows, name, preparation, _share_kept, 2)
 
 
 def tables(rows: list[Row]) -> list[str]:
@@ -294,24 +314,47 @@ def simulated_tables(rows: list[Row]) -> list[str]:
 
 def write_page(results: Path, page: Path) -> None:
     """Write the page."""
-    rows = read_rows(results, "claims")
-    lines = [*INTRODUCTION, "", *claims_table(rows), "", *VERDICTS]
+    rows, spreads = (read_rows(results, table) for table in ("claims", "spread"))
+    parts = {
+        "claims": claims_table(rows),
+        "seeds": _seeds(rows),
+        "simulated": simulated_tables(read_rows(results, "simulated")),
+    }
     for name in CONTROL_LABEL:
-        if any(r["set"] == name for r in rows):
-            lines += ["", f"## {name}", "", *OF_SET[name], "", *_sizes(rows, name)]
-            lines += ["", *selectivity_table(rows, name), "", *dictionary_table(rows, name)]
-    simulated = read_rows(results, "simulated")
-    if simulated:
-        lines += ["", *SIMULATED, *simulated_tables(simulated)]
-    page.write_text("\n".join([*lines, "", *CLOSING]).rstrip() + "\n", encoding="utf-8")
+        there = any(row["set"] == name for row in rows)
+        parts[f"sizes {name}"] = _sizes(rows, spreads, name)
+        parts[f"selectivity {name}"] = selectivity_table(rows, name) if there else []
+        parts[f"dictionary {name}"] = dictionary_table(rows, name) if there else []
+    lines: list[str] = []
+    for line in TEMPLATE.read_text(encoding="utf-8").splitlines():
+        lines += parts[line[2:-2]] if line.startswith("{{") else [line]
+    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _sizes(rows: list[Row], name: str) -> list[str]:
+def _seeds(rows: list[Row]) -> list[str]:
+    """How many seeds there are of what."""
+    counts = {
+        title: {len(of(rows, name, method, p)) for name in CONTROL_LABEL for p in PREPARATIONS}
+        for method, title in METHODS.items()
+    }
+    shortest = {title: min(found - {0}, default=0) for title, found in counts.items()}
+    told = ", ".join(f"{title} {n}" for title, n in shortest.items() if n)
+    return [f"Median (range) over seeds; seeds of each, at least: {told}."]
+
+
+def _sizes(rows: list[Row], spreads: list[Row], name: str) -> list[str]:
     found = of(rows, name, "ICFL", "whitened")
     if not found:
         return []
     row = found[0]
-    return [
+    lines = [
         f"{row['n_fit']} samples of {row['width']} dimensions were fitted, {row['n_test']} scored; "
         f"the whitening was shrunk by {row['shrinkage']:g} times the median eigenvalue."
     ]
+    lines += [
+        f"The variance of the fitted samples is spread over {spread['centred']:.0f} directions "
+        f"(participation ratio), and over {spread['whitened']:.0f} once they are whitened."
+        for spread in spreads
+        if spread["set"] == name
+    ]
+    return lines

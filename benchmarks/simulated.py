@@ -16,7 +16,6 @@ start; the plate stays the same.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from results_page import PAGE, read_rows, simulated_tables, write_page
+from results_page import PAGE, append, read_rows, simulated_tables, write_page
 
 from napari_microdl import Field, PipelineConfig
 from napari_microdl.dictionary import unit_length
@@ -127,8 +126,7 @@ def main() -> None:
     def keep(method: str, seed: int, found: dict[str, Row], more: Row) -> None:
         factors = {f: {k: round(v, 4) for k, v in row.items()} for f, row in found.items()}
         row = {"table": "simulated", "method": method, "seed": seed, "factors": factors, **more}
-        with arguments.results.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(arguments.results, row)
         print(f"{method} {seed}", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:

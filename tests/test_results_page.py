@@ -105,8 +105,11 @@ def test_the_label_of_the_controls_decides_nothing(results_page, tmp_path):
 
 def test_dead_features_and_probes_stand_side_by_side(results_page, tmp_path):
     lines = written(results_page, tmp_path, ROWS)
-    cells = line(lines, "Dead of M: ICFL against TopK SAE, whitened")
-    assert cells[1] == "4 (0-8) against 4 (0-8) of 256"
+    cells = line(lines, "Dead features: ICFL, TopK SAE, whitened")
+    assert cells[1] == "4 (0-8), 4 (0-8) of 256"
+    assert line(lines, "Concepts above 0.2: ICFL, TopK SAE, whitened")[1] == "7, 7"
+    # There is no row of a larger dictionary.
+    assert not any(x.startswith("| Dead features, large M") for x in lines)
     assert line(lines, "Kept of the probe: ICFL, TopK SAE, whitened")[1] == "0.94, 0.94"
 
 
@@ -115,6 +118,23 @@ def test_of_a_probe_at_chance_nothing_is_kept(results_page, tmp_path):
     lines = written(results_page, tmp_path, rows)
     assert line(lines, "Kept of the probe: ICFL, TopK SAE, whitened")[1] == "-, -"
     assert line(lines, "ICFL", "yes", "256")[-1] == "-"
+
+
+def test_larger_dictionaries_and_the_spread_are_told_where_they_were_measured(
+    results_page, tmp_path
+):
+    large = {"n_concepts": 1024}
+    rows = [
+        *ROWS,
+        row("ICFL, large", "whitened", 0, 0.5, **large, dead=3),
+        row("TopK SAE, large", "whitened", 0, 0.5, **large, dead=800),
+        {"table": "spread", "set": "transfluor", "centred": 9.3, "whitened": 70.04},
+    ]
+    lines = written(results_page, tmp_path, rows)
+    cells = line(lines, "Dead features, large M: ICFL, TopK SAE, whitened")
+    assert cells[1] == "3, 800 of 1024"
+    told = "over 9 directions (participation ratio), and over 70 once they are whitened."
+    assert any(x.endswith(told) for x in lines)
 
 
 def test_planted_factors_have_a_line_each(results_page, tmp_path):
