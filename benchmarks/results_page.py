@@ -38,9 +38,11 @@ METHODS = {
 }
 PREPARATIONS = {"centred": "no", "whitened": "yes"}
 SIMULATED_METHODS = {
-    "whitened": "concepts, control whitening",
-    "not whitened": "concepts, tokens as they are",
+    "whitened": "concepts, whitened",
+    "large": "concepts, whitened, M 256",
+    "not whitened": "concepts, not whitened",
     "handcrafted": "handcrafted measurement",
+    "tokens": "ridge regression on tokens",
 }
 
 
@@ -290,26 +292,32 @@ def simulated_tables(rows: list[Row]) -> list[str]:
     """Correlation with the truth, a row a factor."""
     if not rows:
         return []
-    factors = list(rows[0]["factors"])
+    titles = {
+        "controls": "Over the held-out cells of the factor's own wells and of controls:",
+        "own": "Over the held-out cells of the factor's own wells alone:",
+    }
     lines = []
-    for name in ("controls", "own"):
-        header = ["factor"]
-        for method in SIMULATED_METHODS:
-            header += [SIMULATED_METHODS[method], "null, 95 %"]
+    for name, title in titles.items():
         table = []
-        for factor in factors:
-            line = [factor]
+        for factor in rows[0]["factors"]:
+            cells = []
             for method in SIMULATED_METHODS:
                 figures = [r["factors"][factor] for r in rows if r["method"] == method]
-                line.append(shown([f.get(name) for f in figures]))
-                line.append(shown([f.get(f"{name}_null") for f in figures]))
-            table.append(line)
-        titles = {
-            "controls": "Over the held-out cells of the factor's own wells and of controls:",
-            "own": "Over the held-out cells of the factor's own wells alone:",
-        }
-        lines += ["", titles[name], "", *markdown(header, table)]
-    return lines
+                cells.append(_against_null(figures, name))
+            if any(cell != NONE for cell in cells):
+                table.append([factor, *cells])
+        lines += ["", title, "", *markdown(["factor", *SIMULATED_METHODS.values()], table)]
+    return lines[1:]
+
+
+def _against_null(figures: list[Row], name: str) -> str:
+    """Median and range, in bold where the median is above the null, which follows."""
+    values = [f[name] for f in figures if name in f]
+    nulls = [f[f"{name}_null"] for f in figures if f"{name}_null" in f]
+    if not values or not nulls:
+        return shown(values)
+    told = shown(values)
+    return f"{f'**{told}**' if np.median(values) > nulls[0] else told}; {nulls[0]:.2f}"
 
 
 def write_page(results: Path, page: Path) -> None:

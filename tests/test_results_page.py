@@ -139,8 +139,8 @@ def test_larger_dictionaries_and_the_spread_are_told_where_they_were_measured(
 
 def test_planted_factors_have_a_line_each(results_page, tmp_path):
     factors = {
-        "size": {"controls": 0.8, "controls_null": 0.6, "own": 0.5, "own_null": 0.1},
-        "density": {"controls": 0.4, "controls_null": 0.4},
+        "size": {"controls": 0.8, "controls_null": 0.6, "own": 0.5, "own_null": 0.45},
+        "density": {"controls": 0.4},
     }
     rows = [
         {"table": "simulated", "method": "whitened", "seed": 0, "factors": factors},
@@ -152,13 +152,11 @@ def test_planted_factors_have_a_line_each(results_page, tmp_path):
         },
     ]
     lines = written(results_page, tmp_path, [*ROWS, *rows])
-    size = [x for x in lines if x.startswith("| size |")]
-    assert [x.split(" | ")[1:3] for x in size] == [
-        ["0.70 (0.60-0.80)", "0.60"],
-        ["0.40 (0.30-0.50)", "0.10"],
-    ]
-    density = [x for x in lines if x.startswith("| density |")]
-    assert density[1].split(" | ")[1:3] == ["-", "-"]
+    size = [x.split(" | ")[1] for x in lines if x.startswith("| size |")]
+    # Bold is above the null, which follows.
+    assert size == ["**0.70 (0.60-0.80)**; 0.60", "0.40 (0.30-0.50); 0.45"]
+    density = [x.split(" | ")[1] for x in lines if x.startswith("| density |")]
+    assert density == ["0.30 (0.20-0.40)"]
 
 
 def test_the_page_is_what_the_results_give(results_page, tmp_path):
