@@ -65,8 +65,11 @@ def shown(values: Sequence[float | None], digits: int = 2) -> str:
     known = [v for v in values if v is not None and np.isfinite(v)]
     if not known:
         return NONE
-    low, middle, high = (f"{q:.{digits}f}" for q in (min(known), np.median(known), max(known)))
-    return middle if low == high else f"{middle} ({low}-{high})"
+    # Adding zero turns a negative one, which rounding makes, into a positive one.
+    figures = (round(float(q), digits) + 0.0 for q in (min(known), np.median(known), max(known)))
+    low, middle, high = (f"{q:.{digits}f}" for q in figures)
+    dash = " to " if low.startswith("-") else "-"
+    return middle if low == high else f"{middle} ({low}{dash}{high})"
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -139,14 +142,14 @@ def dictionary_table(rows: list[Row], name: str) -> list[str]:
     return markdown(header, lines)
 
 
-def treated_selectivity(rows: list[Row]) -> list[float]:
+def treated(rows: list[Row], key: str = "held_out") -> list[float]:
     """Of every seed, the mean over the labels that are not the controls'."""
     scores = []
     for row in rows:
-        treated = [
-            f["held_out"] for n, f in row["labels"].items() if n != CONTROL_LABEL.get(row["set"])
+        of_treated = [
+            f[key] for n, f in row["labels"].items() if n != CONTROL_LABEL.get(row["set"])
         ]
-        scores.append(float(np.mean(treated)))
+        scores.append(float(np.mean(of_treated)))
     return scores
 
 
@@ -172,7 +175,7 @@ def claims_table(rows: list[Row]) -> list[str]:
         return lambda found: [sign * float(r[key]) for r in found]
 
     comparisons: list[tuple[str, Callable[[list[Row]], list[float]], Any, Any]] = [
-        (title, treated_selectivity, first, second)
+        (title, treated, first, second)
         for title, first, second in (
             (
                 "Selectivity: ICFL whitened above ICFL not whitened",
@@ -189,7 +192,31 @@ def claims_table(rows: list[Row]) -> list[str]:
                 ("ICFL", "whitened"),
                 ("TopK SAE", "whitened"),
             ),
+            (
+                "Selectivity: ICFL whitened above TopK SAE not whitened",
+                ("ICFL", "whitened"),
+                ("TopK SAE", "centred"),
+            ),
         )
+    ]
+    comparisons += [
+        (
+            f"Selectivity, large M: ICFL above TopK SAE, {words}",
+            treated,
+            ("ICFL, large", preparation),
+            ("TopK SAE, large", preparation),
+        )
+        for preparation, words in (("centred", "not whitened"), ("whitened", "whitened"))
+        if any(row["method"] == "TopK SAE, large" for row in rows)
+    ]
+    comparisons += [
+        (
+            f"AUC of the direction: ICFL above TopK SAE, {words}",
+            lambda found: treated(found, "auc"),
+            ("ICFL", preparation),
+            ("TopK SAE", preparation),
+        )
+        for preparation, words in (("centred", "not whitened"), ("whitened", "whitened"))
     ]
     for title, key in (
         ("Reconstruction cosine at K: ICFL above TopK SAE", "cosine"),
@@ -202,19 +229,19 @@ def claims_table(rows: list[Row]) -> list[str]:
     comparisons += [
         (
             "Not in the paper: ICFL above PCA axes, whitened",
-            treated_selectivity,
+            treated,
             ("ICFL", "whitened"),
             ("PCA axes", "whitened"),
         ),
         (
             "Not in the paper: ICFL whitened above measurements split at the median",
-            treated_selectivity,
+            treated,
             ("ICFL", "whitened"),
             ("handcrafted, median", "centred"),
         ),
         (
             "Not in the paper: ICFL above itself on random-init tokens, whitened",
-            treated_selectivity,
+            treated,
             ("ICFL", "whitened"),
             ("random-init", "whitened"),
         ),
@@ -297,6 +324,12 @@ def simulated_tables(rows: list[Row]) -> list[str]:
         "own": "Over the held-out cells of the factor's own wells alone:",
     }
     lines = []
+    first = next((r for r in rows if r["method"] == "whitened" and "n_fit" in r), None)
+    if first:
+        lines += [
+            f"{first['n_fit']} cells of {first['width']} dimensions were fitted, "
+            f"{first['n_test']} held out; the default size is {first['n_concepts']} atoms.",
+        ]
     for name, title in titles.items():
         table = []
         for factor in rows[0]["factors"]:
@@ -307,7 +340,7 @@ def simulated_tables(rows: list[Row]) -> list[str]:
             if any(cell != NONE for cell in cells):
                 table.append([factor, *cells])
         lines += ["", title, "", *markdown(["factor", *SIMULATED_METHODS.values()], table)]
-    return lines[1:]
+    return lines if first else lines[1:]
 
 
 def _against_null(figures: list[Row], name: str) -> str:
@@ -341,13 +374,14 @@ def write_page(results: Path, page: Path) -> None:
 
 def _seeds(rows: list[Row]) -> list[str]:
     """How many seeds there are of what."""
-    counts = {
-        title: {len(of(rows, name, method, p)) for name in CONTROL_LABEL for p in PREPARATIONS}
-        for method, title in METHODS.items()
-    }
-    shortest = {title: min(found - {0}, default=0) for title, found in counts.items()}
-    told = ", ".join(f"{title} {n}" for title, n in shortest.items() if n)
-    return [f"Median (range) over seeds; seeds of each, at least: {told}."]
+    lines = []
+    for method, title in METHODS.items():
+        found = [of(rows, name, method, p) for name in CONTROL_LABEL for p in PREPARATIONS]
+        n_seeds = {len(of_one) for of_one in found if of_one}
+        if n_seeds:
+            span = f"{min(n_seeds)}" if len(n_seeds) == 1 else f"{min(n_seeds)}-{max(n_seeds)}"
+            lines.append(f"{title}: {span}")
+    return ["Median (range) over seeds. Seeds of each: " + "; ".join(lines) + "."]
 
 
 def _sizes(rows: list[Row], spreads: list[Row], name: str) -> list[str]:
@@ -361,7 +395,7 @@ def _sizes(rows: list[Row], spreads: list[Row], name: str) -> list[str]:
     ]
     lines += [
         f"The variance of the fitted samples is spread over {spread['centred']:.0f} directions "
-        f"(participation ratio), and over {spread['whitened']:.0f} once they are whitened."
+        f"(participation ratio), after whitening over {spread['whitened']:.0f}."
         for spread in spreads
         if spread["set"] == name
     ]

@@ -133,7 +133,7 @@ def test_larger_dictionaries_and_the_spread_are_told_where_they_were_measured(
     lines = written(results_page, tmp_path, rows)
     cells = line(lines, "Dead features, large M: ICFL, TopK SAE, whitened")
     assert cells[1] == "3, 800 of 1024"
-    told = "over 9 directions (participation ratio), and over 70 once they are whitened."
+    told = "over 9 directions (participation ratio), after whitening over 70."
     assert any(x.endswith(told) for x in lines)
 
 
@@ -163,3 +163,8 @@ def test_the_page_is_what_the_results_give(results_page, tmp_path):
     page = tmp_path / "results.md"
     results_page.write_page(ROOT / "benchmarks" / "results.jsonl", page)
     assert page.read_text() == (ROOT / results_page.PAGE).read_text()
+
+
+def test_a_range_below_zero_can_be_read(results_page):
+    assert results_page.shown([-0.04, -0.001, 0.1]) == "0.00 (-0.04 to 0.10)"
+    assert results_page.shown([None, float("nan")]) == "-"
