@@ -168,3 +168,37 @@ def test_the_page_is_what_the_results_give(results_page, tmp_path):
 def test_a_range_below_zero_can_be_read(results_page):
     assert results_page.shown([-0.04, -0.001, 0.1]) == "0.00 (-0.04 to 0.10)"
     assert results_page.shown([None, float("nan")]) == "-"
+
+
+def test_the_verdicts_in_words_are_those_of_the_table(results_page):
+    """What the template says by hand must be written anew where other rows say otherwise."""
+    lines = (ROOT / results_page.PAGE).read_text().splitlines()
+
+    def told(claim):
+        cells = line(lines, claim)
+        return dict(zip(results_page.CONTROL_LABEL, cells[1:], strict=True))
+
+    whitening = told("Selectivity: ICFL whitened above ICFL not whitened")
+    assert [n for n, c in whitening.items() if c.startswith("**yes**")] == [
+        "transfluor",
+        "bbbc014_vitra",
+        "bccd",
+    ]
+    plain = told("Selectivity: ICFL above TopK SAE, not whitened")
+    assert [n for n, c in plain.items() if c.startswith("**no**")] == [
+        n for n in plain if n != "nf1_schwann"
+    ]
+    whitened = told("Selectivity: ICFL above TopK SAE, whitened")
+    assert [n for n, c in whitened.items() if c.startswith("**yes**")] == ["bbbc014_vitra"]
+    assert told("Selectivity, large M: ICFL above TopK SAE, whitened")["transfluor"] == (
+        "**yes**, 0.85 against 0.57"
+    )
+    for k in ("K", "K/4"):
+        for words in ("not whitened", "whitened"):
+            cells = told(f"Reconstruction cosine at {k}: ICFL above TopK SAE, {words}")
+            assert all(cell.startswith("**yes**") for cell in cells.values())
+    for words in ("not whitened", "whitened"):
+        dead = told(f"Dead features: ICFL, TopK SAE, {words}")
+        assert all(cell.startswith("0, ") for cell in dead.values())
+    axes = told("Not in the paper: ICFL above PCA axes, whitened")
+    assert [n for n, c in axes.items() if c.startswith("**no**")] == ["transfluor", "bccd"]
