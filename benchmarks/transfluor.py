@@ -11,13 +11,12 @@ dictionary's start, and for the untrained model its weights too.
 from __future__ import annotations
 
 import argparse
-import csv
 import warnings
 from pathlib import Path
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
+from public_sets import load_site
 
 from napari_microdl import ICFL, ControlWhitening, Field, embed
 from napari_microdl.cells import pool, units_of
@@ -29,25 +28,6 @@ from napari_microdl.whitening import FewControlsWarning
 
 FIT, TEST = "f00", "f01"
 Samples = tuple[NDArray[np.float32], NDArray[np.str_], NDArray[np.bool_], NDArray[np.str_]]
-
-
-def load_site(data: Path, site: str) -> list[Field]:
-    """All wells of one site."""
-    folder = data / "transfluor"
-    with (folder / "conditions.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["Metadata_Site"] == site]
-    return [
-        Field(
-            tifffile.imread(folder / "images" / row["file"])[None],
-            ("GFP",),
-            row["Metadata_Well"],
-            condition=row["condition"],
-            is_control=row["is_control"] == "true",
-            well=row["Metadata_Well"],
-            site=site,
-        )
-        for row in rows
-    ]
 
 
 def samples_of(fields: dict[str, list[Field]], model_name: str, seed: int) -> dict[str, Samples]:

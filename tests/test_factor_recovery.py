@@ -6,8 +6,10 @@ import pytest
 from scipy import sparse
 from scipy.stats import spearmanr
 
+from napari_microdl import PipelineConfig, run_pipeline
 from napari_microdl.errors import MicrodlError
 from napari_microdl.factor_recovery import factor_recovery
+from napari_microdl.simulator import simulate_plate
 
 
 @pytest.fixture
@@ -66,3 +68,41 @@ def test_what_does_not_fit_together_is_refused(case):
         factor_recovery(values[1:], units, truth, ["size"], {"d"})
     with pytest.raises(MicrodlError, match="160 units to choose concepts on and 0 held out"):
         factor_recovery(values, units, truth, ["size"], {"nowhere"})
+
+
+def test_a_concept_of_the_pipeline_follows_the_planted_factor_within_wells():
+    fields, truth = simulate_plate(
+        {"translocation": {"translocation": 0.5}},
+        n_control_wells=4,
+        n_wells=4,
+        spread=0.3,
+        n_cells=40,
+        shape=(320, 320),
+        channels=("RNA",),
+    )
+    apart = {f.name for f in fields if f.well in ("A03", "A04", "A07", "A08")}
+    config = PipelineConfig(cache=False)
+    fitted = run_pipeline([f for f in fields if f.name not in apart], config)
+    applied = run_pipeline(
+        [f for f in fields if f.name in apart], config, dictionary=fitted.dictionary
+    )
+    parts = [fitted.activations, applied.activations]
+    units = pd.concat([part.units for part in parts], ignore_index=True)
+    concepts = range(parts[0].n_concepts)
+    cosines = np.concatenate(
+        [np.stack([part.alignment(c) for c in concepts], axis=1) for part in parts]
+    )
+    # Of the treated wells alone: no difference between wells tells one cell from the next.
+    truth = truth[truth["condition"] == "translocation"]
+
+    def held_out(strengths):
+        table = truth.assign(translocation=strengths)
+        found = factor_recovery(cosines, units, table, ["translocation"], apart).iloc[0]
+        return found["held_out"] * np.sign(found["chosen"])
+
+    rng = np.random.default_rng(0)
+    null = [
+        held_out(truth.groupby("field")["translocation"].transform(rng.permutation))
+        for _ in range(50)
+    ]
+    assert held_out(truth["translocation"]) > max(null) + 0.1

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from napari_microdl.cells import units_of
+from napari_microdl.embedding import TokenGrid
+
+
+@pytest.fixture
+def public_sets(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import public_sets
+
+    return public_sets
+
+
+@pytest.fixture
+def sets(public_sets, data_root):
+    return {name: read(data_root) for name, read in public_sets.SETS.items()}
+
+
+def test_what_is_held_out_was_not_fitted(sets):
+    for name, public in sets.items():
+        fitted, held_out = (
+            {hash(part.field.read().tobytes()) for part in parts}
+            for parts in (public.fit, public.test)
+        )
+        assert len(fitted) == len(public.fit), name
+        assert not fitted & held_out, name
+
+
+def test_both_parts_have_every_label_and_the_fitted_one_has_controls(sets):
+    for name, public in sets.items():
+        labels = [
+            {str(x) for part in parts for x in part.labels} for parts in (public.fit, public.test)
+        ]
+        assert labels[0] == labels[1], name
+        assert sum(part.control.sum() for part in public.fit) > 100, name
+
+
+def test_halves_are_those_of_the_image(sets, data_root):
+    public = sets["bbbc014_vitra"]
+    path = data_root / "bbbc014_vitra" / "images" / "Channel 1-12-A-12-00.tif"
+    image = tifffile.imread(path)
+    left, right = (next(p for p in parts if p.control.all()) for parts in (public.fit, public.test))
+    np.testing.assert_array_equal(left.field.read()[0], image[:, :680])
+    np.testing.assert_array_equal(right.field.read()[0], image[:, 680:])
+
+
+def test_crops_have_the_boxes_of_the_package(sets, public_sets):
+    for name in ("transfluor", "nf1_schwann"):
+        part = sets[name].test[1]
+        height, width = part.field.shape
+        shape = (-(-height // 8), -(-width // 8))
+        grid = TokenGrid(
+            np.zeros((*shape, 1), np.float32), np.zeros(shape, np.int32), 8, (height, width)
+        )
+        units = units_of(grid, "crop", crop_size=public_sets.CROP, crop_stride=public_sets.STRIDE)
+        np.testing.assert_array_equal(units.boxes[part.kept], part.boxes)
+
+
+def test_units_of_schwann_cells_lie_on_cells(sets, data_root):
+    mask = tifffile.imread(next((data_root / "nf1_schwann" / "masks").glob("H12_*_MaskCells.tiff")))
+    part = next(p for p in sets["nf1_schwann"].test if p.field.well == "H12")
+    shares = [(mask[:, 612:][y0:y1, x0:x1] > 0).mean() for y0, x0, y1, x1 in part.boxes]
+    assert 50 < len(shares) < 486
+    assert min(shares) >= 0.5
+
+
+def test_squares_around_cells_have_one_size_and_lie_in_the_image(sets):
+    for part in sets["bccd"].fit:
+        y0, x0, y1, x1 = part.boxes.T
+        assert set(y1 - y0) == set(x1 - x0) == {64}
+        height, width = part.field.shape
+        assert min(y0.min(), x0.min()) >= 0
+        assert y1.max() <= height
+        assert x1.max() <= width
+        assert (part.labels == "RBC").sum() <= 8
+        np.testing.assert_array_equal(part.control, part.labels == "RBC")
+
+
+def test_measurements_of_overlapping_units_are_each_their_own(sets, public_sets):
+    """Units that overlap are measured in turns, yet none sees pixels of another."""
+    part = sets["bccd"].test[0]
+    together = public_sets._measured([part])[0]
+    for number in (0, len(part.boxes) - 1):
+        alone = public_sets.Part(
+            part.field,
+            part.boxes[number : number + 1],
+            part.labels[number : number + 1],
+            part.groups[number : number + 1],
+            part.blocks[number : number + 1],
+            part.control[number : number + 1],
+            None,
+        )
+        np.testing.assert_allclose(together[number], public_sets._measured([alone])[0][0])

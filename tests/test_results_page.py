@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def results_page(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import results_page
+
+    return results_page
+
+
+def row(method, samples, seed, puncta, **more):
+    """A row of `claims.py` with one figure that matters and others that can be told from it."""
+    label = {"concept": 3, "fit": 0.9, "best_held_out": 0.95, "null": 0.11, "p": 0.005, "auc": 0.77}
+    figures = {
+        "table": "claims",
+        "set": "transfluor",
+        "method": method,
+        "samples": samples,
+        "seed": seed,
+        "n_fit": 5400,
+        "n_test": 4500,
+        "width": 192,
+        "shrinkage": 3.0,
+        "labels": {"diffuse": {**label, "held_out": 0.01}, "puncta": {**label, "held_out": puncta}},
+        "counts": {"0.5": 1, "0.2": 7, "0.1": 23},
+        "n_concepts": 256,
+        "k": 20,
+        "dead": 4 * seed,
+        "cosine": 0.91,
+        "cosine_few": 0.71,
+        "probe": 0.99,
+        "probe_reconstruction": 0.97,
+        "probe_codes": 0.96,
+        "probe_relative": 0.945,
+    }
+    return figures | more
+
+
+ROWS = [
+    *(row("ICFL", "whitened", s, v) for s, v in enumerate((0.61, 0.83, 0.72))),
+    *(row("ICFL", "centred", s, v) for s, v in enumerate((0.4, 0.3, 0.62))),
+    *(row("TopK SAE", "whitened", s, v) for s, v in enumerate((0.1, 0.2, 0.3))),
+    *(row("TopK SAE", "centred", s, v) for s, v in enumerate((0.5, 0.45, 0.55))),
+    # Measurements have no reconstruction.
+    {k: v for k, v in row("handcrafted, median", "centred", 0, 0.33).items() if k != "cosine"},
+]
+
+
+def written(results_page, folder, rows):
+    results, page = folder / "rows.jsonl", folder / "page.md"
+    results.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    results_page.write_page(results, page)
+    return page.read_text().splitlines()
+
+
+def line(lines, *starts):
+    """Cells of the one line that begins with these."""
+    found = [x for x in lines if x.startswith("| " + " | ".join(starts) + " |")]
+    assert len(found) == 1, found
+    return [cell.strip() for cell in found[0].strip("|").split("|")]
+
+
+def test_the_tables_hold_median_and_range_over_seeds(results_page, tmp_path):
+    lines = written(results_page, tmp_path, ROWS)
+    cells = line(lines, "ICFL", "yes", "puncta")
+    assert cells[3:] == ["0.90", "**0.72 (0.61-0.83)**", "0.95", "0.11", "0.77"]
+    assert line(lines, "handcrafted, split at the median", "no", "puncta")[4] == "**0.33**"
+    cells = line(lines, "ICFL", "yes", "256")
+    assert cells[3:8] == ["20", "1", "7", "23", "4 (0-8)"]
+    assert cells[8:] == ["0.91", "0.71", "0.99", "0.97", "0.96", "0.94"]
+    # What a method does not have is left open.
+    assert line(lines, "handcrafted, split at the median", "no", "256")[7:9] == ["-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("claim", "expected"),
+    [
+        ("Selectivity: ICFL above TopK SAE, whitened", "**yes**, 0.72 against 0.20"),
+        (
+            "Selectivity: ICFL whitened above ICFL not whitened",
+            "median only, 0.72 against 0.40",
+        ),
+        ("Selectivity: ICFL above TopK SAE, not whitened", "**no**, 0.40 against 0.50"),
+    ],
+)
+def test_a_claim_holds_in_every_seed_in_the_median_or_not(results_page, tmp_path, claim, expected):
+    assert line(written(results_page, tmp_path, ROWS), claim)[1] == expected
+
+
+def test_the_label_of_the_controls_decides_nothing(results_page, tmp_path):
+    changed = json.loads(json.dumps(ROWS))
+    for each in changed:
+        each["labels"]["diffuse"]["held_out"] = 0.99
+    claim = "Selectivity: ICFL above TopK SAE, not whitened"
+    assert line(written(results_page, tmp_path, changed), claim)[1].startswith("**no**")
+
+
+def test_dead_features_and_probes_stand_side_by_side(results_page, tmp_path):
+    lines = written(results_page, tmp_path, ROWS)
+    cells = line(lines, "Dead features: ICFL, TopK SAE, whitened")
+    assert cells[1] == "4 (0-8), 4 (0-8) of 256"
+    assert line(lines, "Concepts above 0.2: ICFL, TopK SAE, whitened")[1] == "7, 7"
+    # There is no row of a larger dictionary.
+    assert not any(x.startswith("| Dead features, large M") for x in lines)
+    assert line(lines, "Kept of the probe: ICFL, TopK SAE, whitened")[1] == "0.94, 0.94"
+
+
+def test_of_a_probe_at_chance_nothing_is_kept(results_page, tmp_path):
+    rows = [r | {"probe": 0.55, "probe_relative": 32.0} for r in ROWS]
+    lines = written(results_page, tmp_path, rows)
+    assert line(lines, "Kept of the probe: ICFL, TopK SAE, whitened")[1] == "-, -"
+    assert line(lines, "ICFL", "yes", "256")[-1] == "-"
+
+
+def test_larger_dictionaries_and_the_spread_are_told_where_they_were_measured(
+    results_page, tmp_path
+):
+    large = {"n_concepts": 1024}
+    rows = [
+        *ROWS,
+        row("ICFL, large", "whitened", 0, 0.5, **large, dead=3),
+        row("TopK SAE, large", "whitened", 0, 0.5, **large, dead=800),
+        {"table": "spread", "set": "transfluor", "centred": 9.3, "whitened": 70.04},
+    ]
+    lines = written(results_page, tmp_path, rows)
+    cells = line(lines, "Dead features, large M: ICFL, TopK SAE, whitened")
+    assert cells[1] == "3, 800 of 1024"
+    told = "over 9 directions (participation ratio), after whitening over 70."
+    assert any(x.endswith(told) for x in lines)
+
+
+def test_planted_factors_have_a_line_each(results_page, tmp_path):
+    factors = {
+        "size": {"controls": 0.8, "controls_null": 0.6, "own": 0.5, "own_null": 0.45},
+        "density": {"controls": 0.4},
+    }
+    rows = [
+        {"table": "simulated", "method": "whitened", "seed": 0, "factors": factors},
+        {
+            "table": "simulated",
+            "method": "whitened",
+            "seed": 1,
+            "factors": {"size": {"controls": 0.6, "own": 0.3}, "density": {"controls": 0.2}},
+        },
+    ]
+    lines = written(results_page, tmp_path, [*ROWS, *rows])
+    size = [x.split(" | ")[1] for x in lines if x.startswith("| size |")]
+    # Bold is above the null, which follows.
+    assert size == ["**0.70 (0.60-0.80)**; 0.60", "0.40 (0.30-0.50); 0.45"]
+    density = [x.split(" | ")[1] for x in lines if x.startswith("| density |")]
+    assert density == ["0.30 (0.20-0.40)"]
+
+
+def test_the_page_is_what_the_results_give(results_page, tmp_path):
+    page = tmp_path / "results.md"
+    results_page.write_page(ROOT / "benchmarks" / "results.jsonl", page)
+    assert page.read_text() == (ROOT / results_page.PAGE).read_text()
+
+
+def test_a_range_below_zero_can_be_read(results_page):
+    assert results_page.shown([-0.04, -0.001, 0.1]) == "0.00 (-0.04 to 0.10)"
+    assert results_page.shown([None, float("nan")]) == "-"
+
+
+def test_the_verdicts_in_words_are_those_of_the_table(results_page):
+    """What the template says by hand must be written anew where other rows say otherwise."""
+    lines = (ROOT / results_page.PAGE).read_text().splitlines()
+
+    def told(claim):
+        cells = line(lines, claim)
+        return dict(zip(results_page.CONTROL_LABEL, cells[1:], strict=True))
+
+    whitening = told("Selectivity: ICFL whitened above ICFL not whitened")
+    assert [n for n, c in whitening.items() if c.startswith("**yes**")] == [
+        "transfluor",
+        "bbbc014_vitra",
+        "bccd",
+    ]
+    plain = told("Selectivity: ICFL above TopK SAE, not whitened")
+    assert [n for n, c in plain.items() if c.startswith("**no**")] == [
+        n for n in plain if n != "nf1_schwann"
+    ]
+    whitened = told("Selectivity: ICFL above TopK SAE, whitened")
+    assert [n for n, c in whitened.items() if c.startswith("**yes**")] == ["bbbc014_vitra"]
+    assert told("Selectivity, large M: ICFL above TopK SAE, whitened")["transfluor"] == (
+        "**yes**, 0.85 against 0.57"
+    )
+    for k in ("K", "K/4"):
+        for words in ("not whitened", "whitened"):
+            cells = told(f"Reconstruction cosine at {k}: ICFL above TopK SAE, {words}")
+            assert all(cell.startswith("**yes**") for cell in cells.values())
+    for words in ("not whitened", "whitened"):
+        dead = told(f"Dead features: ICFL, TopK SAE, {words}")
+        assert all(cell.startswith("0, ") for cell in dead.values())
+    axes = told("Not in the paper: ICFL above PCA axes, whitened")
+    assert [n for n, c in axes.items() if c.startswith("**no**")] == ["transfluor", "bccd"]
