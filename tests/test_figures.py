@@ -129,7 +129,7 @@ def test_a_concept_that_is_active_nowhere_is_drawn(cells: PipelineResult, fields
 
 def test_the_gallery_shows_the_extreme_units(crops: PipelineResult, fields: list[Field]):
     activations = crops.activations
-    figure = gallery_figure(crops, fields, [2, 0], n=4)
+    figure = gallery_figure(activations, fields, [2, 0], n=4)
     assert_drawn(figure)
     axes = np.array(figure.axes).reshape(4, 4)
     for line, (concept, sign) in enumerate(((2, 1), (2, -1), (0, 1), (0, -1))):
@@ -147,7 +147,7 @@ def test_the_gallery_shows_the_extreme_units(crops: PipelineResult, fields: list
 
 def test_a_gallery_with_fewer_units_than_places(cells: PipelineResult, fields: list[Field]):
     n = len(cells.activations.units) + 2
-    figure = gallery_figure(cells, fields, [0], n=n)
+    figure = gallery_figure(cells.activations, fields, [0], n=n)
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == 2 * (n - 2)
 
