@@ -417,6 +417,41 @@ class ConceptActivations:
         rows: NDArray[np.int64] = np.argsort(-sign * self.alignment(concept), kind="stable")[:n]
         return rows
 
+    def mask_values(
+        self, concept: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A concept's heatmap inside units, and outside all units of their fields.
+
+        Parameters
+        ----------
+        concept : int
+            Which concept.
+        rows : ndarray of int
+            Rows of `units`.
+
+        Returns
+        -------
+        inside : ndarray of shape (n_rows,)
+            Mean of the heatmap over each unit, every patch weighted by what the unit covers of it.
+        background : ndarray of shape (n_patches,)
+            Patches that no unit touches, of all fields that the rows lie in.
+
+        Notes
+        -----
+        Paper, section 4: single-cell identity.
+        """
+        of_row = self.units["field"].to_numpy()[rows]
+        inside = np.empty(len(rows))
+        background = []
+        for field in np.unique(of_row).tolist():
+            cosine = self.heatmap(field, concept).ravel().astype(np.float64)
+            weights = self.geometry[field].weights
+            mean = (weights @ cosine) / weights.sum(axis=1)
+            chosen = of_row == field
+            inside[chosen] = mean[np.searchsorted(self.rows_of_field(field), rows[chosen])]
+            background.append(cosine[weights.sum(axis=0) == 0])
+        return inside, np.concatenate(background) if background else np.empty(0)
+
     def top_patches(
         self, concept: int, n: int = 8, sign: int = 1, fields: Iterable[int] | None = None
     ) -> pd.DataFrame:

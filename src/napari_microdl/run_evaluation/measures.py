@@ -366,15 +366,32 @@ def _refit(asked: _Asked) -> _Steps:
 
 
 def _tags(asked: _Asked) -> _Steps:
-    yield 0, "Comparing with tags"
     activations = asked.activations
     treated = ~activations.units["Metadata_control"].to_numpy(bool)
-    marks = [activations.unit_tags == tag for tag in TAGS]
-    for name, concept in zip(asked.classes, asked.best, strict=True):
+    rows = np.flatnonzero(activations.unit_tags != "")
+    marks = [activations.unit_tags[rows] == tag for tag in TAGS]
+    for number, (name, concept) in enumerate(zip(asked.classes, asked.best, strict=True)):
+        yield number / len(asked.classes), "Comparing with tags"
         # Perturbed cells should show the concept; of one that marks controls they should not.
-        if (treated & (asked.label == name)).any():
-            found = tag_recall(activations.alignment(int(concept)), *marks)
-            row = {"label": str(name), "concept": int(concept), **asdict(found)}
+        if not (treated & (asked.label == name)).any():
+            continue
+        inside, background = activations.mask_values(int(concept), rows)
+        for of, values in (
+            ("vector", activations.alignment(int(concept))[rows]),
+            ("heatmap", inside),
+        ):
+            medians = [np.median(values[mark]) if mark.any() else np.nan for mark in marks]
+            row = {
+                "label": str(name),
+                "concept": int(concept),
+                "of": of,
+                **asdict(tag_recall(values, *marks)),
+                "median_control_like": medians[0],
+                "median_perturbed": medians[1],
+                "median_background": np.nan,
+            }
+            if of == "heatmap" and len(background):
+                row["median_background"] = np.median(background)
             asked.report.tags += _named(asked, [row])
 
 

@@ -67,8 +67,10 @@ class EvaluationReport:
         ``n_seeds``, ``n_samples``, ``same_samples`` (whether the dictionary was fitted on the same
         fields) and the entries of `seed_agreement`. Empty where no further seed was fitted.
     tags : list of dict
-        A row a label that is not of controls alone: ``concept``, its best, and the entries of
-        `TagRecall`. Empty without tags.
+        Two rows a label that is not of controls alone: ``concept``, its best; ``of`` "vector", the
+        cosine of each cell with it, and "heatmap", the mean of its heatmap in the mask of the cell;
+        the entries of `TagRecall`, and medians of both kinds of cells and of the background. Empty
+        without tags.
     notes : list of str
         What to know of the figures, and what was not measured and why.
     """

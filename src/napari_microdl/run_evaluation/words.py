@@ -196,10 +196,17 @@ HANDCRAFTED = Table(
 TAGS_RECALLED = Table(
     "tags",
     "Cells tagged by a person",
-    "Do cosines with the best concept of a treated label agree with tags of single cells?",
+    "Single-cell identity: do cosines with the best concept of a treated label agree with tags of "
+    "single cells?",
     (
         _LABEL,
         _CONCEPT,
+        Column(
+            "of",
+            "Of",
+            "vector: cosine of the whole cell with the concept; heatmap: mean of the heatmap "
+            "inside the mask of the cell.",
+        ),
         Column("n_control_like", "Control-like", "Cells tagged control-like."),
         Column("recalled", "Recalled", "Those of them below the middle between both medians."),
         Column("recall", "Recall", "Their share."),
@@ -210,6 +217,9 @@ TAGS_RECALLED = Table(
             "p",
             "One-sided Mann-Whitney U test: are perturbed cells more aligned with the concept?",
         ),
+        Column("median_perturbed", "Median perturbed", "Median cosine of perturbed cells."),
+        Column("median_control_like", "Median control-like", "That of control-like cells."),
+        Column("median_background", "Median background", "That of patches outside all cells."),
     ),
 )
 TABLES = (LABELS, PROBES, RECONSTRUCTION, BATCHES, HANDCRAFTED, TAGS_RECALLED)
