@@ -111,7 +111,7 @@ def test_a_planted_concept_is_found_among_lucky_ones():
 def test_shuffles_come_a_few_at_a_time_and_are_the_same(monkeypatch: pytest.MonkeyPatch):
     codes, labels = random_codes(40, 10), np.array(["a", "b"] * 20)
     whole = best_selectivity_null(codes, labels, n_permutations=50)
-    monkeypatch.setattr(significance, "_MOST_ENTRIES", 200)
+    monkeypatch.setattr(significance, "_MOST_ENTRIES", 400)
     seen, table = finish(iter_best_selectivity_null(codes, labels, n_permutations=50))
     assert seen == [(0, 50), (20, 50), (40, 50)]
     assert table["p_value"].between(1 / 51, 1).all()

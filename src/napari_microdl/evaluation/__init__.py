@@ -51,6 +51,7 @@ from napari_microdl.evaluation.significance import (
 )
 from napari_microdl.evaluation.stability import (
     DictionaryAgreement,
+    agreement_of,
     match_dictionaries,
     seed_agreement,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "activation_rates",
     "activation_shares",
     "active",
+    "agreement_of",
     "average_selectivity",
     "balanced_accuracy",
     "baseline_correlation",

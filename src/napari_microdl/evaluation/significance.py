@@ -15,7 +15,7 @@ from napari_microdl.evaluation.group_counts import GroupCounts, Labels, count_gr
 from napari_microdl.stepping import run_through
 
 QUANTILES = (0.5, 0.95, 0.99)
-# Entries of the largest intermediate matrix, shuffles x concepts.
+# Shuffles x concepts x labels done at once: more take more memory, and a second or longer.
 _MOST_ENTRIES = 4_000_000
 # Two sums of the same counts in another order differ in their last digits.
 _EQUAL = 1e-12
@@ -131,7 +131,7 @@ def iter_best_selectivity_null(
         return pd.DataFrame(np.nan, index=index, columns=columns).assign(concept=-1)
 
     best, concept = _best(counts, counts.label[None])
-    at_once = max(1, _MOST_ENTRIES // codes.shape[1])
+    at_once = max(1, _MOST_ENTRIES // (codes.shape[1] * len(index)))
     random = np.random.default_rng(random_state)
     null = np.empty((n_permutations, len(index)))
     for begin in range(0, n_permutations, at_once):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.evaluation import (
     ProbeScores,
     active,
+    agreement_of,
     average_selectivity,
     batch_effects,
     dead_features,
@@ -25,7 +27,6 @@ from napari_microdl.evaluation import (
     match_dictionaries,
     reconstruction_curve,
     relative_accuracy,
-    seed_agreement,
     selectivity_counts,
     selectivity_intervals,
 )
@@ -342,19 +343,22 @@ def _refit(asked: _Asked) -> _Steps:
         samples = whole.of_fields(whole.units["field"][seen].unique())
     same = same_samples(dictionary, samples)
     found = yield from iter_refits(samples, choices.n_seeds, choices.random_state)
-    yield 1, "Matching the dictionaries"
     atoms = np.asarray(dictionary.icfl.components_)
+    # With every seed's dictionary, the one at hand first.
+    pairs = []
+    for first, second in combinations([atoms, *found], 2):
+        yield 1, "Matching the dictionaries"
+        pairs.append(match_dictionaries(first, second))
     asked.report.seeds = plain(
         {
             "n_seeds": choices.n_seeds,
             "n_samples": len(samples.units),
             "same_samples": same,
-            **seed_agreement([atoms, *found]),
+            **agreement_of(pairs),
         }
     )
     again = np.zeros(len(atoms))
-    for other in found:
-        match = match_dictionaries(atoms, other)
+    for match in pairs[: len(found)]:
         again[match.first] += match.cosine / len(found)
     for row in asked.report.labels:
         row["found_again"] = float(again[row["concept"]])
