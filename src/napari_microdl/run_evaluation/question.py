@@ -83,7 +83,7 @@ def label_columns(units: pd.DataFrame) -> list[str]:
         The condition first, where it differs.
     """
     found = [str(c) for c in units.columns if str(c).startswith(PREFIX)]
-    found = [name for name in found if len(np.unique(unit_labels(units, name))) > 1]
+    found = [name for name in found if _n_kinds(units[name]) > 1]
     return sorted(found, key=lambda name: name != CONDITION)
 
 
@@ -180,7 +180,13 @@ def seen_units(dictionary: ConceptDictionary, units: pd.DataFrame) -> NDArray[np
         )
         for number, row in fields.iterrows()
     }
-    return np.array([seen[number] for number in units["field"]], dtype=bool)
+    return np.asarray(units["field"].map(seen), dtype=bool)
+
+
+def _n_kinds(column: pd.Series) -> int:
+    """Different values, without making a text of each of a million units."""
+    kinds = {str(value) for value in column.dropna().unique()}
+    return len(kinds | ({""} if column.isna().any() else set()))
 
 
 def _texts(units: pd.DataFrame, name: str) -> NDArray[np.str_]:
