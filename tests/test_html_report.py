@@ -14,9 +14,11 @@ from embedding.stand_ins import finish
 from napari_microdl import evaluation_figures
 from napari_microdl.evaluation_figures import draw_reconstruction, iter_pictures, separation_figure
 from napari_microdl.fields import Field
+from napari_microdl.figures import grey
 from napari_microdl.html_report import html_report, iter_html_report
 from napari_microdl.pipeline import PipelineResult
 from napari_microdl.run_evaluation import EvaluationReport, iter_evaluation
+from napari_microdl.unit_pictures import unit_window
 from test_run_evaluation import FEW, cells, fields, six_fields
 
 # Fixtures are found by their names.
@@ -105,6 +107,30 @@ def test_the_most_selective_concepts_come_first_and_once(
         "diffuse (control)",
         "puncta",
     ]
+
+
+def test_the_gallery_is_in_the_channel_that_the_heatmap_follows(
+    cells: PipelineResult,
+    fields: list[Field],
+    report: EvaluationReport,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    drawn = []
+    monkeypatch.setattr(evaluation_figures, "_png", lambda figure: drawn.append(figure) or b"")
+    dull = [
+        dataclasses.replace(
+            f, data=np.concatenate([f.data * 0, f.data]), channel_names=("dull", "GFP")
+        )
+        for f in fields
+    ]
+    (pictures, *_) = finish(iter_pictures(report, cells.activations, dull))[1]
+    row = int(cells.activations.top_units(pictures.concept, 1)[0])
+    number, window = unit_window(cells.activations, row)
+    shown = drawn[0].axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, grey(fields[number])[window])
+    assert "in channel GFP" in pictures.caption
+    bars = drawn[1].axes[1]
+    assert [t.get_text().split(" (")[0] for t in bars.get_yticklabels()] == ["dull", "GFP"]
 
 
 def test_the_curve_is_that_of_the_rows():

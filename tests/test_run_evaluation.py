@@ -156,6 +156,10 @@ def test_a_field_is_seen_if_its_name_was_used_and_nothing_tells_it_apart():
     units.loc[units["field"] == 0, "Metadata_Well"] = "B7"
     units.loc[units["field"] == 3, "Metadata_Well"] = ""
     np.testing.assert_array_equal(seen_units(activations.dictionary, units), units["field"] == 3)
+    activations.dictionary.provenance["fields"][0]["well"] = ""
+    np.testing.assert_array_equal(
+        seen_units(activations.dictionary, units), np.isin(units["field"], [0, 3])
+    )
 
 
 # Measures ---------------------------------------------------------------------------------------
@@ -322,6 +326,21 @@ def test_measurements_and_concepts_are_correlated_over_labels(
         row["selectivity"] for row in report.labels
     ]
     assert any("(Pearson)" in s for s in summary_sentences(report, "cell"))
+
+
+def test_the_limit_of_a_rare_label_counts_what_is_active_elsewhere(
+    cells: PipelineResult, fields: list[Field]
+):
+    activations = cells.activations.of_fields(range(len(fields)))
+    n = len(activations.units)
+    activations.units["Metadata_kind"] = np.where(np.arange(n) < 2, "rare", "common")
+    choices = dataclasses.replace(FEW, labels="kind", independent="fields")
+    _, report = finish(iter_evaluation(activations, choices, fields=fields, cells=cells.labels))
+    rows = {row["label"]: row for row in report.handcrafted["labels"]}
+    hits = report.handcrafted["non_zeros"] * n / 24
+    assert hits > 2
+    assert rows["rare"]["limit"] == pytest.approx(1 - (hits - 2) / (n - 2))
+    assert rows["common"]["limit"] == pytest.approx(hits / (n - 2))
 
 
 def test_crops_are_not_measured_by_hand(fields: list[Field]):

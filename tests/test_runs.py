@@ -139,6 +139,12 @@ def test_every_choice_of_evaluate_has_an_option(
     assert written["summary"]["n_fields"] == len(unseen)
     assert [row["label"] for row in written["labels"]] == ["iso", "none"]
     assert written["labels"][0]["p_value"] in {n / 8 for n in range(1, 9)}
+    crops = pd.read_csv(out / "crops.csv").query("Metadata_Well in ['O05', 'O12']")
+    active = crops.filter(like="activation_") > 0
+    # The well with puncta got the compound.
+    treated = crops["Metadata_Well"] == "O05"
+    selectivity = active[treated].mean() - active[~treated].mean()
+    assert written["labels"][0]["selectivity"] == pytest.approx(selectivity.max())
     assert written["seeds"]["n_seeds"] == 1
     assert written["handcrafted"] == {}
     capsys.readouterr()
