@@ -152,8 +152,12 @@ def test_every_choice_of_evaluate_has_an_option(
         (["--shuffles", "0"], "0 shuffles and 0 further seeds were asked for"),
         (["--labels", "dose"], "There is no column 'dose' to take labels from"),
     ):
-        assert main(["evaluate", *arguments, *wrong]) == 2
-        assert sentence in capsys.readouterr().err.splitlines()[-1]
+        unused = str(tmp_path / "unused")
+        assert main(["evaluate", *arguments[:2], "--out", unused, *wrong]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert sentence in error
+    # Nothing was begun.
+    assert not (tmp_path / "unused").exists()
 
 
 @pytest.mark.parametrize(

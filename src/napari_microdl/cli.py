@@ -143,7 +143,7 @@ class _ProgressLine:
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Fit or apply a dictionary."""
+    """Fit, apply or evaluate a dictionary."""
     from napari_microdl.config import PipelineConfig
     from napari_microdl.config_files import read_config
     from napari_microdl.dictionary import ConceptDictionary
@@ -153,12 +153,13 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.runs import (
         EVALUATION_PAGE,
         add_columns,
+        check_labels,
         evaluate_run,
         run_table,
         table_fields,
     )
 
-    choices = None
+    choices, fields = None, []
     if options.command == "evaluate":
         # A choice that means nothing is found before the work, not after.
         choices = EvaluationChoices(
@@ -169,6 +170,8 @@ def _run(options: argparse.Namespace) -> None:
             n_seeds=options.seeds,
             unseen_only=options.unseen_only,
         )
+        fields = table_fields(options.table, options.controls)
+        check_labels(fields, options.table, options.labels)
     config = PipelineConfig() if options.config is None else read_config(options.config)
     dictionary = None
     if options.command != "fit":
@@ -197,8 +200,7 @@ def _run(options: argparse.Namespace) -> None:
         f"tables, the dictionary and the report are in {options.out}."
     )
     if choices is not None:
-        add_columns(result, options.table)
-        fields = table_fields(options.table, options.controls)
+        add_columns(result.activations.units, options.table)
         line = _ProgressLine()
         report = evaluate_run(result, fields, options.out, choices, progress=line)
         line.finish()

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_microdl.config import PipelineConfig
 from napari_microdl.config_files import write_config
@@ -21,8 +21,12 @@ from napari_microdl.run_evaluation import (
     EvaluationReport,
     EvaluationStep,
     iter_evaluation,
+    unit_labels,
 )
 from napari_microdl.stepping import run_through
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DICTIONARY = "dictionary.microdl.safetensors"
 REPORT = "report.json"
@@ -186,23 +190,45 @@ def evaluate_run(
     return report
 
 
-def add_columns(result: PipelineResult, table: str | Path) -> None:
-    """Give the units of a run all ``Metadata_*`` columns of the table of its fields.
+def add_columns(units: pd.DataFrame, table: str | Path) -> None:
+    """Give units all ``Metadata_*`` columns of the table of their fields.
 
     Parameters
     ----------
-    result : PipelineResult
-        A run on the fields of the table; the columns that its units have stay as they are.
+    units : DataFrame
+        With a column ``field``, the number of a row of the table; columns that are there already
+        stay as they are.
     table : str or Path
         As `napari_microdl.field_tables.read_fields` takes it.
     """
-    units = result.activations.units
     known = {str(c).lower() for c in units.columns}
     rows = units["field"].to_numpy()
     values = read_table(table)
     for name in values.columns:
         if str(name).startswith(PREFIX) and str(name).lower() not in known:
             units[name] = values[name].to_numpy()[rows]
+
+
+def check_labels(fields: list[Field], table: str | Path, labels: str) -> None:
+    """Refuse a column of labels that units will not have, before there are any.
+
+    Parameters
+    ----------
+    fields : list of Field
+        As `table_fields` reads them.
+    table : str or Path
+        Their table.
+    labels : str
+        The column.
+
+    Raises
+    ------
+    MicrodlError
+        Lists those that there are.
+    """
+    units = metadata_table(fields).assign(field=range(len(fields)))
+    add_columns(units, table)
+    unit_labels(units, labels)
 
 
 def mark_controls(fields: list[Field], query: str) -> list[Field]:
