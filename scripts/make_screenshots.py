@@ -21,7 +21,7 @@ _LONGEST_RUN_S = 300
 
 
 def main(folder: Path) -> None:
-    """Open the demo, run it, and save the window at four moments."""
+    """Open the demo, run it, and save the window at five moments."""
     folder.mkdir(parents=True, exist_ok=True)
     viewer, workflow, explorer = open_demo()
     viewer.window.resize(WIDTH, HEIGHT)
@@ -51,6 +51,13 @@ def main(folder: Path) -> None:
     explorer.kinds["heatmap"].click()
     explorer.tabs.setCurrentIndex(1)
     save("heatmap")
+    panel = explorer.evaluation
+    explorer.tabs.setCurrentWidget(panel)
+    panel.evaluate_button.click()
+    while panel.jobs.is_running and time.monotonic() < end:
+        wait(0.1)
+    panel.scroll.ensureWidgetVisible(panel.tables["probes"])
+    save("evaluation")
     viewer.close()
     wait(0.5)
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -373,3 +374,70 @@ def test_units_keep_their_rows_apart_from_other_fields():
     assert table["field"].tolist() == [0, 1]
     assert table["label"].tolist() == [5, 5]
     assert table["Metadata_Field"].tolist() == ["f", "g"]
+
+
+def test_some_fields_alone_keep_their_numbers(made: tuple[list[Field], ConceptActivations]):
+    _, activations = made
+    activations.tag_units(np.array([5, 14]), "perturbed")
+    try:
+        some = activations.of_fields([3, 1])
+    finally:
+        activations.unit_tags[:] = ""
+    rows = np.r_[4:8, 12:16]
+    pd.testing.assert_frame_equal(some.units, activations.units.iloc[rows].reset_index(drop=True))
+    assert (some.codes.toarray() == activations.codes.toarray()[rows]).all()
+    np.testing.assert_array_equal(some.alignment(2), activations.alignment(2)[rows])
+    np.testing.assert_array_equal(some.heatmap(3, 2), activations.heatmap(3, 2))
+    assert list(np.flatnonzero(some.unit_tags)) == [1, 6]
+    some.unit_tags[:] = ""
+    assert not (activations.unit_tags != "").any()
+
+
+def test_the_most_aligned_patches_are_those_of_all_heatmaps(
+    made: tuple[list[Field], ConceptActivations],
+):
+    _, activations = made
+    direction = activations.dictionary.directions[[1]]
+    cosines = np.stack(
+        [
+            cosine_similarity(
+                activations.dictionary.whiten(grid.tokens.reshape(-1, WIDTH)), direction
+            ).reshape(6, 7)
+            for grid in activations.grids
+        ]
+    )
+    for sign in (1, -1):
+        table = activations.top_patches(1, 5, sign)
+        expected = np.sort(sign * cosines, axis=None)[::-1][:5]
+        np.testing.assert_allclose(sign * table["cosine"], expected, atol=1e-5)
+        found = cosines[table["field"], table["row"], table["column"]]
+        np.testing.assert_allclose(found, table["cosine"], atol=1e-5)
+    one = activations.top_patches(1, 3, fields=[2])
+    assert set(one["field"]) == {2}
+    np.testing.assert_allclose(one["cosine"], np.sort(cosines[2], axis=None)[::-1][:3], atol=1e-5)
+
+
+def test_heatmaps_in_masks_are_those_of_pixels():
+    fields, made = make(("diffuse", "puncta"), (True, False))
+    labels = np.zeros((22, 26), int)
+    labels[2:9, 3:11], labels[12:20, 10:25], labels[0, 25] = 5, 2, 9
+    geometry = [made.geometry[0], units_of(made.grids[1], "cell", labels=labels)]
+    activations = dataclasses.replace(
+        made,
+        units=unit_table(fields, geometry),
+        geometry=geometry,
+        codes=made.codes[:7],
+        vectors=made.vectors[:7],
+        unit_tags=np.empty(0, "<U12"),
+    )
+    inside, background = activations.mask_values(2, np.array([6, 4]))
+    heatmap = activations.heatmap(1, 2)
+    pixels = np.kron(heatmap, np.ones((PATCH, PATCH)))[:22, :26]
+    np.testing.assert_allclose(
+        inside, [pixels[labels == 9].mean(), pixels[labels == 2].mean()], rtol=1e-6
+    )
+    padded = np.pad(labels, ((0, 2), (0, 2))).reshape(6, PATCH, 7, PATCH)
+    free = ~(padded > 0).any(axis=(1, 3))
+    np.testing.assert_allclose(np.sort(background), np.sort(heatmap[free]), rtol=1e-6)
+    assert 0 < len(background) < heatmap.size
+    assert [len(part) for part in activations.mask_values(2, np.empty(0, np.int64))] == [0, 0]

@@ -22,6 +22,7 @@ from napari_microdl.figures import (
 from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
 from napari_microdl.pipeline import PipelineResult, run_pipeline
 from napari_microdl.samples import transfluor
+from napari_microdl.unit_pictures import outlines_of, unit_window
 
 CONFIG = PipelineConfig(
     model="random-init",
@@ -129,7 +130,7 @@ def test_a_concept_that_is_active_nowhere_is_drawn(cells: PipelineResult, fields
 
 def test_the_gallery_shows_the_extreme_units(crops: PipelineResult, fields: list[Field]):
     activations = crops.activations
-    figure = gallery_figure(crops, fields, [2, 0], n=4)
+    figure = gallery_figure(activations, fields, [2, 0], n=4)
     assert_drawn(figure)
     axes = np.array(figure.axes).reshape(4, 4)
     for line, (concept, sign) in enumerate(((2, 1), (2, -1), (0, 1), (0, -1))):
@@ -143,11 +144,49 @@ def test_the_gallery_shows_the_extreme_units(crops: PipelineResult, fields: list
             state = "control" if field.is_control else field.condition
             cosine = activations.alignment(concept)[row]
             assert axes[line, column].get_title() == f"{state}\n{cosine:+.2f}"
+            drawn = np.array(axes[line, column].collections[0].get_segments()).reshape(-1, 4)
+            expected = outlines_of(activations, row, concept, sign) - 0.5
+            np.testing.assert_allclose(drawn, expected)
+
+
+def test_the_gallery_shows_the_most_aligned_patches_of_the_same_fields(
+    crops: PipelineResult, fields: list[Field]
+):
+    activations = crops.activations
+    figure = gallery_figure(activations, fields, [2], n=3, patches=True)
+    assert_drawn(figure)
+    axes = np.array(figure.axes).reshape(3, 3)
+    shown_in = {int(activations.units["field"][row]) for row in activations.top_units(2, 3)}
+    table = activations.top_patches(2, 3, fields=shown_in)
+    for axis, patch in zip(axes[2], table.itertuples(), strict=True):
+        top, left = 8 * patch.row, 8 * patch.column
+        shape = fields[patch.field].shape
+        rows, columns = window_of(np.array([top, left, top + 8, left + 8]), shape)
+        shown = axis.images[0].get_array()
+        np.testing.assert_array_equal(shown, grey(fields[patch.field])[rows, columns])
+        corners = np.array(axis.collections[0].get_segments()).reshape(-1, 2) + 0.5
+        np.testing.assert_allclose(corners.min(0), [left - columns.start, top - rows.start])
+        np.testing.assert_allclose(corners.max(0) - corners.min(0), 8)
+        assert axis.get_title().endswith(f"{patch.cosine:+.2f}")
+
+
+def test_the_gallery_shows_the_channel_asked_for(crops: PipelineResult, fields: list[Field]):
+    two = [
+        dataclasses.replace(
+            f, data=np.concatenate([f.data, f.data[:, ::-1]]), channel_names=("a", "b")
+        )
+        for f in fields
+    ]
+    figure = gallery_figure(crops.activations, two, [0], n=1, channel=1)
+    field, window = unit_window(crops.activations, int(crops.activations.top_units(0, 1)[0]))
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, grey(two[field], 1)[window])
+    assert (shown != grey(two[field], 0)[window]).any()
 
 
 def test_a_gallery_with_fewer_units_than_places(cells: PipelineResult, fields: list[Field]):
     n = len(cells.activations.units) + 2
-    figure = gallery_figure(cells, fields, [0], n=n)
+    figure = gallery_figure(cells.activations, fields, [0], n=n)
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == 2 * (n - 2)
 

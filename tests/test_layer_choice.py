@@ -16,7 +16,7 @@ from napari_microdl.config import PipelineConfig
 from napari_microdl.embedding import embed
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
-from napari_microdl.layer_choice import best_layer, field_folds, iter_layer_scores, probe_scores
+from napari_microdl.layer_choice import best_layer, field_folds, iter_layer_scores
 from napari_microdl.models.registry import load_model
 
 CONFIG = PipelineConfig(
@@ -91,28 +91,6 @@ def test_every_layer_is_scored_where_none_is_named_and_the_best_is_the_first_of_
     assert list(table["layer"]) == list(range(1, 9))
     table["auc"] = [0.5, 0.7, 0.9, 0.9, 0.1, 0.2, 0.3, 0.4]
     assert best_layer(table) == 3
-
-
-def test_noise_is_told_by_chance_and_a_planted_difference_by_its_size():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(8000, 6)).astype(np.float32)
-    treated, fold = rng.random(8000) < 0.2, rng.integers(0, 4, 8000)
-    np.testing.assert_allclose(probe_scores(x, treated, fold).mean(0), 0.5, atol=0.05)
-    # Two normal distributions two standard deviations apart: AUC 0.921, accuracy 0.841.
-    x[treated, 2] += 2
-    scores = probe_scores(x, treated, fold)
-    assert scores.shape == (4, 2)
-    np.testing.assert_allclose(scores.mean(0), [0.921, 0.841], atol=0.02)
-
-
-def test_a_fold_is_told_by_the_others_alone():
-    """Labels that follow the field and nothing else cannot be learned from other fields."""
-    rng = np.random.default_rng(1)
-    of_field = np.repeat(np.arange(8), 60)
-    x = rng.normal(size=(8, 20))[of_field] + 0.01 * rng.normal(size=(480, 20))
-    scores = probe_scores(x.astype(np.float32), of_field % 2 == 1, of_field // 2)
-    # Within the fitted fields the probe is perfect.
-    assert scores[:, 1].mean() < 0.85
 
 
 def test_every_part_has_both_kinds_and_wells_stay_together():

@@ -1,17 +1,66 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
+from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from embedding.stand_ins import finish
 from napari_microdl.activations import ConceptActivations
+from napari_microdl.config import PipelineConfig
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import average_selectivity, group_folds, probe_scores
-from napari_microdl.html_report import html_report, write_html_report
-from napari_microdl.run_evaluation import iter_evaluation, well_groups
+from napari_microdl.evaluation import (
+    average_selectivity,
+    best_selectivity_null,
+    cell_measurements,
+    group_folds,
+    match_dictionaries,
+    probe_scores,
+    quantile_codes,
+    seed_agreement,
+    selectivity_intervals,
+)
+from napari_microdl.fields import Field
+from napari_microdl.icfl import ICFL
+from napari_microdl.pipeline import PipelineResult, run_pipeline
+from napari_microdl.run_evaluation import (
+    EvaluationChoices,
+    EvaluationReport,
+    iter_evaluation,
+    label_columns,
+    measures,
+    refitted,
+    same_samples,
+    seen_units,
+    unit_groups,
+    unit_labels,
+)
+from napari_microdl.run_evaluation.words import (
+    TABLES,
+    columns_of,
+    rows_of,
+    summary_sentences,
+    value_text,
+)
+from napari_microdl.samples import transfluor
 from test_activations import make
+
+FEW = EvaluationChoices(n_permutations=19)
+CONFIG = PipelineConfig(
+    model="random-init",
+    layer=1,
+    n_atoms=8,
+    n_iterations=2,
+    atoms_per_iteration=1,
+    max_steps=30,
+    device="cpu",
+)
 
 
 def six_fields() -> ConceptActivations:
@@ -23,63 +72,416 @@ def six_fields() -> ConceptActivations:
     return activations
 
 
+def fitted_on(activations: ConceptActivations, numbers: list[int]) -> ConceptActivations:
+    """The same, with a dictionary that says it was fitted on some of the fields."""
+    units = activations.units.drop_duplicates("field").set_index("field").loc[numbers]
+    activations.dictionary.provenance["fields"] = [
+        {
+            "name": row.Metadata_Field,
+            "well": row.Metadata_Well,
+            "site": row.Metadata_Site,
+            "plate": row.Metadata_Plate,
+            "units": 4,
+        }
+        for row in units.itertuples()
+    ]
+    return activations
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[Field]:
+    """Corners of two control and two treated wells."""
+    chosen = [f for f in transfluor() if f.well in {"O01", "O05", "O11", "O12"}]
+    return [dataclasses.replace(f, data=f.data[:, :192, :192]) for f in chosen]
+
+
+@pytest.fixture(scope="module")
+def cells(fields: list[Field]) -> PipelineResult:
+    return run_pipeline(fields, CONFIG)
+
+
+# What is asked ----------------------------------------------------------------------------------
+
+
+def test_wells_of_two_plates_differ_and_a_field_stands_for_what_is_not_known():
+    units = six_fields().units
+    units.loc[units["field"] > 3, "Metadata_Well"] = ""
+    units.loc[units["field"] <= 3, "Metadata_Well"] = "A1"
+    assert set(unit_groups(units)) == {"well p1 A1", "well p2 A1", "field 4", "field 5"}
+    assert set(unit_groups(units, "fields")) == {f"field {n}" for n in range(6)}
+    assert set(unit_groups(units, "plates")) == {"plate p1", "plate p2"}
+    units.loc[units["field"] == 5, "Metadata_Plate"] = None
+    assert set(unit_groups(units, "plates")) == {"plate p1", "plate p2", "field 5"}
+
+
+def test_any_column_that_differs_can_be_the_label():
+    units = six_fields().units
+    units["Metadata_Dose"] = np.where(units["field"] == 1, "high", None)
+    assert label_columns(units) == [
+        "Metadata_condition",
+        "Metadata_Field",
+        "Metadata_Plate",
+        "Metadata_Well",
+        "Metadata_control",
+        "Metadata_Dose",
+    ]
+    assert list(unit_labels(units, "dose")[:8]) == [""] * 4 + ["high"] * 4
+    assert set(unit_labels(units, "Metadata_control")) == {"control", "treated"}
+    with pytest.raises(MicrodlError, match="no column 'area' to take labels from; use one of"):
+        unit_labels(units, "area")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"independent": "days"}, "'days' is not known as what is independent; use one of wells"),
+        ({"n_permutations": 0}, "0 shuffles and 0 further seeds"),
+        ({"n_seeds": -1}, "-1 further seeds"),
+    ],
+)
+def test_choices_that_mean_nothing_are_refused(changes: dict[str, object], sentence: str):
+    with pytest.raises(MicrodlError, match=sentence):
+        EvaluationChoices(**changes)
+
+
+def test_a_field_is_seen_if_its_name_was_used_and_nothing_tells_it_apart():
+    activations = six_fields()
+    units = activations.units
+    assert seen_units(activations.dictionary, units) is None
+    fitted_on(activations, [0, 3])
+    np.testing.assert_array_equal(
+        seen_units(activations.dictionary, units), np.isin(units["field"], [0, 3])
+    )
+    # Another well of the same name of field, and one whose well nobody told.
+    units.loc[units["field"] == 0, "Metadata_Well"] = "B7"
+    units.loc[units["field"] == 3, "Metadata_Well"] = ""
+    np.testing.assert_array_equal(seen_units(activations.dictionary, units), units["field"] == 3)
+    activations.dictionary.provenance["fields"][0]["well"] = ""
+    np.testing.assert_array_equal(
+        seen_units(activations.dictionary, units), np.isin(units["field"], [0, 3])
+    )
+
+
+# Measures ---------------------------------------------------------------------------------------
+
+
 def test_the_figures_are_those_of_the_measures():
     activations = six_fields()
-    steps, report = finish(iter_evaluation(activations, n_permutations=19))
-    assert [s.done for s in steps] == list(range(7))
-    assert steps[-1].total == 6
+    steps, report = finish(iter_evaluation(activations, FEW))
+    assert all(a.done <= b.done for a, b in pairwise(steps))
+    assert steps[0].done == 0
+    assert steps[-1].done == steps[-1].total == 800
     units, codes = activations.units, activations.codes
-    label = units["Metadata_condition"].to_numpy()
+    label, wells = units["Metadata_condition"].to_numpy(), unit_groups(units)
     selectivity = average_selectivity(codes, label)[1]
     assert [row["selectivity"] for row in report.labels] == pytest.approx(selectivity.max(axis=1))
     assert [row["arrangements"] for row in report.labels] == [20, 20]
+    null = best_selectivity_null(codes, label, wells, n_permutations=19)
+    assert [row["p_value"] for row in report.labels] == list(null["p_value"])
+    low = selectivity_intervals(codes, label, wells, selectivity.argmax(axis=1))["low"]
+    assert [row["low"] for row in report.labels] == list(low)
+    directions = activations.dictionary.directions
+    for row in report.labels:
+        cosines = activations.vectors @ directions[row["concept"]]
+        area = roc_auc_score(label == row["label"], cosines)
+        assert row["auc"] == pytest.approx(area, abs=1e-6)
+        assert row["concept_name"] == f"concept {row['concept']}"
     assert report.summary["n_samples"] == 24
+    assert report.summary["n_fields"] == 6
+    assert report.summary["n_dead_in_fit"] == activations.dictionary.icfl.dead_.sum()
     assert [row["of"] for row in report.probes] == ["x", "reconstruction", "codes"]
-    wells = well_groups(units)
     score = probe_scores(codes, label, group_folds(label, wells), wells)
     assert report.probes[2]["balanced_accuracy"] == score.balanced_accuracy
+    assert [row["k"] for row in report.reconstruction] == [1, 2]
     assert len(report.batches) == activations.n_concepts
-    assert report.notes == []
-    assert json.loads(report.to_json())["labels"] == report.labels
+    assert report.notes == [
+        "The dictionary does not tell which fields it was fitted on; if these are among them, the "
+        "figures are optimistic.",
+        "No handcrafted measurements: they take the images and the labels of the cells.",
+    ]
+    assert json.loads(report.to_json()) == dataclasses.asdict(report)
+
+
+def test_labels_and_groups_are_those_chosen():
+    activations = six_fields()
+    choices = dataclasses.replace(FEW, labels="Plate", independent="fields", handcrafted=False)
+    _, report = finish(iter_evaluation(activations, choices))
+    assert [row["label"] for row in report.labels] == ["p1", "p2"]
+    assert [row["n_groups"] for row in report.labels] == [3, 3]
+    plate = activations.units["Metadata_Plate"].to_numpy()
+    expected = average_selectivity(activations.codes, plate)[1].max(axis=1)
+    assert [row["selectivity"] for row in report.labels] == pytest.approx(expected)
+    assert report.choices == dataclasses.asdict(choices)
+    # Plates hold both conditions, so they cannot be shuffled or left out.
+    choices = dataclasses.replace(FEW, independent="plates", handcrafted=False)
+    _, report = finish(iter_evaluation(activations, choices))
+    assert report.labels[0]["low"] is not None
+    assert "p_value" not in report.labels[0]
+    assert any(note.startswith("No null: A group has samples of several") for note in report.notes)
+    # Batch effects are told by wells all the same.
+    assert len(report.batches) == activations.n_concepts
+
+
+def test_only_fields_not_seen_are_measured_where_asked():
+    activations = fitted_on(six_fields(), [0, 1])
+    unseen = dataclasses.replace(FEW, unseen_only=True, handcrafted=False)
+    _, report = finish(iter_evaluation(activations, unseen))
+    assert report.notes[0] == "2 fields that the dictionary was fitted on are left out."
+    assert (report.summary["n_fields"], report.summary["n_fields_seen"]) == (4, 0)
+    rest = activations.of_fields([2, 3, 4, 5])
+    _, expected = finish(iter_evaluation(rest, dataclasses.replace(FEW, handcrafted=False)))
+    for part in ("labels", "separation", "reconstruction", "probes", "batches"):
+        assert getattr(report, part) == getattr(expected, part)
+    _, whole = finish(iter_evaluation(activations, FEW))
+    assert whole.notes[0] == (
+        "The dictionary was fitted on 2 of these 6 fields: figures on them are optimistic."
+    )
+    assert whole.summary["n_fields_seen"] == 2
+    with pytest.raises(MicrodlError, match="fitted on all fields of this run"):
+        finish(iter_evaluation(activations.of_fields([0, 1]), unseen))
+    activations.dictionary.provenance.clear()
+    with pytest.raises(MicrodlError, match="does not tell which fields"):
+        finish(iter_evaluation(activations, unseen))
 
 
 def test_what_cannot_be_measured_is_noted():
     _, activations = make(("only",) * 2, (True,) * 2)
     _, report = finish(iter_evaluation(activations))
     assert report.labels == report.probes == report.batches == []
-    assert len(report.notes) == 3
+    assert len(report.notes) == 5
     assert "NaN" not in report.to_json()
+    assert len(summary_sentences(report, "cell")) == 1
 
 
-def test_wells_of_two_plates_differ_and_a_field_stands_for_a_missing_well():
-    units = six_fields().units
-    units.loc[units["field"] > 3, "Metadata_Well"] = ""
-    units.loc[units["field"] <= 3, "Metadata_Well"] = "A1"
-    assert set(well_groups(units)) == {"well p1 A1", "well p2 A1", "field 4", "field 5"}
-
-
-def test_no_units_are_refused():
+def test_no_units_and_unknown_labels_are_refused():
     activations = six_fields()
+    with pytest.raises(MicrodlError, match="no column 'dose'"):
+        finish(iter_evaluation(activations, EvaluationChoices(labels="dose")))
     activations.units = activations.units[:0]
     with pytest.raises(MicrodlError, match="no units to evaluate"):
         finish(iter_evaluation(activations))
 
 
-def test_the_page_holds_all_it_needs_and_no_markup_of_labels(tmp_path):
-    activations = six_fields()
-    label = np.where(activations.units["Metadata_control"], "$a & <b>", "$c$ <script>")
-    _, report = finish(iter_evaluation(activations, label, n_permutations=9))
-    page = html_report(report, "A <title>")
-    assert page.count("<svg") == 2
-    assert page.count("<table>") == 5
-    assert "<script" not in page
-    assert "<td>$a &amp; &lt;b&gt;</td>" in page
-    assert "A &lt;title&gt;" in page
-    assert "src=" not in page
-    assert (
-        write_html_report(report, tmp_path / "r.html", "A <title>")
-        .read_text("utf-8")
-        .startswith("<!DOCTYPE html>")
+def test_of_very_many_samples_some_are_probed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(measures, "MOST_SAMPLES", 20)
+    _, report = finish(iter_evaluation(six_fields(), FEW))
+    assert report.probes[0]["n_samples"] == 20
+    assert report.summary["n_samples"] == 24
+    assert any("20 of the 24 samples" in note for note in report.notes)
+
+
+def test_measurements_by_hand_are_those_of_every_cell(cells: PipelineResult, fields: list[Field]):
+    activations = cells.activations
+    steps, report = finish(iter_evaluation(activations, FEW, fields=fields, cells=cells.labels))
+    tables = [
+        cell_measurements(f.read(), labels, f.channel_names).loc[units.ids]
+        for f, labels, units in zip(fields, cells.labels, activations.geometry, strict=True)
+    ]
+    x = pd.concat(tables, ignore_index=True)
+    label = activations.units["Metadata_condition"].to_numpy()
+    # One step a cell.
+    assert sum(s.message.startswith("Measuring the cells of") for s in steps) >= len(x)
+    found = report.handcrafted
+    assert found["n_measurements"] == x.shape[1] == 24
+    codes = quantile_codes(x.to_numpy(), report.summary["mean_active"])
+    assert found["non_zeros"] == codes.nnz / len(x)
+    _, expected = average_selectivity(codes, label)
+    for row, values in zip(found["labels"], expected, strict=True):
+        inside = label == row["label"]
+        assert row["selectivity"] == pytest.approx(values.max())
+        assert row["measurement"] == x.columns[values.argmax()]
+        areas = [roc_auc_score(inside, x[name]) for name in x]
+        best = int(np.abs(np.array(areas) - 0.5).argmax())
+        assert row["auc_measurement"] == x.columns[best]
+        assert row["auc"] == pytest.approx(max(areas[best], 1 - areas[best]))
+        assert row["side"] == ("larger" if areas[best] > 0.5 else "smaller")
+        assert row["selectivity"] <= row["limit"] + 0.02
+        # All that are active are of the label, as far as it has so many.
+        hits = round(codes.nnz / codes.shape[1])
+        most = min(hits, inside.sum())
+        limit = most / inside.sum() - (hits - most) / (~inside).sum()
+        assert row["limit"] == pytest.approx(limit, abs=0.02)
+    # Two labels are too few for a correlation.
+    assert found["correlation"] is None
+    assert report.probes[3]["of"] == "handcrafted"
+    wells = unit_groups(activations.units)
+    score = probe_scores(x.to_numpy(), label, group_folds(label, wells), wells)
+    assert report.probes[3]["balanced_accuracy"] == pytest.approx(score.balanced_accuracy)
+    assert any("handcrafted measurements" in s for s in summary_sentences(report, "cell"))
+
+
+def test_measurements_and_concepts_are_correlated_over_labels(
+    cells: PipelineResult, fields: list[Field]
+):
+    choices = dataclasses.replace(FEW, labels="Well")
+    _, report = finish(
+        iter_evaluation(cells.activations, choices, fields=fields, cells=cells.labels)
     )
-    report.batches = report.batches * 20
-    assert f"{len(report.batches) - 50} more rows" in html_report(report)
+    rows = report.handcrafted["labels"]
+    expected = stats.pearsonr(
+        [row["selectivity"] for row in rows], [row["concept_selectivity"] for row in rows]
+    )
+    assert report.handcrafted["correlation"] == pytest.approx(expected.statistic)
+    assert [row["concept_selectivity"] for row in rows] == [
+        row["selectivity"] for row in report.labels
+    ]
+    assert any("(Pearson)" in s for s in summary_sentences(report, "cell"))
+
+
+def test_the_limit_of_a_rare_label_counts_what_is_active_elsewhere(
+    cells: PipelineResult, fields: list[Field]
+):
+    activations = cells.activations.of_fields(range(len(fields)))
+    n = len(activations.units)
+    activations.units["Metadata_kind"] = np.where(np.arange(n) < 2, "rare", "common")
+    choices = dataclasses.replace(FEW, labels="kind", independent="fields")
+    _, report = finish(iter_evaluation(activations, choices, fields=fields, cells=cells.labels))
+    rows = {row["label"]: row for row in report.handcrafted["labels"]}
+    hits = report.handcrafted["non_zeros"] * n / 24
+    assert hits > 2
+    assert rows["rare"]["limit"] == pytest.approx(1 - (hits - 2) / (n - 2))
+    assert rows["common"]["limit"] == pytest.approx(hits / (n - 2))
+
+
+def test_crops_are_not_measured_by_hand(fields: list[Field]):
+    result = run_pipeline(fields, dataclasses.replace(CONFIG, unit="crop"))
+    _, report = finish(iter_evaluation(result.activations, FEW, fields=fields, cells=result.labels))
+    assert report.handcrafted == {}
+    assert "No handcrafted measurements: they are of cells, and the samples of this run are " in (
+        " ".join(report.notes)
+    )
+
+
+# Seeds ------------------------------------------------------------------------------------------
+
+
+def test_further_seeds_are_fits_of_the_same_settings(cells: PipelineResult):
+    activations = cells.activations
+    choices = dataclasses.replace(FEW, n_seeds=2, handcrafted=False)
+    steps, report = finish(iter_evaluation(activations, choices))
+    assert any("with seed 2 of 2" in s.message for s in steps)
+    others = []
+    for number in range(2):
+        seed = int(np.random.RandomState([0, number]).randint(2**31 - 1))
+        icfl = ICFL(8, 2, 1, max_steps=30, random_state=seed).fit(activations.vectors)
+        others.append(icfl.components_)
+    atoms = cells.dictionary.icfl.components_
+    expected = seed_agreement([atoms, *others])
+    assert report.seeds["same_samples"] is True
+    assert report.seeds["n_samples"] == len(activations.units)
+    for key, value in expected.items():
+        assert report.seeds[key] == pytest.approx(value)
+    matches = [match_dictionaries(atoms, other) for other in others]
+    for row in report.labels:
+        cosines = [m.cosine[list(m.first).index(row["concept"])] for m in matches]
+        assert row["found_again"] == pytest.approx(np.mean(cosines))
+    assert not any("Further seeds" in note for note in report.notes)
+    assert any("With 2 further seeds" in s for s in summary_sentences(report, "cell"))
+
+
+def test_settings_of_a_fit_outlive_the_file(cells: PipelineResult, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, update="adam", init="linear", learning_rate=1e-3, positive_code=True, max_steps=7
+    )
+    cells.dictionary.provenance["config"], before = (
+        config.to_dict(),
+        cells.dictionary.provenance["config"],
+    )
+    try:
+        path = cells.dictionary.save(tmp_path / "d")
+    finally:
+        cells.dictionary.provenance["config"] = before
+    loaded = type(cells.dictionary).load(path)
+    icfl = refitted(loaded, 5)
+    assert (icfl.n_atoms, icfl.n_iterations, icfl.atoms_per_iteration) == (8, 2, 1)
+    assert (icfl.init, icfl.learning_rate, icfl.max_steps) == ("linear", 1e-3, 7)
+    assert icfl.random_state == 5
+    # How it codes is kept in the file itself.
+    assert (icfl.update, icfl.positive_code) == ("newton", False)
+    loaded.provenance.clear()
+    assert refitted(loaded, 5).max_steps is None
+
+
+def test_seeds_are_fitted_on_the_samples_of_the_fit_where_they_are_at_hand():
+    choices = dataclasses.replace(FEW, n_seeds=1, unseen_only=True, handcrafted=False)
+    activations = fitted_on(six_fields(), [0, 1, 2])
+    assert not same_samples(activations.dictionary, activations)
+    assert same_samples(activations.dictionary, activations.of_fields([0, 1, 2]))
+    assert not same_samples(activations.dictionary, activations.of_fields([0, 1]))
+    _, report = finish(iter_evaluation(activations, choices))
+    assert report.summary["n_samples"] == 12
+    assert (report.seeds["n_samples"], report.seeds["same_samples"]) == (12, True)
+    # On other fields, dictionaries differ by more than the seed.
+    rest = activations.of_fields([3, 4, 5])
+    _, report = finish(iter_evaluation(rest, dataclasses.replace(choices, unseen_only=False)))
+    assert report.seeds["same_samples"] is False
+    assert any(note.startswith("Further seeds were not fitted") for note in report.notes)
+
+
+def test_a_fit_is_left_at_any_step():
+    steps = iter_evaluation(six_fields(), dataclasses.replace(FEW, n_seeds=3))
+    for step in steps:
+        if step.stage == "refit":
+            break
+    assert step.done < step.total
+    steps.close()
+
+
+# Tags -------------------------------------------------------------------------------------------
+
+
+def test_tags_are_compared_with_cells_and_with_heatmaps_in_their_masks():
+    activations = six_fields()
+    _, report = finish(iter_evaluation(activations, FEW))
+    assert report.tags == []
+    control = activations.units["Metadata_control"].to_numpy()
+    tagged = np.arange(24) % 4 != 3
+    activations.tag_units(np.flatnonzero(control & tagged), "control-like")
+    activations.tag_units(np.flatnonzero(~control & tagged), "perturbed")
+    _, report = finish(iter_evaluation(activations, FEW))
+    # The label of controls is left out.
+    assert [(row["label"], row["of"]) for row in report.tags] == [
+        ("puncta", "vector"),
+        ("puncta", "heatmap"),
+    ]
+    concept = report.tags[0]["concept"]
+    rows = np.flatnonzero(tagged)
+    inside, background = activations.mask_values(concept, rows)
+    for row, values in zip(
+        report.tags, (activations.alignment(concept)[rows], inside), strict=True
+    ):
+        a, b = values[control[rows]], values[~control[rows]]
+        test = stats.mannwhitneyu(b, a, alternative="greater")
+        assert (row["n_control_like"], row["n_perturbed"]) == (9, 9)
+        assert (row["u"], row["p_value"]) == pytest.approx((test.statistic, test.pvalue))
+        assert row["recalled"] == (a < (np.median(a) + np.median(b)) / 2).sum()
+        assert row["median_perturbed"] == pytest.approx(np.median(b))
+    assert report.tags[0]["median_background"] is None
+    expected = np.median(background) if len(background) else None
+    assert report.tags[1]["median_background"] == expected
+
+
+# Words ------------------------------------------------------------------------------------------
+
+
+def test_every_column_is_of_the_report(cells: PipelineResult, fields: list[Field]):
+    activations = cells.activations.of_fields(range(len(fields)))
+    activations.unit_tags[::2], activations.unit_tags[1::2] = "control-like", "perturbed"
+    choices = dataclasses.replace(FEW, n_seeds=1)
+    _, report = finish(iter_evaluation(activations, choices, fields=fields, cells=cells.labels))
+    # Four wells are too few for batch effects.
+    report.batches = finish(iter_evaluation(six_fields(), FEW))[1].batches
+    for table in TABLES:
+        assert columns_of(table, rows_of(report, table)) == list(table.columns)
+    assert columns_of(TABLES[0], []) == []
+    assert rows_of(EvaluationReport(), TABLES[4]) == []
+
+
+def test_values_are_written_for_people():
+    assert [value_text(v) for v in (None, 0.12345, 3, "x", math.pi * 1e6)] == [
+        "-",
+        "0.123",
+        "3",
+        "x",
+        "3.14e+06",
+    ]

@@ -93,7 +93,12 @@ def test_evaluate_measures_what_apply_finds(
     query = "Metadata_condition == 'diffuse'"
     arguments = [str(dictionary), str(plate), "--out", str(out), "--controls", query]
     assert main(["evaluate", *arguments]) == 0
-    assert f"The evaluation is in {out / 'evaluation.html'}." in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert f"The evaluation is in {out / 'evaluation.html'}." in output.out
+    assert f"Note: The dictionary was fitted on {len(fields)} of these" in output.out
+    assert "with an average selectivity of" in output.out
+    # Progress has a line a measure.
+    assert any(line.startswith("Shuffling labels") for line in output.err.splitlines())
     written = json.loads((out / "evaluation.json").read_text())
     conditions = [f.condition for f in fields for _ in range(49)]
     classes, selectivity = average_selectivity(expected.activations.codes, conditions)
@@ -104,8 +109,55 @@ def test_evaluate_measures_what_apply_finds(
     page = (out / "evaluation.html").read_text()
     assert "<svg" in page
     # Nothing is fetched when the page is opened.
-    assert "src=" not in page
+    assert page.count("src=") == page.count('src="data:image/png;base64,') > 0
     assert "<link" not in page
+
+
+def test_every_choice_of_evaluate_has_an_option(
+    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    half = [f for f in fields if f.well in {"O01", "O11"}]
+    dictionary = run_pipeline(half, CONFIG).dictionary.save(tmp_path / "half")
+    table = pd.read_csv(plate)
+    table["Metadata_Compound"] = np.where(table["Metadata_condition"] == "puncta", "iso", "none")
+    table.to_csv(plate.with_name("compounds.csv"), index=False)
+    out = tmp_path / "out"
+    arguments = [str(dictionary), str(plate.with_name("compounds.csv")), "--out", str(out)]
+    options = ["--labels", "compound", "--independent", "fields", "--shuffles", "7", "--seeds", "1"]
+    assert main(["evaluate", *arguments, *options, "--no-handcrafted", "--unseen-only"]) == 0
+    written = json.loads((out / "evaluation.json").read_text())
+    assert written["choices"] == {
+        "labels": "compound",
+        "independent": "fields",
+        "n_permutations": 7,
+        "handcrafted": False,
+        "n_seeds": 1,
+        "unseen_only": True,
+        "random_state": 0,
+    }
+    unseen = [f for f in fields if f.well in {"O05", "O12"}]
+    assert written["summary"]["n_fields"] == len(unseen)
+    assert [row["label"] for row in written["labels"]] == ["iso", "none"]
+    assert written["labels"][0]["p_value"] in {n / 8 for n in range(1, 9)}
+    crops = pd.read_csv(out / "crops.csv").query("Metadata_Well in ['O05', 'O12']")
+    active = crops.filter(like="activation_") > 0
+    # The well with puncta got the compound.
+    treated = crops["Metadata_Well"] == "O05"
+    selectivity = active[treated].mean() - active[~treated].mean()
+    assert written["labels"][0]["selectivity"] == pytest.approx(selectivity.max())
+    assert written["seeds"]["n_seeds"] == 1
+    assert written["handcrafted"] == {}
+    capsys.readouterr()
+    for wrong, sentence in (
+        (["--shuffles", "0"], "0 shuffles and 0 further seeds were asked for"),
+        (["--labels", "dose"], "There is no column 'dose' to take labels from"),
+    ):
+        unused = str(tmp_path / "unused")
+        assert main(["evaluate", *arguments[:2], "--out", unused, *wrong]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert sentence in error
+    # Nothing was begun.
+    assert not (tmp_path / "unused").exists()
 
 
 @pytest.mark.parametrize(

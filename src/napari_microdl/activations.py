@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -125,6 +125,28 @@ class ConceptActivations:
         """Row numbers of the units of one field."""
         rows: NDArray[np.int64] = np.flatnonzero(self.units["field"].to_numpy() == field)
         return rows
+
+    def of_fields(self, fields: Iterable[int]) -> ConceptActivations:
+        """The same of some fields alone; fields keep their numbers.
+
+        Parameters
+        ----------
+        fields : iterable of int
+            Numbers of the fields.
+
+        Returns
+        -------
+        ConceptActivations
+            Units of other fields are left out; tags are copied.
+        """
+        rows = np.flatnonzero(np.isin(self.units["field"].to_numpy(), list(fields)))
+        return dataclasses.replace(
+            self,
+            units=self.units.iloc[rows].reset_index(drop=True),
+            codes=self.codes[rows],
+            vectors=self.vectors[rows],
+            unit_tags=self.unit_tags[rows],
+        )
 
     def unit_values(
         self, field: int, concept: int
@@ -394,6 +416,74 @@ class ConceptActivations:
         """
         rows: NDArray[np.int64] = np.argsort(-sign * self.alignment(concept), kind="stable")[:n]
         return rows
+
+    def mask_values(
+        self, concept: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A concept's heatmap inside units, and outside all units of their fields.
+
+        Parameters
+        ----------
+        concept : int
+            Which concept.
+        rows : ndarray of int
+            Rows of `units`.
+
+        Returns
+        -------
+        inside : ndarray of shape (n_rows,)
+            Mean of the heatmap over each unit, every patch weighted by what the unit covers of it.
+        background : ndarray of shape (n_patches,)
+            Patches that no unit touches, of all fields that the rows lie in.
+
+        Notes
+        -----
+        Paper, section 4: single-cell identity.
+        """
+        of_row = self.units["field"].to_numpy()[rows]
+        inside = np.empty(len(rows))
+        background = []
+        for field in np.unique(of_row).tolist():
+            cosine = self.heatmap(field, concept).ravel().astype(np.float64)
+            weights = self.geometry[field].weights
+            mean = (weights @ cosine) / weights.sum(axis=1)
+            chosen = of_row == field
+            inside[chosen] = mean[np.searchsorted(self.rows_of_field(field), rows[chosen])]
+            background.append(cosine[weights.sum(axis=0) == 0])
+        return inside, np.concatenate(background) if background else np.empty(0)
+
+    def top_patches(
+        self, concept: int, n: int = 8, sign: int = 1, fields: Iterable[int] | None = None
+    ) -> pd.DataFrame:
+        """The patches most aligned with a concept.
+
+        Parameters
+        ----------
+        concept : int
+            Which concept.
+        n : int, default=8
+            How many.
+        sign : {1, -1}
+            1 for the most aligned, -1 for the most anti-aligned.
+        fields : iterable of int, optional
+            Fields to look in; all where not given, of which every token is whitened for it.
+
+        Returns
+        -------
+        DataFrame of at most n rows, most extreme first
+            ``field``, ``row`` and ``column`` of the patch in the grid, and ``cosine`` (paper,
+            section 4: galleries).
+        """
+        found = []
+        for field in range(len(self.grids)) if fields is None else fields:
+            cosine = self.heatmap(field, concept)
+            flat = np.argsort(-sign * cosine, axis=None, kind="stable")[:n]
+            row, column = np.unravel_index(flat, cosine.shape)
+            values = {"field": field, "row": row, "column": column, "cosine": cosine.flat[flat]}
+            found.append(pd.DataFrame(values))
+        table = pd.concat(found, ignore_index=True)
+        order = np.argsort(-sign * table["cosine"].to_numpy(), kind="stable")[:n]
+        return table.iloc[order].reset_index(drop=True)
 
     def to_frame(self, concepts: Sequence[int] | None = None) -> pd.DataFrame:
         """The units with their activations, ready to be written.

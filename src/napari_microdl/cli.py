@@ -12,6 +12,7 @@ from napari_microdl.errors import MicrodlError
 
 if TYPE_CHECKING:
     from napari_microdl.pipeline import Progress
+    from napari_microdl.run_evaluation import EvaluationStep
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         help="apply a dictionary to fields it has not seen, and measure its concepts",
         description="Applies a dictionary and writes, beside what apply writes, an evaluation as "
         "JSON and as a page that can be read without internet: selectivity with its null and "
-        "interval, probes, reconstruction, batch effects.",
+        "interval, probes, reconstruction, batch effects, handcrafted measurements, pictures.",
     )
     for command in (apply, evaluate):
         command.add_argument("dictionary", type=Path, help="*.microdl.safetensors file")
@@ -76,6 +77,44 @@ def _parser() -> argparse.ArgumentParser:
             help="which fields are controls, such as \"Metadata_condition == 'DMSO'\"; else the "
             "column Metadata_control says so",
         )
+    evaluate.add_argument(
+        "--labels",
+        metavar="COLUMN",
+        default="Metadata_condition",
+        help="column of the table that concepts should tell (default: Metadata_condition)",
+    )
+    evaluate.add_argument(
+        "--independent",
+        choices=("wells", "fields", "plates"),
+        default="wells",
+        help="what was treated as one, and is shuffled, drawn again and left out as one (default: "
+        "wells; fields where no well is known)",
+    )
+    evaluate.add_argument(
+        "--shuffles",
+        type=int,
+        default=999,
+        metavar="N",
+        help="shuffles of the labels; p cannot be less than 1 / (N + 1) (default: 999)",
+    )
+    evaluate.add_argument(
+        "--no-handcrafted",
+        action="store_true",
+        help="do not measure shape, intensity and texture of the cells to compare with",
+    )
+    evaluate.add_argument(
+        "--seeds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="fit N more dictionaries with other seeds, and say how far they agree (default: 0, as "
+        "each takes as long as a fit)",
+    )
+    evaluate.add_argument(
+        "--unseen-only",
+        action="store_true",
+        help="leave out fields that the dictionary was fitted on, on which figures are optimistic",
+    )
     return parser
 
 
@@ -83,9 +122,9 @@ class _ProgressLine:
     """Progress on one line where somebody watches, one line a stage in a log."""
 
     def __init__(self) -> None:
-        self._last: Progress | None = None
+        self._last: Progress | EvaluationStep | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: Progress | EvaluationStep) -> None:
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{self._text(progress):<78}")
             sys.stderr.flush()
@@ -99,18 +138,40 @@ class _ProgressLine:
             print("" if sys.stderr.isatty() else self._text(self._last), file=sys.stderr)
 
     @staticmethod
-    def _text(progress: Progress) -> str:
+    def _text(progress: Progress | EvaluationStep) -> str:
         return f"{progress.message} ({progress.done}/{progress.total})"
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Fit or apply a dictionary."""
+    """Fit, apply or evaluate a dictionary."""
     from napari_microdl.config import PipelineConfig
     from napari_microdl.config_files import read_config
     from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.models.registry import model_spec
-    from napari_microdl.runs import EVALUATION_PAGE, evaluate_run, run_table
+    from napari_microdl.run_evaluation import EvaluationChoices
+    from napari_microdl.run_evaluation.words import summary_sentences
+    from napari_microdl.runs import (
+        EVALUATION_PAGE,
+        add_columns,
+        check_labels,
+        evaluate_run,
+        run_table,
+        table_fields,
+    )
 
+    choices, fields = None, []
+    if options.command == "evaluate":
+        # A choice that means nothing is found before the work, not after.
+        choices = EvaluationChoices(
+            labels=options.labels,
+            independent=options.independent,
+            n_permutations=options.shuffles,
+            handcrafted=not options.no_handcrafted,
+            n_seeds=options.seeds,
+            unseen_only=options.unseen_only,
+        )
+        fields = table_fields(options.table, options.controls)
+        check_labels(fields, options.table, options.labels)
     config = PipelineConfig() if options.config is None else read_config(options.config)
     dictionary = None
     if options.command != "fit":
@@ -138,8 +199,14 @@ def _run(options: argparse.Namespace) -> None:
         f"{len(activations.units)} {result.config.unit}s, {activations.n_concepts} concepts: the "
         f"tables, the dictionary and the report are in {options.out}."
     )
-    if options.command == "evaluate":
-        for note in evaluate_run(result, options.out).notes:
+    if choices is not None:
+        add_columns(result.activations.units, options.table)
+        line = _ProgressLine()
+        report = evaluate_run(result, fields, options.out, choices, progress=line)
+        line.finish()
+        for sentence in summary_sentences(report, result.config.unit):
+            print(sentence)
+        for note in report.notes:
             print(f"Note: {note}")
         print(f"The evaluation is in {options.out / EVALUATION_PAGE}.")
 

@@ -75,7 +75,7 @@ def write_outputs(result: PipelineResult, out: Path) -> None:
     figures = {
         "overlay_heatmap.png": heatmap_figure(result, fields, shown, top[0]),
         "overlay_units.png": unit_figure(result, fields, shown, top[0]),
-        "gallery.png": gallery_figure(result, fields, top[:_FIGURE_CONCEPTS]),
+        "gallery.png": gallery_figure(activations, fields, top[:_FIGURE_CONCEPTS]),
         "distribution.png": distribution_figure(
             activations, top[:_FIGURE_CONCEPTS], result.config.unit
         ),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from napari_microdl.activations import ConceptActivations
 from napari_microdl.fields import Field
 from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
+from napari_microdl.unit_pictures import outlines_of, unit_window
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by every common kind of colour vision. Controls are grey.
 CONTROL_COLOUR = "#8c8c8c"
 CONDITION_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
+# Around anti-aligned and aligned patches, as the heatmap colours them.
+_OUTLINES = ("#60b0ff", "#ffa040")
 _MOST_POINTS = 400
 
 
@@ -147,52 +153,105 @@ def unit_figure(
 
 
 def gallery_figure(
-    result: PipelineResult, fields: list[Field], concepts: list[int], n: int = 8
+    activations: ConceptActivations,
+    fields: list[Field],
+    concepts: list[int],
+    n: int = 8,
+    *,
+    channel: int = 0,
+    patches: bool = False,
 ) -> Figure:
-    """Units most aligned with each concept, and the least aligned for comparison.
+    """Units most and least aligned with each concept, with the patches that make them so.
 
     Parameters
     ----------
-    result : PipelineResult
-        Result of a run on `fields`.
+    activations : ConceptActivations
+        Result of a run on `fields`, or of some of them.
     fields : list of Field
         All fields of the run.
     concepts : list of int
-        Concepts, one row pair each.
+        Concepts, two or three rows each.
     n : int, default=8
         Units a row.
+    channel : int, default=0
+        Channel of the fields to show.
+    patches : bool, default=False
+        Whether a third row shows the most aligned patches of the fields of the first row.
 
     Returns
     -------
     Figure
-        Every picture is in the contrast of its field (paper, section 4: galleries).
+        Every picture is in the contrast of its field; orange and blue lines go around aligned and
+        anti-aligned patches (paper, section 4: galleries).
     """
-    activations = result.activations
-    first = np.searchsorted(activations.units["field"].to_numpy(), np.arange(len(fields)))
     images: dict[int, NDArray[np.float32]] = {}
-    figure = Figure(figsize=(1.35 * n + 1.6, 3.1 * len(concepts)), layout="constrained")
-    axes = figure.subplots(2 * len(concepts), n, squeeze=False)
-    for place, concept in enumerate(concepts):
-        cosines = activations.alignment(concept)
-        for line, sign in enumerate((1, -1)):
-            rows = activations.top_units(concept, n, sign)
-            name = activations.dictionary.names[concept]
-            text = f"{name}\nmost aligned" if sign > 0 else "least aligned"
-            axes[2 * place + line, 0].set_ylabel(text, size=9)
-            for column in range(n):
-                axis = axes[2 * place + line, column]
-                _bare(axis)
-                if column >= len(rows):
-                    axis.set_axis_off()
-                    continue
-                row = int(rows[column])
-                index = int(activations.units["field"].iloc[row])
-                image = images.setdefault(index, grey(fields[index]))
-                box = activations.geometry[index].boxes[row - first[index]]
-                axis.imshow(image[window_of(box, fields[index].shape)], cmap="gray", vmin=0, vmax=1)
-                state = "control" if fields[index].is_control else fields[index].condition
-                axis.set_title(f"{state}\n{cosines[row]:+.2f}", size=8)
+    lines = [
+        (f"{activations.dictionary.names[concept]}\n{name}" if not place else name, tiles)
+        for concept in concepts
+        for place, (name, tiles) in enumerate(_gallery_rows(activations, concept, n, patches))
+    ]
+    figure = Figure(figsize=(1.35 * n + 1.6, 1.55 * len(lines)), layout="constrained")
+    axes = figure.subplots(len(lines), n, squeeze=False)
+    for line, (name, tiles) in zip(axes, lines, strict=True):
+        line[0].set_ylabel(name, size=9)
+        for axis in line:
+            _bare(axis)
+        for axis in line[len(tiles) :]:
+            axis.set_axis_off()
+        for axis, tile in zip(line, tiles, strict=False):
+            if tile.field not in images:
+                images[tile.field] = grey(fields[tile.field], channel)
+            axis.imshow(images[tile.field][tile.window], cmap="gray", vmin=0, vmax=1)
+            # A line on the edge of a pixel lies half a pixel before its number.
+            ends = tile.lines.reshape(-1, 2, 2) - 0.5
+            colour = _OUTLINES[tile.cosine > 0]
+            axis.add_collection(LineCollection(ends.tolist(), colors=colour, linewidths=1.2))
+            field = fields[tile.field]
+            state = "control" if field.is_control else field.condition
+            axis.set_title(f"{state}\n{tile.cosine:+.2f}", size=8, parse_math=False)
     return figure
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """One picture of a gallery."""
+
+    field: int
+    window: tuple[slice, slice]
+    lines: NDArray[np.float64]
+    cosine: float
+
+
+def _gallery_rows(
+    activations: ConceptActivations, concept: int, n: int, patches: bool
+) -> list[tuple[str, list[_Tile]]]:
+    """Rows of pictures of one concept, each with its name."""
+    cosines = activations.alignment(concept)
+    rows: list[tuple[str, list[_Tile]]] = []
+    for sign, name in ((1, "most aligned"), (-1, "least aligned")):
+        tiles = []
+        for row in activations.top_units(concept, n, sign).tolist():
+            field, window = unit_window(activations, row)
+            lines = outlines_of(activations, row, concept, sign)
+            tiles.append(_Tile(field, window, lines, float(cosines[row])))
+        rows.append((name, tiles))
+    if patches:
+        looked_in = sorted({tile.field for tile in rows[0][1]})
+        tiles = []
+        for patch in activations.top_patches(concept, n, fields=looked_in).itertuples():
+            grid = activations.grids[patch.field]
+            p = grid.patch_size
+            top, left = patch.row * p, patch.column * p
+            height, width = grid.image_shape
+            # The last patches may stick out of the image.
+            box = np.array([top, left, min(top + p, height), min(left + p, width)])
+            window = window_of(box, grid.image_shape)
+            y, x = top - window[0].start, left - window[1].start
+            corners = [(x, y), (x + p, y), (x + p, y + p), (x, y + p), (x, y)]
+            edges = np.array([(*a, *b) for a, b in pairwise(corners)], float)
+            tiles.append(_Tile(patch.field, window, edges, patch.cosine))
+        rows.append(("patches", tiles))
+    return rows
 
 
 def condition_groups(activations: ConceptActivations) -> list[tuple[str, bool, NDArray[np.bool_]]]:

@@ -20,7 +20,7 @@ from napari_microdl.embedding import (
     embed_layers,
 )
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import balanced_accuracy, linear_probe, separation_auc
+from napari_microdl.evaluation import probe_scores
 from napari_microdl.fields import Field
 from napari_microdl.pipeline import Progress, check_fields, iter_load, iter_segment
 from napari_microdl.scaling import IntensityScaling
@@ -138,16 +138,15 @@ def iter_layer_scores(
         yield Progress("fit", number, len(layers), f"Telling treated from control in layer {layer}")
         vectors = np.concatenate(pooled.pop(layer))[chosen]
         scores = probe_scores(vectors, treated[chosen], fold[chosen])
-        mean, spread = scores.mean(0), scores.std(0)
         rows.append(
             {
                 "layer": layer,
-                "auc": mean[0],
-                "auc_spread": spread[0],
-                "balanced_accuracy": mean[1],
-                "balanced_accuracy_spread": spread[1],
-                "n_folds": len(scores),
-                "n_units": len(vectors),
+                "auc": scores.auc,
+                "auc_spread": scores.auc_spread,
+                "balanced_accuracy": scores.balanced_accuracy,
+                "balanced_accuracy_spread": scores.spread,
+                "n_folds": scores.n_folds,
+                "n_units": scores.n_samples,
             }
         )
     yield Progress("fit", len(layers), len(layers), "Done")
@@ -196,35 +195,6 @@ def field_folds(fields: Sequence[Field]) -> NDArray[np.int64]:
         for number, members in enumerate(kind):
             folds[members] = number % n_folds
     return folds
-
-
-def probe_scores(
-    vectors: NDArray[np.float32], treated: NDArray[np.bool_], fold: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Scores of a linear probe on one part after the other, fitted on the others.
-
-    Parameters
-    ----------
-    vectors : ndarray of shape (n, d)
-        Samples.
-    treated : ndarray of shape (n,)
-        What is to be told.
-    fold : ndarray of shape (n,)
-        Part of each sample.
-
-    Returns
-    -------
-    ndarray of shape (n_folds, 2)
-        AUC and balanced accuracy.
-    """
-    scores = []
-    for left_out in np.unique(fold):
-        inside, outside = fold != left_out, fold == left_out
-        probe = linear_probe().fit(vectors[inside], treated[inside])
-        decision = probe.decision_function(vectors[outside])
-        truth = treated[outside]
-        scores.append([separation_auc(decision, truth), balanced_accuracy(truth, decision > 0)])
-    return np.asarray(scores, np.float64)
 
 
 def _some(n: int, seed: int) -> NDArray[np.int64]:

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_microdl.config import PipelineConfig
 from napari_microdl.config_files import write_config
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.field_tables import read_fields
 from napari_microdl.fields import Field
-from napari_microdl.html_report import write_html_report
-from napari_microdl.metadata import metadata_table, select
+from napari_microdl.html_report import iter_html_report
+from napari_microdl.metadata import PREFIX, metadata_table, read_table, select
 from napari_microdl.pipeline import PipelineResult, Progress, run_pipeline
-from napari_microdl.run_evaluation import EvaluationReport, iter_evaluation
+from napari_microdl.run_evaluation import (
+    EvaluationChoices,
+    EvaluationReport,
+    EvaluationStep,
+    iter_evaluation,
+    unit_labels,
+)
 from napari_microdl.stepping import run_through
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DICTIONARY = "dictionary.microdl.safetensors"
 REPORT = "report.json"
@@ -71,6 +80,30 @@ def write_run(
     (out / REPORT).write_text(report + "\n", encoding="utf-8")
 
 
+def table_fields(table: str | Path, controls: str | None = None) -> list[Field]:
+    """Fields of a table of image files, with their controls.
+
+    Parameters
+    ----------
+    table : str or Path
+        As `napari_microdl.field_tables.read_fields` takes it.
+    controls : str, optional
+        See `run_table`.
+
+    Returns
+    -------
+    list of Field
+        One a row, in the order of the table.
+
+    Raises
+    ------
+    MicrodlError
+        If the table, a file or the query cannot be used.
+    """
+    fields = read_fields(table)
+    return fields if controls is None else mark_controls(fields, controls)
+
+
 def run_table(
     table: str | Path,
     out: Path,
@@ -107,9 +140,7 @@ def run_table(
     MicrodlError
         If the table, a file, the query or the settings cannot be used.
     """
-    fields = read_fields(table)
-    if controls is not None:
-        fields = mark_controls(fields, controls)
+    fields = table_fields(table, controls)
     # A folder that cannot be written to is found before the work, not after.
     out.mkdir(parents=True, exist_ok=True)
     result = run_pipeline(fields, config, dictionary=dictionary, progress=progress)
@@ -117,25 +148,87 @@ def run_table(
     return result
 
 
-def evaluate_run(result: PipelineResult, out: Path) -> EvaluationReport:
+def evaluate_run(
+    result: PipelineResult,
+    fields: Sequence[Field],
+    out: Path,
+    choices: EvaluationChoices | None = None,
+    *,
+    progress: Callable[[EvaluationStep], None] | None = None,
+) -> EvaluationReport:
     """Measure the concepts of a run, and write the figures and a page to look at.
 
     Parameters
     ----------
     result : PipelineResult
         A run, best on fields that the dictionary was not fitted on.
+    fields : sequence of Field
+        Its fields.
     out : Path
         Folder, made where it is missing.
+    choices : EvaluationChoices, optional
+        What to ask; the defaults where not given.
+    progress : callable, optional
+        Called with every `EvaluationStep`.
 
     Returns
     -------
     EvaluationReport
+
+    Raises
+    ------
+    MicrodlError
+        If there is nothing to evaluate, or the column of labels is not there.
     """
-    report = run_through(iter_evaluation(result.activations))
+    activations = result.activations
+    steps = iter_evaluation(activations, choices, fields=fields, cells=result.labels)
+    report = run_through(steps, progress)
+    page = run_through(iter_html_report(report, activations, fields), progress)
     out.mkdir(parents=True, exist_ok=True)
     (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
-    write_html_report(report, out / EVALUATION_PAGE)
+    (out / EVALUATION_PAGE).write_text(page, encoding="utf-8")
     return report
+
+
+def add_columns(units: pd.DataFrame, table: str | Path) -> None:
+    """Give units all ``Metadata_*`` columns of the table of their fields.
+
+    Parameters
+    ----------
+    units : DataFrame
+        With a column ``field``, the number of a row of the table; columns that are there already
+        stay as they are.
+    table : str or Path
+        As `napari_microdl.field_tables.read_fields` takes it.
+    """
+    known = {str(c).lower() for c in units.columns}
+    rows = units["field"].to_numpy()
+    values = read_table(table)
+    for name in values.columns:
+        if str(name).startswith(PREFIX) and str(name).lower() not in known:
+            units[name] = values[name].to_numpy()[rows]
+
+
+def check_labels(fields: list[Field], table: str | Path, labels: str) -> None:
+    """Refuse a column of labels that units will not have, before there are any.
+
+    Parameters
+    ----------
+    fields : list of Field
+        As `table_fields` reads them.
+    table : str or Path
+        Their table.
+    labels : str
+        The column.
+
+    Raises
+    ------
+    MicrodlError
+        Lists those that there are.
+    """
+    units = metadata_table(fields).assign(field=range(len(fields)))
+    add_columns(units, table)
+    unit_labels(units, labels)
 
 
 def mark_controls(fields: list[Field], query: str) -> list[Field]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from napari_microdl.errors import MicrodlError
@@ -17,6 +17,7 @@ from napari_microdl.evaluation import (
     balanced_accuracy,
     check_split,
     group_folds,
+    iter_probe_scores,
     probe_scores,
     relative_accuracy,
 )
@@ -38,7 +39,7 @@ def test_the_score_is_that_of_scikit_learn(as_codes: bool):
     if as_codes:
         x = np.maximum(x, 0)
     found = probe_scores(sparse.csr_array(x) if as_codes else x, labels, fold, wells)
-    scores = []
+    scores, areas = [], []
     for part in range(3):
         inside, outside = fold != part, fold == part
         scaler = StandardScaler(with_mean=not as_codes).fit(x[inside])
@@ -46,8 +47,12 @@ def test_the_score_is_that_of_scikit_learn(as_codes: bool):
         probe.fit(scaler.transform(x[inside]), labels[inside])
         told = probe.predict(scaler.transform(x[outside]))
         scores.append(balanced_accuracy_score(labels[outside], told))
+        chances = probe.predict_proba(scaler.transform(x[outside]))
+        areas.append(roc_auc_score(labels[outside], chances, multi_class="ovr"))
     assert found.balanced_accuracy == pytest.approx(np.mean(scores))
     assert found.spread == pytest.approx(np.std(scores))
+    assert found.auc == pytest.approx(np.mean(areas))
+    assert found.auc_spread == pytest.approx(np.std(areas))
     assert (found.n_folds, found.n_labels, found.n_samples) == (3, 3, 360)
     assert found.chance == pytest.approx(1 / 3)
     assert found.balanced_accuracy > 0.6
@@ -79,6 +84,37 @@ def test_folds_keep_groups_whole(pairs: list[tuple[str, int]]):
         assert len(set(fold[groups == group].tolist())) == 1
     assert fold.min() >= 0
     assert fold.max() < min(5, least)
+
+
+def test_noise_is_told_by_chance_and_a_planted_difference_by_its_size():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(8000, 6)).astype(np.float32)
+    treated, fold = rng.random(8000) < 0.2, rng.integers(0, 4, 8000)
+    noise = probe_scores(x, treated, fold)
+    np.testing.assert_allclose([noise.auc, noise.balanced_accuracy], 0.5, atol=0.05)
+    # Two normal distributions two standard deviations apart: AUC 0.921, accuracy 0.841.
+    x[treated, 2] += 2
+    found = probe_scores(x, treated, fold)
+    np.testing.assert_allclose([found.auc, found.balanced_accuracy], [0.921, 0.841], atol=0.02)
+
+
+def test_a_fold_without_other_labels_has_no_area():
+    x, labels, wells = blobs(n_wells=4, n_labels=2)
+    # The last fold holds one label alone.
+    fold = np.where(labels == "a", wells // 2 % 2, wells // 2 % 3)
+    fold[(labels == "b") & (wells == 7)] = 3
+    found = probe_scores(x, labels, fold, wells)
+    assert found.n_folds == 4
+    assert np.isnan(found.auc)
+    assert np.isfinite(found.balanced_accuracy)
+
+
+def test_one_fold_an_iteration():
+    x, labels, wells = blobs()
+    fold = group_folds(labels, wells, n_folds=3)
+    steps = iter_probe_scores(x, labels, fold, wells)
+    assert [next(steps), next(steps)] == [(0, 3), (1, 3)]
+    steps.close()
 
 
 def test_wells_of_one_label_each_are_spread_evenly():

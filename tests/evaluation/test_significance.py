@@ -8,8 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from embedding.stand_ins import finish
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import average_selectivity, best_selectivity_null
+from napari_microdl.evaluation import (
+    average_selectivity,
+    best_selectivity_null,
+    iter_best_selectivity_null,
+    significance,
+)
 
 
 def random_codes(n: int, n_concepts: int, seed: int = 0, rate: float = 0.3) -> sparse.csr_array:
@@ -100,6 +106,16 @@ def test_a_planted_concept_is_found_among_lucky_ones():
     assert table.loc["other", "p_value"] > 0.05
     again = best_selectivity_null(sparse.csr_array(dense.astype(float)), labels, wells)
     assert again.equals(table)
+
+
+def test_shuffles_come_a_few_at_a_time_and_are_the_same(monkeypatch: pytest.MonkeyPatch):
+    codes, labels = random_codes(40, 10), np.array(["a", "b"] * 20)
+    whole = best_selectivity_null(codes, labels, n_permutations=50)
+    monkeypatch.setattr(significance, "_MOST_ENTRIES", 400)
+    seen, table = finish(iter_best_selectivity_null(codes, labels, n_permutations=50))
+    assert seen == [(0, 50), (20, 50), (40, 50)]
+    assert table["p_value"].between(1 / 51, 1).all()
+    assert list(table["selectivity"]) == list(whole["selectivity"])
 
 
 def test_one_label_has_no_null():

@@ -11,8 +11,8 @@ from qtpy.QtCore import QPoint, Qt
 
 from napari_microdl.channel_attribution import channel_correlations
 from napari_microdl.concept_figures import volcano_places
-from napari_microdl.gui.gallery import outlines_of
 from napari_microdl.tag_recall import tag_recall
+from napari_microdl.unit_pictures import outlines_of
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -161,12 +161,11 @@ def test_tags_and_notes_of_concepts_go_into_the_dictionary(explored, small_run, 
         dictionary.notes[:] = [""] * dictionary.n_concepts
 
 
-def test_outlines_enclose_the_most_aligned_patches_of_the_unit(explored, small_run):
-    _, explorer = explored
-    run, activations = explorer.session.run, small_run.result.activations
+def test_outlines_enclose_the_most_aligned_patches_of_the_unit(small_run):
+    activations = small_run.result.activations
     concept = int(activations.ranking.index[0])
     row = int(activations.top_units(concept, 1)[0])
-    lines = outlines_of(run, row, concept, 1)
+    lines = outlines_of(activations, row, concept, 1)
     field = int(activations.units["field"][row])
     place = row - int(activations.rows_of_field(field)[0])
     grid = activations.heatmap(field, concept)

@@ -10,6 +10,7 @@ from napari_microdl.evaluation.counts import (
 from napari_microdl.evaluation.handcrafted import (
     baseline_correlation,
     cell_measurements,
+    iter_cell_measurements,
     quantile_codes,
 )
 from napari_microdl.evaluation.intervals import (
@@ -22,6 +23,7 @@ from napari_microdl.evaluation.probes import (
     balanced_accuracy,
     check_split,
     group_folds,
+    iter_probe_scores,
     linear_probe,
     probe_scores,
     relative_accuracy,
@@ -43,9 +45,13 @@ from napari_microdl.evaluation.selectivity import (
     separation_auc,
 )
 from napari_microdl.evaluation.separation import DirectionSeparation, direction_separation
-from napari_microdl.evaluation.significance import best_selectivity_null
+from napari_microdl.evaluation.significance import (
+    best_selectivity_null,
+    iter_best_selectivity_null,
+)
 from napari_microdl.evaluation.stability import (
     DictionaryAgreement,
+    agreement_of,
     match_dictionaries,
     seed_agreement,
 )
@@ -58,6 +64,7 @@ __all__ = [
     "activation_rates",
     "activation_shares",
     "active",
+    "agreement_of",
     "average_selectivity",
     "balanced_accuracy",
     "baseline_correlation",
@@ -72,6 +79,9 @@ __all__ = [
     "direction_separation",
     "group_draws",
     "group_folds",
+    "iter_best_selectivity_null",
+    "iter_cell_measurements",
+    "iter_probe_scores",
     "largest_codes",
     "linear_probe",
     "match_dictionaries",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from skimage.feature import graycomatrix, graycoprops
 from skimage.measure import regionprops
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stepping import run_through
 
 _SHAPE = (
     "area",
@@ -58,6 +61,28 @@ def cell_measurements(
     MicrodlError
         If the shapes do not fit.
     """
+    return run_through(iter_cell_measurements(image, labels, channel_names))
+
+
+def iter_cell_measurements(
+    image: NDArray[np.generic], labels: NDArray[np.integer], channel_names: tuple[str, ...] = ()
+) -> Generator[tuple[int, int], None, pd.DataFrame]:
+    """`cell_measurements`, one cell an iteration.
+
+    Parameters
+    ----------
+    image, labels, channel_names
+        As for `cell_measurements`.
+
+    Yields
+    ------
+    done, total : int
+        Cells; stop iterating to cancel.
+
+    Returns
+    -------
+    DataFrame
+    """
     if image.ndim != 3 or image.shape[1:] != labels.shape:
         raise MicrodlError(
             f"The image has the shape {image.shape} and the labels {labels.shape}; give channels x "
@@ -69,7 +94,9 @@ def cell_measurements(
     image = np.asarray(image, np.float64)
     levels = np.stack([_levels(channel) for channel in image])
     rows: dict[int, dict[str, float]] = {}
-    for region in regionprops(labels):
+    regions = regionprops(labels)
+    for number, region in enumerate(regions):
+        yield number, len(regions)
         row = {f"shape_{name}": float(region[name]) for name in _SHAPE}
         inside = region.image
         for channel, name in enumerate(names):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.evaluation.selectivity import separation_auc
+from napari_microdl.stepping import run_through
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -33,6 +35,9 @@ class ProbeScores:
         One over the number of labels.
     n_folds, n_labels, n_samples : int
         Sizes.
+    auc, auc_spread : float
+        Area under the ROC curve, the mean over the labels of one against the rest: mean over the
+        folds and standard deviation.
     """
 
     balanced_accuracy: float
@@ -41,6 +46,8 @@ class ProbeScores:
     n_folds: int
     n_labels: int
     n_samples: int
+    auc: float = float("nan")
+    auc_spread: float = float("nan")
 
 
 def linear_probe(*, is_sparse: bool = False, strength: float = 0.01) -> Pipeline:
@@ -194,6 +201,37 @@ def probe_scores(
     Paper, section 4: "linear probe", the class-balanced loss and the balanced test accuracy. Only
     labels that a fold holds count in it.
     """
+    steps = iter_probe_scores(
+        vectors, labels, fold, groups, allow_leak=allow_leak, strength=strength
+    )
+    return run_through(steps)
+
+
+def iter_probe_scores(
+    vectors: NDArray[np.floating] | sparse.csr_array,
+    labels: Labels,
+    fold: NDArray[np.integer],
+    groups: Labels | None = None,
+    *,
+    allow_leak: bool = False,
+    strength: float = 0.01,
+) -> Generator[tuple[int, int], None, ProbeScores]:
+    """`probe_scores`, one fold an iteration.
+
+    Parameters
+    ----------
+    vectors, labels, fold, groups, allow_leak, strength
+        As for `probe_scores`.
+
+    Yields
+    ------
+    done, total : int
+        Folds; stop iterating to cancel.
+
+    Returns
+    -------
+    ProbeScores
+    """
     names, label = np.unique(np.asarray(labels), return_inverse=True)
     fold = np.asarray(fold)
     n = int(vectors.shape[0])
@@ -207,19 +245,28 @@ def probe_scores(
                 f"The label '{name}' is in one fold only, so it is never both fitted and tested; "
                 "spread it over two or more."
             )
-    scores = []
-    for part in parts:
+    scores = np.empty((len(parts), 2))
+    for number, part in enumerate(parts):
+        yield number, len(parts)
         inside, outside = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
         probe = linear_probe(is_sparse=sparse.issparse(vectors), strength=strength)
-        told = probe.fit(vectors[inside], label[inside]).predict(vectors[outside])
-        scores.append(balanced_accuracy(label[outside], told))
+        probe.fit(vectors[inside], label[inside])
+        chances = probe.predict_proba(vectors[outside])
+        told, truth = probe.classes_[chances.argmax(axis=1)], label[outside]
+        areas = [separation_auc(chances[:, k], truth == c) for k, c in enumerate(probe.classes_)]
+        known = np.isfinite(areas)
+        area = np.mean(np.asarray(areas)[known]) if known.any() else np.nan
+        scores[number] = balanced_accuracy(truth, told), area
+    mean, spread = scores.mean(axis=0), scores.std(axis=0)
     return ProbeScores(
-        balanced_accuracy=float(np.mean(scores)),
-        spread=float(np.std(scores)),
+        balanced_accuracy=float(mean[0]),
+        spread=float(spread[0]),
         chance=1 / len(names),
         n_folds=len(parts),
         n_labels=len(names),
         n_samples=n,
+        auc=float(mean[1]),
+        auc_spread=float(spread[1]),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,10 @@ from scipy import sparse
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.evaluation.group_counts import GroupCounts, Labels, count_groups
+from napari_microdl.stepping import run_through
 
 QUANTILES = (0.5, 0.95, 0.99)
-# Entries of the largest intermediate matrix, shuffles x concepts.
+# Shuffles x concepts x labels done at once: more take more memory, and a second or longer.
 _MOST_ENTRIES = 4_000_000
 # Two sums of the same counts in another order differ in their last digits.
 _EQUAL = 1e-12
@@ -68,6 +69,44 @@ def best_selectivity_null(
         If lengths differ, there are no concepts or shuffles, or a group has several labels or
         blocks.
     """
+    steps = iter_best_selectivity_null(
+        codes,
+        labels,
+        groups,
+        blocks,
+        n_permutations=n_permutations,
+        quantiles=quantiles,
+        random_state=random_state,
+    )
+    return run_through(steps)
+
+
+def iter_best_selectivity_null(
+    codes: sparse.csr_array,
+    labels: Labels,
+    groups: Labels | None = None,
+    blocks: Labels | None = None,
+    *,
+    n_permutations: int = 999,
+    quantiles: Sequence[float] = QUANTILES,
+    random_state: int = 0,
+) -> Generator[tuple[int, int], None, pd.DataFrame]:
+    """`best_selectivity_null`, some shuffles an iteration.
+
+    Parameters
+    ----------
+    codes, labels, groups, blocks, n_permutations, quantiles, random_state
+        As for `best_selectivity_null`.
+
+    Yields
+    ------
+    done, total : int
+        Shuffles; stop iterating to cancel.
+
+    Returns
+    -------
+    DataFrame
+    """
     if n_permutations < 1 or codes.shape[1] < 1:
         raise MicrodlError(
             f"There are {codes.shape[1]} concepts and {n_permutations} shuffles; both must be at "
@@ -92,10 +131,11 @@ def best_selectivity_null(
         return pd.DataFrame(np.nan, index=index, columns=columns).assign(concept=-1)
 
     best, concept = _best(counts, counts.label[None])
-    at_once = max(1, _MOST_ENTRIES // codes.shape[1])
+    at_once = max(1, _MOST_ENTRIES // (codes.shape[1] * len(index)))
     random = np.random.default_rng(random_state)
     null = np.empty((n_permutations, len(index)))
     for begin in range(0, n_permutations, at_once):
+        yield begin, n_permutations
         rows = slice(begin, min(begin + at_once, n_permutations))
         null[rows] = _best(counts, _shuffled(counts.label, block, rows.stop - begin, random))[0]
     reached = (null >= best - _EQUAL).sum(0)

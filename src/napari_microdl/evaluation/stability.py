@@ -114,7 +114,24 @@ def seed_agreement(
     """
     if len(dictionaries) < 2:
         raise MicrodlError("Agreement takes two dictionaries or more; fit with another seed.")
-    pairs = [match_dictionaries(a, b, threshold) for a, b in combinations(dictionaries, 2)]
+    return agreement_of(
+        [match_dictionaries(a, b, threshold) for a, b in combinations(dictionaries, 2)]
+    )
+
+
+def agreement_of(pairs: Sequence[DictionaryAgreement]) -> dict[str, float]:
+    """How much pairs of dictionaries agree that were matched already.
+
+    Parameters
+    ----------
+    pairs : sequence of DictionaryAgreement
+        One or more.
+
+    Returns
+    -------
+    dict of str to float
+        As `seed_agreement`.
+    """
     cosine, share = [p.mean for p in pairs], [p.matched for p in pairs]
     return {
         "matched_cosine": float(np.mean(cosine)),

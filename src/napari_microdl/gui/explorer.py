@@ -25,6 +25,7 @@ from napari_microdl.gui.cell_panel import CellPanel
 from napari_microdl.gui.compare_panel import ComparePanel
 from napari_microdl.gui.concept_table import ConceptTable
 from napari_microdl.gui.dock import Dock, sentence_label
+from napari_microdl.gui.evaluation_panel import EvaluationPanel
 from napari_microdl.gui.gallery import Gallery
 from napari_microdl.gui.map_panel import MapPanel
 from napari_microdl.gui.panel import Panel
@@ -87,6 +88,7 @@ class ConceptExplorer(Dock):
         self.compare = ComparePanel(*shared)
         self.map = MapPanel(*shared)
         self.tags = TagPanel(*shared, selected_concepts=self.table.selected_concepts)
+        self.evaluation = EvaluationPanel(*shared)
         for panel, title, tip in (
             (self.plots, "Plots", "How the concept shows in conditions, wells and channels."),
             (self.gallery, "Gallery", "The cells that show the concept most, and its opposite."),
@@ -94,6 +96,7 @@ class ConceptExplorer(Dock):
             (self.compare, "Compare", "All concepts in two conditions."),
             (self.map, "Map", "All cells by their activations."),
             (self.tags, "Tags", "Your own words on cells and concepts, and the recall."),
+            (self.evaluation, "Evaluation", "How sure the concepts are, measured as a whole."),
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(panel, title), tip)
         self.tabs.currentChanged.connect(self._show_details)
@@ -183,6 +186,7 @@ class ConceptExplorer(Dock):
         self.picker.detach()
         self._rest.stop()
         self.map.jobs.stop()
+        self.evaluation.jobs.stop()
 
     def refresh(self) -> None:
         """Show the run of the session anew."""

@@ -13,25 +13,14 @@ from qtpy.QtWidgets import QComboBox, QLabel, QListView, QListWidget, QListWidge
 
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.session import Run
-from napari_microdl.painting import window_of
+from napari_microdl.unit_pictures import outlines_of, unit_window
 
 _PICTURE = 72
 # Brightened, so that dim cells are seen in a small picture.
 _GAMMA = 0.6
 # Orange and blue as in the heatmap.
 _LINES = {1: "#ffa040", -1: "#60b0ff"}
-# A patch is outlined if it is at least so aligned as this share of the most aligned in the picture.
-_OUTLINED = 0.7
 _IN_A_ROW = 10
-
-
-def _place_of(run: Run, row: int) -> tuple[int, int, tuple[slice, slice]]:
-    """Number of the field of a unit, its place there, and the part that its picture shows."""
-    activations = run.result.activations
-    number = int(activations.units["field"].iloc[row])
-    place = int(np.searchsorted(activations.rows_of_field(number), row))
-    window = window_of(activations.geometry[number].boxes[place], run.fields[number].shape)
-    return number, place, window
 
 
 def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
@@ -50,7 +39,7 @@ def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
     -------
     ndarray of shape (size, size)
     """
-    number, _, (rows, columns) = _place_of(run, row)
+    number, (rows, columns) = unit_window(run.result.activations, row)
     field = run.fields[number]
     crop = np.asarray(field.data[channel, rows, columns], np.float32)
     layer = run.sources[number].layer()
@@ -60,52 +49,6 @@ def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
         low, high = float(crop.min()), float(crop.max())
     scaled = np.clip((crop - low) / max(high - low, 1e-12), 0, 1) ** _GAMMA
     return np.ascontiguousarray((scaled * 255).astype(np.uint8))
-
-
-def outlines_of(run: Run, row: int, concept: int, sign: int) -> NDArray[np.float64]:
-    """Lines around the patches that make a unit aligned with a concept.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    row : int
-        Row of the table of units.
-    concept : int
-        Which concept.
-    sign : {1, -1}
-        Aligned or anti-aligned patches.
-
-    Returns
-    -------
-    ndarray of shape (n_lines, 4)
-        x and y of both ends, in pixels of the picture. Outlined is every patch that the unit
-        touches and that is at least 0.7 times as aligned as the most aligned of them; none where no
-        patch is aligned.
-    """
-    activations = run.result.activations
-    number, place, (rows, columns) = _place_of(run, row)
-    p = activations.grids[number].patch_size
-    top, left = rows.start // p, columns.start // p
-    bottom, right = -(-rows.stop // p), -(-columns.stop // p)
-    cosine = sign * activations.patch_cosines(
-        number, slice(top, bottom), slice(left, right), concept
-    )
-    grid = activations.grids[number].tokens.shape[:2]
-    touched = activations.geometry[number].weights[[place]].toarray().reshape(grid) > 0
-    cosine[~touched[top:bottom, left:right]] = -1
-    chosen = np.pad((cosine >= _OUTLINED * cosine.max()) & (cosine > 0), 1)
-    lines = []
-    # A line runs wherever a chosen patch borders on one that is not.
-    for i, j in np.argwhere(chosen[1:] != chosen[:-1]):
-        y = (top + i) * p - rows.start
-        x = (left + j - 1) * p - columns.start
-        lines.append((x, y, x + p, y))
-    for i, j in np.argwhere(chosen[:, 1:] != chosen[:, :-1]):
-        y = (top + i - 1) * p - rows.start
-        x = (left + j) * p - columns.start
-        lines.append((x, y, x, y + p))
-    return np.array(lines, float).reshape(-1, 4)
 
 
 class PictureList(QListWidget):
@@ -167,7 +110,7 @@ class PictureList(QListWidget):
             picture = picture_of(run, int(row), channel)
             lines = np.empty((0, 4))
             if concept is not None:
-                lines = outlines_of(run, int(row), concept, sign)
+                lines = outlines_of(run.result.activations, int(row), concept, sign)
             item = QListWidgetItem(f"{cosine:.2f}")
             item.setIcon(QIcon(_pixmap(picture, lines, _LINES[sign])))
             item.setData(Qt.ItemDataRole.UserRole, int(row))

@@ -16,6 +16,7 @@ from napari_microdl.errors import MicrodlError
 
 if TYPE_CHECKING:
     from napari_microdl.pipeline import Progress
+    from napari_microdl.run_evaluation import EvaluationStep
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,9 +35,12 @@ _STAGES = {
 }
 
 
-def percent_done(progress: Progress) -> int:
-    """Share of the whole run that is done, in percent, judged by the usual length of the stages."""
-    start, end = _STAGES[progress.stage]
+def percent_done(progress: Progress | EvaluationStep) -> int:
+    """Share of the whole job that is done, in percent; of a run by the usual length of its stages.
+
+    Steps of a stage that is none of a run count over the whole job.
+    """
+    start, end = _STAGES.get(progress.stage, (0, 100))
     return round(start + (end - start) * progress.done / max(progress.total, 1))
 
 

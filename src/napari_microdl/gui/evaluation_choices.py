@@ -1,0 +1,185 @@
+"""What an evaluation in the explorer asks, in plain words."""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtWidgets import QCheckBox, QComboBox, QSpinBox
+
+from napari_microdl.gui.session import Run, Session
+from napari_microdl.gui.step import Step
+from napari_microdl.run_evaluation import EvaluationChoices, label_columns, seen_units
+
+_MOST_SEEDS = 20
+_MOST_SHUFFLES = 100_000
+_LABELS = {
+    "Metadata_condition": "Condition",
+    "Metadata_control": "Control or treated",
+    "Metadata_Field": "Field",
+}
+_INDEPENDENT = (
+    ("wells", "Wells", "Cells of one well are alike. Where no well is known, fields count."),
+    ("fields", "Fields", "Only where every field was treated on its own."),
+    ("plates", "Plates", "The strictest: takes several plates with the same labels."),
+)
+
+
+class Choices(Step):
+    """What to ask, collapsible.
+
+    Parameters
+    ----------
+    session : Session
+        Where the run is.
+
+    Signals
+    -------
+    changed()
+        Something else is chosen.
+    """
+
+    changed = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, "What to ask")
+        self.labels = QComboBox()
+        self.labels.setToolTip("What the concepts should tell apart.")
+        self.independent = QComboBox()
+        for key, name, tip in _INDEPENDENT:
+            self.independent.addItem(name, key)
+            self.independent.setItemData(
+                self.independent.count() - 1, tip, Qt.ItemDataRole.ToolTipRole
+            )
+        self.independent.setToolTip(
+            "What was treated as one. It is shuffled, drawn again and left out as a whole, so that "
+            "many cells of few wells do not look surer than they are."
+        )
+        self.shuffles = QSpinBox()
+        self.shuffles.setRange(1, _MOST_SHUFFLES)
+        self.shuffles.setValue(EvaluationChoices.n_permutations)
+        self.shuffles.setToolTip(
+            "How often labels are shuffled to see what luck alone reaches. p cannot be less than "
+            "one over this number and one."
+        )
+        self.seeds = QSpinBox()
+        self.seeds.setRange(0, _MOST_SEEDS)
+        self.seeds.setToolTip(
+            "Fit so many more dictionaries with other seeds, to see whether they find the same "
+            "concepts. Each takes as long as the fit of the dictionary."
+        )
+        self.handcrafted = QCheckBox("Measure cells by hand to compare")
+        self.handcrafted.setChecked(True)
+        self.unseen = QCheckBox("Only fields not used for fitting")
+        self.unseen.setToolTip(
+            "Leave out the fields that the dictionary was fitted on: figures on them are "
+            "optimistic."
+        )
+        form = self.form()
+        for name, widget in (
+            ("&Labels", self.labels),
+            ("&Independent", self.independent),
+            ("Sh&uffles", self.shuffles),
+            ("Further see&ds", self.seeds),
+        ):
+            form.addRow(name, widget)
+            widget.setAccessibleName(name.replace("&", ""))
+        form.addRow(self.handcrafted)
+        form.addRow(self.unseen)
+        self.content.setLayout(form)
+        for signal in (
+            self.labels.currentIndexChanged,
+            self.independent.currentIndexChanged,
+            self.shuffles.valueChanged,
+            self.seeds.valueChanged,
+            self.handcrafted.toggled,
+            self.unseen.toggled,
+        ):
+            signal.connect(self.refresh)
+        self.set_expanded(True)
+
+    def offer(self, run: Run) -> str:
+        """Offer what the run allows, and say what its fields are to the dictionary.
+
+        Parameters
+        ----------
+        run : Run
+            The run.
+
+        Returns
+        -------
+        str
+            A sentence.
+        """
+        units = run.result.activations.units
+        columns = label_columns(units) or ["Metadata_condition"]
+        before = self.labels.currentData()
+        with QSignalBlocker(self.labels):
+            self.labels.clear()
+            for name in columns:
+                self.labels.addItem(_label_name(name), name)
+            self.labels.setCurrentIndex(max(self.labels.findData(before), 0))
+        cells = run.result.config.unit == "cell"
+        self.handcrafted.setEnabled(cells)
+        self.handcrafted.setToolTip(
+            "Measure shape, intensity and texture of every cell, and compare how well they tell "
+            "the labels."
+            if cells
+            else f"Cells are measured by hand, and the samples of this run are "
+            f"{run.result.config.unit}s."
+        )
+        seen = seen_units(run.result.dictionary, units)
+        n_fields = int(units["field"].nunique())
+        n_seen = 0 if seen is None else int(units["field"][seen].nunique())
+        self.unseen.setEnabled(0 < n_seen < n_fields)
+        self.unseen.setChecked(self.unseen.isEnabled())
+        self.refresh()
+        if seen is None:
+            return (
+                "⚠ The dictionary does not tell which fields it was fitted on. If these are among "
+                "them, the figures are optimistic."
+            )
+        if n_seen == n_fields:
+            return (
+                "⚠ The dictionary was fitted on all these fields, so the figures are optimistic. "
+                "For honest ones, fit on some wells and apply the dictionary to others (Concept "
+                "workflow, step 5)."
+            )
+        if n_seen:
+            return (
+                f"⚠ The dictionary was fitted on {n_seen} of these {n_fields} fields; figures on "
+                "them are optimistic, so they are left out unless you untick it above."
+            )
+        return "The dictionary was fitted on none of these fields: the figures are of new cells."
+
+    def choices(self) -> EvaluationChoices:
+        """What is chosen."""
+        return EvaluationChoices(
+            labels=self.labels.currentData() or "Metadata_condition",
+            independent=self.independent.currentData(),
+            n_permutations=self.shuffles.value(),
+            handcrafted=self.handcrafted.isChecked() and self.handcrafted.isEnabled(),
+            n_seeds=self.seeds.value(),
+            unseen_only=self.unseen.isChecked(),
+        )
+
+    def refresh(self) -> None:
+        """Say in a line what is chosen; shown while collapsed."""
+        self.set_summary(in_words(self.choices()))
+        self.changed.emit()
+
+
+def in_words(choices: EvaluationChoices) -> str:
+    """What is asked, in a line."""
+    seeds = choices.n_seeds
+    parts = [
+        _label_name(choices.labels),
+        f"by {choices.independent}",
+        f"{choices.n_permutations:,} shuffles",
+        *([f"{seeds} further seed{'s' if seeds > 1 else ''}"] if seeds else []),
+        *(["cells measured by hand"] if choices.handcrafted else []),
+        *(["fields not used for fitting"] if choices.unseen_only else []),
+    ]
+    return ", ".join(parts)
+
+
+def _label_name(column: str) -> str:
+    return _LABELS.get(column, column.removeprefix("Metadata_"))

@@ -1,0 +1,349 @@
+"""The tab Evaluation, driven by clicks and keys in a real window."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt, QThreadPool
+from qtpy.QtWidgets import QFileDialog
+
+from embedding.stand_ins import finish
+from gui.test_explorer_tabs import open_tab
+from napari_microdl.gui import evaluation_panel
+from napari_microdl.gui.evaluation_panel import EvaluationPanel
+from napari_microdl.gui.jobs import percent_done
+from napari_microdl.run_evaluation import (
+    EvaluationChoices,
+    EvaluationReport,
+    EvaluationStep,
+    iter_evaluation,
+)
+
+LEFT = Qt.MouseButton.LeftButton
+FEW = EvaluationChoices(n_permutations=19, handcrafted=False)
+
+
+@pytest.fixture
+def panel(explored: Any, qtbot: Any) -> EvaluationPanel:
+    """The tab in view, with few shuffles."""
+    _, explorer = explored
+    open_tab(explorer, explorer.evaluation, qtbot)
+    explorer.evaluation.choices.shuffles.setValue(19)
+    return explorer.evaluation
+
+
+def evaluated(panel: EvaluationPanel, qtbot: Any) -> EvaluationReport:
+    """Click Evaluate and wait."""
+    qtbot.mouseClick(panel.evaluate_button, LEFT)
+    assert panel.jobs.is_running
+    qtbot.waitUntil(lambda: panel.report is not None, timeout=30_000)
+    assert panel.report is not None
+    return panel.report
+
+
+def start_long(panel: EvaluationPanel, qtbot: Any) -> None:
+    """Start what takes minutes, and wait until it is in the middle of a fit."""
+    panel.choices.seeds.setValue(20)
+    qtbot.mouseClick(panel.evaluate_button, LEFT)
+    qtbot.waitUntil(lambda: "Fitting with seed" in panel.status.text(), timeout=30_000)
+
+
+def cells_of(view: Any) -> list[list[str]]:
+    columns = range(view.columnCount())
+    return [[view.item(row, c).text() for c in columns] for row in range(view.rowCount())]
+
+
+def test_a_click_measures_the_run_and_shows_what_was_found(panel, small_run, qtbot):
+    assert panel.summary.isHidden()
+    assert not panel.save_button.isEnabled()
+    report = evaluated(panel, qtbot)
+    _, expected = finish(iter_evaluation(small_run.result.activations, FEW))
+    assert report == expected
+    labels = panel.tables["labels"].view
+    assert [row[0] for row in cells_of(labels)] == ["diffuse", "puncta"]
+    assert [row[1] for row in cells_of(labels)] == [r["concept_name"] for r in report.labels]
+    assert [row[2] for row in cells_of(labels)] == [
+        f"{r['selectivity']:.3g}" for r in report.labels
+    ]
+    assert [row[0] for row in cells_of(panel.tables["probes"].view)] == [
+        "x",
+        "reconstruction",
+        "codes",
+    ]
+    assert "average selectivity of" in panel.summary.text()
+    assert "optimistic" in panel.notes.text()
+    drawn = panel.plot.canvas.figure.axes[0].lines[0].get_ydata()
+    np.testing.assert_allclose(drawn, [row["cosine"] for row in report.reconstruction])
+    assert panel.tables["batches"].isHidden()
+    assert panel.tables["handcrafted"].isHidden()
+    # Room for what was found; a line says what was asked.
+    assert not panel.choices.is_expanded
+    assert panel.choices.summary.text() == "Condition, by wells, 19 shuffles"
+    assert panel.save_button.isEnabled()
+    assert panel.bar.isHidden()
+
+
+def test_every_number_says_what_it_means(panel, qtbot):
+    evaluated(panel, qtbot)
+    for table in panel.tables.values():
+        view = table.view
+        for column in range(view.columnCount()):
+            meaning = view.horizontalHeaderItem(column).toolTip()
+            assert meaning.endswith(".")
+            for row in range(view.rowCount()):
+                assert meaning in view.item(row, column).toolTip()
+    choices = panel.choices
+    for widget in (choices.labels, choices.independent, choices.shuffles, choices.seeds):
+        assert widget.toolTip()
+        assert widget.accessibleName()
+
+
+def test_a_row_shows_its_concept(panel, explored, qtbot):
+    _, explorer = explored
+    report = evaluated(panel, qtbot)
+    view = panel.tables["labels"].view
+    panel.scroll.ensureWidgetVisible(view)
+    concepts = [row["concept"] for row in report.labels]
+    explorer.session.show_concept(next(c for c in range(24) if c not in concepts))
+    place = view.visualItemRect(view.item(1, 0)).center()
+    qtbot.mouseClick(view.viewport(), LEFT, pos=place)
+    assert explorer.session.concept == concepts[1]
+    assert explorer.table.selected_concepts() == [concepts[1]]
+    qtbot.keyClick(view, Qt.Key.Key_Up)
+    assert explorer.session.concept == concepts[0]
+    # A row that is selected already is meant again.
+    explorer.session.show_concept(next(c for c in range(24) if c not in concepts))
+    qtbot.mouseClick(view.viewport(), LEFT, pos=view.visualItemRect(view.item(0, 0)).center())
+    assert explorer.session.concept == concepts[0]
+
+
+def test_concepts_are_called_by_their_present_names(panel, explored, qtbot):
+    _, explorer = explored
+    report = evaluated(panel, qtbot)
+    concept = report.labels[1]["concept"]
+    before = explorer.session.run.result.dictionary.names[concept]
+    try:
+        explorer.session.rename_concept(concept, "spots")
+        assert cells_of(panel.tables["labels"].view)[1][1] == "spots"
+    finally:
+        explorer.session.rename_concept(concept, before)
+
+
+def test_choices_are_asked_as_chosen(panel, small_run, qtbot):
+    choices = panel.choices
+    offered = [choices.labels.itemText(i) for i in range(choices.labels.count())]
+    assert offered == ["Condition", "Field", "Well", "Control or treated"]
+    choices.labels.setCurrentText("Control or treated")
+    choices.independent.setCurrentText("Fields")
+    choices.seeds.setValue(1)
+    report = evaluated(panel, qtbot)
+    expected = replace(FEW, labels="Metadata_control", independent="fields", n_seeds=1)
+    assert EvaluationChoices(**report.choices) == expected
+    assert report == finish(iter_evaluation(small_run.result.activations, expected))[1]
+    assert "With 1 further seed, matched concepts" in panel.summary.text()
+    assert panel.asked.isHidden()
+    # Figures stay, and say that they answer another question by now.
+    choices.labels.setCurrentText("Condition")
+    assert panel.asked.text().startswith("⚠ Asked was: Control or treated, by fields, 19 shuffles")
+    choices.labels.setCurrentText("Control or treated")
+    assert panel.asked.isHidden()
+
+
+def test_crops_cannot_be_measured_by_hand_and_the_box_says_so(panel):
+    assert not panel.choices.handcrafted.isEnabled()
+    assert "the samples of this run are crops" in panel.choices.handcrafted.toolTip()
+    assert not panel.choices.choices().handcrafted
+
+
+@pytest.mark.parametrize(
+    ("n_fitted", "sentence", "can_choose"),
+    [
+        (4, "fitted on all these fields", False),
+        (2, "fitted on 2 of these 4 fields", True),
+        (0, "fitted on none of these fields", False),
+        (None, "does not tell which fields", False),
+    ],
+)
+def test_it_says_whether_fields_were_seen(
+    panel, explored, small_run, qtbot, n_fitted, sentence, can_choose
+):
+    _, explorer = explored
+    dictionary = small_run.result.dictionary
+    listed = dictionary.provenance["fields"]
+    told = [{"name": "other"}, *listed[:n_fitted]] if n_fitted is not None else []
+    changed = replace(dictionary, provenance={**dictionary.provenance, "fields": told})
+    activations = replace(small_run.result.activations, dictionary=changed)
+    result = replace(small_run.result, dictionary=changed, activations=activations)
+    explorer.session.finish(result, small_run.fields, explorer.session.run.sources)
+    assert sentence in panel.warning.text()
+    assert panel.choices.unseen.isEnabled() == can_choose
+    # Honest figures unless somebody wants others.
+    assert panel.choices.unseen.isChecked() == can_choose
+    if can_choose:
+        report = evaluated(panel, qtbot)
+        assert report.summary["n_fields"] == 2
+        qtbot.mouseClick(panel.choices.heading, LEFT)
+        panel.scroll.ensureWidgetVisible(panel.choices.unseen)
+        panel.choices.unseen.click()
+        assert "fields not used for fitting" in panel.asked.text()
+
+
+def test_cancel_stops_at_once_and_keeps_what_was_shown(panel, qtbot):
+    report = evaluated(panel, qtbot)
+    start_long(panel, qtbot)
+    assert panel.bar.isVisible()
+    assert 0 < panel.bar.value() < 100
+    assert not panel.evaluate_button.isEnabled()
+    assert not panel.save_button.isEnabled()
+    qtbot.mouseClick(panel.cancel_button, LEFT)
+    assert not panel.jobs.is_running
+    assert panel.status.text() == "Cancelled."
+    assert panel.bar.isHidden()
+    assert panel.report is report
+    assert panel.evaluate_button.isEnabled()
+    assert panel.save_button.isEnabled()
+    # The thread goes long before twenty fits are done.
+    assert QThreadPool.globalInstance().waitForDone(5_000)
+
+
+def test_cancel_in_the_activity_dock_works_too(panel, qtbot):
+    start_long(panel, qtbot)
+    panel.jobs._now.bar.cancel()
+    qtbot.waitUntil(lambda: panel.status.text() == "Cancelled.")
+    assert not panel.jobs.is_running
+
+
+def test_a_result_of_an_earlier_run_is_not_shown(panel, explored, small_run, qtbot, monkeypatch):
+    _, explorer = explored
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> Generator[EvaluationStep, None, EvaluationReport]:
+        yield EvaluationStep("wait", 0, 1, "Waiting")
+        begun.set()
+        assert go_on.wait(20)
+        ended.set()
+        return EvaluationReport(summary={})
+
+    monkeypatch.setattr(evaluation_panel, "iter_evaluation", slow)
+    qtbot.mouseClick(panel.evaluate_button, LEFT)
+    qtbot.waitUntil(begun.is_set)
+    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
+    go_on.set()
+    qtbot.waitUntil(ended.is_set)
+    assert QThreadPool.globalInstance().waitForDone(10_000)
+    qtbot.wait(100)
+    assert panel.report is None
+    assert panel.summary.isHidden()
+    assert panel.status.isHidden()
+    assert panel.evaluate_button.isEnabled()
+
+
+def test_another_run_clears_what_was_found_and_the_same_run_does_not(
+    panel, explored, small_run, qtbot
+):
+    _, explorer = explored
+    evaluated(panel, qtbot)
+    explorer.refresh()
+    assert panel.report is not None
+    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
+    assert panel.report is None
+    assert panel.tables["labels"].isHidden()
+    assert panel.choices.is_expanded
+
+
+@pytest.mark.parametrize("how", ["viewer", "dock"])
+def test_closing_in_the_middle_leaves_no_thread(panel, explored, qtbot, how):
+    viewer, explorer = explored
+    start_long(panel, qtbot)
+    if how == "viewer":
+        viewer.close()
+    else:
+        viewer.window.remove_dock_widget(explorer)
+        assert not panel.jobs.is_running
+    assert QThreadPool.globalInstance().waitForDone(5_000)
+    qtbot.wait(100)
+
+
+def test_two_viewers_evaluate_side_by_side(panel, small_run, open_viewer, explored, qtbot):
+    _, explorer = explored
+    _, second = open_viewer().window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    assert not second.evaluation.evaluate_button.isEnabled()
+    second.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
+    second.evaluation.choices.shuffles.setValue(9)
+    second.evaluation.evaluate()
+    first = evaluated(panel, qtbot)
+    qtbot.waitUntil(lambda: second.evaluation.report is not None, timeout=30_000)
+    assert first.choices["n_permutations"] == 19
+    assert second.evaluation.report.choices["n_permutations"] == 9
+
+
+def test_the_report_is_saved_as_a_page_and_as_figures(panel, qtbot, monkeypatch, tmp_path: Path):
+    report = evaluated(panel, qtbot)
+    chosen = tmp_path / "mine.html"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(chosen), ""))
+    qtbot.mouseClick(panel.save_button, LEFT)
+    qtbot.waitUntil(lambda: "Saved" in panel.status.text(), timeout=60_000)
+    assert json.loads((tmp_path / "mine.json").read_text("utf-8")) == json.loads(report.to_json())
+    page = chosen.read_text("utf-8")
+    assert page.count("src=") == page.count('src="data:image/png;base64,') >= 2
+    assert report.labels[0]["concept_name"] in page
+    assert panel.report is report
+    # A name that no file can have is said.
+    chosen = tmp_path / "missing" / "mine.html"
+    qtbot.mouseClick(panel.save_button, LEFT)
+    qtbot.waitUntil(lambda: "cannot be written" in panel.status.text(), timeout=60_000)
+    assert panel.save_button.isEnabled()
+
+
+def test_it_is_worked_by_keys_alone(panel, qtbot):
+    order = [
+        panel.choices.heading,
+        panel.choices.labels,
+        panel.choices.independent,
+        panel.choices.shuffles,
+        panel.choices.seeds,
+        panel.evaluate_button,
+        panel.cancel_button,
+        panel.save_button,
+    ]
+    widget, seen = panel.choices.heading, []
+    while (widget := widget.nextInFocusChain()) is not panel.choices.heading:
+        seen.append(widget)
+    places = [seen.index(widget) for widget in order[1:]]
+    assert places == sorted(places)
+    assert all(w.focusPolicy() & Qt.FocusPolicy.TabFocus for w in order)
+    panel.evaluate_button.setFocus()
+    qtbot.keyClick(panel.evaluate_button, Qt.Key.Key_Space)
+    qtbot.waitUntil(lambda: panel.report is not None, timeout=30_000)
+    view = panel.tables["labels"].view
+    assert view.focusPolicy() & Qt.FocusPolicy.TabFocus
+    # Tab leaves a table; arrows move in it.
+    assert not view.tabKeyNavigation()
+
+
+def test_the_curve_follows_the_theme_and_can_be_saved(panel, explored, qtbot, tmp_path: Path):
+    viewer, explorer = explored
+    evaluated(panel, qtbot)
+    shades = {}
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        shades[theme] = np.mean(panel.plot.canvas.figure.get_facecolor()[:3])
+    assert shades["dark"] < 0.3 < 0.7 < shades["light"]
+    assert panel.plot.canvas.figure.axes[0].get_xlabel().startswith("concepts that a sample")
+    explorer.save_plot(tmp_path / "curve.svg")
+    assert (tmp_path / "curve.svg").read_text("utf-8").startswith("<?xml")
+
+
+def test_steps_of_an_evaluation_fill_the_whole_bar():
+    assert [percent_done(EvaluationStep("probe", n, 300, "")) for n in (0, 150, 300)] == [
+        0,
+        50,
+        100,
+    ]
