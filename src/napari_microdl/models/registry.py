@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec, Precision, TokenModel
@@ -23,7 +24,52 @@ RECIPES: Mapping[str, Recipe] = {
 }
 # These need weights: from the hub where a commit is pinned, else a file of the user's.
 PUBLISHED_NAMES = tuple(RECIPES)
+# A published model, some of its channels, and where its weights lie.
+_NAME = re.compile(r"(?P<model>[\w-]+)(?:\[(?P<channels>[^]]*)\])?(?:@(?P<place>.*))?", re.DOTALL)
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+class PublishedName(NamedTuple):
+    """Parts of ``MODEL[CHANNEL,CHANNEL]@PATH``, of which only the first must be there.
+
+    Parameters
+    ----------
+    model : str
+        Name in the registry.
+    channels : tuple of str or None
+        Those that are kept of the channels that the model names; None for all.
+    place : str
+        File or folder of the weights, or "".
+    """
+
+    model: str
+    channels: tuple[str, ...] | None
+    place: str
+
+    def __str__(self) -> str:
+        channels = "" if self.channels is None else f"[{','.join(self.channels)}]"
+        return f"{self.model}{channels}" + (f"@{self.place}" if self.place else "")
+
+
+def published_name(name: str) -> PublishedName | None:
+    """Parts of the name of a published model; None where it is a file, a folder or anything else.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`.
+    """
+    found = _NAME.fullmatch(name)
+    if not found or found["model"] not in RECIPES:
+        return None
+    given = found["channels"]
+    channels = None if given is None else tuple(part.strip() for part in given.split(","))
+    return PublishedName(found["model"], channels, found["place"] or "")
+
+
+def _recipe(name: PublishedName) -> Recipe:
+    recipe = RECIPES[name.model]
+    return recipe if name.channels is None else recipe.only(name.channels)
 
 
 def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
@@ -50,9 +96,9 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     name = str(name)
     if name in _OWN:
         return _OWN[name]
-    published = name.partition("@")[0]
-    if published in RECIPES:
-        recipe = RECIPES[published].taking(joint)
+    published = published_name(name)
+    if published is not None:
+        recipe = _recipe(published).taking(joint)
     elif name.startswith("hf://"):
         recipe = _from_hub(name).taking(joint)
     else:
@@ -77,7 +123,8 @@ def needs_weights(name: str) -> bool:
     -------
     bool
     """
-    return name in RECIPES and RECIPES[name].hub is None
+    published = published_name(name)
+    return published is not None and not published.place and RECIPES[published.model].hub is None
 
 
 def _unknown(name: str) -> str:
@@ -107,7 +154,8 @@ def load_model(
         - "builtin", the trained model of the package, or "random-init", the same architecture
           untrained as a baseline;
         - a published model, see `list_models`, whose weights come from `weights`, from
-          ``NAME@PATH`` in one string, or from the hub;
+          ``NAME@PATH`` in one string, or from the hub; ``NAME[DNA,ER]`` is a model of named
+          channels, such as ChannelViT, for images that have only some of them;
         - a file or folder: a folder of transformers, a TOML that describes weights, or weights of
           a published model, told by the names and shapes of their tensors;
         - ``hf://organisation/name@commit``.
@@ -153,10 +201,10 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
     """Recipe, weights file and pinned digest for what `load_model` was given."""
     from napari_microdl.models.hub import SCHEME, fetch, parse_reference
 
-    published, _, place = name.partition("@")
-    if published in RECIPES:
-        recipe = RECIPES[published]
-        place = str(weights) if weights is not None else place
+    published = published_name(name)
+    if published is not None:
+        recipe = _recipe(published)
+        place = str(weights) if weights is not None else published.place
         if place:
             file = _weights_file(Path(place))
             if recipe.alternative is not None:

@@ -116,6 +116,7 @@ def _channelvit(model_id: str, title: str, n_channels: int) -> Recipe:
         positions="learned",
         position_grid=(28, 28),
         position_offset=0.1,
+        position_resample=True,
         tokenizer="per_channel",
         channel_embeddings=True,
     )
