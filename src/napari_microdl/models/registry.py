@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec, Precision, TokenModel
 from napari_microdl.models.families import dino, microdl, microscopy, recursion
-from napari_microdl.models.recipe import Recipe
+from napari_microdl.models.first_use import recorded_digest
+from napari_microdl.models.recipe import HubSource, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +88,8 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     Returns
     -------
     ModelSpec
-        `weights_sha256` is empty unless the weights are pinned.
+        `weights_sha256` is the digest that is pinned, or that was recorded when the weights first
+        came from the hub, and otherwise empty.
 
     Raises
     ------
@@ -103,7 +106,58 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
         recipe = _from_hub(name).taking(joint)
     else:
         recipe = _locate(name, None)[0].taking(joint)
-    return replace(recipe.spec, weights_sha256=recipe.hub.sha256 if recipe.hub else "")
+    return replace(recipe.spec, weights_sha256=_known_digest(_source(name)))
+
+
+def _source(name: str) -> HubSource | None:
+    """Where on the hub the weights of a model lie; None where they come from elsewhere."""
+    published = published_name(name)
+    if published is not None:
+        return None if published.place else RECIPES[published.model].hub
+    return _referred_to(name) if name.startswith("hf://") else None
+
+
+def _referred_to(reference: str) -> HubSource:
+    """Repository and commit of a reference, with the digest if this commit is pinned."""
+    from napari_microdl.models.hub import parse_reference
+
+    source = parse_reference(reference)
+    pins = (recipe.hub for recipe in RECIPES.values() if recipe.hub is not None)
+    known = (p for p in pins if (p.repository, p.revision) == (source.repository, source.revision))
+    return next(known, source)
+
+
+def _known_digest(source: HubSource | None) -> str:
+    if source is None or source.sha256:
+        return source.sha256 if source else ""
+    # A record that cannot be read stops the loading, not the list of models.
+    with suppress(MicrodlError):
+        return recorded_digest(source)
+    return ""
+
+
+def weights_pin(name: str) -> str:
+    """What is known of weights from the hub before they are fetched, as a sentence.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`.
+
+    Returns
+    -------
+    str
+        Empty for weights from elsewhere.
+    """
+    source = _source(name)
+    if source is None or not source.revision:
+        return ""
+    commit = f"Commit {source.revision[:12]}"
+    if source.sha256:
+        return f"{commit}, sha256 {source.sha256[:12]}."
+    if digest := _known_digest(source):
+        return f"{commit}, sha256 {digest[:12]} at the first download."
+    return f"{commit}; the sha256 of the first download will be kept and asked for from then on."
 
 
 def list_models() -> tuple[ModelSpec, ...]:
@@ -199,7 +253,7 @@ def load_model(
 
 def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
     """Recipe, weights file and pinned digest for what `load_model` was given."""
-    from napari_microdl.models.hub import SCHEME, fetch, parse_reference
+    from napari_microdl.models.hub import SCHEME, fetch
 
     published = published_name(name)
     if published is not None:
@@ -221,7 +275,8 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
     if weights is not None:
         raise MicrodlError(_unknown(name))
     if name.startswith(SCHEME):
-        return _from_hub(name), fetch(parse_reference(name)), ""
+        source = _referred_to(name)
+        return _from_hub(name), fetch(source), source.sha256
     if not name or not Path(name).exists():
         raise MicrodlError(_unknown(name))
     return _from_place(Path(name))
