@@ -108,11 +108,11 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.config import PipelineConfig
     from napari_microdl.config_files import read_config
     from napari_microdl.dictionary import ConceptDictionary
-    from napari_microdl.models.registry import model_spec
+    from napari_microdl.models.registry import model_spec, weights_pin
     from napari_microdl.runs import EVALUATION_PAGE, evaluate_run, run_table
 
     config = PipelineConfig() if options.config is None else read_config(options.config)
-    dictionary = None
+    dictionary, pin = None, ""
     if options.command != "fit":
         dictionary = ConceptDictionary.load(options.dictionary)
         model, licence = dictionary.spec.model_id, dictionary.spec.weights_licence
@@ -120,7 +120,8 @@ def _run(options: argparse.Namespace) -> None:
         spec = model_spec(config.model, joint=config.joint)
         model = spec.title
         licence = spec.licence + (" (no commercial use)" if spec.non_commercial else "")
-    print(f"Model: {model}. Licence of its weights: {licence}.", file=sys.stderr)
+        pin = weights_pin(config.model)
+    print(f"Model: {model}. Licence of its weights: {licence}. {pin}".rstrip(), file=sys.stderr)
     line = _ProgressLine()
     result = run_table(
         options.table,
