@@ -411,8 +411,8 @@ def dinov2_worker(task: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def dinov2(size: int, tile: int, threads: int, device: str) -> None:
-    """Print the table of --dinov2."""
+def dinov2(size: int, tile: int, threads: int, device: str, only: str) -> None:
+    """Print the table of --dinov2, or those rows of it whose names begin so."""
     print(f"\ndinov2: S/14, random weights, {size} x {size} px, 3 channels, on {device}")
     counts = [len(TilePlan(DINOV2_PATCH, tile, halo).origins((size, size))) for halo in (0, 2)]
     print(f"our tiles: {tile} px; {counts[0]} without halo, {counts[1]} with a halo of 2")
@@ -424,7 +424,7 @@ def dinov2(size: int, tile: int, threads: int, device: str) -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         make_dinov2(Path(folder))
-        for way in ways:
+        for way in (way for way in ways if way.startswith(only)):
             task = {"dinov2": way, "folder": folder, "size": size, "device": device, "tile": tile}
             figures = in_own_process(__file__, {**task, "threads": threads}, None)
             rows.append(
@@ -447,6 +447,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--size", type=int, default=2048)
     parser.add_argument("--tile", type=int, default=DINOV2_TILE)
+    parser.add_argument("--only", default="", help="rows of --dinov2 whose names begin so")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -470,7 +471,13 @@ def main() -> None:
     if arguments.large:
         large(arguments.size, arguments.threads)
     if arguments.dinov2:
-        dinov2(arguments.size, arguments.tile, arguments.threads, arguments.device)
+        dinov2(
+            arguments.size,
+            arguments.tile,
+            arguments.threads,
+            arguments.device,
+            arguments.only,
+        )
 
 
 if __name__ == "__main__":

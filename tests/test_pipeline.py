@@ -650,6 +650,13 @@ def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     spec = fitted.dictionary.spec
     assert spec.model_id == "channelvit-jump-cp[DNA,ER]"
     assert spec.channel_names == ("Hoechst", "conA")
+    # What its weights may be used for goes with the dictionary into its file.
+    fitted.dictionary.save(tmp_path / "some.microdl.safetensors")
+    saved = ConceptDictionary.load(tmp_path / "some.microdl.safetensors")
+    published_spec = RECIPES["channelvit-jump-cp"].spec
+    assert saved.spec.weights_licence == published_spec.licence
+    assert saved.provenance["weights_source"] == published_spec.source
+    assert saved.provenance["weights_non_commercial"] is True
     again = run_pipeline(two, small(model=whole), dictionary=fitted.dictionary)
     assert again.dictionary.spec.model_id == spec.model_id
     assert_same_codes(fitted, again)

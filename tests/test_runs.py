@@ -63,7 +63,8 @@ def test_the_licence_is_told_before_weights_are_fetched(
     assert main(["fit", str(plate), "--config", str(settings), "--out", str(out), *query]) != 0
     told, _, problem = capsys.readouterr().err.partition("\n")
     assert told.startswith("Model: OpenPhenom CA-MAE ViT-S/16. Licence of its weights: Recursion's")
-    assert "(no commercial use). Commit 0f92333685f6; the sha256 of the first download" in told
+    assert "(no commercial use). Source: Recursion, huggingface.co/recursionpharma/" in told
+    assert "Commit 0f92333685f6; the sha256 of the first download" in told
     assert "recursionpharma/OpenPhenom is not in the cache" in problem
 
 

@@ -112,7 +112,7 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.runs import EVALUATION_PAGE, evaluate_run, run_table
 
     config = PipelineConfig() if options.config is None else read_config(options.config)
-    dictionary, pin = None, ""
+    dictionary, origin = None, ""
     if options.command != "fit":
         dictionary = ConceptDictionary.load(options.dictionary)
         model, licence = dictionary.spec.model_id, dictionary.spec.weights_licence
@@ -120,8 +120,8 @@ def _run(options: argparse.Namespace) -> None:
         spec = model_spec(config.model, joint=config.joint)
         model = spec.title
         licence = spec.licence + (" (no commercial use)" if spec.non_commercial else "")
-        pin = weights_pin(config.model)
-    print(f"Model: {model}. Licence of its weights: {licence}. {pin}".rstrip(), file=sys.stderr)
+        origin = f" Source: {spec.source}. {weights_pin(config.model)}".rstrip()
+    print(f"Model: {model}. Licence of its weights: {licence}.{origin}", file=sys.stderr)
     line = _ProgressLine()
     result = run_table(
         options.table,
