@@ -128,7 +128,7 @@ class Recipe:
         spec = replace(
             self.spec,
             model_id=f"{self.spec.model_id}[{','.join(kept)}]",
-            title=f"{self.spec.title}: {', '.join(kept)}",
+            title=f"{self.spec.title}, of these {', '.join(kept)}",
             channels=replace(rule, names=kept, least=len(kept), most=len(kept)),
         )
         preprocessing = replace(self.preprocessing, mean=mean, std=std)
