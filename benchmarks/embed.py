@@ -17,7 +17,9 @@
     DINOv2-S with the same random weights, the way other plugins do it (`transformers` on the padded
     image or on its tiles, features of the last layer upsampled to pixels) and ours (tokens of the
     last layer, one value a token upsampled to pixels), each in a process of its own, on an image of
-    ``--size`` pixels an edge and 3 channels. Needs `transformers`.
+    ``--size`` pixels an edge and 3 channels; ``--tile`` is the edge of our tiles. Needs
+    `transformers`. Where napari-convpaint is installed (README.md), its own feature extraction runs
+    with the same weights, too.
 
 Seconds are CPU seconds of all threads, which suffer little from neighbours. The last two run on
 Linux only, which tells the peak of a process.
@@ -27,12 +29,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import json
 import platform
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+import types
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +67,9 @@ Floats = NDArray[np.float32]
 # DINOv2-S: every published one has these sizes and was trained on 518 px.
 DINOV2 = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
 DINOV2_PATCH, DINOV2_TILE = 14, 518
-WAYS = (
-    "transformers, padded image",
-    "transformers, tiles",
-    "ours, tiles without halo",
-    "ours, tiles with halo 2",
-)
+PADDED, TILES = "transformers, padded image", "transformers, tiles"
+NO_HALO, HALO = "ours, tiles without halo", "ours, tiles with halo 2"
+CONVPAINT = ("napari-convpaint, features of pixels", "napari-convpaint, features of patches")
 
 
 def finish(steps: Generator[int, None, TokenGrid]) -> TokenGrid:
@@ -309,45 +310,78 @@ def make_dinov2(folder: Path) -> None:
     Dinov2Model(config).save_pretrained(folder)
 
 
-def dinov2_worker(way: str, folder: str, size: int, device: str) -> dict[str, float]:
+def transformers_way(way: str, network: Any, image: Floats, device: str) -> Callable[[], Any]:
+    """The last layer at every pixel, of the padded image or of its tiles."""
+    size = image.shape[-1]
+
+    def features(pixels: torch.Tensor) -> torch.Tensor:
+        n, _, height, width = pixels.shape
+        tokens = network(pixels.to(device)).last_hidden_state[:, 1:]
+        grid = tokens.reshape(n, height // DINOV2_PATCH, width // DINOV2_PATCH, -1)
+        upsampled = torch.nn.functional.interpolate(
+            grid.permute(0, 3, 1, 2), scale_factor=DINOV2_PATCH, mode="bilinear"
+        )
+        return upsampled.cpu()
+
+    def run() -> Any:
+        step = DINOV2_PATCH if way == PADDED else DINOV2_TILE
+        width = -(-size // step) * step
+        padded = np.pad(image, ((0, 0), (0, width - size), (0, width - size)), "reflect")
+        pixels = torch.from_numpy(padded)[None]
+        if way == PADDED:
+            return features(pixels)[..., :size, :size]
+        whole = torch.empty(DINOV2["hidden_size"], width, width)
+        for i in range(0, width, step):
+            for j in range(0, width, step):
+                here = slice(i, i + step), slice(j, j + step)
+                whole[:, *here] = features(pixels[:, :, *here])[0]
+        return whole[:, :size, :size]
+
+    return run
+
+
+def convpaint_way(way: str, network: Any, image: Floats) -> Callable[[], Any]:
+    """napari-convpaint's own extraction, from padding to pixels, around the same network.
+
+    Its extractor fetches DINOv2 through torch.hub; here it gets a network of `transformers`, whose
+    attention needs less memory than that of Meta's code without xformers. Another extractor is
+    imported with it and imports timm, which does not import without torchvision: an empty module
+    stands in for timm, which nothing here calls.
+    """
+    sys.modules["timm"] = types.ModuleType("timm")
+    from napari_convpaint.convpaint_model import ConvpaintModel
+    from napari_convpaint.feature_extractors.dino import Dinov2Features
+
+    class FromHub(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward_features(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"x_norm_patchtokens": self.network(pixels).last_hidden_state[:, 1:]}
+
+    Dinov2Features.create_model = staticmethod(lambda _: FromHub().eval())
+    model = ConvpaintModel(fe_name="dinov2_small-reg")
+    # No normalisation, as in the other ways.
+    model.set_params(channel_mode="rgb", normalize=1, ignore_warnings=True)
+    if way == CONVPAINT[0]:
+        return lambda: model.get_feature_image(image, use_device="cpu")
+    width = -(-image.shape[-1] // DINOV2_PATCH) * DINOV2_PATCH
+    over = width - image.shape[-1]
+    # Its axes are (channel, z, y, x).
+    padded = np.pad(image, ((0, 0), (0, over), (0, over)), "reflect")[:, None]
+    return lambda: model.fe_model.extract_features(padded, model.get_params())
+
+
+def dinov2_worker(task: dict[str, Any]) -> dict[str, float]:
     """CPU seconds and peak memory of one way, in a process of its own."""
-    image = noise(3, size)
-    run: Any
-    if way.startswith("transformers"):
-        from transformers import Dinov2Model
-
-        network = Dinov2Model.from_pretrained(folder).eval().to(device)
-
-        def features(pixels: torch.Tensor) -> torch.Tensor:
-            n, _, height, width = pixels.shape
-            tokens = network(pixels.to(device)).last_hidden_state[:, 1:]
-            grid = tokens.reshape(n, height // DINOV2_PATCH, width // DINOV2_PATCH, -1)
-            upsampled = torch.nn.functional.interpolate(
-                grid.permute(0, 3, 1, 2), scale_factor=DINOV2_PATCH, mode="bilinear"
-            )
-            return upsampled.cpu()
-
-        def run() -> Any:
-            step = DINOV2_PATCH if way == WAYS[0] else DINOV2_TILE
-            width = -(-size // step) * step
-            padded = np.pad(image, ((0, 0), (0, width - size), (0, width - size)), "reflect")
-            pixels = torch.from_numpy(padded)[None]
-            if way == WAYS[0]:
-                return features(pixels)[..., :size, :size]
-            whole = torch.empty(DINOV2["hidden_size"], width, width)
-            for i in range(0, width, step):
-                for j in range(0, width, step):
-                    here = slice(i, i + step), slice(j, j + step)
-                    whole[:, *here] = features(pixels[:, :, *here])[0]
-            return whole[:, :size, :size]
-
-        warm = torch.from_numpy(image[None, :, :DINOV2_PATCH, :DINOV2_PATCH])
-        with torch.inference_mode():
-            network(warm.to(device))
-    else:
+    way, folder, device, tile = task["dinov2"], task["folder"], task["device"], task["tile"]
+    image = noise(3, task["size"])
+    run: Callable[[], Any]
+    if way in (NO_HALO, HALO):
         # Its three channels go in together, as those of a colour image.
         model = load_model(folder, device=device, joint=True)
-        plan = TilePlan(DINOV2_PATCH, DINOV2_TILE, 0 if way == WAYS[2] else 2)
+        plan = TilePlan(DINOV2_PATCH, tile, 0 if way == NO_HALO else 2)
         layer = model.spec.depth
 
         def run() -> Any:
@@ -355,6 +389,18 @@ def dinov2_worker(way: str, folder: str, size: int, device: str) -> dict[str, fl
             return grid_to_pixels(grid.tokens[..., 0], DINOV2_PATCH, grid.image_shape)
 
         model.tokens(image[None, :, :DINOV2_TILE, :DINOV2_TILE], 1, "residual")
+    else:
+        # Only the module of the model: the top of the package looks for torchvision.
+        from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
+
+        network = Dinov2Model.from_pretrained(folder).eval().to(device)
+        if way in CONVPAINT:
+            run = convpaint_way(way, network, image)
+        else:
+            run = transformers_way(way, network, image, device)
+        warm = torch.from_numpy(image[None, :, :DINOV2_PATCH, :DINOV2_PATCH])
+        with torch.inference_mode():
+            network(warm.to(device))
     memory, start, wall = Memory(), time.process_time(), time.perf_counter()
     with torch.inference_mode():
         run()
@@ -365,14 +411,21 @@ def dinov2_worker(way: str, folder: str, size: int, device: str) -> dict[str, fl
     }
 
 
-def dinov2(size: int, threads: int, device: str) -> None:
-    """Print the table of --dinov2."""
+def dinov2(size: int, tile: int, threads: int, device: str, only: str) -> None:
+    """Print the table of --dinov2, or those rows of it whose names begin so."""
     print(f"\ndinov2: S/14, random weights, {size} x {size} px, 3 channels, on {device}")
+    counts = [len(TilePlan(DINOV2_PATCH, tile, halo).origins((size, size))) for halo in (0, 2)]
+    print(f"our tiles: {tile} px; {counts[0]} without halo, {counts[1]} with a halo of 2")
+    ways = [PADDED, TILES, NO_HALO, HALO]
+    if device == "cpu" and importlib.util.find_spec("napari_convpaint"):
+        ways[2:2] = CONVPAINT
+    else:
+        print("napari-convpaint is not installed here, or not to run on the processor: left out")
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         make_dinov2(Path(folder))
-        for way in WAYS:
-            task = {"dinov2": way, "folder": folder, "size": size, "device": device}
+        for way in (way for way in ways if way.startswith(only)):
+            task = {"dinov2": way, "folder": folder, "size": size, "device": device, "tile": tile}
             figures = in_own_process(__file__, {**task, "threads": threads}, None)
             rows.append(
                 (
@@ -393,6 +446,8 @@ def main() -> None:
         parser.add_argument(f"--{question}", action="store_true")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--size", type=int, default=2048)
+    parser.add_argument("--tile", type=int, default=DINOV2_TILE)
+    parser.add_argument("--only", default="", help="rows of --dinov2 whose names begin so")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -401,10 +456,7 @@ def main() -> None:
     if arguments.worker:
         task = json.loads(arguments.worker)
         torch.set_num_threads(task["threads"])
-        if "large" in task:
-            figures = large_worker(task["large"])
-        else:
-            figures = dinov2_worker(task["dinov2"], task["folder"], task["size"], task["device"])
+        figures = large_worker(task["large"]) if "large" in task else dinov2_worker(task)
         print(json.dumps(figures))
         return
     torch.set_num_threads(arguments.threads)
@@ -419,7 +471,13 @@ def main() -> None:
     if arguments.large:
         large(arguments.size, arguments.threads)
     if arguments.dinov2:
-        dinov2(arguments.size, arguments.threads, arguments.device)
+        dinov2(
+            arguments.size,
+            arguments.tile,
+            arguments.threads,
+            arguments.device,
+            arguments.only,
+        )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from embedding.stand_ins import finish as finish_steps
+from models import published
 from napari_microdl import pipeline
 from napari_microdl.cells import pool, units_of
 from napari_microdl.config import PipelineConfig
@@ -23,7 +24,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL
 from napari_microdl.models.base import ChannelRule
-from napari_microdl.models.registry import load_model
+from napari_microdl.models.registry import RECIPES, load_model
 from napari_microdl.pipeline import PipelineResult, Progress, iter_pipeline, run_pipeline
 from napari_microdl.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.samples import transfluor
@@ -630,3 +631,34 @@ def test_grids_in_files_give_the_concepts_of_grids_in_memory(
         tokens = run.activations.grids[0].tokens.reshape(-1, 192)
         expected = run.dictionary.cosine(run.dictionary.whiten(np.array(tokens)), concept)
         np.testing.assert_allclose(here.ravel(), expected, atol=1e-5)
+
+
+def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
+    fields: list[Field], tmp_path: Path
+):
+    state = published.timm_state(RECIPES["channelvit-jump-cp"].config, embedding=True)
+    weights = published.write(state, tmp_path / "weights.pth")
+    names = ("Hoechst", "conA")
+    two = [
+        dataclasses.replace(f, data=np.repeat(f.data[:, :96, :96], 2, 0), channel_names=names)
+        for f in fields
+    ]
+    whole = f"channelvit-jump-cp@{weights}"
+    config = small(model=f"channelvit-jump-cp[DNA,ER]@{weights}", tile_size=96, halo=0, layer=1)
+    config = dataclasses.replace(config, unit="crop", whiten=False, cache=False)
+    fitted = run_pipeline(two, config)
+    spec = fitted.dictionary.spec
+    assert spec.model_id == "channelvit-jump-cp[DNA,ER]"
+    assert spec.channel_names == ("Hoechst", "conA")
+    # What its weights may be used for goes with the dictionary into its file.
+    fitted.dictionary.save(tmp_path / "some.microdl.safetensors")
+    saved = ConceptDictionary.load(tmp_path / "some.microdl.safetensors")
+    published_spec = RECIPES["channelvit-jump-cp"].spec
+    assert saved.spec.weights_licence == published_spec.licence
+    assert saved.provenance["weights_source"] == published_spec.source
+    assert saved.provenance["weights_non_commercial"] is True
+    again = run_pipeline(two, small(model=whole), dictionary=fitted.dictionary)
+    assert again.dictionary.spec.model_id == spec.model_id
+    assert_same_codes(fitted, again)
+    with pytest.raises(MicrodlError, match=r"as in 'channelvit-jump-cp\[Mito\]', or choose more"):
+        run_pipeline(two, dataclasses.replace(config, model=whole))

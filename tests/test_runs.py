@@ -51,6 +51,23 @@ def plate(fields: list[Field], tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "fields.csv"
 
 
+def test_the_licence_is_told_before_weights_are_fetched(
+    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    settings = tmp_path / "settings.json"
+    write_config(dataclasses.replace(CONFIG, model="openphenom"), settings)
+    query = ["--controls", "Metadata_condition == 'diffuse'"]
+    out = tmp_path / "fitted"
+    assert main(["fit", str(plate), "--config", str(settings), "--out", str(out), *query]) != 0
+    told, _, problem = capsys.readouterr().err.partition("\n")
+    assert told.startswith("Model: OpenPhenom CA-MAE ViT-S/16. Licence of its weights: Recursion's")
+    assert "(no commercial use). Source: Recursion, huggingface.co/recursionpharma/" in told
+    assert "Commit 0f92333685f6; the sha256 of the first download" in told
+    assert "recursionpharma/OpenPhenom is not in the cache" in problem
+
+
 def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
     plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

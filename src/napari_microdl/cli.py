@@ -147,7 +147,7 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.config import PipelineConfig
     from napari_microdl.config_files import read_config
     from napari_microdl.dictionary import ConceptDictionary
-    from napari_microdl.models.registry import model_spec
+    from napari_microdl.models.registry import model_spec, weights_pin
     from napari_microdl.run_evaluation import EvaluationChoices
     from napari_microdl.run_evaluation.words import summary_sentences
     from napari_microdl.runs import (
@@ -173,7 +173,7 @@ def _run(options: argparse.Namespace) -> None:
         fields = table_fields(options.table, options.controls)
         check_labels(fields, options.table, options.labels)
     config = PipelineConfig() if options.config is None else read_config(options.config)
-    dictionary = None
+    dictionary, origin = None, ""
     if options.command != "fit":
         dictionary = ConceptDictionary.load(options.dictionary)
         model, licence = dictionary.spec.model_id, dictionary.spec.weights_licence
@@ -181,7 +181,8 @@ def _run(options: argparse.Namespace) -> None:
         spec = model_spec(config.model, joint=config.joint)
         model = spec.title
         licence = spec.licence + (" (no commercial use)" if spec.non_commercial else "")
-    print(f"Model: {model}. Licence of its weights: {licence}.", file=sys.stderr)
+        origin = f" Source: {spec.source}. {weights_pin(config.model)}".rstrip()
+    print(f"Model: {model}. Licence of its weights: {licence}.{origin}", file=sys.stderr)
     line = _ProgressLine()
     result = run_table(
         options.table,

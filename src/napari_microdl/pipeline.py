@@ -34,7 +34,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL, FitRecord
 from napari_microdl.models.base import TokenModel
-from napari_microdl.models.registry import load_model
+from napari_microdl.models.registry import load_model, published_name
 from napari_microdl.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.report import build_report
 from napari_microdl.scaling import IntensityScaling
@@ -309,8 +309,10 @@ def _config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> Pipelin
 def _model_of(spec: DictionarySpec, config: PipelineConfig) -> str:
     """The dictionary's model, from where the settings say that its weights lie."""
     name = config.model
-    placed = name.startswith("hf://") or Path(name).exists()
-    return name if placed or name.partition("@")[0] == spec.model_id else spec.model_id
+    here, made_with = published_name(name), published_name(spec.model_id)
+    if here is not None and made_with is not None and here.model == made_with.model:
+        return str(made_with._replace(place=here.place))
+    return name if name.startswith("hf://") or Path(name).exists() else spec.model_id
 
 
 def check_fields(

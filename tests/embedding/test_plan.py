@@ -55,6 +55,18 @@ def test_plans_that_cut_nothing_are_refused():
             "channels or another model.",
         ),
         (
+            ChannelRule(names=("DNA", "ER"), least=2, most=2, subsets=True),
+            1,
+            "The model 'Patch mean' takes 2 channels (DNA, ER), but 1 is chosen; name those that "
+            "are there, as in 'patch-mean[DNA]', or choose more.",
+        ),
+        (
+            ChannelRule(names=("DNA", "ER"), least=2, most=2, subsets=True),
+            3,
+            "The model 'Patch mean' takes 2 channels (DNA, ER), but 3 are chosen; choose fewer "
+            "channels or another model.",
+        ),
+        (
             ChannelRule(least=2),
             1,
             "The model 'Patch mean' takes at least 2 channels, but 1 is chosen; choose more "

@@ -102,6 +102,64 @@ def test_channels_are_filled_in_by_name_and_asked_for_where_in_doubt(open_viewer
     assert "choose their file" in step.need.text()
 
 
+def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
+    open_viewer: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    names = ("Hoechst", "MitoTracker", "brefeldin")
+    workflow = painted(open_viewer, qtbot, names)
+    step, session = workflow.model, workflow.session
+    choose(qtbot, step.model, "ChannelViT-S/8, five Cell Painting channels")
+    assert "no commercial use" in step.licence.text()
+    assert list(step.channels) == ["Mito", "AGP", "RNA", "ER", "DNA"]
+    assert "or that it is not in the images" in step.need.text()
+    for wanted in ("AGP", "RNA"):
+        choose(qtbot, step.channels[wanted], "not in the images")
+    choose(qtbot, step.channels["ER"], "brefeldin")
+    assert session.config.model == "channelvit-jump-cp[Mito,ER,DNA]"
+    assert step.model.currentText() == "ChannelViT-S/8, five Cell Painting channels"
+    shown = {wanted: box.currentText() for wanted, box in step.channels.items()}
+    assert shown == {
+        "Mito": "MitoTracker",
+        "AGP": "not in the images",
+        "RNA": "not in the images",
+        "ER": "brefeldin",
+        "DNA": "Hoechst",
+    }
+    assert session.run_config().channels == ("MitoTracker", "brefeldin", "Hoechst")
+    assert "are not on the hub" in step.need.text()
+    # Its weights are given as those of the whole model.
+    monkeypatch.setattr(
+        "napari_microdl.gui.steps.model.QFileDialog.getOpenFileName",
+        lambda *_: (str(tmp_path / "weights.pth"), ""),
+    )
+    click(qtbot, step.file)
+    assert session.config.model == f"channelvit-jump-cp[Mito,ER,DNA]@{tmp_path / 'weights.pth'}"
+    assert step.weights.text() == "weights.pth"
+    assert not step.need.text()
+    # A channel is taken in again by saying which it is.
+    choose(qtbot, step.channels["ER"], "not in the images")
+    choose(qtbot, step.channels["AGP"], "brefeldin")
+    assert session.run_config().channels == ("MitoTracker", "brefeldin", "Hoechst")
+    assert session.config.model.startswith("channelvit-jump-cp[Mito,AGP,DNA]@")
+    for wanted in ("AGP", "DNA"):
+        choose(qtbot, step.channels[wanted], "not in the images")
+    # The last one stays.
+    box = step.channels["Mito"]
+    assert "not in the images" not in [box.itemText(i) for i in range(box.count())]
+    for wanted in ("AGP", "RNA", "ER", "DNA"):
+        choose(qtbot, step.channels[wanted], "brefeldin")
+    assert session.config.model == f"channelvit-jump-cp@{tmp_path / 'weights.pth'}"
+
+
+def test_what_is_known_of_weights_from_the_hub_is_shown(docked: Any, qtbot: Any):
+    _, workflow = docked
+    click(qtbot, workflow.model.heading)
+    choose(qtbot, workflow.model.model, "DINOv2 ViT-S/14")
+    assert "Commit ed25f3a31f01, sha256 ae1e99fcefd5." in workflow.model.licence.text()
+    choose(qtbot, workflow.model.model, "OpenPhenom CA-MAE ViT-S/16")
+    assert "the sha256 of the first download will be kept" in workflow.model.licence.text()
+
+
 def test_a_models_own_folder_is_looked_at_and_run(
     open_viewer: Any,
     qtbot: Any,

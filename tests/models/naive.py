@@ -51,10 +51,14 @@ def resample(n_in: int, n_out: int, factor: float) -> np.ndarray:
     return weights
 
 
-def resized(table: np.ndarray, grid: tuple[int, int], offset: float) -> np.ndarray:
-    """Square table of positions, (patches, dim), on another grid."""
+def resized(
+    table: np.ndarray, grid: tuple[int, int], offset: float, channels: int = 1
+) -> np.ndarray:
+    """Square table of positions, (patches, dim), on another grid, or with several channels."""
     edge = round(math.sqrt(len(table)))
-    if grid == (edge, edge):
+    # ChannelViT's code counts the patches of all channels here, so that its own grid goes through
+    # the interpolation as well unless there is a single channel.
+    if channels * grid[0] * grid[1] == len(table) and grid[0] == grid[1]:
         return table
     rows, columns = (resample(edge, n, (n + offset) / edge) for n in grid)
     square = table.reshape(edge, edge, -1)
@@ -164,10 +168,15 @@ def joint_tokens(w: Arrays, image: np.ndarray, patch: int, offset: float) -> np.
 
 
 def channel_tokens(
-    w: Arrays, image: np.ndarray, patch: int, offset: float, copies: int = 1
+    w: Arrays,
+    image: np.ndarray,
+    patch: int,
+    offset: float,
+    copies: int = 1,
+    channels: list[int] | None = None,
 ) -> np.ndarray:
     """Class token and the patch tokens of each channel in turn; the table may be stored `copies`
-    times over.
+    times over. `channels` says which of those that the weights know the image has.
     """
     kernel = w["patch_embed.proj.weight"]
     kernel = kernel.reshape(len(kernel), -1)
@@ -175,11 +184,11 @@ def channel_tokens(
     table = w["pos_embed"][0, 1:]
     table = table[: len(table) // copies]
     rows = [w["cls_token"][0] + w["pos_embed"][0, :1]]
-    for channel, plane in enumerate(image):
+    for channel, plane in zip(channels or range(len(image)), image, strict=True):
         x = patches(plane[None], patch) @ kernel.T + w["patch_embed.proj.bias"]
         if "patch_embed.channel_embed" in w:
             x = x + w["patch_embed.channel_embed"][0, :, channel, 0, 0]
         if "patch_embed.channel_embed.weight" in w:
             x = x + w["patch_embed.channel_embed.weight"][channel]
-        rows.append(x + resized(table, grid, offset))
+        rows.append(x + resized(table, grid, offset, 1 if copies > 1 else len(image)))
     return np.vstack(rows)

@@ -101,14 +101,15 @@ def imagenet(images: np.ndarray) -> np.ndarray:
     return (images - mean) / std
 
 
-def jump(images: np.ndarray) -> np.ndarray:
+def jump(images: np.ndarray, channels: list[int] | None = None) -> np.ndarray:
     """Bytes less their mean over their deviation, as the published configuration has them."""
     mean = [4.031743599139058, 1.565935237087539, 3.77367898215863, 3.4605251427133257]
     mean += [4.1723172504050225, 6.780529773318951, 6.787385700135139, 6.778120829362721]
     std = [17.318438884455695, 12.015918256263747, 16.966058078452495, 15.064776266287147]
     std += [17.964118200870608, 21.638766346725316, 21.670565699654457, 21.639488585095584]
     n = images.shape[1]
-    columns = (np.array(c[:n]).reshape(1, n, 1, 1) for c in (mean, std))
+    rows = channels or list(range(n))
+    columns = (np.array(c)[rows].reshape(1, n, 1, 1) for c in (mean, std))
     centre, spread = columns
     return (images.astype(float) * 255 - centre) / spread
 
@@ -137,6 +138,28 @@ def _cell_dino(name: str, channels: int, edges: tuple[int, int]) -> Case:
         channels,
         edges,
         wrap=published.chunked,
+    )
+
+
+def _some_channels(name: str, model_id: str, channels: list[int], *, embedding: bool) -> Case:
+    """ChannelViT on some of the channels that its weights know, in another order than theirs."""
+    recipe = published.small(RECIPES[model_id])
+    chosen = recipe.only([recipe.spec.channels.names[i] for i in channels])
+
+    def read(recipe: Recipe, w: naive.Arrays, image: np.ndarray) -> naive.Read:
+        config = recipe.config
+        tokens = naive.channel_tokens(w, image, config.patch_size, 0.1, channels=channels)
+        return naive.sequential(w, tokens, config.n_heads, 1e-6)
+
+    return second_case(
+        name,
+        chosen,
+        lambda recipe: published.timm_state(recipe.config, embedding=embedding),
+        read,
+        lambda images: jump(images, channels),
+        len(channels),
+        (24, 24),
+        wrap=dict,
     )
 
 
@@ -253,6 +276,15 @@ SECOND_CASES = (
         5,
         (24, 24),
         wrap=dict,
+    ),
+    _some_channels(
+        "ChannelViT, three of eight channels", "channelvit-jump-cp-bf", [4, 0, 6], embedding=False
+    ),
+    _some_channels(
+        "ChannelViT with channel sampling, one of five channels",
+        "channelvit-jump-cp",
+        [3],
+        embedding=True,
     ),
     second_case(
         "uniDINO",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,7 @@ from models import published
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models import hub
 from napari_microdl.models.recipe import HubSource
-from napari_microdl.models.registry import RECIPES, load_model, model_spec
+from napari_microdl.models.registry import RECIPES, load_model, model_spec, weights_pin
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -30,10 +31,12 @@ CONFIG = {
 }
 
 
-def cached_repository(cache: Path, repository: str, files: dict[str, bytes]) -> None:
+def cached_repository(
+    cache: Path, repository: str, files: dict[str, bytes], commit: str = COMMIT
+) -> None:
     """The layout of huggingface_hub's cache: blobs by digest, snapshots of links to them."""
     folder = cache / f"models--{repository.replace('/', '--')}"
-    snapshot = folder / "snapshots" / COMMIT
+    snapshot = folder / "snapshots" / commit
     snapshot.mkdir(parents=True)
     (folder / "blobs").mkdir()
     for name, content in files.items():
@@ -53,12 +56,12 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache
 
 
-def vit_files(tmp_path: Path) -> dict[str, bytes]:
+def vit_files(tmp_path: Path, seed: int = 0) -> dict[str, bytes]:
     """A small ViT as transformers names it, made of the names of timm."""
     recipe = published.small(RECIPES["unidino"], depth=2)
     config = replace(recipe.config, in_channels=3, hidden_dim=48)
     state = {}
-    for name, value in published.timm_state(config).items():
+    for name, value in published.timm_state(config, seed).items():
         if ".attn.qkv." in name:
             start, kind = name.split(".attn.qkv.")
             start = start.replace("blocks.", "encoder.layer.")
@@ -89,7 +92,7 @@ def test_a_cached_commit_is_loaded_without_the_network(tmp_path: Path, offline: 
     reference = f"hf://lab/vit@{COMMIT}"
     model = load_model(reference, device="cpu")
     assert model.spec.source == reference
-    assert model_spec(reference) == replace(model.spec, weights_sha256="")
+    assert model_spec(reference) == model.spec
     digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
     assert model.spec.weights_sha256 == digest
     tokens = model.tokens(np.zeros((1, 2, 32, 48), np.float32), 2, "residual")
@@ -179,18 +182,94 @@ def test_a_reference_of_another_form_is_refused(reference: str):
 def test_a_published_model_comes_from_its_pinned_commit(offline: Path):
     with pytest.raises(MicrodlError, match=r"facebook/dinov2-small is not in the cache"):
         load_model("dinov2-small", device="cpu")
-    with pytest.raises(MicrodlError, match="Name the commit of facebook/dinov3-vits16"):
-        load_model("dinov3-vits16", device="cpu")
     with pytest.raises(MicrodlError, match="are not on the hub; get them from Bayer"):
         load_model("unidino", device="cpu")
 
 
-def test_every_pin_is_a_commit_and_a_digest():
-    for recipe in RECIPES.values():
-        if recipe.hub is not None and recipe.hub.revision:
-            assert hub._pinned(recipe.hub) is recipe.hub
-        if recipe.hub is not None and recipe.hub.sha256:
-            assert len(bytes.fromhex(recipe.hub.sha256)) == 32
+def test_every_model_of_the_hub_has_a_commit_and_all_but_two_a_digest():
+    sources = {name: recipe.hub for name, recipe in RECIPES.items() if recipe.hub is not None}
+    for name, source in sources.items():
+        assert hub._pinned(source) is source
+        if name not in ("openphenom", "dinov2-with-registers-small"):
+            assert len(bytes.fromhex(source.sha256)) == 32
+    pins = [value for s in sources.values() for value in (s.revision, s.sha256) if value]
+    assert len(set(pins)) == len(pins), "copied from another model"
+
+
+def test_the_digest_of_the_first_download_is_kept_shown_and_asked_for(
+    tmp_path: Path, offline: Path, own_cache: Path
+):
+    files = vit_files(tmp_path)
+    cached_repository(offline, "lab/vit", files)
+    reference = f"hf://lab/vit@{COMMIT}"
+    digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    # Before the first use nothing is known, and looking at the configuration is no use of weights.
+    assert model_spec(reference).weights_sha256 == ""
+    assert weights_pin(reference) == (
+        "Commit 0123456789ab; the sha256 of the first download will be kept and asked for from "
+        "then on."
+    )
+    assert not (own_cache / "first-use").exists()
+    load_model(reference, device="cpu")
+    record = own_cache / "first-use" / f"lab--vit@{COMMIT}.sha256"
+    assert record.read_text() == f"{digest}  model.safetensors\n"
+    assert model_spec(reference).weights_sha256 == digest
+    assert weights_pin(reference) == (
+        f"Commit 0123456789ab, sha256 {digest[:12]} at the first download."
+    )
+    load_model(reference, device="cpu")
+
+    # The hub gives another file, whole and under its own digest, for the same commit.
+    shutil.rmtree(offline / "models--lab--vit")
+    (tmp_path / "other").mkdir()
+    cached_repository(offline, "lab/vit", vit_files(tmp_path / "other", seed=1))
+    with pytest.raises(MicrodlError, match="is not the file that was used first: its sha256 is"):
+        load_model(reference, device="cpu")
+    assert record.read_text().startswith(digest)
+    record.unlink()
+    assert load_model(reference, device="cpu").spec.weights_sha256 != digest
+
+
+@pytest.mark.parametrize("content", [b"", b"no digest", b"\xff\xfe"])
+def test_a_damaged_record_stops_the_weights_but_not_the_list(
+    tmp_path: Path, offline: Path, own_cache: Path, content: bytes
+):
+    cached_repository(offline, "lab/vit", vit_files(tmp_path))
+    record = own_cache / "first-use" / f"lab--vit@{COMMIT}.sha256"
+    record.parent.mkdir()
+    record.write_bytes(content)
+    assert model_spec(f"hf://lab/vit@{COMMIT}").weights_sha256 == ""
+    with pytest.raises(MicrodlError, match=r"delete it\."):
+        load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+    assert record.read_bytes() == content
+
+
+def test_where_no_record_can_be_written_weights_are_used_without_one(
+    tmp_path: Path, offline: Path, own_cache: Path
+):
+    cached_repository(offline, "lab/vit", vit_files(tmp_path))
+    (own_cache / "first-use").write_text("a file where the folder would be")
+    load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+    load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+
+
+def test_a_pinned_digest_is_asked_for_by_name_and_by_commit(tmp_path: Path, offline: Path):
+    source = RECIPES["dinov2-small"].hub
+    assert source is not None
+    cached_repository(offline, source.repository, vit_files(tmp_path), source.revision)
+    reference = f"hf://{source.repository}@{source.revision}"
+    assert weights_pin("dinov2-small") == "Commit ed25f3a31f01, sha256 ae1e99fcefd5."
+    for name in ("dinov2-small", reference):
+        assert model_spec(name).weights_sha256 == source.sha256
+        assert weights_pin(name) == weights_pin("dinov2-small")
+        with pytest.raises(MicrodlError, match="is not the file that was pinned"):
+            load_model(name, device="cpu")
+    # Of another commit, or of a file of one's own, nothing is known.
+    for name in ("dinov2-small@weights.pth", "unidino", "builtin", "weights.pth"):
+        assert weights_pin(name) == ""
+    assert model_spec("dinov2-small@weights.pth").weights_sha256 == ""
+    other = f"hf://{source.repository}@{COMMIT}"
+    assert model_spec(other).weights_sha256 == ""
 
 
 def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path):
@@ -227,6 +306,7 @@ def test_the_network_is_forbidden_or_not_and_one_commit_is_asked_for(
 ):
     monkeypatch.setenv("HF_HUB_OFFLINE", value)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
     asked = []
 
     def record(repository: str, name: str, **options: object) -> str:

@@ -23,6 +23,8 @@ from napari_microdl.models.registry import (
     list_models,
     load_model,
     model_spec,
+    needs_weights,
+    published_name,
 )
 
 
@@ -52,6 +54,70 @@ def test_published_models_are_described_before_they_are_loaded():
         model_spec("none")
     with pytest.raises(MicrodlError, match="Model 'builtin2' is not known"):
         load_model("builtin2", weights="weights.pth")
+
+
+def test_some_channels_of_a_model_make_a_model_of_their_own(tmp_path: Path):
+    whole = model_spec("channelvit-jump-cp")
+    assert whole.channels.subsets
+    some = model_spec("channelvit-jump-cp[dna, ER]@anywhere.pth")
+    assert some.model_id == "channelvit-jump-cp[DNA,ER]"
+    assert some.channels == ChannelRule(names=("DNA", "ER"), least=2, most=2)
+    assert model_spec("channelvit-jump-cp[Mito,AGP,RNA,ER,DNA]") == whole
+    # Of the names that a dictionary keeps, the model can be found again.
+    assert model_spec(some.model_id) == some
+    state = published.timm_state(RECIPES["channelvit-jump-cp"].config, embedding=True)
+    path = published.write(state, tmp_path / "weights.pth")
+    tile = np.random.default_rng(0).random((1, 2, 16, 24), np.float32)
+    model = load_model(f"channelvit-jump-cp[DNA,ER]@{path}", device="cpu")
+    assert model.spec == replace(some, weights_sha256=model.spec.weights_sha256)
+    tokens = model.tokens(tile, 2, "residual")
+    assert tokens.shape == (1, 2, 2, 3, 384)
+    other = load_model("channelvit-jump-cp[ER,DNA]", weights=path, device="cpu")
+    swapped = other.tokens(np.ascontiguousarray(tile[:, ::-1]), 2, "residual")
+    np.testing.assert_allclose(swapped[:, ::-1], tokens, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("channelvit-jump-cp[DAPI]", "'DAPI' are no channels of ChannelViT-S/8, five Cell"),
+        ("channelvit-jump-cp[DNA,dna]", "name one or more of Mito, AGP, RNA, ER, DNA, each once"),
+        ("channelvit-jump-cp[]", "name one or more of Mito, AGP, RNA, ER, DNA, each once"),
+        ("cell-dino-cp-vits8[DNA]", "cannot run on some of its channels; name none"),
+        ("openphenom[DNA]", "cannot run on some of its channels; name none"),
+        ("none[DNA]", r"Model 'none\[DNA\]' is not known"),
+        ("builtin[DNA]", r"Model 'builtin\[DNA\]' is not known"),
+    ],
+)
+def test_channels_that_a_model_does_not_have_are_refused(name: str, sentence: str):
+    for look in (model_spec, load_model):
+        with pytest.raises(MicrodlError, match=sentence):
+            look(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unidino",
+        "unidino@dir/weights.pth",
+        "channelvit-jump-cp[DNA,ER]",
+        "channelvit-jump-cp[DNA]@C:\\some place\\a@b[1].pth",
+    ],
+)
+def test_a_name_is_put_together_again_from_its_parts(name: str):
+    assert str(published_name(name)) == name
+
+
+@pytest.mark.parametrize("name", ["builtin", "weights[1].pth", "dir/unidino", "hf://a/b@c", ""])
+def test_what_is_no_published_model_has_no_parts(name: str):
+    assert published_name(name) is None
+
+
+def test_a_model_without_weights_says_so_whatever_its_channels():
+    assert needs_weights("unidino")
+    assert needs_weights("channelvit-jump-cp[DNA]")
+    for name in ("unidino@weights.pth", "dinov2-small", "builtin", "weights.pth"):
+        assert not needs_weights(name)
 
 
 FILES = [

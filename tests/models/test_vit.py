@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,11 @@ import torch
 
 from models import naive
 from napari_microdl.errors import MicrodlError
+from napari_microdl.models.assembly import empty_network
+from napari_microdl.models.encoder import prepare
+from napari_microdl.models.families.microdl import CONFIG as BUILTIN_CONFIG
+from napari_microdl.models.families.microdl import PREPROCESSING as BUILTIN_PREPROCESSING
+from napari_microdl.models.registry import RECIPES
 from napari_microdl.models.vit import VisionTransformer, VitConfig, sincos_positions
 from napari_microdl.models.vit.blocks import ParallelBlock
 from napari_microdl.models.vit.positions import rotary_positions
@@ -177,3 +183,26 @@ def test_starting_weights_are_those_of_the_mae_reference():
         assert weight.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
         assert not weights[f"{name}.bias"].any()
     assert weights["cls_token"].std() == pytest.approx(0.02, rel=0.4)
+
+
+OFF_THE_PROCESSOR = [
+    (form.config, form.preprocessing) for r in RECIPES.values() for form in r.forms()
+]
+
+
+@pytest.mark.parametrize("number", range(len(OFF_THE_PROCESSOR) + 1))
+def test_nothing_stays_on_the_processor_while_a_model_runs_elsewhere(number: int):
+    """On torch's device without memory, which refuses what lies on the processor as a GPU does."""
+    config, preprocessing = [*OFF_THE_PROCESSOR, (BUILTIN_CONFIG, BUILTIN_PREPROCESSING)][number]
+    config = replace(config, dim=24, n_heads=3, depth=2, hidden_dim=48)
+    grid = (3, 2) if config.position_resize else (3, 3)
+    if config.position_grid is not None:
+        config = replace(config, position_grid=(3, 3))
+    channels = config.in_channels
+    if config.tokenizer == "per_channel" and not config.channel_embeddings:
+        channels = 2
+    edges = (edge * config.patch_size for edge in grid)
+    images = torch.empty(2, channels, *edges, device="meta")
+    for site in ("residual", "attention"):
+        read = empty_network(config).read(prepare(images, preprocessing), (1, 2), site)
+        assert [tokens.device.type for tokens in read.values()] == ["meta", "meta"]

@@ -95,11 +95,14 @@ def check_wants(spec: ModelSpec, plan: TilePlan, n_channels: int) -> None:
         else:
             wanted = f"{rule.least} to {rule.most}"
         names = f" ({', '.join(rule.names)})" if rule.names else ""
+        ways = f"choose {'fewer' if too_many else 'more'} channels or another model"
+        if rule.subsets and not too_many:
+            some = f"{spec.model_id}[{rule.names[0]}]"
+            ways = f"name those that are there, as in '{some}', or choose more"
         noun = "channel" if wanted.endswith(" 1") or wanted == "1" else "channels"
         raise MicrodlError(
             f"The model '{spec.title}' takes {wanted} {noun}{names}, but {n_channels} "
-            f"{'is' if n_channels == 1 else 'are'} chosen; choose "
-            f"{'fewer' if too_many else 'more'} channels or another model."
+            f"{'is' if n_channels == 1 else 'are'} chosen; {ways}."
         )
     if plan.patch_size != spec.patch_size:
         raise MicrodlError(

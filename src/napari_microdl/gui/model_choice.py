@@ -11,7 +11,12 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.layers import plane_shape
 from napari_microdl.gui.words import listed
 from napari_microdl.models.channels import match_channels
-from napari_microdl.models.registry import MODEL_NAMES, PUBLISHED_NAMES, model_spec, needs_weights
+from napari_microdl.models.registry import (
+    MODEL_NAMES,
+    model_spec,
+    needs_weights,
+    published_name,
+)
 
 if TYPE_CHECKING:
     from napari_microdl.fields import Field
@@ -53,8 +58,8 @@ class ModelChoice:
         """Facts about the chosen model; None while a file or folder has not been looked at."""
         config = self._session.config
         key = (config.model, config.joint)
-        name = config.model.partition("@")[0]
-        if key not in self._specs and name in (*MODEL_NAMES, *PUBLISHED_NAMES):
+        known = config.model in MODEL_NAMES or published_name(config.model) is not None
+        if key not in self._specs and known:
             self._specs[key] = model_spec(config.model, joint=config.joint)
         return self._specs.get(key)
 
@@ -89,6 +94,21 @@ class ModelChoice:
         found = dict(zip(spec.channels.names, match_channels(spec.channels, names), strict=True))
         chosen = {w: c for w, c in self.channel_choices.items() if w in found and c in names}
         return {**found, **chosen}
+
+    def all_channels(self) -> tuple[str, ...]:
+        """Every channel that the model names, with those that were left out."""
+        published = published_name(self._session.config.model)
+        if self.spec is None or published is None or published.channels is None:
+            return self.spec.channels.names if self.spec else ()
+        return model_spec(published.model).channels.names
+
+    def can_leave_out(self) -> bool:
+        """Whether the model will do with fewer channels than it now has."""
+        published = published_name(self._session.config.model)
+        if self.spec is None or published is None:
+            return False
+        subsets = model_spec(published.model).channels.subsets
+        return subsets and len(self.spec.channels.names) > 1
 
     def cost(self) -> str:
         """What reading the tokens will take, as far as is known before the start."""
@@ -136,7 +156,27 @@ class ModelChoice:
             Channel of the images.
         """
         self.channel_choices[wanted] = channel
+        kept = self.channels()
+        if wanted not in kept:
+            self._keep([name for name in self.all_channels() if name in kept or name == wanted])
         self._session.settings_changed.emit()
+
+    def leave_out(self, wanted: str) -> None:
+        """Say that the images do not show a channel of the model.
+
+        Parameters
+        ----------
+        wanted : str
+            Channel of the model; see `can_leave_out`.
+        """
+        self.channel_choices.pop(wanted, None)
+        self._keep([name for name in self.channels() if name != wanted])
+
+    def _keep(self, names: list[str]) -> None:
+        published = published_name(self._session.config.model)
+        assert published is not None
+        channels = None if tuple(names) == self.all_channels() else tuple(names)
+        self._session.configure(model=str(published._replace(channels=channels)))
 
     def problems(self) -> Generator[str, None, None]:
         """What has to be said before the model can run, as sentences."""
@@ -150,7 +190,8 @@ class ModelChoice:
         used = sum(channel.use for channel in self._session.channels)
         most = spec.channels.most
         if missing:
-            yield f"Say which channel of the images is {listed(missing, 11)}."
+            or_not = ", or that it is not in the images" if self.can_leave_out() else ""
+            yield f"Say which channel of the images is {listed(missing, 11)}{or_not}."
         elif repeated:
             yield f"The channel {listed(repeated)} stands for two of the model's; choose others."
         elif not mapped and most is not None and used > most:

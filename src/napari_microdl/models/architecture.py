@@ -58,6 +58,10 @@ class VitConfig:
         as in DINO (0.1); 0 resizes to the grid itself.
     position_resize : bool, default=True
         Whether a stored table may be resized at all.
+    position_resample : bool, default=False
+        Whether a stored table goes through the interpolation on its own grid too, where an image
+        has several channels. With an offset that moves its codes a little; the published code of
+        ChannelViT does so, and its weights were trained with it.
     tokenizer : {"joint", "per_channel"}
         One token a patch from all channels, or a token a patch and channel, all of one image in one
         sequence (Bao et al. 2024; Kraus et al. 2024).
@@ -85,6 +89,7 @@ class VitConfig:
     position_antialias: bool = False
     position_offset: float = 0.0
     position_resize: bool = True
+    position_resample: bool = False
     tokenizer: Tokenizer = "joint"
     channel_projections: bool = False
     channel_embeddings: bool = False

@@ -30,6 +30,9 @@ class ChannelRule:
         How many channels are accepted; `most` is None where there is no limit.
     either : bool
         Whether the user may choose between joint and single reading, as of models of photographs.
+    subsets : bool
+        Whether some of the named channels will do, if the name of the model says which:
+        ``channelvit-jump-cp[DNA,ER]``.
     """
 
     names: tuple[str, ...] = ()
@@ -37,6 +40,7 @@ class ChannelRule:
     least: int = 1
     most: int | None = None
     either: bool = False
+    subsets: bool = False
 
     def n_token_channels(self, n_channels: int) -> int:
         """Tokens a patch of an image with this many channels."""

@@ -27,6 +27,9 @@ TOLD_BY_THE_WEIGHTS = frozenset(
 )
 
 
+TOLD_BY_THE_RECIPE = frozenset({"either", "subsets"})
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -308,7 +311,7 @@ def toml_recipe(path: Path) -> tuple[Recipe, Path, str]:
         "fixed_tile": False,
     }
     told = _section(content, "model", ModelSpec, path.name, TOLD_BY_THE_WEIGHTS)
-    rule = ChannelRule(**_section(content, "channels", ChannelRule, path.name))
+    rule = ChannelRule(**_section(content, "channels", ChannelRule, path.name, TOLD_BY_THE_RECIPE))
     spec = describe(config, **(about | told), model_id=path.stem, channels=rule)
     if not 1 <= spec.default_layer <= spec.depth:
         raise MicrodlError(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.models.first_use import check_first_use
 from napari_microdl.models.recipe import HubSource
 from napari_microdl.safe_tensors import file_sha256
 
@@ -64,8 +65,8 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
     Raises
     ------
     MicrodlError
-        If no commit is named, the extra is missing, the file is neither cached nor to be had, or is
-        damaged.
+        If no commit is named, the extra is missing, the file is neither cached nor to be had, is
+        damaged, or is not the one that was used first where no digest is pinned.
     """
     _pinned(source)
     try:
@@ -116,7 +117,10 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
             else f"has no {names[0]} at that commit, or the network is down"
         )
         raise _not_fetched(source, problem)
-    _check_blob(found)
+    digest = file_sha256(found)
+    _check_blob(found, digest)
+    if found.name in WEIGHTS_NAMES and not source.sha256:
+        check_first_use(source, found.name, digest)
     return found
 
 
@@ -126,10 +130,10 @@ def _not_fetched(source: HubSource, problem: str) -> MicrodlError:
     )
 
 
-def _check_blob(path: Path) -> None:
+def _check_blob(path: Path, digest: str) -> None:
     """Large files lie in the cache under their digest, which the commit fixes."""
     blob = path.resolve()
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and file_sha256(blob) != blob.name:
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and digest != blob.name:
         raise MicrodlError(
             f"'{path.name}' in the hub's cache is damaged; delete '{blob}' and fetch it again."
         )

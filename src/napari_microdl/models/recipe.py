@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from napari_microdl.errors import MicrodlError
@@ -53,6 +54,8 @@ class Recipe:
         Where to fetch it.
     alternative : Recipe, optional
         The same model under the names of other files, as of the code that it was trained with.
+    picked : tuple of int, optional
+        Channels kept of those that the weights know, see `only`; all where not given.
     """
 
     spec: ModelSpec
@@ -62,10 +65,13 @@ class Recipe:
     rgb: bool = False
     hub: HubSource | None = None
     alternative: Recipe | None = None
+    picked: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.spec.channels.either != self.rgb:
-            channels = replace(self.spec.channels, either=self.rgb)
+        named = bool(self.spec.channels.names)
+        subsets = self.config.channel_embeddings and named and self.picked is None
+        channels = replace(self.spec.channels, either=self.rgb, subsets=subsets)
+        if channels != self.spec.channels:
             object.__setattr__(self, "spec", replace(self.spec, channels=channels))
 
     def taking(self, joint: bool | None) -> Recipe:
@@ -86,6 +92,47 @@ class Recipe:
         rule = RGB_TOGETHER if joint else ONE_BY_ONE
         other = None if self.alternative is None else self.alternative.taking(joint)
         return replace(self, spec=replace(self.spec, channels=rule), alternative=other)
+
+    def only(self, names: Sequence[str]) -> Recipe:
+        """The same for some of the channels that it names, in the order given.
+
+        The patches of a channel are told apart by its learned code alone, so that those of others
+        can be left out (Bao et al. 2024, hierarchical channel sampling).
+
+        Parameters
+        ----------
+        names : sequence of str
+            Some of `ChannelRule.names`, whatever their capitals.
+
+        Raises
+        ------
+        MicrodlError
+            If the model needs all of its channels, or has none of that name.
+        """
+        rule = self.spec.channels
+        if not rule.subsets:
+            raise MicrodlError(f"{self.spec.title} cannot run on some of its channels; name none.")
+        known = [name.lower() for name in rule.names]
+        wanted = [name.strip().lower() for name in names]
+        if not wanted or len(set(wanted)) < len(wanted) or not set(wanted) <= set(known):
+            raise MicrodlError(
+                f"'{', '.join(names)}' are no channels of {self.spec.title}; name one or more of "
+                f"{', '.join(rule.names)}, each once."
+            )
+        picked = tuple(known.index(name) for name in wanted)
+        if picked == tuple(range(len(known))):
+            return self
+        kept = tuple(rule.names[i] for i in picked)
+        constants = self.preprocessing.mean, self.preprocessing.std
+        mean, std = (c if len(c) == 1 else tuple(c[i] for i in picked) for c in constants)
+        spec = replace(
+            self.spec,
+            model_id=f"{self.spec.model_id}[{','.join(kept)}]",
+            title=f"{self.spec.title}, of these {', '.join(kept)}",
+            channels=replace(rule, names=kept, least=len(kept), most=len(kept)),
+        )
+        preprocessing = replace(self.preprocessing, mean=mean, std=std)
+        return replace(self, spec=spec, preprocessing=preprocessing, picked=picked)
 
     def forms(self) -> tuple[Recipe, ...]:
         """Itself and its alternative, if there is one."""

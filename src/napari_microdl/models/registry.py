@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec, Precision, TokenModel
 from napari_microdl.models.families import dino, microdl, microscopy, recursion
-from napari_microdl.models.recipe import Recipe
+from napari_microdl.models.first_use import recorded_digest
+from napari_microdl.models.recipe import HubSource, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +26,52 @@ RECIPES: Mapping[str, Recipe] = {
 }
 # These need weights: from the hub where a commit is pinned, else a file of the user's.
 PUBLISHED_NAMES = tuple(RECIPES)
+# A published model, some of its channels, and where its weights lie.
+_NAME = re.compile(r"(?P<model>[\w-]+)(?:\[(?P<channels>[^]]*)\])?(?:@(?P<place>.*))?", re.DOTALL)
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+class PublishedName(NamedTuple):
+    """Parts of ``MODEL[CHANNEL,CHANNEL]@PATH``, of which only the first must be there.
+
+    Parameters
+    ----------
+    model : str
+        Name in the registry.
+    channels : tuple of str or None
+        Those that are kept of the channels that the model names; None for all.
+    place : str
+        File or folder of the weights, or "".
+    """
+
+    model: str
+    channels: tuple[str, ...] | None
+    place: str
+
+    def __str__(self) -> str:
+        channels = "" if self.channels is None else f"[{','.join(self.channels)}]"
+        return f"{self.model}{channels}" + (f"@{self.place}" if self.place else "")
+
+
+def published_name(name: str) -> PublishedName | None:
+    """Parts of the name of a published model; None where it is a file, a folder or anything else.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`.
+    """
+    found = _NAME.fullmatch(name)
+    if not found or found["model"] not in RECIPES:
+        return None
+    given = found["channels"]
+    channels = None if given is None else tuple(part.strip() for part in given.split(","))
+    return PublishedName(found["model"], channels, found["place"] or "")
+
+
+def _recipe(name: PublishedName) -> Recipe:
+    recipe = RECIPES[name.model]
+    return recipe if name.channels is None else recipe.only(name.channels)
 
 
 def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
@@ -40,7 +88,8 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     Returns
     -------
     ModelSpec
-        `weights_sha256` is empty unless the weights are pinned.
+        `weights_sha256` is the digest that is pinned, or that was recorded when the weights first
+        came from the hub, and otherwise empty.
 
     Raises
     ------
@@ -50,14 +99,65 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     name = str(name)
     if name in _OWN:
         return _OWN[name]
-    published = name.partition("@")[0]
-    if published in RECIPES:
-        recipe = RECIPES[published].taking(joint)
+    published = published_name(name)
+    if published is not None:
+        recipe = _recipe(published).taking(joint)
     elif name.startswith("hf://"):
         recipe = _from_hub(name).taking(joint)
     else:
         recipe = _locate(name, None)[0].taking(joint)
-    return replace(recipe.spec, weights_sha256=recipe.hub.sha256 if recipe.hub else "")
+    return replace(recipe.spec, weights_sha256=_known_digest(_source(name)))
+
+
+def _source(name: str) -> HubSource | None:
+    """Where on the hub the weights of a model lie; None where they come from elsewhere."""
+    published = published_name(name)
+    if published is not None:
+        return None if published.place else RECIPES[published.model].hub
+    return _referred_to(name) if name.startswith("hf://") else None
+
+
+def _referred_to(reference: str) -> HubSource:
+    """Repository and commit of a reference, with the digest if this commit is pinned."""
+    from napari_microdl.models.hub import parse_reference
+
+    source = parse_reference(reference)
+    pins = (recipe.hub for recipe in RECIPES.values() if recipe.hub is not None)
+    known = (p for p in pins if (p.repository, p.revision) == (source.repository, source.revision))
+    return next(known, source)
+
+
+def _known_digest(source: HubSource | None) -> str:
+    if source is None or source.sha256:
+        return source.sha256 if source else ""
+    # A record that cannot be read stops the loading, not the list of models.
+    with suppress(MicrodlError):
+        return recorded_digest(source)
+    return ""
+
+
+def weights_pin(name: str) -> str:
+    """What is known of weights from the hub before they are fetched, as a sentence.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`.
+
+    Returns
+    -------
+    str
+        Empty for weights from elsewhere.
+    """
+    source = _source(name)
+    if source is None or not source.revision:
+        return ""
+    commit = f"Commit {source.revision[:12]}"
+    if source.sha256:
+        return f"{commit}, sha256 {source.sha256[:12]}."
+    if digest := _known_digest(source):
+        return f"{commit}, sha256 {digest[:12]} at the first download."
+    return f"{commit}; the sha256 of the first download will be kept and asked for from then on."
 
 
 def list_models() -> tuple[ModelSpec, ...]:
@@ -77,7 +177,8 @@ def needs_weights(name: str) -> bool:
     -------
     bool
     """
-    return name in RECIPES and RECIPES[name].hub is None
+    published = published_name(name)
+    return published is not None and not published.place and RECIPES[published.model].hub is None
 
 
 def _unknown(name: str) -> str:
@@ -107,7 +208,8 @@ def load_model(
         - "builtin", the trained model of the package, or "random-init", the same architecture
           untrained as a baseline;
         - a published model, see `list_models`, whose weights come from `weights`, from
-          ``NAME@PATH`` in one string, or from the hub;
+          ``NAME@PATH`` in one string, or from the hub; ``NAME[DNA,ER]`` is a model of named
+          channels, such as ChannelViT, for images that have only some of them;
         - a file or folder: a folder of transformers, a TOML that describes weights, or weights of
           a published model, told by the names and shapes of their tensors;
         - ``hf://organisation/name@commit``.
@@ -151,12 +253,12 @@ def load_model(
 
 def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
     """Recipe, weights file and pinned digest for what `load_model` was given."""
-    from napari_microdl.models.hub import SCHEME, fetch, parse_reference
+    from napari_microdl.models.hub import SCHEME, fetch
 
-    published, _, place = name.partition("@")
-    if published in RECIPES:
-        recipe = RECIPES[published]
-        place = str(weights) if weights is not None else place
+    published = published_name(name)
+    if published is not None:
+        recipe = _recipe(published)
+        place = str(weights) if weights is not None else published.place
         if place:
             file = _weights_file(Path(place))
             if recipe.alternative is not None:
@@ -173,7 +275,8 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
     if weights is not None:
         raise MicrodlError(_unknown(name))
     if name.startswith(SCHEME):
-        return _from_hub(name), fetch(parse_reference(name)), ""
+        source = _referred_to(name)
+        return _from_hub(name), fetch(source), source.sha256
     if not name or not Path(name).exists():
         raise MicrodlError(_unknown(name))
     return _from_place(Path(name))

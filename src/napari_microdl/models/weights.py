@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +252,10 @@ def load_network(
             f"'{path.name}' does not hold the weights of {recipe.spec.title}: {error}; choose the "
             "file that belongs to the model."
         ) from error
-    network = empty_network(recipe.config)
+    config = recipe.config
+    if recipe.picked is not None:
+        state["channel_embed"] = state["channel_embed"][list(recipe.picked)].clone()
+        config = replace(config, in_channels=len(recipe.picked))
+    network = empty_network(config)
     network.load_state_dict(state, assign=True)
     return network, digest

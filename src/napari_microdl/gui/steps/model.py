@@ -31,15 +31,18 @@ from napari_microdl.gui.steps.kept_tokens import KeptTokens
 from napari_microdl.models.base import ModelSpec
 from napari_microdl.models.registry import (
     MODEL_NAMES,
-    PUBLISHED_NAMES,
     list_models,
     needs_weights,
+    published_name,
+    weights_pin,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _OWN = "own"
+# No channel can have this name.
+_LEFT_OUT = "\0"
 _WEIGHTS = "Weights (*.safetensors *.toml *.pth *.pt *.bin *.ckpt);;All files (*)"
 
 
@@ -180,12 +183,12 @@ class ModelStep(Step):
         path : str or Path
             File or folder.
         """
-        name = self.session.config.model.partition("@")[0]
-        published = name in PUBLISHED_NAMES and self.model.currentData() != _OWN
+        published = published_name(self.session.config.model)
+        if self.model.currentData() == _OWN:
+            published = None
         self._failed = None
-        self.session.configure(
-            model=f"{name}@{path}" if published else str(path), layer=None, joint=None
-        )
+        model = str(path) if published is None else str(published._replace(place=str(path)))
+        self.session.configure(model=model, layer=None, joint=None)
 
     def _on_failed(self, sentence: str) -> None:
         self._failed = (self.session.config.model, self.session.config.joint)
@@ -211,15 +214,16 @@ class ModelStep(Step):
     def refresh(self) -> None:
         """Show the chosen model."""
         config, spec = self.session.config, self.session.model.spec
-        name, _, place = config.model.partition("@")
-        known = name in (*MODEL_NAMES, *PUBLISHED_NAMES)
-        show_choice(self.model, name if known else _OWN)
+        published = published_name(config.model)
+        own = config.model in MODEL_NAMES
+        known = published.model if published else config.model if own else _OWN
+        show_choice(self.model, known)
         show_choice(self.site, config.site)
         show_choice(self.device, config.device)
         show_choice(self.precision, config.precision)
         show_number(self.layer, config.layer or 0)
-        self._form.setRowVisible(self._places, name not in MODEL_NAMES)
-        place = place if known else config.model
+        self._form.setRowVisible(self._places, not own)
+        place = published.place if published else "" if own else config.model
         elsewhere = "not chosen yet" if needs_weights(config.model) else "from the hub"
         self.weights.setText(Path(place).name if place else elsewhere)
         self.weights.setToolTip(place)
@@ -255,21 +259,24 @@ class ModelStep(Step):
             wants = f"Takes {rule.least} to {rule.most} channels."
         self.licence.setText(
             f"Licence of the weights: {spec.licence}{terms}. {wants} {spec.depth} layers, patches "
-            f"of {spec.patch_size} px, tiles of {spec.tile_size} px. Source: {spec.source}."
+            f"of {spec.patch_size} px, tiles of {spec.tile_size} px. Source: {spec.source}. "
+            f"{weights_pin(self.session.config.model)}".rstrip()
         )
         self.joint.setVisible(rule.either)
         self.joint.setChecked(rule.joint)
 
     def _show_channels(self) -> None:
-        mapped = self.session.model.channels()
-        if list(mapped) != list(self.channels):
+        choice = self.session.model
+        mapped = choice.channels()
+        wanted_ones = choice.all_channels()
+        if list(wanted_ones) != list(self.channels):
             while self._channel_form.rowCount():
                 self._channel_form.removeRow(0)
             self.channels = {}
-            for wanted in mapped:
+            for wanted in wanted_ones:
                 box = combo(
                     {},
-                    partial(self.session.model.choose_channel, wanted),
+                    partial(self._choose_channel, wanted),
                     f"Which channel of the images shows what the model knows as {wanted}.",
                 )
                 self.channels[wanted] = box
@@ -277,8 +284,17 @@ class ModelStep(Step):
         names = [channel.name for channel in self.session.channels]
         for wanted, box in self.channels.items():
             box.clear()
-            if mapped[wanted] is None:
+            left_out = wanted not in mapped
+            if mapped.get(wanted) is None and not left_out:
                 box.addItem("choose...", None)
             for name in names:
                 box.addItem(name, name)
-            show_choice(box, mapped[wanted])
+            if left_out or choice.can_leave_out():
+                box.addItem("not in the images", _LEFT_OUT)
+            show_choice(box, _LEFT_OUT if left_out else mapped[wanted])
+
+    def _choose_channel(self, wanted: str, channel: str) -> None:
+        if channel == _LEFT_OUT:
+            self.session.model.leave_out(wanted)
+        else:
+            self.session.model.choose_channel(wanted, channel)

@@ -22,23 +22,42 @@ IMAGENET = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Width, depth and heads.
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16)}
 LONG = {"s": "small", "b": "base", "l": "large"}
+# Commit, and sha256 of its model.safetensors; of one no digest is published (docs/models.md).
 PINS = {
-    "dinov2-small": HubSource(
-        "facebook/dinov2-small",
+    "dinov2-small": (
         "ed25f3a31f01632728cabb09d1542f84ab7b0056",
         "ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1",
     ),
-    "dinov2-base": HubSource(
-        "facebook/dinov2-base",
+    "dinov2-base": (
         "f9e44c814b77203eaa57a6bdbbd535f21ede1415",
         "d73036b56966966d07975d696bde331762f37297e2f095de8cea0040c3aa0841",
     ),
-    "dinov2-large": HubSource(
-        "facebook/dinov2-large",
+    "dinov2-large": (
         "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
         "399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
     ),
+    "dinov2-with-registers-small": ("0d9846e56b43a21fa46d7f3f5070f0506a5795a9", ""),
+    "dinov2-with-registers-base": (
+        "a1d738ccfa7ae170945f210395d99dde8adb1805",
+        "7a6f7b3b9fa4b8732e707476a03cd6cdce210048582f21aafb7991c17d98e362",
+    ),
+    "dinov2-with-registers-large": (
+        "e4c89a4e05589de9b3e188688a303d0f3c04d0f3",
+        "edccedab2c4e164e80833096de89a32a6e8d7365870499a066a61dbc8894b42b",
+    ),
+    "dinov3-vits16-pretrain-lvd1689m": (
+        "114c1379950215c8b35dfcd4e90a5c251dde0d32",
+        "4610ad75edef83e75afdebf162d148dc628045ea6cbb83d67d4708c709c4f91d",
+    ),
+    "dinov3-vitb16-pretrain-lvd1689m": (
+        "5931719e67bbdb9737e363e781fb0c67687896bc",
+        "9a21ac3df0c63839d62612dda6f454d816c25611cc7a52966ed5a5a94921dc8b",
+    ),
 }
+
+
+def _on_the_hub(name: str) -> HubSource:
+    return HubSource(f"facebook/{name}", *PINS[name])
 
 
 def dinov2_config(size: str, registers: int, *, native: bool, grid: int = 37) -> VitConfig:
@@ -83,7 +102,7 @@ def _dinov2(size: str, registers: int) -> Recipe:
         source=f"Meta AI, huggingface.co/facebook/{name}",
     )
     native = Recipe(spec, configs[True], TIMM, IMAGENET, rgb=True)
-    hub = PINS.get(name, HubSource(f"facebook/{name}"))
+    hub = _on_the_hub(name)
     return Recipe(
         spec, configs[False], HUGGING_FACE, IMAGENET, rgb=True, hub=hub, alternative=native
     )
@@ -103,17 +122,16 @@ def _dinov3(size: str) -> Recipe:
         norm_eps=1e-5,
     )
     name = f"dinov3-vit{size}16"
-    repository = f"facebook/{name}-pretrain-lvd1689m"
+    hub = _on_the_hub(f"{name}-pretrain-lvd1689m")
     spec = describe(
         config,
         model_id=name,
         title=f"DINOv3 ViT-{size.upper()}/16",
         tile_size=224,
         licence="DINOv3 License",
-        source=f"Meta AI, huggingface.co/{repository}",
+        source=f"Meta AI, huggingface.co/{hub.repository}",
     )
     native = Recipe(spec, config, TIMM, IMAGENET, rgb=True)
-    hub = HubSource(repository)
     return Recipe(spec, config, HUGGING_FACE, IMAGENET, rgb=True, hub=hub, alternative=native)
 
 
@@ -126,7 +144,7 @@ def _dinobloom(size: str) -> Recipe:
             model_id=f"dinobloom-{size}",
             title=f"DinoBloom-{size.upper()} (blood cells)",
             tile_size=224,
-            licence="not confirmed, see the source",
+            licence="Apache-2.0, as others state; see the source",
             source="zenodo.org/records/10908163 (Koch et al. 2024)",
             channels=RGB_TOGETHER,
         ),

@@ -52,7 +52,7 @@ OPENPHENOM = Recipe(
     config=config,
     keys=PARALLEL,
     preprocessing=SELF_STANDARDISED,
-    hub=HubSource("recursionpharma/OpenPhenom", "2f824758db2414defc093c531a1b904f89bbf155"),
+    hub=HubSource("recursionpharma/OpenPhenom", "0f92333685f6e9f031b804c70fe246f9b05ae90d"),
 )
 
 

@@ -78,7 +78,7 @@ class VisionTransformer(nn.Module):
         """Tokens before the patch tokens: class and registers."""
         return 1 + self.config.n_registers
 
-    def patch_positions(self, grid_h: int, grid_w: int) -> Tensor | None:
+    def patch_positions(self, grid_h: int, grid_w: int, n_channels: int = 1) -> Tensor | None:
         """Position codes of a grid, of shape (grid_h * grid_w, dim), or None if rotary."""
         config = self.config
         if config.positions == "rope":
@@ -96,6 +96,7 @@ class VisionTransformer(nn.Module):
             (grid_h, grid_w),
             config.position_offset,
             config.position_antialias,
+            resample=config.position_resample and n_channels > 1,
         )
 
     def _project(self, images: Tensor) -> Tensor:
@@ -129,7 +130,8 @@ class VisionTransformer(nn.Module):
         """
         p = self.config.patch_size
         x = self._project(images)
-        positions = self.patch_positions(images.shape[-2] // p, images.shape[-1] // p)
+        channels, height, width = images.shape[1:]
+        positions = self.patch_positions(height // p, width // p, channels)
         if positions is not None:
             x = x + positions.to(x)
         return x.flatten(1, 2)

@@ -41,7 +41,13 @@ def sincos_positions(grid_h: int, grid_w: int, dim: int) -> Tensor:
 
 
 def resized_positions(
-    table: Tensor, stored: tuple[int, int], grid: tuple[int, int], offset: float, antialias: bool
+    table: Tensor,
+    stored: tuple[int, int],
+    grid: tuple[int, int],
+    offset: float,
+    antialias: bool,
+    *,
+    resample: bool = False,
 ) -> Tensor:
     """A stored position table on another grid, by bicubic interpolation in float32.
 
@@ -56,12 +62,14 @@ def resized_positions(
         (rows + 0.1) instead, which shifts the samples by a hair, and its weights expect that.
     antialias : bool
         Whether smaller grids are averaged over.
+    resample : bool, default=False
+        Whether the grid that the table has is interpolated, too.
 
     Returns
     -------
     Tensor of shape (rows * columns, dim)
     """
-    if stored == grid:
+    if stored == grid and not resample:
         return table
     square = table.float().reshape(1, *stored, -1).permute(0, 3, 1, 2)
     if offset:
