@@ -255,7 +255,7 @@ def test_tokens_are_not_read_from_disk_again(
 
 
 def test_weights_that_were_written_anew_are_noticed(tmp_path: Path):
-    from napari_microdl.stages.kept import _file
+    from napari_microdl.stages.keys import _file
 
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"one")

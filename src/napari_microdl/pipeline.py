@@ -22,7 +22,8 @@ from napari_microdl.models.registry import load_model
 from napari_microdl.report import build_report
 from napari_microdl.stages.encoding import iter_encode
 from napari_microdl.stages.inputs import check_fields, config_of
-from napari_microdl.stages.kept import KeptStages, StageKeys, iter_keys
+from napari_microdl.stages.kept import KeptStages
+from napari_microdl.stages.keys import StageKeys, iter_keys
 from napari_microdl.stages.learning import Learned, iter_learn
 from napari_microdl.stages.pooling import Samples, iter_pool
 from napari_microdl.stages.progress import Progress, Stage
@@ -129,7 +130,7 @@ class StagedRun:
         self.fields = fields
         self.config = config if dictionary is None else config_of(dictionary, config)
         self.applied = dictionary
-        self._channels = check_fields(fields, self.config, fitting=dictionary is None)
+        self._channels = check_fields(fields, self.config, fitting=False)
         self._cache = cache
         self._kept = kept
         self._keys: StageKeys | None = None
@@ -137,6 +138,11 @@ class StagedRun:
         # Of this run, whether anything is kept for the next or not.
         self._results: dict[str, Any] = {}
         self._seconds: dict[str, dict[str, float]] = {}
+
+    @property
+    def finished(self) -> set[str]:
+        """Stages that are done: some of "segment", "read", "pool", "whiten" and "learn"."""
+        return set(self._results)
 
     def labels(self) -> Generator[Progress, None, Labels]:
         """Cells of every field; None where the unit is no cell."""
@@ -156,10 +162,12 @@ class StagedRun:
         if self.applied is not None:
             samples = yield from self.samples()
             return Whitened(self.applied.whitening, self.applied.whiten(samples.vectors))
+        check_fields(self.fields, self.config, fitting=True)
         return (yield from self._stage("whiten", self._whiten))
 
     def result(self) -> Generator[Progress, None, PipelineResult]:
         """The dictionary, fitted or applied, and the activations of every unit."""
+        check_fields(self.fields, self.config, fitting=self.applied is None)
         samples = yield from self.samples()
         labels = yield from self.labels()
         tokens = yield from self.tokens()

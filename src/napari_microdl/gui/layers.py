@@ -113,6 +113,12 @@ class Source:
     name: str
     has_own_labels: bool = False
 
+    @property
+    def key(self) -> tuple[str, Index]:
+        """What identifies the place while its layer is open."""
+        layer = self.layer()
+        return ("" if layer is None else str(layer.unique_id), self.index)
+
 
 @dataclass
 class Channel:
@@ -450,13 +456,15 @@ def output_data(plane: NDArray[Any], source: Source) -> NDArray[Any]:
     return np.broadcast_to(plane, lead + plane.shape)
 
 
-def output_geometry(source: Source) -> dict[str, Any]:
+def output_geometry(source: Source, corner: tuple[int, int] = (0, 0)) -> dict[str, Any]:
     """Where an output lies: the transforms, units and axis labels of its source.
 
     Parameters
     ----------
     source : Source
         Where the field came from; its layer must still be open.
+    corner : tuple of int, default=(0, 0)
+        Row and column of the first pixel of an output that covers a part of the field.
 
     Returns
     -------
@@ -466,7 +474,7 @@ def output_geometry(source: Source) -> dict[str, Any]:
     layer = source.layer()
     if layer is None:
         raise MicrodlError(f"The image of '{source.name}' was closed.")
-    offset = np.array([*(i or 0 for i in source.index), 0, 0], float)
+    offset = np.array([*(i or 0 for i in source.index), *corner], float)
     placing = Affine(scale=layer.scale, rotate=layer.rotate, shear=layer.shear, ndim=layer.ndim)
     return {
         "scale": layer.scale,

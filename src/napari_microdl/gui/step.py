@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QPushButton,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.session import Session
+
+_SHOWN = "the overlays and the explorer still show the last run."
+_MEANING = {
+    "changed": f"This step was changed: {_SHOWN} Press Run all to bring everything up to date.",
+    "out of date": f"A step before this one was changed: {_SHOWN} Press Run all to bring "
+    "everything up to date.",
+    "done": "This step was run with the settings as they are and is kept for the next run.",
+}
 
 
 class Step(QWidget):
@@ -18,9 +34,13 @@ class Step(QWidget):
         State that the step shows and changes.
     title : str
         Heading.
+    run : str, optional
+        What its button says, which runs this step alone; no button where not given.
     """
 
-    def __init__(self, session: Session, title: str) -> None:
+    run_wanted = Signal()
+
+    def __init__(self, session: Session, title: str, run: str = "") -> None:
         super().__init__()
         self.session = session
         self._title = title
@@ -44,6 +64,14 @@ class Step(QWidget):
         top = QHBoxLayout()
         top.addWidget(self.heading)
         top.addWidget(line, 1)
+        self.run_button = QPushButton(run)
+        self.run_button.setToolTip(
+            "Runs this step alone, and what it needs of the steps before it. What is up to date is "
+            "not done again; what is shown stays."
+        )
+        self.run_button.clicked.connect(self.run_wanted)
+        top.addWidget(self.run_button)
+        self.run_button.setVisible(bool(run))
         layout.addLayout(top)
         for widget in (self.summary, self.need, self.content):
             layout.addWidget(widget)
@@ -85,12 +113,7 @@ class Step(QWidget):
     def _write_heading(self) -> None:
         arrow, mark = "▾" if self.is_expanded else "▸", self._difference
         self.heading.setText(f"{arrow}  {self._title}{f'  ({mark})' if mark else ''}")
-        self.heading.setToolTip(
-            f"This step is {mark}: the overlays and the explorer still show the last run. Press "
-            "Run to bring everything up to date."
-            if mark
-            else ""
-        )
+        self.heading.setToolTip(_MEANING.get(mark, ""))
 
     def form(self) -> QFormLayout:
         """A new form in the content, labels wrapping above their fields where it is narrow."""

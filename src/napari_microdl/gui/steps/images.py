@@ -179,17 +179,17 @@ class ImagesStep(Step):
         )
 
     def _measured(self) -> str:
-        """Limits of the intensities in the last run, as ranges over the images."""
-        if self.session.run is None:
+        """Limits of the intensities when tokens were last read, as ranges over the images."""
+        report = self.session.limits
+        if not report:
             return ""
-        report = self.session.run.result.report["intensity"]
         parts = []
         for channel in dict.fromkeys(entry["channel"] for entry in report):
             of_channel = [entry for entry in report if entry["channel"] == channel]
             low = _range([entry["background"] for entry in of_channel])
             high = _range([entry["reference"] for entry in of_channel])
             parts.append(f"{channel} background {low}, reference {high}")
-        return f"Measured in the last run: {'; '.join(parts)}."
+        return f"Measured when tokens were last read: {'; '.join(parts)}."
 
     def _show_channels(self) -> None:
         channels = self.session.channels

@@ -62,7 +62,7 @@ class ModelStep(Step):
     compare_wanted = Signal()
 
     def __init__(self, session: Session) -> None:
-        super().__init__(session, "3  Model and layer")
+        super().__init__(session, "3  Model and layer", "Read tokens")
         self._failed: tuple[str, bool | None] | None = None
         self._runner = JobRunner(self)
         self._runner.succeeded.connect(lambda found: self.session.model.take_spec(*found))

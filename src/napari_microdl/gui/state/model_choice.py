@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING
 from napari_microdl.embedding import TilePlan, estimate_embedding
 from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.layers import plane_shape
+from napari_microdl.gui.state.run_settings import RunSettings
 from napari_microdl.gui.words import listed
 from napari_microdl.models.channels import match_channels
 from napari_microdl.models.registry import MODEL_NAMES, PUBLISHED_NAMES, model_spec, needs_weights
 
 if TYPE_CHECKING:
     from napari_microdl.fields import Field
-    from napari_microdl.gui.session import Session
     from napari_microdl.models.base import ModelSpec
     from napari_microdl.pipeline import PipelineResult
 
 
 class ModelChoice:
-    """The model that the settings of a session name.
+    """The model that the settings name.
 
     Parameters
     ----------
-    session : Session
+    settings : RunSettings
         Whose settings and channels these are.
 
     Attributes
@@ -34,24 +34,25 @@ class ModelChoice:
         Channel of the images by channel of the model, where a person has said so.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         # Weak, so that a session goes at once when its viewer does.
-        self._owner = weakref.ref(session)
+        self._owner = weakref.ref(settings)
         self.channel_choices: dict[str, str] = {}
+        settings.channel_renamed.connect(self._on_renamed)
         # Of one channel; the slowest run of each model, because kept tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
         self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
 
     @property
-    def _session(self) -> Session:
-        session = self._owner()
-        assert session is not None
-        return session
+    def _settings(self) -> RunSettings:
+        settings = self._owner()
+        assert settings is not None
+        return settings
 
     @property
     def spec(self) -> ModelSpec | None:
         """Facts about the chosen model; None while a file or folder has not been looked at."""
-        config = self._session.config
+        config = self._settings.config
         key = (config.model, config.joint)
         name = config.model.partition("@")[0]
         if key not in self._specs and name in (*MODEL_NAMES, *PUBLISHED_NAMES):
@@ -71,7 +72,7 @@ class ModelChoice:
             What was found.
         """
         self._specs[model, joint] = spec
-        self._session.settings_changed.emit()
+        self._settings.settings_changed.emit()
 
     def channels(self) -> dict[str, str | None]:
         """Channel of the images for each channel that the model names.
@@ -85,20 +86,31 @@ class ModelChoice:
         spec = self.spec
         if spec is None or not spec.channels.names:
             return {}
-        names = tuple(c.name for c in self._session.channels)
+        names = tuple(c.name for c in self._settings.channels)
         found = dict(zip(spec.channels.names, match_channels(spec.channels, names), strict=True))
         chosen = {w: c for w, c in self.channel_choices.items() if w in found and c in names}
         return {**found, **chosen}
 
+    def used_channels(self) -> tuple[str, ...] | None:
+        """Channels of the images that a run reads, in order; None for all as they come."""
+        if mapped := self.channels():
+            return tuple(name for name in mapped.values() if name is not None) or None
+        channels = self._settings.channels
+        names = [c.name for c in channels]
+        order = [n for n in self._settings.config.channels or () if n in names]
+        order += [n for n in names if n not in order]
+        used = tuple(n for n in order if channels[names.index(n)].use)
+        return None if used == tuple(names) else used
+
     def cost(self) -> str:
         """What reading the tokens will take, as far as is known before the start."""
         spec = self.spec
-        layers = [row.layer() for row in self._session.first_rows()]
+        layers = [row.layer() for row in self._settings.first_rows()]
         shapes = [plane_shape(layer) for layer in layers if layer is not None]
-        if spec is None or not shapes or self._session.apply_dictionary:
+        if spec is None or not shapes or self._settings.apply_dictionary:
             return ""
-        config = self._session.run_config()
-        n_channels = len(config.channels or self._session.channels)
+        config = self._settings.config
+        n_channels = len(self.used_channels() or self._settings.channels)
         try:
             plan = TilePlan(spec.patch_size, config.tile_size or spec.tile_size, config.halo)
         except MicrodlError:
@@ -119,8 +131,7 @@ class ModelChoice:
             sentence += f" About {told} at the pace of the last run, less where tokens are kept."
         return sentence
 
-    def rename_channel(self, before: str, now: str) -> None:
-        """Follow a channel of the images that got another name."""
+    def _on_renamed(self, before: str, now: str) -> None:
         for wanted, chosen in self.channel_choices.items():
             if chosen == before:
                 self.channel_choices[wanted] = now
@@ -136,18 +147,18 @@ class ModelChoice:
             Channel of the images.
         """
         self.channel_choices[wanted] = channel
-        self._session.settings_changed.emit()
+        self._settings.settings_changed.emit()
 
     def problems(self) -> Generator[str, None, None]:
         """What has to be said before the model can run, as sentences."""
         spec = self.spec
-        if spec is None or self._session.apply_dictionary or not self._session.used_rows():
+        if spec is None or self._settings.apply_dictionary or not self._settings.used_rows():
             return
         mapped = self.channels()
         missing = [wanted for wanted, channel in mapped.items() if channel is None]
         chosen = [channel for channel in mapped.values() if channel is not None]
         repeated = sorted({channel for channel in chosen if chosen.count(channel) > 1})
-        used = sum(channel.use for channel in self._session.channels)
+        used = sum(channel.use for channel in self._settings.channels)
         most = spec.channels.most
         if missing:
             yield f"Say which channel of the images is {listed(missing, 11)}."
@@ -155,7 +166,7 @@ class ModelChoice:
             yield f"The channel {listed(repeated)} stands for two of the model's; choose others."
         elif not mapped and most is not None and used > most:
             yield f"{spec.title} takes at most {most} channels; untick some in step 1."
-        if needs_weights(self._session.config.model):
+        if needs_weights(self._settings.config.model):
             yield (
                 f"The weights of {spec.title} are not on the hub; get them from {spec.source} and "
                 "choose their file."
