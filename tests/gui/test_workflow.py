@@ -314,7 +314,7 @@ def test_a_bad_dictionary_file_is_refused_and_nothing_is_lost(docked, small_run,
 
 def test_channels_as_layers_are_shown_and_editable(docked, qtbot):
     _, workflow = docked
-    choose(qtbot, workflow.images.arrangement, "Images are channels of fields")
+    choose(qtbot, workflow.images.arrangement, "Images are channels")
     model = workflow.images.table.fields_model
     assert [heading for heading, _ in model.columns()] == [
         "Use", "Image", "Field", "Channel", "Condition", "Control"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
+from qtpy.QtGui import QFontMetrics, QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_microdl.gui.session import Session
+from napari_microdl.gui.table_size import fit_height
 
 _FIELDS = (("Use", "use"), ("Field", "name"), ("Condition", "condition"), ("Control", "is_control"))
 _CHANNELS = (
@@ -26,6 +28,9 @@ _TIPS = {
     "Condition": "Treatment of the well, for example DMSO; double-click to edit.",
     "Control": "Untreated cells: the whitening takes them as the origin.",
 }
+_TICKS = frozenset({"use", "is_control"})
+# Columns of text: what can be read at all, and what is comfortable.
+_LEAST_CHARACTERS, _WIDTH_CHARACTERS = 6, 10
 _Index: TypeAlias = QModelIndex | QPersistentModelIndex
 _NO_PARENT = QModelIndex()
 
@@ -87,7 +92,7 @@ class FieldsModel(QAbstractTableModel):
         """Ticks can be ticked, texts edited."""
         _, attribute = self.columns()[index.column()]
         flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
-        if attribute in {"use", "is_control"}:
+        if attribute in _TICKS:
             return flags | Qt.ItemFlag.ItemIsUserCheckable
         return flags | Qt.ItemFlag.ItemIsEditable if attribute else flags
 
@@ -99,7 +104,7 @@ class FieldsModel(QAbstractTableModel):
         row = self._session.rows[index.row()]
         layer = row.layer()
         image = "(closed)" if layer is None else layer.name
-        if attribute in {"use", "is_control"}:
+        if attribute in _TICKS:
             if role == Qt.ItemDataRole.CheckStateRole:
                 ticked = getattr(row, attribute)
                 return Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked
@@ -144,23 +149,36 @@ class FieldsTable(QTableView):
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setWordWrap(False)
         self.verticalHeader().hide()
-        self.fields_model.modelReset.connect(self._fit)
-        self._fit()
+        self.fields_model.modelReset.connect(self.fit)
+        self.fit()
 
-    def _fit(self) -> None:
+    def fit(self) -> None:
+        """Follow the number of rows and the size of the letters."""
         header = self.horizontalHeader()
-        for column, (_, attribute) in enumerate(self.fields_model.columns()):
-            narrow = attribute in {"use", "is_control"}
-            header.setSectionResizeMode(
-                column,
-                QHeaderView.ResizeMode.ResizeToContents
-                if narrow
-                else QHeaderView.ResizeMode.Stretch,
-            )
-        # Eight rows at most before the table scrolls, so that the dock stays short.
-        rows = min(max(self.fields_model.rowCount(), 2), 8)
-        height = header.sizeHint().height() + rows * self.verticalHeader().defaultSectionSize() + 6
-        self.setFixedHeight(height)
+        names = [attribute for _, attribute in self.fields_model.columns()]
+        texts = [column for column, name in enumerate(names) if name not in _TICKS]
+        metrics = QFontMetrics(self.font())
+        letter = metrics.averageCharWidth()
+        ticks = sum(metrics.horizontalAdvance(h) + 2 * letter for h, _ in self._ticks())
+        # Too narrow to be read, columns get the width that they need and the table scrolls.
+        wide = self.viewport().width() - ticks >= len(texts) * _LEAST_CHARACTERS * letter
+        for column in range(len(names)):
+            if column not in texts:
+                header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
+            elif wide or not self.isVisible():
+                header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
+            else:
+                header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
+                header.resizeSection(column, _WIDTH_CHARACTERS * letter)
+        fit_height(self, self.fields_model.rowCount(), 2, 8)
+
+    def _ticks(self) -> list[tuple[str, str]]:
+        return [column for column in self.fields_model.columns() if column[1] in _TICKS]
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Give the columns other widths."""
+        super().resizeEvent(event)
+        self.fit()
 
     def selected_rows(self) -> list[int]:
         """Numbers of the selected rows."""

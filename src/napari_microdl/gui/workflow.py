@@ -11,12 +11,11 @@ from napari.viewer import Viewer
 from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QFrame,
-    QHBoxLayout,
+    QGridLayout,
     QMenu,
     QProgressBar,
     QPushButton,
     QScrollArea,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -125,7 +124,6 @@ class ConceptWorkflow(Dock):
         self.scroll.setWidget(inside)
         self.scroll.setWidgetResizable(True)
         self.scroll.setFrameShape(QFrame.Shape.NoFrame)
-        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setMinimumHeight(120)
 
         self.run_button = QPushButton("Run all")
@@ -134,9 +132,8 @@ class ConceptWorkflow(Dock):
         )
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setEnabled(False)
-        self.explore_button = QPushButton("Explore concepts")
-        self.explore_button.setToolTip("Open the Concept explorer.")
-        self.explore_button.hide()
+        self.explore_button = QPushButton("Explore")
+        self.explore_button.setToolTip("Opens the Concept explorer, which shows what a run found.")
         self.bar = QProgressBar()
         self.bar.setRange(0, 100)
         self.bar.hide()
@@ -145,28 +142,31 @@ class ConceptWorkflow(Dock):
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.jobs.cancel)
         self.explore_button.clicked.connect(self._explore)
-        self.settings_button = QToolButton()
-        self.settings_button.setText("Settings")
+        self.settings_button = QPushButton("Settings")
         self.settings_button.setToolTip(
             "Load or save all settings as a file, which the command line takes too."
         )
-        self.settings_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         menu = QMenu(self.settings_button)
         menu.addAction("Load settings...", self.files.ask_load_settings)
         menu.addAction("Save settings...", self.files.ask_save_settings)
         self.settings_button.setMenu(menu)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.settings_button)
-        buttons.addWidget(self.run_button, 1)
-        buttons.addWidget(self.cancel_button, 1)
-        buttons.addWidget(self.explore_button, 1)
+        # Two rows: in one, large letters would widen the dock.
+        buttons = QGridLayout()
+        for button, row, column in (
+            (self.run_button, 0, 0),
+            (self.cancel_button, 0, 1),
+            (self.settings_button, 1, 0),
+            (self.explore_button, 1, 1),
+        ):
+            buttons.addWidget(button, row, column)
+        buttons.setColumnStretch(0, 1)
+        buttons.setColumnStretch(1, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2, 2, 2, 2)
         layout.addWidget(self.scroll, 1)
         layout.addWidget(self.status)
         layout.addWidget(self.bar)
         layout.addLayout(buttons)
-        self.setMinimumWidth(380)
         # Several changes in one go (a sample of eight layers) make one refresh.
         self._later = QTimer(self)
         self._later.setSingleShot(True)
@@ -239,7 +239,6 @@ class ConceptWorkflow(Dock):
             step.set_need(needs.get(name, ""))
             step.set_mark(marks.get(name, ""))
         self.dictionary.save.setEnabled(self.session.dictionary is not None)
-        self.explore_button.setVisible(self.session.run is not None)
 
     # Running -----------------------------------------------------------------------------------
 
@@ -393,7 +392,7 @@ class ConceptWorkflow(Dock):
             self.whitening.set_expanded(True)
             sentence = (
                 f"{len(whitened.vectors)} samples are whitened on {whitening.n_samples_seen_} "
-                f"controls, with a shrinkage of {whitening.shrinkage:g}."
+                f"controls, shrunk by {whitening.shrinkage:g} times the median."
             )
         self._show_notes(whitened.notes, sentence)
 

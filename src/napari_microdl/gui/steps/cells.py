@@ -26,6 +26,7 @@ from napari_microdl.gui.layers import is_output
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice, show_number
+from napari_microdl.gui.table_size import fit_height
 
 
 class CellsStep(Step):
@@ -186,9 +187,4 @@ class CellsStep(Step):
                 box.addItem(layer.name, layer)
             show_choice(box, row.labels_layer())
             self.labels.setCellWidget(place, 1, box)
-        rows = min(max(len(first_of), 2), 8)
-        self.labels.setFixedHeight(
-            self.labels.horizontalHeader().sizeHint().height()
-            + rows * self.labels.verticalHeader().defaultSectionSize()
-            + 6
-        )
+        fit_height(self.labels, len(first_of), 2, 8)

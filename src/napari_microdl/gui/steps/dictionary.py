@@ -32,7 +32,7 @@ class DictionaryStep(Step):
     def __init__(self, session: Session) -> None:
         super().__init__(session, "5  Dictionary", "Fit")
         self.fit = QRadioButton("Fit a new dictionary")
-        self.apply = QRadioButton("Apply the loaded dictionary")
+        self.apply = QRadioButton("Apply the loaded one")
         modes = QButtonGroup(self)
         modes.addButton(self.fit)
         modes.addButton(self.apply)

@@ -22,7 +22,7 @@ class WhiteningStep(Step):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session, "4  Whitening", "Whiten")
-        self.whiten = QCheckBox("Whiten on the control fields")
+        self.whiten = QCheckBox("Whiten on controls")
         self.whiten.setToolTip(
             "Takes the controls as the origin and scales down what varies among untreated cells, "
             "so that what the treatment changes stands out."
@@ -40,7 +40,7 @@ class WhiteningStep(Step):
         self.shrinkage.valueChanged.connect(
             lambda value: session.configure(shrinkage=None if value < 0 else float(value))
         )
-        self.remove_position = QCheckBox("Remove the position in the tile")
+        self.remove_position = QCheckBox("Remove tile position")
         self.remove_position.setToolTip(
             "Removes from every token what it owes to its place in the model's tile, which says "
             "where a patch lies and not what it shows."
