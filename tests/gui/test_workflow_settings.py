@@ -139,8 +139,7 @@ def test_a_change_marks_its_step_and_those_behind_it(docked: Any, qtbot: Any):
     workflow.session.configure(unit="crop")
 
     def marks() -> list[str]:
-        texts = [step.heading.text() for step in workflow.steps.values()]
-        return [text.partition("(")[2].rstrip(")") for text in texts]
+        return [step.mark.text() for step in workflow.steps.values()]
 
     none = [""] * 5
     assert marks() == none

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from napari.viewer import Viewer
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_microdl.gui.selection import Selection
@@ -39,6 +40,13 @@ class Panel(QWidget):
         outside = QVBoxLayout(self)
         outside.setContentsMargins(0, 0, 0, 0)
         outside.addWidget(scroll)
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Lay out anew: letters may have got another size while another tab was looked at."""
+        super().showEvent(event)
+        for widget in self.findChildren(QWidget):
+            widget.ensurePolished()
+            widget.updateGeometry()
 
     def show_run(self, run: Run | None) -> None:
         """Another run came, or none is left; nothing to do by default."""

@@ -133,6 +133,7 @@ class Step(QWidget):
         if self._top.count() and row == self._row:
             return
         self._row = row
+        self.mark.setWordWrap(bool(row))
         right, middle = Qt.AlignmentFlag.AlignRight, Qt.AlignmentFlag.AlignVCenter
         self._top.addWidget(self.heading, 0, 0, 1, 4 if row else 1, middle)
         self._top.addWidget(self.line, 0 if not row else 1, 1, middle)

@@ -90,9 +90,13 @@ def visible_region(source: Source) -> Region:
     corners = np.asarray(layer.corner_pixels)[:, -2:].astype(float)
     if layer.multiscale:
         corners *= np.asarray(layer.downsample_factors)[layer.data_level][-2:]
-    (top, left), (bottom, right) = np.floor(corners[0]), np.ceil(corners[1])
     if not corners.any():
         return Region(0, 0, height, width)
+    if (corners[0] == corners[1]).any():
+        # Beyond an edge, both corners are moved to it.
+        return Region(0, 0, 0, 0)
+    # napari gives the last pixel in view; one more where it rounded to the lower level.
+    (top, left), (bottom, right) = np.floor(corners[0]), np.ceil(corners[1]) + 1
     return Region(
         int(max(top, 0)), int(max(left, 0)), int(min(bottom, height)), int(min(right, width))
     )
