@@ -317,7 +317,7 @@ def test_channels_as_layers_are_shown_and_editable(docked, qtbot):
     choose(qtbot, workflow.images.arrangement, "Images are channels")
     model = workflow.images.table.fields_model
     assert [heading for heading, _ in model.columns()] == [
-        "Use", "Image", "Field", "Channel", "Condition", "Control"
+        "Use", "Image", "Field", "Channel", "Condition", "Control", "Well", "Site"
     ]  # fmt: skip
     for row, (field, channel) in enumerate([("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]):
         model.setData(model.index(row, 2), field)

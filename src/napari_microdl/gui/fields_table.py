@@ -20,6 +20,8 @@ _CHANNELS = (
     ("Condition", "condition"),
     ("Control", "is_control"),
 )
+# Shown where they are known.
+_PLACES = (("Well", "well"), ("Site", "site"))
 _TIPS = {
     "Use": "Whether the image takes part in the run.",
     "Image": "The layer.",
@@ -27,6 +29,8 @@ _TIPS = {
     "Channel": "What the image shows, for example DNA or actin.",
     "Condition": "Treatment of the well, for example DMSO; double-click to edit.",
     "Control": "Untreated cells: the whitening takes them as the origin.",
+    "Well": "Well of the plate; fields of one well are kept together where some are left out.",
+    "Site": "Place in the well.",
 }
 _TICKS = frozenset({"use", "is_control"})
 # Columns of text: what can be read at all, and what is comfortable.
@@ -53,7 +57,10 @@ class FieldsModel(QAbstractTableModel):
 
     def columns(self) -> tuple[tuple[str, str], ...]:
         """Heading and attribute of every column."""
-        return _CHANNELS if self._session.layout.arrangement == "channels" else _FIELDS
+        session = self._session
+        columns = _CHANNELS if session.layout.arrangement == "channels" else _FIELDS
+        known = tuple(c for c in _PLACES if any(getattr(row, c[1]) for row in session.rows))
+        return columns + known
 
     def reload(self) -> None:
         """Follow the session; the selection is kept where the rows are the same."""
@@ -111,8 +118,7 @@ class FieldsModel(QAbstractTableModel):
         elif role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
             return getattr(row, attribute) if attribute else image
         if role == Qt.ItemDataRole.ToolTipRole:
-            well = f"\nWell {row.well}, site {row.site}" if row.well else ""
-            return f"Layer: {image}{well}\n{_TIPS[heading]}"
+            return f"Layer: {image}\n{_TIPS[heading]}"
         return None
 
     def setData(  # noqa: N802
@@ -126,7 +132,7 @@ class FieldsModel(QAbstractTableModel):
             return True
         if role == Qt.ItemDataRole.EditRole and attribute:
             text = str(value).strip()
-            if text or attribute == "condition":
+            if text or attribute in {"condition", "well", "site"}:
                 self._session.edit_rows([index.row()], **{attribute: text})
                 return True
         return False

@@ -21,6 +21,9 @@ TAG = "napari_microdl"
 # Sample data and readers leave what they know about a field under this key.
 FIELD_TAG = "napari_microdl_field"
 
+# How far a colour may be from red, green or blue and still be called so, of 1.
+_PURE = 0.35
+
 Arrangement = Literal["fields", "channels"]
 # Position along every leading axis; None is the channel axis.
 Index = tuple[int | None, ...]
@@ -256,6 +259,16 @@ def channel_names(row: ImageRow) -> tuple[str, ...]:
 def _known_channels(layer: Layer) -> tuple[str, ...]:
     """Channel names in the metadata, where a reader or the sample left any."""
     return tuple(str(n) for n in layer.metadata.get(FIELD_TAG, {}).get("channel_names", ()))
+
+
+def shown_colour(layer: Image) -> str:
+    """Colour that the map of a layer runs to: "red", "green", "blue", or empty for any other."""
+    brightest = np.asarray(layer.colormap.colors)[-1, :3]
+    for name, colour in (("red", (1, 0, 0)), ("green", (0, 1, 0)), ("blue", (0, 0, 1))):
+        # Blue is often drawn a little lighter, so that it can be seen on black.
+        if np.abs(brightest - colour).max() <= _PURE:
+            return name
+    return ""
 
 
 def _lazy(data: Any) -> Any:

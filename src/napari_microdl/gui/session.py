@@ -70,6 +70,8 @@ class Session(Plan):
         # Of the last run or the last step that was run by itself, whichever came later.
         self.whitening: ControlWhitening | None = None
         self.limits: list[dict[str, Any]] = []
+        # Steps of the workflow that stand open.
+        self.open_steps: set[StepName] = {"images"}
         self._freshness = Freshness()
         self._kept = KeptStages()
         # What decides the run in progress.

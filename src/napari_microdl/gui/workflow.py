@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from napari_microdl.gui.layers import Source
     from napari_microdl.pipeline import PipelineResult, Progress
     from napari_microdl.stages.reading import Tokens
     from napari_microdl.stages.whitening import Whitened
@@ -172,7 +173,9 @@ class ConceptWorkflow(Dock):
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._follow_layers)
-        self.images.set_expanded(True)
+        for name, step in self.steps.items():
+            step.set_expanded(name in self.session.open_steps)
+            step.heading.toggled.connect(self._on_opened)
         self.resume()
 
     # Following the viewer and the session ------------------------------------------------------
@@ -215,6 +218,13 @@ class ConceptWorkflow(Dock):
         self._on_theme()
         self.session.update_images(self.viewer.layers)
         self._on_running(self.jobs.is_running)
+        if self.session.run is not None and not self.status.text():
+            # The dock is a new one, the run is not.
+            self._tell(self.session.run.result, self.session.run.sources)
+
+    def _on_opened(self) -> None:
+        steps = self.steps.items()
+        self.session.open_steps = {name for name, step in steps if step.is_expanded}
 
     def _on_layers(self) -> None:
         self._later.start()
@@ -337,6 +347,11 @@ class ConceptWorkflow(Dock):
         self.session.finish(result, work.fields, work.sources)
         if self.model.is_expanded:
             self.model.kept.look()
+        self._tell(result, work.sources)
+        self.run_finished.emit()
+
+    def _tell(self, result: PipelineResult, sources: Sequence[Source]) -> None:
+        """Sum a run up, with its fit and its notes."""
         if not self.session.apply_dictionary:
             self.dictionary.curve.set_history(result.dictionary.icfl.history_)
         best = result.activations.ranking.iloc[0]
@@ -349,11 +364,10 @@ class ConceptWorkflow(Dock):
                 f" '{best['name']}' tells '{best['label']}' apart best (selectivity "
                 f"{best['selectivity']:.2f}, AUC {best['auc']:.2f})."
             )
-        closed = [s.name for s in work.sources if s.layer() not in self.viewer.layers]
+        closed = [s.name for s in sources if s.layer() not in self.viewer.layers]
         if closed:
             sentence += f" No overlay for {', '.join(closed)}: the image was closed."
         self._show_notes(result.warnings, sentence)
-        self.run_finished.emit()
 
     def _show_notes(self, notes: Sequence[str], sentence: str) -> None:
         self.notes.setText("\n".join(["Notes of this run:", *(f"• {n}" for n in notes)]))

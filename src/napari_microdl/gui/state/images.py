@@ -20,6 +20,7 @@ from napari_microdl.gui.layers import (
     leading_shape,
     plane_shape,
     rows_of,
+    shown_colour,
 )
 
 # What the channels of a field have in common.
@@ -158,6 +159,16 @@ class Images:
             return list({row.group: row for row in reversed(rows)}.values())
         return rows
 
+    def channel_colours(self) -> dict[str, str]:
+        """Red, green or blue, or empty, of the channels whose layers are all shown alike."""
+        colours: dict[str, set[str]] = {}
+        if self.layout.arrangement == "channels":
+            for row in self.used_rows():
+                layer = row.layer()
+                if layer is not None and not layer.rgb:
+                    colours.setdefault(row.channel, set()).add(shown_colour(layer))
+        return {name: seen.pop() for name, seen in colours.items() if len(seen) == 1}
+
     def _watch(self, layers: Iterable[Layer]) -> None:
         """Notice when what a layer holds is changed."""
         for layer in layers:
@@ -166,10 +177,15 @@ class Images:
                 layer.events.data.connect(self._on_contents)
                 if isinstance(layer, Labels):
                     layer.events.paint.connect(self._on_contents)
+                else:
+                    layer.events.colormap.connect(self._on_colour)
 
     def _on_contents(self, event: Any) -> None:
         layer = event.source
         self._versions[layer] = self._versions.get(layer, 0) + 1
+        self.rows_changed.emit()
+
+    def _on_colour(self) -> None:
         self.rows_changed.emit()
 
     def contents(self, layer: Layer | None) -> tuple[str, int]:

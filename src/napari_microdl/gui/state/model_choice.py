@@ -16,8 +16,12 @@ from napari_microdl.models.registry import MODEL_NAMES, PUBLISHED_NAMES, model_s
 
 if TYPE_CHECKING:
     from napari_microdl.fields import Field
-    from napari_microdl.models.base import ModelSpec
+    from napari_microdl.models.base import ChannelRule, ModelSpec
     from napari_microdl.pipeline import PipelineResult
+
+
+# What a colour stands for: itself, as in RGB images, or what it shows by an old custom.
+_COLOURS = ({"red": "red", "green": "green", "blue": "blue"}, {"blue": "DNA"})
 
 
 class ModelChoice:
@@ -80,14 +84,17 @@ class ModelChoice:
         Returns
         -------
         dict of str to (str or None)
-            What a person chose, or else what the names leave no doubt about; None where somebody
-            has to say. Empty for a model that takes any channels.
+            What a person chose, or else what the names leave no doubt about, or the colours where
+            the names say nothing; None where somebody has to say. Empty for a model that takes any
+            channels.
         """
         spec = self.spec
         if spec is None or not spec.channels.names:
             return {}
         names = tuple(c.name for c in self._settings.channels)
-        found = dict(zip(spec.channels.names, match_channels(spec.channels, names), strict=True))
+        matched = match_channels(spec.channels, names)
+        matched = _by_colour(spec.channels, matched, self._settings.channel_colours())
+        found = dict(zip(spec.channels.names, matched, strict=True))
         chosen = {w: c for w, c in self.channel_choices.items() if w in found and c in names}
         return {**found, **chosen}
 
@@ -180,3 +187,19 @@ class ModelChoice:
         pace = result.report["seconds"]["embed"] / tiles
         model = result.config.model
         self._seconds_a_tile[model] = max(pace, self._seconds_a_tile.get(model, 0.0))
+
+
+def _by_colour(
+    rule: ChannelRule, matched: tuple[str | None, ...], colours: dict[str, str]
+) -> tuple[str | None, ...]:
+    """Channels that no name has given, by the colours in which they are shown."""
+    for meaning in _COLOURS:
+        free = {name: c for name, c in colours.items() if name not in matched and c in meaning}
+        # Two of one colour stand for neither.
+        named = {meaning[c]: n for n, c in free.items() if list(free.values()).count(c) == 1}
+        again = match_channels(rule, tuple(named))
+        matched = tuple(
+            named[word] if known is None and word is not None else known
+            for known, word in zip(matched, again, strict=True)
+        )
+    return matched
