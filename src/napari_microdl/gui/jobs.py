@@ -213,6 +213,9 @@ class JobRunner(QObject):
         int
             0 to 100.
         """
+        if self._first == "scale":
+            # Until the work begins it is not known which stages it has.
+            return 0
         return percent_done(progress, self._first, self._last)
 
     def cancel(self) -> None:
