@@ -183,6 +183,7 @@ class StagedRun:
         activations: ConceptActivations = yield from iter_encode(
             self.fields, tokens, samples, whitened.vectors, dictionary
         )
+        yield Progress("encode", 1, 1, "Ranking concepts")
         seconds = self._all_seconds() | {"encode": round(time.perf_counter() - started, 3)}
         report = build_report(self.fields, self.config, activations, tokens.share, seconds, notes)
         report["device"] = tokens.device

@@ -16,7 +16,7 @@ from napari_microdl.stages.progress import Progress
 from napari_microdl.stages.reading import Tokens
 
 # Codes of so many units come in a second or so.
-_ROWS = 16_384
+_ROWS = 4096
 
 
 def iter_encode(
@@ -53,6 +53,7 @@ def iter_encode(
     for start in range(0, n, _ROWS):
         yield Progress("encode", start, n, message)
         parts.append(dictionary.icfl.transform(vectors[start : start + _ROWS]))
+    yield Progress("encode", n, n, message)
     return ConceptActivations(
         units=unit_table(fields, samples.geometry),
         codes=parts[0] if len(parts) == 1 else sparse.csr_array(sparse.vstack(parts)),
