@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
-from napari_microdl.segmentation import SegmentationConfig, segment_cells
+from napari_microdl.samples import transfluor
+from napari_microdl.segmentation import SegmentationConfig, measure_levels, segment_cells
 
 
 def discs(radius: int = 12, across: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -155,3 +156,20 @@ def test_a_negative_area_is_refused():
         MicrodlError, match=r"^A smallest area of -3 px is below 0; use 0 or more\.$"
     ):
         SegmentationConfig(min_area=-3)
+
+
+@pytest.mark.parametrize("threshold", ["local", "otsu"])
+def test_a_part_has_the_cells_of_the_whole_where_it_was_not_cut(threshold: str):
+    image = transfluor()[4].read()[0]
+    config = SegmentationConfig(diameter=16, threshold=threshold)
+    whole = segment_cells(image, config)
+    levels = measure_levels(image, config)
+    part = segment_cells(image[100:400, 50:420], config, levels)
+    inside = slice(4 * 16, -4 * 16)
+    found, expected = part[inside, inside], whole[100:400, 50:420][inside, inside]
+    np.testing.assert_array_equal(found > 0, expected > 0)
+    pairs = np.unique(np.stack([found[found > 0], expected[found > 0]]), axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1] > 20
+    # By its own brightness alone a part may be judged otherwise.
+    alone = segment_cells(image[100:400, 50:420], config)
+    assert not np.array_equal(alone > 0, part > 0)

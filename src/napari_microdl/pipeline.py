@@ -4,74 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.activations import ConceptActivations, unit_table
-from napari_microdl.cells import Units, pool, units_of
+from napari_microdl.activations import ConceptActivations
 from napari_microdl.config import PipelineConfig
-from napari_microdl.dictionary import ConceptDictionary, DictionarySpec
-from napari_microdl.embedding import (
-    BackingOff,
-    ScaledImage,
-    TilePlan,
-    TokenCache,
-    TokenGrid,
-    TokenStorage,
-    check_wants,
-    embed_field,
-    estimate_embedding,
-)
-from napari_microdl.errors import MicrodlError
+from napari_microdl.dictionary import ConceptDictionary
+from napari_microdl.embedding import TokenCache, TokenStorage
 from napari_microdl.fields import Field
-from napari_microdl.icfl import ICFL, FitRecord
 from napari_microdl.models.base import TokenModel
-from napari_microdl.models.registry import load_model, published_name
-from napari_microdl.positions import PositionComponent, left_out_share, position_share
+from napari_microdl.models.registry import load_model
 from napari_microdl.report import build_report
-from napari_microdl.scaling import IntensityScaling
-from napari_microdl.segmentation import segment_cells
-from napari_microdl.shrinkage import choose_shrinkage
+from napari_microdl.stages.encoding import iter_encode
+from napari_microdl.stages.inputs import check_fields, config_of
+from napari_microdl.stages.kept import KeptStages
+from napari_microdl.stages.keys import StageKeys, iter_keys
+from napari_microdl.stages.learning import Learned, iter_learn
+from napari_microdl.stages.pooling import Samples, iter_pool
+from napari_microdl.stages.progress import Progress, Stage
+from napari_microdl.stages.reading import (
+    Tokens,
+    device_of,
+    iter_embed,
+    iter_measure,
+    iter_take_position,
+)
+from napari_microdl.stages.segmenting import iter_segment
+from napari_microdl.stages.whitening import Whitened, iter_whiten
 from napari_microdl.stepping import run_through
-from napari_microdl.whitening import ControlWhitening
 
-Stage = Literal["scale", "segment", "embed", "whiten", "fit", "encode"]
+__all__ = [
+    "KeptStages",
+    "PipelineResult",
+    "Progress",
+    "Stage",
+    "StagedRun",
+    "check_fields",
+    "device_of",
+    "iter_load",
+    "iter_pipeline",
+    "iter_segment",
+    "run_pipeline",
+]
 
+Result = TypeVar("Result")
+Labels = list[NDArray[np.integer] | None]
 
-# With fewer, a place's mean is largely the image itself.
-_LEAST_TOKENS_PER_PLACE = 4.0
 _SECONDS_BETWEEN_LOOKS = 0.1
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run is.
-
-    Parameters
-    ----------
-    stage : {"scale", "segment", "embed", "whiten", "fit", "encode"}
-        What is being done.
-    done, total : int
-        Steps of the stage.
-    message : str
-        A sentence for people.
-    record : FitRecord, optional
-        Figures of the dictionary fit, in the stage "fit".
-    """
-
-    stage: Stage
-    done: int
-    total: int
-    message: str
-    record: FitRecord | None = None
+# Samples before whitening are needed again only for another whitening, and can be pooled anew.
+_MOST_KEPT_BYTES = 512 * 2**20
 
 
 @dataclass(eq=False)
@@ -102,17 +88,214 @@ class PipelineResult:
     warnings: list[str] = field(default_factory=list)
 
 
-class _Clock:
-    """Seconds spent in each stage."""
+def _is_kept(result: object) -> bool:
+    return not isinstance(result, Samples) or result.vectors.nbytes <= _MOST_KEPT_BYTES
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
 
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 3)
-        self._last = now
+class StagedRun:
+    """A run whose stages can be asked for one by one; each asks for those before it.
+
+    Every stage is a generator of `Progress` that returns its result. A result that is kept and was
+    made from the same is taken as it is; a run that is stopped leaves the stages that it finished.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Fields with conditions; at least one control where a whitening is fitted.
+    config : PipelineConfig, optional
+        Settings; the defaults where not given.
+    dictionary : ConceptDictionary, optional
+        Apply this one instead of fitting; its model, layer, channels and unit are used.
+    cache : TokenCache, optional
+        Where tokens are kept if the settings have it so; the usual place where not given.
+    kept : KeptStages, optional
+        What earlier runs left; taken from and added to.
+
+    Raises
+    ------
+    MicrodlError
+        If the fields and the settings do not fit together; one sentence says what to do.
+    """
+
+    def __init__(
+        self,
+        fields: Sequence[Field],
+        config: PipelineConfig | None = None,
+        dictionary: ConceptDictionary | None = None,
+        *,
+        cache: TokenCache | None = None,
+        kept: KeptStages | None = None,
+    ) -> None:
+        config = config or PipelineConfig()
+        self.fields = fields
+        self.config = config if dictionary is None else config_of(dictionary, config)
+        self.applied = dictionary
+        self._channels = check_fields(fields, self.config, fitting=False)
+        self._cache = cache
+        self._kept = kept
+        self._keys: StageKeys | None = None
+        self._wants_cells = False
+        # Of this run, whether anything is kept for the next or not.
+        self._results: dict[str, Any] = {}
+        self._seconds: dict[str, dict[str, float]] = {}
+
+    @property
+    def finished(self) -> set[str]:
+        """Stages that are done: some of "segment", "read", "pool", "whiten" and "learn"."""
+        return set(self._results)
+
+    def labels(self) -> Generator[Progress, None, Labels]:
+        """Cells of every field; None where the unit is no cell."""
+        return (yield from self._stage("segment", self._segment))
+
+    def tokens(self) -> Generator[Progress, None, Tokens]:
+        """Tokens of every field."""
+        return (yield from self._stage("read", self._read))
+
+    def samples(self) -> Generator[Progress, None, Samples]:
+        """Mean tokens of every unit."""
+        self._wants_cells = True
+        return (yield from self._stage("pool", self._pool))
+
+    def whitened(self) -> Generator[Progress, None, Whitened]:
+        """Samples in the space in which concepts are learned, or of the dictionary applied."""
+        if self.applied is not None:
+            samples = yield from self.samples()
+            return Whitened(self.applied.whitening, self.applied.whiten(samples.vectors))
+        check_fields(self.fields, self.config, fitting=True)
+        return (yield from self._stage("whiten", self._whiten))
+
+    def result(self) -> Generator[Progress, None, PipelineResult]:
+        """The dictionary, fitted or applied, and the activations of every unit."""
+        check_fields(self.fields, self.config, fitting=self.applied is None)
+        samples = yield from self.samples()
+        labels = yield from self.labels()
+        tokens = yield from self.tokens()
+        whitened = yield from self.whitened()
+        notes = [*tokens.notes, *whitened.notes]
+        dictionary = self.applied
+        if dictionary is None:
+            learned: Learned = yield from self._stage("learn", self._learn)
+            notes += learned.notes
+            # Names and notes are those of the same concepts, whatever has become of the rest.
+            dictionary = dataclasses.replace(learned.dictionary)
+        started = time.perf_counter()
+        activations: ConceptActivations = yield from iter_encode(
+            self.fields, tokens, samples, whitened.vectors, dictionary
+        )
+        yield Progress("encode", 1, 1, "Ranking concepts")
+        seconds = self._all_seconds() | {"encode": round(time.perf_counter() - started, 3)}
+        report = build_report(self.fields, self.config, activations, tokens.share, seconds, notes)
+        report["device"] = tokens.device
+        per_field = len(tokens.channels)
+        report["intensity"] = [
+            # Fields may have got other names since they were measured.
+            dataclasses.asdict(limits) | {"field": self.fields[number // per_field].name}
+            for number, limits in enumerate(tokens.limits)
+        ]
+        if self.applied is None:
+            dictionary.provenance = {
+                "intensity": report["intensity"],
+                "config": self.config.to_dict(),
+                "fields": report["fields"],
+                "packages": report["packages"],
+                "weights_source": tokens.model.source,
+                "weights_non_commercial": tokens.model.non_commercial,
+            }
+            dictionary.figures = {**report["fit"], **report["position"]}
+        yield Progress("encode", 1, 1, "Done")
+        return PipelineResult(self.config, dictionary, activations, labels, report, notes)
+
+    # Stages ------------------------------------------------------------------------------------
+
+    def _stage(
+        self, name: str, make: Callable[[], Generator[Progress, None, Result]]
+    ) -> Generator[Progress, None, Result]:
+        """Result of a stage: of this run, or kept, or made now."""
+        if name in self._results:
+            known: Result = self._results[name]
+            return known
+        if self._kept is not None and self._keys is None:
+            self._keys = yield from iter_keys(
+                self.fields, self.config, self.applied, self._channels
+            )
+        key = None if self._keys is None else getattr(self._keys, name)
+        found = None if self._kept is None else self._kept.get(name, key)
+        if found is None:
+            found = (yield from make()), self._seconds.get(name, {})
+            if self._kept is not None and _is_kept(found[0]):
+                self._kept.keep(name, key, found)
+        result: Result
+        result, self._seconds[name] = found
+        self._results[name] = result
+        return result
+
+    def _all_seconds(self) -> dict[str, float]:
+        """Seconds that every stage took when it ran, in this run or before."""
+        total = dict.fromkeys(("scale", "segment", "embed", "whiten", "fit"), 0.0)
+        for seconds in self._seconds.values():
+            for stage, spent in seconds.items():
+                total[stage] = round(total[stage] + spent, 3)
+        return total
+
+    def _timed(
+        self, name: str, stage: Stage, steps: Generator[Progress, None, Result]
+    ) -> Generator[Progress, None, Result]:
+        started = time.perf_counter()
+        result = yield from steps
+        spent = self._seconds.setdefault(name, {})
+        spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - started
+        return result
+
+    def _segment(self) -> Generator[Progress, None, Labels]:
+        return (
+            yield from self._timed("segment", "segment", iter_segment(self.fields, self.config))
+        )
+
+    def _read(self) -> Generator[Progress, None, Tokens]:
+        config, applied = self.config, self.applied
+        # The model goes first: it says on which scale it wants intensities.
+        model = yield from self._timed("read", "embed", iter_load(config))
+        curve = None
+        if applied is not None:
+            applied.spec.check_model(model.spec)
+            curve = applied.spec.intensity
+        measured = yield from self._timed(
+            "read", "scale", iter_measure(self.fields, config, model, self._channels, curve)
+        )
+        if self._wants_cells:
+            # Before tokens: what is wrong with them is then known in seconds.
+            yield from self.labels()
+        steps = iter_embed(
+            self.fields,
+            config,
+            model,
+            measured,
+            cache=(self._cache or TokenCache()) if config.cache else None,
+            storage=TokenStorage(),
+        )
+        tokens = yield from self._timed("read", "embed", steps)
+        return (
+            yield from self._timed("read", "whiten", iter_take_position(tokens, config, applied))
+        )
+
+    def _pool(self) -> Generator[Progress, None, Samples]:
+        tokens = yield from self.tokens()
+        labels = yield from self.labels()
+        steps = iter_pool(self.fields, self.config, labels, tokens)
+        return (yield from self._timed("pool", "whiten", steps))
+
+    def _whiten(self) -> Generator[Progress, None, Whitened]:
+        samples = yield from self.samples()
+        steps = iter_whiten(self.fields, self.config, samples)
+        return (yield from self._timed("whiten", "whiten", steps))
+
+    def _learn(self) -> Generator[Progress, None, Learned]:
+        tokens = yield from self.tokens()
+        samples = yield from self.samples()
+        whitened = yield from self.whitened()
+        steps = iter_learn(self.fields, self.config, tokens, samples, whitened)
+        return (yield from self._timed("learn", "fit", steps))
 
 
 def iter_pipeline(
@@ -121,6 +304,7 @@ def iter_pipeline(
     dictionary: ConceptDictionary | None = None,
     *,
     cache: TokenCache | None = None,
+    kept: KeptStages | None = None,
 ) -> Generator[Progress, None, PipelineResult]:
     """Run from fields to activations, one small step an iteration.
 
@@ -134,11 +318,13 @@ def iter_pipeline(
         Apply this one instead of fitting; its model, layer, channels and unit are used.
     cache : TokenCache, optional
         Where tokens are kept if the settings have it so; the usual place where not given.
+    kept : KeptStages, optional
+        What earlier runs left; stages whose settings and images are the same are not run again.
 
     Yields
     ------
     Progress
-        Stop iterating to cancel: nothing is left behind.
+        Stop iterating to cancel: nothing is left behind but the finished stages in `kept`.
 
     Returns
     -------
@@ -149,108 +335,7 @@ def iter_pipeline(
     MicrodlError
         If the fields and the settings do not fit together; one sentence says what to do.
     """
-    config = config or PipelineConfig()
-    if dictionary is not None:
-        config = _config_of(dictionary, config)
-    fitting = dictionary is None
-    channels = check_fields(fields, config, fitting=fitting)
-    clock = _Clock()
-    notes: list[str] = []
-
-    # The model goes first: it says on which scale it wants intensities.
-    model = yield from iter_load(config)
-    if dictionary is not None:
-        dictionary.spec.check_model(model.spec)
-    plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
-    check_wants(model.spec, plan, len(channels))
-    spec = _spec(config, model, plan, channels)
-    if dictionary is not None:
-        spec = dataclasses.replace(spec, intensity=dictionary.spec.intensity)
-    clock.lap("embed")
-    yield Progress("scale", 0, 1, "Measuring intensities")
-    scaler = IntensityScaling(config.scaling, curve=spec.intensity).fit(fields, channels)
-    clock.lap("scale")
-    labels = yield from iter_segment(fields, config)
-    clock.lap("segment")
-
-    cache = (cache or TokenCache()) if config.cache else None
-    grids = yield from _embed(fields, scaler, spec, model, plan, config, cache, notes)
-    clock.lap("embed")
-
-    places = plan.tile_tokens**2
-    yield Progress("whiten", 0, 1, "Removing what tokens owe to their place in the tile")
-    share = {"token_position_share": position_share(grids)}
-    if dictionary is not None:
-        position = dictionary.position
-    elif config.remove_position and _tokens_per_place(grids) < _LEAST_TOKENS_PER_PLACE:
-        position = None
-        notes.append(
-            f"There are only {_tokens_per_place(grids):.1f} tokens for each place in a tile, too "
-            "few to tell the place from the image: the position component was left in; use more or "
-            "larger fields."
-        )
-    elif config.remove_position:
-        position = PositionComponent.fit(grids, places)
-        share["token_position_share_after"] = left_out_share(grids, places)
-    else:
-        position = None
-    if position is not None:
-        # One by one, so that large grids are not there twice.
-        for index, grid in enumerate(grids):
-            grids[index] = position.remove(grid)
-
-    geometry: list[Units] = []
-    for f, grid, cells in zip(fields, grids, labels, strict=True):
-        try:
-            geometry.append(
-                units_of(
-                    grid,
-                    config.unit,
-                    labels=cells,
-                    crop_size=config.crop_size,
-                    crop_stride=config.crop_stride,
-                )
-            )
-        except MicrodlError as error:
-            raise MicrodlError(f"Field '{f.name}': {error}") from error
-    vectors = np.concatenate(
-        [pool(grid, units) for grid, units in zip(grids, geometry, strict=True)]
-    )
-    table = unit_table(fields, geometry)
-    clock.lap("whiten")
-
-    if dictionary is None:
-        is_control = table["Metadata_control"].to_numpy(bool)
-        of_field = table["field"].to_numpy()
-        dictionary = yield from _fit(vectors, is_control, of_field, config, spec, position, notes)
-    clock.lap("fit")
-
-    yield Progress("encode", 0, 1, f"Encoding {len(vectors)} {config.unit}s")
-    whitened = dictionary.whiten(vectors)
-    activations = ConceptActivations(
-        units=table,
-        codes=dictionary.icfl.transform(whitened),
-        vectors=whitened,
-        dictionary=dictionary,
-        grids=grids,
-        geometry=geometry,
-    )
-    clock.lap("encode")
-    report = build_report(fields, config, activations, share, clock.seconds, notes)
-    report["device"] = device_of(model)
-    report["intensity"] = [dataclasses.asdict(limits) for limits in scaler.describe()]
-    if fitting:
-        dictionary.provenance = {
-            "intensity": report["intensity"],
-            "config": config.to_dict(),
-            "fields": report["fields"],
-            "packages": report["packages"],
-            "weights_source": model.spec.source,
-            "weights_non_commercial": model.spec.non_commercial,
-        }
-        dictionary.figures = {**report["fit"], **report["position"]}
-    yield Progress("encode", 1, 1, "Done")
-    return PipelineResult(config, dictionary, activations, labels, report, notes)
+    return (yield from StagedRun(fields, config, dictionary, cache=cache, kept=kept).result())
 
 
 def run_pipeline(
@@ -283,139 +368,6 @@ def run_pipeline(
         If the fields and the settings do not fit together.
     """
     return run_through(iter_pipeline(fields, config, dictionary), progress)
-
-
-def _config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> PipelineConfig:
-    spec = dictionary.spec
-    return dataclasses.replace(
-        config,
-        model=_model_of(spec, config),
-        joint=spec.joint,
-        layer=spec.layer,
-        site=spec.site,
-        channels=spec.channel_names,
-        channel_tokens=spec.channel_tokens,
-        scaling=spec.scaling,
-        tile_size=spec.tile_size,
-        halo=spec.halo,
-        unit=spec.unit,
-        crop_size=spec.crop_size,
-        crop_stride=spec.crop_stride,
-        remove_position=dictionary.position is not None,
-        whiten=dictionary.whitening is not None,
-    )
-
-
-def _model_of(spec: DictionarySpec, config: PipelineConfig) -> str:
-    """The dictionary's model, from where the settings say that its weights lie."""
-    name = config.model
-    here, made_with = published_name(name), published_name(spec.model_id)
-    if here is not None and made_with is not None and here.model == made_with.model:
-        return str(made_with._replace(place=here.place))
-    return name if name.startswith("hf://") or Path(name).exists() else spec.model_id
-
-
-def check_fields(
-    fields: Sequence[Field], config: PipelineConfig, *, fitting: bool
-) -> tuple[str, ...]:
-    """Names of the channels used, after checking that every field has them.
-
-    Parameters
-    ----------
-    fields : sequence of Field
-        The fields.
-    config : PipelineConfig
-        Settings.
-    fitting : bool
-        Whether a dictionary will be fitted, for which a whitening needs controls.
-
-    Returns
-    -------
-    tuple of str
-
-    Raises
-    ------
-    MicrodlError
-        If fields and settings do not fit together.
-    """
-    if not fields:
-        raise MicrodlError("There are no fields; choose at least one image.")
-    if fitting and config.whiten and not any(f.is_control for f in fields):
-        raise MicrodlError(
-            "No control field is chosen; mark at least one untreated field as control, "
-            "or switch the whitening off."
-        )
-    channels = config.channels or fields[0].channel_names
-    for f in fields:
-        f.channel_indices(channels)
-        if config.channels is None and set(f.channel_names) != set(channels):
-            raise MicrodlError(
-                f"Field '{f.name}' has the channels {f.channel_names} but '{fields[0].name}' has "
-                f"{channels}; choose the channels that all fields share."
-            )
-    return channels
-
-
-def iter_segment(
-    fields: Sequence[Field], config: PipelineConfig
-) -> Generator[Progress, None, list[NDArray[np.integer] | None]]:
-    """Cell labels of every field, its own or found; None where the unit is no cell.
-
-    Parameters
-    ----------
-    fields : sequence of Field
-        The fields.
-    config : PipelineConfig
-        Settings.
-
-    Yields
-    ------
-    Progress
-        One a field.
-
-    Returns
-    -------
-    list of (ndarray of shape (height, width) or None)
-    """
-    labels: list[NDArray[np.integer] | None] = [None] * len(fields)
-    if config.unit != "cell":
-        return labels
-    for index, f in enumerate(fields):
-        yield Progress("segment", index, len(fields), f"Finding cells in {f.name}")
-        labels[index] = f.read_labels()
-        if labels[index] is None:
-            name = config.segmentation.channel
-            channel = f.channel_indices((name,) if name else None)[0]
-            labels[index] = segment_cells(f.read((channel,))[0], config.segmentation)
-    return labels
-
-
-def _tokens_per_place(grids: list[TokenGrid]) -> float:
-    places = np.unique(np.concatenate([np.unique(g.position) for g in grids]))
-    return sum(g.position.size for g in grids) / len(places)
-
-
-def _spec(
-    config: PipelineConfig, model: TokenModel, plan: TilePlan, channels: tuple[str, ...]
-) -> DictionarySpec:
-    return DictionarySpec(
-        model_id=model.spec.model_id,
-        weights_sha256=model.spec.weights_sha256,
-        weights_licence=model.spec.licence,
-        layer=model.spec.default_layer if config.layer is None else config.layer,
-        site=config.site,
-        channel_names=channels,
-        channel_tokens=config.channel_tokens,
-        scaling=config.scaling,
-        tile_size=plan.tile_size,
-        halo=plan.halo,
-        patch_size=plan.patch_size,
-        unit=config.unit,
-        crop_size=config.crop_size,
-        crop_stride=config.crop_stride,
-        intensity=model.spec.intensity,
-        joint=model.spec.channels.joint,
-    )
 
 
 def iter_load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
@@ -453,136 +405,3 @@ def iter_load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
         return loading.result()
     finally:
         loader.shutdown(wait=False)
-
-
-def device_of(model: TokenModel) -> str:
-    """Where a model runs: "cpu", "cuda" or "mps"."""
-    return str(getattr(model, "device", "cpu"))
-
-
-def _embed(
-    fields: Sequence[Field],
-    scaler: IntensityScaling,
-    spec: DictionarySpec,
-    model: TokenModel,
-    plan: TilePlan,
-    config: PipelineConfig,
-    cache: TokenCache | None,
-    notes: list[str],
-) -> Generator[Progress, None, list[TokenGrid]]:
-    counts = [len(plan.origins(f.shape)) for f in fields]
-    total, before = sum(counts), 0
-    estimate = estimate_embedding(
-        [f.shape for f in fields],
-        len(spec.channel_names),
-        model.spec,
-        plan,
-        channel_tokens=spec.channel_tokens,
-        batch_size=config.batch_size,
-        lazy=not all(isinstance(f.data, np.ndarray) for f in fields),
-    )
-    yield Progress("embed", 0, total, str(estimate))
-    device = device_of(model)
-    model = BackingOff(model)
-    storage = TokenStorage()
-    grids: list[TokenGrid] = []
-    for index, f in enumerate(fields):
-        steps = embed_field(
-            ScaledImage(f, scaler, index, spec.channel_names),
-            model,
-            plan,
-            layer=spec.layer,
-            site=spec.site,
-            channel_tokens=spec.channel_tokens,
-            batch_size=config.batch_size,
-            cache=cache,
-            storage=storage,
-        )
-        while True:
-            try:
-                done = next(steps)
-            except StopIteration as finished:
-                grids.append(finished.value)
-                break
-            yield Progress("embed", before + done, total, f"Reading tokens of {f.name} on {device}")
-        before += counts[index]
-    if model.most_tiles is not None:
-        notes.append(
-            f"Memory ran out: the model was given {model.most_tiles} "
-            f"tile{'s' if model.most_tiles > 1 else ''} at a time instead of a batch of "
-            f"{config.batch_size}."
-        )
-    trial = getattr(model.model, "trial", None)
-    if trial is not None:
-        notes.append(
-            f"Fast arithmetic: the model ran in {trial.used}; bfloat16 is {trial.speed_ratio:.1f} "
-            f"times as fast as float32 here, and changes tokens by {trial.relative_error:.1%}."
-        )
-    if cache is not None and cache.problem is not None:
-        notes.append(cache.problem)
-    return grids
-
-
-@contextmanager
-def _warnings_noted(notes: list[str]) -> Iterator[None]:
-    """Turn warnings into notes; never around a yield, where those of other code would be taken."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        yield
-    notes += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
-
-
-def _fit(
-    vectors: NDArray[np.float32],
-    is_control: NDArray[np.bool_],
-    of_field: NDArray[np.int64],
-    config: PipelineConfig,
-    spec: DictionarySpec,
-    position: PositionComponent | None,
-    notes: list[str],
-) -> Generator[Progress, None, ConceptDictionary]:
-    whitening = None
-    samples = vectors
-    if config.whiten:
-        n_controls = int(is_control.sum())
-        yield Progress("whiten", 0, 1, f"Whitening on {n_controls} control {config.unit}s")
-        controls = vectors[is_control]
-        shrinkage = config.shrinkage
-        if shrinkage is None:
-            shrinkage = choose_shrinkage(controls, of_field[is_control])
-            notes.append(
-                f"{n_controls} control {config.unit}s with {vectors.shape[1]} dimensions: the "
-                f"whitening is shrunk by {shrinkage:g} times the median eigenvalue."
-            )
-        whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
-        with _warnings_noted(notes):
-            samples = whitening.fit(controls).transform(vectors)
-    icfl = ICFL(
-        config.n_atoms,
-        config.n_iterations,
-        config.atoms_per_iteration,
-        update=config.update,
-        init=config.init,
-        learning_rate=config.learning_rate,
-        selection=config.selection,
-        refit=config.refit,
-        positive_code=config.positive_code,
-        control_atoms=config.control_atoms,
-        max_steps=config.max_steps,
-        early_stopping=config.early_stopping,
-        random_state=config.random_state,
-    )
-    records = icfl.fit_iter(samples, controls=None if config.control_atoms is None else is_control)
-    while True:
-        with _warnings_noted(notes):
-            record = next(records, None)
-        if record is None:
-            break
-        message = f"Fitting the dictionary: R2 {record.r2:.3f}"
-        yield Progress("fit", record.step, record.total_steps or record.step, message, record)
-    if config.n_atoms is None:
-        notes.append(
-            f"{len(samples)} {config.unit}s: a dictionary of {icfl.n_atoms_} atoms with at most "
-            f"{icfl.n_iterations_} x {icfl.atoms_per_iteration_} active was chosen."
-        )
-    return ConceptDictionary(spec, icfl, whitening, position)

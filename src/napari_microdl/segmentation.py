@@ -53,8 +53,80 @@ class SegmentationConfig:
         return float(np.pi * self.diameter**2 / 24)
 
 
+@dataclass(frozen=True)
+class Levels:
+    """What the segmentation takes from the whole image, so that a part can be segmented as in it.
+
+    Parameters
+    ----------
+    minimum : float
+        Darkest pixel, in the unit of the image.
+    otsu : float
+        Otsu's threshold of the smoothed square roots.
+    low : float
+        Their first percentile.
+    spread : float
+        Standard deviation of the strongly smoothed square roots.
+    """
+
+    minimum: float
+    otsu: float
+    low: float
+    spread: float
+
+
+def measure_levels(image: NDArray[np.generic], config: SegmentationConfig | None = None) -> Levels:
+    """Measure what the segmentation takes from the whole image.
+
+    Parameters
+    ----------
+    image : ndarray of shape (height, width)
+        One channel in which cells are bright.
+    config : SegmentationConfig, optional
+        Parameters; only the diameter counts.
+
+    Returns
+    -------
+    Levels
+
+    Raises
+    ------
+    MicrodlError
+        If the image is not two-dimensional or holds NaN or infinite values.
+    """
+    from skimage.filters import gaussian, threshold_otsu
+
+    config = config or SegmentationConfig()
+    intensity = _checked(image)
+    minimum = float(intensity.min())
+    intensity = np.sqrt(intensity - minimum)
+    smooth = gaussian(intensity, config.diameter / 20)
+    return Levels(
+        minimum=minimum,
+        otsu=float(threshold_otsu(smooth)),
+        low=float(np.percentile(smooth, 1)),
+        spread=float(gaussian(intensity, config.diameter / 8).std()) or 1.0,
+    )
+
+
+def _checked(image: NDArray[np.generic]) -> NDArray[np.float32]:
+    if image.ndim != 2:
+        raise MicrodlError(
+            f"Segmentation needs one grey image (y, x) but got the shape {image.shape}; "
+            "choose one channel."
+        )
+    intensity = np.asarray(image, np.float32)
+    if not np.isfinite(intensity).all():
+        raise MicrodlError(
+            "The image to segment holds NaN or infinite values; replace them before running."
+        )
+    return intensity
+
+
 def segment_cells(
-    image: NDArray[np.generic], config: SegmentationConfig | None = None
+    image: NDArray[np.generic],
+    config: SegmentationConfig | None = None,
+    levels: Levels | None = None,
 ) -> NDArray[np.int32]:
     """Cells by smoothing, a threshold and a seeded watershed.
 
@@ -64,6 +136,9 @@ def segment_cells(
         One channel in which cells are bright.
     config : SegmentationConfig, optional
         Parameters; the defaults where not given.
+    levels : Levels, optional
+        Those of the whole image where `image` is a part of it; measured where not given. Cells
+        farther than four diameters from where it was cut are those of the whole.
 
     Returns
     -------
@@ -81,39 +156,27 @@ def segment_cells(
     """
     from scipy import ndimage
     from skimage.feature import peak_local_max
-    from skimage.filters import gaussian, threshold_local, threshold_otsu
+    from skimage.filters import gaussian, threshold_local
     from skimage.morphology import remove_small_objects
     from skimage.segmentation import relabel_sequential, watershed
 
     config = config or SegmentationConfig()
-    if image.ndim != 2:
-        raise MicrodlError(
-            f"Segmentation needs one grey image (y, x) but got the shape {image.shape}; "
-            "choose one channel."
-        )
-    intensity = np.asarray(image, np.float32)
-    if not np.isfinite(intensity).all():
-        raise MicrodlError(
-            "The image to segment holds NaN or infinite values; replace them before running."
-        )
+    intensity = _checked(image)
+    levels = levels or measure_levels(image, config)
     # Square roots even out bright and dim cells, so that dim ones are not lost to the threshold.
-    intensity = np.sqrt(intensity - intensity.min())
+    intensity = np.sqrt(np.maximum(intensity - levels.minimum, 0))
     smooth = gaussian(intensity, config.diameter / 20)
-    otsu = threshold_otsu(smooth)
     if config.threshold == "otsu":
-        foreground = smooth > otsu
+        foreground = smooth > levels.otsu
     else:
         block = int(3 * config.diameter) // 2 * 2 + 1
         # The floor keeps noise in empty regions from being called cells.
-        floor = np.percentile(smooth, 1) + 0.25 * (otsu - np.percentile(smooth, 1))
+        floor = levels.low + 0.25 * (levels.otsu - levels.low)
         foreground = (smooth > threshold_local(smooth, block)) & (smooth > floor)
     foreground = ndimage.binary_fill_holes(ndimage.binary_opening(foreground, iterations=2))
     distance = ndimage.distance_transform_edt(foreground) / (config.diameter / 2)
     brightness = gaussian(intensity, config.diameter / 8)
-    spread = float(brightness.std()) or 1.0
-    landscape = (
-        np.minimum(gaussian(distance, 1.5), 1) + 0.5 * (brightness - brightness.mean()) / spread
-    )
+    landscape = np.minimum(gaussian(distance, 1.5), 1) + 0.5 * brightness / levels.spread
     seeds = peak_local_max(
         landscape,
         min_distance=max(2, round(config.diameter * 0.4)),

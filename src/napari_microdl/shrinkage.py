@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import numpy as np
 from numpy.typing import NDArray
+
+from napari_microdl.stepping import run_through
 
 # From hardly any to nearly no whitening, in units of the median eigenvalue.
 _CANDIDATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -19,6 +23,24 @@ def left_out_excess(
 
     Parameters
     ----------
+    controls, groups, shrinkages
+        As for `iter_left_out_excess`.
+
+    Returns
+    -------
+    ndarray of shape (len(shrinkages),)
+        As `iter_left_out_excess` returns it.
+    """
+    return run_through(iter_left_out_excess(controls, groups, shrinkages))
+
+
+def iter_left_out_excess(
+    controls: NDArray[np.floating], groups: NDArray[np.generic], shrinkages: tuple[float, ...]
+) -> Generator[None, None, NDArray[np.float64]]:
+    """How much longer whitened controls become when their field was left out of the fit.
+
+    Parameters
+    ----------
     controls : ndarray of shape (n, d)
         Control samples.
     groups : ndarray of shape (n,)
@@ -26,6 +48,11 @@ def left_out_excess(
         of it take turns.
     shrinkages : tuple of float
         Candidates, in units of the median eigenvalue.
+
+    Yields
+    ------
+    None
+        Once a field, as each takes an eigendecomposition.
 
     Returns
     -------
@@ -38,6 +65,7 @@ def left_out_excess(
         names = np.unique(groups)
     ratios = []
     for name in names:
+        yield
         fitted, left_out = controls[groups != name], controls[groups == name]
         if len(fitted) < 2 or not len(left_out):
             continue
@@ -62,10 +90,33 @@ def choose_shrinkage(controls: NDArray[np.floating], groups: NDArray[np.generic]
 
     Parameters
     ----------
+    controls, groups
+        As for `iter_shrinkage`.
+
+    Returns
+    -------
+    float
+        As `iter_shrinkage` returns it.
+    """
+    return run_through(iter_shrinkage(controls, groups))
+
+
+def iter_shrinkage(
+    controls: NDArray[np.floating], groups: NDArray[np.generic]
+) -> Generator[None, None, float]:
+    """The least shrinkage with which the whitening also holds for controls it has not seen.
+
+    Parameters
+    ----------
     controls : ndarray of shape (n, d)
         Control samples.
     groups : ndarray of shape (n,)
         The field of each.
+
+    Yields
+    ------
+    None
+        Once a field.
 
     Returns
     -------
@@ -78,6 +129,6 @@ def choose_shrinkage(controls: NDArray[np.floating], groups: NDArray[np.generic]
     measured too small, so every unseen sample, treated or not, sticks out along them and the
     dictionary learns noise.
     """
-    excess = left_out_excess(controls, groups, _CANDIDATES)
+    excess = yield from iter_left_out_excess(controls, groups, _CANDIDATES)
     fine = np.flatnonzero(excess <= _TOLERANCE)
     return _CANDIDATES[int(fine[0])] if len(fine) else _CANDIDATES[-1]

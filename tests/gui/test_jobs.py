@@ -160,3 +160,27 @@ def test_the_bar_never_runs_backwards():
     shares = [percent_done(step(stage, done)) for stage in stages for done in range(11)]
     assert shares == sorted(shares)
     assert (shares[0], shares[-1]) == (0, 100)
+
+
+def test_a_job_that_is_a_part_of_a_run_has_the_whole_bar(qtbot, runner):
+    def steps() -> Generator[Progress, None, None]:
+        pause = threading.Event()
+        # What is looked at before is no part of the work.
+        for stage, done in (
+            ("scale", 5),
+            ("embed", 0),
+            ("embed", 5),
+            ("whiten", 0),
+            ("whiten", 10),
+        ):
+            yield step(stage, done)
+            pause.wait(0.06)
+
+    shares = []
+    runner.progressed.connect(lambda p: shares.append(runner.percent(p)))
+    with qtbot.waitSignal(runner.succeeded):
+        runner.start(steps(), "job", last="whiten")
+    assert shares[:2] == [0, 0]
+    assert shares[-1] == 100
+    assert shares == sorted(shares)
+    assert 40 < shares[2] < 50

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from napari_microdl.gui.explorer import ConceptExplorer
-from napari_microdl.gui.layers import TAG, Source
-from napari_microdl.gui.session import ImageRow
+from napari_microdl.gui.layers import TAG, ImageRow, Source
 from napari_microdl.pipeline import PipelineResult, run_pipeline
 
 

@@ -31,7 +31,7 @@ def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
 ):
     _, workflow = docked
     path = tmp_path / "settings.json"
-    dialogs = "napari_microdl.gui.workflow.QFileDialog"
+    dialogs = "napari_microdl.gui.workflow_files.QFileDialog"
     monkeypatch.setattr(f"{dialogs}.getSaveFileName", lambda *_: (str(path), ""))
     monkeypatch.setattr(f"{dialogs}.getOpenFileName", lambda *_: (str(path), ""))
     load, save = workflow.settings_button.menu().actions()
@@ -74,7 +74,7 @@ def test_settings_that_cannot_be_used_change_nothing(
     before = workflow.session.run_config()
     path = tmp_path / "settings.json"
     path.write_text(text)
-    workflow.load_settings(path)
+    workflow.files.load_settings(path)
     assert sentence in workflow.status.text()
     assert workflow.session.run_config() == before
 
@@ -96,11 +96,11 @@ def test_channels_of_settings_are_taken_in_their_order(open_viewer: Any, qtbot: 
 def test_the_preview_follows_the_settings_while_it_is_live(docked: Any, qtbot: Any):
     viewer, workflow = docked
     click(qtbot, workflow.cells.heading)
-    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded, timeout=PATIENCE):
         click(qtbot, workflow.cells.live)
     (preview,) = outputs(viewer)
     before = preview.data.max()
-    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded, timeout=PATIENCE):
         write(qtbot, workflow.cells.diameter, "12")
     (preview,) = outputs(viewer)
     assert preview.metadata[TAG]["kind"] == "preview"
@@ -108,7 +108,7 @@ def test_the_preview_follows_the_settings_while_it_is_live(docked: Any, qtbot: A
     click(qtbot, workflow.cells.live)
     write(qtbot, workflow.cells.diameter, "40")
     qtbot.wait(500)
-    assert not workflow.jobs.is_running
+    assert not workflow.preview.jobs.is_running
     assert outputs(viewer) == [preview]
 
 
@@ -139,8 +139,7 @@ def test_a_change_marks_its_step_and_those_behind_it(docked: Any, qtbot: Any):
     workflow.session.configure(unit="crop")
 
     def marks() -> list[str]:
-        texts = [step.heading.text() for step in workflow.steps.values()]
-        return [text.partition("(")[2].rstrip(")") for text in texts]
+        return [step.mark.text() for step in workflow.steps.values()]
 
     none = [""] * 5
     assert marks() == none
@@ -148,17 +147,21 @@ def test_a_change_marks_its_step_and_those_behind_it(docked: Any, qtbot: Any):
     assert marks() == none
     click(qtbot, workflow.cells.heading)
     write(qtbot, workflow.cells.crop_size, "48")
-    assert marks() == ["", "changed", *["out of date"] * 3]
+    assert marks() == ["", "changed", "", "out of date", "out of date"]
     shown = workflow.session.run
     click(qtbot, workflow.dictionary.heading)
     write(qtbot, workflow.dictionary.n_iterations, "3")
-    assert marks() == ["", "changed", "out of date", "out of date", "changed"]
+    assert marks() == ["", "changed", "", "out of date", "changed"]
     # What is shown stays until somebody presses Run.
     assert workflow.session.run is shown
     write(qtbot, workflow.cells.crop_size, "32")
     assert marks() == ["", "", "", "", "changed"]
     workflow.session.edit_rows([0], condition="something else")
-    assert marks() == ["changed", "out of date", "out of date", "out of date", "changed"]
+    # A condition decides what concepts are compared by, and nothing before.
+    assert marks() == ["changed", "", "", "", "changed"]
+    workflow.session.edit_rows([0], is_control=True)
+    assert marks() == ["changed", "", "", "out of date", "changed"]
+    workflow.session.edit_rows([0], is_control=False)
     run(qtbot, workflow)
     assert marks() == none
     # A setting that decides no result, such as the device, marks nothing.

@@ -7,13 +7,17 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
 
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.viewer_session import session_of
+
+# Pixels; narrower, tables show nothing.
+LEAST_WIDTH = 380
 
 
 class Connections:
@@ -75,8 +79,21 @@ class Dock(QWidget):
     def resume(self) -> None:
         """Connect to what the dock shows and bring it up to date; may be called again."""
         if not self.connections:
+            self.connections.connect(get_settings().appearance.events.font_size, self._on_font)
             self.connect_signals()
-            self.refresh()
+            self._on_font()
+
+    def _on_font(self) -> None:
+        """Take the size of letters from the Preferences; napari gives it to some widgets only."""
+        font = self.font()
+        font.setPointSize(int(get_settings().appearance.font_size))
+        self.setFont(font)
+        self.refresh()
+        # What it shows is laid out anew before it is asked what it needs.
+        QTimer.singleShot(0, self._fit_width)
+
+    def _fit_width(self) -> None:
+        self.setMinimumWidth(max(LEAST_WIDTH, self.minimumSizeHint().width()))
 
     def suspend(self) -> None:
         """Stop listening, because the dock was closed."""

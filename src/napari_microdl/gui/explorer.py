@@ -160,7 +160,6 @@ class ConceptExplorer(Dock):
         layout.addLayout(filter_row)
         layout.addWidget(splitter, 1)
         layout.addLayout(bottom_row)
-        self.setMinimumWidth(380)
 
     @property
     def panels(self) -> list[Panel]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
+from qtpy.QtGui import QFontMetrics, QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_microdl.gui.session import Session
+from napari_microdl.gui.table_size import fit_height
 
 _FIELDS = (("Use", "use"), ("Field", "name"), ("Condition", "condition"), ("Control", "is_control"))
 _CHANNELS = (
@@ -18,6 +20,8 @@ _CHANNELS = (
     ("Condition", "condition"),
     ("Control", "is_control"),
 )
+# Shown where they are known.
+_PLACES = (("Well", "well"), ("Site", "site"))
 _TIPS = {
     "Use": "Whether the image takes part in the run.",
     "Image": "The layer.",
@@ -25,7 +29,12 @@ _TIPS = {
     "Channel": "What the image shows, for example DNA or actin.",
     "Condition": "Treatment of the well, for example DMSO; double-click to edit.",
     "Control": "Untreated cells: the whitening takes them as the origin.",
+    "Well": "Well of the plate; fields of one well are kept together where some are left out.",
+    "Site": "Place in the well.",
 }
+_TICKS = frozenset({"use", "is_control"})
+# Columns of text: what can be read at all, and what is comfortable.
+_LEAST_CHARACTERS, _WIDTH_CHARACTERS = 6, 10
 _Index: TypeAlias = QModelIndex | QPersistentModelIndex
 _NO_PARENT = QModelIndex()
 
@@ -48,7 +57,10 @@ class FieldsModel(QAbstractTableModel):
 
     def columns(self) -> tuple[tuple[str, str], ...]:
         """Heading and attribute of every column."""
-        return _CHANNELS if self._session.layout.arrangement == "channels" else _FIELDS
+        session = self._session
+        columns = _CHANNELS if session.layout.arrangement == "channels" else _FIELDS
+        known = tuple(c for c in _PLACES if any(getattr(row, c[1]) for row in session.rows))
+        return columns + known
 
     def reload(self) -> None:
         """Follow the session; the selection is kept where the rows are the same."""
@@ -87,7 +99,7 @@ class FieldsModel(QAbstractTableModel):
         """Ticks can be ticked, texts edited."""
         _, attribute = self.columns()[index.column()]
         flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
-        if attribute in {"use", "is_control"}:
+        if attribute in _TICKS:
             return flags | Qt.ItemFlag.ItemIsUserCheckable
         return flags | Qt.ItemFlag.ItemIsEditable if attribute else flags
 
@@ -99,15 +111,14 @@ class FieldsModel(QAbstractTableModel):
         row = self._session.rows[index.row()]
         layer = row.layer()
         image = "(closed)" if layer is None else layer.name
-        if attribute in {"use", "is_control"}:
+        if attribute in _TICKS:
             if role == Qt.ItemDataRole.CheckStateRole:
                 ticked = getattr(row, attribute)
                 return Qt.CheckState.Checked if ticked else Qt.CheckState.Unchecked
         elif role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
             return getattr(row, attribute) if attribute else image
         if role == Qt.ItemDataRole.ToolTipRole:
-            well = f"\nWell {row.well}, site {row.site}" if row.well else ""
-            return f"Layer: {image}{well}\n{_TIPS[heading]}"
+            return f"Layer: {image}\n{_TIPS[heading]}"
         return None
 
     def setData(  # noqa: N802
@@ -121,7 +132,7 @@ class FieldsModel(QAbstractTableModel):
             return True
         if role == Qt.ItemDataRole.EditRole and attribute:
             text = str(value).strip()
-            if text or attribute == "condition":
+            if text or attribute in {"condition", "well", "site"}:
                 self._session.edit_rows([index.row()], **{attribute: text})
                 return True
         return False
@@ -144,23 +155,36 @@ class FieldsTable(QTableView):
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setWordWrap(False)
         self.verticalHeader().hide()
-        self.fields_model.modelReset.connect(self._fit)
-        self._fit()
+        self.fields_model.modelReset.connect(self.fit)
+        self.fit()
 
-    def _fit(self) -> None:
+    def fit(self) -> None:
+        """Follow the number of rows and the size of the letters."""
         header = self.horizontalHeader()
-        for column, (_, attribute) in enumerate(self.fields_model.columns()):
-            narrow = attribute in {"use", "is_control"}
-            header.setSectionResizeMode(
-                column,
-                QHeaderView.ResizeMode.ResizeToContents
-                if narrow
-                else QHeaderView.ResizeMode.Stretch,
-            )
-        # Eight rows at most before the table scrolls, so that the dock stays short.
-        rows = min(max(self.fields_model.rowCount(), 2), 8)
-        height = header.sizeHint().height() + rows * self.verticalHeader().defaultSectionSize() + 6
-        self.setFixedHeight(height)
+        names = [attribute for _, attribute in self.fields_model.columns()]
+        texts = [column for column, name in enumerate(names) if name not in _TICKS]
+        metrics = QFontMetrics(self.font())
+        letter = metrics.averageCharWidth()
+        ticks = sum(metrics.horizontalAdvance(h) + 2 * letter for h, _ in self._ticks())
+        # Too narrow to be read, columns get the width that they need and the table scrolls.
+        wide = self.viewport().width() - ticks >= len(texts) * _LEAST_CHARACTERS * letter
+        for column in range(len(names)):
+            if column not in texts:
+                header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
+            elif wide or not self.isVisible():
+                header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
+            else:
+                header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
+                header.resizeSection(column, _WIDTH_CHARACTERS * letter)
+        fit_height(self, self.fields_model.rowCount(), 2, 8)
+
+    def _ticks(self) -> list[tuple[str, str]]:
+        return [column for column in self.fields_model.columns() if column[1] in _TICKS]
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Give the columns other widths."""
+        super().resizeEvent(event)
+        self.fit()
 
     def selected_rows(self) -> list[int]:
         """Numbers of the selected rows."""

@@ -35,13 +35,32 @@ _STAGES = {
 }
 
 
-def percent_done(progress: Progress | EvaluationStep) -> int:
-    """Share of the whole job that is done, in percent; of a run by the usual length of its stages.
+def percent_done(
+    progress: Progress | EvaluationStep, first: str = "scale", last: str = "encode"
+) -> int:
+    """Share of a run that is done, in percent, judged by the usual length of the stages.
 
     Steps of a stage that is none of a run count over the whole job.
+
+    Parameters
+    ----------
+    progress : Progress or EvaluationStep
+        Where it is.
+    first, last : str
+        Stages that the run begins and ends with.
+
+    Returns
+    -------
+    int
+        0 to 100.
     """
-    start, end = _STAGES.get(progress.stage, (0, 100))
-    return round(start + (end - start) * progress.done / max(progress.total, 1))
+    share = progress.done / max(progress.total, 1)
+    if progress.stage not in _STAGES:
+        return round(100 * share)
+    start, end = _STAGES[progress.stage]
+    done = start + (end - start) * share
+    begin, finish = _STAGES[first][0], _STAGES[last][1]
+    return round(100 * min(max((done - begin) / (finish - begin), 0), 1))
 
 
 @dataclass(frozen=True)
@@ -143,6 +162,8 @@ class JobRunner(QObject):
         self._job = 0
         self._now = _Running()
         self._reporting = False
+        # Stages that the job begins and ends with.
+        self._first, self._last = "scale", "encode"
         # A click on the bar in napari's activity dock only sets a flag.
         self._look = QTimer(self)
         self._look.setInterval(_MILLISECONDS_BETWEEN_LOOKS)
@@ -156,7 +177,9 @@ class JobRunner(QObject):
         """Whether a job is in progress and not cancelled."""
         return self._now.worker is not None
 
-    def start(self, steps: Generator[Any, None, Any], title: str | None = None) -> None:
+    def start(
+        self, steps: Generator[Any, None, Any], title: str | None = None, last: str = "encode"
+    ) -> None:
         """Start a job; an earlier one is cancelled.
 
         Parameters
@@ -166,8 +189,11 @@ class JobRunner(QObject):
             arrives through `succeeded`.
         title : str, optional
             Description of the bar in napari's activity dock; no bar where not given.
+        last : str, default="encode"
+            Stage that the work ends with.
         """
         self.stop()
+        self._first, self._last = "scale", last
         self._job += 1
         if title is not None:
             # gui=True keeps tqdm from also writing a bar to the terminal.
@@ -181,6 +207,24 @@ class JobRunner(QObject):
         self._now.worker = worker
         worker.start()
         self.running_changed.emit(True)
+
+    def percent(self, progress: Progress) -> int:
+        """Share of the job that is done, in percent.
+
+        Parameters
+        ----------
+        progress : Progress
+            As `progressed` sent it.
+
+        Returns
+        -------
+        int
+            0 to 100.
+        """
+        if self._first == "scale":
+            # Until the work begins it is not known which stages it has.
+            return 0
+        return percent_done(progress, self._first, self._last)
 
     def cancel(self) -> None:
         """Cancel the job; its result is dropped even if it was just finished."""
@@ -206,13 +250,16 @@ class JobRunner(QObject):
         job, progress = sent
         if job != self._job:
             return
+        if self._first == "scale":
+            # Stages that are not run again take no part of the bar.
+            self._first = progress.stage
         self.progressed.emit(progress)
         # napari's bar handles waiting events when it is moved, so this may be entered again: later
         # reports then come before the bar has moved, and never before they were passed on.
         if job == self._job and self._now.bar is not None and not self._reporting:
             self._reporting = True
             try:
-                self._now.bar.update(max(0, percent_done(progress) - self._now.bar.n))
+                self._now.bar.update(max(0, self.percent(progress) - self._now.bar.n))
             finally:
                 self._reporting = False
 

@@ -28,7 +28,7 @@ def open_demo() -> tuple[napari.Viewer, ConceptWorkflow, ConceptExplorer]:
     # A tab can be raised only after Qt has laid the docks out.
     QTimer.singleShot(0, workflow_dock.raise_)
     viewer.reset_view()
-    workflow.jobs.succeeded.connect(lambda _: explorer_dock.raise_())
+    workflow.run_finished.connect(explorer_dock.raise_)
     return viewer, workflow, explorer
 
 

@@ -21,6 +21,9 @@ TAG = "napari_microdl"
 # Sample data and readers leave what they know about a field under this key.
 FIELD_TAG = "napari_microdl_field"
 
+# How far a colour may be from red, green or blue and still be called so, of 1.
+_PURE = 0.35
+
 Arrangement = Literal["fields", "channels"]
 # Position along every leading axis; None is the channel axis.
 Index = tuple[int | None, ...]
@@ -112,6 +115,12 @@ class Source:
     index: Index
     name: str
     has_own_labels: bool = False
+
+    @property
+    def key(self) -> tuple[str, Index]:
+        """What identifies the place while its layer is open."""
+        layer = self.layer()
+        return ("" if layer is None else str(layer.unique_id), self.index)
 
 
 @dataclass
@@ -250,6 +259,16 @@ def channel_names(row: ImageRow) -> tuple[str, ...]:
 def _known_channels(layer: Layer) -> tuple[str, ...]:
     """Channel names in the metadata, where a reader or the sample left any."""
     return tuple(str(n) for n in layer.metadata.get(FIELD_TAG, {}).get("channel_names", ()))
+
+
+def shown_colour(layer: Image) -> str:
+    """Colour that the map of a layer runs to: "red", "green", "blue", or empty for any other."""
+    brightest = np.asarray(layer.colormap.colors)[-1, :3]
+    for name, colour in (("red", (1, 0, 0)), ("green", (0, 1, 0)), ("blue", (0, 0, 1))):
+        # Blue is often drawn a little lighter, so that it can be seen on black.
+        if np.abs(brightest - colour).max() <= _PURE:
+            return name
+    return ""
 
 
 def _lazy(data: Any) -> Any:
@@ -450,13 +469,15 @@ def output_data(plane: NDArray[Any], source: Source) -> NDArray[Any]:
     return np.broadcast_to(plane, lead + plane.shape)
 
 
-def output_geometry(source: Source) -> dict[str, Any]:
+def output_geometry(source: Source, corner: tuple[int, int] = (0, 0)) -> dict[str, Any]:
     """Where an output lies: the transforms, units and axis labels of its source.
 
     Parameters
     ----------
     source : Source
         Where the field came from; its layer must still be open.
+    corner : tuple of int, default=(0, 0)
+        Row and column of the first pixel of an output that covers a part of the field.
 
     Returns
     -------
@@ -466,7 +487,7 @@ def output_geometry(source: Source) -> dict[str, Any]:
     layer = source.layer()
     if layer is None:
         raise MicrodlError(f"The image of '{source.name}' was closed.")
-    offset = np.array([*(i or 0 for i in source.index), 0, 0], float)
+    offset = np.array([*(i or 0 for i in source.index), *corner], float)
     placing = Affine(scale=layer.scale, rotate=layer.rotate, shear=layer.shear, ndim=layer.ndim)
     return {
         "scale": layer.scale,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from napari.viewer import Viewer
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_microdl.gui.selection import Selection
 from napari_microdl.gui.session import Run, Session
@@ -27,9 +28,25 @@ class Panel(QWidget):
         self.viewer = viewer
         self.session = session
         self.selection = selection
-        self.column = QVBoxLayout(self)
+        inside = QWidget()
+        self.column = QVBoxLayout(inside)
         self.column.setContentsMargins(2, 2, 2, 2)
         self.column.setSpacing(2)
+        # Of large letters not everything has room; squeezed, nothing could be read.
+        scroll = QScrollArea()
+        scroll.setWidget(inside)
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        outside = QVBoxLayout(self)
+        outside.setContentsMargins(0, 0, 0, 0)
+        outside.addWidget(scroll)
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Lay out anew: letters may have got another size while another tab was looked at."""
+        super().showEvent(event)
+        for widget in self.findChildren(QWidget):
+            widget.ensurePolished()
+            widget.updateGeometry()
 
     def show_run(self, run: Run | None) -> None:
         """Another run came, or none is left; nothing to do by default."""

@@ -21,6 +21,8 @@ _PAPER = {"background": "#ffffff", "text": "#000000"}
 _SUFFIXES = (".png", ".svg", ".pdf")
 _CURVE = "#56b4e9"
 _MILLISECONDS_BETWEEN_DRAWINGS = 250
+# Pixels of a line of text for which the heights of plots are given.
+_LINE = 17
 
 
 class Plot(QWidget):
@@ -68,15 +70,18 @@ class Plot(QWidget):
             return
         if self._canvas is None:
             # Imported on the first drawing: napari starts faster without matplotlib.
-            from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
             from matplotlib.figure import Figure
 
-            self._canvas = FigureCanvasQTAgg(Figure(layout="constrained"))
-            self._canvas.setMinimumSize(120, self._height)
+            from napari_microdl.gui.canvas import PlotCanvas
+
+            self._canvas = PlotCanvas(Figure(layout="constrained"))
             self._canvas.setSizePolicy(
                 QSizePolicy.Policy.Expanding, QSizePolicy.Policy.MinimumExpanding
             )
             self.layout().addWidget(self._canvas)
+        # Title, numbers and label of the axis take their lines from the drawing.
+        line = QFontMetrics(self.font()).height()
+        self._canvas.setMinimumSize(120, self._height + max(3 * (line - _LINE), 0))
         self._compose(self._canvas.figure, self.colours, self._text_size())
         self.drawn()
         self._canvas.draw_idle()

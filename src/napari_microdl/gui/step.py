@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFormLayout, QFrame, QHBoxLayout, QToolButton, QVBoxLayout, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QResizeEvent
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QGridLayout,
+    QLabel,
+    QPushButton,
+    QToolButton,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.session import Session
+
+_SHOWN = "the overlays and the explorer still show the last run."
+_MEANING = {
+    "changed": f"This step was changed: {_SHOWN} Press Run all to bring everything up to date.",
+    "out of date": f"A step before this one was changed: {_SHOWN} Press Run all to bring "
+    "everything up to date.",
+    "done": "This step was run with the settings as they are and is kept for the next run.",
+}
 
 
 class Step(QWidget):
@@ -18,12 +36,17 @@ class Step(QWidget):
         State that the step shows and changes.
     title : str
         Heading.
+    run : str, optional
+        What its button says, which runs this step alone; no button where not given.
     """
 
-    def __init__(self, session: Session, title: str) -> None:
+    run_wanted = Signal()
+
+    def __init__(self, session: Session, title: str, run: str = "") -> None:
         super().__init__()
         self.session = session
         self._title = title
+        self._row = 0
         self.heading = QToolButton()
         self.heading.setCheckable(True)
         self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
@@ -34,20 +57,30 @@ class Step(QWidget):
         self.summary = sentence_label()
         self.need = sentence_label()
         self.need.hide()
-        self._difference = ""
         self.content = QWidget()
+        self.line = QFrame()
+        self.line.setFrameShape(QFrame.Shape.HLine)
+        self.mark = QLabel()
+        self.run_button = QPushButton(run)
+        self.run_button.setToolTip(
+            "Runs this step alone, and what it needs of the steps before it. What is up to date is "
+            "not done again; what is shown stays."
+        )
+        self.run_button.clicked.connect(self.run_wanted)
+        # Otherwise a long heading in large letters would widen the dock.
+        self.heading.setMinimumWidth(1)
+        self._top = QGridLayout()
+        self._top.setColumnStretch(1, 1)
+        self._top.setVerticalSpacing(2)
+        self._arrange()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
-        line = QFrame()
-        line.setFrameShape(QFrame.Shape.HLine)
-        top = QHBoxLayout()
-        top.addWidget(self.heading)
-        top.addWidget(line, 1)
-        layout.addLayout(top)
+        layout.addLayout(self._top)
         for widget in (self.summary, self.need, self.content):
             layout.addWidget(widget)
-        layout.setAlignment(top, Qt.AlignmentFlag.AlignVCenter)
+        self.mark.hide()
+        self.run_button.setVisible(bool(run))
         self.heading.toggled.connect(self._on_toggled)
         self.set_expanded(False)
 
@@ -79,18 +112,33 @@ class Step(QWidget):
 
     def set_mark(self, mark: str) -> None:
         """Say beside the heading how the step differs from the run that is shown."""
-        self._difference = mark
-        self._write_heading()
+        self.mark.setText(mark)
+        self.mark.setToolTip(_MEANING.get(mark, ""))
+        self.mark.setVisible(bool(mark))
+        self._arrange()
 
     def _write_heading(self) -> None:
-        arrow, mark = "▾" if self.is_expanded else "▸", self._difference
-        self.heading.setText(f"{arrow}  {self._title}{f'  ({mark})' if mark else ''}")
-        self.heading.setToolTip(
-            f"This step is {mark}: the overlays and the explorer still show the last run. Press "
-            "Run to bring everything up to date."
-            if mark
-            else ""
-        )
+        self.heading.setText(f"{'▾' if self.is_expanded else '▸'}  {self._title}")
+
+    def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Find room for heading, mark and button."""
+        super().resizeEvent(event)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Heading, mark and button in one row, or in two where the letters are large."""
+        beside = [w for w in (self.mark, self.run_button) if not w.isHidden() and w.text()]
+        wanted = self.heading.sizeHint().width() + sum(w.sizeHint().width() + 12 for w in beside)
+        row = int(wanted > max(self.width(), 1)) if self.isVisible() else 0
+        if self._top.count() and row == self._row:
+            return
+        self._row = row
+        self.mark.setWordWrap(bool(row))
+        right, middle = Qt.AlignmentFlag.AlignRight, Qt.AlignmentFlag.AlignVCenter
+        self._top.addWidget(self.heading, 0, 0, 1, 4 if row else 1, middle)
+        self._top.addWidget(self.line, 0 if not row else 1, 1, middle)
+        self._top.addWidget(self.mark, row, 0 if row else 2, middle)
+        self._top.addWidget(self.run_button, row, 3, right | middle)
 
     def form(self) -> QFormLayout:
         """A new form in the content, labels wrapping above their fields where it is narrow."""

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari.layers import Labels
 from napari.utils.notifications import show_error
 from napari.viewer import Viewer
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
-    QFileDialog,
     QFrame,
-    QHBoxLayout,
+    QGridLayout,
     QMenu,
     QProgressBar,
     QPushButton,
     QScrollArea,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
 
-from napari_microdl.config_files import read_config, write_config
 from napari_microdl.errors import MicrodlError
-from napari_microdl.fields import Field
+from napari_microdl.gui.cell_layers import remove_cells, show_all
+from napari_microdl.gui.cell_preview import CellPreview
 from napari_microdl.gui.dock import Dock, sentence_label
-from napari_microdl.gui.jobs import JobRunner, percent_done
-from napari_microdl.gui.layers import (
-    TAG,
-    Source,
-    output_data,
-    output_geometry,
-    remove_outputs,
-)
-from napari_microdl.gui.session import StepName, compare_layers, run_steps
+from napari_microdl.gui.jobs import JobRunner
+from napari_microdl.gui.picking import camera_of
+from napari_microdl.gui.state.freshness import StepName
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps import (
     CellsStep,
@@ -46,38 +35,27 @@ from napari_microdl.gui.steps import (
     ModelStep,
     WhiteningStep,
 )
+from napari_microdl.gui.words import listed
+from napari_microdl.gui.work import Work, compare_layers
+from napari_microdl.gui.workflow_files import WorkflowFiles
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
+    from napari_microdl.gui.layers import Source
     from napari_microdl.pipeline import PipelineResult, Progress
-    from napari_microdl.segmentation import SegmentationConfig
+    from napari_microdl.stages.reading import Tokens
+    from napari_microdl.stages.whitening import Whitened
 
-_SETTINGS = "Settings (*.json);;All files (*)"
-_FILES = "Concept dictionary (*.microdl.safetensors);;All files (*)"
-
-
-@dataclasses.dataclass(frozen=True)
-class _Preview:
-    """Progress of a preview; it has one step."""
-
-    stage: str = "segment"
-    done: int = 0
-    total: int = 1
-    message: str = "Looking for cells"
-    record: None = None
-
-
-def _segment(
-    field: Field, config: SegmentationConfig
-) -> Generator[_Preview, None, NDArray[np.int32]]:
-    yield _Preview()
-    from napari_microdl.segmentation import segment_cells
-
-    names = (config.channel,) if config.channel else None
-    return segment_cells(field.read(field.channel_indices(names)[:1])[0], config)
+# Stage of the core that a run up to a step ends with.
+_LAST_STAGE: dict[StepName, str] = {
+    "cells": "segment",
+    "model": "whiten",
+    "whitening": "whiten",
+    "dictionary": "encode",
+}
 
 
 class ConceptWorkflow(Dock):
@@ -87,7 +65,14 @@ class ConceptWorkflow(Dock):
     ----------
     napari_viewer : napari.viewer.Viewer
         The viewer.
+
+    Signals
+    -------
+    run_finished
+        A run up to the last step has ended and is shown.
     """
+
+    run_finished = Signal()
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
@@ -97,11 +82,14 @@ class ConceptWorkflow(Dock):
         self.jobs.failed.connect(self._on_failure)
         self.jobs.cancelled.connect(self._on_cancelled)
         self.jobs.running_changed.connect(self._on_running)
-        # What the job in progress was given.
-        self._input: tuple[list[Field], list[Source]] = ([], [])
-        # What to do with what the job in progress returns.
+        # The run in progress, and what to do with what the job returns.
+        self._work: Work | None = None
         self._then: Callable[[Any], None] = self._finish
         self._curve_shown = False
+        self.preview = CellPreview(self.viewer, self.session, self)
+        self.preview.told.connect(self.say)
+        self.files = WorkflowFiles(self.session, self)
+        self.files.told.connect(self.say)
 
         self.images = ImagesStep(self.session, self.viewer)
         self.cells = CellsStep(self.session, self.viewer)
@@ -115,10 +103,13 @@ class ConceptWorkflow(Dock):
             "whitening": self.whitening,
             "dictionary": self.dictionary,
         }
-        self.cells.preview_wanted.connect(self._on_preview)
+        for name, step in self.steps.items():
+            step.run_wanted.connect(partial(self.run_step, name))
+        self.cells.preview_wanted.connect(self.preview.look)
+        self.cells.live_changed.connect(self.preview.set_live)
         self.model.compare_wanted.connect(self._on_compare)
-        self.dictionary.load_wanted.connect(self._ask_load)
-        self.dictionary.save_wanted.connect(self._ask_save)
+        self.dictionary.load_wanted.connect(self.files.ask_load_dictionary)
+        self.dictionary.save_wanted.connect(self.files.ask_save_dictionary)
 
         inside = QWidget()
         column = QVBoxLayout(inside)
@@ -134,16 +125,16 @@ class ConceptWorkflow(Dock):
         self.scroll.setWidget(inside)
         self.scroll.setWidgetResizable(True)
         self.scroll.setFrameShape(QFrame.Shape.NoFrame)
-        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setMinimumHeight(120)
 
-        self.run_button = QPushButton("Run")
-        self.run_button.setToolTip("Run all steps in the background.")
+        self.run_button = QPushButton("Run all")
+        self.run_button.setToolTip(
+            "Runs all steps in the background; what is up to date is not done again."
+        )
         self.cancel_button = QPushButton("Cancel")
         self.cancel_button.setEnabled(False)
-        self.explore_button = QPushButton("Explore concepts")
-        self.explore_button.setToolTip("Open the Concept explorer.")
-        self.explore_button.hide()
+        self.explore_button = QPushButton("Explore")
+        self.explore_button.setToolTip("Opens the Concept explorer, which shows what a run found.")
         self.bar = QProgressBar()
         self.bar.setRange(0, 100)
         self.bar.hide()
@@ -152,34 +143,39 @@ class ConceptWorkflow(Dock):
         self.run_button.clicked.connect(self.run)
         self.cancel_button.clicked.connect(self.jobs.cancel)
         self.explore_button.clicked.connect(self._explore)
-        self.settings_button = QToolButton()
-        self.settings_button.setText("Settings")
+        self.settings_button = QPushButton("Settings")
         self.settings_button.setToolTip(
             "Load or save all settings as a file, which the command line takes too."
         )
-        self.settings_button.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
         menu = QMenu(self.settings_button)
-        menu.addAction("Load settings...", self._ask_load_settings)
-        menu.addAction("Save settings...", self._ask_save_settings)
+        menu.addAction("Load settings...", self.files.ask_load_settings)
+        menu.addAction("Save settings...", self.files.ask_save_settings)
         self.settings_button.setMenu(menu)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.settings_button)
-        buttons.addWidget(self.run_button, 1)
-        buttons.addWidget(self.cancel_button, 1)
-        buttons.addWidget(self.explore_button, 1)
+        # Two rows: in one, large letters would widen the dock.
+        buttons = QGridLayout()
+        for button, row, column in (
+            (self.run_button, 0, 0),
+            (self.cancel_button, 0, 1),
+            (self.settings_button, 1, 0),
+            (self.explore_button, 1, 1),
+        ):
+            buttons.addWidget(button, row, column)
+        buttons.setColumnStretch(0, 1)
+        buttons.setColumnStretch(1, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2, 2, 2, 2)
         layout.addWidget(self.scroll, 1)
         layout.addWidget(self.status)
         layout.addWidget(self.bar)
         layout.addLayout(buttons)
-        self.setMinimumWidth(380)
         # Several changes in one go (a sample of eight layers) make one refresh.
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.setInterval(0)
         self._later.timeout.connect(self._follow_layers)
-        self.images.set_expanded(True)
+        for name, step in self.steps.items():
+            step.set_expanded(name in self.session.open_steps)
+            step.heading.toggled.connect(self._on_opened)
         self.resume()
 
     # Following the viewer and the session ------------------------------------------------------
@@ -196,20 +192,39 @@ class ConceptWorkflow(Dock):
         connect(self.session.settings_changed, self.refresh_steps)
         connect(self.session.dictionary_changed, self.refresh_steps)
         connect(self.session.run_changed, self.refresh_steps)
+        connect(self.session.steps_changed, self.refresh_steps)
+        camera = camera_of(self.viewer)
+        for signal in (
+            camera.events.center,
+            camera.events.zoom,
+            self.viewer.dims.events.point,
+            layers.selection.events.active,
+            self.session.settings_changed,
+            self.session.rows_changed,
+        ):
+            connect(signal, self.preview.follow)
 
     def suspend(self) -> None:
         """Cancel the job and stop listening."""
         super().suspend()
         self._later.stop()
         self.jobs.stop()
+        self._leave()
         self.model.stop()
-        self.cells.stop()
+        self.preview.stop()
 
     def refresh(self) -> None:
         """Read layers and session anew."""
         self._on_theme()
         self.session.update_images(self.viewer.layers)
         self._on_running(self.jobs.is_running)
+        if self.session.run is not None and not self.status.text():
+            # The dock is a new one, the run is not.
+            self._tell(self.session.run.result, self.session.run.sources)
+
+    def _on_opened(self) -> None:
+        steps = self.steps.items()
+        self.session.open_steps = {name for name, step in steps if step.is_expanded}
 
     def _on_layers(self) -> None:
         self._later.start()
@@ -234,33 +249,66 @@ class ConceptWorkflow(Dock):
             step.set_need(needs.get(name, ""))
             step.set_mark(marks.get(name, ""))
         self.dictionary.save.setEnabled(self.session.dictionary is not None)
-        self.explore_button.setVisible(self.session.run is not None)
 
     # Running -----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Run all steps in the background."""
+        self.run_step("dictionary")
+
+    def run_step(self, step: StepName) -> None:
+        """Run up to a step in the background; what is up to date is not done again.
+
+        Parameters
+        ----------
+        step : str
+            The last step to be run.
+        """
         if self._later.isActive():
             self._follow_layers()
+        self.jobs.stop()
+        self._leave()
         try:
-            fields, sources, config = self.session.prepare()
+            work = self.session.begin(step)
         except MicrodlError as error:
-            self.say(f"⚠ {error}")
-            for problem in self.session.problems()[:1]:
-                self.steps[problem.step].set_expanded(True)
-                self.scroll.ensureWidgetVisible(self.steps[problem.step])
+            self._refuse(error, step)
             return
-        dictionary = self.session.dictionary if self.session.apply_dictionary else None
-        self._input = fields, sources
-        self._then = self._finish
+        then: dict[StepName, Callable[[Any], None]] = {
+            "cells": self._show_cells,
+            "model": self._show_tokens,
+            "whitening": self._show_whitening,
+            "dictionary": self._finish,
+        }
+        self._work, self._then = work, then[step]
         self._curve_shown = False
-        self.dictionary.curve.clear()
+        if step == "dictionary":
+            self.dictionary.curve.clear()
         self.notes.hide()
         self.say("Starting...")
-        self.jobs.start(run_steps(fields, config, dictionary), "MicroDL")
+        self.jobs.start(work.steps(), "MicroDL", _LAST_STAGE[step])
+
+    def _refuse(self, error: MicrodlError, step: StepName) -> None:
+        """Say what is missing, and show where."""
+        self.say(f"⚠ {error}")
+        for problem in self.session.problems():
+            if step in problem.blocks:
+                self.steps[problem.step].set_expanded(True)
+                self.scroll.ensureWidgetVisible(self.steps[problem.step])
+                return
+
+    def _leave(self) -> list[StepName]:
+        """Let go of the run in progress; steps that it has finished."""
+        work, self._work = self._work, None
+        if work is None:
+            return []
+        self.session.leave(work)
+        return work.finished_steps()
 
     def _on_running(self, running: bool) -> None:
         self.run_button.setEnabled(not running)
+        for step in self.steps.values():
+            step.run_button.setEnabled(not running)
+        self.preview.pause(running)
         self.cells.preview.setEnabled(not running)
         self.model.compare.setEnabled(not running)
         self.cancel_button.setEnabled(running)
@@ -268,7 +316,7 @@ class ConceptWorkflow(Dock):
         self.bar.setValue(0)
 
     def _on_progress(self, progress: Progress) -> None:
-        self.bar.setValue(percent_done(progress))
+        self.bar.setValue(self.jobs.percent(progress))
         self.say(progress.message)
         if progress.record is not None:
             self.dictionary.curve.add(progress.record)
@@ -279,12 +327,13 @@ class ConceptWorkflow(Dock):
                 self._curve_shown = seen == self.dictionary.curve.height()
 
     def _on_cancelled(self) -> None:
-        self._input = [], []
+        finished = self._leave()
         self.dictionary.curve.clear()
-        self.say("Cancelled: nothing was changed.")
+        kept = f" Done and kept for the next run: {listed(finished)}." if finished else ""
+        self.say(f"Cancelled: nothing was changed.{kept}")
 
     def _on_failure(self, sentence: str) -> None:
-        self._input = [], []
+        self._leave()
         self.say(f"⚠ {sentence}")
         show_error(sentence)
 
@@ -292,11 +341,17 @@ class ConceptWorkflow(Dock):
         self._then(result)
 
     def _finish(self, result: PipelineResult) -> None:
-        (fields, sources), self._input = self._input, ([], [])
-        remove_outputs(self.viewer.layers, {"preview"})
-        self.session.finish(result, fields, sources)
+        work, self._work = self._work, None
+        assert work is not None
+        remove_cells(self.viewer)
+        self.session.finish(result, work.fields, work.sources)
         if self.model.is_expanded:
             self.model.kept.look()
+        self._tell(result, work.sources)
+        self.run_finished.emit()
+
+    def _tell(self, result: PipelineResult, sources: Sequence[Source]) -> None:
+        """Sum a run up, with its fit and its notes."""
         if not self.session.apply_dictionary:
             self.dictionary.curve.set_history(result.dictionary.icfl.history_)
         best = result.activations.ranking.iloc[0]
@@ -312,11 +367,48 @@ class ConceptWorkflow(Dock):
         closed = [s.name for s in sources if s.layer() not in self.viewer.layers]
         if closed:
             sentence += f" No overlay for {', '.join(closed)}: the image was closed."
-        self.notes.setText("\n".join(["Notes of this run:", *(f"• {n}" for n in result.warnings)]))
-        self.notes.setVisible(bool(result.warnings))
-        if result.warnings:
-            sentence += " There are notes below the steps."
-        self.say(sentence)
+        self._show_notes(result.warnings, sentence)
+
+    def _show_notes(self, notes: Sequence[str], sentence: str) -> None:
+        self.notes.setText("\n".join(["Notes of this run:", *(f"• {n}" for n in notes)]))
+        self.notes.setVisible(bool(notes))
+        self.say(sentence + (" There are notes below the steps." if notes else ""))
+
+    def _show_cells(self, labels: list[NDArray[np.integer] | None]) -> None:
+        work, finished = self._work, self._leave()
+        assert work is not None
+        assert "cells" in finished
+        counts = [_count(cells) for cells in labels if cells is not None]
+        shown = show_all(self.viewer, labels, work.sources)
+        each = f"{min(counts)} to {max(counts)} in each"
+        where = f"shown on {shown} image{'s' if shown != 1 else ''}" if shown else "of your labels"
+        self.say(f"{sum(counts)} cells in {len(counts)} fields, {each}; {where}.")
+
+    def _show_tokens(self, tokens: Tokens) -> None:
+        self.session.take_tokens(tokens)
+        self._leave()
+        if self.model.is_expanded:
+            self.model.kept.look()
+        patches = sum(grid.position.size for grid in tokens.grids)
+        width = tokens.grids[0].tokens.shape[-1]
+        self._show_notes(
+            tokens.notes,
+            f"Tokens are read: {patches} patches in {len(tokens.grids)} fields, {width} numbers "
+            f"each, by {tokens.model.title} on {tokens.device}.",
+        )
+
+    def _show_whitening(self, whitened: Whitened) -> None:
+        self.session.take_whitening(whitened)
+        self._leave()
+        whitening = whitened.whitening
+        sentence = f"{len(whitened.vectors)} samples, not whitened."
+        if whitening is not None:
+            self.whitening.set_expanded(True)
+            sentence = (
+                f"{len(whitened.vectors)} samples are whitened on {whitening.n_samples_seen_} "
+                f"controls, shrunk by {whitening.shrinkage:g} times the median."
+            )
+        self._show_notes(whitened.notes, sentence)
 
     def say(self, sentence: str) -> None:
         """Show a sentence in the status line."""
@@ -331,7 +423,7 @@ class ConceptWorkflow(Dock):
         try:
             fields, _, config = self.session.prepare()
         except MicrodlError as error:
-            self.say(f"⚠ {error}")
+            self._refuse(error, "dictionary")
             return
         self._then = self._show_layers
         self.say("Starting...")
@@ -345,150 +437,10 @@ class ConceptWorkflow(Dock):
             "fields that the probe has not seen. The layer in use was not changed."
         )
 
-    # Preview of the segmentation ---------------------------------------------------------------
 
-    def _on_preview(self) -> None:
-        try:
-            field, source = self._selected_field()
-        except MicrodlError as error:
-            self.say(f"⚠ {error}")
-            return
-        if self.jobs.is_running and self._then == self._finish:
-            # Another preview may be replaced; a run is not to be disturbed.
-            return
-        self._then = partial(self._show_preview, source)
-        self.say(f"Looking for cells in {field.name}")
-        self.jobs.start(_segment(field, self.session.config.segmentation), "MicroDL preview")
+def _count(labels: NDArray[np.integer]) -> int:
+    """Cells in an image; numbers may have gaps."""
+    import pandas as pd
 
-    def _selected_field(self) -> tuple[Field, Source]:
-        from napari_microdl.gui.layers import build_fields
-
-        session = self.session
-        problems = [p for p in session.problems() if "control" not in p.sentence]
-        if problems and problems[0].step == "images":
-            raise MicrodlError(problems[0].sentence)
-        fields, sources = build_fields(
-            session.used_rows(),
-            session.layout,
-            [c.name for c in session.channels],
-            with_labels=False,
-        )
-        selected = self.viewer.layers.selection.active
-        for field, source in zip(fields, sources, strict=True):
-            if source.layer() is selected:
-                return field, source
-        return fields[0], sources[0]
-
-    def _show_preview(self, source: Source, labels: NDArray[np.int32]) -> None:
-        remove_outputs(self.viewer.layers, {"preview"})
-        if source.layer() not in self.viewer.layers:
-            self.say("The image was closed, so there is no preview.")
-            return
-        layer = Labels(
-            output_data(labels, source),
-            name=f"preview of cells, {source.name}",
-            metadata={TAG: {"kind": "preview", "source": source.name}},
-            **output_geometry(source),
-        )
-        layer.contour = 2
-        selected = self.viewer.layers.selection.active
-        self.viewer.add_layer(layer)
-        if selected is not None:
-            self.viewer.layers.selection.active = selected
-        self.say(
-            f"{int(labels.max())} cells in {source.name}. Change the diameter or the threshold "
-            "and look again, or go on."
-        )
-
-    # Dictionary files --------------------------------------------------------------------------
-
-    def _ask_load(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Load a dictionary", "", _FILES)
-        if path:
-            self.load_dictionary(path)
-
-    def load_dictionary(self, path: str | Path) -> None:
-        """Load a dictionary and choose to apply it; a bad file changes nothing.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-        """
-        from napari_microdl.dictionary import ConceptDictionary
-
-        try:
-            dictionary = ConceptDictionary.load(path)
-        except (MicrodlError, OSError) as error:
-            self.say(f"⚠ {error}")
-            return
-        self.session.set_dictionary(dictionary)
-        self.session.choose(apply_dictionary=True)
-        self.say(f"Loaded {Path(path).name}; press Run to apply it.")
-
-    def _ask_save(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(
-            self, "Save the dictionary", "concepts.microdl.safetensors", _FILES
-        )
-        if path:
-            self.save_dictionary(path)
-
-    def save_dictionary(self, path: str | Path) -> None:
-        """Save the dictionary at hand.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-        """
-        if self.session.dictionary is None:
-            self.say("⚠ There is no dictionary to save yet; fit one first.")
-            return
-        try:
-            written = self.session.dictionary.save(path)
-        except (MicrodlError, OSError) as error:
-            self.say(f"⚠ The dictionary could not be saved: {error}")
-            return
-        self.say(f"Saved {written.name}.")
-
-    # Settings ----------------------------------------------------------------------------------
-
-    def _ask_load_settings(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Load settings", "", _SETTINGS)
-        if path:
-            self.load_settings(path)
-
-    def load_settings(self, path: str | Path) -> None:
-        """Take all settings from a file.
-
-        Parameters
-        ----------
-        path : str or Path
-            As `save_settings` or the command line wrote it.
-        """
-        try:
-            self.session.take_config(read_config(path))
-        except MicrodlError as error:
-            self.say(f"⚠ {error}")
-            return
-        self.say(f"Settings of {Path(path).name} are in place; press Run to use them.")
-
-    def _ask_save_settings(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Save settings", "settings.json", _SETTINGS)
-        if path:
-            self.save_settings(path)
-
-    def save_settings(self, path: str | Path) -> None:
-        """Write all settings to a file.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-        """
-        try:
-            write_config(self.session.run_config(), path)
-        except OSError as error:
-            self.say(f"⚠ The settings could not be saved: {error}")
-            return
-        self.say(f"Saved {Path(path).name}.")
+    numbers = pd.unique(labels.ravel())
+    return int((numbers > 0).sum())

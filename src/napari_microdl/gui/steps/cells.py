@@ -9,10 +9,11 @@ from typing import Any
 
 from napari.layers import Labels
 from napari.viewer import Viewer
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QDoubleSpinBox,
+    QHBoxLayout,
     QHeaderView,
     QPushButton,
     QSpinBox,
@@ -25,17 +26,17 @@ from napari_microdl.gui.layers import is_output
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice, show_number
-
-_MILLISECONDS_BEFORE_PREVIEW = 300
+from napari_microdl.gui.table_size import fit_height
 
 
 class CellsStep(Step):
     """Cells: what one sample is, and where cells come from."""
 
     preview_wanted = Signal()
+    live_changed = Signal(bool)
 
     def __init__(self, session: Session, viewer: Viewer) -> None:
-        super().__init__(session, "2  Cells")
+        super().__init__(session, "2  Cells", "Find cells")
         self._viewer = weakref.ref(viewer)
         self.unit = combo(
             {"Cells": "cell", "Square crops": "crop", "Single patches": "token"},
@@ -69,16 +70,16 @@ class CellsStep(Step):
         self.min_area.setSpecialValueText("auto")
         self.min_area.setToolTip("Smaller objects are dropped; auto is a sixth of a typical cell.")
         self.min_area.valueChanged.connect(lambda value: self._segment(min_area=value or None))
-        self.preview = QPushButton("Preview on the selected image")
+        self.preview = QPushButton("Preview")
+        self.preview.setToolTip(
+            "Finds the cells of the selected image in the part that is in view, as a run would."
+        )
         self.preview.clicked.connect(self.preview_wanted)
-        self.live = QCheckBox("Again whenever a setting changes")
-        self.live.setToolTip("Keeps the preview up to date while the settings are tried.")
-        self.live.toggled.connect(self._on_live)
-        # A number that is being typed changes several times.
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(_MILLISECONDS_BEFORE_PREVIEW)
-        self._soon.timeout.connect(self.preview_wanted)
+        self.live = QCheckBox("Live")
+        self.live.setToolTip(
+            "Keeps the preview up to date while you move in the image and try settings."
+        )
+        self.live.toggled.connect(self.live_changed)
         self.crop_size = QSpinBox()
         self.crop_stride = QSpinBox()
         for box, name in ((self.crop_size, "crop_size"), (self.crop_stride, "crop_stride")):
@@ -103,25 +104,15 @@ class CellsStep(Step):
         self._form.addRow("Threshold", self.threshold)
         self._form.addRow("Smallest cell", self.min_area)
         layout.addLayout(self._form)
-        layout.addWidget(self.preview)
-        layout.addWidget(self.live)
+        preview = QHBoxLayout()
+        preview.addWidget(self.preview, 1)
+        preview.addWidget(self.live)
+        layout.addLayout(preview)
         layout.addWidget(self.labels)
 
     def _segment(self, **changes: Any) -> None:
         segmentation = dataclasses.replace(self.session.config.segmentation, **changes)
         self.session.configure(segmentation=segmentation)
-        if self.live.isChecked() and self.live.isVisible():
-            self._soon.start()
-
-    def _on_live(self, ticked: bool) -> None:
-        if ticked:
-            self._soon.start()
-        else:
-            self._soon.stop()
-
-    def stop(self) -> None:
-        """Ask for no more previews, because the dock was closed."""
-        self._soon.stop()
 
     def refresh(self) -> None:
         """Show the settings that matter for the chosen unit."""
@@ -155,6 +146,8 @@ class CellsStep(Step):
             self._form.setRowVisible(widget, shown)
         self.preview.setVisible(built_in)
         self.live.setVisible(built_in)
+        self.run_button.setVisible(cells)
+        self.run_button.setText("Find cells" if built_in else "Check cells")
         self.labels.setVisible(cells and not built_in)
         if cells and not built_in:
             self._show_labels()
@@ -194,9 +187,4 @@ class CellsStep(Step):
                 box.addItem(layer.name, layer)
             show_choice(box, row.labels_layer())
             self.labels.setCellWidget(place, 1, box)
-        rows = min(max(len(first_of), 2), 8)
-        self.labels.setFixedHeight(
-            self.labels.horizontalHeader().sizeHint().height()
-            + rows * self.labels.verticalHeader().defaultSectionSize()
-            + 6
-        )
+        fit_height(self.labels, len(first_of), 2, 8)

@@ -30,9 +30,9 @@ class DictionaryStep(Step):
     save_wanted = Signal()
 
     def __init__(self, session: Session) -> None:
-        super().__init__(session, "5  Dictionary")
+        super().__init__(session, "5  Dictionary", "Fit")
         self.fit = QRadioButton("Fit a new dictionary")
-        self.apply = QRadioButton("Apply the loaded dictionary")
+        self.apply = QRadioButton("Apply the loaded one")
         modes = QButtonGroup(self)
         modes.addButton(self.fit)
         modes.addButton(self.apply)
@@ -118,6 +118,7 @@ class DictionaryStep(Step):
         session = self.session
         config, dictionary = session.config, session.dictionary
         self.fit.setChecked(not session.apply_dictionary)
+        self.run_button.setText("Apply" if session.apply_dictionary else "Fit")
         self.apply.setChecked(session.apply_dictionary)
         show_number(self.n_atoms, config.n_atoms or 0)
         show_number(self.n_iterations, config.n_iterations or 0)

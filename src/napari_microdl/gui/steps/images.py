@@ -26,16 +26,17 @@ from napari_microdl.gui.layers import leading_shape
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice
+from napari_microdl.gui.table_size import fit_height
 
 
 class ImagesStep(Step):
     """Images and channels: what is a field, which are controls, which channels count."""
 
     def __init__(self, session: Session, viewer: Viewer) -> None:
-        super().__init__(session, "1  Images and channels")
+        super().__init__(session, "1  Images")
         self._viewer = weakref.ref(viewer)
         self.arrangement = combo(
-            {"Each image is a field": "fields", "Images are channels of fields": "channels"},
+            {"Each image is a field": "fields", "Images are channels": "channels"},
             lambda value: self._change_layout(arrangement=value),
             "How the open images make up fields of view.",
         )
@@ -45,7 +46,8 @@ class ImagesStep(Step):
             "Which axis of a stack holds channels. Its other leading axes (time, z, positions) "
             "give one field each.",
         )
-        self.split_rgb = QCheckBox("Use red, green and blue of RGB images as channels")
+        self.split_rgb = QCheckBox("Split RGB into channels")
+        self.split_rgb.setToolTip("Uses red, green and blue of RGB images as three channels.")
         self.split_rgb.clicked.connect(lambda ticked: self._change_layout(split_rgb=bool(ticked)))
         self.table = FieldsTable(session)
         self.condition = QLineEdit()
@@ -92,9 +94,12 @@ class ImagesStep(Step):
         layout.addWidget(self.table)
         edit = QHBoxLayout()
         edit.addWidget(self.condition, 1)
-        for button in (self.set_condition, self.mark_control, self.mark_treated, self.fill):
-            edit.addWidget(button)
+        edit.addWidget(self.set_condition)
         layout.addLayout(edit)
+        marks = QHBoxLayout()
+        for button in (self.mark_control, self.mark_treated, self.fill):
+            marks.addWidget(button)
+        layout.addLayout(marks)
         self._form = self.form()
         self._form.addRow("Channel axis", self.channel_axis)
         layout.addLayout(self._form)
@@ -144,6 +149,7 @@ class ImagesStep(Step):
         """Show rows, channels and choices as they are now."""
         layout, rows = self.session.layout, self.session.rows
         self.table.fields_model.reload()
+        self.table.fit()
         show_choice(self.arrangement, layout.arrangement)
         show_choice(self.scaling, self.session.config.scaling)
         show_choice(self.channel_tokens, self.session.config.channel_tokens)
@@ -179,17 +185,17 @@ class ImagesStep(Step):
         )
 
     def _measured(self) -> str:
-        """Limits of the intensities in the last run, as ranges over the images."""
-        if self.session.run is None:
+        """Limits of the intensities when tokens were last read, as ranges over the images."""
+        report = self.session.limits
+        if not report:
             return ""
-        report = self.session.run.result.report["intensity"]
         parts = []
         for channel in dict.fromkeys(entry["channel"] for entry in report):
             of_channel = [entry for entry in report if entry["channel"] == channel]
             low = _range([entry["background"] for entry in of_channel])
             high = _range([entry["reference"] for entry in of_channel])
             parts.append(f"{channel} background {low}, reference {high}")
-        return f"Measured in the last run: {'; '.join(parts)}."
+        return f"Measured when tokens were last read: {'; '.join(parts)}."
 
     def _show_channels(self) -> None:
         channels = self.session.channels
@@ -208,12 +214,7 @@ class ImagesStep(Step):
                     name.setToolTip("Rename it in the column Channel of the table above.")
                 self.channels.setItem(number, 0, tick)
                 self.channels.setItem(number, 1, name)
-        rows = min(max(len(channels), 1), 6)
-        self.channels.setFixedHeight(
-            self.channels.horizontalHeader().sizeHint().height()
-            + rows * self.channels.verticalHeader().defaultSectionSize()
-            + 6
-        )
+        fit_height(self.channels, len(channels), 1, 6)
         self._below.setRowVisible(self.channel_tokens, len(channels) > 1)
 
 

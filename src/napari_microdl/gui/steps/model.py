@@ -65,7 +65,7 @@ class ModelStep(Step):
     compare_wanted = Signal()
 
     def __init__(self, session: Session) -> None:
-        super().__init__(session, "3  Model and layer")
+        super().__init__(session, "3  Model and layer", "Read tokens")
         self._failed: tuple[str, bool | None] | None = None
         self._runner = JobRunner(self)
         self._runner.succeeded.connect(lambda found: self.session.model.take_spec(*found))
@@ -90,10 +90,11 @@ class ModelStep(Step):
         places.addWidget(self.file)
         places.addWidget(self.folder)
         self.licence = sentence_label()
-        self.joint = QCheckBox("Read three channels together, as red, green and blue")
+        self.joint = QCheckBox("Read as one RGB image")
         self.joint.setToolTip(
-            "This model was trained on photographs. Unticked, each channel is read by itself as a "
-            "grey image, which takes any number of channels."
+            "This model was trained on photographs: three channels are read together, as red, "
+            "green and blue. Unticked, each channel is read by itself as a grey image, which takes "
+            "any number of channels."
         )
         self.joint.clicked.connect(lambda ticked: session.configure(joint=True if ticked else None))
         self.channels: dict[str, QComboBox] = {}

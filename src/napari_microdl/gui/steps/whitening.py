@@ -21,8 +21,8 @@ class WhiteningStep(Step):
     """Whitening on the controls."""
 
     def __init__(self, session: Session) -> None:
-        super().__init__(session, "4  Whitening")
-        self.whiten = QCheckBox("Whiten on the control fields")
+        super().__init__(session, "4  Whitening", "Whiten")
+        self.whiten = QCheckBox("Whiten on controls")
         self.whiten.setToolTip(
             "Takes the controls as the origin and scales down what varies among untreated cells, "
             "so that what the treatment changes stands out."
@@ -40,7 +40,7 @@ class WhiteningStep(Step):
         self.shrinkage.valueChanged.connect(
             lambda value: session.configure(shrinkage=None if value < 0 else float(value))
         )
-        self.remove_position = QCheckBox("Remove the position in the tile")
+        self.remove_position = QCheckBox("Remove tile position")
         self.remove_position.setToolTip(
             "Removes from every token what it owes to its place in the model's tile, which says "
             "where a patch lies and not what it shows."
@@ -66,13 +66,13 @@ class WhiteningStep(Step):
         show_number(self.shrinkage, _AUTO if config.shrinkage is None else config.shrinkage)
         self._form.setRowVisible(self.shrinkage, config.whiten)
         position = "position removed" if config.remove_position else "position kept"
-        run = self.session.run
-        dictionary = self.session.dictionary
-        self.spectrum.show_whitening(None if dictionary is None else dictionary.whitening)
+        whitening = self.session.whitening
+        self.spectrum.show_whitening(whitening)
         auto = "auto"
-        if run is not None and run.result.dictionary.whitening is not None:
-            auto = f"auto (last run: {run.result.dictionary.whitening.shrinkage:g})"
+        if whitening is not None and config.shrinkage is None:
+            auto = f"auto (last: {whitening.shrinkage:g})"
         self.shrinkage.setSpecialValueText(auto)
         shrinkage = auto if config.shrinkage is None else f"{config.shrinkage:g}"
-        whitening = f"on controls, shrinkage {shrinkage}" if config.whiten else "off"
-        self.set_summary(f"{whitening}; {position}")
+        words = f"on controls, shrinkage {shrinkage}" if config.whiten else "off"
+        self.run_button.setVisible(config.whiten)
+        self.set_summary(f"{words}; {position}")

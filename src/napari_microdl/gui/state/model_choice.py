@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from napari_microdl.embedding import TilePlan, estimate_embedding
 from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.layers import plane_shape
+from napari_microdl.gui.state.run_settings import RunSettings
 from napari_microdl.gui.words import listed
 from napari_microdl.models.channels import match_channels
 from napari_microdl.models.registry import (
@@ -20,17 +21,20 @@ from napari_microdl.models.registry import (
 
 if TYPE_CHECKING:
     from napari_microdl.fields import Field
-    from napari_microdl.gui.session import Session
-    from napari_microdl.models.base import ModelSpec
+    from napari_microdl.models.base import ChannelRule, ModelSpec
     from napari_microdl.pipeline import PipelineResult
 
 
+# What a colour stands for: itself, as in RGB images, or what it shows by an old custom.
+_COLOURS = ({"red": "red", "green": "green", "blue": "blue"}, {"blue": "DNA"})
+
+
 class ModelChoice:
-    """The model that the settings of a session name.
+    """The model that the settings name.
 
     Parameters
     ----------
-    session : Session
+    settings : RunSettings
         Whose settings and channels these are.
 
     Attributes
@@ -39,24 +43,25 @@ class ModelChoice:
         Channel of the images by channel of the model, where a person has said so.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, settings: RunSettings) -> None:
         # Weak, so that a session goes at once when its viewer does.
-        self._owner = weakref.ref(session)
+        self._owner = weakref.ref(settings)
         self.channel_choices: dict[str, str] = {}
+        settings.channel_renamed.connect(self._on_renamed)
         # Of one channel; the slowest run of each model, because kept tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
         self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
 
     @property
-    def _session(self) -> Session:
-        session = self._owner()
-        assert session is not None
-        return session
+    def _settings(self) -> RunSettings:
+        settings = self._owner()
+        assert settings is not None
+        return settings
 
     @property
     def spec(self) -> ModelSpec | None:
         """Facts about the chosen model; None while a file or folder has not been looked at."""
-        config = self._session.config
+        config = self._settings.config
         key = (config.model, config.joint)
         known = config.model in MODEL_NAMES or published_name(config.model) is not None
         if key not in self._specs and known:
@@ -76,7 +81,7 @@ class ModelChoice:
             What was found.
         """
         self._specs[model, joint] = spec
-        self._session.settings_changed.emit()
+        self._settings.settings_changed.emit()
 
     def channels(self) -> dict[str, str | None]:
         """Channel of the images for each channel that the model names.
@@ -84,41 +89,55 @@ class ModelChoice:
         Returns
         -------
         dict of str to (str or None)
-            What a person chose, or else what the names leave no doubt about; None where somebody
-            has to say. Empty for a model that takes any channels.
+            What a person chose, or else what the names leave no doubt about, or the colours where
+            the names say nothing; None where somebody has to say. Empty for a model that takes any
+            channels.
         """
         spec = self.spec
         if spec is None or not spec.channels.names:
             return {}
-        names = tuple(c.name for c in self._session.channels)
-        found = dict(zip(spec.channels.names, match_channels(spec.channels, names), strict=True))
+        names = tuple(c.name for c in self._settings.channels)
+        matched = match_channels(spec.channels, names)
+        matched = _by_colour(spec.channels, matched, self._settings.channel_colours())
+        found = dict(zip(spec.channels.names, matched, strict=True))
         chosen = {w: c for w, c in self.channel_choices.items() if w in found and c in names}
         return {**found, **chosen}
 
     def all_channels(self) -> tuple[str, ...]:
         """Every channel that the model names, with those that were left out."""
-        published = published_name(self._session.config.model)
+        published = published_name(self._settings.config.model)
         if self.spec is None or published is None or published.channels is None:
             return self.spec.channels.names if self.spec else ()
         return model_spec(published.model).channels.names
 
     def can_leave_out(self) -> bool:
         """Whether the model will do with fewer channels than it now has."""
-        published = published_name(self._session.config.model)
+        published = published_name(self._settings.config.model)
         if self.spec is None or published is None:
             return False
         subsets = model_spec(published.model).channels.subsets
         return subsets and len(self.spec.channels.names) > 1
 
+    def used_channels(self) -> tuple[str, ...] | None:
+        """Channels of the images that a run reads, in order; None for all as they come."""
+        if mapped := self.channels():
+            return tuple(name for name in mapped.values() if name is not None) or None
+        channels = self._settings.channels
+        names = [c.name for c in channels]
+        order = [n for n in self._settings.config.channels or () if n in names]
+        order += [n for n in names if n not in order]
+        used = tuple(n for n in order if channels[names.index(n)].use)
+        return None if used == tuple(names) else used
+
     def cost(self) -> str:
         """What reading the tokens will take, as far as is known before the start."""
         spec = self.spec
-        layers = [row.layer() for row in self._session.first_rows()]
+        layers = [row.layer() for row in self._settings.first_rows()]
         shapes = [plane_shape(layer) for layer in layers if layer is not None]
-        if spec is None or not shapes or self._session.apply_dictionary:
+        if spec is None or not shapes or self._settings.apply_dictionary:
             return ""
-        config = self._session.run_config()
-        n_channels = len(config.channels or self._session.channels)
+        config = self._settings.config
+        n_channels = len(self.used_channels() or self._settings.channels)
         try:
             plan = TilePlan(spec.patch_size, config.tile_size or spec.tile_size, config.halo)
         except MicrodlError:
@@ -139,8 +158,7 @@ class ModelChoice:
             sentence += f" About {told} at the pace of the last run, less where tokens are kept."
         return sentence
 
-    def rename_channel(self, before: str, now: str) -> None:
-        """Follow a channel of the images that got another name."""
+    def _on_renamed(self, before: str, now: str) -> None:
         for wanted, chosen in self.channel_choices.items():
             if chosen == before:
                 self.channel_choices[wanted] = now
@@ -159,7 +177,7 @@ class ModelChoice:
         kept = self.channels()
         if wanted not in kept:
             self._keep([name for name in self.all_channels() if name in kept or name == wanted])
-        self._session.settings_changed.emit()
+        self._settings.settings_changed.emit()
 
     def leave_out(self, wanted: str) -> None:
         """Say that the images do not show a channel of the model.
@@ -173,21 +191,21 @@ class ModelChoice:
         self._keep([name for name in self.channels() if name != wanted])
 
     def _keep(self, names: list[str]) -> None:
-        published = published_name(self._session.config.model)
+        published = published_name(self._settings.config.model)
         assert published is not None
         channels = None if tuple(names) == self.all_channels() else tuple(names)
-        self._session.configure(model=str(published._replace(channels=channels)))
+        self._settings.configure(model=str(published._replace(channels=channels)))
 
     def problems(self) -> Generator[str, None, None]:
         """What has to be said before the model can run, as sentences."""
         spec = self.spec
-        if spec is None or self._session.apply_dictionary or not self._session.used_rows():
+        if spec is None or self._settings.apply_dictionary or not self._settings.used_rows():
             return
         mapped = self.channels()
         missing = [wanted for wanted, channel in mapped.items() if channel is None]
         chosen = [channel for channel in mapped.values() if channel is not None]
         repeated = sorted({channel for channel in chosen if chosen.count(channel) > 1})
-        used = sum(channel.use for channel in self._session.channels)
+        used = sum(channel.use for channel in self._settings.channels)
         most = spec.channels.most
         if missing:
             or_not = ", or that it is not in the images" if self.can_leave_out() else ""
@@ -196,7 +214,7 @@ class ModelChoice:
             yield f"The channel {listed(repeated)} stands for two of the model's; choose others."
         elif not mapped and most is not None and used > most:
             yield f"{spec.title} takes at most {most} channels; untick some in step 1."
-        if needs_weights(self._session.config.model):
+        if needs_weights(self._settings.config.model):
             yield (
                 f"The weights of {spec.title} are not on the hub; get them from {spec.source} and "
                 "choose their file."
@@ -210,3 +228,19 @@ class ModelChoice:
         pace = result.report["seconds"]["embed"] / tiles
         model = result.config.model
         self._seconds_a_tile[model] = max(pace, self._seconds_a_tile.get(model, 0.0))
+
+
+def _by_colour(
+    rule: ChannelRule, matched: tuple[str | None, ...], colours: dict[str, str]
+) -> tuple[str | None, ...]:
+    """Channels that no name has given, by the colours in which they are shown."""
+    for meaning in _COLOURS:
+        free = {name: c for name, c in colours.items() if name not in matched and c in meaning}
+        # Two of one colour stand for neither.
+        named = {meaning[c]: n for n, c in free.items() if list(free.values()).count(c) == 1}
+        again = match_channels(rule, tuple(named))
+        matched = tuple(
+            named[word] if known is None and word is not None else known
+            for known, word in zip(matched, again, strict=True)
+        )
+    return matched

@@ -1,0 +1,95 @@
+"""How each step stands to what is shown: the same, changed, out of date, or done anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+StepName = Literal["images", "cells", "model", "whitening", "dictionary"]
+Mark = Literal["changed", "out of date", "done"]
+# What a person decides, cut where steps depend on one part and not on another.
+Facet = Literal[
+    "pixels", "channels", "controls", "conditions", "cells", "model", "whitening", "dictionary"
+]
+Facets = Mapping[Facet, Any]
+
+_IMAGES: tuple[Facet, ...] = ("pixels", "channels", "controls", "conditions")
+_OWN: dict[StepName, tuple[Facet, ...]] = {
+    "images": _IMAGES,
+    "cells": ("cells",),
+    "model": ("model",),
+    "whitening": ("whitening",),
+    "dictionary": ("dictionary",),
+}
+_NEEDED: dict[StepName, tuple[Facet, ...]] = {
+    "images": (),
+    "cells": ("pixels",),
+    "model": ("pixels", "channels"),
+    "whitening": ("pixels", "channels", "controls", "cells", "model"),
+    "dictionary": (*_IMAGES, "cells", "model", "whitening"),
+}
+
+
+class Freshness:
+    """What decided the run that is shown, and the steps that were run by themselves since."""
+
+    def __init__(self) -> None:
+        self._shown: Facets | None = None
+        self._done: dict[StepName, Facets] = {}
+
+    def show(self, facets: Facets) -> None:
+        """A run is shown now.
+
+        Parameters
+        ----------
+        facets : mapping
+            What decided it.
+        """
+        self._shown = facets
+        self._done.clear()
+
+    def finish(self, step: StepName, facets: Facets) -> None:
+        """A step was run, but the run that is shown is another.
+
+        Parameters
+        ----------
+        step : str
+            Which step.
+        facets : mapping
+            What decided it.
+        """
+        self._done[step] = facets
+
+    def marks(self, now: Facets) -> dict[StepName, Mark]:
+        """Steps that are not as in the run that is shown.
+
+        Parameters
+        ----------
+        now : mapping
+            What would decide a run now.
+
+        Returns
+        -------
+        dict of str to str
+            "changed" for steps that were decided otherwise, "out of date" for those that build on
+            what was, "done" for those that were run again since.
+        """
+        marks: dict[StepName, Mark] = {}
+        for step, own in _OWN.items():
+            done = self._done.get(step)
+            before = self._shown if self._shown is not None else done
+            if before is None:
+                continue
+            own_changed = _differ(own, before, now)
+            changed = own_changed or _differ(_NEEDED[step], before, now)
+            if done is not None and not _differ((*own, *_NEEDED[step]), done, now):
+                # Said where it is news: what is shown has it too, or not.
+                if changed or self._shown is None:
+                    marks[step] = "done"
+            elif changed:
+                marks[step] = "changed" if own_changed else "out of date"
+        return marks
+
+
+def _differ(facets: tuple[Facet, ...], before: Facets, now: Facets) -> bool:
+    return any(before[facet] != now[facet] for facet in facets)

@@ -1,0 +1,200 @@
+"""What the next run would be given, and what it still needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.errors import MicrodlError
+from napari_microdl.fields import Field
+from napari_microdl.gui.layers import Source, build_fields
+from napari_microdl.gui.state.freshness import Facet, Facets, StepName
+from napari_microdl.gui.state.model_choice import ModelChoice
+from napari_microdl.gui.state.run_settings import RunSettings
+from napari_microdl.gui.words import listed
+
+# Settings that decide the steps which have nothing else to decide them.
+_SETTINGS: dict[Facet, tuple[str, ...]] = {
+    "model": ("model", "joint", "layer", "site", "tile_size", "halo", "precision"),
+    "whitening": ("remove_position", "whiten", "shrinkage", "n_components"),
+    "dictionary": (
+        "n_atoms",
+        "n_iterations",
+        "atoms_per_iteration",
+        "update",
+        "init",
+        "learning_rate",
+        "selection",
+        "refit",
+        "positive_code",
+        "control_atoms",
+        "max_steps",
+        "early_stopping",
+        "random_state",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a step still needs.
+
+    Parameters
+    ----------
+    step : str
+        Which step of the workflow.
+    sentence : str
+        What is missing and what to do.
+    blocks : frozenset of str
+        Steps that cannot be run before.
+    """
+
+    step: StepName
+    sentence: str
+    blocks: frozenset[StepName]
+
+
+# What a step has to wait for: of itself, and of those that it builds on.
+_ALL: frozenset[StepName] = frozenset({"cells", "model", "whitening", "dictionary"})
+_SAMPLES: frozenset[StepName] = frozenset({"whitening", "dictionary"})
+
+
+class Plan(RunSettings):
+    """Images, settings and model put together.
+
+    Attributes
+    ----------
+    model : ModelChoice
+        The model that the settings name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = ModelChoice(self)
+
+    def run_config(self) -> PipelineConfig:
+        """Settings as a run gets them, with the chosen channels in."""
+        return dataclasses.replace(self.config, channels=self.model.used_channels())
+
+    def take_config(self, config: PipelineConfig) -> None:
+        """Take all settings over, the choice of channels among them.
+
+        Parameters
+        ----------
+        config : PipelineConfig
+            For example of a file.
+
+        Raises
+        ------
+        MicrodlError
+            If the settings name a channel that the images do not have; nothing has changed then.
+        """
+        offered = [c.name for c in self.channels]
+        missing = [name for name in config.channels or () if name not in offered]
+        if missing and offered:
+            raise MicrodlError(
+                f"The settings use the channel {listed(missing)}, but the images have "
+                f"{listed(offered, 11)}; rename the channels in step 1 first."
+            )
+        self.config = config
+        wanted = self.model.channels()
+        if wanted and config.channels is not None and len(wanted) == len(config.channels):
+            self.model.channel_choices = dict(zip(wanted, config.channels, strict=True))
+        else:
+            for channel in self.channels:
+                channel.use = config.channels is None or channel.name in config.channels
+        self.settings_changed.emit()
+
+    def problems(self) -> list[Problem]:
+        """What the steps still need before a run can start, first things first."""
+        found = [Problem("images", s, _ALL) for s in self.image_problems()]
+        found += [Problem("images", s, _SAMPLES) for s in self._control_problems()]
+        channels = self.layout.arrangement == "channels"
+        needs_labels = self.config.unit == "cell" and self.cell_source == "labels"
+        without = dict.fromkeys(
+            row.group if channels else row.name
+            for row in self.used_rows()
+            if needs_labels and row.labels_layer() is None
+        )
+        if without:
+            sentence = (
+                f"Choose a Labels layer for {listed(list(without))}, or the built-in segmentation."
+            )
+            found.append(Problem("cells", sentence, _ALL - {"model"}))
+        found += [Problem("model", s, _ALL - {"cells"}) for s in self.model.problems()]
+        if self.apply_dictionary and self.dictionary is None:
+            sentence = "Load a dictionary to apply, or choose to fit one."
+            found.append(Problem("dictionary", sentence, _ALL - {"cells"}))
+        return found
+
+    def _control_problems(self) -> Generator[str, None, None]:
+        used = self.used_rows()
+        fitting = used and not self.apply_dictionary
+        if fitting and self.config.whiten and not any(row.is_control for row in used):
+            yield (
+                "Pick at least one control field: tick Control for an untreated image, "
+                "or switch the whitening off."
+            )
+
+    def prepare(
+        self, step: StepName = "dictionary"
+    ) -> tuple[list[Field], list[Source], PipelineConfig]:
+        """Input of a run.
+
+        Parameters
+        ----------
+        step : str, default="dictionary"
+            Where it ends; what only later steps need may be missing.
+
+        Returns
+        -------
+        fields, sources, config
+
+        Raises
+        ------
+        MicrodlError
+            If something is missing or does not fit together.
+        """
+        problems = [problem for problem in self.problems() if step in problem.blocks]
+        if problems:
+            raise MicrodlError(problems[0].sentence)
+        config = self.run_config()
+        # Without them where they are not needed yet, as they may be missing or not fit.
+        with_labels = step != "model" and config.unit == "cell" and self.cell_source == "labels"
+        fields, sources = build_fields(
+            self.used_rows(), self.layout, [c.name for c in self.channels], with_labels=with_labels
+        )
+        return fields, sources, config
+
+    def facets(self) -> Facets:
+        """Everything that decides a step, as it is now."""
+        config = self.run_config()
+        used = self.used_rows()
+        labels = [row.labels_layer() for row in used]
+        cells: tuple[Any, ...] = (config.unit,)
+        if config.unit == "crop":
+            cells += (config.crop_size, config.crop_stride)
+        elif config.unit == "cell" and self.cell_source == "segmentation":
+            cells += (config.segmentation,)
+        elif config.unit == "cell":
+            cells += tuple(self.contents(layer) for layer in labels)
+        facets: dict[Facet, Any] = {
+            "pixels": tuple(
+                (row.key, row.group, row.channel, self.contents(row.layer())) for row in used
+            ),
+            "channels": (config.channels, config.channel_tokens, config.scaling),
+            "controls": tuple(row.is_control for row in used),
+            "conditions": tuple(
+                (row.name, row.condition, row.well, row.site, row.plate) for row in used
+            ),
+            "cells": cells,
+        }
+        for step, names in _SETTINGS.items():
+            facets[step] = tuple(getattr(config, name) for name in names)
+            if self.apply_dictionary:
+                # Model, whitening and sizes are those of the dictionary.
+                facets[step] = (self.dictionary,)
+        return facets

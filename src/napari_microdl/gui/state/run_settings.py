@@ -1,0 +1,54 @@
+"""Settings of the next run, and the dictionary at hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+from psygnal import Signal
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.gui.state.images import Images
+
+if TYPE_CHECKING:
+    from napari_microdl.dictionary import ConceptDictionary
+
+CellSource = Literal["segmentation", "labels"]
+
+
+class RunSettings(Images):
+    """What a person has chosen for the images."""
+
+    settings_changed = Signal()
+    dictionary_changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = PipelineConfig()
+        self.cell_source: CellSource = "segmentation"
+        self.apply_dictionary = False
+        self.dictionary: ConceptDictionary | None = None
+
+    def configure(self, **changes: Any) -> None:
+        """Change settings of the run.
+
+        Parameters
+        ----------
+        **changes
+            Attributes of `PipelineConfig`.
+        """
+        config = dataclasses.replace(self.config, **changes)
+        if config != self.config:
+            self.config = config
+            self.settings_changed.emit()
+
+    def choose(self, **changes: Any) -> None:
+        """Change `cell_source` or `apply_dictionary`."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self.settings_changed.emit()
+
+    def set_dictionary(self, dictionary: ConceptDictionary | None) -> None:
+        """Take a dictionary in, to save or apply it."""
+        self.dictionary = dictionary
+        self.dictionary_changed.emit()

@@ -1,0 +1,47 @@
+"""Cell labels of fields."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.fields import Field
+from napari_microdl.segmentation import segment_cells
+from napari_microdl.stages.progress import Progress
+
+
+def iter_segment(
+    fields: Sequence[Field], config: PipelineConfig
+) -> Generator[Progress, None, list[NDArray[np.integer] | None]]:
+    """Cell labels of every field, its own or found; None where the unit is no cell.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    config : PipelineConfig
+        Settings.
+
+    Yields
+    ------
+    Progress
+        One a field.
+
+    Returns
+    -------
+    list of (ndarray of shape (height, width) or None)
+    """
+    labels: list[NDArray[np.integer] | None] = [None] * len(fields)
+    if config.unit != "cell":
+        return labels
+    for index, f in enumerate(fields):
+        yield Progress("segment", index, len(fields), f"Finding cells in {f.name}")
+        labels[index] = f.read_labels()
+        if labels[index] is None:
+            name = config.segmentation.channel
+            channel = f.channel_indices((name,) if name else None)[0]
+            labels[index] = segment_cells(f.read((channel,))[0], config.segmentation)
+    return labels

@@ -1,0 +1,86 @@
+"""Whitened samples, on the controls of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.fields import Field
+from napari_microdl.shrinkage import iter_shrinkage
+from napari_microdl.stages.noting import warnings_noted
+from napari_microdl.stages.pooling import Samples
+from napari_microdl.stages.progress import Progress
+from napari_microdl.whitening import ControlWhitening
+
+
+@dataclass(frozen=True, eq=False)
+class Whitened:
+    """Samples in the space in which concepts are learned.
+
+    Parameters
+    ----------
+    whitening : ControlWhitening or None
+        Fitted on the controls.
+    vectors : ndarray of shape (n_units, k)
+        Whitened samples.
+    notes : tuple of str
+        What a user should know.
+    """
+
+    whitening: ControlWhitening | None
+    vectors: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+
+def iter_whiten(
+    fields: Sequence[Field], config: PipelineConfig, samples: Samples
+) -> Generator[Progress, None, Whitened]:
+    """Whiten samples on the controls (paper, section 3.1); without a whitening they stay.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    config : PipelineConfig
+        Settings.
+    samples : Samples
+        Samples of every field.
+
+    Yields
+    ------
+    Progress
+
+    Returns
+    -------
+    Whitened
+    """
+    if not config.whiten:
+        return Whitened(None, samples.vectors)
+    notes: list[str] = []
+    is_control = samples.is_control(fields)
+    n_controls = int(is_control.sum())
+    step = Progress("whiten", 0, 1, f"Whitening on {n_controls} control {config.unit}s")
+    yield step
+    controls = samples.vectors[is_control]
+    shrinkage = config.shrinkage
+    if shrinkage is None:
+        trials = iter_shrinkage(controls, samples.of_field()[is_control])
+        while True:
+            try:
+                next(trials)
+            except StopIteration as finished:
+                shrinkage = finished.value
+                break
+            yield step
+        notes.append(
+            f"{n_controls} control {config.unit}s with {controls.shape[1]} dimensions: the "
+            f"whitening is shrunk by {shrinkage:g} times the median eigenvalue."
+        )
+    whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
+    with warnings_noted(notes):
+        vectors = whitening.fit(controls).transform(samples.vectors)
+    return Whitened(whitening, vectors, tuple(notes))

@@ -1,0 +1,94 @@
+"""Docks in letters of other sizes, on a small laptop screen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from napari.settings import get_settings
+from qtpy.QtGui import QFontMetrics
+from qtpy.QtWidgets import QAbstractButton, QLabel, QTableView, QWidget
+
+from .test_workflow import docked, quiet
+
+__all__ = ["docked", "quiet"]
+
+WIDTH, HEIGHT = 1366, 768
+
+
+@pytest.fixture
+def sized(request: pytest.FixtureRequest) -> Any:
+    appearance = get_settings().appearance
+    before = appearance.font_size
+    yield lambda size: setattr(appearance, "font_size", size)
+    appearance.font_size = before
+
+
+def cut_off(inside: QWidget) -> list[str]:
+    """Buttons and words that have less room than their text needs."""
+    found = []
+    for widget in inside.findChildren(QWidget):
+        if not widget.isVisible() or not isinstance(widget, QAbstractButton | QLabel):
+            continue
+        if isinstance(widget, QLabel) and widget.wordWrap():
+            needed = widget.heightForWidth(widget.width())
+            if widget.height() < needed:
+                found.append(f"{widget.text()[:40]}: {widget.height()} of {needed} px high")
+            continue
+        needed = widget.sizeHint()
+        if widget.text() and (widget.width() < needed.width() or widget.height() < needed.height()):
+            found.append(f"{widget.text()}: {widget.width()} of {needed.width()} px wide")
+    return found
+
+
+def nothing_cut_off(qtbot: Any, inside: QWidget) -> None:
+    """Layouts follow the letters in several passes of Qt's event loop."""
+    qtbot.wait(50)
+    try:
+        qtbot.waitUntil(lambda: cut_off(inside) == [], timeout=5000)
+    except qtbot.TimeoutError:
+        assert cut_off(inside) == []
+
+
+@pytest.mark.parametrize("size", [9, 16, 20])
+def test_nothing_in_the_workflow_is_cut_off(docked: Any, qtbot: Any, sized: Any, size: int):
+    viewer, workflow = docked
+    viewer.window.resize(WIDTH, HEIGHT)
+    sized(size)
+    for number, step in enumerate(workflow.steps.values()):
+        step.set_expanded(True)
+        step.set_mark("out of date" if number else "")
+    window = workflow.window()
+    assert (window.width(), window.height()) == (WIDTH, HEIGHT)
+    assert workflow.font().pointSize() == size
+    bold = QFontMetrics(workflow.model.heading.font())
+    assert bold.height() >= QFontMetrics(workflow.font()).height()
+    # Nothing is beyond the right edge; what is below is scrolled to.
+    nothing_cut_off(qtbot, workflow)
+    assert workflow.scroll.widget().width() <= workflow.scroll.viewport().width()
+    for table in workflow.findChildren(QTableView):
+        if table.isVisible():
+            row = table.verticalHeader().defaultSectionSize()
+            assert row >= QFontMetrics(table.font()).height()
+            assert table.height() <= 350
+    buttons = (workflow.run_button, workflow.cancel_button, workflow.settings_button)
+    for button in buttons:
+        corner = button.mapTo(window, button.rect().bottomRight())
+        assert corner.x() < WIDTH
+        assert corner.y() < HEIGHT
+
+
+@pytest.mark.parametrize("size", [9, 16, 20])
+def test_nothing_in_the_explorer_is_cut_off(explored: Any, qtbot: Any, sized: Any, size: int):
+    viewer, explorer = explored
+    viewer.window.resize(WIDTH, HEIGHT)
+    sized(size)
+    for number in range(explorer.tabs.count()):
+        explorer.tabs.setCurrentIndex(number)
+        nothing_cut_off(qtbot, explorer)
+    window = explorer.window()
+    assert (window.width(), window.height()) == (WIDTH, HEIGHT)
+    corner = explorer.save_button.mapTo(window, explorer.save_button.rect().bottomRight())
+    assert corner.x() < WIDTH
+    assert corner.y() < HEIGHT
+    explorer.map.jobs.stop()

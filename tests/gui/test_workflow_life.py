@@ -1,0 +1,177 @@
+"""What the workflow knows from layers, and what outlives docks, runs and viewers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from napari.components import LayerList
+from napari.layers import Image
+from napari.settings import get_settings
+from napari.utils import progress as napari_progress
+from qtpy.QtCore import Qt, QThreadPool, QTimer
+from qtpy.QtWidgets import QApplication, QDialog
+
+from napari_microdl.gui.layers import TAG, Layout
+from napari_microdl.gui.session import Session
+
+from .conftest import small_layers
+from .test_workflow import PATIENCE, cancel_at, click, docked, outputs, quiet, run
+from .test_workflow_settings import write
+
+__all__ = ["docked", "quiet"]
+
+
+def channels_of(*layers: Image, model: str) -> dict[str, str | None]:
+    session = Session()
+    session.set_layout(Layout(arrangement="channels"), LayerList(layers))
+    session.configure(model=model)
+    return session.model.channels()
+
+
+def grey(name: str, colormap: str) -> Image:
+    return Image(np.random.default_rng(0).random((64, 64)), name=name, colormap=colormap)
+
+
+def test_channels_are_found_by_name_and_by_colour_where_names_say_nothing():
+    stains = [
+        grey("w1", "blue"), grey("ER", "green"), grey("w3", "red"),
+        grey("mito", "magenta"), grey("w5", "gray"),
+    ]  # fmt: skip
+    found = channels_of(*stains, model="cell-dino-cp-vits8")
+    (nucleus,) = [wanted for wanted, name in found.items() if name == "w1"]
+    assert nucleus.lower() in {"dna", "nucleus", "nuclei"}
+    # Green, red and grey are stains of many things.
+    assert {name for name in found.values() if name} == {"w1", "ER", "mito"}
+    # Two in blue: a person has to say.
+    stains[4].colormap = "blue"
+    assert "w1" not in channels_of(*stains, model="cell-dino-cp-vits8").values()
+
+
+def test_another_colour_is_followed_and_a_choice_is_kept(docked: Any, qtbot: Any):
+    viewer, workflow = docked
+    viewer.layers.clear()
+    for name in ("a", "b", "c", "d", "e"):
+        viewer.add_image(np.random.default_rng(0).random((64, 64)), name=name)
+    qtbot.waitUntil(lambda: len(workflow.session.rows) == 5)
+    session = workflow.session
+    session.set_layout(Layout(arrangement="channels"), viewer.layers)
+    session.configure(model="cell-dino-cp-vits8")
+    assert set(session.model.channels().values()) == {None}
+    viewer.layers["c"].colormap = "blue"
+    (wanted,) = [w for w, name in session.model.channels().items() if name == "c"]
+    assert workflow.model.channels[wanted].currentText() == "c"
+    session.model.choose_channel(wanted, "d")
+    viewer.layers["b"].colormap = "blue"
+    assert session.model.channels()[wanted] == "d"
+
+
+def test_wells_and_sites_are_columns_where_they_are_known(docked: Any, qtbot: Any):
+    viewer, workflow = docked
+    model = workflow.images.table.fields_model
+
+    def headings() -> list[str]:
+        return [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
+
+    assert headings() == ["Use", "Field", "Condition", "Control", "Well", "Site"]
+    assert model.data(model.index(0, 4)) == "O05"
+    assert model.setData(model.index(0, 4), "P05")
+    assert workflow.session.rows[0].well == "P05"
+    viewer.layers.clear()
+    viewer.add_image(np.zeros((8, 8)))
+    qtbot.waitUntil(lambda: len(workflow.session.rows) == 1)
+    assert headings() == ["Use", "Field", "Condition", "Control"]
+
+
+def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(docked: Any, qtbot: Any):
+    viewer, workflow = docked
+    click(qtbot, workflow.cells.heading)
+    click(qtbot, workflow.dictionary.heading)
+    workflow.session.configure(unit="crop")
+    run(qtbot, workflow)
+    write(qtbot, workflow.dictionary.n_atoms, "9")
+    status, notes = workflow.status.text(), workflow.notes.text()
+    viewer.window.remove_dock_widget(workflow)
+    _, again = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    qtbot.wait(50)
+    assert again is not workflow
+    assert [s.is_expanded for s in again.steps.values()] == [True, True, False, False, True]
+    assert (again.status.text(), again.notes.text()) == (status, notes)
+    assert again.dictionary.n_atoms.value() == 9
+    assert again.dictionary.mark.text() == "changed"
+    assert again.dictionary.curve.isVisible()
+    assert again.whitening.spectrum.has_contents()
+
+
+def test_two_viewers_run_at_once_and_each_has_its_own(open_viewer: Any, qtbot: Any):
+    opened = []
+    for number in range(2):
+        viewer = open_viewer()
+        _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+        for layer in small_layers():
+            viewer.add_layer(layer)
+        qtbot.waitUntil(lambda w=workflow: len(w.session.rows) == 4)
+        workflow.session.configure(
+            model="random-init", device="cpu", unit="crop", crop_size=32, n_atoms=5 + number,
+            n_iterations=2, atoms_per_iteration=2, max_steps=10, layer=2,
+        )  # fmt: skip
+        opened.append((viewer, workflow))
+    for _, workflow in opened:
+        click(qtbot, workflow.run_button)
+    assert all(workflow.jobs.is_running for _, workflow in opened)
+    for _, workflow in opened:
+        qtbot.waitUntil(lambda w=workflow: w.session.run is not None, timeout=PATIENCE)
+    for number, (viewer, workflow) in enumerate(opened):
+        assert workflow.session.run.result.activations.n_concepts == 5 + number
+        runs = {x.metadata[TAG]["run_id"] for x in outputs(viewer)}
+        assert runs == {workflow.session.run.run_id}
+    # The end of one is no end of the other.
+    (first, _), (second, workflow) = opened
+    workflow.session.configure(layer=3)
+    click(qtbot, workflow.run_button)
+    first.close()
+    shown = workflow.session.run
+    qtbot.waitUntil(lambda: workflow.session.run is not shown, timeout=PATIENCE)
+    assert len(outputs(second)) == 4
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+def test_the_dialog_before_a_viewer_is_closed_does_not_disturb_the_run(
+    docked: Any, qtbot: Any, confirmed: bool
+):
+    _, workflow = docked
+    workflow.session.configure(unit="crop", max_steps=100_000)
+    window = workflow.window()
+    settings = get_settings().application
+    before = settings.confirm_close_window
+    settings.confirm_close_window = True
+    asked: list[str] = []
+
+    def answer() -> None:
+        dialog = QApplication.activeModalWidget()
+        assert isinstance(dialog, QDialog)
+        asked.append(type(dialog).__name__)
+        assert workflow.jobs.is_running
+        if confirmed:
+            dialog.accept()
+        else:
+            dialog.reject()
+
+    try:
+        cancel_at(qtbot, workflow, "fit", lambda: None)
+        QTimer.singleShot(300, answer)
+        window.close(quit_app=False, confirm_need=True)
+        assert asked == ["ConfirmCloseDialog"]
+        if not confirmed:
+            assert workflow.jobs.is_running
+            click(qtbot, workflow.cancel_button)
+        assert QThreadPool.globalInstance().waitForDone(PATIENCE)
+        qtbot.wait(50)
+        assert not napari_progress._all_instances
+        assert not workflow.jobs.is_running
+        if confirmed:
+            # Closed by its own button, so that napari's fixture has nothing left to close.
+            del workflow.viewer.window._qt_window
+    finally:
+        settings.confirm_close_window = before
