@@ -39,6 +39,8 @@ from napari_microdl.pipeline import PipelineResult
 
 SIZE, PATCH, WIDTH, CONCEPTS, ACTIVE = 2048, 8, 192, 1024, 20
 TABLE_CONCEPTS, TABLE_CELLS = 8192, 1_000_000
+# The session notes how long a run took the model.
+REPORT = {"seconds": {"embed": 0.0}}
 SPEC = DictionarySpec(
     model_id="made-up",
     weights_sha256="0" * 64,
@@ -130,7 +132,7 @@ def made_up_run(
     )
     config = PipelineConfig(unit="cell")
     return (
-        PipelineResult(config, dictionary, activations, [labels] * n_fields, {}),
+        PipelineResult(config, dictionary, activations, [labels] * n_fields, REPORT),
         fields,
         sources,
     )
@@ -225,7 +227,7 @@ def scrolling(repeats: int) -> None:
     )
     activations.ranking[["effect", "q_value"]] = tested[["effect", "q_value"]]
     assert isinstance(activations.ranking, pd.DataFrame)
-    result = PipelineResult(result.config, dictionary, activations, result.labels, {})
+    result = PipelineResult(result.config, dictionary, activations, result.labels, REPORT)
     _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     start = time.perf_counter()
     explorer.session.finish(result, fields, sources)

@@ -450,13 +450,15 @@ def output_data(plane: NDArray[Any], source: Source) -> NDArray[Any]:
     return np.broadcast_to(plane, lead + plane.shape)
 
 
-def output_geometry(source: Source) -> dict[str, Any]:
+def output_geometry(source: Source, step: int = 1) -> dict[str, Any]:
     """Where an output lies: the transforms, units and axis labels of its source.
 
     Parameters
     ----------
     source : Source
         Where the field came from; its layer must still be open.
+    step : int, default=1
+        Edge in pixels of the square of the image that one pixel of the output stands for.
 
     Returns
     -------
@@ -466,10 +468,13 @@ def output_geometry(source: Source) -> dict[str, Any]:
     layer = source.layer()
     if layer is None:
         raise MicrodlError(f"The image of '{source.name}' was closed.")
-    offset = np.array([*(i or 0 for i in source.index), 0, 0], float)
+    # A layer is placed by the centre of its first pixel.
+    centre = (step - 1) / 2
+    offset = np.array([*(i or 0 for i in source.index), centre, centre], float)
+    steps = np.array([*(1 for _ in source.index), step, step])
     placing = Affine(scale=layer.scale, rotate=layer.rotate, shear=layer.shear, ndim=layer.ndim)
     return {
-        "scale": layer.scale,
+        "scale": layer.scale * steps,
         "translate": layer.translate + placing.linear_matrix @ offset,
         "rotate": layer.rotate,
         "shear": layer.shear,
