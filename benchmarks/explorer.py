@@ -60,21 +60,14 @@ SPEC = DictionarySpec(
 
 
 def random_codes(
-    random: np.random.Generator, n: int, n_concepts: int, folder: Path | None = None
+    random: np.random.Generator, n: int, n_concepts: int, n_active: int = ACTIVE
 ) -> sparse.csr_array:
-    """As many random positive codes in every row, in files of `folder` where it is given."""
-    shape = n * ACTIVE
-    if folder is None:
-        indices, data = np.empty(shape, np.int32), np.empty(shape, np.float32)
-    else:
-        indices = np.memmap(folder / "indices", np.int32, "w+", shape=shape)
-        data = np.memmap(folder / "data", np.float32, "w+", shape=shape)
-    for begin in range(0, shape, 10**6):
-        part = slice(begin, min(begin + 10**6, shape))
-        indices[part] = random.integers(0, n_concepts, part.stop - part.start)
-        data[part] = random.random(part.stop - part.start)
-    indptr = np.arange(0, shape + 1, ACTIVE)
-    return sparse.csr_array((data, indices, indptr), shape=(n, n_concepts), copy=False)
+    """As many random positive codes in every row, spread over all concepts."""
+    first = np.arange(n_active) + random.random((n, n_active), np.float32)
+    indices = (first * (n_concepts / n_active)).astype(np.int32).ravel()
+    data = random.random(n * n_active, np.float32)
+    indptr = np.arange(0, n * n_active + 1, n_active, dtype=np.int32)
+    return sparse.csr_array((data, indices, indptr), shape=(n, n_concepts))
 
 
 def dictionary_of(random: np.random.Generator, n_concepts: int) -> ConceptDictionary:

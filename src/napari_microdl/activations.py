@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.cells import Units
-from napari_microdl.concept_statistics import compare_groups, duplicates
+from napari_microdl.concept_statistics import compare_groups, compare_wells, duplicates
 from napari_microdl.dictionary import TAGS, ConceptDictionary, unit_length
 from napari_microdl.embedding import TokenGrid
 from napari_microdl.errors import MicrodlError
@@ -22,6 +22,7 @@ from napari_microdl.fields import Field
 
 # The area under a curve of so many units of each side is exact enough, and quick.
 _MOST_UNITS_OF_A_SIDE = 10_000
+_ROWS_AT_ONCE = 65_536
 
 
 def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
@@ -63,6 +64,25 @@ def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def wells_of(units: pd.DataFrame) -> NDArray[np.object_]:
+    """Name of every unit's well, plate first; a field without a well counts as its own.
+
+    Parameters
+    ----------
+    units : DataFrame
+        As `unit_table` makes it.
+
+    Returns
+    -------
+    ndarray of str, shape (n_units,)
+    """
+    well = units["Metadata_Well"].fillna("").astype(str)
+    plate = units["Metadata_Plate"].fillna("").astype(str)
+    name = (plate + " " + well).str.strip().where(well != "", units["Metadata_Field"].astype(str))
+    wells: NDArray[np.object_] = name.to_numpy(object)
+    return wells
+
+
 @dataclass(eq=False)
 class ConceptActivations:
     """Activations of a dictionary's concepts in every unit of a set of fields.
@@ -72,17 +92,20 @@ class ConceptActivations:
     units : DataFrame of n_units rows
         As `unit_table` makes it.
     codes : csr_array of shape (n_units, n_concepts)
-        Codes.
+        Codes; in memory, or in files that are read as they are needed
+        (`napari_microdl.activation_store`).
     vectors : ndarray of shape (n_units, k)
-        The units in the space of the dictionary (whitened).
+        The units in the space of the dictionary (whitened), in memory or in a file.
     dictionary : ConceptDictionary
         The concepts.
     grids : list of TokenGrid
-        Tokens of every field, position component removed.
+        Tokens of every field, position component removed; empty where they were not kept.
     geometry : list of Units
-        Units of every field.
+        Units of every field; empty where they were not kept.
     unit_tags : ndarray of str, shape (n_units,), optional
         What a person saw in each unit: one of `TAGS`, or empty; none where not given.
+    columns : csc_array of shape (n_units, n_concepts), optional
+        The same codes by concept; made where not given.
     """
 
     units: pd.DataFrame
@@ -92,17 +115,34 @@ class ConceptActivations:
     grids: list[TokenGrid]
     geometry: list[Units]
     unit_tags: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.empty(0, "<U12"))
+    columns: sparse.csc_array | None = None
 
     def __post_init__(self) -> None:
         if not len(self.unit_tags):
             self.unit_tags = np.full(len(self.units), "", dtype=f"<U{max(map(len, TAGS))}")
         # Columns are read one concept at a time.
-        self._columns = sparse.csc_array(self.codes)
+        self._columns = sparse.csc_array(self.codes) if self.columns is None else self.columns
         # Switching the shown concept then costs one product.
         self._directions = self.dictionary.directions
-        self._unit_vectors = unit_length(self.vectors)
+        # Several tabs ask for the same concept, one after the other.
+        self._aligned: tuple[int, NDArray[np.float32]] | None = None
         # Only the field on display is asked for, again and again, one concept after the other.
         self._whitened: tuple[int, NDArray[np.float32]] | None = None
+
+    @cached_property
+    def _inverse_lengths(self) -> NDArray[np.float32]:
+        """One over the length of every unit's vector, 0 for a zero vector."""
+        inverse = np.empty(len(self.vectors), np.float32)
+        for begin in range(0, len(inverse), _ROWS_AT_ONCE):
+            rows = slice(begin, begin + _ROWS_AT_ONCE)
+            length = np.linalg.norm(self.vectors[rows], axis=1)
+            inverse[rows] = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
+        return inverse
+
+    @property
+    def has_images(self) -> bool:
+        """Whether tokens and places of the units are known, which pictures and heatmaps need."""
+        return bool(self.grids)
 
     @property
     def n_concepts(self) -> int:
@@ -118,8 +158,11 @@ class ConceptActivations:
 
     def alignment(self, concept: int) -> NDArray[np.float32]:
         """Cosine of one concept's direction with every unit, shape (n_units,)."""
-        cosines: NDArray[np.float32] = self._unit_vectors @ self._directions[concept]
-        return cosines
+        if self._aligned is None or self._aligned[0] != concept:
+            cosines = (self.vectors @ self._directions[concept]) * self._inverse_lengths
+            cosines.flags.writeable = False
+            self._aligned = concept, cosines
+        return self._aligned[1]
 
     def rows_of_field(self, field: int) -> NDArray[np.int64]:
         """Row numbers of the units of one field."""
@@ -202,7 +245,8 @@ class ConceptActivations:
             direction for that label against all other units, of 10,000 random units of each side
             where there are more; ``effect`` (Cliff's delta of the activation in treated units
             against controls, above 0 where treated units have more) and ``q_value`` (its
-            Mann-Whitney test after Benjamini and Hochberg; see `compare_groups`); ``group`` (of a
+            Mann-Whitney test after Benjamini and Hochberg, cell by cell; see `compare_groups`);
+            ``q_wells`` (the same of the means of wells; see `compare_wells`); ``group`` (of a
             control-first dictionary, whether the concept was seen in controls); ``dead`` (active
             in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
             for none). Without two different conditions, or without controls, the numbers that
@@ -217,7 +261,8 @@ class ConceptActivations:
         candidates = np.flatnonzero([str(c) in wanted for c in classes])
         best = candidates[np.argmax(average[candidates], axis=0)]
         concepts = np.arange(self.n_concepts)
-        tested = compare_groups(self.codes, control, ~control)
+        tested = compare_groups(self._columns, control, ~control)
+        by_well = compare_wells(self._columns, control, ~control, wells_of(self.units))
         table = pd.DataFrame(
             {
                 "name": self.dictionary.names,
@@ -228,6 +273,7 @@ class ConceptActivations:
                 "auc": self._aucs(conditions, classes[best].astype(str)),
                 "effect": tested["effect"],
                 "q_value": tested["q_value"],
+                "q_wells": by_well["q_value"],
                 "group": self.dictionary.icfl.groups_,
                 "dead": rate == 0,
                 "duplicate_of": duplicates(self._directions, rate),
@@ -251,7 +297,7 @@ class ConceptActivations:
                 for side in sides
             ]
             rows = np.sort(np.concatenate(drawn))
-            vectors = self._unit_vectors[rows]
+            vectors = unit_length(np.asarray(self.vectors[rows]))
             for concept in np.flatnonzero(labels == label):
                 auc[concept] = separation_auc(vectors @ self._directions[concept], positive[rows])
         return auc
@@ -267,7 +313,8 @@ class ConceptActivations:
         Returns
         -------
         DataFrame
-            As `compare_groups` returns it, effects above 0 where the second has more.
+            As `compare_groups` returns it, effects above 0 where the second has more, and
+            ``q_wells`` of `compare_wells`.
 
         Raises
         ------
@@ -280,7 +327,11 @@ class ConceptActivations:
         for name in (first, second):
             if name not in conditions:
                 raise MicrodlError(f"No unit has the condition '{name}'.")
-        return compare_groups(self.codes, conditions == first, conditions == second)
+        sides = conditions == first, conditions == second
+        compared = compare_groups(self._columns, *sides)
+        wells = compare_wells(self._columns, *sides, wells_of(self.units))
+        compared.insert(3, "q_wells", wells["q_value"])
+        return compared
 
     # One unit ----------------------------------------------------------------------------------
 
@@ -317,7 +368,8 @@ class ConceptActivations:
         rows, cosines : ndarray of shape (min(n, n_units - 1),)
             Most alike first.
         """
-        cosine = self._unit_vectors @ self._unit_vectors[row]
+        lengths = self._inverse_lengths
+        cosine = (self.vectors @ np.asarray(self.vectors[row])) * (lengths * lengths[row])
         cosine[row] = -np.inf
         n = min(n, len(cosine) - 1)
         nearest = np.argpartition(-cosine, n - 1)[:n] if n else np.empty(0, np.int64)
@@ -392,7 +444,13 @@ class ConceptActivations:
         ndarray of shape (min(n, n_units),)
             Row numbers of `units`, most extreme first.
         """
-        rows: NDArray[np.int64] = np.argsort(-sign * self.alignment(concept), kind="stable")[:n]
+        against = -sign * self.alignment(concept)
+        n = min(n, len(against))
+        if not n:
+            return np.empty(0, np.int64)
+        # Only those that can be among them are sorted, which are few of a million.
+        among = np.flatnonzero(against <= np.partition(against, n - 1)[n - 1])
+        rows: NDArray[np.int64] = among[np.argsort(against[among], kind="stable")[:n]]
         return rows
 
     def to_frame(self, concepts: Sequence[int] | None = None) -> pd.DataFrame:

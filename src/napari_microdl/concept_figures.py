@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_microdl.activations import ConceptActivations
+from napari_microdl.activations import ConceptActivations, wells_of
 from napari_microdl.figures import CONDITION_COLOURS, CONTROL_COLOUR, condition_groups
 
 if TYPE_CHECKING:
@@ -54,13 +54,10 @@ def draw_wells(axes: Axes, activations: ConceptActivations, concept: int, text: 
     are drawn.
     """
     units = activations.units
-    well = units["Metadata_Well"].fillna("").astype(str)
-    plate = units["Metadata_Plate"].fillna("").astype(str)
-    name = (plate + " " + well).str.strip().where(well != "", units["Metadata_Field"])
     grouped = pd.DataFrame(
         {
             "value": activations.alignment(concept),
-            "well": name,
+            "well": wells_of(units),
             "condition": units["Metadata_condition"].astype(str),
             "control": units["Metadata_control"].astype(bool),
         }
