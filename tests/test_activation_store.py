@@ -20,7 +20,6 @@ from napari_microdl.activation_store import (
 )
 from napari_microdl.activations import ConceptActivations
 from napari_microdl.errors import MicrodlError
-
 from test_activations import ATOMS, make
 
 
@@ -31,7 +30,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_microdl.activation_store._UNITS_AT_ONCE", 3)
     monkeypatch.setattr("napari_microdl.concept_statistics._VALUES_AT_ONCE", 9)
     monkeypatch.setattr("napari_microdl.evaluation.selectivity._ROWS_AT_ONCE", 5)
-    monkeypatch.setattr("napari_microdl.activations._ROWS_AT_ONCE", 6)
+    monkeypatch.setattr("napari_microdl.activations._CONCEPTS_AT_ONCE", 3)
 
 
 def made() -> ConceptActivations:
@@ -93,7 +92,7 @@ def test_cells_written_in_parts_are_ranked_as_in_memory(small_blocks, tmp_path):
         writer.finish()
     disk = open_activations(folder)
     pd.testing.assert_frame_equal(disk.ranking, memory.ranking, check_dtype=False, atol=1e-6)
-    assert not disk.has_images
+    assert disk.grids == disk.geometry == []
     assert disk.unit_tags[5] == "perturbed"
     by_concept = disk.columns
     assert by_concept is not None

@@ -27,7 +27,7 @@ from napari_microdl.errors import MicrodlError
 MANIFEST = "activations.json"
 DICTIONARY = "dictionary.microdl.safetensors"
 SCHEMA_VERSION = 1
-_OURS = (MANIFEST, DICTIONARY, "codes.", "columns.", "vectors.", "units.", "ranking.")
+_OURS = (MANIFEST, DICTIONARY, "codes.", "columns.", "vectors.", "lengths.", "units.", "ranking.")
 _TAG = "Metadata_tag"
 _UNITS_AT_ONCE = 65_536
 # Places are 32 bits wide: SciPy copies arrays into memory to make two widths equal.
@@ -109,12 +109,17 @@ class ActivationWriter:
         self._data = _GrowingArray(self.folder / "codes.data.npy", np.float32)
         self._indices = _GrowingArray(self.folder / "codes.indices.npy", np.int32)
         self._vectors = _GrowingArray(self.folder / "vectors.npy", np.float32, (k,))
+        self._norms = _GrowingArray(self.folder / "lengths.npy", np.float32)
+
+    @property
+    def _arrays(self) -> tuple[_GrowingArray, ...]:
+        return self._data, self._indices, self._vectors, self._norms
 
     def __enter__(self) -> ActivationWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for array in (self._data, self._indices, self._vectors):
+        for array in self._arrays:
             array.abandon()
 
     def add(
@@ -154,6 +159,7 @@ class ActivationWriter:
         self._data.append(codes.data[part])
         self._indices.append(codes.indices[part])
         self._vectors.append(vectors)
+        self._norms.append(np.linalg.norm(vectors, axis=1))
 
     def finish(self, ranking: pd.DataFrame | None = None) -> None:
         """Write the codes by concept, the table of units and the ranking.
@@ -170,7 +176,7 @@ class ActivationWriter:
         """
         if not self._data.length:
             raise MicrodlError("No activations were added, so there is nothing to write.")
-        for array in (self._data, self._indices, self._vectors):
+        for array in self._arrays:
             array.close()
         indptr = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int32)
         np.save(self.folder / "codes.indptr.npy", indptr)
@@ -214,13 +220,14 @@ def _write_by_concept(folder: Path, indptr: NDArray[np.int32], n_concepts: int) 
         end = int(np.searchsorted(indptr, int(indptr[begin]) + _VALUES_AT_ONCE, "right")) - 1
         end = min(max(end, begin + 1), n)
         part = slice(int(indptr[begin]), int(indptr[end]))
-        concept = np.asarray(indices[part])
-        row = np.repeat(np.arange(begin, end, dtype=np.int32), np.diff(indptr[begin : end + 1]))
-        order = np.argsort(concept, kind="stable")
-        here = np.bincount(concept, minlength=n_concepts)
-        shift = place - np.concatenate([[0], np.cumsum(here)[:-1]])
-        to = np.arange(len(order)) + np.repeat(shift, here)
-        rows_of[to], values_of[to] = row[order], np.asarray(data[part])[order]
+        rows = sparse.csr_array(
+            (data[part], indices[part], indptr[begin : end + 1] - indptr[begin]),
+            shape=(end - begin, n_concepts),
+        )
+        turned = sparse.csc_array(rows)
+        here = np.diff(turned.indptr)
+        to = np.arange(rows.nnz) + np.repeat(place - turned.indptr[:-1], here)
+        rows_of[to], values_of[to] = turned.indices + np.int32(begin), turned.data
         place += here
         begin = end
     rows_of.flush()
@@ -360,7 +367,7 @@ def _assemble(
         )
         for name, length in (("codes", n), ("columns", m))
     )
-    return ConceptActivations(
+    found = ConceptActivations(
         units,
         sparse.csr_array(by_cell, shape=(n, m), copy=False),
         _array(folder, "vectors.npy", np.float32, (n, k)),
@@ -370,6 +377,8 @@ def _assemble(
         tags,
         sparse.csc_array(by_concept, shape=(n, m), copy=False),
     )
+    found.lengths = _array(folder, "lengths.npy", np.float32, (n,))
+    return found
 
 
 def _array(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:

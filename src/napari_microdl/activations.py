@@ -22,7 +22,7 @@ from napari_microdl.fields import Field
 
 # The area under a curve of so many units of each side is exact enough, and quick.
 _MOST_UNITS_OF_A_SIDE = 10_000
-_ROWS_AT_ONCE = 65_536
+_CONCEPTS_AT_ONCE = 64
 
 
 def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
@@ -62,25 +62,6 @@ def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
             )
         )
     return pd.concat(parts, ignore_index=True)
-
-
-def wells_of(units: pd.DataFrame) -> NDArray[np.object_]:
-    """Name of every unit's well, plate first; a field without a well counts as its own.
-
-    Parameters
-    ----------
-    units : DataFrame
-        As `unit_table` makes it.
-
-    Returns
-    -------
-    ndarray of str, shape (n_units,)
-    """
-    well = units["Metadata_Well"].fillna("").astype(str)
-    plate = units["Metadata_Plate"].fillna("").astype(str)
-    name = (plate + " " + well).str.strip().where(well != "", units["Metadata_Field"].astype(str))
-    wells: NDArray[np.object_] = name.to_numpy(object)
-    return wells
 
 
 @dataclass(eq=False)
@@ -130,19 +111,29 @@ class ConceptActivations:
         self._whitened: tuple[int, NDArray[np.float32]] | None = None
 
     @cached_property
-    def _inverse_lengths(self) -> NDArray[np.float32]:
-        """One over the length of every unit's vector, 0 for a zero vector."""
-        inverse = np.empty(len(self.vectors), np.float32)
-        for begin in range(0, len(inverse), _ROWS_AT_ONCE):
-            rows = slice(begin, begin + _ROWS_AT_ONCE)
-            length = np.linalg.norm(self.vectors[rows], axis=1)
-            inverse[rows] = np.divide(1, length, out=np.zeros_like(length), where=length > 0)
-        return inverse
+    def lengths(self) -> NDArray[np.float32]:
+        """L2 norm of every unit's vector, shape (n_units,)."""
+        norms: NDArray[np.float32] = np.linalg.norm(self.vectors, axis=1)
+        return norms
 
-    @property
-    def has_images(self) -> bool:
-        """Whether tokens and places of the units are known, which pictures and heatmaps need."""
-        return bool(self.grids)
+    def _cosines(self, direction: NDArray[np.float32], length: float) -> NDArray[np.float32]:
+        """Cosine of every unit's vector with one of a known length; 0 for a zero vector."""
+        products = self.vectors @ direction
+        lengths = self.lengths * np.float32(length)
+        cosines: NDArray[np.float32] = np.zeros_like(products)
+        np.divide(products, lengths, out=cosines, where=lengths > 0)
+        return cosines
+
+    @cached_property
+    def wells(self) -> NDArray[np.object_]:
+        """Name of every unit's well, plate first; a field without a well counts as its own."""
+        well = self.units["Metadata_Well"].fillna("").astype(str)
+        plate = self.units["Metadata_Plate"].fillna("").astype(str)
+        field = self.units["Metadata_Field"].astype(str)
+        names: NDArray[np.object_] = (
+            (plate + " " + well).str.strip().where(well != "", field).to_numpy(object)
+        )
+        return names
 
     @property
     def n_concepts(self) -> int:
@@ -159,7 +150,7 @@ class ConceptActivations:
     def alignment(self, concept: int) -> NDArray[np.float32]:
         """Cosine of one concept's direction with every unit, shape (n_units,)."""
         if self._aligned is None or self._aligned[0] != concept:
-            cosines = (self.vectors @ self._directions[concept]) * self._inverse_lengths
+            cosines = self._cosines(self._directions[concept], 1.0)
             cosines.flags.writeable = False
             self._aligned = concept, cosines
         return self._aligned[1]
@@ -262,7 +253,7 @@ class ConceptActivations:
         best = candidates[np.argmax(average[candidates], axis=0)]
         concepts = np.arange(self.n_concepts)
         tested = compare_groups(self._columns, control, ~control)
-        by_well = compare_wells(self._columns, control, ~control, wells_of(self.units))
+        by_well = compare_wells(self._columns, control, ~control, self.wells)
         table = pd.DataFrame(
             {
                 "name": self.dictionary.names,
@@ -298,8 +289,11 @@ class ConceptActivations:
             ]
             rows = np.sort(np.concatenate(drawn))
             vectors = unit_length(np.asarray(self.vectors[rows]))
-            for concept in np.flatnonzero(labels == label):
-                auc[concept] = separation_auc(vectors @ self._directions[concept], positive[rows])
+            concepts = np.flatnonzero(labels == label)
+            for begin in range(0, len(concepts), _CONCEPTS_AT_ONCE):
+                some = concepts[begin : begin + _CONCEPTS_AT_ONCE]
+                cosines = self._directions[some] @ vectors.T
+                auc[some] = [separation_auc(row, positive[rows]) for row in cosines]
         return auc
 
     def compare(self, first: str, second: str) -> pd.DataFrame:
@@ -329,7 +323,7 @@ class ConceptActivations:
                 raise MicrodlError(f"No unit has the condition '{name}'.")
         sides = conditions == first, conditions == second
         compared = compare_groups(self._columns, *sides)
-        wells = compare_wells(self._columns, *sides, wells_of(self.units))
+        wells = compare_wells(self._columns, *sides, self.wells)
         compared.insert(3, "q_wells", wells["q_value"])
         return compared
 
@@ -368,8 +362,7 @@ class ConceptActivations:
         rows, cosines : ndarray of shape (min(n, n_units - 1),)
             Most alike first.
         """
-        lengths = self._inverse_lengths
-        cosine = (self.vectors @ np.asarray(self.vectors[row])) * (lengths * lengths[row])
+        cosine = self._cosines(np.asarray(self.vectors[row]), float(self.lengths[row]))
         cosine[row] = -np.inf
         n = min(n, len(cosine) - 1)
         nearest = np.argpartition(-cosine, n - 1)[:n] if n else np.empty(0, np.int64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -13,7 +14,6 @@ from napari_microdl.fields import Field
 from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from napari_microdl.pipeline import PipelineResult
@@ -197,12 +197,13 @@ def gallery_figure(
 
 def condition_groups(activations: ConceptActivations) -> list[tuple[str, bool, NDArray[np.bool_]]]:
     """Rows of every condition, controls first: (condition, is control, rows)."""
-    conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
-    control = activations.units["Metadata_control"].to_numpy(bool)
-    keys = set(zip(control.tolist(), conditions.tolist(), strict=True))
+    # Numbers are compared a hundred times faster than texts, which tells with a million units.
+    number, names = pd.factorize(activations.units["Metadata_condition"].astype(str))
+    key = 2 * number + activations.units["Metadata_control"].to_numpy(bool)
+    kinds = [(str(names[k // 2]), bool(k % 2), k) for k in np.unique(key)]
     return [
-        (condition, is_control, (control == is_control) & (conditions == condition))
-        for is_control, condition in sorted(keys, key=lambda key: (not key[0], key[1]))
+        (condition, is_control, key == k)
+        for condition, is_control, k in sorted(kinds, key=lambda kind: (not kind[1], kind[0]))
     ]
 
 

@@ -35,6 +35,7 @@ from napari_microdl.gui.words import listed
 if TYPE_CHECKING:
     import pandas as pd
 
+    from napari_microdl.activations import ConceptActivations
     from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.pipeline import PipelineResult, Progress
 
@@ -108,6 +109,11 @@ class Run:
     fields: list[Field]
     sources: list[Source]
     is_first: bool
+
+    @property
+    def has_images(self) -> bool:
+        """Whether its images are known; of a run that was opened from a folder they are not."""
+        return bool(self.fields)
 
 
 class Session:
@@ -460,6 +466,26 @@ class Session:
         self._shown = self._started
         self.concept = int(result.activations.ranking.index[0])
         self.set_dictionary(result.dictionary)
+        self.run_changed.emit()
+
+    def open_activations(self, activations: ConceptActivations) -> None:
+        """Show activations that were opened from a folder, without images.
+
+        Parameters
+        ----------
+        activations : ConceptActivations
+            Of an earlier run.
+        """
+        dictionary = activations.dictionary
+        config = dataclasses.replace(PipelineConfig(), unit=dictionary.spec.unit)
+        # Imported here: it brings the model's code along, which takes seconds.
+        from napari_microdl.pipeline import PipelineResult
+
+        result = PipelineResult(config, dictionary, activations, [], {})
+        self.run = Run(uuid.uuid4().hex[:12], result, [], [], is_first=False)
+        self._shown = self._decisions()
+        self.concept = int(activations.ranking.index[0])
+        self.set_dictionary(dictionary)
         self.run_changed.emit()
 
     def show_concept(self, concept: int) -> None:
