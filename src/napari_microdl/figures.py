@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart by every common kind of colour vision. Controls are grey.
 CONTROL_COLOUR = "#8c8c8c"
 CONDITION_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
+# Of more conditions the labels would overlap in a dock.
+_MOST_WITH_TWO_LINES = 6
 _MOST_POINTS = 400
 
 
@@ -230,9 +232,14 @@ def draw_distribution(
     random = np.random.default_rng(0)
     treated = 0
     labels = []
-    for place, (condition, is_control, rows) in enumerate(condition_groups(activations)):
+    groups = condition_groups(activations)
+    for place, (condition, is_control, rows) in enumerate(groups):
         name = (condition or "no condition") + (" (control)" if is_control else "")
-        labels.append(f"{name}\n{int(rows.sum())} {unit}s, {active[rows].mean():.0%} active")
+        if len(groups) <= _MOST_WITH_TWO_LINES:
+            name += f"\n{int(rows.sum()):,} {unit}s, {active[rows].mean():.0%} active"
+        else:
+            name += f", {active[rows].mean():.0%} active"
+        labels.append(name)
         colour = CONTROL_COLOUR
         if not is_control:
             colour = CONDITION_COLOURS[treated % len(CONDITION_COLOURS)]

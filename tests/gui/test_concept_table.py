@@ -141,6 +141,7 @@ def test_every_heading_says_what_it_means(table):
         ("Average", float("nan"), "-"),
         ("Average", 0.456, "0.46"),
         ("Effect", 0.5, "+0.50"),
+        ("Effect", -0.001, "+0.00"),
         ("Effect", float("nan"), "-"),
         ("q wells", 0.04321, "0.043"),
         ("q wells", 3e-7, "3e-07"),

@@ -31,7 +31,8 @@ def _two_digits(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:+.2f}"
+    # Zero is added for its sign: what is rounded up to zero keeps a minus.
+    return "-" if np.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"
 
 
 def _small(value: float) -> str:

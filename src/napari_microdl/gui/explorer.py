@@ -44,8 +44,8 @@ _EMPTY = (
     "most telling first."
 )
 _WITHOUT_IMAGES = (
-    "Opened from a folder: the images are not there, so nothing is shown on them and the gallery "
-    "has no pictures."
+    "Opened from a folder, without its images: there are no overlays, and no pictures in the "
+    "gallery."
 )
 _OVERLAYS: dict[OverlayKind, tuple[str, str]] = {
     "heatmap": (

@@ -164,15 +164,17 @@ class PictureList(QListWidget):
         self.clear()
         units = run.result.activations.units
         for row, cosine in zip(rows, cosines, strict=True):
+            unit: Any = units.iloc[int(row)]
             item = QListWidgetItem(f"{cosine:.2f}")
-            if run.has_images:
+            if not run.has_images:
+                item.setText(f"{cosine:.2f}  {unit['Metadata_Field']}, {unit['label']}")
+            else:
                 picture = picture_of(run, int(row), channel)
                 lines = np.empty((0, 4))
                 if concept is not None:
                     lines = outlines_of(run, int(row), concept, sign)
                 item.setIcon(QIcon(_pixmap(picture, lines, _LINES[sign])))
             item.setData(Qt.ItemDataRole.UserRole, int(row))
-            unit: Any = units.iloc[int(row)]
             item.setToolTip(
                 f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"
                 f"{run.result.config.unit} {unit['label']}, cosine {cosine:.3f}"

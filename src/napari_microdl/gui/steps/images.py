@@ -180,7 +180,8 @@ class ImagesStep(Step):
 
     def _measured(self) -> str:
         """Limits of the intensities in the last run, as ranges over the images."""
-        if self.session.run is None:
+        # A run that was opened from a folder says nothing of its images.
+        if self.session.run is None or not self.session.run.has_images:
             return ""
         report = self.session.run.result.report["intensity"]
         parts = []
