@@ -196,7 +196,10 @@ class ConceptActivations:
         if self._whitened is None or self._whitened[0] != field:
             tokens = grid.tokens.reshape(-1, d)
             self._whitened = (field, unit_length(self.dictionary.whiten(tokens)))
-        cosines: NDArray[np.float32] = self._whitened[1] @ self._directions[concept]
+        # In one thread, as quick here: threads of `@` wait for each other where others work too.
+        cosines: NDArray[np.float32] = np.einsum(
+            "ij,j->i", self._whitened[1], self._directions[concept]
+        )
         return cosines.reshape(grid_h, grid_w)
 
     def patch_cosines(
