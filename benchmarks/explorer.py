@@ -5,17 +5,25 @@
 concept to the next, as the arrow keys do. Times are from the switch until the window is drawn:
 of the activation of every cell alone, of the heatmap alone, and of both. "bound" is what no way of
 showing another picture can go below: a plain image layer in the same window gets a new array of the
-same size. The table of 8,192 concepts of a million cells, whose codes lie in a file, is scrolled by
-the page.
+same size. Others may be using the machine, so the smallest and the median time of several switches
+are printed, the time of the processor (of all threads), and the load.
+
+Then a million cells of 200 fields with 100 of 8,192 concepts each are written to a folder and
+opened from there (``--folder`` keeps it for the next time), and the table is sorted, searched and
+scrolled by the page, concepts are switched on two open fields of 5,000 cells, and tabs are drawn.
+Memory is what is no page of a file.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +33,9 @@ import pandas as pd
 from qtpy.QtWidgets import QApplication
 from scipy import sparse
 
+from napari_microdl.activation_store import MANIFEST, ActivationWriter, open_activations
 from napari_microdl.activations import ConceptActivations, unit_table
 from napari_microdl.cells import Units
-from napari_microdl.concept_statistics import compare_groups
 from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.embedding import TokenGrid
@@ -38,7 +46,9 @@ from napari_microdl.icfl import ICFL
 from napari_microdl.pipeline import PipelineResult
 
 SIZE, PATCH, WIDTH, CONCEPTS, ACTIVE = 2048, 8, 192, 1024, 20
-TABLE_CONCEPTS, TABLE_CELLS = 8192, 1_000_000
+TABLE_CONCEPTS, TABLE_ACTIVE, TABLE_WIDTH, TABLE_FIELDS, CELLS_OF_FIELD = 8192, 100, 384, 200, 5_000
+# The session notes how long a run took the model.
+REPORT = {"seconds": {"embed": 0.0}}
 SPEC = DictionarySpec(
     model_id="made-up",
     weights_sha256="0" * 64,
@@ -58,31 +68,83 @@ SPEC = DictionarySpec(
 
 
 def random_codes(
-    random: np.random.Generator, n: int, n_concepts: int, folder: Path | None = None
+    random: np.random.Generator, n: int, n_concepts: int, n_active: int = ACTIVE
 ) -> sparse.csr_array:
-    """As many random positive codes in every row, in files of `folder` where it is given."""
-    shape = n * ACTIVE
-    if folder is None:
-        indices, data = np.empty(shape, np.int32), np.empty(shape, np.float32)
-    else:
-        indices = np.memmap(folder / "indices", np.int32, "w+", shape=shape)
-        data = np.memmap(folder / "data", np.float32, "w+", shape=shape)
-    for begin in range(0, shape, 10**6):
-        part = slice(begin, min(begin + 10**6, shape))
-        indices[part] = random.integers(0, n_concepts, part.stop - part.start)
-        data[part] = random.random(part.stop - part.start)
-    indptr = np.arange(0, shape + 1, ACTIVE)
-    return sparse.csr_array((data, indices, indptr), shape=(n, n_concepts), copy=False)
+    """As many random positive codes in every row, spread over all concepts."""
+    first = np.arange(n_active) + random.random((n, n_active), np.float32)
+    indices = (first * (n_concepts / n_active)).astype(np.int32).ravel()
+    data = random.random(n * n_active, np.float32)
+    indptr = np.arange(0, n * n_active + 1, n_active, dtype=np.int32)
+    return sparse.csr_array((data, indices, indptr), shape=(n, n_concepts))
 
 
-def dictionary_of(random: np.random.Generator, n_concepts: int) -> ConceptDictionary:
+def dictionary_of(
+    random: np.random.Generator, n_concepts: int, width: int = WIDTH
+) -> ConceptDictionary:
     """Random directions as concepts."""
-    atoms = random.normal(size=(n_concepts, WIDTH)).astype(np.float32)
+    atoms = random.normal(size=(n_concepts, width)).astype(np.float32)
     return ConceptDictionary(SPEC, ICFL.from_arrays(atoms, n_iterations=4, atoms_per_iteration=5))
 
 
+class Memory:
+    """Largest memory of the process while it is measured, pages of files left out (Linux)."""
+
+    def __enter__(self) -> Memory:
+        self.peak = 0.0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.02):
+            status = Path("/proc/self/status")
+            if status.exists():
+                for line in status.read_text().splitlines():
+                    if line.startswith("RssAnon"):
+                        self.peak = max(self.peak, int(line.split()[1]) / 1024)
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds on the clock, and of the processor (all threads)."""
+
+    wall: float
+    cpu: float
+
+
+class Clock:
+    """Takes the time from its making on."""
+
+    def __init__(self) -> None:
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def read(self) -> Took:
+        """What has passed."""
+        return Took(time.perf_counter() - self._wall, time.process_time() - self._cpu)
+
+
+def say(what: str, took: Took | list[Took], memory: float | None = None) -> None:
+    """Print one line."""
+    if isinstance(took, Took):
+        text = f"{took.wall:8.2f} s, CPU {took.cpu:.2f} s"
+    else:
+        wall, cpu = (np.array([getattr(t, n) for t in took]) * 1e3 for n in ("wall", "cpu"))
+        text = (
+            f"{wall.min():8.1f} ms at least, median {np.median(wall):8.1f} ms, "
+            f"CPU {np.median(cpu):8.1f} ms"
+        )
+    end = "" if memory is None else f", at most {memory:,.0f} MB"
+    load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    print(f"{what:44s} {text}{end}   {load}", flush=True)
+
+
 def made_up_run(
-    viewer: Any, n_cells: int, n_fields: int
+    viewer: Any, n_cells: int, n_fields: int, activations: ConceptActivations | None = None
 ) -> tuple[PipelineResult, list[Field], list[Source]]:
     """A finished run of `n_cells` square cells on every field; nothing in it means anything."""
     random = np.random.default_rng(0)
@@ -116,8 +178,20 @@ def made_up_run(
         layer = viewer.add_image(image, name=field.name, visible=number == 0)
         fields.append(field)
         sources.append(Source(weakref.ref(layer), (), field.name, has_own_labels=True))
-        tokens = random.normal(size=(SIZE // PATCH, SIZE // PATCH, WIDTH)).astype(np.float32)
+        width = WIDTH if activations is None else activations.vectors.shape[1]
+        tokens = random.normal(size=(SIZE // PATCH, SIZE // PATCH, width)).astype(np.float32)
         grids.append(TokenGrid(tokens, np.zeros(tokens.shape[:2], np.int32), PATCH, image.shape))
+    if activations is not None:
+        # Of the other fields, the open ones stand in.
+        for number in range(n_fields, TABLE_FIELDS):
+            fields.append(fields[number % n_fields])
+            sources.append(sources[number % n_fields])
+            grids.append(grids[number % n_fields])
+        activations.grids, activations.geometry = grids, [units] * TABLE_FIELDS
+        config = PipelineConfig(unit="cell")
+        labels_of = [labels] * TABLE_FIELDS
+        result = PipelineResult(config, activations.dictionary, activations, labels_of, REPORT)
+        return result, fields, sources
     dictionary = dictionary_of(random, CONCEPTS)
     n = len(ids) * n_fields
     activations = ConceptActivations(
@@ -130,22 +204,23 @@ def made_up_run(
     )
     config = PipelineConfig(unit="cell")
     return (
-        PipelineResult(config, dictionary, activations, [labels] * n_fields, {}),
+        PipelineResult(config, dictionary, activations, [labels] * n_fields, REPORT),
         fields,
         sources,
     )
 
 
-def median_ms(switch: Callable[[int], Any], repeats: int) -> float:
-    """Milliseconds from a switch until what it asks for is drawn; the first is not counted."""
-    seconds = []
+def seconds_of(switch: Callable[[int], Any], repeats: int) -> list[Took]:
+    """Times from a switch until what it asks for is drawn; the first is not counted."""
+    took = []
     for number in range(repeats + 1):
-        start = time.perf_counter()
+        clock = Clock()
         switch(number)
         QApplication.processEvents()
-        seconds.append(time.perf_counter() - start)
-        settle(0.2)
-    return float(np.median(seconds[1:]) * 1000)
+        took.append(clock.read())
+        # Longer than the explorer waits before it draws the tab in view.
+        settle(0.8)
+    return took[1:]
 
 
 def settle(seconds: float) -> None:
@@ -180,7 +255,7 @@ def switching(n_cells: int, repeats: int) -> None:
     ):
         session.show(kinds=kinds, all_fields=False)
         settle(0.5)
-        times[name] = median_ms(show, repeats)
+        times[name] = seconds_of(show, repeats)
     session.show(kinds=[])
     planes = np.random.default_rng(0).random((2, SIZE, SIZE)).astype(np.float32)
     plain = viewer.add_image(planes[0])
@@ -188,71 +263,126 @@ def switching(n_cells: int, repeats: int) -> None:
     def put(number: int) -> None:
         plain.data = planes[number % 2]
 
-    times["bound"] = median_ms(put, repeats)
+    times["bound"] = seconds_of(put, repeats)
     for name, value in times.items():
-        ratio = f"{value / times['bound']:6.2f}"
-        print(f"{n_cells:9,d} cells  {name:11s} {value:7.1f} ms  {ratio} x bound", flush=True)
+        say(f"{n_cells:9,d} cells  {name}", value)
     viewer.close()
     settle(0.3)
 
 
-def scrolling(repeats: int) -> None:
-    """Print how long the large table takes to be made, filled and scrolled."""
+def write_folder(folder: Path) -> None:
+    """Write made-up activations of a million cells."""
     random = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder:
-        codes = random_codes(random, TABLE_CELLS, TABLE_CONCEPTS, Path(folder))
-        second = random.random(TABLE_CELLS) < 0.5
-        start = time.perf_counter()
-        tested = compare_groups(codes, ~second, second)
-        print(
-            f"{TABLE_CELLS:9,d} cells  {TABLE_CONCEPTS:,d} concepts compared in "
-            f"{time.perf_counter() - start:.1f} s",
-            flush=True,
-        )
-        del codes
+    dictionary = dictionary_of(random, TABLE_CONCEPTS, TABLE_WIDTH)
+    wells = np.arange(TABLE_FIELDS) // 2
+    wall = cpu = 0.0
+    with Memory() as memory, ActivationWriter(folder, dictionary) as writer:
+        for number in range(TABLE_FIELDS):
+            condition = "DMSO" if number < TABLE_FIELDS // 5 else f"drug {number // 20:02d}"
+            units = pd.DataFrame(
+                {
+                    "Metadata_Field": f"field {number}",
+                    "Metadata_Plate": "P1",
+                    "Metadata_Well": f"W{wells[number]:03d}",
+                    "Metadata_Site": str(number % 2),
+                    "Metadata_condition": condition,
+                    "Metadata_control": condition == "DMSO",
+                    "field": number,
+                    "label": np.arange(1, CELLS_OF_FIELD + 1),
+                    "y": np.float32(0),
+                    "x": np.float32(0),
+                    "area": np.float32(400),
+                }
+            )
+            codes = random_codes(random, CELLS_OF_FIELD, TABLE_CONCEPTS, TABLE_ACTIVE)
+            vectors = random.standard_normal((CELLS_OF_FIELD, TABLE_WIDTH), np.float32)
+            clock = Clock()
+            writer.add(units, codes, vectors)
+            took = clock.read()
+            wall, cpu = wall + took.wall, cpu + took.cpu
+        say("cells written", Took(wall, cpu), memory.peak)
+        clock = Clock()
+        memory.peak = 0.0
+        writer.finish()
+        say("turned round and ranked", clock.read(), memory.peak)
+    size = sum(p.stat().st_size for p in folder.iterdir())
+    print(f"{'':44s} {size / 1e9:8.2f} GB on disk", flush=True)
+
+
+def on_disk(folder: Path, repeats: int) -> None:
+    """Print how a table of a million cells that lies on disk behaves in the window."""
+    if not (folder / MANIFEST).exists():
+        write_folder(folder)
     viewer = napari.Viewer()
     viewer.window.resize(1366, 768)
-    result, fields, sources = made_up_run(viewer, 100, n_fields=2)
-    activations = result.activations
-    dictionary = dictionary_of(random, TABLE_CONCEPTS)
-    activations = ConceptActivations(
-        activations.units,
-        random_codes(random, len(activations.units), TABLE_CONCEPTS),
-        activations.vectors,
-        dictionary,
-        activations.grids,
-        activations.geometry,
-    )
-    activations.ranking[["effect", "q_value"]] = tested[["effect", "q_value"]]
-    assert isinstance(activations.ranking, pd.DataFrame)
-    result = PipelineResult(result.config, dictionary, activations, result.labels, {})
-    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
-    start = time.perf_counter()
-    explorer.session.finish(result, fields, sources)
-    QApplication.processEvents()
-    print(
-        f"{TABLE_CONCEPTS:9,d} rows   table filled in {(time.perf_counter() - start) * 1e3:.0f} ms"
-    )
-    settle(1.0)
-    bar = explorer.table.verticalScrollBar()
+    with Memory() as memory:
+        clock = Clock()
+        activations = open_activations(folder)
+        say("opened and checked", clock.read(), memory.peak)
+        result, fields, sources = made_up_run(viewer, CELLS_OF_FIELD, 2, activations)
+        _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+        assert isinstance(explorer, ConceptExplorer)
+        explorer.tabs.setCurrentWidget(explorer.tags)
+        session, table = explorer.session, explorer.table
+        session.kinds = frozenset()
+        clock = Clock()
+        session.finish(result, fields, sources)
+        QApplication.processEvents()
+        say(f"table of {TABLE_CONCEPTS:,d} filled", clock.read())
+        viewer.reset_view()
+        settle(1.0)
+        bar = table.verticalScrollBar()
+        header = table.horizontalHeader()
 
-    def page(number: int) -> None:
-        bar.setValue((number + 1) * bar.pageStep())
-        explorer.table.viewport().repaint()
+        def page(number: int) -> None:
+            bar.setValue((number + 1) * bar.pageStep())
+            table.viewport().repaint()
 
-    print(f"{TABLE_CONCEPTS:9,d} rows   one page on in {median_ms(page, repeats):.1f} ms")
+        def step(number: int) -> None:
+            bar.setValue(bar.value() + 3)
+            table.viewport().repaint()
 
-    def sort(number: int) -> None:
-        explorer.table.sortByColumn(
-            2 + number % 2, explorer.table.horizontalHeader().sortIndicatorOrder()
-        )
+        def sort(number: int) -> None:
+            table.sortByColumn(2 + number % 2, header.sortIndicatorOrder())
 
-    print(f"{TABLE_CONCEPTS:9,d} rows   sorted in {median_ms(sort, 5):.0f} ms")
+        def search(number: int) -> None:
+            explorer.filter.setText(f"concept {number}")
 
-    def search(number: int) -> None:
-        explorer.filter.setText(f"concept {number}")
+        say("scrolled by a page", seconds_of(page, repeats))
+        say("scrolled by three rows", seconds_of(step, repeats))
+        say("sorted", seconds_of(sort, repeats))
+        say("searched", seconds_of(search, repeats))
+        explorer.filter.clear()
 
-    print(f"{TABLE_CONCEPTS:9,d} rows   searched in {median_ms(search, 5):.0f} ms")
+        def show(number: int) -> None:
+            session.show_concept(int(activations.ranking.index[number]))
+
+        for kinds in (["activation"], ["activation", "heatmap"]):
+            session.show(kinds=kinds, all_fields=False)
+            settle(0.5)
+            say(f"another concept: {' and '.join(kinds)}", seconds_of(show, repeats))
+        run = session.run
+        assert run is not None
+        for name, panel in (("plots", explorer.plots), ("gallery", explorer.gallery)):
+            explorer.tabs.setCurrentWidget(panel)
+            settle(0.5)
+
+            def draw(number: int, panel: Any = panel) -> None:
+                panel.show_concept(run, int(activations.ranking.index[number + 50]))
+
+            say(f"tab {name} of another concept", seconds_of(draw, 5))
+
+        def click(number: int) -> None:
+            explorer.selection.select([number * 1000])
+
+        explorer.tabs.setCurrentWidget(explorer.cell)
+        say("a cell looked at", seconds_of(click, 5))
+        clock = Clock()
+        explorer.tabs.setCurrentWidget(explorer.compare)
+        while not explorer.compare.plot.has_contents():
+            settle(0.05)
+        say("two conditions compared, in the background", clock.read())
+    print(f"{'':44s} {memory.peak:8,.0f} MB at most, pages of files left out", flush=True)
     viewer.close()
     settle(0.3)
 
@@ -263,12 +393,16 @@ def main() -> None:
     parser.add_argument("--cells", type=int, nargs="*", default=[5_000, 100_000])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--no-table", action="store_true")
+    parser.add_argument("--folder", type=Path, help="of the large table; made where missing")
     arguments = parser.parse_args()
     app = QApplication.instance() or QApplication([])
     for n_cells in arguments.cells:
         switching(n_cells, arguments.repeats)
-    if not arguments.no_table:
-        scrolling(arguments.repeats)
+    if arguments.folder is not None:
+        on_disk(arguments.folder, arguments.repeats)
+    elif not arguments.no_table:
+        with tempfile.TemporaryDirectory() as folder:
+            on_disk(Path(folder) / "activations", arguments.repeats)
     app.quit()
 
 

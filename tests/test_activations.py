@@ -181,6 +181,7 @@ def test_the_ranking_equals_a_loop_over_concepts_and_treatments(
         "auc",
         "effect",
         "q_value",
+        "q_wells",
         "group",
         "dead",
         "duplicate_of",

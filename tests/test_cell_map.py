@@ -49,3 +49,29 @@ def test_umap_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setattr(cell_map.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MicrodlError, match="pip install umap-learn"):
         cell_map.umap_map(codes())
+
+
+# What umap-learn says on import without tensorflow, which only its parametric kind needs.
+UMAP_IMPORT = "ignore:Tensorflow not installed:ImportWarning"
+
+
+@pytest.mark.filterwarnings(UMAP_IMPORT)
+def test_umap_keeps_neighbours_together_and_repeats_itself(monkeypatch):
+    pytest.importorskip("umap")
+    random = np.random.default_rng(0)
+    kind = np.repeat([0, 1, 2], 30)
+    dense = random.random((90, 9)) * 0.2
+    dense[np.arange(90), 3 * kind] += 1
+    x = sparse.csr_array(dense.astype(np.float32))
+    places = cell_map.umap_map(x)
+    centres = np.stack([places[kind == k].mean(axis=0) for k in range(3)])
+    nearest = np.linalg.norm(places[:, None] - centres, axis=-1).argmin(axis=1)
+    np.testing.assert_array_equal(nearest, kind)
+    np.testing.assert_array_equal(cell_map.umap_map(x), places)
+    # The fewest that it takes, and a draw of too many.
+    assert np.isfinite(cell_map.umap_map(x[:4])).all()
+    monkeypatch.setattr(cell_map, "_MOST_FITTED", 40)
+    drawn = np.isfinite(cell_map.umap_map(x))
+    assert drawn.all(axis=1).sum() == drawn.any(axis=1).sum() == 40
+    with pytest.raises(MicrodlError, match="at least 4 units"):
+        cell_map.umap_map(x[:3])

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
-from napari_microdl.concept_statistics import compare_groups, duplicates
+from napari_microdl import concept_statistics
+from napari_microdl.concept_statistics import compare_groups, compare_wells, duplicates
 from napari_microdl.errors import MicrodlError
 
 
@@ -104,3 +106,77 @@ def test_of_two_that_point_the_same_way_the_less_active_is_the_duplicate(monkeyp
     assert found[1] in {4, 9}
     assert cosine[1, found[1]] == cosine[1, [4, 9]].max()
     assert (np.delete(found, [1, 9]) == -1).all()
+
+
+def test_concepts_in_many_blocks_are_those_of_one(monkeypatch):
+    codes, group = draw(3)
+    wells = np.array([f"W{i % 5}" for i in range(len(group))])
+    whole = compare_groups(codes, group == 0, group == 1)
+    by_well = compare_wells(codes, group == 0, group == 1, wells)
+    monkeypatch.setattr(concept_statistics, "_VALUES_AT_ONCE", 5)
+    columns = sparse.csc_array(codes)
+    pd.testing.assert_frame_equal(compare_groups(columns, group == 0, group == 1), whole)
+    pd.testing.assert_frame_equal(compare_wells(columns, group == 0, group == 1, wells), by_well)
+
+
+def well_means(
+    codes: sparse.csr_array, wells: np.ndarray, chosen: np.ndarray, concept: int
+) -> np.ndarray:
+    values = codes.toarray()[:, concept].astype(float)
+    return np.array([values[chosen & (wells == w)].mean() for w in np.unique(wells[chosen])])
+
+
+@pytest.mark.parametrize(("n_wells", "exact"), [(4, True), (10, False)])
+def test_wells_are_tested_by_their_means(n_wells, exact):
+    """Against every arrangement one by one where there are few wells, else against SciPy."""
+    random = np.random.default_rng(n_wells)
+    # Wells of unlike size; the last cells are of neither side.
+    well = random.integers(0, 2 * n_wells, 300)
+    first, second = (well < n_wells), (well >= n_wells)
+    first[-20:] = second[-20:] = False
+    codes, _ = draw(1, n=300)
+    codes = sparse.csr_array(codes.toarray() + 2 * (well >= n_wells)[:, None] * np.eye(7)[1])
+    wells = np.array([f"W{w}" for w in well])
+    table = compare_wells(codes, first, second, wells)
+    for concept, row in table.iterrows():
+        a, b = (well_means(codes, wells, side, int(concept)) for side in (first, second))
+        assert row["effect"] == pytest.approx(np.sign(b[:, None] - a).mean())
+        if concept == 0:
+            assert row["p_value"] == 1
+        elif exact:
+            test = stats.permutation_test(
+                (a, b),
+                lambda x, y: np.sign(y[:, None] - x).sum(),
+                vectorized=False,
+                n_resamples=np.inf,
+            )
+            # SciPy doubles the smaller tail, which is the same where both are alike.
+            assert row["p_value"] == pytest.approx(test.pvalue, abs=1e-9)
+        else:
+            test = stats.mannwhitneyu(b, a, method="asymptotic")
+            assert row["p_value"] == pytest.approx(test.pvalue)
+    assert table.loc[1, "effect"] == 1
+    np.testing.assert_allclose(table["q_value"], stats.false_discovery_control(table["p_value"]))
+
+
+def test_many_alike_cells_of_few_wells_prove_nothing_by_wells():
+    """What cells make look certain: two wells a side, each with a level of its own."""
+    random = np.random.default_rng(0)
+    well = np.repeat(np.arange(4), 500)
+    level = np.array([1.0, 3.0, 2.0, 4.0])[well]
+    codes = sparse.csr_array((level + random.normal(size=2000))[:, None])
+    second = well >= 2
+    assert compare_groups(codes, ~second, second)["p_value"].iloc[0] < 1e-20
+    row = compare_wells(codes, ~second, second, well).iloc[0]
+    # Means in the order 1, 2, 3, 4 with sides a, b, a, b: four of the six arrangements are as far.
+    assert (row["effect"], row["p_value"]) == (pytest.approx(0.5), pytest.approx(4 / 6))
+
+
+def test_a_test_by_wells_takes_two_wells_a_side_and_one_entry_a_sample():
+    codes, group = draw(2)
+    one = np.where(group == 0, "A", np.arange(len(group)).astype(str))
+    assert compare_wells(codes, group == 0, group == 1, one).isna().all(axis=None)
+    with pytest.raises(MicrodlError, match="40 samples but 3 wells"):
+        compare_wells(codes, group == 0, group == 1, np.arange(3))
+    with pytest.raises(MicrodlError, match="both groups"):
+        compare_wells(codes, group == 0, group < 2, np.arange(40))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.cells import Units
-from napari_microdl.concept_statistics import compare_groups, duplicates
+from napari_microdl.concept_statistics import compare_groups, compare_wells, duplicates
 from napari_microdl.dictionary import TAGS, ConceptDictionary, unit_length
 from napari_microdl.embedding import TokenGrid
 from napari_microdl.errors import MicrodlError
@@ -22,6 +22,7 @@ from napari_microdl.fields import Field
 
 # The area under a curve of so many units of each side is exact enough, and quick.
 _MOST_UNITS_OF_A_SIDE = 10_000
+_CONCEPTS_AT_ONCE = 64
 
 
 def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
@@ -72,17 +73,20 @@ class ConceptActivations:
     units : DataFrame of n_units rows
         As `unit_table` makes it.
     codes : csr_array of shape (n_units, n_concepts)
-        Codes.
+        Codes; in memory, or in files that are read as they are needed
+        (`napari_microdl.activation_store`).
     vectors : ndarray of shape (n_units, k)
-        The units in the space of the dictionary (whitened).
+        The units in the space of the dictionary (whitened), in memory or in a file.
     dictionary : ConceptDictionary
         The concepts.
     grids : list of TokenGrid
-        Tokens of every field, position component removed.
+        Tokens of every field, position component removed; empty where they were not kept.
     geometry : list of Units
-        Units of every field.
+        Units of every field; empty where they were not kept.
     unit_tags : ndarray of str, shape (n_units,), optional
         What a person saw in each unit: one of `TAGS`, or empty; none where not given.
+    columns : csc_array of shape (n_units, n_concepts), optional
+        The same codes by concept; made where not given.
     """
 
     units: pd.DataFrame
@@ -92,17 +96,44 @@ class ConceptActivations:
     grids: list[TokenGrid]
     geometry: list[Units]
     unit_tags: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.empty(0, "<U12"))
+    columns: sparse.csc_array | None = None
 
     def __post_init__(self) -> None:
         if not len(self.unit_tags):
             self.unit_tags = np.full(len(self.units), "", dtype=f"<U{max(map(len, TAGS))}")
         # Columns are read one concept at a time.
-        self._columns = sparse.csc_array(self.codes)
+        self._columns = sparse.csc_array(self.codes) if self.columns is None else self.columns
         # Switching the shown concept then costs one product.
         self._directions = self.dictionary.directions
-        self._unit_vectors = unit_length(self.vectors)
+        # Several tabs ask for the same concept, one after the other.
+        self._aligned: tuple[int, NDArray[np.float32]] | None = None
         # Only the field on display is asked for, again and again, one concept after the other.
         self._whitened: tuple[int, NDArray[np.float32]] | None = None
+
+    @cached_property
+    def lengths(self) -> NDArray[np.float32]:
+        """L2 norm of every unit's vector, shape (n_units,)."""
+        norms: NDArray[np.float32] = np.linalg.norm(self.vectors, axis=1)
+        return norms
+
+    def _cosines(self, direction: NDArray[np.float32], length: float) -> NDArray[np.float32]:
+        """Cosine of every unit's vector with one of a known length; 0 for a zero vector."""
+        products = self.vectors @ direction
+        lengths = self.lengths * np.float32(length)
+        cosines: NDArray[np.float32] = np.zeros_like(products)
+        np.divide(products, lengths, out=cosines, where=lengths > 0)
+        return cosines
+
+    @cached_property
+    def wells(self) -> NDArray[np.object_]:
+        """Name of every unit's well, plate first; a field without a well counts as its own."""
+        well = self.units["Metadata_Well"].fillna("").astype(str)
+        plate = self.units["Metadata_Plate"].fillna("").astype(str)
+        field = self.units["Metadata_Field"].astype(str)
+        names: NDArray[np.object_] = (
+            (plate + " " + well).str.strip().where(well != "", field).to_numpy(object)
+        )
+        return names
 
     @property
     def n_concepts(self) -> int:
@@ -118,8 +149,11 @@ class ConceptActivations:
 
     def alignment(self, concept: int) -> NDArray[np.float32]:
         """Cosine of one concept's direction with every unit, shape (n_units,)."""
-        cosines: NDArray[np.float32] = self._unit_vectors @ self._directions[concept]
-        return cosines
+        if self._aligned is None or self._aligned[0] != concept:
+            cosines = self._cosines(self._directions[concept], 1.0)
+            cosines.flags.writeable = False
+            self._aligned = concept, cosines
+        return self._aligned[1]
 
     def rows_of_field(self, field: int) -> NDArray[np.int64]:
         """Row numbers of the units of one field."""
@@ -184,7 +218,10 @@ class ConceptActivations:
         if self._whitened is None or self._whitened[0] != field:
             tokens = grid.tokens.reshape(-1, d)
             self._whitened = (field, unit_length(self.dictionary.whiten(tokens)))
-        cosines: NDArray[np.float32] = self._whitened[1] @ self._directions[concept]
+        # In one thread, as quick here: threads of `@` wait for each other where others work too.
+        cosines: NDArray[np.float32] = np.einsum(
+            "ij,j->i", self._whitened[1], self._directions[concept]
+        )
         return cosines.reshape(grid_h, grid_w)
 
     def patch_cosines(
@@ -224,7 +261,8 @@ class ConceptActivations:
             direction for that label against all other units, of 10,000 random units of each side
             where there are more; ``effect`` (Cliff's delta of the activation in treated units
             against controls, above 0 where treated units have more) and ``q_value`` (its
-            Mann-Whitney test after Benjamini and Hochberg; see `compare_groups`); ``group`` (of a
+            Mann-Whitney test after Benjamini and Hochberg, cell by cell; see `compare_groups`);
+            ``q_wells`` (the same of the means of wells; see `compare_wells`); ``group`` (of a
             control-first dictionary, whether the concept was seen in controls); ``dead`` (active
             in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
             for none). Without two different conditions, or without controls, the numbers that
@@ -239,7 +277,8 @@ class ConceptActivations:
         candidates = np.flatnonzero([str(c) in wanted for c in classes])
         best = candidates[np.argmax(average[candidates], axis=0)]
         concepts = np.arange(self.n_concepts)
-        tested = compare_groups(self.codes, control, ~control)
+        tested = compare_groups(self._columns, control, ~control)
+        by_well = compare_wells(self._columns, control, ~control, self.wells)
         table = pd.DataFrame(
             {
                 "name": self.dictionary.names,
@@ -250,6 +289,7 @@ class ConceptActivations:
                 "auc": self._aucs(conditions, classes[best].astype(str)),
                 "effect": tested["effect"],
                 "q_value": tested["q_value"],
+                "q_wells": by_well["q_value"],
                 "group": self.dictionary.icfl.groups_,
                 "dead": rate == 0,
                 "duplicate_of": duplicates(self._directions, rate),
@@ -273,9 +313,12 @@ class ConceptActivations:
                 for side in sides
             ]
             rows = np.sort(np.concatenate(drawn))
-            vectors = self._unit_vectors[rows]
-            for concept in np.flatnonzero(labels == label):
-                auc[concept] = separation_auc(vectors @ self._directions[concept], positive[rows])
+            vectors = unit_length(np.asarray(self.vectors[rows]))
+            concepts = np.flatnonzero(labels == label)
+            for begin in range(0, len(concepts), _CONCEPTS_AT_ONCE):
+                some = concepts[begin : begin + _CONCEPTS_AT_ONCE]
+                cosines = self._directions[some] @ vectors.T
+                auc[some] = [separation_auc(row, positive[rows]) for row in cosines]
         return auc
 
     def compare(self, first: str, second: str) -> pd.DataFrame:
@@ -289,7 +332,8 @@ class ConceptActivations:
         Returns
         -------
         DataFrame
-            As `compare_groups` returns it, effects above 0 where the second has more.
+            As `compare_groups` returns it, effects above 0 where the second has more, and
+            ``q_wells`` of `compare_wells`.
 
         Raises
         ------
@@ -302,7 +346,11 @@ class ConceptActivations:
         for name in (first, second):
             if name not in conditions:
                 raise MicrodlError(f"No unit has the condition '{name}'.")
-        return compare_groups(self.codes, conditions == first, conditions == second)
+        sides = conditions == first, conditions == second
+        compared = compare_groups(self._columns, *sides)
+        wells = compare_wells(self._columns, *sides, self.wells)
+        compared.insert(3, "q_wells", wells["q_value"])
+        return compared
 
     # One unit ----------------------------------------------------------------------------------
 
@@ -339,7 +387,7 @@ class ConceptActivations:
         rows, cosines : ndarray of shape (min(n, n_units - 1),)
             Most alike first.
         """
-        cosine = self._unit_vectors @ self._unit_vectors[row]
+        cosine = self._cosines(np.asarray(self.vectors[row]), float(self.lengths[row]))
         cosine[row] = -np.inf
         n = min(n, len(cosine) - 1)
         nearest = np.argpartition(-cosine, n - 1)[:n] if n else np.empty(0, np.int64)
@@ -414,7 +462,13 @@ class ConceptActivations:
         ndarray of shape (min(n, n_units),)
             Row numbers of `units`, most extreme first.
         """
-        rows: NDArray[np.int64] = np.argsort(-sign * self.alignment(concept), kind="stable")[:n]
+        against = -sign * self.alignment(concept)
+        n = min(n, len(against))
+        if not n:
+            return np.empty(0, np.int64)
+        # Only those that can be among them are sorted, which are few of a million.
+        among = np.flatnonzero(against <= np.partition(against, n - 1)[n - 1])
+        rows: NDArray[np.int64] = among[np.argsort(against[among], kind="stable")[:n]]
         return rows
 
     def mask_values(

@@ -10,10 +10,12 @@ from scipy import sparse
 
 from napari_microdl.errors import MicrodlError
 
-# The components are fitted on so many samples at most; all samples are projected.
+# A map is fitted on so many samples at most; components then project all of them.
 _MOST_FITTED = 20_000
 _LEAST = 3
 _LEAST_FOR_UMAP = 4
+# As UMAP chooses where there are enough.
+_NEIGHBOURS = 15
 
 
 def pca_map(
@@ -49,13 +51,22 @@ def pca_map(
     # Imported when a map is first drawn: scikit-learn takes a second.
     from sklearn.decomposition import PCA
 
-    codes = codes.astype(np.float64)
-    fitted = codes
-    if n > _MOST_FITTED:
-        random = np.random.default_rng(random_state)
-        fitted = codes[np.sort(random.choice(n, _MOST_FITTED, replace=False))]
+    fitted = codes[_drawn(n, random_state)].astype(np.float64)
     pca = PCA(2, svd_solver="arpack", random_state=random_state).fit(fitted)
-    return pca.transform(codes).astype(np.float32), pca.explained_variance_ratio_
+    places = np.empty((n, 2), np.float32)
+    # Some at a time: a million samples may lie on disk.
+    for begin in range(0, n, _MOST_FITTED):
+        rows = slice(begin, begin + _MOST_FITTED)
+        places[rows] = pca.transform(codes[rows].astype(np.float64))
+    return places, pca.explained_variance_ratio_
+
+
+def _drawn(n: int, random_state: int) -> NDArray[np.int64]:
+    """All samples, or 20,000 random ones of more, in their order."""
+    if n <= _MOST_FITTED:
+        return np.arange(n)
+    random = np.random.default_rng(random_state)
+    return np.sort(random.choice(n, _MOST_FITTED, replace=False))
 
 
 def umap_is_installed() -> bool:
@@ -71,11 +82,12 @@ def umap_map(codes: sparse.csr_array, random_state: int = 0) -> NDArray[np.float
     codes : csr_array of shape (n_samples, n_concepts)
         Codes.
     random_state : int, default=0
-        Seed.
+        Seed of UMAP, and of the draw of samples where there are more than 20,000.
 
     Returns
     -------
     ndarray of shape (n_samples, 2)
+        NaN for samples that were not drawn.
 
     Raises
     ------
@@ -88,7 +100,9 @@ def umap_map(codes: sparse.csr_array, random_state: int = 0) -> NDArray[np.float
         raise MicrodlError(f"UMAP needs at least {_LEAST_FOR_UMAP} units.")
     from umap import UMAP
 
-    places: NDArray[np.float32] = UMAP(metric="cosine", random_state=random_state).fit_transform(
-        sparse.csr_matrix(codes)
-    )
+    drawn = _drawn(codes.shape[0], random_state)
+    places = np.full((codes.shape[0], 2), np.nan, np.float32)
+    neighbours = min(_NEIGHBOURS, len(drawn) - 1)
+    umap = UMAP(neighbours, metric="cosine", random_state=random_state, n_jobs=1)
+    places[drawn] = umap.fit_transform(sparse.csr_matrix(codes[drawn]))
     return places

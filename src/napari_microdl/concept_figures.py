@@ -54,13 +54,10 @@ def draw_wells(axes: Axes, activations: ConceptActivations, concept: int, text: 
     are drawn.
     """
     units = activations.units
-    well = units["Metadata_Well"].fillna("").astype(str)
-    plate = units["Metadata_Plate"].fillna("").astype(str)
-    name = (plate + " " + well).str.strip().where(well != "", units["Metadata_Field"])
     grouped = pd.DataFrame(
         {
             "value": activations.alignment(concept),
-            "well": name,
+            "well": activations.wells,
             "condition": units["Metadata_condition"].astype(str),
             "control": units["Metadata_control"].astype(bool),
         }
@@ -150,9 +147,9 @@ def draw_cosines(
     axes.set_title(str(activations.dictionary.names[concept]))
 
 
-def volcano_places(compared: pd.DataFrame) -> NDArray[np.float64]:
+def volcano_places(compared: pd.DataFrame, q_column: str = "q_value") -> NDArray[np.float64]:
     """Effect and minus the decadic logarithm of the corrected p-value, shape (n_concepts, 2)."""
-    q = np.maximum(compared["q_value"].to_numpy(float), _SMALLEST_P)
+    q = np.maximum(compared[q_column].to_numpy(float), _SMALLEST_P)
     return np.column_stack([compared["effect"].to_numpy(float), -np.log10(q)])
 
 
@@ -163,6 +160,7 @@ def draw_volcano(
     shown: int | None,
     conditions: tuple[str, str],
     text: str,
+    q_column: str = "q_value",
 ) -> None:
     """Every concept by its effect between two conditions and how sure it is.
 
@@ -180,9 +178,11 @@ def draw_volcano(
         The first and the second.
     text : str
         Colour of lines.
+    q_column : {"q_value", "q_wells"}
+        Whether cells or wells count as independent.
     """
-    places = volcano_places(compared)
-    sure = (compared["q_value"] < SIGNIFICANT).to_numpy()
+    places = volcano_places(compared, q_column)
+    sure = (compared[q_column] < SIGNIFICANT).to_numpy()
     up = sure & (places[:, 0] > 0)
     for rows, colour in (
         (~sure, CONTROL_COLOUR),
@@ -208,7 +208,8 @@ def draw_volcano(
             linewidths=1.5,
         )
     axes.set_xlabel(f"more in {conditions[0]}   ←   effect   →   more in {conditions[1]}")
-    axes.set_ylabel("-log10 corrected p")
+    kind = "wells" if q_column == "q_wells" else "cells"
+    axes.set_ylabel(f"-log10 corrected p ({kind})")
 
 
 def draw_map(
@@ -227,7 +228,7 @@ def draw_map(
     activations : ConceptActivations
         Result of a run.
     places : ndarray of shape (n_units, 2)
-        As `pca_map` or `umap_map` gives them.
+        As `pca_map` or `umap_map` gives them; those that are NaN are not drawn.
     selected : ndarray of int
         Rows of units.
     text : str
@@ -238,8 +239,9 @@ def draw_map(
     Of more than 20,000 units, as many are drawn at random.
     """
     random = np.random.default_rng(0)
-    share = min(1.0, _MOST_POINTS / max(len(places), 1))
-    drawn = random.random(len(places)) < share
+    known = np.isfinite(places).all(axis=1)
+    share = min(1.0, _MOST_POINTS / max(int(known.sum()), 1))
+    drawn = known & (random.random(len(places)) < share)
     colours = condition_colours(activations)
     for condition, is_control, rows in condition_groups(activations):
         name = (condition or "no condition") + (" (control)" if is_control else "")

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -17,7 +18,6 @@ from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels, wi
 from napari_microdl.unit_pictures import outlines_of, unit_window
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
     from napari_microdl.pipeline import PipelineResult
@@ -27,6 +27,8 @@ CONTROL_COLOUR = "#8c8c8c"
 CONDITION_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
 # Around anti-aligned and aligned patches, as the heatmap colours them.
 _OUTLINES = ("#60b0ff", "#ffa040")
+# Of more conditions the labels would overlap in a dock.
+_MOST_WITH_TWO_LINES = 6
 _MOST_POINTS = 400
 
 
@@ -256,12 +258,13 @@ def _gallery_rows(
 
 def condition_groups(activations: ConceptActivations) -> list[tuple[str, bool, NDArray[np.bool_]]]:
     """Rows of every condition, controls first: (condition, is control, rows)."""
-    conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
-    control = activations.units["Metadata_control"].to_numpy(bool)
-    keys = set(zip(control.tolist(), conditions.tolist(), strict=True))
+    # Numbers are compared a hundred times faster than texts, which tells with a million units.
+    number, names = pd.factorize(activations.units["Metadata_condition"].astype(str))
+    key = 2 * number + activations.units["Metadata_control"].to_numpy(bool)
+    kinds = [(str(names[k // 2]), bool(k % 2), k) for k in np.unique(key)]
     return [
-        (condition, is_control, (control == is_control) & (conditions == condition))
-        for is_control, condition in sorted(keys, key=lambda key: (not key[0], key[1]))
+        (condition, is_control, key == k)
+        for condition, is_control, k in sorted(kinds, key=lambda kind: (not kind[1], kind[0]))
     ]
 
 
@@ -288,9 +291,14 @@ def draw_distribution(
     random = np.random.default_rng(0)
     treated = 0
     labels = []
-    for place, (condition, is_control, rows) in enumerate(condition_groups(activations)):
+    groups = condition_groups(activations)
+    for place, (condition, is_control, rows) in enumerate(groups):
         name = (condition or "no condition") + (" (control)" if is_control else "")
-        labels.append(f"{name}\n{int(rows.sum())} {unit}s, {active[rows].mean():.0%} active")
+        if len(groups) <= _MOST_WITH_TWO_LINES:
+            name += f"\n{int(rows.sum()):,} {unit}s, {active[rows].mean():.0%} active"
+        else:
+            name += f", {active[rows].mean():.0%} active"
+        labels.append(name)
         colour = CONTROL_COLOUR
         if not is_control:
             colour = CONDITION_COLOURS[treated % len(CONDITION_COLOURS)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,8 +74,26 @@ class BoxPainter:
         return mean
 
 
+def coarsest_step(patch_size: int, shape: tuple[int, int]) -> int:
+    """Edge of the largest squares that patches and image can both be cut into.
+
+    Parameters
+    ----------
+    patch_size : int
+        Edge of a patch in pixels.
+    shape : tuple of int
+        Height and width of the image in pixels.
+
+    Returns
+    -------
+    int
+        Pixels; the patch size itself where patches fill the image exactly.
+    """
+    return math.gcd(patch_size, *shape)
+
+
 def grid_to_pixels(
-    grid: NDArray[np.float32], patch_size: int, shape: tuple[int, int]
+    grid: NDArray[np.float32], patch_size: int, shape: tuple[int, int], step: int = 1
 ) -> NDArray[np.float32]:
     """Values of patches, interpolated between their centres.
 
@@ -85,18 +105,21 @@ def grid_to_pixels(
         Edge of a patch in pixels.
     shape : tuple of int
         Height and width of the image in pixels.
+    step : int, default=1
+        Edge of the squares of pixels that get one value, that at their centre; see `coarsest_step`.
 
     Returns
     -------
-    ndarray of shape (height, width)
+    ndarray of shape (height // step, width // step)
         Bilinear; beyond the outermost centres the nearest value is kept.
     """
-    low, part = _between_centres(grid.shape[1], patch_size, shape[1])
+    shape = shape[0] // step, shape[1] // step
+    low, part = _between_centres(grid.shape[1], patch_size, shape[1], step)
     rises = np.diff(grid, axis=1, append=grid[:, -1:])
     wide = grid[:, low] + rises[:, low] * part
     # Rows last, a few at once: whole rows are copied faster than single pixels, and what is added
     # to them stays in the cache.
-    low, part = _between_centres(grid.shape[0], patch_size, shape[0])
+    low, part = _between_centres(grid.shape[0], patch_size, shape[0], step)
     rises = np.diff(wide, axis=0, append=wide[-1:])
     tall = np.empty(shape, np.float32)
     for begin in range(0, shape[0], _ROWS_AT_ONCE):
@@ -107,10 +130,10 @@ def grid_to_pixels(
 
 
 def _between_centres(
-    n: int, patch_size: int, length: int
+    n: int, patch_size: int, length: int, step: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """For every pixel, the patch whose centre lies before it and how far it is to the next."""
-    position = np.clip((np.arange(length) + 0.5) / patch_size - 0.5, 0, n - 1)
+    """For every square, the patch whose centre lies before it and how far it is to the next."""
+    position = np.clip((np.arange(length) + 0.5) * step / patch_size - 0.5, 0, n - 1)
     low = np.floor(position).astype(np.intp)
     return low, (position - low).astype(np.float32)
 

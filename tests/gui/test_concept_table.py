@@ -31,6 +31,7 @@ def ranking() -> pd.DataFrame:
             "auc": random.random(N),
             "effect": random.uniform(-1, 1, N),
             "q_value": 10 ** random.uniform(-300, 0, N),
+            "q_wells": random.random(N),
             "group": "any",
             "dead": random.random(N) < 0.05,
             "duplicate_of": np.where(random.random(N) < 0.05, 7, -1),
@@ -76,7 +77,7 @@ def test_every_column_is_sorted_with_gaps_at_one_end(table, heading, order):
     assert sorted(column(table, "#")) == list(range(1, N + 1))
     # Rows stay whole.
     whole = ranking()
-    row = dict(zip(column(table, "Name"), column(table, "q"), strict=True))
+    row = dict(zip(column(table, "Name"), column(table, "q cells"), strict=True))
     assert row == dict(zip(whole["name"], whole["q_value"], strict=True))
 
 
@@ -140,10 +141,11 @@ def test_every_heading_says_what_it_means(table):
         ("Average", float("nan"), "-"),
         ("Average", 0.456, "0.46"),
         ("Effect", 0.5, "+0.50"),
+        ("Effect", -0.001, "+0.00"),
         ("Effect", float("nan"), "-"),
-        ("q", 0.04321, "0.043"),
-        ("q", 3e-7, "3e-07"),
-        ("q", float("nan"), "-"),
+        ("q wells", 0.04321, "0.043"),
+        ("q wells", 3e-7, "3e-07"),
+        ("q wells", float("nan"), "-"),
         ("Active", 0.123, "12.3%"),
         ("Group", "any", ""),
         ("Group", "control", "control"),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from matplotlib.image import imread
 from qtpy.QtCore import QPoint, Qt
 
@@ -17,6 +18,9 @@ from napari_microdl.gui.gallery import picture_of
 from napari_microdl.gui.layers import TAG
 from napari_microdl.gui.picking import camera_of
 from napari_microdl.gui.viewer_session import session_of
+from napari_microdl.painting import grid_to_pixels
+
+from .conftest import SIZE
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -45,7 +49,10 @@ def test_concepts_are_listed_best_first(explored, small_run):
         "Max": f"{best['max_selectivity']:.2f}",
         "For": best["label"],
         "Effect": f"{best['effect']:+.2f}",
-        "q": f"{best['q_value']:.3f}" if best["q_value"] >= 0.001 else f"{best['q_value']:.0e}",
+        **{
+            heading: f"{best[name]:.3f}" if best[name] >= 0.001 else f"{best[name]:.0e}"
+            for heading, name in (("q wells", "q_wells"), ("q cells", "q_value"))
+        },
         "AUC": f"{best['auc']:.2f}",
         "Active": f"{best['activation_rate']:.1%}",
         "Group": "",
@@ -160,6 +167,10 @@ def test_plot_and_tables_are_saved(explored, small_run, monkeypatch, tmp_path):
     assert {"Metadata_condition", "y", "x", "activation_0"} <= set(cells)
     compared = pd.read_csv(save("comparison", "comparison.csv"))
     assert compared["name"].tolist() == small_run.result.dictionary.names
+    heatmap = tifffile.imread(save("heatmap", "heatmap.tif"))
+    field = explorer.overlays.field_of(explorer.viewer.layers.selection.active)
+    grid = small_run.result.activations.heatmap(field, explorer.session.concept)
+    np.testing.assert_array_equal(heatmap, grid_to_pixels(grid, 8, (SIZE, SIZE)))
     loaded = ConceptDictionary.load(save("dictionary", "mine.microdl.safetensors"))
     assert loaded.names == small_run.result.dictionary.names
 
@@ -192,3 +203,85 @@ def test_a_reopened_explorer_shows_the_same_run(explored, qtbot):
     assert again is not explorer
     assert shown_rows(again) == names
     assert session_of(viewer.__wrapped__) is again.session
+
+
+def test_activations_go_to_a_folder_and_come_back_without_images(
+    explored, small_run, open_viewer, qtbot, monkeypatch, tmp_path
+):
+    _, explorer = explored
+    folder = tmp_path / "activations"
+    said: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
+    monkeypatch.setattr(
+        "napari_microdl.gui.saving.QFileDialog.getSaveFileName",
+        lambda *_, **__: (str(folder), ""),
+    )
+    explorer.save_button.entries["folder"].trigger()
+    qtbot.waitUntil(lambda: said == [f"Saved to {folder}."], timeout=20_000)
+
+    viewer = open_viewer()
+    # It shows the session too, and must not look for figures of a run that was not made here.
+    viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    _, other = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    monkeypatch.setattr(
+        "napari_microdl.gui.opening.QFileDialog.getExistingDirectory", lambda *_: str(folder)
+    )
+    qtbot.mouseClick(other.open_button, LEFT)
+    qtbot.waitUntil(lambda: other.session.run is not None, timeout=20_000)
+    assert shown_rows(other) == shown_rows(explorer)
+    assert "without its images" in other.message.text()
+    assert not any(box.isEnabled() for box in other.kinds.values())
+    other.table.setFocus()
+    qtbot.keyClick(other.table, Qt.Key.Key_Down)
+    concept = other.session.concept
+    assert concept == small_run.result.activations.ranking.index[1]
+    # Every tab is looked at; what needs images says so or shows numbers alone.
+    for number in range(other.tabs.count()):
+        other.tabs.setCurrentIndex(number)
+        qtbot.wait(200)
+    other.plots.kind.setCurrentIndex(other.plots.kind.findData("channels"))
+    other.tabs.setCurrentWidget(other.plots)
+    assert "not open" in other.plots.plot.canvas.figure.axes[0].get_title()
+    other.tabs.setCurrentWidget(other.gallery)
+    expected = small_run.result.activations
+    rows = [
+        other.gallery.lists[1].item(i).data(Qt.ItemDataRole.UserRole)
+        for i in range(other.gallery.lists[1].count())
+    ]
+    assert rows == expected.top_units(concept, 10).tolist()
+    other.selection.select([rows[0]])
+    assert other.cell.concepts.count() == len(expected.concepts_of(rows[0])[0])
+    monkeypatch.setattr("napari_microdl.gui.explorer.show_info", said.append)
+    other.go_to_unit(rows[0])
+    assert said[-1].endswith("is not open.")
+    choose_file(monkeypatch, tmp_path / "heatmap.tif")
+    other.save_button.entries["heatmap"].trigger()
+    assert "no heatmap" in said[-1]
+    assert not (tmp_path / "heatmap.tif").exists()
+
+
+def test_a_folder_that_holds_no_activations_is_said(explored, qtbot, monkeypatch, tmp_path):
+    _, explorer = explored
+    run = explorer.session.run
+    said: list[str] = []
+    monkeypatch.setattr(
+        "napari_microdl.gui.opening.QFileDialog.getExistingDirectory", lambda *_: str(tmp_path)
+    )
+    explorer.open_button.jobs.failed.connect(said.append)
+    qtbot.mouseClick(explorer.open_button, LEFT)
+    qtbot.waitUntil(lambda: bool(said), timeout=20_000)
+    assert "activations.json is missing" in said[0]
+    assert explorer.session.run is run
+    assert explorer.open_button.isEnabled()
+
+
+def test_a_table_too_large_for_text_gets_a_few_concepts(explored, monkeypatch, tmp_path):
+    _, explorer = explored
+    said: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
+    monkeypatch.setattr("napari_microdl.gui.saving._MOST_NUMBERS", 1000)
+    choose_file(monkeypatch, tmp_path / "cells.csv")
+    explorer.save_button.entries["units"].trigger()
+    assert "Of 24 concepts the table gets 20" in said[0]
+    columns = pd.read_csv(tmp_path / "cells.csv").columns
+    assert sum(c.startswith("activation_") for c in columns) == 20

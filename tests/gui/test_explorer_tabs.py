@@ -69,6 +69,8 @@ def test_a_click_in_the_comparison_chooses_the_concept(explored, small_run, qtbo
     compared = small_run.result.activations.compare(
         explorer.compare.first.currentText(), explorer.compare.second.currentText()
     )
+    # By wells, of which there are two a side, hardly any two concepts differ.
+    explorer.compare.by.setCurrentText("by cells")
     places = volcano_places(compared)
     # The most extreme concept stands apart from the others.
     target = int(np.argmin(places[:, 0]))
@@ -79,11 +81,86 @@ def test_a_click_in_the_comparison_chooses_the_concept(explored, small_run, qtbo
     assert explorer.table.selected_concepts() == [chosen]
 
 
+def test_the_comparison_is_by_wells_where_there_are_any(explored, small_run, qtbot, monkeypatch):
+    _, explorer = explored
+    open_tab(explorer, explorer.compare, qtbot)
+    plot = explorer.compare.plot
+    qtbot.waitUntil(plot.has_contents)
+    compared = explorer.compare.comparison()
+
+    def highest() -> float:
+        axes = plot.canvas.figure.axes[0]
+        points = [c.get_offsets() for c in axes.collections if len(c.get_offsets())]
+        return float(np.concatenate(points)[:, 1].max())
+
+    assert "(wells)" in plot.canvas.figure.axes[0].get_ylabel()
+    assert highest() == pytest.approx(-np.log10(compared["q_wells"].min()))
+    explorer.compare.by.setFocus()
+    qtbot.keyClick(explorer.compare.by, Qt.Key.Key_Down)
+    assert "(cells)" in plot.canvas.figure.axes[0].get_ylabel()
+    assert highest() == pytest.approx(-np.log10(compared["q_value"].min()))
+    explorer.compare.by.setCurrentText("by wells")
+    # One well a condition.
+    explorer.compare._compared[2]["q_wells"] = np.nan
+    explorer.compare.show_concept(explorer.session.run, explorer.session.concept)
+    assert "takes two wells of each condition" in explorer.compare.message.text()
+    assert "(cells)" in plot.canvas.figure.axes[0].get_ylabel()
+
+
+def rings(plot: Any) -> np.ndarray:
+    """Places that are ringed in the map."""
+    open_points = [c for c in plot.canvas.figure.axes[0].collections if not len(c.get_facecolor())]
+    return open_points[0].get_offsets() if open_points else np.empty((0, 2))
+
+
+def test_what_was_selected_elsewhere_is_ringed_when_the_map_is_looked_at(explored, qtbot):
+    _, explorer = explored
+    open_tab(explorer, explorer.map, qtbot)
+    plot = explorer.map.plot
+    qtbot.waitUntil(plot.has_contents, timeout=10_000)
+    assert not len(rings(plot))
+    open_tab(explorer, explorer.cell, qtbot)
+    explorer.selection.select([5])
+    open_tab(explorer, explorer.map, qtbot)
+    np.testing.assert_allclose(rings(plot), plot._places[[5]])
+    assert "1 crop selected" in explorer.map.message.text()
+
+
+@pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
+def test_a_lasso_in_a_umap_selects_the_units_inside(explored, small_run, qtbot):
+    pytest.importorskip("umap")
+    _, explorer = explored
+    open_tab(explorer, explorer.map, qtbot)
+    plot = explorer.map.plot
+    qtbot.waitUntil(plot.has_contents, timeout=10_000)
+    explorer.map.method.setFocus()
+    qtbot.keyClick(explorer.map.method, Qt.Key.Key_Down)
+    # UMAP is compiled when it is first used.
+    qtbot.waitUntil(lambda: plot._title == "UMAP of activations", timeout=180_000)
+    places = plot._places
+    assert np.isfinite(places).all()
+    low, high = places.min(axis=0) - 1, places.max(axis=0) + 1
+    middle = float(np.median(places[:, 0]))
+    corners = [low, (middle, low[1]), (middle, high[1]), (low[0], high[1])]
+    pixels = [pixel_of(plot, corner) for corner in corners]
+    qtbot.mousePress(plot.canvas, LEFT, pos=pixels[0])
+    for pixel in [*pixels[1:], pixels[0]]:
+        qtbot.mouseMove(plot.canvas, pixel)
+    qtbot.mouseRelease(plot.canvas, LEFT, pos=pixels[0])
+    selected = np.isin(np.arange(len(places)), explorer.selection.rows)
+    margin = 0.02 * (high[0] - low[0])
+    clear = np.abs(places[:, 0] - middle) > margin
+    # Points on the rim of the axes may lie outside of what a mouse can reach.
+    inner = clear & (np.abs(places - (low + high) / 2) < 0.45 * (high - low)).all(axis=1)
+    assert inner.sum() > 20
+    np.testing.assert_array_equal(selected[inner], places[inner, 0] < middle)
+
+
 def test_a_condition_against_itself_is_said(explored, qtbot):
     _, explorer = explored
     open_tab(explorer, explorer.compare, qtbot)
     explorer.compare.second.setCurrentText(explorer.compare.first.currentText())
-    assert "two different conditions" in explorer.compare.message.text()
+    qtbot.waitUntil(lambda: "two different conditions" in explorer.compare.message.text())
     assert explorer.compare.plot.isHidden()
 
 

@@ -15,7 +15,7 @@ from napari_microdl.gui.layers import TAG, Source
 from napari_microdl.gui.overlays import DIVERGING, side_by_side
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.viewer_session import session_of
-from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels
+from napari_microdl.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
 from napari_microdl.pipeline import run_pipeline
 from napari_microdl.segmentation import segment_cells
 
@@ -58,11 +58,22 @@ def test_overlapping_boxes_show_their_mean(seed):
 def test_a_grid_is_interpolated_between_the_centres_of_patches(rows, columns, patch, cut_y, cut_x):
     grid = np.random.default_rng(rows).normal(size=(rows, columns)).astype(np.float32)
     shape = (max(rows * patch - cut_y, 1), max(columns * patch - cut_x, 1))
-    y, x = ((np.arange(n) + 0.5) / patch - 0.5 for n in shape)
-    expected = map_coordinates(
-        grid, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest", output=np.float64
-    )
-    np.testing.assert_allclose(grid_to_pixels(grid, patch, shape), expected, atol=1e-5)
+    coarsest = coarsest_step(patch, shape)
+    assert patch % coarsest == shape[0] % coarsest == shape[1] % coarsest == 0
+    for step in (1, coarsest):
+        centres = ((np.arange(n // step) + 0.5) * step - 0.5 for n in shape)
+        y, x = ((c + 0.5) / patch - 0.5 for c in centres)
+        expected = map_coordinates(
+            grid, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest", output=np.float64
+        )
+        found = grid_to_pixels(grid, patch, shape, step)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_patches_that_fill_the_image_are_shown_as_they_are():
+    grid = RANDOM.normal(size=(3, 5)).astype(np.float32)
+    assert coarsest_step(16, (48, 80)) == 16
+    np.testing.assert_array_equal(grid_to_pixels(grid, 16, (48, 80), 16), grid)
 
 
 def test_the_heatmap_is_transparent_where_it_says_nothing():
@@ -105,8 +116,9 @@ def test_overlays_show_what_the_core_computed(shown, small_run):
         for layer in heatmaps:
             field = layer.metadata[TAG]["field"]
             grid = activations.heatmap(field, concept)
-            expected = grid_to_pixels(grid, 8, small_run.fields[field].shape)
-            np.testing.assert_array_equal(layer.data, expected)
+            # One value a patch, and the graphics card interpolates.
+            np.testing.assert_array_equal(layer.data, grid)
+            assert layer.interpolation2d == "linear"
             low, high = layer.contrast_limits
             assert low == -high
         for layer in painted:
@@ -127,12 +139,48 @@ def test_overlays_carry_the_transforms_of_their_source(shown):
     session.show(kinds=["heatmap", "activation"], all_fields=True)
     for overlay in outputs(viewer, "heatmap") + outputs(viewer, "activation"):
         source = session.run.sources[overlay.metadata[TAG]["field"]].layer()
-        for name in ("scale", "translate", "rotate", "shear"):
+        for name in ("rotate", "shear"):
             np.testing.assert_allclose(getattr(overlay, name), getattr(source, name))
         np.testing.assert_allclose(overlay.affine.affine_matrix, source.affine.affine_matrix)
         assert overlay.units == source.units
         assert overlay.axis_labels == source.axis_labels
-        np.testing.assert_allclose(overlay.data_to_world((9, 2)), source.data_to_world((9, 2)))
+        patch = 8 if overlay.metadata[TAG]["kind"] == "heatmap" else 1
+        assert overlay.data.shape == tuple(n // patch for n in source.data.shape)
+        # The outer corners of the first pixels, and a place inside.
+        for place in ((-0.5, -0.5), (9, 2), (159.5, 80)):
+            inside = (np.array(place) + 0.5) / patch - 0.5
+            np.testing.assert_allclose(
+                overlay.data_to_world(inside), source.data_to_world(place), atol=1e-9
+            )
+
+
+def test_the_drawn_heatmap_is_that_of_every_pixel(explored, small_run):
+    viewer, explorer = explored
+    session = explorer.session
+    source = session.run.sources[0].layer()
+    source.scale, source.rotate = (0.5, 0.25), 15
+    session.show(kinds=[], all_fields=False)
+    viewer.layers.selection.active = source
+    session.show(kinds=["heatmap"])
+    (layer,) = outputs(viewer, "heatmap")
+    layer.opacity = 1
+    for other in viewer.layers:
+        other.visible = other is layer
+    viewer.reset_view()
+    drawn = viewer.screenshot(canvas_only=True, flash=False).astype(int)
+    layer.visible = False
+    viewer.add_image(
+        grid_to_pixels(layer.data, 8, small_run.fields[0].shape),
+        contrast_limits=layer.contrast_limits,
+        colormap=layer.colormap,
+        blending="translucent",
+        scale=source.scale,
+        rotate=source.rotate,
+    )
+    expected = viewer.screenshot(canvas_only=True, flash=False).astype(int)
+    assert np.ptp(expected[..., :3].reshape(-1, 3), axis=0).max() > 100
+    # Pixels on the rim of the image, which lies askew, may fall to either side.
+    assert np.quantile(np.abs(drawn - expected).max(axis=-1), 0.99) <= 12
 
 
 def test_the_first_run_is_shown_on_all_images_only_where_they_lie_side_by_side():

@@ -13,7 +13,6 @@ from qtpy.QtCore import QPoint, Qt, QThreadPool
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.gui.layers import TAG
 from napari_microdl.gui.workflow import ConceptWorkflow
-from napari_microdl.painting import grid_to_pixels
 from napari_microdl.pipeline import run_pipeline
 
 from .conftest import SIZE, SMALL, small_fields, small_layers
@@ -92,7 +91,7 @@ def test_from_sample_to_overlays_by_clicks(docked, qtbot):
     found = {(x.metadata[TAG]["kind"], x.metadata[TAG]["field"]): x for x in outputs(viewer)}
     assert set(found) == {(kind, f) for kind in ("heatmap", "activation") for f in range(4)}
     for field in range(4):
-        heatmap = grid_to_pixels(expected.activations.heatmap(field, best), 8, (SIZE, SIZE))
+        heatmap = expected.activations.heatmap(field, best)
         np.testing.assert_allclose(found["heatmap", field].data, heatmap, atol=1e-5)
         _, values = expected.activations.unit_values(field, best)
         boxes = expected.activations.geometry[field].boxes
@@ -103,7 +102,8 @@ def test_from_sample_to_overlays_by_clicks(docked, qtbot):
             count[top:bottom, left:right] += 1
         np.testing.assert_allclose(found["activation", field].data, mean / count, atol=1e-5)
         source = workflow.session.run.sources[field].layer()
-        np.testing.assert_allclose(found["heatmap", field].translate, source.translate)
+        corners = [x.data_to_world((-0.5, -0.5)) for x in (found["heatmap", field], source)]
+        np.testing.assert_allclose(*corners)
 
 
 def test_built_in_cells_are_previewed_and_used(docked, qtbot):

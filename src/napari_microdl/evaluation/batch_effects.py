@@ -88,8 +88,9 @@ def batch_effects(
     p = stats.f.sf(f, b - 1, n - b)
 
     # Cliff's delta is twice the area, less one.
+    columns = sparse.csc_array(x)
     effects = np.stack(
-        [compare_groups(x, batch != k, batch == k)["effect"].to_numpy() for k in range(b)]
+        [compare_groups(columns, batch != k, batch == k)["effect"].to_numpy() for k in range(b)]
     )
     largest = np.abs(effects).argmax(axis=0)
     return pd.DataFrame(

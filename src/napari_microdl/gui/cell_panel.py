@@ -11,6 +11,7 @@ from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.gallery import PictureList
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.session import Run
+from napari_microdl.gui.words import counted
 
 _MOST_CONCEPTS = 30
 _MOST_SIMILAR = 12
@@ -62,7 +63,7 @@ class CellPanel(Panel):
         if run is None or row is None:
             chosen = len(self.selection.rows)
             self.heading.setText(
-                f"{chosen:,} {unit}s are selected."
+                f"{counted(chosen, unit)} selected."
                 if chosen
                 else f"Click a {unit} in an image to see its concepts and the {unit}s most like it."
                 " Shift and click selects several."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import pandas as pd
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel
 
-from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.plots import Plot
 from napari_microdl.gui.session import Run
@@ -39,6 +40,7 @@ class VolcanoPlot(Plot):
         self._names: list[str] = []
         self._conditions = ("", "")
         self._concept: int | None = None
+        self.q_column = "q_value"
         self._listening = False
         self.hide()
 
@@ -48,6 +50,7 @@ class VolcanoPlot(Plot):
         names: list[str],
         conditions: tuple[str, str],
         concept: int | None,
+        q_column: str = "q_value",
     ) -> None:
         """Draw a comparison.
 
@@ -61,8 +64,10 @@ class VolcanoPlot(Plot):
             First and second condition.
         concept : int or None
             The concept on show.
+        q_column : {"q_value", "q_wells"}
+            Whether cells or wells count as independent.
         """
-        self.compared = compared
+        self.compared, self.q_column = compared, q_column
         self._names, self._conditions, self._concept = names, conditions, concept
         self.redraw()
 
@@ -82,6 +87,7 @@ class VolcanoPlot(Plot):
                 self._concept,
                 self._conditions,
                 self.colours["text"],
+                self.q_column,
             )
 
     def drawn(self) -> None:
@@ -96,14 +102,20 @@ class VolcanoPlot(Plot):
 
         if self.compared is None or event.inaxes is None:
             return
-        pixels = event.inaxes.transData.transform(volcano_places(self.compared))
+        pixels = event.inaxes.transData.transform(volcano_places(self.compared, self.q_column))
         distance = np.hypot(*(pixels - (event.x, event.y)).T)
         if np.nanmin(distance) <= _REACH * self.canvas.device_pixel_ratio:
             self.concept_chosen.emit(int(self.compared.index[int(np.nanargmin(distance))]))
 
 
+def _compare_steps(run: Run, chosen: tuple[str, str]) -> Generator[Any, None, Any]:
+    """Compare two conditions in the background, which takes a while for a million cells."""
+    yield from ()
+    return run.run_id, chosen, run.result.activations.compare(*chosen)
+
+
 class ComparePanel(Panel):
-    """Choice of two conditions, and the plot."""
+    """Choice of two conditions and of what counts as independent, and the plot."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -115,6 +127,16 @@ class ComparePanel(Panel):
             box.currentIndexChanged.connect(self._on_choice)
             row.addWidget(box, 1)
         row.insertWidget(1, QLabel("against"))
+        self.by = QComboBox()
+        self.by.addItem("by wells", "q_wells")
+        self.by.addItem("by cells", "q_value")
+        self.by.setAccessibleName("What counts as independent")
+        self.by.setToolTip(
+            "What the test takes for independent. Cells of one well are alike, so by cells, "
+            "p-values of many cells from few wells come out far too small."
+        )
+        self.by.currentIndexChanged.connect(self._on_choice)
+        row.addWidget(self.by)
         self.column.addLayout(row)
         self.message = sentence_label()
         self.column.addWidget(self.message)
@@ -122,9 +144,14 @@ class ComparePanel(Panel):
         self.plot.concept_chosen.connect(self.session.show_concept)
         self.column.addWidget(self.plot, 1)
         self._compared: tuple[str, tuple[str, str], pd.DataFrame] | None = None
+        self._comparing: tuple[str, tuple[str, str]] | None = None
+        self.jobs = JobRunner(self)
+        self.jobs.succeeded.connect(self._on_compared)
+        self.jobs.failed.connect(self._say)
 
     def show_run(self, run: Run | None) -> None:
         """Offer the conditions of the run: a control against a treated one at first."""
+        self.jobs.stop()
         self._compared = None
         boxes = (self.first, self.second)
         blocked = [QSignalBlocker(box) for box in boxes]
@@ -132,7 +159,7 @@ class ComparePanel(Panel):
             box.clear()
         if run is not None:
             units = run.result.activations.units
-            names = np.unique(units["Metadata_condition"].astype(str)).tolist()
+            names = sorted(units["Metadata_condition"].astype(str).unique())
             for box in boxes:
                 box.addItems(names)
             controls = units.loc[units["Metadata_control"], "Metadata_condition"].astype(str)
@@ -142,8 +169,12 @@ class ComparePanel(Panel):
             self.first.setCurrentText(first)
             self.second.setCurrentText(next((n for n in others if n != first), first))
         del blocked
-        if run is None:
-            self.plot.show_comparison(None, [], ("", ""), None)
+        self.plot.show_comparison(None, [], ("", ""), None)
+
+    @property
+    def chosen(self) -> tuple[str, str]:
+        """First and second condition."""
+        return self.first.currentText(), self.second.currentText()
 
     def comparison(self) -> pd.DataFrame | None:
         """The comparison chosen, with names of the concepts; None where there is none.
@@ -156,31 +187,52 @@ class ComparePanel(Panel):
         run = self.session.run
         if run is None:
             return None
-        chosen = self.first.currentText(), self.second.currentText()
-        if self._compared is None or self._compared[:2] != (run.run_id, chosen):
-            compared = run.result.activations.compare(*chosen)
-            self._compared = run.run_id, chosen, compared
+        if not self._is_compared(run):
+            self._compared = run.run_id, self.chosen, run.result.activations.compare(*self.chosen)
+        assert self._compared is not None
         table = self._compared[2].copy()
         table.insert(0, "name", run.result.dictionary.names)
         return table
 
+    def _is_compared(self, run: Run) -> bool:
+        return self._compared is not None and self._compared[:2] == (run.run_id, self.chosen)
+
     def show_concept(self, run: Run, concept: int) -> None:
         """Draw the comparison with a ring around the concept on show."""
-        chosen = self.first.currentText(), self.second.currentText()
-        try:
-            compared = self.comparison()
-        except MicrodlError as error:
-            self.message.setText(str(error))
-            self.message.show()
-            self.plot.show_comparison(None, [], chosen, None)
+        if not self._is_compared(run):
+            wanted = run.run_id, self.chosen
+            if not (self.jobs.is_running and self._comparing == wanted):
+                self._comparing = wanted
+                self.plot.show_comparison(None, [], self.chosen, None)
+                self._say("Comparing...")
+                self.jobs.start(_compare_steps(run, self.chosen))
             return
-        self.message.hide()
-        self.plot.show_comparison(compared, run.result.dictionary.names, chosen, concept)
+        compared = self.comparison()
+        assert compared is not None
+        column = self.by.currentData()
+        self._say("")
+        if compared[column].isna().all():
+            column = "q_value"
+            self._say(
+                "By cells: a test by wells takes two wells of each condition. Cells of one well "
+                "are alike, so these p-values are too small."
+            )
+        names = run.result.dictionary.names
+        self.plot.show_comparison(compared, names, self.chosen, concept, column)
 
     def set_colours(self, colours: dict[str, str]) -> None:
         """Follow the theme."""
         self.plot.set_colours(colours)
 
+    def _on_compared(self, result: tuple[str, tuple[str, str], pd.DataFrame]) -> None:
+        self._compared = result
+        self._on_choice()
+
+    def _say(self, text: str) -> None:
+        self.message.setText(text)
+        self.message.setVisible(bool(text))
+
     def _on_choice(self) -> None:
+        # The tab may not be in view; it is told when it is.
         if self.session.run is not None and self.session.concept is not None:
             self.show_concept(self.session.run, self.session.concept)

@@ -31,7 +31,8 @@ def _two_digits(value: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return "-" if np.isnan(value) else f"{value:+.2f}"
+    # Zero is added for its sign: what is rounded up to zero keeps a minus.
+    return "-" if np.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"
 
 
 def _small(value: float) -> str:
@@ -111,10 +112,18 @@ COLUMNS = (
         _signed,
     ),
     Column(
-        "q",
-        "How often an effect like this is luck, after correction for looking at all concepts "
-        "(Mann-Whitney test, Benjamini-Hochberg). Cells of one well are alike, so few wells with "
-        "many cells give values that are too small.",
+        "q wells",
+        "How often an effect like this is luck, wells counted as independent: Mann-Whitney test of "
+        "their means, after correction for looking at all concepts (Benjamini-Hochberg). - with "
+        "fewer than two control and two treated wells; a field without a well counts as one.",
+        _column_of("q_wells"),
+        _small,
+        widest="1e-300",
+    ),
+    Column(
+        "q cells",
+        "The same test, cells counted as independent. Cells of one well are alike, so few wells "
+        "with many cells give values that are far too small; trust q wells.",
         _column_of("q_value"),
         _small,
         widest="1e-300",

@@ -28,6 +28,7 @@ from napari_microdl.gui.dock import Dock, sentence_label
 from napari_microdl.gui.evaluation_panel import EvaluationPanel
 from napari_microdl.gui.gallery import Gallery
 from napari_microdl.gui.map_panel import MapPanel
+from napari_microdl.gui.opening import OpenButton
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.picking import Picker, go_to, unit_at
 from napari_microdl.gui.plot_panel import PlotPanel
@@ -42,6 +43,10 @@ _MILLISECONDS_OF_REST = 150
 _EMPTY = (
     "No concepts yet: run the Concept workflow (Plugins > MicroDL), and they are listed here, the "
     "most telling first."
+)
+_WITHOUT_IMAGES = (
+    "Opened from a folder, without its images: there are no overlays, and no pictures in the "
+    "gallery."
 )
 _OVERLAYS: dict[OverlayKind, tuple[str, str]] = {
     "heatmap": (
@@ -108,8 +113,10 @@ class ConceptExplorer(Dock):
             self.save_plot,
             self.compare.comparison,
             self.table.selected_concepts,
+            self._field_in_view,
             self,
         )
+        self.open_button = OpenButton(self.session, self)
         self._lay_out()
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
@@ -147,6 +154,7 @@ class ConceptExplorer(Dock):
         bottom_row = QHBoxLayout()
         bottom_row.addWidget(self.where)
         bottom_row.addStretch(1)
+        bottom_row.addWidget(self.open_button)
         bottom_row.addWidget(self.save_button)
         splitter = QSplitter(Qt.Orientation.Vertical)
         splitter.addWidget(self.table)
@@ -186,6 +194,9 @@ class ConceptExplorer(Dock):
         self._rest.stop()
         self.map.jobs.stop()
         self.evaluation.jobs.stop()
+        self.compare.jobs.stop()
+        self.open_button.jobs.stop()
+        self.save_button.jobs.stop()
 
     def refresh(self) -> None:
         """Show the run of the session anew."""
@@ -201,22 +212,19 @@ class ConceptExplorer(Dock):
     def _on_run(self) -> None:
         run = self.session.run
         self.table.reload()
-        self.message.setVisible(run is None)
-        for widget in (
-            self.filter,
-            self.hide_flagged,
-            self.where,
-            *self.kinds.values(),
-            self.save_button,
-            self.tabs,
-        ):
+        with_images = run is not None and run.has_images
+        self.message.setText(_EMPTY if run is None else _WITHOUT_IMAGES)
+        self.message.setVisible(not with_images)
+        for widget in (self.filter, self.hide_flagged, self.save_button, self.tabs):
             widget.setEnabled(run is not None)
+        for widget in (self.where, *self.kinds.values()):
+            widget.setEnabled(with_images)
         for panel in self.panels:
             panel.show_run(run)
         if run is None:
             return
         self._on_view()
-        own = all(source.has_own_labels for source in run.sources)
+        own = all(source.has_own_labels for source in run.sources) and run.has_images
         self.kinds["cells"].setVisible(run.result.config.unit == "cell" and not own)
         self._on_concept()
 
@@ -284,8 +292,8 @@ class ConceptExplorer(Dock):
         if go_to(self.viewer, run, row):
             self.selection.select([row])
         else:
-            field = int(run.result.activations.units["field"].iloc[row])
-            show_info(f"The image of {run.sources[field].name} was closed.")
+            field = run.result.activations.units["Metadata_Field"].iloc[row]
+            show_info(f"The image of {field} is not open.")
 
     def save_plot(self, path: str | Path) -> None:
         """Write the plot in view as PNG, SVG or PDF; that of the first tab where there is none.

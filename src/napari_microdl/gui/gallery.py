@@ -107,18 +107,21 @@ class PictureList(QListWidget):
         self.clear()
         units = run.result.activations.units
         for row, cosine in zip(rows, cosines, strict=True):
-            picture = picture_of(run, int(row), channel)
-            lines = np.empty((0, 4))
-            if concept is not None:
-                lines = outlines_of(run.result.activations, int(row), concept, sign)
-            item = QListWidgetItem(f"{cosine:.2f}")
-            item.setIcon(QIcon(_pixmap(picture, lines, _LINES[sign])))
-            item.setData(Qt.ItemDataRole.UserRole, int(row))
             unit: Any = units.iloc[int(row)]
+            item = QListWidgetItem(f"{cosine:.2f}")
+            if not run.has_images:
+                item.setText(f"{cosine:.2f}  {unit['Metadata_Field']}, {unit['label']}")
+            else:
+                picture = picture_of(run, int(row), channel)
+                lines = np.empty((0, 4))
+                if concept is not None:
+                    lines = outlines_of(run.result.activations, int(row), concept, sign)
+                item.setIcon(QIcon(_pixmap(picture, lines, _LINES[sign])))
+            item.setData(Qt.ItemDataRole.UserRole, int(row))
             item.setToolTip(
                 f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"
-                f"{run.result.config.unit} {unit['label']}, cosine {cosine:.3f}\n"
-                "Click to go there."
+                f"{run.result.config.unit} {unit['label']}, cosine {cosine:.3f}"
+                + ("\nClick to go there." if run.has_images else "")
             )
             self.addItem(item)
 
@@ -156,7 +159,7 @@ class Gallery(Panel):
         for view in self.lists.values():
             view.clear()
         if run is not None:
-            names = list(run.fields[0].channel_names)
+            names = list(run.fields[0].channel_names) if run.has_images else []
             with QSignalBlocker(self.channel):
                 self.channel.clear()
                 self.channel.addItems(names)

@@ -469,7 +469,9 @@ def output_data(plane: NDArray[Any], source: Source) -> NDArray[Any]:
     return np.broadcast_to(plane, lead + plane.shape)
 
 
-def output_geometry(source: Source, corner: tuple[int, int] = (0, 0)) -> dict[str, Any]:
+def output_geometry(
+    source: Source, corner: tuple[int, int] = (0, 0), step: int = 1
+) -> dict[str, Any]:
     """Where an output lies: the transforms, units and axis labels of its source.
 
     Parameters
@@ -478,6 +480,8 @@ def output_geometry(source: Source, corner: tuple[int, int] = (0, 0)) -> dict[st
         Where the field came from; its layer must still be open.
     corner : tuple of int, default=(0, 0)
         Row and column of the first pixel of an output that covers a part of the field.
+    step : int, default=1
+        Edge in pixels of the square of the image that one pixel of the output stands for.
 
     Returns
     -------
@@ -487,10 +491,14 @@ def output_geometry(source: Source, corner: tuple[int, int] = (0, 0)) -> dict[st
     layer = source.layer()
     if layer is None:
         raise MicrodlError(f"The image of '{source.name}' was closed.")
-    offset = np.array([*(i or 0 for i in source.index), *corner], float)
+    # A layer is placed by the centre of its first pixel.
+    centre = (step - 1) / 2
+    first = (corner[0] + centre, corner[1] + centre)
+    offset = np.array([*(i or 0 for i in source.index), *first], float)
+    steps = np.array([*(1 for _ in source.index), step, step])
     placing = Affine(scale=layer.scale, rotate=layer.rotate, shear=layer.shear, ndim=layer.ndim)
     return {
-        "scale": layer.scale,
+        "scale": layer.scale * steps,
         "translate": layer.translate + placing.linear_matrix @ offset,
         "rotate": layer.rotate,
         "shear": layer.shear,

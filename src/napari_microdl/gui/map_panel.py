@@ -16,6 +16,7 @@ from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.plots import Plot
 from napari_microdl.gui.session import Run
+from napari_microdl.gui.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,12 +47,15 @@ class MapPlot(Plot):
     ) -> None:
         """Draw another map, or none."""
         self._run, self._places, self._title = run, places, title
+        # Rows of another run mean other units.
+        self._selected = np.empty(0, np.int64)
         self.redraw()
 
     def show_selected(self, rows: NDArray[np.int64]) -> None:
         """Ring the selected units."""
-        self._selected = rows
-        self.redraw()
+        if not np.array_equal(rows, self._selected):
+            self._selected = rows
+            self.redraw()
 
     def has_contents(self) -> bool:
         """Whether there is a map."""
@@ -90,7 +94,10 @@ def _map_steps(run: Run, method: str) -> Generator[Any, None, tuple[str, str, An
     yield from ()
     codes = run.result.activations.codes
     if method == "umap":
-        return run.run_id, method, umap_map(codes), "UMAP of activations"
+        places = umap_map(codes)
+        known = int(np.isfinite(places[:, 0]).sum())
+        drawn = f" of {known:,} random {run.result.config.unit}s" if known < len(places) else ""
+        return run.run_id, method, places, f"UMAP of activations{drawn}"
     places, share = pca_map(codes)
     title = f"first two principal components ({share.sum():.0%} of the variance)"
     return run.run_id, method, places, title
@@ -133,8 +140,10 @@ class MapPanel(Panel):
         self._say("")
 
     def show_concept(self, run: Run, concept: int) -> None:
-        """Make the map when it is first looked at."""
-        if self._made != (run.run_id, self.method.currentData()) and not self.jobs.is_running:
+        """Make the map when it is first looked at, and ring what was selected since."""
+        if self._made == (run.run_id, self.method.currentData()):
+            self.plot.show_selected(self.selection.rows)
+        elif not self.jobs.is_running:
             self._make()
 
     def show_selection(self) -> None:
@@ -144,7 +153,7 @@ class MapPanel(Panel):
         if self._made is not None and self.session.run is not None:
             unit = self.session.run.result.config.unit
             self._say(
-                f"{chosen:,} {unit}s are selected and outlined in the images."
+                f"{counted(chosen, unit)} selected and outlined in the images."
                 if chosen
                 else f"Draw a line around points to select their {unit}s in the images."
             )

@@ -17,7 +17,7 @@ from psygnal import Signal
 
 from napari_microdl.gui.layers import TAG, is_output, output_data, output_geometry
 from napari_microdl.gui.session import OverlayKind, Run, Session
-from napari_microdl.painting import BoxPainter, LabelPainter, grid_to_pixels
+from napari_microdl.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
 
 if TYPE_CHECKING:
     from napari_microdl.cells import Units
@@ -255,9 +255,12 @@ class Overlays:
         limit = max((float(np.abs(h).max()) for h in heatmaps.values()), default=0.0) or 1.0
         for field, heatmap in heatmaps.items():
             grid = activations.grids[field]
-            plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape)
+            # No finer than its patches need, since the graphics card interpolates: a picture of
+            # every pixel takes ten times as long to be drawn, and gigabytes of a large image.
+            step = coarsest_step(grid.patch_size, grid.image_shape)
+            plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape, step)
             self._put_image(
-                viewer, run, concept, field, "heatmap", plane, (-limit, limit), DIVERGING
+                viewer, run, concept, field, "heatmap", plane, (-limit, limit), DIVERGING, step
             )
 
     def _show_activation(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
@@ -317,6 +320,7 @@ class Overlays:
         plane: NDArray[np.float32],
         limits: tuple[float, float],
         colormap: Any,
+        step: int | None = None,
     ) -> None:
         source = run.sources[field]
         data = output_data(plane, source)
@@ -331,7 +335,9 @@ class Overlays:
                 opacity=0.8,
                 metadata={TAG: self._tag(run, field, kind, concept)},
                 name=name,
-                **output_geometry(source),
+                # The value of a cell ends at its edge, those of patches run into each other.
+                interpolation2d="nearest" if step is None else "linear",
+                **output_geometry(source, step=step or 1),
             )
             layer.contrast_limits_range = limits
             viewer.add_layer(layer)

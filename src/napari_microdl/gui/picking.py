@@ -75,8 +75,10 @@ def go_to(viewer: Viewer, run: Run, row: int) -> bool:
     Returns
     -------
     bool
-        False where the image was closed.
+        False where the image was closed or never known.
     """
+    if not run.has_images:
+        return False
     unit: Any = run.result.activations.units.iloc[row]
     source = run.sources[int(unit["field"])]
     layer = source.layer()

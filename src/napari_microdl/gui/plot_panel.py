@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QComboBox, QHBoxLayout
 
@@ -80,6 +79,9 @@ class ConceptPlot(Plot):
             draw_wells(axes, activations, concept, text)
         elif kind == "cosines":
             draw_cosines(axes, activations, concept, label, text)
+        elif not run.has_images:
+            axes.set_axis_off()
+            axes.set_title("The images of this run are not open.")
         else:
             correlations = channel_correlations(
                 activations.heatmap(field, concept),
@@ -128,7 +130,7 @@ class PlotPanel(Panel):
             self.label.clear()
             if run is not None:
                 units = run.result.activations.units
-                self.label.addItems(np.unique(units["Metadata_condition"].astype(str)).tolist())
+                self.label.addItems(sorted(units["Metadata_condition"].astype(str).unique()))
                 best = str(run.result.activations.ranking["label"].iloc[0])
                 self.label.setCurrentText(best)
         if run is None:

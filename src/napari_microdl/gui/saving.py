@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,21 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
 from napari_microdl.dictionary import SUFFIX
 from napari_microdl.errors import MicrodlError
 from napari_microdl.export import label_features, write_anndata, write_table
+from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.layers import TAG, is_output
 from napari_microdl.gui.session import Run, Session
+from napari_microdl.painting import grid_to_pixels
 
 if TYPE_CHECKING:
     from napari.layers import Labels
 
+    from napari_microdl.activations import ConceptActivations
+
 _TABLES = "Table (*.csv *.parquet)"
 _PLOTS = "Plot (*.png *.svg *.pdf)"
 _MOST_FEATURES = 20
+# A table of more numbers is gigabytes as text; AnnData and the folder hold them all.
+_MOST_NUMBERS = 50_000_000
 
 
 def labels_layers(viewer: Viewer, session: Session, run: Run) -> dict[int, Labels]:
@@ -59,6 +65,14 @@ def labels_layers(viewer: Viewer, session: Session, run: Run) -> dict[int, Label
     return found
 
 
+def _folder_steps(activations: ConceptActivations, folder: Path) -> Generator[Any, None, Path]:
+    """Save to a folder in the background: of a million cells it is gigabytes."""
+    yield from ()
+    from napari_microdl.activation_store import save_activations
+
+    return save_activations(activations, folder)
+
+
 class SaveButton(QPushButton):
     """A button with a menu of everything that can be saved.
 
@@ -74,6 +88,10 @@ class SaveButton(QPushButton):
         Gives the comparison of two conditions, or None.
     selected_concepts : callable
         Gives the concepts selected in the table.
+    field_in_view : callable
+        Gives the number of the field that is looked at.
+    parent : QWidget
+        The dock.
     """
 
     def __init__(
@@ -83,12 +101,14 @@ class SaveButton(QPushButton):
         save_plot: Callable[[Path], None],
         comparison: Callable[[], pd.DataFrame | None],
         selected_concepts: Callable[[], list[int]],
+        field_in_view: Callable[[], int],
         parent: QWidget,
     ) -> None:
         super().__init__(parent)
         self._viewer, self._session = viewer, session
         self._selected_concepts = selected_concepts
         self._comparison = comparison
+        self._field_in_view = field_in_view
         self.setText("Save")
         self.setToolTip("Plots, tables, the dictionary with your names, notes and tags.")
         menu = QMenu(self)
@@ -129,6 +149,14 @@ class SaveButton(QPushButton):
                 "AnnData (*.h5ad)",
             ),
             (
+                "heatmap",
+                "Heatmap of the selected image...",
+                "The concept on show, a value a pixel (the layer has one a patch).",
+                self.save_heatmap,
+                "heatmap.tif",
+                "Image (*.tif *.tiff)",
+            ),
+            (
                 "dictionary",
                 "Dictionary...",
                 "With names, notes and tags.",
@@ -141,6 +169,16 @@ class SaveButton(QPushButton):
             action.setToolTip(tip)
             action.triggered.connect(partial(self._ask, save=save, name=name, kinds=kinds))
             self.entries[key] = action
+        action = menu.addAction("Activations to a folder...")
+        action.setToolTip(
+            "Everything but the images, for the button Open. What is in the folder is read as it "
+            "is needed, so there may be millions of cells."
+        )
+        action.triggered.connect(self._ask_folder)
+        self.entries["folder"] = action
+        self.jobs = JobRunner(self)
+        self.jobs.succeeded.connect(self._on_saved)
+        self.jobs.failed.connect(self._on_failed)
         menu.addSeparator()
         action = menu.addAction("Copy to features of Labels layers")
         action.setToolTip(
@@ -155,6 +193,20 @@ class SaveButton(QPushButton):
         path, _chosen = QFileDialog.getSaveFileName(self, "Save", name, kinds)
         if path:
             self.try_to(partial(save, Path(path)))
+
+    def _ask_folder(self) -> None:
+        # A name that is free or a folder: a file dialog for folders offers only those that exist.
+        path, _chosen = QFileDialog.getSaveFileName(
+            self, "Save", "activations", options=QFileDialog.Option.DontConfirmOverwrite
+        )
+        if path and (run := self._session.run) is not None:
+            self.jobs.start(_folder_steps(run.result.activations, Path(path)), "Saving activations")
+
+    def _on_saved(self, folder: Path) -> None:
+        show_info(f"Saved to {folder}.")
+
+    def _on_failed(self, sentence: str) -> None:
+        show_info(f"Could not save: {sentence}")
 
     def try_to(self, save: Callable[[], Any]) -> None:
         """Save, and say it where that fails."""
@@ -173,9 +225,42 @@ class SaveButton(QPushButton):
             write_table(table, path)
 
     def save_units(self, path: Path) -> None:
-        """Write one row a unit with its activations as CSV or Parquet."""
+        """Write one row a unit with its activations as CSV or Parquet.
+
+        Of very many units and concepts, those selected in the table, or the first 20.
+        """
         if (run := self._session.run) is not None:
-            write_table(run.result.activations.to_frame(), path)
+            activations = run.result.activations
+            concepts = None
+            if 2 * len(activations.units) * activations.n_concepts > _MOST_NUMBERS:
+                concepts = self._few_concepts(run)
+                show_info(
+                    f"Of {activations.n_concepts:,} concepts the table gets {len(concepts)}, those "
+                    "selected or the first ones; AnnData and the folder hold all."
+                )
+            write_table(activations.to_frame(concepts), path)
+
+    def save_heatmap(self, path: Path) -> None:
+        """Write the heatmap of the concept on show as a TIFF, float32, a value a pixel."""
+        run, concept = self._session.run, self._session.concept
+        if run is None or concept is None:
+            return
+        if not run.has_images:
+            raise MicrodlError("The images of this run are not open, so there is no heatmap.")
+        field = self._field_in_view()
+        grid = run.result.activations.grids[field]
+        heatmap = run.result.activations.heatmap(field, concept)
+        # Imported when it is needed: napari starts faster.
+        import tifffile
+
+        tifffile.imwrite(path, grid_to_pixels(heatmap, grid.patch_size, grid.image_shape))
+
+    def _few_concepts(self, run: Run) -> list[int]:
+        """Concepts selected in the table, where those are two or more, or the first 20."""
+        concepts = self._selected_concepts()
+        if len(concepts) < 2:
+            concepts = [int(c) for c in run.result.activations.ranking.index[:_MOST_FEATURES]]
+        return concepts
 
     def save_comparison(self, path: Path) -> None:
         """Write the comparison of two conditions as CSV or Parquet."""
@@ -205,9 +290,7 @@ class SaveButton(QPushButton):
                 "tick Outlines."
             )
             return
-        concepts = self._selected_concepts()
-        if len(concepts) < 2:
-            concepts = [int(c) for c in run.result.activations.ranking.index[:_MOST_FEATURES]]
+        concepts = self._few_concepts(run)
         for number, layer in layers.items():
             layer.features = label_features(run.result.activations, number, concepts)
         show_info(f"Activations of {len(concepts)} concepts copied to {len(layers)} Labels layers.")

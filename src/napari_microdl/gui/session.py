@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
 
+from napari_microdl.config import PipelineConfig
 from napari_microdl.fields import Field
 from napari_microdl.gui.layers import Source
 from napari_microdl.gui.state.freshness import Facets, Freshness, Mark, StepName
@@ -18,6 +19,7 @@ from napari_microdl.gui.work import Work
 from napari_microdl.stages.kept import KeptStages
 
 if TYPE_CHECKING:
+    from napari_microdl.activations import ConceptActivations
     from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.pipeline import PipelineResult
     from napari_microdl.stages.reading import Tokens
@@ -50,6 +52,11 @@ class Run:
     fields: list[Field]
     sources: list[Source]
     is_first: bool
+
+    @property
+    def has_images(self) -> bool:
+        """Whether its images are known; of a run that was opened from a folder they are not."""
+        return bool(self.fields)
 
 
 class Session(Plan):
@@ -152,6 +159,27 @@ class Session(Plan):
         self.limits = result.report["intensity"]
         self.concept = int(result.activations.ranking.index[0])
         self.set_dictionary(result.dictionary)
+        self.run_changed.emit()
+
+    def open_activations(self, activations: ConceptActivations) -> None:
+        """Show activations that were opened from a folder, without images.
+
+        Parameters
+        ----------
+        activations : ConceptActivations
+            Of an earlier run.
+        """
+        dictionary = activations.dictionary
+        config = dataclasses.replace(PipelineConfig(), unit=dictionary.spec.unit)
+        # Imported here: it brings the model's code along, which takes seconds.
+        from napari_microdl.pipeline import PipelineResult
+
+        result = PipelineResult(config, dictionary, activations, [], {})
+        self.run = Run(uuid.uuid4().hex[:12], result, [], [], is_first=False)
+        self._freshness.show(self.facets())
+        self.limits = []
+        self.concept = int(activations.ranking.index[0])
+        self.set_dictionary(dictionary)
         self.run_changed.emit()
 
     def show_concept(self, concept: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import numpy as np
 from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QPushButton
 
 from napari_microdl.dictionary import TAGS
@@ -12,6 +13,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.session import Run
+from napari_microdl.gui.words import counted
 from napari_microdl.tag_recall import TagRecall, tag_recall
 
 
@@ -81,7 +83,7 @@ class TagPanel(Panel):
         unit = "cell" if run is None else run.result.config.unit
         chosen = len(self.selection.rows)
         self.units_heading.setText(
-            f"{chosen:,} selected {unit}s"
+            counted(chosen, f"selected {unit}")
             if chosen
             else f"Select {unit}s by clicks in an image or a lasso in the tab Map."
         )
@@ -99,8 +101,11 @@ class TagPanel(Panel):
             If there are no tags of both kinds.
         """
         activations = run.result.activations
-        tags = activations.unit_tags
-        return tag_recall(activations.alignment(concept), tags == TAGS[0], tags == TAGS[1])
+        rows = np.flatnonzero(activations.unit_tags != "")
+        tags = activations.unit_tags[rows]
+        # Of a million cells the cosines take a while, which nobody waits for without a tag.
+        values = activations.alignment(concept)[rows] if len(rows) else np.empty(0)
+        return tag_recall(values, tags == TAGS[0], tags == TAGS[1])
 
     def _show_recall(self, run: Run, concept: int) -> None:
         name = run.result.dictionary.names[concept]

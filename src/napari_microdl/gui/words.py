@@ -10,3 +10,8 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     quoted = [f"'{name}'" for name in names[:most]]
     rest = len(names) - most
     return ", ".join(quoted) + (f" and {rest} more" if rest > 0 else "")
+
+
+def counted(n: int, noun: str) -> str:
+    """A number with its noun, in the plural where it is not one: "1 cell", "1,200 cells"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
