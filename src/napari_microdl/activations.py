@@ -180,6 +180,7 @@ class ConceptActivations:
             codes=self.codes[rows],
             vectors=self.vectors[rows],
             unit_tags=self.unit_tags[rows],
+            columns=None,
         )
 
     def unit_values(

@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QFileDialog
 
 from embedding.stand_ins import finish
 from gui.test_explorer_tabs import open_tab
+from napari_microdl.activation_store import open_activations, save_activations
 from napari_microdl.gui import evaluation_panel
 from napari_microdl.gui.evaluation_panel import EvaluationPanel
 from napari_microdl.gui.jobs import percent_done
@@ -88,6 +89,32 @@ def test_a_click_measures_the_run_and_shows_what_was_found(panel, small_run, qtb
     assert panel.choices.summary.text() == "Condition, by wells, 19 shuffles"
     assert panel.save_button.isEnabled()
     assert panel.bar.isHidden()
+
+
+def test_a_run_opened_from_a_folder_is_measured_without_its_images(
+    panel, explored, small_run, qtbot, monkeypatch, tmp_path
+):
+    _, explorer = explored
+    save_activations(small_run.result.activations, tmp_path / "saved")
+    explorer.session.open_activations(open_activations(tmp_path / "saved"))
+    panel.choices.seeds.setValue(1)
+    report = evaluated(panel, qtbot)
+    _, expected = finish(iter_evaluation(small_run.result.activations, replace(FEW, n_seeds=1)))
+    assert report.labels == expected.labels
+    assert report.probes == expected.probes
+    assert report.seeds == expected.seeds
+    run = explorer.session.run
+    of_cells = replace(run.result, config=replace(run.result.config, unit="cell"))
+    panel.choices.offer(replace(run, result=of_cells))
+    assert not panel.choices.handcrafted.isEnabled()
+    assert "not open" in panel.choices.handcrafted.toolTip()
+    chosen = tmp_path / "page.html"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(chosen), ""))
+    qtbot.mouseClick(panel.save_button, LEFT)
+    qtbot.waitUntil(lambda: chosen.exists() and not panel.jobs.is_running, timeout=20_000)
+    page = chosen.read_text(encoding="utf-8")
+    assert "<img" not in page
+    assert "<table" in page
 
 
 def test_every_number_says_what_it_means(panel, qtbot):

@@ -117,14 +117,17 @@ class Choices(Step):
             for name in columns:
                 self.labels.addItem(_label_name(name), name)
             self.labels.setCurrentIndex(max(self.labels.findData(before), 0))
-        cells = run.result.config.unit == "cell"
-        self.handcrafted.setEnabled(cells)
+        unit = run.result.config.unit
+        cannot = ""
+        if unit != "cell":
+            cannot = f"Cells are measured by hand, and the samples of this run are {unit}s."
+        elif not run.has_images:
+            cannot = "Cells are measured on their images, and those of this run are not open."
+        self.handcrafted.setEnabled(not cannot)
         self.handcrafted.setToolTip(
-            "Measure shape, intensity and texture of every cell, and compare how well they tell "
+            cannot
+            or "Measure shape, intensity and texture of every cell, and compare how well they tell "
             "the labels."
-            if cells
-            else f"Cells are measured by hand, and the samples of this run are "
-            f"{run.result.config.unit}s."
         )
         seen = seen_units(run.result.dictionary, units)
         n_fields = int(units["field"].nunique())

@@ -73,7 +73,9 @@ def _evaluate(
 ) -> Generator[EvaluationStep, None, tuple[str, EvaluationReport]]:
     """Evaluate in the background; the number of the run comes back with the report."""
     activations = run.result.activations
-    steps = iter_evaluation(activations, choices, fields=run.fields, cells=run.result.labels)
+    # Of a run that was opened from a folder there are neither images nor cells.
+    fields, cells = (run.fields, run.result.labels) if run.has_images else (None, None)
+    steps = iter_evaluation(activations, choices, fields=fields, cells=cells)
     return run.run_id, (yield from steps)
 
 
@@ -83,9 +85,12 @@ def _write(
     """Draw and write the page and the figures in the background."""
     yield EvaluationStep("draw", 0, 1, "Drawing")
     from napari_microdl.errors import MicrodlError
-    from napari_microdl.html_report import iter_html_report
+    from napari_microdl.html_report import html_report, iter_html_report
 
-    page = yield from iter_html_report(report, run.result.activations, run.fields)
+    if run.has_images:
+        page = yield from iter_html_report(report, run.result.activations, run.fields)
+    else:
+        page = html_report(report, run.result.config.unit)
     files = path.with_suffix(".html"), path.with_suffix(".json")
     try:
         files[0].write_text(page, encoding="utf-8")
