@@ -137,6 +137,8 @@ def test_a_lasso_in_a_umap_selects_the_units_inside(explored, small_run, qtbot):
     qtbot.keyClick(explorer.map.method, Qt.Key.Key_Down)
     # UMAP is compiled when it is first used.
     qtbot.waitUntil(lambda: plot._title == "UMAP of activations", timeout=180_000)
+    # Axes find their place when they are drawn.
+    plot.canvas.draw()
     places = plot._places
     assert np.isfinite(places).all()
     low, high = places.min(axis=0) - 1, places.max(axis=0) + 1

@@ -127,10 +127,11 @@ def test_two_viewers_run_at_once_and_each_has_its_own(open_viewer: Any, qtbot: A
         runs = {x.metadata[TAG]["run_id"] for x in outputs(viewer)}
         assert runs == {workflow.session.run.run_id}
     # The end of one is no end of the other.
-    (first, _), (second, workflow) = opened
+    (first, ended), (second, workflow) = opened
     workflow.session.configure(layer=3)
     click(qtbot, workflow.run_button)
-    first.close()
+    # Its dock and not its window: on closing one, vispy draws the other with what it has deleted.
+    first.window.remove_dock_widget(ended)
     shown = workflow.session.run
     qtbot.waitUntil(lambda: workflow.session.run is not shown, timeout=PATIENCE)
     assert len(outputs(second)) == 4
