@@ -48,7 +48,7 @@ from napari_microdl.pipeline import PipelineResult
 SIZE, PATCH, WIDTH, CONCEPTS, ACTIVE = 2048, 8, 192, 1024, 20
 TABLE_CONCEPTS, TABLE_ACTIVE, TABLE_WIDTH, TABLE_FIELDS, CELLS_OF_FIELD = 8192, 100, 384, 200, 5_000
 # The session notes how long a run took the model.
-REPORT = {"seconds": {"embed": 0.0}}
+REPORT = {"intensity": [], "seconds": {"embed": 0.0}}
 SPEC = DictionarySpec(
     model_id="made-up",
     weights_sha256="0" * 64,
