@@ -29,6 +29,24 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "precision": get_args(Precision),
 }
 
+# Settings that decide the whitening, and those that decide the dictionary.
+WHITENING_SETTINGS = ("whiten", "shrinkage", "n_components")
+DICTIONARY_SETTINGS = (
+    "n_atoms",
+    "n_iterations",
+    "atoms_per_iteration",
+    "update",
+    "init",
+    "learning_rate",
+    "selection",
+    "refit",
+    "positive_code",
+    "control_atoms",
+    "max_steps",
+    "early_stopping",
+    "random_state",
+)
+
 
 @dataclass(frozen=True)
 class PipelineConfig:

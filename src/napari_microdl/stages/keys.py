@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_microdl.config import PipelineConfig
+from napari_microdl.config import DICTIONARY_SETTINGS, WHITENING_SETTINGS, PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.fields import Field
 from napari_microdl.stages.progress import Progress
@@ -32,22 +32,6 @@ _READ = (
     "batch_size",
 )
 _POOL = ("unit", "crop_size", "crop_stride")
-_WHITEN = ("whiten", "shrinkage", "n_components")
-_LEARN = (
-    "n_atoms",
-    "n_iterations",
-    "atoms_per_iteration",
-    "update",
-    "init",
-    "learning_rate",
-    "selection",
-    "refit",
-    "positive_code",
-    "control_atoms",
-    "max_steps",
-    "early_stopping",
-    "random_state",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +101,8 @@ def iter_keys(
     segment = (_of(config, _SEGMENT), tuple(cells))
     read = (_of(config, _READ), channels, tuple(images), _file(config.model), seed, given)
     pool = (read, segment, _of(config, _POOL))
-    whiten = (pool, tuple(f.is_control for f in fields), _of(config, _WHITEN))
-    learn = (whiten, _of(config, _LEARN))
+    whiten = (pool, tuple(f.is_control for f in fields), _of(config, WHITENING_SETTINGS))
+    learn = (whiten, _of(config, DICTIONARY_SETTINGS))
     return StageKeys(segment, read, pool, whiten, learn)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
-from napari_microdl.config import PipelineConfig
+from napari_microdl.config import DICTIONARY_SETTINGS, WHITENING_SETTINGS, PipelineConfig
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.gui.layers import Source, build_fields
@@ -19,22 +19,8 @@ from napari_microdl.gui.words import listed
 # Settings that decide the steps which have nothing else to decide them.
 _SETTINGS: dict[Facet, tuple[str, ...]] = {
     "model": ("model", "joint", "layer", "site", "tile_size", "halo", "precision"),
-    "whitening": ("remove_position", "whiten", "shrinkage", "n_components"),
-    "dictionary": (
-        "n_atoms",
-        "n_iterations",
-        "atoms_per_iteration",
-        "update",
-        "init",
-        "learning_rate",
-        "selection",
-        "refit",
-        "positive_code",
-        "control_atoms",
-        "max_steps",
-        "early_stopping",
-        "random_state",
-    ),
+    "whitening": ("remove_position", *WHITENING_SETTINGS),
+    "dictionary": DICTIONARY_SETTINGS,
 }
 
 
