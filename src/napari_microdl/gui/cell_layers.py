@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from napari_microdl.gui.layers import (
     TAG,
     Source,
+    add_unselected,
     leading_shape,
     output_data,
     output_geometry,
@@ -117,10 +118,4 @@ def _add(
 ) -> None:
     layer = Labels(data, name=name, metadata={TAG: {"kind": KIND, **tags}}, **geometry)
     layer.contour = _LINE
-    kept, active = set(viewer.layers.selection), viewer.layers.selection.active
-    viewer.add_layer(layer)
-    # The new layer selects itself, but the user was looking at another.
-    viewer.layers.selection = kept
-    if active is not None:
-        viewer.layers.selection.active = active
-        viewer.layers.selection = kept
+    add_unselected(viewer, layer)

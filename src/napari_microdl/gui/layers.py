@@ -144,6 +144,24 @@ def is_output(layer: Layer) -> bool:
     return TAG in layer.metadata
 
 
+def add_unselected(viewer: Any, layer: Layer) -> None:
+    """Add a layer, which would select itself, while the user goes on looking at another.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        Where to.
+    layer : Layer
+        What to add.
+    """
+    kept, active = set(viewer.layers.selection), viewer.layers.selection.active
+    viewer.add_layer(layer)
+    viewer.layers.selection = kept
+    if active is not None:
+        viewer.layers.selection.active = active
+        viewer.layers.selection = kept
+
+
 def remove_outputs(layers: Any, kinds: Iterable[str] | None = None) -> None:
     """Remove this plugin's layers from a layer list, by their tag.
 

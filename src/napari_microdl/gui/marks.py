@@ -10,7 +10,13 @@ from napari.layers import Labels
 from napari.utils.colormaps import DirectLabelColormap
 from napari.viewer import Viewer
 
-from napari_microdl.gui.layers import TAG, is_output, output_data, output_geometry
+from napari_microdl.gui.layers import (
+    TAG,
+    add_unselected,
+    is_output,
+    output_data,
+    output_geometry,
+)
 
 if TYPE_CHECKING:
     from napari_microdl.gui.overlays import Overlays
@@ -107,10 +113,4 @@ class Marks:
             **output_geometry(source),
         )
         layer.contour = _LINE
-        kept, active = set(viewer.layers.selection), viewer.layers.selection.active
-        viewer.add_layer(layer)
-        # The new layer selects itself, but the user was looking at another.
-        viewer.layers.selection = kept
-        if active is not None:
-            viewer.layers.selection.active = active
-            viewer.layers.selection = kept
+        add_unselected(viewer, layer)
