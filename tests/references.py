@@ -6,6 +6,20 @@ import numpy as np
 import scipy.optimize
 
 
+def spoil(x, atoms):
+    """Give a problem of twelve atoms or more what trips a pursuit; both are changed in place.
+
+    Atoms 0 to 2 are multiples of one another, atom 3 is zero, atom 4 depends on two others; the
+    first sample is zero and the second is an atom.
+    """
+    atoms[1] = atoms[0]
+    atoms[2] = -3 * atoms[0]
+    atoms[3] = 0
+    atoms[4] = atoms[5] + atoms[6]
+    x[0] = 0
+    x[1] = atoms[0]
+
+
 def independent_least_squares(columns, target, positive=False):
     """Least squares on the columns that do not depend on those before them; 0 for the others."""
     if positive:

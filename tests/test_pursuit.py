@@ -93,12 +93,7 @@ def test_duplicate_atoms_zero_atoms_and_zero_samples_give_finite_codes(
     selection, refit, allow_repeats, method, dtype
 ):
     x, atoms = random_problem(n_atoms=12, dtype=dtype)
-    atoms[1] = atoms[0]
-    atoms[2] = -3 * atoms[0]
-    atoms[3] = 0
-    atoms[4] = atoms[5] + atoms[6]
-    x[0] = 0
-    x[1] = atoms[0]
+    references.spoil(x, atoms)
     indices, values = matching_pursuit(
         x, atoms, 3, 4, selection=selection, refit=refit, allow_repeats=allow_repeats, method=method
     )

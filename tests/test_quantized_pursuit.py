@@ -142,12 +142,7 @@ def test_duplicates_zeros_and_few_atoms_give_finite_codes(selection, allow_repea
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(12, 24)).astype(np.float32)
     x = rng.normal(size=(40, 24)).astype(np.float32)
-    atoms[1] = atoms[0]
-    atoms[2] = -3 * atoms[0]
-    atoms[3] = 0
-    atoms[4] = atoms[5] + atoms[6]
-    x[0] = 0
-    x[1] = atoms[0]
+    references.spoil(x, atoms)
     indices, values = matching_pursuit(
         x, atoms, 3, 5, selection=selection, refit=refit, allow_repeats=allow_repeats,
         method="quantized",
