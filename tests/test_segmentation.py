@@ -7,7 +7,13 @@ from scipy import ndimage
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.samples import transfluor
-from napari_microdl.segmentation import SegmentationConfig, measure_levels, segment_cells
+from napari_microdl.segmentation import (
+    SegmentationConfig,
+    iter_segment_cells,
+    measure_levels,
+    segment_cells,
+)
+from napari_microdl.stepping import run_through
 
 
 def discs(radius: int = 12, across: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -173,3 +179,22 @@ def test_a_part_has_the_cells_of_the_whole_where_it_was_not_cut(threshold: str):
     # By its own brightness alone a part may be judged otherwise.
     alone = segment_cells(image[100:400, 50:420], config)
     assert not np.array_equal(alone > 0, part > 0)
+
+
+def test_steps_end_in_the_same_cells_and_can_be_left():
+    image = transfluor()[4].read()[0]
+    steps = iter_segment_cells(image)
+    next(steps)
+    steps.close()
+    with pytest.raises(StopIteration):
+        next(steps)
+    count = 0
+
+    def counted(_: None) -> None:
+        nonlocal count
+        count += 1
+
+    np.testing.assert_array_equal(
+        run_through(iter_segment_cells(image), counted), segment_cells(image)
+    )
+    assert count > 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stepping import run_through
 
 Threshold = Literal["local", "otsu"]
 
@@ -94,18 +96,31 @@ def measure_levels(image: NDArray[np.generic], config: SegmentationConfig | None
     MicrodlError
         If the image is not two-dimensional or holds NaN or infinite values.
     """
-    from skimage.filters import gaussian, threshold_otsu
-
     config = config or SegmentationConfig()
     intensity = _checked(image)
     minimum = float(intensity.min())
-    intensity = np.sqrt(intensity - minimum)
-    smooth = gaussian(intensity, config.diameter / 20)
+    return _levels_of(minimum, *_smoothed(np.sqrt(intensity - minimum), config))
+
+
+def _smoothed(
+    roots: NDArray[np.float32], config: SegmentationConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Square roots of intensities smoothed a little, and strongly."""
+    from skimage.filters import gaussian
+
+    return gaussian(roots, config.diameter / 20), gaussian(roots, config.diameter / 8)
+
+
+def _levels_of(
+    minimum: float, smooth: NDArray[np.float32], brightness: NDArray[np.float32]
+) -> Levels:
+    from skimage.filters import threshold_otsu
+
     return Levels(
         minimum=minimum,
         otsu=float(threshold_otsu(smooth)),
         low=float(np.percentile(smooth, 1)),
-        spread=float(gaussian(intensity, config.diameter / 8).std()) or 1.0,
+        spread=float(brightness.std()) or 1.0,
     )
 
 
@@ -154,6 +169,36 @@ def segment_cells(
     -----
     Meant for a first look. A Labels layer from a trained segmentation is better where there is one.
     """
+    return run_through(iter_segment_cells(image, config, levels))
+
+
+def iter_segment_cells(
+    image: NDArray[np.generic],
+    config: SegmentationConfig | None = None,
+    levels: Levels | None = None,
+) -> Generator[None, None, NDArray[np.int32]]:
+    """`segment_cells` in steps of less than a second for an image of 2k x 2k.
+
+    Parameters
+    ----------
+    image, config, levels
+        As for `segment_cells`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    ndarray of shape (height, width)
+        As `segment_cells`.
+
+    Raises
+    ------
+    MicrodlError
+        As `segment_cells`.
+    """
     from scipy import ndimage
     from skimage.feature import peak_local_max
     from skimage.filters import gaussian, threshold_local
@@ -162,10 +207,11 @@ def segment_cells(
 
     config = config or SegmentationConfig()
     intensity = _checked(image)
-    levels = levels or measure_levels(image, config)
+    minimum = float(intensity.min()) if levels is None else levels.minimum
     # Square roots even out bright and dim cells, so that dim ones are not lost to the threshold.
-    intensity = np.sqrt(np.maximum(intensity - levels.minimum, 0))
-    smooth = gaussian(intensity, config.diameter / 20)
+    smooth, brightness = _smoothed(np.sqrt(np.maximum(intensity - minimum, 0)), config)
+    yield
+    levels = levels or _levels_of(minimum, smooth, brightness)
     if config.threshold == "otsu":
         foreground = smooth > levels.otsu
     else:
@@ -173,19 +219,24 @@ def segment_cells(
         # The floor keeps noise in empty regions from being called cells.
         floor = levels.low + 0.25 * (levels.otsu - levels.low)
         foreground = (smooth > threshold_local(smooth, block)) & (smooth > floor)
+    yield
     foreground = ndimage.binary_fill_holes(ndimage.binary_opening(foreground, iterations=2))
+    yield
     distance = ndimage.distance_transform_edt(foreground) / (config.diameter / 2)
-    brightness = gaussian(intensity, config.diameter / 8)
+    yield
     landscape = np.minimum(gaussian(distance, 1.5), 1) + 0.5 * brightness / levels.spread
+    yield
     seeds = peak_local_max(
         landscape,
         min_distance=max(2, round(config.diameter * 0.4)),
         labels=foreground.astype(np.int32),
         exclude_border=False,
     )
+    yield
     markers = np.zeros(image.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
     labels = watershed(-landscape, markers, mask=foreground)
+    yield
     labels = remove_small_objects(labels, max_size=int(config.smallest_area))
     relabelled: NDArray[np.int32] = relabel_sequential(labels)[0].astype(np.int32)
     return relabelled

@@ -34,3 +34,32 @@ def run_through(
             return result
         if each is not None:
             each(step)
+
+
+def retold(steps: Generator[object, None, Result], told: Step) -> Generator[Step, None, Result]:
+    """Take all steps, and tell the same of each.
+
+    Parameters
+    ----------
+    steps : generator
+        Work.
+    told : object
+        What is yielded for every step.
+
+    Yields
+    ------
+    object
+        `told`.
+
+    Returns
+    -------
+    object
+        What the generator returns.
+    """
+    while True:
+        try:
+            next(steps)
+        except StopIteration as finished:
+            result: Result = finished.value
+            return result
+        yield told

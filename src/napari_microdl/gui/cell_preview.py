@@ -18,6 +18,7 @@ from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.layers import Source
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.view_region import Region, is_at_current_step, visible_region
+from napari_microdl.stepping import retold
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,7 +78,7 @@ def _segment_part(
     import numpy as np
     from skimage.segmentation import relabel_sequential
 
-    from napari_microdl.segmentation import measure_levels, segment_cells
+    from napari_microdl.segmentation import iter_segment_cells, measure_levels
 
     names = (config.channel,) if config.channel else None
     channel = field.channel_indices(names)[0]
@@ -86,7 +87,8 @@ def _segment_part(
         yield _Looking()
     outer = region.grown(math.ceil(_MARGIN_DIAMETERS * config.diameter), field.shape)
     part = np.asarray(field.data[channel, outer.top : outer.bottom, outer.left : outer.right])
-    labels = segment_cells(part, config, levels)[region.within(outer)]
+    labels = yield from retold(iter_segment_cells(part, config, levels), _Looking())
+    labels = labels[region.within(outer)]
     whole = region == Region(0, 0, *field.shape)
     return _Preview(source, region, whole, relabel_sequential(labels)[0].astype(np.int32), levels)
 

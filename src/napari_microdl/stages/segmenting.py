@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from napari_microdl.config import PipelineConfig
 from napari_microdl.fields import Field
-from napari_microdl.segmentation import segment_cells
+from napari_microdl.segmentation import iter_segment_cells
 from napari_microdl.stages.progress import Progress
+from napari_microdl.stepping import retold
 
 
 def iter_segment(
@@ -28,7 +29,7 @@ def iter_segment(
     Yields
     ------
     Progress
-        One a field.
+        Several a field.
 
     Returns
     -------
@@ -38,10 +39,12 @@ def iter_segment(
     if config.unit != "cell":
         return labels
     for index, f in enumerate(fields):
-        yield Progress("segment", index, len(fields), f"Finding cells in {f.name}")
+        progress = Progress("segment", index, len(fields), f"Finding cells in {f.name}")
+        yield progress
         labels[index] = f.read_labels()
         if labels[index] is None:
             name = config.segmentation.channel
             channel = f.channel_indices((name,) if name else None)[0]
-            labels[index] = segment_cells(f.read((channel,))[0], config.segmentation)
+            steps = iter_segment_cells(f.read((channel,))[0], config.segmentation)
+            labels[index] = yield from retold(steps, progress)
     return labels
