@@ -20,6 +20,7 @@ from napari_microdl.gui.picking import camera_of
 from napari_microdl.gui.viewer_session import session_of
 from napari_microdl.painting import grid_to_pixels
 
+from .clicks import click_entry
 from .conftest import SIZE
 
 LEFT = Qt.MouseButton.LeftButton
@@ -59,6 +60,24 @@ def test_concepts_are_listed_best_first(explored, small_run):
         "Flag": "",
         "Tag": "",
     }
+
+
+def test_flagged_concepts_are_hidden_by_a_click(explored, qtbot):
+    _, explorer = explored
+    ranking = explorer.session.run.result.activations.ranking
+    ranking.loc[ranking.index[2], "dead"] = True
+    try:
+        explorer.session.run_changed.emit()
+        everything = shown_rows(explorer)
+        box = explorer.hide_flagged
+        qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+        flagged = ranking["dead"] | (ranking["duplicate_of"] >= 0)
+        assert shown_rows(explorer) == ranking["name"][~flagged].tolist()
+        qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+        assert shown_rows(explorer) == everything
+    finally:
+        # The run is shared by all tests.
+        ranking.loc[ranking.index[2], "dead"] = False
 
 
 def test_arrow_keys_switch_the_overlay(explored, small_run, qtbot):
@@ -155,7 +174,7 @@ def test_plot_and_tables_are_saved(explored, small_run, monkeypatch, tmp_path):
 
     def save(entry: str, name: str) -> Any:
         choose_file(monkeypatch, tmp_path / name)
-        explorer.save_button.entries[entry].trigger()
+        click_entry(explorer.save_button, explorer.save_button.entries[entry])
         return tmp_path / name
 
     assert imread(save("plot", "plot.png")).shape[2] == 4
@@ -184,7 +203,7 @@ def test_a_table_that_cannot_be_saved_is_said(explored, tmp_path, monkeypatch, n
     said: list[str] = []
     monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
     choose_file(monkeypatch, tmp_path / name)
-    explorer.save_button.entries["concepts"].trigger()
+    click_entry(explorer.save_button, explorer.save_button.entries["concepts"])
     assert sentence in said[0]
 
 
@@ -216,7 +235,7 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
         "napari_microdl.gui.saving.QFileDialog.getSaveFileName",
         lambda *_, **__: (str(folder), ""),
     )
-    explorer.save_button.entries["folder"].trigger()
+    click_entry(explorer.save_button, explorer.save_button.entries["folder"])
     qtbot.waitUntil(lambda: said == [f"Saved to {folder}."], timeout=20_000)
 
     viewer = open_viewer()
@@ -255,7 +274,7 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
     other.go_to_unit(rows[0])
     assert said[-1].endswith("is not open.")
     choose_file(monkeypatch, tmp_path / "heatmap.tif")
-    other.save_button.entries["heatmap"].trigger()
+    click_entry(other.save_button, other.save_button.entries["heatmap"])
     assert "no heatmap" in said[-1]
     assert not (tmp_path / "heatmap.tif").exists()
 
@@ -281,7 +300,7 @@ def test_a_table_too_large_for_text_gets_a_few_concepts(explored, monkeypatch, t
     monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
     monkeypatch.setattr("napari_microdl.gui.saving._MOST_NUMBERS", 1000)
     choose_file(monkeypatch, tmp_path / "cells.csv")
-    explorer.save_button.entries["units"].trigger()
+    click_entry(explorer.save_button, explorer.save_button.entries["units"])
     assert "Of 24 concepts the table gets 20" in said[0]
     columns = pd.read_csv(tmp_path / "cells.csv").columns
     assert sum(c.startswith("activation_") for c in columns) == 20

@@ -13,6 +13,8 @@ from napari_microdl.gui.explorer import ConceptExplorer
 from napari_microdl.gui.layers import TAG, ImageRow, Source
 from napari_microdl.pipeline import PipelineResult, run_pipeline
 
+from .clicks import click_entry
+
 
 @pytest.fixture(scope="module")
 def cell_run(small_run: Any) -> PipelineResult:
@@ -41,11 +43,11 @@ def test_activations_are_copied_to_the_labels_and_stay(
             assert isinstance(row, ImageRow)
             row.labels = weakref.ref(labels)
     session.finish(cell_run, small_run.fields[:2], sources)
-    explorer.save_button.entries["features"].trigger()
+    click_entry(explorer.save_button, explorer.save_button.entries["features"])
     if not own:
         assert "No open Labels layer shows the cells" in said.pop()
         session.show(kinds=["cells"], all_fields=True)
-        explorer.save_button.entries["features"].trigger()
+        click_entry(explorer.save_button, explorer.save_button.entries["features"])
     assert said == ["Activations of 8 concepts copied to 2 Labels layers."]
     session.show_concept(int(cell_run.activations.ranking.index[1]))
     for number in range(2):

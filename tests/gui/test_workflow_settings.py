@@ -14,6 +14,7 @@ from napari_microdl.config import PipelineConfig
 from napari_microdl.config_files import read_config, write_config
 from napari_microdl.gui.layers import TAG
 
+from .clicks import click_entry
 from .test_workflow import LEFT, PATIENCE, choose, click, docked, outputs, quiet, run
 
 __all__ = ["docked", "quiet"]
@@ -45,13 +46,13 @@ def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
     assert (before.n_atoms, before.control_atoms) == (48, 30)
     assert before.positive_code
     assert before.early_stopping
-    save.trigger()
+    click_entry(workflow.settings_button, save)
     assert read_config(path) == before
 
     write_config(
         dataclasses.replace(PipelineConfig(), unit="crop", n_atoms=12, channels=("GFP",)), path
     )
-    load.trigger()
+    click_entry(workflow.settings_button, load)
     assert "settings.json are in place" in workflow.status.text()
     assert workflow.dictionary.n_atoms.value() == 12
     assert workflow.cells.unit.currentText() == "Square crops"
