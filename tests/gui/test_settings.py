@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from napari.settings import get_plugin_settings
 
-from napari_microdl.gui.settings import PLUGIN, Settings, read_settings
+from napari_microdl.gui.settings import PLUGIN, Settings, read_settings, token_cache
 from napari_microdl.gui.viewer_session import session_of
 
 
@@ -25,7 +25,8 @@ def test_untouched_preferences_are_the_defaults():
 
 def test_a_new_session_takes_what_was_chosen(chosen, make_napari_viewer):
     chosen.update({"device": "cpu", "default_unit": "crop", "cache_folder": " ~/tokens "})
-    assert read_settings() == Settings("cpu", "crop", cache_folder=Path("~/tokens").expanduser())
+    assert read_settings() == Settings("cpu", "crop", cache_folder=Path("~/tokens"))
+    assert token_cache().folder == Path("~/tokens").expanduser()
     config = session_of(make_napari_viewer()).config
     assert (config.device, config.unit) == ("cpu", "crop")
 

@@ -11,6 +11,7 @@ from napari_microdl.gui.overlays import Overlays
 from napari_microdl.gui.selection import Selection
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.settings import read_settings
+from napari_microdl.gui.token_store import token_store
 
 
 class _Parts:
@@ -18,6 +19,8 @@ class _Parts:
 
     def __init__(self, viewer: Viewer) -> None:
         self.session = Session()
+        # From now on, Preferences have its size and can clear it.
+        token_store()
         chosen = read_settings()
         self.session.configure(device=chosen.device, unit=chosen.default_unit)
         self.overlays = Overlays(viewer, self.session)

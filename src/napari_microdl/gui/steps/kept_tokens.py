@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Any
-
 from qtpy.QtWidgets import QHBoxLayout, QPushButton, QWidget
 
 from napari_microdl.gui.dock import sentence_label
-from napari_microdl.gui.jobs import JobRunner
-from napari_microdl.gui.settings import token_cache
-
-
-@dataclass(frozen=True)
-class _Looking:
-    stage: str = "cache"
-
-
-def _measure(clear: bool) -> Generator[Any, None, int]:
-    """Size of the store in bytes; many files take a while to look at."""
-    yield _Looking()
-    cache = token_cache()
-    if clear:
-        cache.clear()
-    return cache.size()
+from napari_microdl.gui.token_store import amount, token_store
 
 
 class KeptTokens(QWidget):
@@ -32,15 +13,15 @@ class KeptTokens(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
-        self._runner = JobRunner(self)
-        self._runner.succeeded.connect(self._on_measured)
+        self._store = token_store()
+        self._store.measured.connect(self._on_measured)
         self.size = sentence_label()
         self.clear = QPushButton("Clear")
         self.clear.setToolTip(
             "Deletes the tokens that are kept on disk; they are computed again when needed. Folder "
-            "and largest size are set in Preferences > Plugins > MicroDL."
+            "and largest size are set in Preferences > MicroDL, which can clear them too."
         )
-        self.clear.clicked.connect(lambda: self._runner.start(_measure(clear=True)))
+        self.clear.clicked.connect(lambda: self._store.clear())
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.size, 1)
@@ -48,13 +29,8 @@ class KeptTokens(QWidget):
 
     def look(self) -> None:
         """Measure anew, in the background."""
-        self._runner.start(_measure(clear=False))
-
-    def stop(self) -> None:
-        """Measure no longer, because the dock was closed."""
-        self._runner.stop()
+        self._store.look()
 
     def _on_measured(self, n_bytes: int) -> None:
-        amount = f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"
-        self.size.setText(f"Tokens kept on disk: {amount}")
+        self.size.setText(f"Tokens kept on disk: {amount(n_bytes)}")
         self.clear.setEnabled(n_bytes > 0)

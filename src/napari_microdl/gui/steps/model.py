@@ -198,7 +198,6 @@ class ModelStep(Step):
     def stop(self) -> None:
         """Forget the look-up, because the dock was closed."""
         self._runner.stop()
-        self.kept.stop()
 
     def show_layers(self, table: pd.DataFrame) -> None:
         """Show how well each layer tells treated from control.
