@@ -134,6 +134,23 @@ def test_a_run_opened_from_a_folder_is_measured_without_its_images(
     assert "<table" in page
 
 
+def test_what_was_found_is_there_when_the_explorer_is_opened_again(panel, explored, qtbot):
+    viewer, explorer = explored
+    panel.choices.independent.setCurrentIndex(1)
+    report = evaluated(panel, qtbot)
+    summary, labels = panel.summary.text(), cells_of(panel.tables["labels"].view)
+    viewer.window.remove_dock_widget(explorer)
+    _, again = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    open_tab(again, again.evaluation, qtbot)
+    assert again is not explorer
+    assert again.evaluation.report is report
+    assert again.evaluation.summary.text() == summary
+    assert cells_of(again.evaluation.tables["labels"].view) == labels
+    assert again.evaluation.choices.summary.text() == "Condition, by fields, 19 shuffles"
+    assert again.evaluation.asked.isHidden()
+    assert again.evaluation.save_button.isEnabled()
+
+
 def test_every_number_says_what_it_means(panel, qtbot):
     evaluated(panel, qtbot)
     for table in panel.tables.values():

@@ -153,6 +153,21 @@ class Choices(Step):
             )
         return "The dictionary was fitted on none of these fields: the figures are of new cells."
 
+    def choose(self, choices: EvaluationChoices) -> None:
+        """Choose what was asked before.
+
+        Parameters
+        ----------
+        choices : EvaluationChoices
+            Of an evaluation of the run that was offered last.
+        """
+        for box, value in ((self.labels, choices.labels), (self.independent, choices.independent)):
+            box.setCurrentIndex(max(box.findData(value), 0))
+        self.shuffles.setValue(choices.n_permutations)
+        self.seeds.setValue(choices.n_seeds)
+        self.handcrafted.setChecked(choices.handcrafted)
+        self.unseen.setChecked(choices.unseen_only)
+
     def choices(self) -> EvaluationChoices:
         """What is chosen."""
         return EvaluationChoices(

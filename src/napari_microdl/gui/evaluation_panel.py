@@ -105,7 +105,6 @@ class EvaluationPanel(Panel):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.report: EvaluationReport | None = None
         self._run: Run | None = None
         self._then: Callable[[Any], None] = self._on_report
         self.jobs = JobRunner(self)
@@ -165,18 +164,25 @@ class EvaluationPanel(Panel):
         self._show_report()
         self._on_running(False)
 
+    @property
+    def report(self) -> EvaluationReport | None:
+        """What was found of the run that is shown; the session has it, and outlives the dock."""
+        return self.session.report
+
     def show_run(self, run: Run | None) -> None:
         """Offer what the run allows; what was found of an earlier run goes."""
         if run is not None and self._run is not None and run.run_id == self._run.run_id:
             return
         self.jobs.stop()
-        self._run, self.report = run, None
+        self._run = run
         self._say("")
-        self._show_report()
-        self._on_running(False)
         self.warning.setText("" if run is None else self.choices.offer(run))
         self.warning.setVisible(run is not None)
-        self.choices.set_expanded(True)
+        if self.report is not None:
+            self.choices.choose(EvaluationChoices(**self.report.choices))
+        self._show_report()
+        self._on_running(False)
+        self.choices.set_expanded(self.report is None)
 
     def show_selection(self) -> None:
         """Follow names that a person gave to concepts."""
@@ -226,7 +232,7 @@ class EvaluationPanel(Panel):
         run_id, report = result
         if self._run is None or self._run.run_id != run_id:
             return
-        self.report = report
+        self.session.report = report
         self._say("")
         self._show_report()
         self._on_running(False)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from napari_microdl.activations import ConceptActivations
     from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.pipeline import PipelineResult
+    from napari_microdl.run_evaluation import EvaluationReport
     from napari_microdl.stages.reading import Tokens
     from napari_microdl.stages.whitening import Whitened
     from napari_microdl.whitening import ControlWhitening
@@ -71,6 +72,8 @@ class Session(Plan):
     def __init__(self) -> None:
         super().__init__()
         self.run: Run | None = None
+        # What was measured of that run.
+        self.report: EvaluationReport | None = None
         self.concept: int | None = None
         self.kinds: frozenset[OverlayKind] = frozenset({"activation"})
         self.show_all_fields = False
@@ -152,7 +155,7 @@ class Session(Plan):
         fields, sources : list
             As `prepare` gave them.
         """
-        self.run = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first=self.run is None)
+        self._take_run(result, fields, sources, is_first=self.run is None)
         self.model.note_pace(result, fields)
         self._freshness.show(self.facets() if self._started is None else self._started)
         self._started = None
@@ -175,12 +178,18 @@ class Session(Plan):
         from napari_microdl.pipeline import PipelineResult
 
         result = PipelineResult(config, dictionary, activations, [], {})
-        self.run = Run(uuid.uuid4().hex[:12], result, [], [], is_first=False)
+        self._take_run(result, [], [], is_first=False)
         self._freshness.show(self.facets())
         self.limits = []
         self.concept = int(activations.ranking.index[0])
         self.set_dictionary(dictionary)
         self.run_changed.emit()
+
+    def _take_run(
+        self, result: PipelineResult, fields: list[Field], sources: list[Source], is_first: bool
+    ) -> None:
+        self.run = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first)
+        self.report = None
 
     def show_concept(self, concept: int) -> None:
         """Choose the concept that overlays, plot and gallery show."""
