@@ -14,10 +14,12 @@ from napari_microdl.gui.layers import (
     TAG,
     Source,
     add_unselected,
+    is_output,
     leading_shape,
     output_data,
     output_geometry,
     remove_outputs,
+    tag_output,
 )
 
 KIND = "preview"
@@ -51,7 +53,7 @@ def show_part(
     """
     name = f"preview of cells, {source.name}{'' if whole else ', part in view'}"
     geometry = output_geometry(source, corner)
-    mine = [layer for layer in viewer.layers if layer.metadata.get(TAG, {}).get("kind") == KIND]
+    mine = [x for x in viewer.layers if is_output(x) and x.metadata[TAG]["kind"] == KIND]
     data = output_data(labels, source)
     if len(mine) == 1 and mine[0].metadata[TAG].get("part_of") == source.key:
         # Changed in place: a layer that comes and goes would flicker while a person tries settings.
@@ -116,6 +118,7 @@ def show_all(
 def _add(
     viewer: Viewer, data: NDArray[Any], name: str, geometry: dict[str, Any], **tags: Any
 ) -> None:
-    layer = Labels(data, name=name, metadata={TAG: {"kind": KIND, **tags}}, **geometry)
+    layer = Labels(data, name=name, **geometry)
+    tag_output(layer, kind=KIND, **tags)
     layer.contour = _LINE
     add_unselected(viewer, layer)

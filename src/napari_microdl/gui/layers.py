@@ -140,8 +140,37 @@ class Channel:
 
 
 def is_output(layer: Layer) -> bool:
-    """Whether this plugin made the layer."""
-    return TAG in layer.metadata
+    """Whether this plugin made the layer and nobody has taken it over.
+
+    A duplicate carries the tag of its original but another id; cells that a person has painted on
+    carry no tag any more. Both are the person's, and are never removed.
+    """
+    return layer.metadata.get(TAG, {}).get("layer") == str(layer.unique_id)
+
+
+def is_input(layer: Layer) -> bool:
+    """Whether a run may read the layer: no output, and no image that was duplicated from one."""
+    return not (is_output(layer) or (TAG in layer.metadata and not isinstance(layer, Labels)))
+
+
+def tag_output(layer: Layer, **facts: Any) -> None:
+    """Mark a layer as this plugin's, or mark it anew.
+
+    Parameters
+    ----------
+    layer : Layer
+        A new layer, or one that is repainted.
+    **facts
+        "kind", and what else tells what the layer shows.
+    """
+    if isinstance(layer, Labels) and not is_output(layer):
+        layer.events.paint.connect(_leave_to_the_user)
+    layer.metadata[TAG] = {**facts, "layer": str(layer.unique_id)}
+
+
+def _leave_to_the_user(event: Any) -> None:
+    """Work of a person's hands is not ours to remove."""
+    event.source.metadata.pop(TAG, None)
 
 
 def add_unselected(viewer: Any, layer: Layer) -> None:

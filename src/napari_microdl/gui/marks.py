@@ -16,6 +16,7 @@ from napari_microdl.gui.layers import (
     is_output,
     output_data,
     output_geometry,
+    tag_output,
 )
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ class Marks:
 
     def _on_removed(self, event: Any) -> None:
         """Marks that the user deletes are gone, and with them the selection."""
-        tag = event.value.metadata.get(TAG, {})
-        if not self._busy and tag.get("kind") == KIND:
+        layer = event.value
+        if not self._busy and is_output(layer) and layer.metadata[TAG]["kind"] == KIND:
             self._selection.clear()
 
     def update(self) -> None:
@@ -109,8 +110,8 @@ class Marks:
             name=f"selected {run.result.config.unit}s, {source.name}",
             colormap=DirectLabelColormap(color_dict={None: _CLEAR, 1: _YELLOW}),
             opacity=1,
-            metadata={TAG: {"run_id": run.run_id, "kind": KIND, "field": field}},
             **output_geometry(source),
         )
+        tag_output(layer, run_id=run.run_id, kind=KIND, field=field)
         layer.contour = _LINE
         add_unselected(viewer, layer)

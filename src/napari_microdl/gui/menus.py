@@ -8,7 +8,7 @@ from typing import Any
 from napari.layers import Image
 from napari.viewer import Viewer
 
-from napari_microdl.gui.layers import is_output
+from napari_microdl.gui.layers import is_input
 from napari_microdl.gui.session import OverlayKind
 from napari_microdl.gui.settings import PLUGIN
 from napari_microdl.gui.viewer_session import overlays_of, session_of
@@ -59,7 +59,7 @@ def _show(viewer: Viewer, kind: OverlayKind) -> None:
 
 def _selected_images(viewer: Viewer) -> list[Image]:
     selected: Iterable[Any] = viewer.layers.selection
-    return [layer for layer in selected if isinstance(layer, Image) and not is_output(layer)]
+    return [layer for layer in selected if isinstance(layer, Image) and is_input(layer)]
 
 
 def _itself(viewer: Viewer) -> Viewer:

@@ -15,7 +15,13 @@ from napari.viewer import Viewer
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_microdl.gui.layers import TAG, is_output, output_data, output_geometry
+from napari_microdl.gui.layers import (
+    TAG,
+    is_output,
+    output_data,
+    output_geometry,
+    tag_output,
+)
 from napari_microdl.gui.session import OverlayKind, Run, Session
 from napari_microdl.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
 
@@ -297,10 +303,10 @@ class Overlays:
                 layer = Labels(
                     output_data(labels, source),
                     name=f"cells, {source.name}",
-                    metadata={TAG: self._tag(run, field, "cells", concept)},
                     **output_geometry(source),
                 )
                 layer.contour = 1
+                self._tag(layer, run, field, "cells", concept)
                 viewer.add_layer(layer)
             else:
                 # What the explorer copied there stays when another concept is shown.
@@ -308,7 +314,7 @@ class Overlays:
                 for column in known.columns.difference(features.columns, sort=False):
                     features[column] = known[column].to_numpy()
             layer.features = features
-            layer.metadata[TAG] = self._tag(run, field, "cells", concept)
+            self._tag(layer, run, field, "cells", concept)
 
     def _put_image(
         self,
@@ -333,13 +339,13 @@ class Overlays:
                 colormap=colormap,
                 blending="translucent",
                 opacity=0.8,
-                metadata={TAG: self._tag(run, field, kind, concept)},
                 name=name,
                 # The value of a cell ends at its edge, those of patches run into each other.
                 interpolation2d="nearest" if step is None else "linear",
                 **output_geometry(source, step=step or 1),
             )
             layer.contrast_limits_range = limits
+            self._tag(layer, run, field, kind, concept)
             viewer.add_layer(layer)
             return
         # Each of these draws the thumbnail anew, so what stays is not set again.
@@ -348,7 +354,7 @@ class Overlays:
             layer.contrast_limits_range = limits
             layer.contrast_limits = limits
         layer.name = name
-        layer.metadata[TAG] = self._tag(run, field, kind, concept)
+        self._tag(layer, run, field, kind, concept)
 
     @staticmethod
     def _find(viewer: Viewer, run: Run, field: int, kind: OverlayKind) -> Any:
@@ -360,12 +366,13 @@ class Overlays:
         return None
 
     @staticmethod
-    def _tag(run: Run, field: int, kind: OverlayKind, concept: int) -> dict[str, Any]:
-        return {
-            "run_id": run.run_id,
-            "source": run.sources[field].name,
-            "config_hash": run.result.config.hash,
-            "kind": kind,
-            "field": field,
-            "concept": concept,
-        }
+    def _tag(layer: Layer, run: Run, field: int, kind: OverlayKind, concept: int) -> None:
+        tag_output(
+            layer,
+            run_id=run.run_id,
+            source=run.sources[field].name,
+            config_hash=run.result.config.hash,
+            kind=kind,
+            field=field,
+            concept=concept,
+        )

@@ -15,7 +15,7 @@ from napari_microdl.gui.layers import (
     ImageRow,
     Layout,
     channel_names,
-    is_output,
+    is_input,
     labelled_channel_axis,
     leading_shape,
     plane_shape,
@@ -50,7 +50,7 @@ class Images:
         layers : iterable of Layer
             Layers of the viewer.
         """
-        layers = [layer for layer in layers if not is_output(layer)]
+        layers = [layer for layer in layers if is_input(layer)]
         images = [layer for layer in layers if isinstance(layer, Image)]
         if self.layout.channel_axis == "ask":
             labelled = {labelled_channel_axis(i) for i in images if leading_shape(i)}
@@ -129,6 +129,9 @@ class Images:
         for number, values in changes.items():
             for name in values.keys() - _SHARED:
                 setattr(self.rows[number], name, values[name])
+            # Cells that were found here and then corrected by hand were no input before.
+            if (labels := self.rows[number].labels_layer()) is not None:
+                self._watch([labels])
         for number, values in changes.items():
             row = self.rows[number]
             siblings = [row]

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
-from napari_microdl.gui.layers import is_output
+from napari_microdl.gui.layers import is_input
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice, show_number
@@ -166,7 +166,7 @@ class CellsStep(Step):
         viewer = self._viewer()
         if viewer is None:
             return
-        candidates = [x for x in viewer.layers if isinstance(x, Labels) and not is_output(x)]
+        candidates = [x for x in viewer.layers if isinstance(x, Labels) and is_input(x)]
         channels = self.session.layout.arrangement == "channels"
         first_of: dict[str, int] = {}
         for number, row in enumerate(self.session.rows):
