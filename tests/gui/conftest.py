@@ -12,6 +12,7 @@ from napari.layers import Layer
 from qtpy.QtCore import QThreadPool
 
 from napari_microdl.config import PipelineConfig
+from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.fields import Field
 from napari_microdl.gui.explorer import ConceptExplorer
 from napari_microdl.gui.layers import Source
@@ -96,3 +97,10 @@ def no_thread_left() -> Any:
 @pytest.fixture
 def image() -> np.ndarray:
     return small_fields()[0].read()[0]
+
+
+@pytest.fixture(scope="session")
+def cell_dictionary() -> ConceptDictionary:
+    """A small dictionary of cells."""
+    config = replace(SMALL, unit="cell", n_atoms=8)
+    return run_pipeline(small_fields(), config).dictionary

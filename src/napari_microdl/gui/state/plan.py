@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from napari_microdl.config import DICTIONARY_SETTINGS, WHITENING_SETTINGS, PipelineConfig
 from napari_microdl.errors import MicrodlError
@@ -15,6 +15,9 @@ from napari_microdl.gui.state.freshness import Facet, Facets, StepName
 from napari_microdl.gui.state.model_choice import ModelChoice
 from napari_microdl.gui.state.run_settings import RunSettings
 from napari_microdl.gui.words import listed
+
+if TYPE_CHECKING:
+    from napari_microdl.dictionary import ConceptDictionary
 
 # Settings that decide the steps which have nothing else to decide them.
 _SETTINGS: dict[Facet, tuple[str, ...]] = {
@@ -65,6 +68,20 @@ class Plan(RunSettings):
         """Settings as a run gets them, with the chosen channels in."""
         return dataclasses.replace(self.config, channels=self.model.used_channels())
 
+    @property
+    def applied(self) -> ConceptDictionary | None:
+        """The dictionary that the next run applies; None where it fits one."""
+        return self.dictionary if self.apply_dictionary else None
+
+    def shown_config(self) -> PipelineConfig:
+        """Settings as the next run heeds them: what an applied dictionary decides is as it says."""
+        if self.applied is None:
+            return self.config
+        # Whoever has a dictionary has loaded what this takes long to import.
+        from napari_microdl.stages.inputs import config_of
+
+        return config_of(self.applied, self.config)
+
     def take_config(self, config: PipelineConfig) -> None:
         """Take all settings over, the choice of channels among them.
 
@@ -99,7 +116,7 @@ class Plan(RunSettings):
         found = [Problem("images", s, _ALL) for s in self.image_problems()]
         found += [Problem("images", s, _SAMPLES) for s in self._control_problems()]
         channels = self.layout.arrangement == "channels"
-        needs_labels = self.config.unit == "cell" and self.cell_source == "labels"
+        needs_labels = self.shown_config().unit == "cell" and self.cell_source == "labels"
         without = dict.fromkeys(
             row.group if channels else row.name
             for row in self.used_rows()
@@ -110,6 +127,7 @@ class Plan(RunSettings):
                 f"Choose a Labels layer for {listed(list(without))}, or the built-in segmentation."
             )
             found.append(Problem("cells", sentence, _ALL - {"model"}))
+        found += [Problem("images", s, _ALL) for s in self._dictionary_problems()]
         found += [Problem("model", s, _ALL - {"cells"}) for s in self.model.problems()]
         if self.apply_dictionary and self.dictionary is None:
             sentence = "Load a dictionary to apply, or choose to fit one."
@@ -123,6 +141,16 @@ class Plan(RunSettings):
             yield (
                 "Pick at least one control field: tick Control for an untreated image, "
                 "or switch the whitening off."
+            )
+
+    def _dictionary_problems(self) -> Generator[str, None, None]:
+        offered = [c.name for c in self.channels]
+        wanted = () if self.applied is None else self.applied.spec.channel_names
+        missing = [name for name in wanted if name not in offered]
+        if missing and offered:
+            yield (
+                f"The dictionary was made from the channel {listed(missing)}, but the images have "
+                f"{listed(offered, 11)}; write the dictionary's names into the table of channels."
             )
 
     def prepare(
@@ -149,7 +177,8 @@ class Plan(RunSettings):
             raise MicrodlError(problems[0].sentence)
         config = self.run_config()
         # Without them where they are not needed yet, as they may be missing or not fit.
-        with_labels = step != "model" and config.unit == "cell" and self.cell_source == "labels"
+        of_cells = self.shown_config().unit == "cell"
+        with_labels = step != "model" and of_cells and self.cell_source == "labels"
         fields, sources = build_fields(
             self.used_rows(), self.layout, [c.name for c in self.channels], with_labels=with_labels
         )
@@ -160,12 +189,13 @@ class Plan(RunSettings):
         config = self.run_config()
         used = self.used_rows()
         labels = [row.labels_layer() for row in used]
-        cells: tuple[Any, ...] = (config.unit,)
-        if config.unit == "crop":
-            cells += (config.crop_size, config.crop_stride)
-        elif config.unit == "cell" and self.cell_source == "segmentation":
+        heeded = self.shown_config()
+        cells: tuple[Any, ...] = (heeded.unit,)
+        if heeded.unit == "crop":
+            cells += (heeded.crop_size, heeded.crop_stride)
+        elif heeded.unit == "cell" and self.cell_source == "segmentation":
             cells += (config.segmentation,)
-        elif config.unit == "cell":
+        elif heeded.unit == "cell":
             cells += tuple(self.contents(layer) for layer in labels)
         facets: dict[Facet, Any] = {
             "pixels": tuple(

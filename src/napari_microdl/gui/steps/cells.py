@@ -116,8 +116,10 @@ class CellsStep(Step):
 
     def refresh(self) -> None:
         """Show the settings that matter for the chosen unit."""
-        config = self.session.config
+        config = self.session.shown_config()
         segmentation = config.segmentation
+        for widget in (self.unit, self.crop_size, self.crop_stride):
+            widget.setEnabled(self.session.applied is None)
         cells = config.unit == "cell"
         built_in = cells and self.session.cell_source == "segmentation"
         show_choice(self.unit, config.unit)

@@ -60,19 +60,25 @@ class WhiteningStep(Step):
 
     def refresh(self) -> None:
         """Show the settings."""
-        config = self.session.config
+        config = self.session.shown_config()
+        applied = self.session.applied
+        for widget in (self.whiten, self.remove_position, self.shrinkage):
+            widget.setEnabled(applied is None)
         self.whiten.setChecked(config.whiten)
         self.remove_position.setChecked(config.remove_position)
-        show_number(self.shrinkage, _AUTO if config.shrinkage is None else config.shrinkage)
+        chosen = config.shrinkage if applied is None else None
+        show_number(self.shrinkage, _AUTO if chosen is None else chosen)
         self._form.setRowVisible(self.shrinkage, config.whiten)
         position = "position removed" if config.remove_position else "position kept"
         whitening = self.session.whitening
         self.spectrum.show_whitening(whitening)
         auto = "auto"
-        if whitening is not None and config.shrinkage is None:
+        if whitening is not None and chosen is None:
             auto = f"auto (last: {whitening.shrinkage:g})"
         self.shrinkage.setSpecialValueText(auto)
-        shrinkage = auto if config.shrinkage is None else f"{config.shrinkage:g}"
+        shrinkage = auto if chosen is None else f"{chosen:g}"
         words = f"on controls, shrinkage {shrinkage}" if config.whiten else "off"
+        if applied is not None and applied.whitening is not None:
+            words = f"as in the dictionary, shrinkage {applied.whitening.shrinkage:g}"
         self.run_button.setVisible(config.whiten)
         self.set_summary(f"{words}; {position}")
