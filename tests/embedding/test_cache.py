@@ -1,19 +1,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers.models.dinov2.configuration_dinov2 import Dinov2Config
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 
 from embedding.stand_ins import PatchMean, finish
 from napari_microdl.embedding import TilePlan, TokenCache, TokenGrid, embed_field, embed_layers
-from napari_microdl.models.builtin import random_init
+from napari_microdl.models.builtin import WEIGHTS, random_init
+from napari_microdl.models.registry import load_model
 
 PLAN = TilePlan(4, 16, 1)
 IMAGE = np.random.default_rng(5).random((2, 30, 40)).astype(np.float32)
@@ -81,6 +87,87 @@ def test_whatever_tokens_depend_on_changes_their_name(tmp_path: Path, change: di
     cache = TokenCache(tmp_path)
     assert key(cache) == key(cache, model=PatchMean(4))
     assert key(cache) != key(cache, **change)
+
+
+OWN = """
+weights = "own.safetensors"
+layout = "microdl"
+[vit]
+dim = 192
+depth = 8
+n_heads = 3
+patch_size = 8
+[preprocessing]
+mean = [0.25]
+std = [0.3]
+"""
+
+
+def described(folder: Path) -> Path:
+    """Weights beside a description."""
+    (folder / "own.safetensors").write_bytes(WEIGHTS.read_bytes())
+    (folder / "own.toml").write_text(OWN)
+    return folder / "own.toml"
+
+
+def folder_of_transformers(folder: Path) -> Path:
+    config = Dinov2Config(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        image_size=56,
+        patch_size=14,
+        # So large that attention is no plain average, and heads show.
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Dinov2Model(config).save_pretrained(folder)
+    means = {"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(means))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "edited", "old", "new"),
+    [
+        (described, "own.toml", "mean = [0.25]", "mean = [0.2]"),
+        (described, "own.toml", "n_heads = 3", "n_heads = 6"),
+        (folder_of_transformers, "preprocessor_config.json", "0.4, 0.4, 0.4", "0.4, 0.4, 0.5"),
+        (folder_of_transformers, "config.json", '_heads": 3', '_heads": 2'),
+    ],
+)
+def test_the_same_weights_told_otherwise_are_another_model(
+    tmp_path: Path, write: Callable[[Path], Path], edited: str, old: str, new: str
+):
+    (tmp_path / "lab").mkdir()
+    place = write(tmp_path / "lab")
+    before = load_model(place, device="cpu")
+    plan = TilePlan(before.spec.patch_size, 4 * before.spec.patch_size, 1)
+    cache = TokenCache(tmp_path / "tokens")
+    _, grid = run(cache, before, plan=plan, layer=2)
+    path = tmp_path / "lab" / edited
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    after = load_model(place, device="cpu")
+    # Neither name nor weights tell them apart.
+    assert after.spec == before.spec
+    cache = TokenCache(tmp_path / "tokens")
+    _, other = run(cache, after, plan=plan, layer=2)
+    assert cache.hits == 0
+    assert cache.misses > 0
+    _, expected = finish(embed_field(IMAGE, after, plan, layer=2))
+    np.testing.assert_array_equal(other.tokens, expected.tokens)
+    assert np.abs(other.tokens - grid.tokens).max() > 1e-3
+
+
+def test_another_version_of_the_package_computes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = TokenCache(tmp_path)
+    before = key(cache)
+    monkeypatch.setattr("napari_microdl.embedding.cache.__version__", "0.0.1")
+    assert key(cache) != before
 
 
 class Undecided(PatchMean):

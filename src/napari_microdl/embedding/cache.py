@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl import __version__
 from napari_microdl.embedding.backing_off import BackingOff
 from napari_microdl.embedding.plan import TilePlan
 from napari_microdl.folders import cache_folder
@@ -28,8 +29,9 @@ class TokenCache:
     """Kept tokens of batches of tiles on disk, the longest unused dropped first.
 
     A file is named after a digest of the scaled intensities of the tiles with their halo, the model
-    with its weights, layer, site, precision and device, and the tile plan. It holds a NumPy array
-    and a checksum. Several processes may share a folder.
+    with its weights, shape, preprocessing, precision and device, the layer and site, the tile plan,
+    and the versions of torch and of this package. It holds a NumPy array and a checksum. Several
+    processes may share a folder.
 
     Parameters
     ----------
@@ -84,13 +86,18 @@ class TokenCache:
         precision = getattr(getattr(model, "trial", model), "used", getattr(model, "precision", ""))
         facts = (
             model.spec,
+            # The same weights give other tokens as another network, or from other input.
+            getattr(model, "config", None),
+            getattr(model, "preprocessing", None),
             layer,
             site,
             plan,
             precision,
-            # Sums are rounded in another order on another device or by another torch.
+            # Sums are rounded in another order on another device or by another torch; another
+            # version of this package may put the network together in another way.
             str(getattr(model, "device", "")),
             version("torch"),
+            __version__,
             tiles.shape,
         )
         digest = hashlib.sha256(repr(facts).encode())

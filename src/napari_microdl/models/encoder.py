@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_microdl.errors import MicrodlError
-from napari_microdl.models.architecture import Preprocessing
+from napari_microdl.models.architecture import Preprocessing, VitConfig
 from napari_microdl.models.base import ModelSpec, Precision, Site
 from napari_microdl.models.device import bounded_threads
 from napari_microdl.models.vit import VisionTransformer
@@ -108,6 +108,11 @@ class EncoderModel:
         self.trial: PrecisionTrial | None = None
         self.preprocessing = preprocessing
         self._network = network.to(device).eval().requires_grad_(requires_grad=False)
+
+    @property
+    def config(self) -> VitConfig:
+        """Shape of the network."""
+        return self._network.config
 
     def tokens(self, tiles: NDArray[np.float32], layer: int, site: Site) -> NDArray[np.float32]:
         """Patch tokens of a batch of tiles; see `TokenModel.tokens`."""
