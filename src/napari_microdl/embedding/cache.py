@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from napari_microdl import __version__
 from napari_microdl.embedding.backing_off import BackingOff
 from napari_microdl.embedding.plan import TilePlan
+from napari_microdl.errors import MicrodlError
 from napari_microdl.folders import cache_folder
 from napari_microdl.models.base import Site, TokenModel
 
@@ -80,10 +81,19 @@ class TokenCache:
         -------
         str
             Hex digits.
+
+        Raises
+        ------
+        MicrodlError
+            If the model has not yet chosen the precision that it will use.
         """
         model = model.model if isinstance(model, BackingOff) else model
-        # A model that chose its precision by a trial says what it chose.
-        precision = getattr(getattr(model, "trial", model), "used", getattr(model, "precision", ""))
+        precision = getattr(model, "used_precision", "")
+        if precision == "fast":
+            raise MicrodlError(
+                "Tokens have no name before the precision 'fast' has made its trial; call the "
+                "model's settle_precision first."
+            )
         facts = (
             model.spec,
             # The same weights give other tokens as another network, or from other input.
