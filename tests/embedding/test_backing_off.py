@@ -80,6 +80,24 @@ def test_a_run_goes_on_with_smaller_passes(run_out: Callable[[], None]):
     assert sum(n for n, *_ in model.batches) == 72
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_what_a_device_keeps_aside_is_let_go_before_the_next_pass(
+    device: str, monkeypatch: pytest.MonkeyPatch
+):
+    events: list[str] = []
+
+    def run_out() -> None:
+        events.append("out of memory")
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: device == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: device == "mps")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("cuda emptied"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: events.append("mps emptied"))
+    finish(embed_field(IMAGE, Narrow(2, run_out), PLAN, batch_size=9))
+    assert events == ["out of memory", f"{device} emptied"] * 2
+
+
 def test_a_single_field_backs_off_without_being_asked():
     model = Narrow(3, too_much_for_torch)
     _, grid = finish(embed_field(IMAGE, model, PLAN, batch_size=8))

@@ -152,8 +152,11 @@ class BackingOff:
         # Only now are the frames of the failed pass gone, and with them what they held.
         gc.collect()
         torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        if torch is not None:
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            if torch.backends.mps.is_available():
+                torch.mps.empty_cache()
         return None
 
 
