@@ -248,7 +248,8 @@ def embed(
     Returns
     -------
     list of TokenGrid
-        One a field.
+        One a field. What tokens owe to their place in the tile is still in them, so that seams
+        between tiles show; `napari_microdl.positions.PositionComponent` takes it off, as in a run.
 
     Raises
     ------
