@@ -20,10 +20,12 @@ from napari_microdl.cells import pool, units_of
 from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.embedding import TilePlan, TokenCache, TokenStorage, embed, embed_field
+from napari_microdl.embedding.images import TileCutter
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL
 from napari_microdl.models.base import ChannelRule
+from napari_microdl.models.encoder import EncoderModel, PrecisionTrial
 from napari_microdl.models.registry import RECIPES, load_model
 from napari_microdl.pipeline import PipelineResult, Progress, iter_pipeline, run_pipeline
 from napari_microdl.positions import PositionComponent, left_out_share, position_share
@@ -578,6 +580,38 @@ def test_a_run_that_backs_off_says_so(fields: list[Field], monkeypatch: pytest.M
     monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
     note = "Memory ran out: the model was given 1 tile at a time instead of a batch of 2."
     assert note in run_pipeline(fields, SMALL).warnings
+
+
+@pytest.mark.parametrize(("used", "ratio"), [("bf16", 2.34), ("fp32", 0.51)])
+def test_fast_arithmetic_is_noted_with_its_error(
+    fields: list[Field], used: str, ratio: float, monkeypatch: pytest.MonkeyPatch
+):
+    measured = EncoderModel._try
+
+    def timed(*where: Any) -> PrecisionTrial:
+        return dataclasses.replace(measured(*where), used=used, speed_ratio=ratio)
+
+    monkeypatch.setattr(EncoderModel, "_try", timed)
+    plan = TilePlan(8, 128, 2)
+    scaler = IntensityScaling().fit(fields)
+    cutter = TileCutter(scaler.apply(0, fields[0].read()), plan)
+    first_two = cutter.cut(plan.origins(fields[0].shape)[:2])
+    exact, rough = (
+        load_model(SMALL.model, device="cpu", precision=precision, seed=SMALL.random_state)
+        .tokens(first_two, 2, "residual")
+        .astype(float)
+        for precision in ("fp32", "bf16")
+    )
+    error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+    assert error > 1e-3
+    note = (
+        f"Fast arithmetic: the model ran in {used}; bfloat16 is {ratio:.1f} times as fast as "
+        f"float32 here, and changes tokens by {100 * error:.1f}%."
+    )
+    # Also where all tokens were kept.
+    for _ in range(2):
+        assert note in run_pipeline(fields, small(precision="fast")).warnings
+    assert not [n for n in run_pipeline(fields, small(precision=used)).warnings if "Fast" in n]
 
 
 def test_a_cache_that_cannot_be_written_to_is_noted(

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from embedding.stand_ins import JOINT, PatchMean, finish
-from napari_microdl.embedding import BackingOff, TilePlan, embed_field
+from napari_microdl.embedding import BackingOff, TilePlan, TokenCache, embed_field
 from napari_microdl.embedding.backing_off import is_out_of_memory
 from napari_microdl.errors import MicrodlError
 
@@ -79,6 +80,24 @@ def test_a_run_goes_on_with_smaller_passes(run_out: Callable[[], None]):
     assert sum(n for n, *_ in model.batches) == 72
 
 
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_what_a_device_keeps_aside_is_let_go_before_the_next_pass(
+    device: str, monkeypatch: pytest.MonkeyPatch
+):
+    events: list[str] = []
+
+    def run_out() -> None:
+        events.append("out of memory")
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: device == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: device == "mps")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("cuda emptied"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: events.append("mps emptied"))
+    finish(embed_field(IMAGE, Narrow(2, run_out), PLAN, batch_size=9))
+    assert events == ["out of memory", f"{device} emptied"] * 2
+
+
 def test_a_single_field_backs_off_without_being_asked():
     model = Narrow(3, too_much_for_torch)
     _, grid = finish(embed_field(IMAGE, model, PLAN, batch_size=8))
@@ -119,6 +138,31 @@ def test_other_errors_go_through(error: Exception):
     assert not is_out_of_memory(error)
     with pytest.raises(type(error), match=str(error)):
         finish(embed_field(IMAGE, Narrow(2, fail), PLAN))
+
+
+def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
+    class Trying(Narrow):
+        used_precision = "fast"
+
+        def settle_precision(self, tiles: np.ndarray, layers: tuple[int, ...], site: str) -> str:
+            if self.used_precision == "fast":
+                self.tokens(tiles[:3], layers[0], site)
+                self.used_precision = "bf16"
+            return self.used_precision
+
+    model = Trying(1, too_much_for_torch)
+    careful = BackingOff(model)
+    cache = TokenCache(tmp_path)
+    _, grid = finish(embed_field(IMAGE, careful, PLAN, batch_size=8, cache=cache))
+    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN, batch_size=8))
+    np.testing.assert_array_equal(grid.tokens, expected.tokens)
+    # Tries of the trial with 8, 4 and 2 tiles; passes are small from the start.
+    assert model.refused == [3, 3, 2]
+    assert careful.most_tiles == 1
+    assert len(model.batches) == 1 + 72
+    hopeless = Trying(0, too_much_for_torch)
+    with pytest.raises(MicrodlError, match="There is not enough memory for the model"):
+        finish(embed_field(IMAGE, hopeless, PLAN, cache=TokenCache(tmp_path / "other")))
 
 
 def test_arrays_of_a_failed_pass_are_let_go_before_the_next():

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers.models.dinov2.configuration_dinov2 import Dinov2Config
+from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 
 from embedding.stand_ins import PatchMean, finish
 from napari_microdl.embedding import TilePlan, TokenCache, TokenGrid, embed_field, embed_layers
-from napari_microdl.models.builtin import random_init
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models.builtin import WEIGHTS, random_init
+from napari_microdl.models.encoder import EncoderModel, PrecisionTrial
+from napari_microdl.models.registry import load_model
 
 PLAN = TilePlan(4, 16, 1)
 IMAGE = np.random.default_rng(5).random((2, 30, 40)).astype(np.float32)
@@ -55,11 +62,11 @@ def test_tokens_of_a_real_model_come_back_bit_for_bit(tmp_path: Path):
 
 
 class Elsewhere(PatchMean):
-    device, precision = "cuda", "fp32"
+    device, used_precision = "cuda", "fp32"
 
 
 class Coarse(PatchMean):
-    device, precision = "cpu", "bf16"
+    device, used_precision = "cpu", "bf16"
 
 
 @pytest.mark.parametrize(
@@ -83,16 +90,146 @@ def test_whatever_tokens_depend_on_changes_their_name(tmp_path: Path, change: di
     assert key(cache) != key(cache, **change)
 
 
-class Undecided(PatchMean):
-    device, precision = "cpu", "fast"
-    trial: Any = None
+OWN = """
+weights = "own.safetensors"
+layout = "microdl"
+[vit]
+dim = 192
+depth = 8
+n_heads = 3
+patch_size = 8
+[preprocessing]
+mean = [0.25]
+std = [0.3]
+"""
 
 
-def test_a_precision_that_was_chosen_by_a_trial_counts_as_what_was_chosen(tmp_path: Path):
-    cache, model = TokenCache(tmp_path), Undecided(4)
-    assert key(cache, model=model) != key(cache, model=Coarse(4))
-    model.trial = SimpleNamespace(used="bf16")
-    assert key(cache, model=model) == key(cache, model=Coarse(4))
+def described(folder: Path) -> Path:
+    """Weights beside a description."""
+    (folder / "own.safetensors").write_bytes(WEIGHTS.read_bytes())
+    (folder / "own.toml").write_text(OWN)
+    return folder / "own.toml"
+
+
+def folder_of_transformers(folder: Path) -> Path:
+    config = Dinov2Config(
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        image_size=56,
+        patch_size=14,
+        # So large that attention is no plain average, and heads show.
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        Dinov2Model(config).save_pretrained(folder)
+    means = {"image_mean": [0.4, 0.4, 0.4], "image_std": [0.2, 0.2, 0.2]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(means))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("write", "edited", "old", "new"),
+    [
+        (described, "own.toml", "mean = [0.25]", "mean = [0.2]"),
+        (described, "own.toml", "n_heads = 3", "n_heads = 6"),
+        (folder_of_transformers, "preprocessor_config.json", "0.4, 0.4, 0.4", "0.4, 0.4, 0.5"),
+        (folder_of_transformers, "config.json", '_heads": 3', '_heads": 2'),
+    ],
+)
+def test_the_same_weights_told_otherwise_are_another_model(
+    tmp_path: Path, write: Callable[[Path], Path], edited: str, old: str, new: str
+):
+    (tmp_path / "lab").mkdir()
+    place = write(tmp_path / "lab")
+    before = load_model(place, device="cpu")
+    plan = TilePlan(before.spec.patch_size, 4 * before.spec.patch_size, 1)
+    cache = TokenCache(tmp_path / "tokens")
+    _, grid = run(cache, before, plan=plan, layer=2)
+    path = tmp_path / "lab" / edited
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+    after = load_model(place, device="cpu")
+    # Neither name nor weights tell them apart.
+    assert after.spec == before.spec
+    cache = TokenCache(tmp_path / "tokens")
+    _, other = run(cache, after, plan=plan, layer=2)
+    assert cache.hits == 0
+    assert cache.misses > 0
+    _, expected = finish(embed_field(IMAGE, after, plan, layer=2))
+    np.testing.assert_array_equal(other.tokens, expected.tokens)
+    assert np.abs(other.tokens - grid.tokens).max() > 1e-3
+
+
+def test_another_version_of_the_package_computes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    cache = TokenCache(tmp_path)
+    before = key(cache)
+    monkeypatch.setattr("napari_microdl.embedding.cache.__version__", "0.0.1")
+    assert key(cache) != before
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, str]]:
+    """Tiles and precision of every pass of an encoder outside of trials."""
+    seen: list[tuple[int, str]] = []
+    run_pass = EncoderModel._run
+
+    def counted(model: EncoderModel, tiles: np.ndarray, layers: Any, site: str, used: str) -> Any:
+        seen.append((len(tiles), used))
+        return run_pass(model, tiles, layers, site, used)
+
+    monkeypatch.setattr(EncoderModel, "_run", counted)
+    return seen
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What trials find, and how many tiles and which layers they got."""
+    facts: dict[str, Any] = {"used": "bf16", "seen": []}
+
+    def found(_: EncoderModel, tiles: np.ndarray, layers: Any, site: str) -> PrecisionTrial:
+        facts["seen"].append((len(tiles), layers))
+        return PrecisionTrial(facts["used"], 2.0 if facts["used"] == "bf16" else 0.5, 0.01)
+
+    monkeypatch.setattr(EncoderModel, "_try", found)
+    return facts
+
+
+def test_tokens_of_fast_arithmetic_are_kept_under_what_its_trial_chose(
+    tmp_path: Path, passes: list[tuple[int, str]], trials: dict[str, Any]
+):
+    plan = TilePlan(8, 32, 1)
+    expected = {
+        precision: finish(
+            embed_field(IMAGE, random_init("cpu", precision), plan, layer=3, batch_size=2)
+        )[1].tokens
+        for precision in ("bf16", "fp32")
+    }
+    assert np.abs(expected["bf16"] - expected["fp32"]).max() > 1e-3
+    # Six tiles of two channels, one tile a pass.
+    for used, n_passes in (("bf16", 6), ("fp32", 6), ("bf16", 0), ("fp32", 0)):
+        trials["used"] = used
+        trials["seen"].clear()
+        passes.clear()
+        cache = TokenCache(tmp_path)
+        fast = random_init("cpu", "fast")
+        _, grid = run(cache, fast, plan=plan, layer=3, batch_size=2)
+        np.testing.assert_array_equal(grid.tokens, expected[used])
+        assert trials["seen"] == [(1, (3,))]
+        assert passes == [(1, used)] * n_passes
+        assert (cache.hits, cache.misses) == (6 - n_passes, n_passes)
+    # The same arithmetic, asked for by name.
+    passes.clear()
+    run(TokenCache(tmp_path), random_init("cpu", "bf16"), plan=plan, layer=3, batch_size=2)
+    assert passes == []
+
+
+def test_tokens_without_a_precision_have_no_name(tmp_path: Path):
+    with pytest.raises(MicrodlError, match="no name before the precision 'fast' has made its tri"):
+        key(TokenCache(tmp_path), model=random_init("cpu", "fast"))
 
 
 def test_only_tiles_that_changed_are_computed_again(tmp_path: Path):

@@ -69,7 +69,7 @@ def test_tiling_equals_each_tile_alone(model: BuiltinModel, shape: tuple[int, in
 @settings(max_examples=30)
 @given(plan=plans, shape=st.tuples(st.integers(2, 30), st.integers(2, 30)))
 def test_a_shift_by_one_patch_shifts_the_grid(plan: TilePlan, shape: tuple[int, int]):
-    """Of a model that sees every patch by itself; other models see the tile around it too."""
+    """Of a model that sees every patch by itself; test_seams.py says how nearly a real one does."""
     p = plan.patch_size
     model = PatchMean(p)
     image = np.random.default_rng(9).random((1, shape[0] + p, shape[1] + p)).astype(np.float32)

@@ -239,6 +239,27 @@ def test_the_default_layer_exists_and_the_tile_fits_for_every_model():
                 assert config.in_channels == rule.least
 
 
+def test_only_two_families_norm_every_tile_by_itself():
+    """As docs/embedding.md says: all others see the scale of the whole image or plate."""
+    normed = {name for name, r in RECIPES.items() if r.preprocessing.tile_norm != "none"}
+    assert normed == {
+        "openphenom",
+        "mae-vitl8",
+        "mae-vitg8",
+        "cell-dino-hpa-vitl16",
+        "cell-dino-hpa-vitl14",
+        "cell-dino-cp-vits8",
+        "channel-adaptive-dino-vitl16",
+    }
+    assert load_builtin("cpu").preprocessing.tile_norm == "none"
+    # What the norm costs: how bright a tile is.
+    for recipe, shows in ((CELL_DINO, False), (RGB, True)):
+        model = model_of(recipe)
+        tiles = tiles_of(recipe.spec.channels.least, recipe.spec.tile_size)
+        change = model.tokens(2 * tiles, 2, "residual") - model.tokens(tiles, 2, "residual")
+        assert (np.abs(change).max() > 1e-3) == shows
+
+
 def test_a_spec_reads_two_thirds_up_unless_told():
     config = VitConfig(dim=8, depth=1, n_heads=1, patch_size=4)
     spec = describe(config, model_id="m", title="M", tile_size=8, licence="?", source="?")

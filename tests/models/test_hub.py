@@ -6,8 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -130,20 +133,72 @@ def test_what_is_not_cached_is_not_fetched_while_offline(offline: Path, files: d
     )
 
 
-def test_no_token_and_no_request_shows_in_an_error(offline: Path, monkeypatch: pytest.MonkeyPatch):
+class ClientTimeoutError(Exception):
+    """As HTTP libraries have it: no OSError."""
+
+
+@pytest.mark.parametrize("kind", [OSError, ValueError, RuntimeError, ClientTimeoutError])
+def test_no_token_and_no_request_shows_in_an_error(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError("GET https://hub/lab/vit with authorization: Bearer hf_secret")
+        raise kind("GET https://hub/lab/vit with authorization: Bearer hf_secret")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(MicrodlError) as caught:
         load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
     assert str(caught.value) == (
-        "lab/vit could not be fetched (OSError); give a file or folder that you have instead."
+        f"lab/vit could not be fetched ({kind.__name__}); give a file or folder that you have "
+        "instead."
     )
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+@pytest.fixture
+def proxy() -> Iterator[str]:
+    """Address of a proxy that asks for a password, as those of institutes do."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            self.send_error(407)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refuse) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_an_error_of_the_http_library_gives_one_sentence(tmp_path: Path, proxy: str):
+    """A refusing proxy: what recent libraries raise for it is no OSError and not the hub's own."""
+    code = (
+        "from napari_microdl.models.registry import load_model\n"
+        "from napari_microdl.errors import MicrodlError\n"
+        f"try: load_model('hf://lab/vit@{COMMIT}')\n"
+        "except MicrodlError as error: print(error)"
+    )
+    kept = {k: v for k, v in os.environ.items() if not k.upper().endswith(("PROXY", "OFFLINE"))}
+    own = {"HTTPS_PROXY": proxy, "HF_HUB_CACHE": str(tmp_path), "HF_TOKEN": "hf_secret"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**kept, **own},
+    )
+    assert done.stdout == (
+        "lab/vit could not be fetched (ProxyError); give a file or folder that you have instead.\n"
+    )
+    assert "hf_secret" not in done.stderr
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,33 @@ def test_nothing_after_the_layer_asked_for_is_computed(
             assert used == expected
 
 
+@pytest.mark.parametrize("site", ["residual", "attention"])
+def test_nothing_after_the_layer_asked_for_is_computed_in_parallel_blocks(site: str):
+    """OpenPhenom's: attention and hidden layer come from one projection, whose norm tells a block
+    that ran; of what follows it, attention needs its own out-projection alone."""
+    config = replace(RECIPES["openphenom"].config, dim=24, n_heads=3, depth=4, hidden_dim=48)
+    config = replace(config, position_grid=(3, 3))
+    edge = 3 * config.patch_size
+    tiles = np.random.default_rng(1).random((1, 2, edge, edge), np.float32)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = VisionTransformer(config).eval()
+    used: list[str] = []
+    for name, module in network.named_modules():
+        if name.endswith((".norm", ".attn_out", ".mlp_out")):
+            module.register_forward_hook(lambda *_, name=name: used.append(name))
+    for layer in range(1, config.depth + 1):
+        used.clear()
+        with torch.inference_mode():
+            tokens = network(torch.from_numpy(tiles), layer, site)
+        assert torch.isfinite(tokens).all()
+        parts = ("norm", "attn_out", "mlp_out")
+        expected = [f"blocks.{b}.{part}" for b in range(layer) for part in parts]
+        if site == "attention":
+            expected.pop()
+        assert used == expected
+
+
 def test_images_of_a_batch_do_not_see_each_other(network: VisionTransformer, images: np.ndarray):
     with torch.inference_mode():
         together = network(torch.from_numpy(images), 3).numpy()

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from models import published
 from napari_microdl.errors import MicrodlError
@@ -108,6 +108,60 @@ def test_a_damaged_converted_file_is_made_again(tmp_path: Path, own_cache: Path,
     kept.write_bytes(whole[: len(whole) // 2])
     np.testing.assert_array_equal(tokens_of(path), first)
     assert kept.read_bytes() == whole
+
+
+def test_changed_numbers_of_a_converted_file_are_noticed(
+    tmp_path: Path, own_cache: Path, state: State
+):
+    path = published.write(state, tmp_path / "weights.pth")
+    first = tokens_of(path)
+    (kept,) = (own_cache / "weights").iterdir()
+    whole = kept.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    # The first, middle and last number, whatever tensor they are of.
+    for at in (start, (start + len(whole)) // 8 * 4, len(whole) - 1):
+        changed = bytearray(whole)
+        changed[at] ^= 0x10
+        kept.write_bytes(changed)
+        np.testing.assert_array_equal(tokens_of(path), first)
+        assert kept.read_bytes() == whole
+
+
+def test_a_header_that_names_other_tensors_is_noticed(
+    tmp_path: Path, own_cache: Path, state: State
+):
+    path = published.write(state, tmp_path / "weights.pth")
+    first = tokens_of(path)
+    (kept,) = (own_cache / "weights").iterdir()
+    whole = kept.read_bytes()
+    swapped = whole.replace(b"0.norm1", b"0.norm3").replace(b"0.norm2", b"0.norm1")
+    kept.write_bytes(swapped.replace(b"0.norm3", b"0.norm2"))
+    assert kept.read_bytes() != whole
+    np.testing.assert_array_equal(tokens_of(path), first)
+    assert kept.read_bytes() == whole
+
+
+def test_a_converted_file_of_an_earlier_version_is_made_again(
+    tmp_path: Path, own_cache: Path, state: State
+):
+    path = published.write(state, tmp_path / "weights.pth")
+    first = tokens_of(path)
+    (kept,) = (own_cache / "weights").iterdir()
+    whole = kept.read_bytes()
+    # It kept no digest of its own, so that nobody knows whether it is whole.
+    save_file({name: tensor + 1 for name, tensor in load_file(kept).items()}, kept)
+    np.testing.assert_array_equal(tokens_of(path), first)
+    assert kept.read_bytes() == whole
+
+
+def test_copies_of_any_type_are_told_by_their_bytes(tmp_path: Path, own_cache: Path):
+    state = {name: t.bfloat16() for name, t in published.timm_state(UNIDINO.config).items()}
+    path = published.write(state, tmp_path / "weights.pth")
+    first = tokens_of(path)
+    (kept,) = (own_cache / "weights").iterdir()
+    written = kept.stat().st_mtime_ns
+    np.testing.assert_array_equal(tokens_of(path), first)
+    assert kept.stat().st_mtime_ns == written
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from napari_microdl.models.base import ModelSpec, Site, TokenModel
 
 # What torch says on the CPU (Linux and macOS, Windows), on CUDA and on MPS.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
+
+# What a model makes of tiles; never None.
+Seen = TypeVar("Seen")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -91,35 +95,68 @@ class BackingOff:
         MicrodlError
             If there is not enough memory for a single tile.
         """
+
+        def see(few: NDArray[np.float32]) -> dict[int, NDArray[np.float32]]:
+            return tokens_of_layers(self.model, few, layers, site)
+
         parts: list[dict[int, NDArray[np.float32]]] = []
         done = 0
         while done < len(tiles):
-            n = min(self.most_tiles or len(tiles), len(tiles) - done)
-            part = self._try(tiles[done : done + n], layers, site)
-            if part is None:
-                if n == 1:
-                    raise MicrodlError(_too_large(self.spec, tiles.shape))
-                self.most_tiles = n // 2
-            else:
-                parts.append(part)
-                done += n
+            n, part = self._first(tiles[done:], see)
+            parts.append(part)
+            done += n
         if len(parts) == 1:
             return parts[0]
         return {layer: np.concatenate([part[layer] for part in parts]) for layer in layers}
 
-    def _try(
+    def settle_precision(
         self, tiles: NDArray[np.float32], layers: Sequence[int], site: Site
-    ) -> dict[int, NDArray[np.float32]] | None:
+    ) -> None:
+        """Let a model that chooses its precision by a trial choose it now, on these tiles.
+
+        Parameters
+        ----------
+        tiles, layers, site
+            As for `tokens_of_layers`.
+
+        Raises
+        ------
+        MicrodlError
+            If there is not enough memory for a single tile.
+        """
+        settle = getattr(self.model, "settle_precision", None)
+        if settle is not None:
+            self._first(tiles, lambda few: settle(few, layers, site))
+
+    def _first(
+        self, tiles: NDArray[np.float32], see: Callable[[NDArray[np.float32]], Seen]
+    ) -> tuple[int, Seen]:
+        """What is seen in the first of some tiles, as many as memory allows, and how many."""
+        while True:
+            n = min(self.most_tiles or len(tiles), len(tiles))
+            seen = self._try(see, tiles[:n])
+            if seen is not None:
+                return n, seen
+            if n == 1:
+                raise MicrodlError(_too_large(self.spec, tiles.shape))
+            self.most_tiles = n // 2
+
+    def _try(
+        self, see: Callable[[NDArray[np.float32]], Seen], tiles: NDArray[np.float32]
+    ) -> Seen | None:
         try:
-            return tokens_of_layers(self.model, tiles, layers, site)
+            return see(tiles)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
         # Only now are the frames of the failed pass gone, and with them what they held.
         gc.collect()
         torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        if torch is not None:
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            if torch.backends.mps.is_available():
+                torch.mps.empty_cache()
         return None
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl import __version__
 from napari_microdl.embedding.backing_off import BackingOff
 from napari_microdl.embedding.plan import TilePlan
+from napari_microdl.errors import MicrodlError
 from napari_microdl.folders import cache_folder
 from napari_microdl.models.base import Site, TokenModel
 
@@ -28,8 +30,9 @@ class TokenCache:
     """Kept tokens of batches of tiles on disk, the longest unused dropped first.
 
     A file is named after a digest of the scaled intensities of the tiles with their halo, the model
-    with its weights, layer, site, precision and device, and the tile plan. It holds a NumPy array
-    and a checksum. Several processes may share a folder.
+    with its weights, shape, preprocessing, precision and device, the layer and site, the tile plan,
+    and the versions of torch and of this package. It holds a NumPy array and a checksum. Several
+    processes may share a folder.
 
     Parameters
     ----------
@@ -78,19 +81,33 @@ class TokenCache:
         -------
         str
             Hex digits.
+
+        Raises
+        ------
+        MicrodlError
+            If the model has not yet chosen the precision that it will use.
         """
         model = model.model if isinstance(model, BackingOff) else model
-        # A model that chose its precision by a trial says what it chose.
-        precision = getattr(getattr(model, "trial", model), "used", getattr(model, "precision", ""))
+        precision = getattr(model, "used_precision", "")
+        if precision == "fast":
+            raise MicrodlError(
+                "Tokens have no name before the precision 'fast' has made its trial; call the "
+                "model's settle_precision first."
+            )
         facts = (
             model.spec,
+            # The same weights give other tokens as another network, or from other input.
+            getattr(model, "config", None),
+            getattr(model, "preprocessing", None),
             layer,
             site,
             plan,
             precision,
-            # Sums are rounded in another order on another device or by another torch.
+            # Sums are rounded in another order on another device or by another torch; another
+            # version of this package may put the network together in another way.
             str(getattr(model, "device", "")),
             version("torch"),
+            __version__,
             tiles.shape,
         )
         digest = hashlib.sha256(repr(facts).encode())

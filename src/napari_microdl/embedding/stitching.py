@@ -175,6 +175,8 @@ def _kept_tokens(
     kept: dict[int, NDArray[np.float32]] = {}
     keys: dict[int, str] = {}
     if cache is not None:
+        # Names tell the precision that is used, so a trial that chooses it comes before the first.
+        model.settle_precision(tiles, layers, site)
         for layer in layers:
             keys[layer] = cache.key(tiles, model, layer, site, plan)
             known = cache.get(keys[layer])
@@ -246,7 +248,8 @@ def embed(
     Returns
     -------
     list of TokenGrid
-        One a field.
+        One a field. What tokens owe to their place in the tile is still in them, so that seams
+        between tiles show; `napari_microdl.positions.PositionComponent` takes it off, as in a run.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from napari_microdl.errors import MicrodlError
-from napari_microdl.models.architecture import Preprocessing
+from napari_microdl.models.architecture import Preprocessing, VitConfig
 from napari_microdl.models.base import ModelSpec, Precision, Site
 from napari_microdl.models.device import bounded_threads
 from napari_microdl.models.vit import VisionTransformer
@@ -109,6 +109,16 @@ class EncoderModel:
         self.preprocessing = preprocessing
         self._network = network.to(device).eval().requires_grad_(requires_grad=False)
 
+    @property
+    def config(self) -> VitConfig:
+        """Shape of the network."""
+        return self._network.config
+
+    @property
+    def used_precision(self) -> Precision:
+        """Arithmetic of the passes; "fast" until its trial has chosen."""
+        return self.precision if self.trial is None else self.trial.used
+
     def tokens(self, tiles: NDArray[np.float32], layer: int, site: Site) -> NDArray[np.float32]:
         """Patch tokens of a batch of tiles; see `TokenModel.tokens`."""
         return self.tokens_of_layers(tiles, (layer,), site)[layer]
@@ -124,17 +134,35 @@ class EncoderModel:
             If a layer or the site does not exist, or the tiles have the wrong size or number of
             channels.
         """
-        self._check(tiles)
+        return self._run(tiles, layers, site, self.settle_precision(tiles, layers, site))
+
+    def settle_precision(
+        self, tiles: NDArray[np.float32], layers: Sequence[int], site: Site
+    ) -> Precision:
+        """Choose the arithmetic of all passes, by a trial on these tiles if "fast" had none yet.
+
+        Parameters
+        ----------
+        tiles, layers, site
+            As for `tokens_of_layers`; the trial takes the first two tiles.
+
+        Returns
+        -------
+        {"fp32", "bf16"}
+
+        Raises
+        ------
+        MicrodlError
+            As for `tokens_of_layers`.
+        """
+        self._check(tiles, layers)
+        if self.precision == "fast" and self.trial is None:
+            self.trial = self._try(tiles[:TRIAL_TILES], layers, site)
+        return self.used_precision
+
+    def _check(self, tiles: NDArray[np.float32], layers: Sequence[int]) -> None:
         if not layers:
             raise MicrodlError("No layer was asked for; name at least one.")
-        precision = self.precision
-        if precision == "fast":
-            if self.trial is None:
-                self.trial = self._try(tiles[:TRIAL_TILES], layers, site)
-            precision = self.trial.used
-        return self._run(tiles, layers, site, precision)
-
-    def _check(self, tiles: NDArray[np.float32]) -> None:
         rule, size = self.spec.channels, self.spec.tile_size
         channels, *edges = tiles.shape[1:]
         if channels < rule.least or (rule.most is not None and channels > rule.most):

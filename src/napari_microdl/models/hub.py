@@ -107,7 +107,9 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
         raise _not_fetched(source, problem) from None
     except RepositoryNotFoundError:
         raise _not_fetched(source, "does not exist, or not for you") from None
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        # Whatever the hub, its HTTP library (another in every major version, and not every timeout
+        # is an OSError) or its transfer library raises: they have no class in common.
         problem = f"could not be fetched ({type(error).__name__})"
         raise _not_fetched(source, problem) from None
     if found is None:

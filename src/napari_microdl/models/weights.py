@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,8 @@ from napari_microdl.safe_tensors import begins_as_safetensors, describe_foreign,
 WORTH_KEEPING = 0.5
 # Entries of a checkpoint under which its weights may lie; of two networks the one that was kept.
 WRAPPERS = ("teacher", "state_dict", "model")
+# Where a kept copy states the digest of its tensors.
+_DIGEST = "sha256"
 
 
 def _begin(path: Path) -> bytes:
@@ -137,6 +140,28 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         ) from error
 
 
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of tensors, in hex."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_kept(path: Path) -> dict[str, Tensor] | None:
+    """Tensors of a kept copy, or None where it is missing or not what was written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            stated = (file.metadata() or {}).get(_DIGEST)
+    except (OSError, SafetensorError):
+        return None
+    return tensors if stated == _digest(tensors) else None
+
+
 def _store(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Keep tensors for the next time, all or nothing; a cache that cannot be written is none."""
     from safetensors import SafetensorError
@@ -145,8 +170,9 @@ def _store(path: Path, tensors: Mapping[str, Tensor]) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
+        own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file({k: v.clone().contiguous() for k, v in tensors.items()}, partial)
+            save_file(own, partial, {_DIGEST: _digest(own)})
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -170,7 +196,8 @@ def encoder_tensors(
     -------
     tensors : dict of str to Tensor
         By their names in the file. A checkpoint, and a file most of which is not needed, is cut
-        down to them once and read from the cache folder from then on.
+        down to them once and read from the cache folder from then on; a copy whose own digest does
+        not fit is made again.
     digest : str
         SHA-256 of the file, in hex.
 
@@ -188,11 +215,8 @@ def encoder_tensors(
             f"{sha256.lower()}; fetch it again from its source."
         )
     kept = cache_folder() / "weights" / f"{digest}-{keys.name}.safetensors"
-    if kept.is_file():
-        try:
-            return _read_safetensors(kept, lambda names: names)[0], digest
-        except MicrodlError:
-            kept.unlink(missing_ok=True)
+    if (known := _read_kept(kept)) is not None:
+        return known, digest
 
     def needed(names: Iterable[str]) -> Iterable[str]:
         return needed_names(names, keys)
