@@ -265,6 +265,15 @@ def test_weights_that_were_written_anew_are_noticed(tmp_path: Path):
     path.write_bytes(b"other")
     assert _file(str(path)) != before
     assert _file("builtin") is None
+    # A description stays as it is when the weights beside it are replaced, and the other way round.
+    description = tmp_path / "weights.toml"
+    description.write_text("[vit]")
+    before = [_file(str(description)), _file(str(path))]
+    path.write_bytes(b"others")
+    assert _file(str(description)) != before[0]
+    before = [_file(str(description)), _file(str(path))]
+    description.write_text("[vit]\ndepth = 3")
+    assert _file(str(path)) != before[1]
 
 
 def test_large_samples_are_pooled_anew(fields: list[Field], monkeypatch: pytest.MonkeyPatch):

@@ -32,6 +32,8 @@ _READ = (
     "batch_size",
 )
 _POOL = ("unit", "crop_size", "crop_stride")
+# Files that may say what is in the weights beside them, or be the weights of a description.
+_OF_A_MODEL = {".toml", ".json", ".safetensors", ".bin", ".pt", ".pth"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +136,13 @@ def _content(array: Any) -> Hashable:
 
 
 def _file(model: str) -> Hashable:
-    """When the weights were last written, where they are a file or a folder."""
+    """When the weights, and what lies beside them to describe them, were last written."""
     path = Path(model.partition("@")[2] or model)
     try:
-        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        beside = path.iterdir() if path.is_dir() else path.parent.glob("*.*")
+        files = sorted(file for file in beside if path.is_dir() or file.suffix in _OF_A_MODEL)
+        if path not in files and not path.is_dir():
+            files.append(path)
         return tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     except OSError:
         return None
