@@ -636,6 +636,32 @@ def test_grids_in_files_give_the_concepts_of_grids_in_memory(
         np.testing.assert_allclose(here.ravel(), expected, atol=1e-5)
 
 
+def test_terms_that_nobody_states_are_not_stated_by_the_dictionary(
+    fields: list[Field], tmp_path: Path
+):
+    lab = published.small(RECIPES["unidino"])
+    published.write(published.timm_state(lab.config), tmp_path / "lab.safetensors")
+    (tmp_path / "lab.toml").write_text(
+        'weights = "lab.safetensors"\nlayout = "timm"\n[model]\ntile_size = 48\n'
+        "[vit]\ndim = 24\ndepth = 3\nn_heads = 3\npatch_size = 16\nposition_grid = [3, 3]\n"
+        'positions = "learned"\nposition_offset = 0.1\n'
+    )
+    config = small(model=str(tmp_path / "lab.toml"), halo=0, unit="crop", whiten=False)
+    words = (
+        "Licence of the weights: not stated, see its source (whether commercial use is allowed is "
+        "not stated). Source: local file 'lab.toml'."
+    )
+    fitted = run_pipeline(fields, config)
+    fitted.dictionary.save(tmp_path / "lab")
+    saved = ConceptDictionary.load(tmp_path / "lab.microdl.safetensors")
+    assert saved.spec.weights_non_commercial is None
+    assert saved.provenance["weights_non_commercial"] is None
+    applied = run_pipeline(fields, config, dictionary=saved)
+    for run in (fitted, applied):
+        assert run.report["spec"]["weights_non_commercial"] is None
+        assert run.report["weights_terms"] == words
+
+
 def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     fields: list[Field], tmp_path: Path
 ):
@@ -660,6 +686,11 @@ def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     assert saved.spec.weights_licence == published_spec.licence
     assert saved.provenance["weights_source"] == published_spec.source
     assert saved.provenance["weights_non_commercial"] is True
+    assert saved.spec.weights_non_commercial is True
+    assert saved.spec.weights_source == published_spec.source
+    # So does the model itself.
+    model = saved.model
+    assert (model.dim, model.patch_size, model.tile_size) == (384, 8, 96)
     again = run_pipeline(two, small(model=whole), dictionary=fitted.dictionary)
     assert again.dictionary.spec.model_id == spec.model_id
     assert_same_codes(fitted, again)

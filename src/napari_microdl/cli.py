@@ -148,6 +148,7 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.config_files import read_config
     from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.models.registry import model_spec, weights_pin
+    from napari_microdl.models.terms import terms_of
     from napari_microdl.run_evaluation import EvaluationChoices
     from napari_microdl.run_evaluation.words import summary_sentences
     from napari_microdl.runs import (
@@ -158,6 +159,7 @@ def _run(options: argparse.Namespace) -> None:
         run_table,
         table_fields,
     )
+    from napari_microdl.stages.inputs import config_of
 
     choices, fields = None, []
     if options.command == "evaluate":
@@ -173,16 +175,15 @@ def _run(options: argparse.Namespace) -> None:
         fields = table_fields(options.table, options.controls)
         check_labels(fields, options.table, options.labels)
     config = PipelineConfig() if options.config is None else read_config(options.config)
-    dictionary, origin = None, ""
+    dictionary, place = None, config.model
     if options.command != "fit":
         dictionary = ConceptDictionary.load(options.dictionary)
-        model, licence = dictionary.spec.model_id, dictionary.spec.weights_licence
+        spec, place = dictionary.model, config_of(dictionary, config).model
     else:
         spec = model_spec(config.model, joint=config.joint)
-        model = spec.title
-        licence = spec.licence + (" (no commercial use)" if spec.non_commercial else "")
-        origin = f" Source: {spec.source}. {weights_pin(config.model)}".rstrip()
-    print(f"Model: {model}. Licence of its weights: {licence}.{origin}", file=sys.stderr)
+    terms = f"Model: {spec.title}. {terms_of(spec)} {weights_pin(place)}"
+    # Before any of its weights are fetched.
+    print(terms.rstrip(), file=sys.stderr, flush=True)
     line = _ProgressLine()
     result = run_table(
         options.table,

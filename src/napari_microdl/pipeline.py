@@ -19,6 +19,7 @@ from napari_microdl.embedding import TokenCache, TokenStorage
 from napari_microdl.fields import Field
 from napari_microdl.models.base import TokenModel
 from napari_microdl.models.registry import load_model
+from napari_microdl.models.terms import terms_of
 from napari_microdl.report import build_report
 from napari_microdl.stages.encoding import iter_encode
 from napari_microdl.stages.inputs import check_fields, config_of
@@ -186,6 +187,7 @@ class StagedRun:
         yield Progress("encode", 1, 1, "Ranking concepts")
         seconds = self._all_seconds() | {"encode": round(time.perf_counter() - started, 3)}
         report = build_report(self.fields, self.config, activations, tokens.share, seconds, notes)
+        report["weights_terms"] = terms_of(dictionary.model)
         report["device"] = tokens.device
         per_field = len(tokens.channels)
         report["intensity"] = [

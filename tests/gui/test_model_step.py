@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from napari_microdl.config import PipelineConfig
 from napari_microdl.gui.layers import FIELD_TAG
 from napari_microdl.gui.settings import token_cache
 from napari_microdl.layer_choice import iter_layer_scores
-from napari_microdl.models.registry import list_models
+from napari_microdl.models.registry import list_models, model_spec
+from napari_microdl.models.terms import commercial_use, terms_of
 
 from .conftest import SMALL, small_fields
 from .test_workflow import LEFT, PATIENCE, choose, click, docked, quiet, run
@@ -67,8 +69,10 @@ def test_licence_terms_and_channels_of_every_model_are_told_at_once(docked: Any,
         text = workflow.model.licence.text()
         assert spec.licence in text
         assert spec.source in text
-        assert ("no commercial use" in text) == spec.non_commercial
-        assert ("no commercial use" in workflow.model.summary.text()) == spec.non_commercial
+        assert f"({commercial_use(spec.non_commercial)}). Source: {spec.source}." in text
+        # What forbids something or leaves it open is said also where the step is folded up.
+        warned = "commercial use" in workflow.model.summary.text()
+        assert warned == (spec.non_commercial is not False)
         assert list(workflow.model.channels) == list(spec.channels.names)
 
 
@@ -185,6 +189,8 @@ def test_a_models_own_folder_is_looked_at_and_run(
     assert step.model.currentText() == "Other weights: file or folder..."
     assert step.weights.text() == dino_folder.name
     assert "3 layers, patches of 14 px" in step.licence.text()
+    for label in (step.licence, step.summary):
+        assert "whether commercial use is allowed is not stated" in label.text()
 
     small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
     session.configure(**small)
@@ -200,6 +206,52 @@ def test_a_models_own_folder_is_looked_at_and_run(
     assert session.dictionary.spec.joint
     assert session.dictionary.whitening.n_features_in_ == 24
     assert "at the pace of the last run" in step.cost.text()
+
+
+def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
+    docked: Any, qtbot: Any, small_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, workflow = docked
+    step, other = workflow.model, model_spec("cell-dino-cp-vits8")
+    for opened in (step, workflow.dictionary):
+        click(qtbot, opened.heading)
+    choose(qtbot, step.model, other.title)
+    assert terms_of(other) in step.licence.text()
+    for number, (model, non_commercial) in enumerate(
+        [("openphenom", True), ("our-vit", None), ("builtin", False)]
+    ):
+        spec = dataclasses.replace(
+            small_run.result.dictionary.spec,
+            model_id=model,
+            weights_licence=f"Licence {number}",
+            weights_source=f"source {number}",
+            weights_non_commercial=non_commercial,
+        )
+        dictionary = dataclasses.replace(small_run.result.dictionary, spec=spec)
+        path = dictionary.save(tmp_path / f"{number}")
+        monkeypatch.setattr(
+            "napari_microdl.gui.workflow_files.QFileDialog.getOpenFileName",
+            lambda *_, path=path: (str(path), ""),
+        )
+        click(qtbot, workflow.dictionary.load)
+        words = commercial_use(non_commercial)
+        terms = f"Licence of the weights: Licence {number} ({words}). Source: source {number}."
+        for label in (step.licence, workflow.dictionary.loaded):
+            assert terms in label.text()
+            assert f"model '{model}', layer {spec.layer}" in label.text()
+            assert other.licence not in label.text()
+            assert other.source not in label.text()
+        assert step.summary.text().startswith(f"{model}, of the dictionary; ")
+        assert (words in step.summary.text()) == (non_commercial is not False)
+        assert ("Commit 0f92333685f6" in step.licence.text()) == (model == "openphenom")
+        # Another model may be chosen; it plays no part yet.
+        choose(qtbot, step.model, "uniDINO ViT-S/16")
+        assert terms in step.licence.text()
+        choose(qtbot, step.model, other.title)
+    qtbot.mouseClick(workflow.dictionary.fit, LEFT, pos=QPoint(8, 8))
+    assert not workflow.session.apply_dictionary
+    assert terms_of(other) in step.licence.text()
+    assert step.summary.text().startswith(f"{other.title}; no commercial use; ")
 
 
 def test_kept_tokens_are_told_and_cleared(docked: Any, qtbot: Any):

@@ -141,4 +141,6 @@ def spec_of(
         crop_stride=config.crop_stride,
         intensity=model.intensity,
         joint=model.channels.joint,
+        weights_non_commercial=model.non_commercial,
+        weights_source=model.source,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from napari_microdl.embedding import TilePlan, estimate_embedding
@@ -13,13 +14,17 @@ from napari_microdl.gui.state.run_settings import RunSettings
 from napari_microdl.gui.words import listed
 from napari_microdl.models.channels import match_channels
 from napari_microdl.models.registry import (
-    MODEL_NAMES,
+    known_spec,
     model_spec,
     needs_weights,
     published_name,
+    weights_pin,
 )
+from napari_microdl.models.terms import terms_of
 
 if TYPE_CHECKING:
+    from napari_microdl.config import PipelineConfig
+    from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.fields import Field
     from napari_microdl.models.base import ChannelRule, ModelSpec
     from napari_microdl.pipeline import PipelineResult
@@ -63,10 +68,46 @@ class ModelChoice:
         """Facts about the chosen model; None while a file or folder has not been looked at."""
         config = self._settings.config
         key = (config.model, config.joint)
-        known = config.model in MODEL_NAMES or published_name(config.model) is not None
-        if key not in self._specs and known:
-            self._specs[key] = model_spec(config.model, joint=config.joint)
+        if key not in self._specs:
+            known = known_spec(config.model, joint=config.joint)
+            if known is not None:
+                self._specs[key] = known
         return self._specs.get(key)
+
+    @property
+    def applied(self) -> ConceptDictionary | None:
+        """The dictionary that is applied and so decides the model; None where one is fitted."""
+        settings = self._settings
+        return settings.dictionary if settings.apply_dictionary else None
+
+    def run_config(self) -> PipelineConfig:
+        """The settings, with those of a dictionary that is applied filled in."""
+        config, dictionary = self._settings.config, self.applied
+        if dictionary is None:
+            return config
+        # Imported here: the window opens without the code behind a dictionary, which takes seconds.
+        from napari_microdl.stages.inputs import config_of
+
+        return config_of(dictionary, config)
+
+    def terms(self) -> str:
+        """What the weights that a run will use may be used for, as sentences.
+
+        Returns
+        -------
+        str
+            Those of the dictionary's model where one is applied; empty while a file or folder has
+            not been looked at.
+        """
+        dictionary = self.applied
+        spec = self.spec if dictionary is None else dictionary.model
+        if spec is None:
+            return ""
+        pin = ""
+        # What is no place on the hub is refused by the run.
+        with suppress(MicrodlError):
+            pin = weights_pin(self.run_config().model)
+        return f"{terms_of(spec)} {pin}".rstrip()
 
     def take_spec(self, model: str, joint: bool | None, spec: ModelSpec) -> None:
         """Take in what was found in a file or folder.
