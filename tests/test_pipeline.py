@@ -694,5 +694,8 @@ def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     again = run_pipeline(two, small(model=whole), dictionary=fitted.dictionary)
     assert again.dictionary.spec.model_id == spec.model_id
     assert_same_codes(fitted, again)
-    with pytest.raises(MicrodlError, match=r"as in 'channelvit-jump-cp\[Mito\]', or choose more"):
+    # Without the dictionary, the whole model lacks channels, found by name or given in any order.
+    with pytest.raises(MicrodlError, match=r"there, 'channelvit-jump-cp\[ER,DNA\]'\."):
         run_pipeline(two, dataclasses.replace(config, model=whole))
+    with pytest.raises(MicrodlError, match=r"as in 'channelvit-jump-cp\[Mito\]', or choose more"):
+        run_pipeline(two, dataclasses.replace(config, model=whole, channels=names))

@@ -12,6 +12,7 @@ import pytest
 from qtpy.QtCore import QPoint
 
 from napari_microdl.config import PipelineConfig
+from napari_microdl.config_files import write_config
 from napari_microdl.gui.layers import FIELD_TAG
 from napari_microdl.gui.settings import token_cache
 from napari_microdl.layer_choice import iter_layer_scores
@@ -206,6 +207,23 @@ def test_a_models_own_folder_is_looked_at_and_run(
     assert session.dictionary.spec.joint
     assert session.dictionary.whitening.n_features_in_ == 24
     assert "at the pace of the last run" in step.cost.text()
+
+
+@pytest.mark.parametrize("order", [("red", "green", "blue"), ("blue", "green", "red")])
+def test_channels_of_settings_win_over_names_also_before_a_folder_is_looked_at(
+    open_viewer: Any, qtbot: Any, dino_folder: Path, tmp_path: Path, order: tuple[str, ...]
+):
+    workflow = painted(open_viewer, qtbot, ("blue", "green", "red"))
+    step, session = workflow.model, workflow.session
+    config = PipelineConfig(model=str(dino_folder), joint=True, channels=order[::-1])
+    write_config(config, tmp_path / "settings.json")
+    workflow.files.load_settings(tmp_path / "settings.json")
+    # A run that starts now is given them, too.
+    assert session.model.spec is None
+    assert session.run_config().channels == order[::-1]
+    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    assert [box.currentText() for box in step.channels.values()] == list(order[::-1])
+    assert session.run_config().channels == order[::-1]
 
 
 def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(

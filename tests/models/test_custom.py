@@ -177,7 +177,7 @@ def test_what_nobody_states_of_a_models_terms_is_not_known(folder: Path, tmp_pat
         told = f"non_commercial = {str(stated).lower()}\ntitle"
         description.write_text(TOML.replace("title", told, 1))
         assert model_spec(str(description)).non_commercial is stated
-    # A family does not tell: there are DINOv2 models that may not be used commercially.
+    # A family does not tell: Cell-DINO is a DINOv2, too, and may not be used commercially.
     for family in ("dinov2", "dinov3_vit"):
         changes = {"model_type": family, "rope_theta": 100.0, "intermediate_size": 96}
         spec = model_spec(dinov2_folder(tmp_path / family, **changes))

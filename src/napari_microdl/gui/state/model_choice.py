@@ -56,6 +56,8 @@ class ModelChoice:
         # Of one channel; the slowest run of each model, because kept tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
         self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
+        # Model, joint and channels of settings whose model has not been looked at yet.
+        self._waiting: tuple[str, bool | None, tuple[str, ...] | None] | None = None
 
     @property
     def _settings(self) -> RunSettings:
@@ -122,7 +124,27 @@ class ModelChoice:
             What was found.
         """
         self._specs[model, joint] = spec
+        config = self._settings.config
+        if self._waiting == (model, joint, config.channels):
+            self.take_channels()
         self._settings.settings_changed.emit()
+
+    def take_channels(self) -> bool:
+        """Take the settings' channels for those that the model names, whatever they are called.
+
+        Returns
+        -------
+        bool
+            False where the settings name none or not as many; of a file or folder they are taken
+            once it has been looked at.
+        """
+        config, wanted = self._settings.config, self.channels()
+        waits = self.spec is None
+        self._waiting = (config.model, config.joint, config.channels) if waits else None
+        if not wanted or config.channels is None or len(wanted) != len(config.channels):
+            return False
+        self.channel_choices = dict(zip(wanted, config.channels, strict=True))
+        return True
 
     def channels(self) -> dict[str, str | None]:
         """Channel of the images for each channel that the model names.
@@ -168,7 +190,9 @@ class ModelChoice:
         order = [n for n in self._settings.config.channels or () if n in names]
         order += [n for n in names if n not in order]
         used = tuple(n for n in order if channels[names.index(n)].use)
-        return None if used == tuple(names) else used
+        # Where nothing is known of the model, an order that was asked for may not be that of all.
+        asked = self.spec is None and self._settings.config.channels is not None
+        return None if used == tuple(names) and not asked else used
 
     def cost(self) -> str:
         """What reading the tokens will take, as far as is known before the start."""
