@@ -119,18 +119,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _ProgressLine:
-    """Progress on one line where somebody watches, one line a stage in a log."""
+    """Progress on one line where somebody watches, one line a stage in a log.
+
+    What should stay in view gets a line of its own in both.
+    """
 
     def __init__(self) -> None:
         self._last: Progress | EvaluationStep | None = None
 
     def __call__(self, progress: Progress | EvaluationStep) -> None:
+        if getattr(progress, "stays", False):
+            self._leave(progress.message)
+            return
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{self._text(progress):<78}")
             sys.stderr.flush()
         elif self._last is not None and self._last.stage != progress.stage:
             print(self._text(self._last), file=sys.stderr)
         self._last = progress
+
+    def _leave(self, message: str) -> None:
+        """Write a line that is not written over."""
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{message:<78}\n")
+        else:
+            if self._last is not None:
+                print(self._text(self._last), file=sys.stderr)
+            print(message, file=sys.stderr)
+        self._last = None
 
     def finish(self) -> None:
         """End the line."""

@@ -7,19 +7,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint
 
 from napari_microdl.config import PipelineConfig
 from napari_microdl.config_files import write_config
+from napari_microdl.embedding import TilePlan, estimate_embedding
 from napari_microdl.gui.layers import FIELD_TAG
 from napari_microdl.gui.settings import token_cache
 from napari_microdl.layer_choice import iter_layer_scores
 from napari_microdl.models.registry import list_models, model_spec
 from napari_microdl.models.terms import commercial_use, terms_of
+from napari_microdl.stages.kept import KeptStages
 
-from .conftest import SMALL, small_fields
+from .conftest import SMALL, small_fields, small_layers
 from .test_workflow import LEFT, PATIENCE, choose, click, docked, quiet, run
 
 __all__ = ["docked", "quiet"]
@@ -270,6 +273,56 @@ def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
     assert not workflow.session.apply_dictionary
     assert terms_of(other) in step.licence.text()
     assert step.summary.text().startswith(f"{other.title}; no commercial use; ")
+
+
+def told_by_the_run(qtbot: Any, workflow: Any) -> str:
+    """Run all steps anew; what the run said that it would take."""
+    told = []
+    workflow.jobs.progressed.connect(lambda p: told.append(p.message) if p.stays else None)
+    # Without what earlier runs left.
+    workflow.session._kept = KeptStages()
+    run(qtbot, workflow)
+    (sentence,) = told
+    return sentence
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
+    open_viewer: Any, qtbot: Any, tmp_path: Path, small_run: Any, *, lazy: bool
+):
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    treated, *_, control = small_layers()
+    for layer in (treated, control):
+        # Large enough that the strips of a file show in megabytes.
+        data = np.tile(layer.data, (3, 3))
+        stored = lazy and layer is control
+        layer.data = da.from_array(data, chunks=160) if stored else data
+        viewer.add_layer(layer)
+    qtbot.waitUntil(lambda: len(workflow.session.rows) == 2)
+    small = {k: v for k, v in SMALL.to_dict().items() if k not in {"segmentation", "channels"}}
+    workflow.session.configure(**small | {"layer": 1})
+    click(qtbot, workflow.model.heading)
+    shown = workflow.model.cost.text()
+    assert told_by_the_run(qtbot, workflow) == shown
+    shapes, spec = [(480, 480)] * 2, model_spec("random-init")
+    estimates = [
+        f"{estimate_embedding(shapes, 1, spec, TilePlan(8, 128, 2), lazy=read)}, beside the model."
+        for read in (lazy, not lazy)
+    ]
+    assert shown == estimates[0]
+    assert shown != estimates[1]
+
+    # A dictionary has its own model and tiles, whatever else is chosen.
+    dictionary = small_run.result.dictionary
+    applied = dataclasses.replace(
+        dictionary, spec=dataclasses.replace(dictionary.spec, layer=1, halo=4)
+    )
+    workflow.files.load_dictionary(applied.save(tmp_path / "applied"))
+    choose(qtbot, workflow.model.model, "Cell-DINO ViT-L/14 (HPA, 518 px)")
+    shown = workflow.model.cost.text()
+    assert shown.startswith("128 tiles will take about ")
+    assert shown.startswith(f"{told_by_the_run(qtbot, workflow)} About ")
 
 
 def test_kept_tokens_are_told_and_cleared(docked: Any, qtbot: Any):

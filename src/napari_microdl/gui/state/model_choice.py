@@ -7,9 +7,9 @@ from collections.abc import Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from napari_microdl.embedding import TilePlan, estimate_embedding
+from napari_microdl.embedding import TilePlan
 from napari_microdl.errors import MicrodlError
-from napari_microdl.gui.layers import plane_shape
+from napari_microdl.gui.layers import is_lazy, plane_shape
 from napari_microdl.gui.state.run_settings import RunSettings
 from napari_microdl.gui.words import listed
 from napari_microdl.models.channels import match_channels
@@ -21,6 +21,7 @@ from napari_microdl.models.registry import (
     weights_pin,
 )
 from napari_microdl.models.terms import terms_of
+from napari_microdl.stages.estimating import estimate_run
 
 if TYPE_CHECKING:
     from napari_microdl.config import PipelineConfig
@@ -196,25 +197,25 @@ class ModelChoice:
 
     def cost(self) -> str:
         """What reading the tokens will take, as far as is known before the start."""
-        spec = self.spec
+        dictionary = self.applied
+        if dictionary is not None:
+            spec, n_channels = dictionary.model, len(dictionary.spec.channel_names)
+        elif self.spec is not None:
+            spec, n_channels = self.spec, len(self.used_channels() or self._settings.channels)
+        else:
+            return ""
         layers = [row.layer() for row in self._settings.first_rows()]
         shapes = [plane_shape(layer) for layer in layers if layer is not None]
-        if spec is None or not shapes or self._settings.apply_dictionary:
+        if not shapes:
             return ""
-        config = self._settings.config
-        n_channels = len(self.used_channels() or self._settings.channels)
+        # One layer that is read from a file makes the fields of a run lazy.
+        channels = [row.layer() for row in self._settings.used_rows()]
+        lazy = any(is_lazy(layer) for layer in channels if layer is not None)
+        config = self.run_config()
         try:
-            plan = TilePlan(spec.patch_size, config.tile_size or spec.tile_size, config.halo)
+            estimate = estimate_run(shapes, n_channels, spec, config, lazy=lazy)
         except MicrodlError:
             return ""
-        estimate = estimate_embedding(
-            shapes,
-            n_channels,
-            spec,
-            plan,
-            channel_tokens=config.channel_tokens,
-            batch_size=config.batch_size,
-        )
         sentence = f"{estimate}, beside the model."
         pace = self._seconds_a_tile.get(config.model)
         if pace is not None:
