@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,25 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.pipeline import Progress
 from napari_microdl.samples import transfluor
+
+ESTIMATE = re.compile(r"\d+ tiles will take about \d+ MB of memory, beside the model\.")
+
+
+class Terminal(io.StringIO):
+    """Where somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+    def shown(self) -> list[str]:
+        """Lines that are left to be seen: each begins anew at a carriage return."""
+        lines = []
+        for line in self.getvalue().split("\n"):
+            seen = ""
+            for text in line.split("\r"):
+                seen = text + seen[len(text) :]
+            lines.append(seen.rstrip())
+        return lines
 
 
 def corners() -> list[Field]:
@@ -42,8 +62,11 @@ def test_the_headless_demo_runs_and_says_what_it_found(
     ]
     # One line a stage in a log.
     lines = output.err.splitlines()
-    assert len(lines) == 6
+    assert len(lines) == 7
     assert lines[-1] == "Done (1/1)"
+    # And one for what a run takes, before it takes it.
+    (estimate,) = [number for number, line in enumerate(lines) if ESTIMATE.fullmatch(line)]
+    assert lines[estimate + 1].startswith("Reading tokens of ")
 
 
 def test_a_folder_that_cannot_be_written_gives_one_sentence(
@@ -76,10 +99,6 @@ def test_bad_input_gives_one_sentence(
 def test_progress_stays_on_one_line_where_somebody_watches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     def steps(out: Path, progress: Callable[[Progress], None]) -> str:
         for done in range(3):
             progress(Progress("embed", done, 2, "Reading"))
@@ -92,6 +111,17 @@ def test_progress_stays_on_one_line_where_somebody_watches(
     assert terminal.getvalue().count("\r") == 3
     assert terminal.getvalue().count("\n") == 1
     assert "Reading (2/2)" in terminal.getvalue()
+
+
+def test_what_a_run_takes_stays_on_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    terminal = Terminal()
+    monkeypatch.setattr(demo, "transfluor", corners)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert main(["demo", "--headless", "--out", str(tmp_path)]) == 0
+    shown = terminal.shown()
+    assert len(shown) == 3
+    assert ESTIMATE.fullmatch(shown[0])
+    assert shown[1:] == ["Done (1/1)", ""]
 
 
 def test_without_a_window_system_the_sentence_says_what_to_install(

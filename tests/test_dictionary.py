@@ -22,6 +22,8 @@ from napari_microdl.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.errors import MicrodlError
 from napari_microdl.icfl import ICFL
 from napari_microdl.models.base import ModelSpec
+from napari_microdl.models.registry import known_spec
+from napari_microdl.models.terms import terms_of
 from napari_microdl.positions import PositionComponent
 from napari_microdl.whitening import ControlWhitening
 
@@ -93,6 +95,68 @@ def saved(dictionary: ConceptDictionary, tmp_path_factory: pytest.TempPathFactor
 def header_of(path: Path) -> dict[str, Any]:
     with safe_open(path, "numpy") as file:
         return json.loads(file.metadata()[KEY])
+
+
+def older(path: Path, model: str, licence: str, provenance: dict[str, Any]) -> ConceptDictionary:
+    """A dictionary as files held it before their spec said what its weights may be used for."""
+    header = header_of(path)
+    for name in ("weights_non_commercial", "weights_source"):
+        del header["spec"][name]
+    header["spec"] |= {"model_id": model, "weights_licence": licence}
+    header["provenance"] = provenance
+    old = path.with_name("old.microdl.safetensors")
+    save_file(load_file(path), old, {KEY: json.dumps(header)})
+    return ConceptDictionary.load(old)
+
+
+@pytest.mark.parametrize(
+    ("model", "licence", "written", "read"),
+    [
+        ("unidino", "CC-BY-NC-4.0", True, True),
+        ("dinov2-small", "Apache-2.0", False, False),
+        ("channelvit-jump-cp[DNA,ER]", "CC-BY-NC-4.0", True, True),
+        # Of these nobody had stated it, but the files said that it is not forbidden.
+        ("our-vit", "not stated, see its source", False, None),
+        ("our-vit", "CC-BY-4.0", False, None),
+        ("dinov2-small", "not stated, see its source", False, None),
+        # Stated in a description.
+        ("our-vit", "ours", True, True),
+    ],
+)
+def test_older_files_are_believed_only_where_the_licence_is_known(
+    saved: Path, model: str, licence: str, written: bool, read: bool | None
+):
+    told = {"weights_source": "our lab", "weights_non_commercial": written}
+    dictionary = older(saved, model, licence, told)
+    assert dictionary.spec.weights_non_commercial is read
+    assert dictionary.spec.weights_source == dictionary.model.source == "our lab"
+    assert dictionary.provenance == told | {"weights_non_commercial": read}
+
+
+def test_files_without_any_terms_have_those_of_a_known_model_or_none(saved: Path):
+    spec = older(saved, "unidino", "CC-BY-NC-4.0", {}).spec
+    known = known_spec("unidino")
+    assert (spec.weights_non_commercial, spec.weights_source) == (True, known.source)
+    for model in ("our-vit", "unidino[DNA]"):
+        dictionary = older(saved, model, "ours", {})
+        assert dictionary.spec.weights_non_commercial is None
+        assert dictionary.provenance == {}
+        assert terms_of(dictionary.model) == (
+            "Licence of the weights: ours (whether commercial use is allowed is not stated). "
+            "Source: not stated."
+        )
+
+
+@pytest.mark.parametrize("non_commercial", [True, False, None])
+def test_what_the_weights_may_be_used_for_is_kept(
+    dictionary: ConceptDictionary, tmp_path: Path, non_commercial: bool | None
+):
+    # Also where the model is no known one, so that nothing but the file can tell.
+    spec = dataclasses.replace(
+        SPEC, model_id="x", weights_non_commercial=non_commercial, weights_source="y"
+    )
+    path = dataclasses.replace(dictionary, spec=spec).save(tmp_path / "terms")
+    assert ConceptDictionary.load(path).spec == spec
 
 
 def one_sentence(path: Path) -> str:
@@ -363,6 +427,9 @@ def test_tensors_of_other_shapes_are_refused(
         put("spec", "crop_size", 0),
         put("spec", "channel_names", []),
         put("spec", "channel_names", 3),
+        put("spec", "weights_non_commercial", "no"),
+        put("spec", "weights_non_commercial", 0),
+        put("spec", "weights_source", None),
         put("spec", "unknown", 3),
         put("icfl", "selection", "best"),
         put("icfl", "update", "sgd"),

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
+import stat
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,7 +22,15 @@ from napari_microdl import pipeline
 from napari_microdl.cells import pool, units_of
 from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
-from napari_microdl.embedding import TilePlan, TokenCache, TokenStorage, embed, embed_field
+from napari_microdl.embedding import (
+    TilePlan,
+    TokenCache,
+    TokenStorage,
+    embed,
+    embed_field,
+    estimate_embedding,
+)
+from napari_microdl.embedding.grid import TokenWriter
 from napari_microdl.embedding.images import TileCutter
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
@@ -546,7 +557,9 @@ def test_positions_stay_where_a_tile_has_too_few_tokens_a_place(fields: list[Fie
 def test_memory_is_told_before_the_first_tile(fields: list[Field]):
     seen, _ = finish(fields, SMALL)
     embedding = [s for s in seen if s.stage == "embed"]
-    assert re.fullmatch(r"16 tiles will take about \d+ MB of memory", embedding[0].message)
+    sentence = r"16 tiles will take about \d+ MB of memory, beside the model\."
+    assert re.fullmatch(sentence, embedding[0].message)
+    assert [s for s in seen if s.stays] == [embedding[0]]
     assert (embedding[0].done, embedding[0].total) == (0, 16)
 
 
@@ -670,6 +683,86 @@ def test_grids_in_files_give_the_concepts_of_grids_in_memory(
         np.testing.assert_allclose(here.ravel(), expected, atol=1e-5)
 
 
+def bytes_without_name() -> int:
+    """Size of the files that this process holds and that no folder lists any more."""
+    sizes = {}
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("remove_position", [True, False])
+def test_disk_space_is_told_as_it_is_taken(
+    fields: list[Field], monkeypatch: pytest.MonkeyPatch, *, remove_position: bool
+):
+    # Fields of several sizes, the largest neither first nor last.
+    edges = (72, 120, 96, 64)
+    some = [
+        dataclasses.replace(f, data=f.data[:, :edge]) for f, edge in zip(fields, edges, strict=True)
+    ]
+    monkeypatch.setattr(pipeline, "TokenStorage", lambda: TokenStorage(0))
+    finished, taken, before = TokenWriter.finish, [], bytes_without_name()
+
+    def spy(writer: TokenWriter) -> np.ndarray:
+        tokens = finished(writer)
+        taken.append(bytes_without_name() - before)
+        return tokens
+
+    monkeypatch.setattr(TokenWriter, "finish", spy)
+    config = small(remove_position=remove_position)
+    run = run_pipeline(some, config)
+    assert (run.dictionary.position is not None) == remove_position
+    spec = load_model(SMALL.model, device="cpu").spec
+    estimate = estimate_embedding(
+        [f.shape for f in some],
+        1,
+        spec,
+        TilePlan(8, 128, 2),
+        remove_position=remove_position,
+        memory_bytes=0,
+    )
+    assert max(taken) == estimate.disk
+    # That is what runs ask for.
+    asked = []
+    monkeypatch.setattr(
+        "napari_microdl.stages.estimating.estimate_embedding",
+        lambda *_, **options: asked.append(options["remove_position"]) or estimate,
+    )
+    run_pipeline(some, config)
+    run_pipeline(some, SMALL, dictionary=run.dictionary)
+    assert asked == [remove_position] * 2
+
+
+def test_terms_that_nobody_states_are_not_stated_by_the_dictionary(
+    fields: list[Field], tmp_path: Path
+):
+    lab = published.small(RECIPES["unidino"])
+    published.write(published.timm_state(lab.config), tmp_path / "lab.safetensors")
+    (tmp_path / "lab.toml").write_text(
+        'weights = "lab.safetensors"\nlayout = "timm"\n[model]\ntile_size = 48\n'
+        "[vit]\ndim = 24\ndepth = 3\nn_heads = 3\npatch_size = 16\nposition_grid = [3, 3]\n"
+        'positions = "learned"\nposition_offset = 0.1\n'
+    )
+    config = small(model=str(tmp_path / "lab.toml"), halo=0, unit="crop", whiten=False)
+    words = (
+        "Licence of the weights: not stated, see its source (whether commercial use is allowed is "
+        "not stated). Source: local file 'lab.toml'."
+    )
+    fitted = run_pipeline(fields, config)
+    fitted.dictionary.save(tmp_path / "lab")
+    saved = ConceptDictionary.load(tmp_path / "lab.microdl.safetensors")
+    assert saved.spec.weights_non_commercial is None
+    assert saved.provenance["weights_non_commercial"] is None
+    applied = run_pipeline(fields, config, dictionary=saved)
+    for run in (fitted, applied):
+        assert run.report["spec"]["weights_non_commercial"] is None
+        assert run.report["weights_terms"] == words
+
+
 def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     fields: list[Field], tmp_path: Path
 ):
@@ -694,8 +787,16 @@ def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     assert saved.spec.weights_licence == published_spec.licence
     assert saved.provenance["weights_source"] == published_spec.source
     assert saved.provenance["weights_non_commercial"] is True
+    assert saved.spec.weights_non_commercial is True
+    assert saved.spec.weights_source == published_spec.source
+    # So does the model itself.
+    model = saved.model
+    assert (model.dim, model.patch_size, model.tile_size) == (384, 8, 96)
     again = run_pipeline(two, small(model=whole), dictionary=fitted.dictionary)
     assert again.dictionary.spec.model_id == spec.model_id
     assert_same_codes(fitted, again)
-    with pytest.raises(MicrodlError, match=r"as in 'channelvit-jump-cp\[Mito\]', or choose more"):
+    # Without the dictionary, the whole model lacks channels, found by name or given in any order.
+    with pytest.raises(MicrodlError, match=r"there, 'channelvit-jump-cp\[ER,DNA\]'\."):
         run_pipeline(two, dataclasses.replace(config, model=whole))
+    with pytest.raises(MicrodlError, match=r"as in 'channelvit-jump-cp\[Mito\]', or choose more"):
+        run_pipeline(two, dataclasses.replace(config, model=whole, channels=names))

@@ -18,6 +18,7 @@ from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.errors import MicrodlError
 from napari_microdl.evaluation import average_selectivity
 from napari_microdl.fields import Field
+from napari_microdl.models.registry import model_spec
 from napari_microdl.pipeline import run_pipeline
 from napari_microdl.runs import mark_controls
 from napari_microdl.samples import transfluor
@@ -62,10 +63,46 @@ def test_the_licence_is_told_before_weights_are_fetched(
     out = tmp_path / "fitted"
     assert main(["fit", str(plate), "--config", str(settings), "--out", str(out), *query]) != 0
     told, _, problem = capsys.readouterr().err.partition("\n")
-    assert told.startswith("Model: OpenPhenom CA-MAE ViT-S/16. Licence of its weights: Recursion's")
+    assert told.startswith("Model: OpenPhenom CA-MAE ViT-S/16. Licence of the weights: Recursion's")
     assert "(no commercial use). Source: Recursion, huggingface.co/recursionpharma/" in told
     assert "Commit 0f92333685f6; the sha256 of the first download" in told
     assert "recursionpharma/OpenPhenom is not in the cache" in problem
+
+
+@pytest.mark.parametrize("command", ["apply", "evaluate"])
+def test_the_terms_of_a_dictionarys_model_are_told_before_weights_are_fetched(
+    command: str,
+    plate: Path,
+    fields: list[Field],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    dictionary = run_pipeline(fields, CONFIG).dictionary
+    known = model_spec("openphenom")
+    for number, (non_commercial, words) in enumerate(
+        [
+            (True, "(no commercial use)"),
+            (None, "(whether commercial use is allowed is not stated)"),
+        ]
+    ):
+        dictionary.spec = dataclasses.replace(
+            dictionary.spec,
+            model_id="openphenom",
+            weights_licence=known.licence,
+            weights_source=known.source,
+            weights_non_commercial=non_commercial,
+        )
+        file = dictionary.save(tmp_path / f"phenom{number}")
+        assert main([command, str(file), str(plate), "--out", str(tmp_path / "out")]) == 2
+        told, _, problem = capsys.readouterr().err.partition("\n")
+        assert told.startswith(
+            f"Model: openphenom. Licence of the weights: {known.licence} {words}. "
+            f"Source: {known.source}. Commit 0f92333685f6; the sha256 of the first download"
+        )
+        assert "recursionpharma/OpenPhenom is not in the cache" in problem
 
 
 def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
@@ -79,7 +116,7 @@ def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
     assert main(["fit", *common, str(fitted), "--controls", query]) == 0
     output = capsys.readouterr()
     assert "16 concepts" in output.out
-    licence = "Licence of its weights: BSD-3-Clause."
+    licence = "Licence of the weights: BSD-3-Clause (commercial use is allowed). Source: trained by"
     assert output.err.startswith(f"Model: Built-in MAE ViT-T/8, channel-agnostic. {licence}")
     assert sorted(p.name for p in fitted.iterdir()) == [*WRITTEN, "settings.json"]
     assert read_config(fitted / "settings.json") == CONFIG
@@ -94,6 +131,7 @@ def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
     assert table["Metadata_control"].tolist() == frame["Metadata_control"].tolist()
 
     assert main(["apply", str(fitted / WRITTEN[2]), *common, str(applied)]) == 0
+    assert capsys.readouterr().err.startswith(f"Model: builtin. {licence} napari-microdl")
     again = pd.read_csv(applied / "crops.csv", keep_default_na=False)
     # Nobody said which fields are controls, and none is needed to apply a dictionary.
     assert not again["Metadata_control"].any()

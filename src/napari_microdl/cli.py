@@ -119,18 +119,34 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class _ProgressLine:
-    """Progress on one line where somebody watches, one line a stage in a log."""
+    """Progress on one line where somebody watches, one line a stage in a log.
+
+    What should stay in view gets a line of its own in both.
+    """
 
     def __init__(self) -> None:
         self._last: Progress | EvaluationStep | None = None
 
     def __call__(self, progress: Progress | EvaluationStep) -> None:
+        if getattr(progress, "stays", False):
+            self._leave(progress.message)
+            return
         if sys.stderr.isatty():
             sys.stderr.write(f"\r{self._text(progress):<78}")
             sys.stderr.flush()
         elif self._last is not None and self._last.stage != progress.stage:
             print(self._text(self._last), file=sys.stderr)
         self._last = progress
+
+    def _leave(self, message: str) -> None:
+        """Write a line that is not written over."""
+        if sys.stderr.isatty():
+            sys.stderr.write(f"\r{message:<78}\n")
+        else:
+            if self._last is not None:
+                print(self._text(self._last), file=sys.stderr)
+            print(message, file=sys.stderr)
+        self._last = None
 
     def finish(self) -> None:
         """End the line."""
@@ -148,6 +164,7 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.config_files import read_config
     from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.models.registry import model_spec, weights_pin
+    from napari_microdl.models.terms import terms_of
     from napari_microdl.run_evaluation import EvaluationChoices
     from napari_microdl.run_evaluation.words import summary_sentences
     from napari_microdl.runs import (
@@ -158,6 +175,7 @@ def _run(options: argparse.Namespace) -> None:
         run_table,
         table_fields,
     )
+    from napari_microdl.stages.inputs import config_of
 
     choices, fields = None, []
     if options.command == "evaluate":
@@ -173,16 +191,15 @@ def _run(options: argparse.Namespace) -> None:
         fields = table_fields(options.table, options.controls)
         check_labels(fields, options.table, options.labels)
     config = PipelineConfig() if options.config is None else read_config(options.config)
-    dictionary, origin = None, ""
+    dictionary, place = None, config.model
     if options.command != "fit":
         dictionary = ConceptDictionary.load(options.dictionary)
-        model, licence = dictionary.spec.model_id, dictionary.spec.weights_licence
+        spec, place = dictionary.model, config_of(dictionary, config).model
     else:
         spec = model_spec(config.model, joint=config.joint)
-        model = spec.title
-        licence = spec.licence + (" (no commercial use)" if spec.non_commercial else "")
-        origin = f" Source: {spec.source}. {weights_pin(config.model)}".rstrip()
-    print(f"Model: {model}. Licence of its weights: {licence}.{origin}", file=sys.stderr)
+    terms = f"Model: {spec.title}. {terms_of(spec)} {weights_pin(place)}"
+    # Before any of its weights are fetched.
+    print(terms.rstrip(), file=sys.stderr, flush=True)
     line = _ProgressLine()
     result = run_table(
         options.table,

@@ -65,7 +65,8 @@ class PipelineConfig:
     site : {"residual", "attention"}
         Where in the block (paper, section 3).
     channels : tuple of str, optional
-        Channels in the order to use; all where not given.
+        Channels in the order to use. Where not given, those that the model names, found by their
+        names (`napari_microdl.models.channels.match_channels`), or all for a model that takes any.
     channel_tokens : {"concat", "mean"}
         How the tokens of a patch's channels are joined.
     scaling : {"image", "plate"}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +18,9 @@ from napari_microdl.cells import UnitKind
 from napari_microdl.embedding import ChannelTokens, TilePlan
 from napari_microdl.errors import MicrodlError
 from napari_microdl.icfl import ATOM_GROUPS, ICFL
-from napari_microdl.models.base import ModelSpec, Site
+from napari_microdl.models.base import ChannelRule, ModelSpec, Site
+from napari_microdl.models.custom import UNKNOWN_LICENCE
+from napari_microdl.models.registry import known_spec
 from napari_microdl.positions import PositionComponent
 from napari_microdl.safe_tensors import read_safetensors, write_safetensors
 from napari_microdl.scaling import Curve, ScalingMode
@@ -47,6 +51,29 @@ _OPTIONS = {
 def _require_count(name: str, value: object) -> None:
     if not isinstance(value, int) or value < 1:
         raise MicrodlError(f"{name} is {value!r} where a whole number above 0 is needed.")
+
+
+def _older_terms(spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Terms of the weights in a file from before its spec held them.
+
+    Its provenance says that commercial use is not forbidden also where nobody had stated that, so
+    it is believed only of a model whose licence is known here.
+    """
+    known = None
+    with suppress(MicrodlError):
+        known = known_spec(spec["model_id"])
+    if spec["weights_licence"] == UNKNOWN_LICENCE:
+        known = None
+    stated = provenance.get("weights_non_commercial")
+    if known is None:
+        return {
+            "weights_non_commercial": stated or None,
+            "weights_source": provenance.get("weights_source", ""),
+        }
+    return {
+        "weights_non_commercial": known.non_commercial if stated is None else stated,
+        "weights_source": provenance.get("weights_source", known.source),
+    }
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -100,6 +127,10 @@ class DictionarySpec:
     intensity : {"log", "linear"}
         Curve of the intensities, see `napari_microdl.scaling.IntensityScaling`; files from before
         there was a choice have "log".
+    weights_non_commercial : bool, optional
+        Whether the licence of the weights forbids commercial use; None where that is not stated.
+    weights_source : str
+        Where the weights come from; empty where that is not known.
     """
 
     model_id: str
@@ -118,6 +149,8 @@ class DictionarySpec:
     crop_stride: int
     intensity: Curve = "log"
     joint: bool = False
+    weights_non_commercial: bool | None = None
+    weights_source: str = ""
 
     def __post_init__(self) -> None:
         for name in ("layer", "tile_size", "patch_size", "crop_size", "crop_stride"):
@@ -130,6 +163,13 @@ class DictionarySpec:
                 )
         if not isinstance(self.joint, bool):
             raise MicrodlError(f"joint is {self.joint!r} where true or false is needed.")
+        if not isinstance(self.weights_non_commercial, bool | None):
+            raise MicrodlError(
+                f"weights_non_commercial is {self.weights_non_commercial!r} where true, false or "
+                "null is needed."
+            )
+        if not isinstance(self.weights_source, str):
+            raise MicrodlError(f"weights_source is {self.weights_source!r} where text is needed.")
         if not self.channel_names:
             raise MicrodlError("channel_names is empty where at least one channel is needed.")
         TilePlan(self.patch_size, self.tile_size, self.halo)
@@ -216,6 +256,35 @@ class ConceptDictionary:
     def n_concepts(self) -> int:
         """Number of dictionary atoms."""
         return len(self.icfl.components_)
+
+    @property
+    def token_width(self) -> int:
+        """Width of a sample before it is whitened, the channels of a patch together."""
+        if self.whitening is not None:
+            return len(self.whitening.mean_)
+        return int(self.icfl.n_features_in_)
+
+    @property
+    def model(self) -> ModelSpec:
+        """The model of its samples, as far as the dictionary knows it: its depth is the layer."""
+        spec = self.spec
+        rule = ChannelRule(joint=spec.joint)
+        parts = rule.n_token_channels(len(spec.channel_names))
+        return ModelSpec(
+            model_id=spec.model_id,
+            title=spec.model_id,
+            patch_size=spec.patch_size,
+            dim=self.token_width // (parts if spec.channel_tokens == "concat" else 1),
+            depth=spec.layer,
+            default_layer=spec.layer,
+            tile_size=spec.tile_size,
+            weights_sha256=spec.weights_sha256,
+            licence=spec.weights_licence,
+            source=spec.weights_source,
+            non_commercial=spec.weights_non_commercial,
+            channels=rule,
+            intensity=spec.intensity,
+        )
 
     @property
     def directions(self) -> NDArray[np.float32]:
@@ -392,6 +461,11 @@ class ConceptDictionary:
 
         spec_fields = dict(header["spec"])
         spec_fields["channel_names"] = tuple(spec_fields["channel_names"])
+        provenance = dict(header["provenance"])
+        if "weights_non_commercial" not in spec_fields:
+            terms = _older_terms(spec_fields, provenance)
+            spec_fields |= terms
+            provenance |= {name: terms[name] for name in provenance.keys() & terms.keys()}
         spec = DictionarySpec(**spec_fields)
         for name in ("n_iterations", "atoms_per_iteration"):
             _require_count(name, header["icfl"][name])
@@ -427,6 +501,6 @@ class ConceptDictionary:
             notes=[str(n) for n in header["notes"]],
             # Files of version 0.1 have none.
             tags=[str(n) for n in header.get("tags", [])],
-            provenance=dict(header["provenance"]),
+            provenance=provenance,
             figures=dict(header["figures"]),
         )

@@ -24,6 +24,7 @@ from napari_microdl.evaluation import probe_scores
 from napari_microdl.fields import Field
 from napari_microdl.pipeline import Progress, check_fields, iter_load, iter_segment
 from napari_microdl.scaling import IntensityScaling
+from napari_microdl.stages.channels import named_channels
 
 MOST_FOLDS = 5
 # More make a fit longer and the scores hardly steadier.
@@ -85,6 +86,7 @@ def iter_layer_scores(
     for layer in layers:
         if not 1 <= layer <= depth:
             raise MicrodlError(f"Layer {layer} does not exist: this model has layers 1 to {depth}.")
+    channels = named_channels(channels, config, model.spec)
     plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
     check_wants(model.spec, plan, len(channels))
     yield Progress("scale", 0, 1, "Measuring intensities")

@@ -19,7 +19,9 @@ from napari_microdl.embedding import TokenCache, TokenStorage
 from napari_microdl.fields import Field
 from napari_microdl.models.base import TokenModel
 from napari_microdl.models.registry import load_model
+from napari_microdl.models.terms import terms_of
 from napari_microdl.report import build_report
+from napari_microdl.stages.channels import channel_note, channels_by_model, named_channels
 from napari_microdl.stages.encoding import iter_encode
 from napari_microdl.stages.inputs import check_fields, config_of
 from napari_microdl.stages.kept import KeptStages
@@ -186,6 +188,8 @@ class StagedRun:
         yield Progress("encode", 1, 1, "Ranking concepts")
         seconds = self._all_seconds() | {"encode": round(time.perf_counter() - started, 3)}
         report = build_report(self.fields, self.config, activations, tokens.share, seconds, notes)
+        report["weights_terms"] = terms_of(dictionary.model)
+        report["model_channels"] = channels_by_model(tokens.channels, tokens.model)
         report["device"] = tokens.device
         per_field = len(tokens.channels)
         report["intensity"] = [
@@ -260,8 +264,9 @@ class StagedRun:
         if applied is not None:
             applied.spec.check_model(model.spec)
             curve = applied.spec.intensity
+        channels = named_channels(self._channels, config, model.spec)
         measured = yield from self._timed(
-            "read", "scale", iter_measure(self.fields, config, model, self._channels, curve)
+            "read", "scale", iter_measure(self.fields, config, model, channels, curve)
         )
         if self._wants_cells:
             # Before tokens: what is wrong with them is then known in seconds.
@@ -275,6 +280,8 @@ class StagedRun:
             storage=TokenStorage(),
         )
         tokens = yield from self._timed("read", "embed", steps)
+        if note := channel_note(channels, config, model.spec):
+            tokens = dataclasses.replace(tokens, notes=(note, *tokens.notes))
         return (
             yield from self._timed("read", "whiten", iter_take_position(tokens, config, applied))
         )

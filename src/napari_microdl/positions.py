@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,19 @@ from napari_microdl.embedding import TokenGrid
 from napari_microdl.errors import MicrodlError
 
 
+class PlacedTokens(Protocol):
+    """Tokens with their places, as a `TokenGrid` has them, some rows at a time."""
+
+    @property
+    def position(self) -> NDArray[np.int32]:
+        """Place in the model's own grid of every token."""
+
+    def bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows of the grid and their tokens, from the first to the last."""
+
+
 def _sums_by_position(
-    grids: Iterable[TokenGrid], n_positions: int
+    grids: Iterable[PlacedTokens], n_positions: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     sums: NDArray[np.float64] | None = None
     counts = np.zeros(n_positions, np.int64)
@@ -31,7 +43,7 @@ def _sums_by_position(
     return sums, counts
 
 
-def position_share(grids: Iterable[TokenGrid]) -> float:
+def position_share(grids: Iterable[PlacedTokens]) -> float:
     """Share of the variance of tokens that their place in the tile explains.
 
     Parameters
@@ -89,7 +101,7 @@ class PositionComponent:
 
     @classmethod
     def fit(
-        cls, grids: Iterable[TokenGrid], n_positions: int, explained: float = 0.99
+        cls, grids: Iterable[PlacedTokens], n_positions: int, explained: float = 0.99
     ) -> PositionComponent:
         """Measure means and directions.
 
@@ -142,9 +154,24 @@ class PositionComponent:
                 f"The tile grid has more places than the {len(self.offsets)} that the position "
                 "means were fitted for; use the tile size of the dictionary."
             )
-        return grid.map(self._off)
+        return grid.map(self.take_off)
 
-    def _off(self, tokens: NDArray[np.float32], position: NDArray[np.int32]) -> NDArray[np.float32]:
+    def take_off(
+        self, tokens: NDArray[np.float32], position: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Tokens without the component.
+
+        Parameters
+        ----------
+        tokens : ndarray of shape (rows, columns, d)
+            Left as they are.
+        position : ndarray of shape (rows, columns)
+            Place of each in the model's grid.
+
+        Returns
+        -------
+        ndarray of shape (rows, columns, d)
+        """
         left: NDArray[np.float32] = tokens - self.offsets[position]
         left -= (left @ self.basis.T) @ self.basis
         return left
@@ -166,4 +193,20 @@ def left_out_share(grids: Sequence[TokenGrid], n_positions: int) -> float:
         As `position_share`; with a single field, what is left in that field.
     """
     component = PositionComponent.fit(grids[::2], n_positions)
-    return position_share([component.remove(g) for g in grids[1::2] or grids])
+    return position_share([_WithoutPosition(g, component) for g in grids[1::2] or grids])
+
+
+class _WithoutPosition:
+    """A grid without its position component, which is taken off anew whenever tokens are asked for.
+
+    Half of the fields would otherwise be there twice, in memory or on disk.
+    """
+
+    def __init__(self, grid: TokenGrid, component: PositionComponent) -> None:
+        self._grid, self._component = grid, component
+        self.position = grid.position
+
+    def bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows of the grid and their tokens, from the first to the last."""
+        for rows, tokens in self._grid.bands():
+            yield rows, self._component.take_off(tokens, self.position[rows])

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pytest
 from qtpy.QtCore import QPoint
 
 from napari_microdl.config import PipelineConfig
+from napari_microdl.config_files import write_config
+from napari_microdl.embedding import TilePlan, estimate_embedding
 from napari_microdl.gui.layers import FIELD_TAG
 from napari_microdl.gui.settings import token_cache
 from napari_microdl.layer_choice import iter_layer_scores
-from napari_microdl.models.registry import list_models
+from napari_microdl.models.registry import list_models, model_spec
+from napari_microdl.models.terms import commercial_use, terms_of
+from napari_microdl.stages.kept import KeptStages
 
-from .conftest import SMALL, small_fields
+from .conftest import SMALL, small_fields, small_layers
 from .test_workflow import LEFT, PATIENCE, choose, click, docked, quiet, run
 
 __all__ = ["docked", "quiet"]
@@ -67,8 +73,10 @@ def test_licence_terms_and_channels_of_every_model_are_told_at_once(docked: Any,
         text = workflow.model.licence.text()
         assert spec.licence in text
         assert spec.source in text
-        assert ("no commercial use" in text) == spec.non_commercial
-        assert ("no commercial use" in workflow.model.summary.text()) == spec.non_commercial
+        assert f"({commercial_use(spec.non_commercial)}). Source: {spec.source}." in text
+        # What forbids something or leaves it open is said also where the step is folded up.
+        warned = "commercial use" in workflow.model.summary.text()
+        assert warned == (spec.non_commercial is not False)
         assert list(workflow.model.channels) == list(spec.channels.names)
 
 
@@ -185,6 +193,8 @@ def test_a_models_own_folder_is_looked_at_and_run(
     assert step.model.currentText() == "Other weights: file or folder..."
     assert step.weights.text() == dino_folder.name
     assert "3 layers, patches of 14 px" in step.licence.text()
+    for label in (step.licence, step.summary):
+        assert "whether commercial use is allowed is not stated" in label.text()
 
     small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
     session.configure(**small)
@@ -200,6 +210,119 @@ def test_a_models_own_folder_is_looked_at_and_run(
     assert session.dictionary.spec.joint
     assert session.dictionary.whitening.n_features_in_ == 24
     assert "at the pace of the last run" in step.cost.text()
+
+
+@pytest.mark.parametrize("order", [("red", "green", "blue"), ("blue", "green", "red")])
+def test_channels_of_settings_win_over_names_also_before_a_folder_is_looked_at(
+    open_viewer: Any, qtbot: Any, dino_folder: Path, tmp_path: Path, order: tuple[str, ...]
+):
+    workflow = painted(open_viewer, qtbot, ("blue", "green", "red"))
+    step, session = workflow.model, workflow.session
+    config = PipelineConfig(model=str(dino_folder), joint=True, channels=order[::-1])
+    write_config(config, tmp_path / "settings.json")
+    workflow.files.load_settings(tmp_path / "settings.json")
+    # A run that starts now is given them, too.
+    assert session.model.spec is None
+    assert session.run_config().channels == order[::-1]
+    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    assert [box.currentText() for box in step.channels.values()] == list(order[::-1])
+    assert session.run_config().channels == order[::-1]
+
+
+def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
+    docked: Any, qtbot: Any, small_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, workflow = docked
+    step, other = workflow.model, model_spec("cell-dino-cp-vits8")
+    for opened in (step, workflow.dictionary):
+        click(qtbot, opened.heading)
+    choose(qtbot, step.model, other.title)
+    assert terms_of(other) in step.licence.text()
+    for number, (model, non_commercial) in enumerate(
+        [("openphenom", True), ("our-vit", None), ("builtin", False)]
+    ):
+        spec = dataclasses.replace(
+            small_run.result.dictionary.spec,
+            model_id=model,
+            weights_licence=f"Licence {number}",
+            weights_source=f"source {number}",
+            weights_non_commercial=non_commercial,
+        )
+        dictionary = dataclasses.replace(small_run.result.dictionary, spec=spec)
+        path = dictionary.save(tmp_path / f"{number}")
+        monkeypatch.setattr(
+            "napari_microdl.gui.workflow_files.QFileDialog.getOpenFileName",
+            lambda *_, path=path: (str(path), ""),
+        )
+        click(qtbot, workflow.dictionary.load)
+        words = commercial_use(non_commercial)
+        terms = f"Licence of the weights: Licence {number} ({words}). Source: source {number}."
+        for label in (step.licence, workflow.dictionary.loaded):
+            assert terms in label.text()
+            assert f"model '{model}', layer {spec.layer}" in label.text()
+            assert other.licence not in label.text()
+            assert other.source not in label.text()
+        assert step.summary.text().startswith(f"{model}, of the dictionary; ")
+        assert (words in step.summary.text()) == (non_commercial is not False)
+        assert ("Commit 0f92333685f6" in step.licence.text()) == (model == "openphenom")
+        # Another model may be chosen; it plays no part yet.
+        choose(qtbot, step.model, "uniDINO ViT-S/16")
+        assert terms in step.licence.text()
+        choose(qtbot, step.model, other.title)
+    qtbot.mouseClick(workflow.dictionary.fit, LEFT, pos=QPoint(8, 8))
+    assert not workflow.session.apply_dictionary
+    assert terms_of(other) in step.licence.text()
+    assert step.summary.text().startswith(f"{other.title}; no commercial use; ")
+
+
+def told_by_the_run(qtbot: Any, workflow: Any) -> str:
+    """Run all steps anew; what the run said that it would take."""
+    told = []
+    workflow.jobs.progressed.connect(lambda p: told.append(p.message) if p.stays else None)
+    # Without what earlier runs left.
+    workflow.session._kept = KeptStages()
+    run(qtbot, workflow)
+    (sentence,) = told
+    return sentence
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
+    open_viewer: Any, qtbot: Any, tmp_path: Path, small_run: Any, *, lazy: bool
+):
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    treated, *_, control = small_layers()
+    for layer in (treated, control):
+        # Large enough that the strips of a file show in megabytes.
+        data = np.tile(layer.data, (3, 3))
+        stored = lazy and layer is control
+        layer.data = da.from_array(data, chunks=160) if stored else data
+        viewer.add_layer(layer)
+    qtbot.waitUntil(lambda: len(workflow.session.rows) == 2)
+    small = {k: v for k, v in SMALL.to_dict().items() if k not in {"segmentation", "channels"}}
+    workflow.session.configure(**small | {"layer": 1})
+    click(qtbot, workflow.model.heading)
+    shown = workflow.model.cost.text()
+    assert told_by_the_run(qtbot, workflow) == shown
+    shapes, spec = [(480, 480)] * 2, model_spec("random-init")
+    estimates = [
+        f"{estimate_embedding(shapes, 1, spec, TilePlan(8, 128, 2), lazy=read)}, beside the model."
+        for read in (lazy, not lazy)
+    ]
+    assert shown == estimates[0]
+    assert shown != estimates[1]
+
+    # A dictionary has its own model and tiles, whatever else is chosen.
+    dictionary = small_run.result.dictionary
+    applied = dataclasses.replace(
+        dictionary, spec=dataclasses.replace(dictionary.spec, layer=1, halo=4)
+    )
+    workflow.files.load_dictionary(applied.save(tmp_path / "applied"))
+    choose(qtbot, workflow.model.model, "Cell-DINO ViT-L/14 (HPA, 518 px)")
+    shown = workflow.model.cost.text()
+    assert shown.startswith("128 tiles will take about ")
+    assert shown.startswith(f"{told_by_the_run(qtbot, workflow)} About ")
 
 
 def test_kept_tokens_are_told_and_cleared(docked: Any, qtbot: Any):

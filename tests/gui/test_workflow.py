@@ -331,7 +331,8 @@ def test_channels_as_layers_are_shown_and_editable(docked, qtbot):
 def test_the_model_step_states_the_licence(docked, qtbot):
     _, workflow = docked
     click(qtbot, workflow.model.heading)
-    assert "Licence of the weights: BSD-3-Clause. " in workflow.model.licence.text()
+    terms = "Licence of the weights: BSD-3-Clause (commercial use is allowed). Source: "
+    assert terms in workflow.model.licence.text()
     assert workflow.model.layer.maximum() == 8
 
 

@@ -17,6 +17,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.models.builtin import WEIGHTS, load_builtin
 from napari_microdl.models.loading import load_published
 from napari_microdl.models.registry import RECIPES, load_model, model_spec
+from napari_microdl.models.terms import terms_of
 
 TOML = """
 weights = "encoder.safetensors"
@@ -167,6 +168,22 @@ def test_a_folder_of_transformers_says_what_it_is(tmp_path: Path):
         apart.tokens(tiles, 2, "residual"),
         atol=1e-6,
     )
+
+
+def test_what_nobody_states_of_a_models_terms_is_not_known(folder: Path, tmp_path: Path):
+    description = folder / "ours.toml"
+    assert model_spec(str(description)).non_commercial is None
+    for stated in (True, False):
+        told = f"non_commercial = {str(stated).lower()}\ntitle"
+        description.write_text(TOML.replace("title", told, 1))
+        assert model_spec(str(description)).non_commercial is stated
+    # A family does not tell: Cell-DINO is a DINOv2, too, and may not be used commercially.
+    for family in ("dinov2", "dinov3_vit"):
+        changes = {"model_type": family, "rope_theta": 100.0, "intermediate_size": 96}
+        spec = model_spec(dinov2_folder(tmp_path / family, **changes))
+        assert (spec.licence, spec.non_commercial) == ("not stated, see its source", None)
+        told = f"{spec.licence} (whether commercial use is allowed is not stated). Source: local"
+        assert told in terms_of(spec)
 
 
 def test_an_edge_may_be_written_twice(tmp_path: Path):

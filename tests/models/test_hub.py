@@ -96,6 +96,7 @@ def test_a_cached_commit_is_loaded_without_the_network(tmp_path: Path, offline: 
     model = load_model(reference, device="cpu")
     assert model.spec.source == reference
     assert model_spec(reference) == model.spec
+    assert model.spec.non_commercial is None
     digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
     assert model.spec.weights_sha256 == digest
     tokens = model.tokens(np.zeros((1, 2, 32, 48), np.float32), 2, "residual")

@@ -33,6 +33,8 @@ class EmbeddingEstimate:
         Bytes of the tokens of all fields.
     tokens_on_disk : int
         How many of these go into files.
+    disk : int
+        Bytes of disk space at most, while one of those files is replaced by another.
     """
 
     n_tiles: int
@@ -40,6 +42,7 @@ class EmbeddingEstimate:
     images: int
     tokens: int
     tokens_on_disk: int
+    disk: int
 
     @property
     def memory(self) -> int:
@@ -47,9 +50,7 @@ class EmbeddingEstimate:
         return self.activations + self.images + self.tokens - self.tokens_on_disk
 
     def __str__(self) -> str:
-        on_disk = (
-            f", and {_amount(self.tokens_on_disk)} of disk space" if self.tokens_on_disk else ""
-        )
+        on_disk = f", and {_amount(self.disk)} of disk space" if self.disk else ""
         return f"{self.n_tiles} tiles will take about {_amount(self.memory)} of memory{on_disk}"
 
 
@@ -72,6 +73,7 @@ def estimate_embedding(
     batch_size: int = 8,
     n_layers: int = 1,
     lazy: bool = False,
+    remove_position: bool = False,
     memory_bytes: int = MEMORY_BYTES,
 ) -> EmbeddingEstimate:
     """How many tiles there are, and what memory they will take.
@@ -94,6 +96,9 @@ def estimate_embedding(
         Layers read.
     lazy : bool, default=False
         Whether images are read from files while they are embedded; of 16 bits a pixel.
+    remove_position : bool, default=False
+        Whether the position component is taken off the tokens afterwards, which writes the file of
+        one field after the other anew before the old one goes.
     memory_bytes : int, default=512 MiB
         What all grids may take in memory together, see `TokenStorage`.
 
@@ -113,13 +118,14 @@ def estimate_embedding(
         3 * tile_bytes + int(_FLOAT * per_tile * spec.dim * (_WIDTHS_PER_TOKEN + n_layers - 1))
     )
     width = spec.dim * (token_channels if channel_tokens == "concat" else 1)
-    tokens = on_disk = strip = bands = 0
+    tokens = on_disk = largest_file = strip = bands = 0
     for shape in shapes:
         rows, columns = plan.grid_shape(shape)
         n_bytes = _FLOAT * rows * columns * width
         for _ in range(n_layers):
             if n_bytes > min(memory_bytes - (tokens - on_disk), LARGEST_IN_MEMORY):
                 on_disk += n_bytes
+                largest_file = max(largest_file, n_bytes)
                 # Rows of tokens are put together before they are written.
                 strip = max(strip, n_layers * _FLOAT * min(plan.inner, rows) * columns * width)
             tokens += n_bytes
@@ -130,4 +136,5 @@ def estimate_embedding(
         largest = max((2 * n_channels * height * width for height, width in shapes), default=0)
         bands += 3 * min(STRIP_BYTES, largest)
     images = bands + strip
-    return EmbeddingEstimate(n_tiles, activations, images, tokens, on_disk)
+    disk = on_disk + (largest_file if remove_position else 0)
+    return EmbeddingEstimate(n_tiles, activations, images, tokens, on_disk, disk)

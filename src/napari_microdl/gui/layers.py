@@ -216,6 +216,11 @@ def leading_shape(layer: Layer) -> tuple[int, ...]:
     return tuple(int(n) for n in _data(layer).shape[: layer.ndim - 2])
 
 
+def is_lazy(layer: Layer) -> bool:
+    """Whether its pixels are read when they are asked for, as of a file or a dask array."""
+    return not isinstance(_data(layer), np.ndarray)
+
+
 def plane_shape(layer: Layer) -> tuple[int, int]:
     """Height and width in pixels."""
     height, width = _data(layer).shape[layer.ndim - 2 : layer.ndim]

@@ -73,8 +73,8 @@ class ModelSpec:
         SPDX identifier of the weights' licence, or its name where it has none.
     source : str
         Where the weights come from.
-    non_commercial : bool
-        Whether the licence forbids commercial use.
+    non_commercial : bool, optional
+        Whether the licence forbids commercial use; None where that is not stated.
     channels : ChannelRule
         Which channels it wants.
     intensity : {"log", "linear"}
@@ -93,7 +93,7 @@ class ModelSpec:
     weights_sha256: str
     licence: str
     source: str
-    non_commercial: bool = False
+    non_commercial: bool | None = None
     channels: ChannelRule = field(default_factory=ChannelRule)
     intensity: Intensity = "log"
     fixed_tile: bool = False

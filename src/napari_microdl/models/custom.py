@@ -306,7 +306,7 @@ def toml_recipe(path: Path) -> tuple[Recipe, Path, str]:
         "licence": UNKNOWN_LICENCE,
         "source": f"local file '{path.name}'",
         "tile_size": 16 * config.patch_size,
-        "non_commercial": False,
+        "non_commercial": None,
         "intensity": "linear",
         "fixed_tile": False,
     }

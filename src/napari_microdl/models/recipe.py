@@ -147,7 +147,7 @@ def describe(
     tile_size: int,
     licence: str,
     source: str,
-    non_commercial: bool = False,
+    non_commercial: bool | None = None,
     channels: ChannelRule = ONE_BY_ONE,
     intensity: Intensity = "linear",
     fixed_tile: bool = False,

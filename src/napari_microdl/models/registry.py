@@ -109,6 +109,30 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     return replace(recipe.spec, weights_sha256=_known_digest(_source(name)))
 
 
+def known_spec(name: str, *, joint: bool | None = None) -> ModelSpec | None:
+    """Facts about a model that its name alone tells; no file is looked at and nothing fetched.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`.
+    joint : bool, optional
+        As for `load_model`.
+
+    Returns
+    -------
+    ModelSpec or None
+        None for a file, a folder, a place on the hub, and what is not known at all.
+
+    Raises
+    ------
+    MicrodlError
+        If a published model does not have the channels named, or leaves no choice of `joint`.
+    """
+    known = name in _OWN or published_name(name) is not None
+    return model_spec(name, joint=joint) if known else None
+
+
 def _source(name: str) -> HubSource | None:
     """Where on the hub the weights of a model lie; None where they come from elsewhere."""
     published = published_name(name)

@@ -12,13 +12,17 @@ from napari_microdl.embedding import TilePlan
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.models.registry import published_name
+from napari_microdl.models.registry import known_spec, published_name
+from napari_microdl.stages.channels import named_channels
 
 
 def check_fields(
     fields: Sequence[Field], config: PipelineConfig, *, fitting: bool
 ) -> tuple[str, ...]:
     """Names of the channels used, after checking that every field has them.
+
+    Of a model that is known by its name they come in its order, see
+    `napari_microdl.stages.channels.named_channels`.
 
     Parameters
     ----------
@@ -53,7 +57,8 @@ def check_fields(
                 f"Field '{f.name}' has the channels {f.channel_names} but '{fields[0].name}' has "
                 f"{channels}; choose the channels that all fields share."
             )
-    return channels
+    known = known_spec(config.model, joint=config.joint)
+    return channels if known is None else named_channels(channels, config, known)
 
 
 def config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> PipelineConfig:
@@ -141,4 +146,6 @@ def spec_of(
         crop_stride=config.crop_stride,
         intensity=model.intensity,
         joint=model.channels.joint,
+        weights_non_commercial=model.non_commercial,
+        weights_source=model.source,
     )

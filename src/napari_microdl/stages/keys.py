@@ -22,6 +22,8 @@ _READ = (
     "joint",
     "layer",
     "site",
+    # A model of a file or folder reads these in their order, or finds its own where there are none.
+    "channels",
     "channel_tokens",
     "scaling",
     "tile_size",

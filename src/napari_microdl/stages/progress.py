@@ -24,6 +24,8 @@ class Progress:
         A sentence for people.
     record : FitRecord, optional
         Figures of the dictionary fit, in the stage "fit".
+    stays : bool, default=False
+        Whether the message should stay in view when others follow.
     """
 
     stage: Stage
@@ -31,3 +33,4 @@ class Progress:
     total: int
     message: str
     record: FitRecord | None = None
+    stays: bool = False

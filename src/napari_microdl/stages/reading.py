@@ -19,12 +19,12 @@ from napari_microdl.embedding import (
     TokenStorage,
     check_wants,
     embed_field,
-    estimate_embedding,
 )
 from napari_microdl.fields import Field
 from napari_microdl.models.base import ModelSpec, TokenModel
 from napari_microdl.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.scaling import ChannelLimits, Curve, IntensityScaling
+from napari_microdl.stages.estimating import estimate_run
 from napari_microdl.stages.inputs import spec_of
 from napari_microdl.stages.progress import Progress
 
@@ -258,16 +258,10 @@ def _grids(
     plan, channels = measured.plan, measured.channels
     counts = [len(plan.origins(f.shape)) for f in fields]
     total, before = sum(counts), 0
-    estimate = estimate_embedding(
-        [f.shape for f in fields],
-        len(channels),
-        model.spec,
-        plan,
-        channel_tokens=config.channel_tokens,
-        batch_size=config.batch_size,
-        lazy=not all(isinstance(f.data, np.ndarray) for f in fields),
-    )
-    yield Progress("embed", 0, total, str(estimate))
+    lazy = not all(isinstance(f.data, np.ndarray) for f in fields)
+    shapes = [f.shape for f in fields]
+    estimate = estimate_run(shapes, len(channels), model.spec, config, lazy=lazy)
+    yield Progress("embed", 0, total, f"{estimate}, beside the model.", stays=True)
     device = device_of(model)
     model = BackingOff(model)
     grids: list[TokenGrid] = []

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from napari_microdl.embedding import TilePlan, estimate_embedding
+from napari_microdl.embedding import TilePlan
 from napari_microdl.errors import MicrodlError
-from napari_microdl.gui.layers import plane_shape
+from napari_microdl.gui.layers import is_lazy, plane_shape
 from napari_microdl.gui.state.run_settings import RunSettings
 from napari_microdl.gui.words import listed
 from napari_microdl.models.channels import match_channels
 from napari_microdl.models.registry import (
-    MODEL_NAMES,
+    known_spec,
     model_spec,
     needs_weights,
     published_name,
+    weights_pin,
 )
+from napari_microdl.models.terms import terms_of
+from napari_microdl.stages.estimating import estimate_run
 
 if TYPE_CHECKING:
+    from napari_microdl.config import PipelineConfig
+    from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.fields import Field
     from napari_microdl.models.base import ChannelRule, ModelSpec
     from napari_microdl.pipeline import PipelineResult
@@ -51,6 +57,8 @@ class ModelChoice:
         # Of one channel; the slowest run of each model, because kept tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
         self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
+        # Model, joint and channels of settings whose model has not been looked at yet.
+        self._waiting: tuple[str, bool | None, tuple[str, ...] | None] | None = None
 
     @property
     def _settings(self) -> RunSettings:
@@ -63,10 +71,46 @@ class ModelChoice:
         """Facts about the chosen model; None while a file or folder has not been looked at."""
         config = self._settings.config
         key = (config.model, config.joint)
-        known = config.model in MODEL_NAMES or published_name(config.model) is not None
-        if key not in self._specs and known:
-            self._specs[key] = model_spec(config.model, joint=config.joint)
+        if key not in self._specs:
+            known = known_spec(config.model, joint=config.joint)
+            if known is not None:
+                self._specs[key] = known
         return self._specs.get(key)
+
+    @property
+    def applied(self) -> ConceptDictionary | None:
+        """The dictionary that is applied and so decides the model; None where one is fitted."""
+        settings = self._settings
+        return settings.dictionary if settings.apply_dictionary else None
+
+    def run_config(self) -> PipelineConfig:
+        """The settings, with those of a dictionary that is applied filled in."""
+        config, dictionary = self._settings.config, self.applied
+        if dictionary is None:
+            return config
+        # Imported here: the window opens without the code behind a dictionary, which takes seconds.
+        from napari_microdl.stages.inputs import config_of
+
+        return config_of(dictionary, config)
+
+    def terms(self) -> str:
+        """What the weights that a run will use may be used for, as sentences.
+
+        Returns
+        -------
+        str
+            Those of the dictionary's model where one is applied; empty while a file or folder has
+            not been looked at.
+        """
+        dictionary = self.applied
+        spec = self.spec if dictionary is None else dictionary.model
+        if spec is None:
+            return ""
+        pin = ""
+        # What is no place on the hub is refused by the run.
+        with suppress(MicrodlError):
+            pin = weights_pin(self.run_config().model)
+        return f"{terms_of(spec)} {pin}".rstrip()
 
     def take_spec(self, model: str, joint: bool | None, spec: ModelSpec) -> None:
         """Take in what was found in a file or folder.
@@ -81,7 +125,27 @@ class ModelChoice:
             What was found.
         """
         self._specs[model, joint] = spec
+        config = self._settings.config
+        if self._waiting == (model, joint, config.channels):
+            self.take_channels()
         self._settings.settings_changed.emit()
+
+    def take_channels(self) -> bool:
+        """Take the settings' channels for those that the model names, whatever they are called.
+
+        Returns
+        -------
+        bool
+            False where the settings name none or not as many; of a file or folder they are taken
+            once it has been looked at.
+        """
+        config, wanted = self._settings.config, self.channels()
+        waits = self.spec is None
+        self._waiting = (config.model, config.joint, config.channels) if waits else None
+        if not wanted or config.channels is None or len(wanted) != len(config.channels):
+            return False
+        self.channel_choices = dict(zip(wanted, config.channels, strict=True))
+        return True
 
     def channels(self) -> dict[str, str | None]:
         """Channel of the images for each channel that the model names.
@@ -127,29 +191,31 @@ class ModelChoice:
         order = [n for n in self._settings.config.channels or () if n in names]
         order += [n for n in names if n not in order]
         used = tuple(n for n in order if channels[names.index(n)].use)
-        return None if used == tuple(names) else used
+        # Where nothing is known of the model, an order that was asked for may not be that of all.
+        asked = self.spec is None and self._settings.config.channels is not None
+        return None if used == tuple(names) and not asked else used
 
     def cost(self) -> str:
         """What reading the tokens will take, as far as is known before the start."""
-        spec = self.spec
+        dictionary = self.applied
+        if dictionary is not None:
+            spec, n_channels = dictionary.model, len(dictionary.spec.channel_names)
+        elif self.spec is not None:
+            spec, n_channels = self.spec, len(self.used_channels() or self._settings.channels)
+        else:
+            return ""
         layers = [row.layer() for row in self._settings.first_rows()]
         shapes = [plane_shape(layer) for layer in layers if layer is not None]
-        if spec is None or not shapes or self._settings.apply_dictionary:
+        if not shapes:
             return ""
-        config = self._settings.config
-        n_channels = len(self.used_channels() or self._settings.channels)
+        # One layer that is read from a file makes the fields of a run lazy.
+        channels = [row.layer() for row in self._settings.used_rows()]
+        lazy = any(is_lazy(layer) for layer in channels if layer is not None)
+        config = self.run_config()
         try:
-            plan = TilePlan(spec.patch_size, config.tile_size or spec.tile_size, config.halo)
+            estimate = estimate_run(shapes, n_channels, spec, config, lazy=lazy)
         except MicrodlError:
             return ""
-        estimate = estimate_embedding(
-            shapes,
-            n_channels,
-            spec,
-            plan,
-            channel_tokens=config.channel_tokens,
-            batch_size=config.batch_size,
-        )
         sentence = f"{estimate}, beside the model."
         pace = self._seconds_a_tile.get(config.model)
         if pace is not None:

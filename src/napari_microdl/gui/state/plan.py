@@ -103,10 +103,7 @@ class Plan(RunSettings):
                 f"{listed(offered, 11)}; rename the channels in step 1 first."
             )
         self.config = config
-        wanted = self.model.channels()
-        if wanted and config.channels is not None and len(wanted) == len(config.channels):
-            self.model.channel_choices = dict(zip(wanted, config.channels, strict=True))
-        else:
+        if not self.model.take_channels():
             for channel in self.channels:
                 channel.use = config.channels is None or channel.name in config.channels
         self.settings_changed.emit()

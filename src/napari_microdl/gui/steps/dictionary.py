@@ -21,6 +21,7 @@ from napari_microdl.gui.plots import FitCurve
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import show_number
+from napari_microdl.models.terms import terms_of
 
 
 class DictionaryStep(Step):
@@ -133,11 +134,10 @@ class DictionaryStep(Step):
             self.loaded.setText("No dictionary yet: fit one or load a *.microdl.safetensors file.")
         else:
             spec = dictionary.spec
-            decides = (
-                " It decides model, layer, channels, sample unit and whitening."
-                if session.apply_dictionary
-                else ""
-            )
+            decides = ""
+            if session.apply_dictionary:
+                decides = " It decides model, layer, channels, sample unit and whitening."
+            decides += f" {terms_of(dictionary.model)}"
             self.loaded.setText(
                 f"At hand: {dictionary.n_concepts} concepts of {spec.unit}s, model "
                 f"'{spec.model_id}', layer {spec.layer}, channels {', '.join(spec.channel_names)}."

@@ -34,8 +34,8 @@ from napari_microdl.models.registry import (
     list_models,
     needs_weights,
     published_name,
-    weights_pin,
 )
+from napari_microdl.models.terms import commercial_use
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +66,9 @@ class ModelStep(Step):
 
     def __init__(self, session: Session) -> None:
         super().__init__(session, "3  Model and layer", "Read tokens")
-        self._failed: tuple[str, bool | None] | None = None
+        # What is or was looked at, and what could not be, with the reason.
+        self._asked: tuple[str, bool | None] | None = None
+        self._failed: tuple[tuple[str, bool | None], str] | None = None
         self._runner = JobRunner(self)
         self._runner.succeeded.connect(lambda found: self.session.model.take_spec(*found))
         self._runner.failed.connect(self._on_failed)
@@ -192,8 +194,9 @@ class ModelStep(Step):
         self.session.configure(model=model, layer=None, joint=None)
 
     def _on_failed(self, sentence: str) -> None:
-        self._failed = (self.session.config.model, self.session.config.joint)
-        self.licence.setText(f"⚠ {sentence}")
+        assert self._asked is not None
+        self._failed = self._asked, f"⚠ {sentence}"
+        self.refresh()
 
     def stop(self) -> None:
         """Forget the look-up, because the dock was closed."""
@@ -228,28 +231,44 @@ class ModelStep(Step):
         self.weights.setText(Path(place).name if place else elsewhere)
         self.weights.setToolTip(place)
         self.curve.follow(config.model, config.layer or (spec.default_layer if spec else None))
-        if spec is None:
-            self._look_up()
-        else:
+        if spec is not None:
             self._describe(spec)
+        dictionary = self.session.model.applied
+        if dictionary is not None:
+            self.licence.setText(
+                f"The dictionary that is applied decides: model '{dictionary.spec.model_id}', "
+                f"layer {dictionary.spec.layer}, channels "
+                f"{', '.join(dictionary.spec.channel_names)}. {self.session.model.terms()}"
+            )
+        elif spec is None:
+            self._look_up()
         self._show_channels()
         self.cost.setText(self.session.model.cost())
         self.cost.setVisible(bool(self.cost.text()))
         layer = "recommended layer" if config.layer is None else f"layer {config.layer}"
-        title = spec.title if spec else Path(config.model).name
-        terms = "; no commercial use" if spec and spec.non_commercial else ""
-        self.set_summary(f"{title}{terms}; {layer}, {self.site.currentText().lower()}")
+        title, site = spec.title if spec else Path(config.model).name, config.site
+        if dictionary is not None:
+            # What a run reads, whatever is chosen above.
+            spec, site = dictionary.model, dictionary.spec.site
+            title, layer = f"{spec.title}, of the dictionary", f"layer {spec.default_layer}"
+        # What may be done with the weights is said also where the step is folded up.
+        warned = spec is not None and spec.non_commercial is not False
+        terms = f"; {commercial_use(spec.non_commercial)}" if spec and warned else ""
+        where = self.site.itemText(self.site.findData(site)).lower()
+        self.set_summary(f"{title}{terms}; {layer}, {where}")
 
     def _look_up(self) -> None:
         asked = (self.session.config.model, self.session.config.joint)
-        if not self._runner.is_running and self._failed != asked:
+        if self._failed is not None and self._failed[0] == asked:
+            self.licence.setText(self._failed[1])
+        elif not self._runner.is_running:
             self.licence.setText("Looking the weights up...")
+            self._asked = asked
             self._runner.start(_look(*asked))
 
     def _describe(self, spec: ModelSpec) -> None:
         self.layer.setMaximum(spec.depth)
         self.layer.setSpecialValueText(f"recommended ({spec.default_layer})")
-        terms = " (no commercial use)" if spec.non_commercial else ""
         rule = spec.channels
         if rule.names:
             wants = f"Channels: {', '.join(rule.names)}."
@@ -258,9 +277,8 @@ class ModelStep(Step):
         else:
             wants = f"Takes {rule.least} to {rule.most} channels."
         self.licence.setText(
-            f"Licence of the weights: {spec.licence}{terms}. {wants} {spec.depth} layers, patches "
-            f"of {spec.patch_size} px, tiles of {spec.tile_size} px. Source: {spec.source}. "
-            f"{weights_pin(self.session.config.model)}".rstrip()
+            f"{self.session.model.terms()} {wants} {spec.depth} layers, patches of "
+            f"{spec.patch_size} px, tiles of {spec.tile_size} px."
         )
         self.joint.setVisible(rule.either)
         self.joint.setChecked(rule.joint)

@@ -100,6 +100,7 @@ def _dinov2(size: str, registers: int) -> Recipe:
         tile_size=224,
         licence="Apache-2.0",
         source=f"Meta AI, huggingface.co/facebook/{name}",
+        non_commercial=False,
     )
     native = Recipe(spec, configs[True], TIMM, IMAGENET, rgb=True)
     hub = _on_the_hub(name)
@@ -130,6 +131,7 @@ def _dinov3(size: str) -> Recipe:
         tile_size=224,
         licence="DINOv3 License",
         source=f"Meta AI, huggingface.co/{hub.repository}",
+        non_commercial=False,
     )
     native = Recipe(spec, config, TIMM, IMAGENET, rgb=True)
     return Recipe(spec, config, HUGGING_FACE, IMAGENET, rgb=True, hub=hub, alternative=native)
@@ -146,6 +148,7 @@ def _dinobloom(size: str) -> Recipe:
             tile_size=224,
             licence="Apache-2.0, as others state; see the source",
             source="zenodo.org/records/10908163 (Koch et al. 2024)",
+            non_commercial=False,
             channels=RGB_TOGETHER,
         ),
         config=config,

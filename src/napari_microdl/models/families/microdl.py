@@ -21,6 +21,7 @@ BUILTIN = ModelSpec(
     weights_sha256="",
     licence="BSD-3-Clause",
     source="trained by napari-microdl on public images, see the model card",
+    non_commercial=False,
 )
 RANDOM_INIT = replace(
     BUILTIN,

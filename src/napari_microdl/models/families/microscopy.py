@@ -97,6 +97,7 @@ def _subcell(model_id: str, letters: str, *names: str) -> Recipe:
             tile_size=448,
             licence="MIT, as others state; see the source",
             source="github.com/CellProfiling/subcell-embed (Gupta et al. 2024)",
+            non_commercial=False,
             channels=_named(*names),
         ),
         config=config,

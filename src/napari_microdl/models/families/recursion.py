@@ -65,7 +65,6 @@ def _private(model_id: str, size: str, config: VitConfig, layer: int) -> Recipe:
             tile_size=EDGE,
             licence="not published",
             source="weights are not public; for those who have them (Donhauser et al. 2025)",
-            non_commercial=True,
             channels=ChannelRule(joint=True, least=6, most=6),
             fixed_tile=True,
             default_layer=layer,

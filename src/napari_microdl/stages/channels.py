@@ -1,0 +1,98 @@
+"""Which channels of the images go into a model, in the order that it knows them in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models.base import ModelSpec
+from napari_microdl.models.channels import match_channels
+
+
+def named_channels(
+    channels: Sequence[str], config: PipelineConfig, model: ModelSpec
+) -> tuple[str, ...]:
+    """Channels of the images in the order of the model.
+
+    Parameters
+    ----------
+    channels : sequence of str
+        Channels that all fields have, or those of the settings.
+    config : PipelineConfig
+        Where it names channels, these stay as they are.
+    model : ModelSpec
+        Where it names no channels, all of `channels` stay as they are.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    MicrodlError
+        If names leave a doubt about any channel of the model; says which, and what to do.
+    """
+    wanted = model.channels.names
+    if config.channels is not None or not wanted:
+        return tuple(channels)
+    matched = match_channels(model.channels, channels)
+    found = tuple(channel for channel in matched if channel is not None)
+    if len(found) == len(wanted):
+        return found
+    missing = [name for name, channel in zip(wanted, matched, strict=True) if channel is None]
+    some = ""
+    if model.channels.subsets and found:
+        there = ",".join(name for name in wanted if name not in missing)
+        some = f", or take the model of those that are there, '{model.model_id}[{there}]'"
+    raise MicrodlError(
+        f"The model '{model.title}' reads the channels {', '.join(wanted)}, but by their names "
+        f"none of the images' channels {', '.join(map(repr, channels))} is clearly its "
+        f'{" or ".join(missing)}; set channels ("channels" in the file of settings) to those of '
+        f"the images in the model's order{some}."
+    )
+
+
+def channels_by_model(channels: Sequence[str], model: ModelSpec) -> dict[str, str]:
+    """Channel of the images by channel of the model; empty where the model names none.
+
+    Parameters
+    ----------
+    channels : sequence of str
+        What the model reads.
+    model : ModelSpec
+        The model.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    wanted = model.channels.names
+    return dict(zip(wanted, channels, strict=True)) if len(wanted) == len(channels) else {}
+
+
+def channel_note(channels: Sequence[str], config: PipelineConfig, model: ModelSpec) -> str:
+    """What was made of the names of channels, as a sentence.
+
+    Parameters
+    ----------
+    channels : sequence of str
+        From `named_channels`.
+    config : PipelineConfig
+        Settings.
+    model : ModelSpec
+        The model.
+
+    Returns
+    -------
+    str
+        Empty where the settings name the channels, or the model takes any.
+    """
+    pairs = channels_by_model(channels, model)
+    if config.channels is not None or not pairs:
+        return ""
+    told = ", ".join(f"'{channel}' as {wanted}" for wanted, channel in pairs.items())
+    return (
+        f"The model was given the images' channels by their names: {told}; set channels where "
+        "that is wrong."
+    )
