@@ -17,6 +17,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.models.architecture import Preprocessing
 from napari_microdl.models.base import ModelSpec, Precision, Site
 from napari_microdl.models.device import bounded_threads
+from napari_microdl.models.transformers_network import TransformersNetwork
 from napari_microdl.models.vit import VisionTransformer
 
 TRIAL_TILES = 2
@@ -73,7 +74,7 @@ class EncoderModel:
 
     Parameters
     ----------
-    network : VisionTransformer
+    network : VisionTransformer or TransformersNetwork
         Encoder with its weights.
     spec : ModelSpec
         Facts about it; its channel rule says whether channels go in together. Where they do not and
@@ -94,7 +95,7 @@ class EncoderModel:
 
     def __init__(
         self,
-        network: VisionTransformer,
+        network: VisionTransformer | TransformersNetwork,
         spec: ModelSpec,
         device: torch.device,
         precision: Precision,
