@@ -38,7 +38,7 @@ class TransformersFamily:
     n_prefix : int
         Tokens before those of the patches.
     defaults : mapping of str to object
-        Settings that its ``config.json`` may leave out, where they differ from most families'.
+        Settings that its ``config.json`` may leave out, where they differ from `USUAL_SETTINGS`.
     extras : mapping of str to object
         Arguments of the network that leave out what comes after the blocks.
     settings : mapping of str to object
@@ -106,7 +106,7 @@ TRANSFORMERS_FAMILIES: Mapping[str, TransformersFamily] = {
     "siglip_vision_model": _SIGLIP_VISION,
     "siglip": replace(_SIGLIP_VISION, nested=True),
 }
-_DEFAULTS: Mapping[str, Any] = {
+USUAL_SETTINGS: Mapping[str, Any] = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
@@ -117,7 +117,7 @@ _DEFAULTS: Mapping[str, Any] = {
 # What is passed on of a config.json: the shape of the network and nothing that could name other
 # code, kernels, quantisation or files.
 _SHAPE = (
-    *_DEFAULTS,
+    *USUAL_SETTINGS,
     "intermediate_size",
     "hidden_act",
     "layer_norm_eps",
@@ -279,7 +279,7 @@ def transformers_recipe(folder: Path, stated: Mapping[str, Any]) -> Transformers
         raise MicrodlError(
             f"'{folder.name}' does not say what its vision model is; fetch its config.json again."
         )
-    settings: dict[str, Any] = {**_DEFAULTS, **family.defaults, **own}
+    settings: dict[str, Any] = {**USUAL_SETTINGS, **family.defaults, **own}
     patch, edge = (
         square_edge(settings[k], k.replace("_", " ")) for k in ("patch_size", "image_size")
     )
@@ -289,6 +289,14 @@ def transformers_recipe(folder: Path, stated: Mapping[str, Any]) -> Transformers
             raise MicrodlError(
                 f"'{folder.name}' sets {name} to {settings[name]!r}; fetch its config.json again."
             )
+    for name in ("layer_norm_eps", "layer_scale_init_value"):
+        if type(value := settings.get(name, 0.0)) not in (int, float):
+            raise MicrodlError(
+                f"'{folder.name}' sets {name} to {value!r}; fetch its config.json again."
+            )
+        if name in settings:
+            # The library takes no whole number for it.
+            settings[name] = float(value)
     if edge < patch:
         raise MicrodlError(
             f"'{folder.name}' has patches of {patch} px in images of {edge} px; fetch its "
