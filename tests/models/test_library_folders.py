@@ -342,6 +342,13 @@ def test_indices_that_beit_stores_are_left_out(tmp_path: Path):
     np.testing.assert_array_equal(tokens_of(place), expected)
 
 
+def test_a_whole_number_is_a_number_too(tmp_path: Path):
+    place = BY_NAME["BEiT"].write(tmp_path / "ours")
+    expected = tokens_of(place)
+    change_settings(place, layer_scale_init_value=1)
+    np.testing.assert_array_equal(tokens_of(place), expected)
+
+
 NORM = "encoder.layers.1.layer_norm1.weight"
 WRONG: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
     "missing": (
