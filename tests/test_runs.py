@@ -85,7 +85,8 @@ def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
     query = ["--controls", "Metadata_condition == 'diffuse'"]
     assert main(["fit", *common, str(fitted), *query]) == 0
     told = capsys.readouterr().err.partition("\n")[0]
-    assert told.startswith("Model: lab-msn (vit_msn). Licence of its weights: not stated, see its")
+    assert told.startswith("Model: lab-msn (vit_msn). ")
+    assert "not stated, see its source" in told
     assert "local folder 'lab-msn'" in told
     dictionary = fitted / "dictionary.microdl.safetensors"
     assert ConceptDictionary.load(dictionary).spec.patch_size == 16
