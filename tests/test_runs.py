@@ -105,6 +105,34 @@ def test_the_terms_of_a_dictionarys_model_are_told_before_weights_are_fetched(
         assert "recursionpharma/OpenPhenom is not in the cache" in problem
 
 
+def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
+    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from transformers.models.vit_msn.configuration_vit_msn import ViTMSNConfig
+    from transformers.models.vit_msn.modeling_vit_msn import ViTMSNModel
+
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = ViTMSNConfig(**shape, intermediate_size=48, image_size=128, patch_size=16)
+    ViTMSNModel(config).save_pretrained(tmp_path / "lab-msn")
+    capsys.readouterr()
+    settings = tmp_path / "settings.json"
+    write_config(dataclasses.replace(CONFIG, model=str(tmp_path / "lab-msn")), settings)
+    common = [str(plate), "--config", str(settings), "--out"]
+    fitted, applied = tmp_path / "fitted", tmp_path / "applied"
+    query = ["--controls", "Metadata_condition == 'diffuse'"]
+    assert main(["fit", *common, str(fitted), *query]) == 0
+    told = capsys.readouterr().err.partition("\n")[0]
+    assert told.startswith("Model: lab-msn (vit_msn). ")
+    assert "not stated, see its source" in told
+    assert "local folder 'lab-msn'" in told
+    dictionary = fitted / "dictionary.microdl.safetensors"
+    assert ConceptDictionary.load(dictionary).spec.patch_size == 16
+    assert main(["apply", str(dictionary), *common, str(applied)]) == 0
+    first, second = (pd.read_csv(out / "crops.csv") for out in (fitted, applied))
+    concepts = [name for name in first if name.startswith("cosine_")]
+    np.testing.assert_allclose(first[concepts], second[concepts], atol=1e-5)
+
+
 def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
     plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):

@@ -19,7 +19,7 @@ from napari_microdl.embedding import ChannelTokens, TilePlan
 from napari_microdl.errors import MicrodlError
 from napari_microdl.icfl import ATOM_GROUPS, ICFL
 from napari_microdl.models.base import ChannelRule, ModelSpec, Site
-from napari_microdl.models.custom import UNKNOWN_LICENCE
+from napari_microdl.models.recipe import UNKNOWN_LICENCE
 from napari_microdl.models.registry import known_spec
 from napari_microdl.positions import PositionComponent
 from napari_microdl.safe_tensors import read_safetensors, write_safetensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,25 @@ def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dino")
     Dinov2Model(config).save_pretrained(folder)
     assert json.loads((folder / "config.json").read_text())["model_type"] == "dinov2"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small CLIP with random weights, which the library transformers runs."""
+    from transformers.models.clip.configuration_clip import CLIPVisionConfig
+    from transformers.models.clip.modeling_clip import CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=112,
+        patch_size=14,
+    )
+    folder = tmp_path_factory.mktemp("clip")
+    CLIPVisionModel(config).save_pretrained(folder)
     return folder
 
 
@@ -323,6 +343,44 @@ def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
     shown = workflow.model.cost.text()
     assert shown.startswith("128 tiles will take about ")
     assert shown.startswith(f"{told_by_the_run(qtbot, workflow)} About ")
+
+
+def test_a_folder_that_the_library_runs_is_looked_at_and_run(
+    docked: Any, qtbot: Any, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, workflow = docked
+    step, session = workflow.model, workflow.session
+    click(qtbot, step.heading)
+    monkeypatch.setattr(
+        "napari_microdl.gui.steps.model.QFileDialog.getExistingDirectory",
+        lambda *_: str(clip_folder),
+    )
+    click(qtbot, step.folder)
+    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    assert step.weights.text() == clip_folder.name
+    text = step.licence.text()
+    assert "not stated, see its source" in text
+    assert f"Source: local folder '{clip_folder.name}'" in text
+    assert "3 layers, patches of 14 px, tiles of 112 px" in text
+    assert step.joint.isVisible()
+    small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
+    session.configure(**small, site="attention")
+    run(qtbot, workflow)
+    spec = session.dictionary.spec
+    assert (spec.patch_size, spec.layer, spec.site) == (14, 2, "attention")
+    assert session.dictionary.whitening.n_features_in_ == 24
+
+
+def test_a_folder_that_the_library_would_run_asks_for_it_where_it_is_missing(
+    docked: Any, qtbot: Any, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, workflow = docked
+    click(qtbot, workflow.model.heading)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    workflow.session.configure(model=str(clip_folder))
+    sentence = "pip install 'napari-microdl[transformers]'."
+    qtbot.waitUntil(lambda: workflow.model.licence.text().endswith(sentence), timeout=PATIENCE)
+    assert "is run by the package transformers, which is not" in workflow.model.licence.text()
 
 
 def test_kept_tokens_are_told_and_cleared(docked: Any, qtbot: Any):

@@ -206,7 +206,13 @@ def test_constants_of_the_image_processor_are_used(tmp_path: Path):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "clip"}, "of the type 'clip', which cannot be run; these can: vit, "),
+        ({"model_type": "sam"}, "of the type 'sam', which cannot be run; these can: vit, "),
+        (
+            {"model_type": "swin"},
+            "of the type 'swin', which cannot be run because its layers do not share one grid of "
+            "patches; these can: vit, ",
+        ),
+        ({"model_type": "clip"}, "'ours' does not say what its vision model is"),
         ({"model_type": None}, "of the type 'None'"),
         ({"hidden_act": "relu"}, "uses the activation 'relu', which cannot be run"),
         (

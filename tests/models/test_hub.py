@@ -372,7 +372,8 @@ def test_the_network_is_forbidden_or_not_and_one_commit_is_asked_for(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", record)
     assert hub.fetch(HubSource("lab/vit", COMMIT)) == tmp_path / "model.safetensors"
     names = [name for _, name, _ in asked]
-    assert names == ["config.json", "preprocessor_config.json", "model.safetensors"]
+    sides = ["config.json", "preprocessor_config.json", "processor_config.json"]
+    assert names == [*sides, "model.safetensors"]
     options = {"revision": COMMIT, "cache_dir": str(tmp_path), "local_files_only": value == "1"}
     assert all(call == ("lab/vit", call[1], options) for call in asked)
 

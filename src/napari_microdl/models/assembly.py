@@ -50,12 +50,13 @@ def needed_names(names: Iterable[str], keys: KeyMap) -> dict[str, str]:
         raise DoesNotFitError(f"none of its {len(names)} tensors{example} belongs to that model")
     if unknown := [name for name, piece in pieces.items() if piece is None]:
         raise DoesNotFitError(
-            f"it holds {_count(unknown)} that the model does not have, such as '{unknown[0]}'"
+            f"it holds {counted(unknown)} that the model does not have, such as '{unknown[0]}'"
         )
     return needed
 
 
-def _count(names: list[str]) -> str:
+def counted(names: list[str]) -> str:
+    """How many tensors there are, for a sentence."""
     return "one tensor" if len(names) == 1 else f"{len(names)} tensors"
 
 
@@ -165,10 +166,10 @@ def assemble(pieces: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tenso
 def _compare(state: Mapping[str, Tensor], config: VitConfig) -> None:
     expected = {k: tuple(v.shape) for k, v in empty_network(config).state_dict().items()}
     if missing := [name for name in expected if name not in state]:
-        raise DoesNotFitError(f"{_count(missing)} missing, such as '{missing[0]}'")
+        raise DoesNotFitError(f"{counted(missing)} missing, such as '{missing[0]}'")
     if extra := [name for name in state if name not in expected]:
         raise DoesNotFitError(
-            f"it holds {_count(extra)} that the model does not have, such as '{extra[0]}'"
+            f"it holds {counted(extra)} that the model does not have, such as '{extra[0]}'"
         )
     for name, shape in expected.items():
         if tuple(state[name].shape) != shape:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
@@ -17,10 +16,16 @@ from napari_microdl.models.architecture import (
     VitConfig,
 )
 from napari_microdl.models.base import ChannelRule, ModelSpec
+from napari_microdl.models.hugging_face_files import read_json, read_preprocessing, square_edge
 from napari_microdl.models.keys import HUGGING_FACE, LAYOUTS
-from napari_microdl.models.recipe import ONE_BY_ONE, Recipe, describe
+from napari_microdl.models.recipe import UNKNOWN_LICENCE, Recipe, describe, rule_of_channels
+from napari_microdl.models.transformers_families import (
+    TRANSFORMERS_FAMILIES,
+    TransformersRecipe,
+    transformers_recipe,
+    why_not,
+)
 
-UNKNOWN_LICENCE = "not stated, see its source"
 # What a description cannot say of a model, because its shape or its file does.
 TOLD_BY_THE_WEIGHTS = frozenset(
     {"model_id", "patch_size", "dim", "depth", "weights_sha256", "channels"}
@@ -28,25 +33,6 @@ TOLD_BY_THE_WEIGHTS = frozenset(
 
 
 TOLD_BY_THE_RECIPE = frozenset({"either", "subsets"})
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as JSON; fetch it again.") from error
-    if not isinstance(content, dict):
-        raise MicrodlError(f"'{path.name}' does not hold settings; fetch it again.")
-    return content
-
-
-def _edge(value: Any, what: str) -> int:
-    """One edge of a square."""
-    if isinstance(value, list) and len(set(value)) == 1:
-        value = value[0]
-    if not isinstance(value, int) or value < 1:
-        raise MicrodlError(f"The {what} '{value}' is no edge of a square; only squares are read.")
-    return value
 
 
 def _vit_options(settings: Mapping[str, Any], grid: int) -> dict[str, Any]:
@@ -135,27 +121,35 @@ FAMILIES: dict[str, tuple[Options, dict[str, Any]]] = {
 }
 
 
-def hugging_face_recipe(folder: Path) -> Recipe:
+def hugging_face_recipe(folder: Path) -> Recipe | TransformersRecipe:
     """Recipe for a folder with a ``config.json`` of transformers.
 
     Parameters
     ----------
     folder : Path
-        ``config.json``, and ``preprocessor_config.json`` where means and spreads differ from those
-        of ImageNet.
+        ``config.json``, and the settings of an image processor where means and spreads differ from
+        those of the family.
+
+    Returns
+    -------
+    Recipe or TransformersRecipe
+        The latter where the network is made by the library itself.
 
     Raises
     ------
     MicrodlError
-        If the family is not known, or the shape is one that this package does not have.
+        If the family is not known, the shape is one that this package does not have, or the
+        library is needed and missing.
     """
-    stated = _read_json(folder / "config.json")
+    stated = read_json(folder / "config.json")
     family = stated.get("model_type")
+    if family in TRANSFORMERS_FAMILIES:
+        return transformers_recipe(folder, stated)
     if family not in FAMILIES:
-        known = ", ".join(FAMILIES)
+        known = ", ".join((*FAMILIES, *TRANSFORMERS_FAMILIES))
         raise MicrodlError(
-            f"'{folder.name}' holds a model of the type '{family}', which cannot be run; these "
-            f"can: {known}."
+            f"'{folder.name}' holds a model of the type '{family}', which cannot be run"
+            f"{why_not(stated)}; these can: {known}."
         )
     options, defaults = FAMILIES[family]
     settings = _DEFAULTS | defaults | stated
@@ -164,7 +158,9 @@ def hugging_face_recipe(folder: Path) -> Recipe:
         raise MicrodlError(
             f"'{folder.name}' uses the activation '{settings['hidden_act']}', which cannot be run."
         )
-    patch, edge = (_edge(settings[k], k.replace("_", " ")) for k in ("patch_size", "image_size"))
+    patch, edge = (
+        square_edge(settings[k], k.replace("_", " ")) for k in ("patch_size", "image_size")
+    )
     channels = int(settings["num_channels"])
     shape: dict[str, Any] = {
         "dim": settings["hidden_size"],
@@ -176,9 +172,9 @@ def hugging_face_recipe(folder: Path) -> Recipe:
         "norm_eps": settings["layer_norm_eps"],
     }
     config = _config(shape | options(settings, edge // patch), folder.name)
-    rgb = channels == 3
-    together = ChannelRule(joint=True, least=channels, most=channels)
     tile = 224 if family.startswith("dino") and 224 % patch == 0 else edge // patch * patch
+    # What google/vit models were trained with; the others with ImageNet's.
+    usual = ((0.5,), (0.5,)) if family == "vit" else (IMAGENET_MEAN, IMAGENET_STD)
     return Recipe(
         spec=describe(
             config,
@@ -187,25 +183,12 @@ def hugging_face_recipe(folder: Path) -> Recipe:
             tile_size=tile,
             licence=UNKNOWN_LICENCE,
             source=f"local folder '{folder.name}'",
-            channels=ONE_BY_ONE if rgb or channels == 1 else together,
+            channels=rule_of_channels(channels),
         ),
         config=config,
         keys=HUGGING_FACE,
-        preprocessing=_processor(folder / "preprocessor_config.json", family),
-        rgb=rgb,
-    )
-
-
-def _processor(path: Path, family: str) -> Preprocessing:
-    # What google/vit models were trained with; the others with ImageNet's.
-    mean, std = ((0.5,), (0.5,)) if family == "vit" else (IMAGENET_MEAN, IMAGENET_STD)
-    if not path.is_file():
-        return Preprocessing(mean=mean, std=std)
-    settings = _read_json(path)
-    if settings.get("do_normalize") is False:
-        return Preprocessing()
-    return Preprocessing(
-        mean=tuple(settings.get("image_mean", mean)), std=tuple(settings.get("image_std", std))
+        preprocessing=read_preprocessing(folder, channels, *usual),
+        rgb=channels == 3,
     )
 
 

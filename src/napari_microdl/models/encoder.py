@@ -17,6 +17,8 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.models.architecture import Preprocessing, VitConfig
 from napari_microdl.models.base import ModelSpec, Precision, Site
 from napari_microdl.models.device import bounded_threads
+from napari_microdl.models.transformers_families import TransformersConfig
+from napari_microdl.models.transformers_network import TransformersNetwork
 from napari_microdl.models.vit import VisionTransformer
 
 TRIAL_TILES = 2
@@ -73,7 +75,7 @@ class EncoderModel:
 
     Parameters
     ----------
-    network : VisionTransformer
+    network : VisionTransformer or TransformersNetwork
         Encoder with its weights.
     spec : ModelSpec
         Facts about it; its channel rule says whether channels go in together. Where they do not and
@@ -94,7 +96,7 @@ class EncoderModel:
 
     def __init__(
         self,
-        network: VisionTransformer,
+        network: VisionTransformer | TransformersNetwork,
         spec: ModelSpec,
         device: torch.device,
         precision: Precision,
@@ -110,7 +112,7 @@ class EncoderModel:
         self._network = network.to(device).eval().requires_grad_(requires_grad=False)
 
     @property
-    def config(self) -> VitConfig:
+    def config(self) -> VitConfig | TransformersConfig:
         """Shape of the network."""
         return self._network.config
 

@@ -9,12 +9,19 @@ from pathlib import Path
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.first_use import check_first_use
+from napari_microdl.models.hugging_face_files import PROCESSOR_NAMES
 from napari_microdl.models.recipe import HubSource
+from napari_microdl.models.shards import (
+    WEIGHTS_NAMES,
+    is_index,
+    shard_names,
+    weights_files,
+    weights_sha256,
+)
 from napari_microdl.safe_tensors import file_sha256
 
 SCHEME = "hf://"
-WEIGHTS_NAMES = ("model.safetensors", "pytorch_model.bin")
-SIDE_NAMES = ("config.json", "preprocessor_config.json")
+SIDE_NAMES = ("config.json", *PROCESSOR_NAMES)
 
 
 def parse_reference(reference: str) -> HubSource:
@@ -60,7 +67,7 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
     Returns
     -------
     Path
-        The file, within the hub's cache folder.
+        The file, within the hub's cache folder; beside an index lie the files that it names.
 
     Raises
     ------
@@ -102,6 +109,8 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
         for name in SIDE_NAMES:
             download(name)
         found = next((path for name in names if (path := download(name))), None)
+        shards = shard_names(found) if found is not None and is_index(found) else ()
+        lacking = next((name for name in shards if download(name) is None), "")
     except GatedRepoError:
         problem = "asks to accept its licence on its page and to log in (hf auth login) first"
         raise _not_fetched(source, problem) from None
@@ -119,8 +128,12 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
             else f"has no {names[0]} at that commit, or the network is down"
         )
         raise _not_fetched(source, problem)
-    digest = file_sha256(found)
-    _check_blob(found, digest)
+    if lacking:
+        problem = f"has no {lacking} in the cache or at that commit, or the network is down"
+        raise _not_fetched(source, problem)
+    for file in weights_files(found):
+        _check_blob(file, file_sha256(file))
+    digest = weights_sha256(found)
     if found.name in WEIGHTS_NAMES and not source.sha256:
         check_first_use(source, found.name, digest)
     return found

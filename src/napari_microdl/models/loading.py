@@ -15,20 +15,27 @@ from napari_microdl.models.base import Precision
 from napari_microdl.models.device import resolve_device
 from napari_microdl.models.encoder import EncoderModel
 from napari_microdl.models.recipe import Recipe
+from napari_microdl.models.transformers_families import TransformersRecipe
+from napari_microdl.models.transformers_network import TransformersNetwork, load_transformers
+from napari_microdl.models.vit import VisionTransformer
 from napari_microdl.models.weights import load_network, tensor_shapes
 
 
 def load_published(
-    recipe: Recipe, path: Path, device: str, precision: Precision, sha256: str | None = None
+    recipe: Recipe | TransformersRecipe,
+    path: Path,
+    device: str,
+    precision: Precision,
+    sha256: str | None = None,
 ) -> EncoderModel:
     """A model from its recipe and weights.
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or TransformersRecipe
         What the weights are.
     path : Path
-        Their file.
+        Their file, or the index of several.
     device, precision : str
         As for `load_model`.
     sha256 : str, optional
@@ -43,7 +50,11 @@ def load_published(
     where = resolve_device(device)
     if precision not in get_args(Precision):
         raise MicrodlError(f"Precision '{precision}' is not known; use fp32, bf16 or fast.")
-    network, digest = load_network(recipe, path, sha256)
+    network: VisionTransformer | TransformersNetwork
+    if isinstance(recipe, TransformersRecipe):
+        network, digest = load_transformers(recipe, path, sha256)
+    else:
+        network, digest = load_network(recipe, path, sha256)
     spec = replace(recipe.spec, weights_sha256=digest)
     return EncoderModel(network, spec, where, precision, recipe.preprocessing)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.architecture import Preprocessing, VitConfig
@@ -12,6 +13,52 @@ from napari_microdl.models.keys import KeyMap
 
 RGB_TOGETHER = ChannelRule(names=("R", "G", "B"), joint=True, least=3, most=3)
 ONE_BY_ONE = ChannelRule()
+UNKNOWN_LICENCE = "not stated, see its source"
+
+
+class Shape(Protocol):
+    """What `describe` asks of the shape of a network."""
+
+    @property
+    def dim(self) -> int:
+        """Width of a token."""
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+
+    @property
+    def patch_size(self) -> int:
+        """Edge of a square patch in pixels."""
+
+
+def rule_of_channels(in_channels: int) -> ChannelRule:
+    """Rule for a network of unnamed channels that its tokenizer reads at once.
+
+    Three are taken for the colours of photographs, and may go in one by one as grey images.
+    """
+    if in_channels == 3:
+        return replace(ONE_BY_ONE, either=True)
+    if in_channels == 1:
+        return ONE_BY_ONE
+    return ChannelRule(joint=True, least=in_channels, most=in_channels)
+
+
+def rule_taking(spec: ModelSpec, joint: bool | None) -> ChannelRule:
+    """Rule of a model with its channels together, one by one, or as it is (None).
+
+    Raises
+    ------
+    MicrodlError
+        If the model leaves no choice.
+    """
+    rule = spec.channels
+    if joint is None or joint == rule.joint:
+        return rule
+    if not rule.either:
+        how = "together" if rule.joint else "one by one"
+        raise MicrodlError(f"{spec.title} always reads its channels {how}; leave `joint` out.")
+    return replace(RGB_TOGETHER if joint else ONE_BY_ONE, either=True)
 
 
 @dataclass(frozen=True)
@@ -82,14 +129,9 @@ class Recipe:
         MicrodlError
             If the model leaves no choice.
         """
-        if joint is None or joint == self.spec.channels.joint:
+        rule = rule_taking(self.spec, joint)
+        if rule is self.spec.channels:
             return self
-        if not self.rgb:
-            how = "together" if self.spec.channels.joint else "one by one"
-            raise MicrodlError(
-                f"{self.spec.title} always reads its channels {how}; leave `joint` out."
-            )
-        rule = RGB_TOGETHER if joint else ONE_BY_ONE
         other = None if self.alternative is None else self.alternative.taking(joint)
         return replace(self, spec=replace(self.spec, channels=rule), alternative=other)
 
@@ -140,7 +182,7 @@ class Recipe:
 
 
 def describe(
-    config: VitConfig,
+    config: Shape,
     *,
     model_id: str,
     title: str,

@@ -13,6 +13,8 @@ from napari_microdl.models.base import ModelSpec, Precision, TokenModel
 from napari_microdl.models.families import dino, microdl, microscopy, recursion
 from napari_microdl.models.first_use import recorded_digest
 from napari_microdl.models.recipe import HubSource, Recipe
+from napari_microdl.models.shards import WEIGHTS_NAMES
+from napari_microdl.models.transformers_families import TransformersRecipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -100,6 +102,7 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     if name in _OWN:
         return _OWN[name]
     published = published_name(name)
+    recipe: Recipe | TransformersRecipe
     if published is not None:
         recipe = _recipe(published).taking(joint)
     elif name.startswith("hf://"):
@@ -275,7 +278,7 @@ def load_model(
     return load_published(recipe.taking(joint), path, device, precision, sha256 or pinned)
 
 
-def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
+def _locate(name: str, weights: str | Path | None) -> tuple[Recipe | TransformersRecipe, Path, str]:
     """Recipe, weights file and pinned digest for what `load_model` was given."""
     from napari_microdl.models.hub import SCHEME, fetch
 
@@ -306,20 +309,20 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Recipe, Path, str]:
     return _from_place(Path(name))
 
 
-def _from_hub(reference: str) -> Recipe:
+def _from_hub(reference: str) -> Recipe | TransformersRecipe:
     """Recipe for a repository on the hub; only its configuration is fetched, if anything."""
     from napari_microdl.models.custom import hugging_face_recipe
     from napari_microdl.models.hub import fetch, parse_reference
 
     source = parse_reference(reference)
     known = (r for r in RECIPES.values() if r.hub and r.hub.repository == source.repository)
-    recipe = next(known, None)
+    recipe: Recipe | TransformersRecipe | None = next(known, None)
     if recipe is None:
         recipe = hugging_face_recipe(fetch(source, ("config.json",)).parent)
     return replace(recipe, spec=replace(recipe.spec, source=reference))
 
 
-def _from_place(path: Path) -> tuple[Recipe, Path, str]:
+def _from_place(path: Path) -> tuple[Recipe | TransformersRecipe, Path, str]:
     """Recipe for a file or folder, which says by itself what it is."""
     from napari_microdl.models.custom import hugging_face_recipe, toml_recipe
 
@@ -338,12 +341,12 @@ def _from_place(path: Path) -> tuple[Recipe, Path, str]:
 
 
 def _weights_file(path: Path) -> Path:
-    """The file itself, or the one weights file of a folder."""
+    """The file itself, or the one weights file of a folder, or the index of several."""
     if not path.is_dir():
         return path
-    preferred = path / "model.safetensors"
-    if preferred.is_file():
-        return preferred
+    for name in WEIGHTS_NAMES:
+        if (path / name).is_file():
+            return path / name
     found = sorted(p for p in path.iterdir() if p.suffix in WEIGHTS_SUFFIXES)
     if len(found) != 1:
         raise MicrodlError(

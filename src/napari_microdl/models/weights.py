@@ -24,8 +24,9 @@ from napari_microdl.models.assembly import (
 )
 from napari_microdl.models.keys import KeyMap
 from napari_microdl.models.recipe import Recipe
+from napari_microdl.models.shards import is_index, weight_map, weights_files, weights_sha256
 from napari_microdl.models.vit import VisionTransformer
-from napari_microdl.safe_tensors import begins_as_safetensors, describe_foreign, file_sha256
+from napari_microdl.safe_tensors import begins_as_safetensors, describe_foreign
 
 # A safetensors file of which less than this is needed is cut down, too.
 WORTH_KEEPING = 0.5
@@ -115,18 +116,40 @@ def _read_safetensors(
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a file.
+    """Names and shapes of the tensors of a file, or of all files that an index names.
 
     Parameters
     ----------
     path : Path
-        Weights.
+        Weights, or the index of several files.
 
     Raises
     ------
     MicrodlError
-        If it cannot be read.
+        If one cannot be read, or they do not hold what the index says.
     """
+    if not is_index(path):
+        return _shapes_of_file(path)
+    shapes: dict[str, tuple[int, ...]] = {}
+    held: dict[str, str] = {}
+    for file in weights_files(path):
+        here = _shapes_of_file(file)
+        if twice := sorted(set(here) & set(shapes)):
+            raise MicrodlError(
+                f"'{file.name}' holds '{twice[0]}', which '{held[twice[0]]}' holds too; fetch all "
+                "files of the model again."
+            )
+        shapes |= here
+        held |= dict.fromkeys(here, file.name)
+    if wrong := sorted(set(held.items()) ^ set(weight_map(path).items())):
+        raise MicrodlError(
+            f"The files beside '{path.name}' do not hold '{wrong[0][0]}' where it says; fetch all "
+            "files of the model again."
+        )
+    return shapes
+
+
+def _shapes_of_file(path: Path) -> dict[str, tuple[int, ...]]:
     if _is_pickle(_begin(path), path):
         return {k: tuple(v.shape) for k, v in _read_pickle(path).items()}
     from safetensors import SafetensorError, safe_open
@@ -178,6 +201,26 @@ def _store(path: Path, tensors: Mapping[str, Tensor]) -> None:
             partial.unlink(missing_ok=True)
 
 
+def _read(
+    path: Path, choose: Callable[[Iterable[str]], Iterable[str]]
+) -> tuple[dict[str, Tensor], float]:
+    """Tensors that `choose` picks by name from a file or the files of an index, and their share."""
+    if not is_index(path):
+        if not _is_pickle(_begin(path), path):
+            return _read_safetensors(path, choose)
+        loaded = _read_pickle(path)
+        return {name: loaded[name] for name in choose(loaded)}, 0.0
+    chosen = set(choose(tensor_shapes(path)))
+    tensors: dict[str, Tensor] = {}
+    read = size = 0.0
+    for file in weights_files(path):
+        found, share = _read(file, chosen.intersection)
+        tensors |= found
+        read += share * file.stat().st_size
+        size += file.stat().st_size
+    return tensors, read / size
+
+
 def encoder_tensors(
     path: Path, keys: KeyMap, sha256: str | None = None
 ) -> tuple[dict[str, Tensor], str]:
@@ -186,7 +229,8 @@ def encoder_tensors(
     Parameters
     ----------
     path : Path
-        A safetensors file or a PyTorch checkpoint, told apart by their first bytes.
+        A safetensors file or a PyTorch checkpoint, told apart by their first bytes, or the index of
+        several.
     keys : KeyMap
         Its layout.
     sha256 : str, optional
@@ -199,16 +243,16 @@ def encoder_tensors(
         down to them once and read from the cache folder from then on; a copy whose own digest does
         not fit is made again.
     digest : str
-        SHA-256 of the file, in hex.
+        SHA-256 of the file, in hex; of several, see `weights_sha256`.
 
     Raises
     ------
     MicrodlError
         If it cannot be read, has another digest or belongs to another model.
     """
-    start = _begin(path)
-    is_pickle = _is_pickle(start, path)
-    digest = file_sha256(path)
+    for file in weights_files(path):
+        _is_pickle(_begin(file), file)
+    digest = weights_sha256(path)
     if sha256 and digest != sha256.lower():
         raise MicrodlError(
             f"'{path.name}' is not the file that was pinned: its sha256 is {digest}, not "
@@ -221,14 +265,47 @@ def encoder_tensors(
     def needed(names: Iterable[str]) -> Iterable[str]:
         return needed_names(names, keys)
 
-    if is_pickle:
-        loaded, share = _read_pickle(path), 0.0
-        tensors = {name: loaded[name] for name in needed(loaded)}
-    else:
-        tensors, share = _read_safetensors(path, needed)
+    tensors, share = _read(path, needed)
     if share < WORTH_KEEPING:
         _store(kept, tensors)
     return tensors, digest
+
+
+def finite(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """A tensor of weights as float32.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Weights.
+    name : str
+        Its name.
+    path : Path
+        File that it comes from.
+
+    Raises
+    ------
+    DoesNotFitError
+        If its numbers are complex.
+    MicrodlError
+        If some are NaN or infinite.
+    """
+    if tensor.is_complex():
+        raise DoesNotFitError(f"'{name}' holds complex numbers")
+    tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise MicrodlError(
+            f"'{path.name}' holds NaN or infinite values in '{name}'; it was not used."
+        )
+    return tensor
+
+
+def not_the_weights(path: Path, title: str, error: DoesNotFitError) -> MicrodlError:
+    """The sentence that weights which do not fit a model are refused with."""
+    return MicrodlError(
+        f"'{path.name}' does not hold the weights of {title}: {error}; choose the file that "
+        "belongs to the model."
+    )
 
 
 def load_network(
@@ -262,20 +339,12 @@ def load_network(
         pieces: dict[str, Tensor] = {}
         for name, piece in needed_names(tensors, recipe.keys).items():
             tensor = tensors.pop(name)
-            if tensor.is_complex():
-                raise DoesNotFitError(f"'{name}' holds complex numbers")
-            tensor = tensor.float()
-            if not torch.isfinite(tensor).all() and not piece.endswith("bias_mask"):
-                raise MicrodlError(
-                    f"'{path.name}' holds NaN or infinite values in '{name}'; it was not used."
-                )
-            pieces[piece] = tensor
+            # DINOv3's masks of biases may hold NaN.
+            is_mask = piece.endswith("bias_mask")
+            pieces[piece] = tensor.float() if is_mask else finite(tensor, name, path)
         state = assemble(pieces, recipe.config)
     except DoesNotFitError as error:
-        raise MicrodlError(
-            f"'{path.name}' does not hold the weights of {recipe.spec.title}: {error}; choose the "
-            "file that belongs to the model."
-        ) from error
+        raise not_the_weights(path, recipe.spec.title, error) from error
     config = recipe.config
     if recipe.picked is not None:
         state["channel_embed"] = state["channel_embed"][list(recipe.picked)].clone()

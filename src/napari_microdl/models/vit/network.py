@@ -19,6 +19,42 @@ from napari_microdl.models.vit.positions import (
 )
 
 
+def check_reading(
+    depth: int, patch_size: int, images: Tensor, layers: Sequence[int], site: Site
+) -> None:
+    """Refuse what cannot be read.
+
+    Parameters
+    ----------
+    depth : int
+        Layers of the network.
+    patch_size : int
+        Edge of a square patch in pixels.
+    images : Tensor of shape (n, channels, height, width)
+        Model input.
+    layers : sequence of int
+        Those that are asked for.
+    site : {"residual", "attention"}
+        Where they are read.
+
+    Raises
+    ------
+    MicrodlError
+        If a layer or the site does not exist or the image does not divide into patches.
+    """
+    for layer in layers:
+        if not 1 <= layer <= depth:
+            raise MicrodlError(f"Layer {layer} does not exist: this model has layers 1 to {depth}.")
+    if site not in get_args(Site):
+        raise MicrodlError(f"Site '{site}' is not known; use residual or attention.")
+    height, width = images.shape[-2:]
+    if height % patch_size or width % patch_size or not height or not width:
+        raise MicrodlError(
+            f"A {height} x {width} image does not divide into patches of {patch_size} x "
+            f"{patch_size} pixels."
+        )
+
+
 class VisionTransformer(nn.Module):
     """Vision transformer encoder whose patch tokens can be read at any layer.
 
@@ -151,22 +187,6 @@ class VisionTransformer(nn.Module):
         cos, sin = rotary_positions(*grid, config.dim // config.n_heads)
         return cos.to(images.device), sin.to(images.device)
 
-    def _check(self, images: Tensor, layers: Sequence[int], site: Site) -> None:
-        config = self.config
-        for layer in layers:
-            if not 1 <= layer <= config.depth:
-                raise MicrodlError(
-                    f"Layer {layer} does not exist: this model has layers 1 to {config.depth}."
-                )
-        if site not in get_args(Site):
-            raise MicrodlError(f"Site '{site}' is not known; use residual or attention.")
-        p = config.patch_size
-        height, width = images.shape[-2:]
-        if height % p or width % p or not height or not width:
-            raise MicrodlError(
-                f"A {height} x {width} image does not divide into patches of {p} x {p} pixels."
-            )
-
     def read(self, images: Tensor, layers: Sequence[int], site: Site) -> dict[int, Tensor]:
         """Patch tokens of several layers from one pass; nothing after the last one is computed.
 
@@ -190,7 +210,7 @@ class VisionTransformer(nn.Module):
         MicrodlError
             If a layer or the site does not exist or the image does not divide into patches.
         """
-        self._check(images, layers, site)
+        check_reading(self.config.depth, self.config.patch_size, images, layers, site)
         x = self.prepend_class(self.tokenize(images))
         rotations = self._rotations(images)
         found: dict[int, Tensor] = {}
