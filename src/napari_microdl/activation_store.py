@@ -227,6 +227,7 @@ class ActivationWriter:
         table = ranking.reset_index()
         manifest["ranking"] = yield from _iter_write_table(table, folder, "ranking")
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        yield
         self._move_in_place()
 
     def _move_in_place(self) -> None:

@@ -156,11 +156,13 @@ class ConceptActivations:
 
     def alignment(self, concept: int) -> NDArray[np.float32]:
         """Cosine of one concept's direction with every unit, shape (n_units,)."""
-        if self._aligned is None or self._aligned[0] != concept:
+        # Looked at once: a table may be written in another thread meanwhile.
+        aligned = self._aligned
+        if aligned is None or aligned[0] != concept:
             cosines = self._cosines(self._directions[concept], 1.0)
             cosines.flags.writeable = False
-            self._aligned = concept, cosines
-        return self._aligned[1]
+            self._aligned = aligned = concept, cosines
+        return aligned[1]
 
     def rows_of_field(self, field: int) -> NDArray[np.int64]:
         """Row numbers of the units of one field."""
@@ -223,13 +225,12 @@ class ConceptActivations:
                     for _, band in grid.bands()
                 ]
             ).reshape(grid_h, grid_w)
-        if self._whitened is None or self._whitened[0] != field:
+        whitened = self._whitened
+        if whitened is None or whitened[0] != field:
             tokens = grid.tokens.reshape(-1, d)
-            self._whitened = (field, unit_length(self.dictionary.whiten(tokens)))
+            self._whitened = whitened = field, unit_length(self.dictionary.whiten(tokens))
         # In one thread, as quick here: threads of `@` wait for each other where others work too.
-        cosines: NDArray[np.float32] = np.einsum(
-            "ij,j->i", self._whitened[1], self._directions[concept]
-        )
+        cosines: NDArray[np.float32] = np.einsum("ij,j->i", whitened[1], self._directions[concept])
         return cosines.reshape(grid_h, grid_w)
 
     def patch_cosines(

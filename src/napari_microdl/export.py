@@ -98,6 +98,7 @@ def _iter_write_csv(table: pd.DataFrame, path: Path) -> Generator[tuple[int, int
         for begin in range(0, len(table), rows):
             yield begin, len(table)
             table.iloc[begin : begin + rows].to_csv(file, index=False, header=False)
+        yield len(table), len(table)
         # On Windows a file that is open cannot be renamed.
         file.close()
 
@@ -114,6 +115,7 @@ def _iter_write_parquet(table: pd.DataFrame, path: Path) -> Generator[tuple[int,
             yield begin, len(table)
             writer.write_table(whole.slice(begin, rows))
         writer.close()
+        yield len(table), len(table)
 
 
 def to_anndata(activations: ConceptActivations) -> Any:
@@ -264,6 +266,7 @@ def iter_write_anndata(
                 if begin:
                     sparse_dataset(file["X"]).append(sparse.csr_matrix(codes[block]))
                 whitened[block] = vectors[block]
+        yield n, n
     return path
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from napari_microdl.errors import MicrodlError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -25,9 +27,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
     Raises
     ------
+    MicrodlError
+        If the folder does not exist.
     OSError
-        If the folder does not exist or cannot be written to.
+        If it cannot be written to.
     """
+    if not path.parent.is_dir():
+        raise MicrodlError(f"There is no folder '{path.parent}'; choose another place.")
     with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
         partial = Path(folder) / path.name
         yield partial
