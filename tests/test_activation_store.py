@@ -15,6 +15,8 @@ from scipy import sparse
 from napari_microdl import activation_store
 from napari_microdl.activation_store import (
     ActivationWriter,
+    iter_open_activations,
+    iter_save_activations,
     open_activations,
     save_activations,
 )
@@ -117,6 +119,38 @@ def test_a_folder_is_replaced_only_where_it_is_ours(tmp_path):
     with pytest.raises(MicrodlError, match=r"activations\.json is missing"):
         open_activations(folder)
     save_activations(memory, folder)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new folder", "activations there"])
+def test_stopping_at_any_step_leaves_the_folder_as_it_was(small_blocks, tmp_path, before):
+    folder = tmp_path / "a"
+    if before:
+        save_activations(made(), folder)
+    there = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    number = 0
+    while True:
+        number += 1
+        other = made()
+        other.dictionary.names[0] = "another"
+        steps = iter_save_activations(other, folder)
+        told = [next(steps, None) for _ in range(number)]
+        if told[-1] is None:
+            break
+        steps.close()
+        found = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        assert found == there
+        assert len(list(tmp_path.iterdir())) == int(before)
+    # Its steps are many: cells, codes turned round, columns, the ranking.
+    assert number > 40
+    # Nothing is left beside it where it ended, and what was told never runs backwards.
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert told[:-1] == sorted(told[:-1])
+    assert open_activations(folder).dictionary.names[0] == "another"
+
+
+def test_opening_can_be_stopped_between_its_checks(small_blocks, tmp_path):
+    folder = save_activations(made(), tmp_path / "a")
+    assert sum(1 for _ in iter_open_activations(folder)) > 20
 
 
 def test_cells_that_do_not_fit_the_dictionary_are_refused(tmp_path, monkeypatch):

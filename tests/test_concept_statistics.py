@@ -117,6 +117,14 @@ def test_concepts_in_many_blocks_are_those_of_one(monkeypatch):
     columns = sparse.csc_array(codes)
     pd.testing.assert_frame_equal(compare_groups(columns, group == 0, group == 1), whole)
     pd.testing.assert_frame_equal(compare_wells(columns, group == 0, group == 1, wells), by_well)
+    # Between any two blocks it can be stopped.
+    blocks = list(concept_statistics._blocks_of_concepts(columns.indptr, codes.shape[1]))
+    assert len(blocks) > 4
+    steps = list(concept_statistics.iter_compare_groups(columns, group == 0, group == 1))
+    assert len(steps) == len(blocks)
+    assert (
+        len(list(concept_statistics.iter_compare_wells(columns, group == 0, group == 1, wells))) > 4
+    )
 
 
 def well_means(

@@ -8,8 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from napari_microdl import export
 from napari_microdl.errors import MicrodlError
-from napari_microdl.export import label_features, to_anndata, write_anndata, write_table
+from napari_microdl.export import (
+    iter_write_anndata,
+    iter_write_table,
+    label_features,
+    to_anndata,
+    write_anndata,
+    write_table,
+)
 from test_activations import ATOMS, make
 
 
@@ -90,3 +98,79 @@ def test_features_of_labels_carry_the_column_that_napari_matches():
     active = int((~activations.ranking["dead"]).sum())
     assert label_features(activations, 1).shape == (4, 4 + active)
     assert active <= ATOMS
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is written in many parts, as of a million cells."""
+    for name in ("_NUMBERS_OF_TEXT", "_NUMBERS_OF_PARQUET", "_NUMBERS_OF_ANNDATA"):
+        monkeypatch.setattr(export, name, 60)
+
+
+def test_a_table_written_in_parts_is_that_of_pandas(small_blocks: None, tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    _, activations = make()
+    table = activations.to_frame()
+    table.to_csv(tmp_path / "expected.csv", index=False)
+    write_table(table, tmp_path / "cells.csv")
+    assert (tmp_path / "cells.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    table.to_parquet(tmp_path / "expected.parquet", index=False)
+    back = pd.read_parquet(write_table(table, tmp_path / "cells.parquet"))
+    pd.testing.assert_frame_equal(back, pd.read_parquet(tmp_path / "expected.parquet"))
+    for name in ("none.csv", "none.parquet"):
+        write_table(table.iloc[:0], tmp_path / name)
+    assert list(pd.read_csv(tmp_path / "none.csv").columns) == list(table.columns)
+    assert len(pd.read_parquet(tmp_path / "none.parquet")) == 0
+
+
+def test_anndata_written_in_parts_is_that_of_the_package(
+    small_blocks: None, anndata: ModuleType, tmp_path: Path
+):
+    _, activations = make()
+    to_anndata(activations).write_h5ad(tmp_path / "expected.h5ad")
+    expected = anndata.read_h5ad(tmp_path / "expected.h5ad")
+    back = anndata.read_h5ad(write_anndata(activations, tmp_path / "cells.h5ad"))
+    assert type(back.X) is type(expected.X)
+    assert (back.X.dtype, back.X.nnz) == (expected.X.dtype, expected.X.nnz)
+    np.testing.assert_array_equal(back.X.toarray(), expected.X.toarray())
+    for name in ("obs", "var"):
+        pd.testing.assert_frame_equal(getattr(back, name), getattr(expected, name))
+    assert set(back.obsm) == set(expected.obsm)
+    for name, values in expected.obsm.items():
+        assert back.obsm[name].dtype == values.dtype
+        np.testing.assert_array_equal(back.obsm[name], values)
+    assert dict(back.uns) == dict(expected.uns)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.h5ad"])
+def test_stopping_at_any_step_leaves_the_old_file(small_blocks: None, tmp_path: Path, name: str):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("anndata")
+    _, activations = make()
+    table = activations.to_frame()
+    path = tmp_path / name
+    path.write_text("what was there")
+
+    def steps() -> object:
+        if name == "a.h5ad":
+            return iter_write_anndata(activations, path)
+        return iter_write_table(table, path)
+
+    number = 0
+    while True:
+        number += 1
+        some = steps()
+        ended = any(next(some, None) is None for _ in range(number))
+        if ended:
+            break
+        some.close()
+        assert path.read_text() == "what was there"
+        assert list(tmp_path.iterdir()) == [path]
+    assert number > 4
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() != b"what was there"
+
+
+def test_a_missing_folder_is_said(tmp_path: Path):
+    with pytest.raises(MicrodlError, match="There is no folder"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / "none" / "a.csv")

@@ -163,6 +163,23 @@ def test_a_field_with_nan_or_infinity_is_named(bad: float):
     assert not hasattr(scaling, "limits_")
 
 
+@pytest.mark.parametrize("mode", ["image", "plate"])
+def test_measuring_can_be_stopped_in_every_field_and_channel(mode: str):
+    fields = [field(RNG.random((2, 9, 9)), str(n)) for n in range(3)]
+    scaling = IntensityScaling(mode).fit(fields)
+    before = scaling.limits_.copy()
+    brighter = [field(f.read() * 2 + 1, f.name) for f in fields]
+    for stop in range(1, 7):
+        steps = scaling.iter_fit(brighter)
+        told = [next(steps) for _ in range(stop)]
+        steps.close()
+        assert told == [0, 0, 1, 1, 2, 2][:stop]
+        np.testing.assert_array_equal(scaling.limits_, before)
+    for _ in scaling.iter_fit(brighter):
+        pass
+    np.testing.assert_allclose(scaling.limits_, before * 2 + 1)
+
+
 def test_a_refused_fit_leaves_the_earlier_limits():
     data = RNG.random((1, 9, 9))
     scaling = IntensityScaling().fit([field(data)])

@@ -252,3 +252,29 @@ def test_it_fits_in_a_pipeline():
     x = controls()
     pipeline = make_pipeline(ControlWhitening(), PCA(2)).fit(x)
     assert pipeline.transform(x).shape == (300, 2)
+
+
+def test_a_fit_in_steps_is_the_same_and_stopped_changes_nothing(monkeypatch):
+    monkeypatch.setattr("napari_microdl.whitening._CHUNK_ROWS", 50)
+    x = controls(300)
+    whole = ControlWhitening().fit(x)
+    whitening = ControlWhitening()
+    for stop in range(1, 7):
+        steps = whitening.iter_fit(x)
+        for _ in range(stop):
+            next(steps)
+        steps.close()
+        with pytest.raises(NotFittedError):
+            whitening.transform(x)
+    assert list(whitening.iter_fit(x)) == [None] * 6
+    np.testing.assert_array_equal(whitening.transform(x), whole.transform(x))
+
+
+def test_a_wide_matrix_is_solved_elsewhere_and_the_warning_arrives(monkeypatch):
+    x = controls(10, 12)
+    with pytest.warns(FewControlsWarning):
+        expected = ControlWhitening().fit(x).transform(x)
+    monkeypatch.setattr("napari_microdl.decompositions._WIDE", 0)
+    with pytest.warns(FewControlsWarning):
+        found = ControlWhitening().fit(x).transform(x)
+    np.testing.assert_array_equal(found, expected)

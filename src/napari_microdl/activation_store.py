@@ -8,7 +8,9 @@ contiguous read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,16 +25,17 @@ from napari_microdl.cells import Units
 from napari_microdl.dictionary import TAGS, ConceptDictionary
 from napari_microdl.embedding import TokenGrid
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stepping import retold, run_through
 
 MANIFEST = "activations.json"
 DICTIONARY = "dictionary.microdl.safetensors"
 SCHEMA_VERSION = 1
 _OURS = (MANIFEST, DICTIONARY, "codes.", "columns.", "vectors.", "lengths.", "units.", "ranking.")
 _TAG = "Metadata_tag"
-_UNITS_AT_ONCE = 65_536
+_UNITS_AT_ONCE = 16_384
 # Places are 32 bits wide: SciPy copies arrays into memory to make two widths equal.
 _MOST_VALUES = 2**31 - 1
-_VALUES_AT_ONCE = 8_000_000
+_VALUES_AT_ONCE = 2_000_000
 
 
 class _GrowingArray:
@@ -75,12 +78,13 @@ class _GrowingArray:
 class ActivationWriter:
     """Writes activations to a folder, some cells at a time.
 
-    Used in a ``with`` statement. The folder can be opened only once `finish` has returned.
+    Used in a ``with`` statement. All is written beside the folder and moved there by `finish`;
+    without it nothing is left, and what the folder held before stays as it was.
 
     Parameters
     ----------
     folder : str or Path
-        Made where it is missing; activations that it holds are replaced.
+        Made by `finish` where it is missing; activations that it holds are replaced.
     dictionary : ConceptDictionary
         The concepts.
 
@@ -95,21 +99,21 @@ class ActivationWriter:
         self._dictionary = dictionary
         self._units: list[pd.DataFrame] = []
         self._lengths: list[NDArray[np.int64]] = []
-        # What a writer left that was stopped may be written over.
         if self.folder.exists() and not (
             self.folder.is_dir() and all(p.name.startswith(_OURS) for p in self.folder.iterdir())
         ):
             raise MicrodlError(
                 f"'{self.folder}' holds other files; choose a new folder for the activations."
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # Without it nothing opens the folder before all of it is there.
-        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = Path(
+            tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent)
+        )
         k = dictionary.directions.shape[1]
-        self._data = _GrowingArray(self.folder / "codes.data.npy", np.float32)
-        self._indices = _GrowingArray(self.folder / "codes.indices.npy", np.int32)
-        self._vectors = _GrowingArray(self.folder / "vectors.npy", np.float32, (k,))
-        self._norms = _GrowingArray(self.folder / "lengths.npy", np.float32)
+        self._data = _GrowingArray(self._partial / "codes.data.npy", np.float32)
+        self._indices = _GrowingArray(self._partial / "codes.indices.npy", np.int32)
+        self._vectors = _GrowingArray(self._partial / "vectors.npy", np.float32, (k,))
+        self._norms = _GrowingArray(self._partial / "lengths.npy", np.float32)
 
     @property
     def _arrays(self) -> tuple[_GrowingArray, ...]:
@@ -121,6 +125,7 @@ class ActivationWriter:
     def __exit__(self, *_: object) -> None:
         for array in self._arrays:
             array.abandon()
+        shutil.rmtree(self._partial, ignore_errors=True)
 
     def add(
         self, units: pd.DataFrame, codes: sparse.csr_array, vectors: NDArray[np.floating]
@@ -162,7 +167,7 @@ class ActivationWriter:
         self._norms.append(np.linalg.norm(vectors, axis=1))
 
     def finish(self, ranking: pd.DataFrame | None = None) -> None:
-        """Write the codes by concept, the table of units and the ranking.
+        """Write the codes by concept, the table of units and the ranking, and move all in place.
 
         Parameters
         ----------
@@ -174,38 +179,74 @@ class ActivationWriter:
         MicrodlError
             If no cell was added.
         """
+        run_through(self.iter_finish(ranking))
+
+    def iter_finish(self, ranking: pd.DataFrame | None = None) -> Generator[None, None, None]:
+        """`finish` in steps of a part of a second.
+
+        Parameters
+        ----------
+        ranking : DataFrame, optional
+            As for `finish`.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Raises
+        ------
+        MicrodlError
+            If no cell was added.
+        """
         if not self._data.length:
             raise MicrodlError("No activations were added, so there is nothing to write.")
         for array in self._arrays:
             array.close()
         indptr = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int32)
-        np.save(self.folder / "codes.indptr.npy", indptr)
+        folder = self._partial
+        np.save(folder / "codes.indptr.npy", indptr)
         n_concepts = self._dictionary.n_concepts
-        _write_by_concept(self.folder, indptr, n_concepts)
+        yield from _iter_write_by_concept(folder, indptr, n_concepts)
         units = pd.concat(self._units, ignore_index=True)
-        self._dictionary.save(self.folder / DICTIONARY)
+        self._dictionary.save(folder / DICTIONARY)
+        yield
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "n_units": len(units),
             "n_concepts": n_concepts,
             "n_dimensions": self._vectors._row[0],
             "n_values": int(indptr[-1]),
-            "units": _write_table(units, self.folder, "units"),
+            "units": (yield from _iter_write_table(units, folder, "units")),
         }
         if ranking is None:
-            ranking = _assemble(self.folder, manifest, self._dictionary, units, [], []).ranking
-        manifest["ranking"] = _write_table(ranking.reset_index(), self.folder, "ranking")
-        partial = self.folder / f"{MANIFEST}.partial"
-        partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        partial.replace(self.folder / MANIFEST)
+            # Let go of before the files are moved, which some systems refuse while they are read.
+            ranking = yield from _assemble(
+                folder, manifest, self._dictionary, units, [], []
+            ).iter_ranking()
+        table = ranking.reset_index()
+        manifest["ranking"] = yield from _iter_write_table(table, folder, "ranking")
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        yield
+        self._move_in_place()
+
+    def _move_in_place(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        # Without the manifest nothing opens the folder before all of it is there.
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for path in sorted(self._partial.iterdir(), key=lambda path: path.name == MANIFEST):
+            path.replace(self.folder / path.name)
 
 
-def _write_by_concept(folder: Path, indptr: NDArray[np.int32], n_concepts: int) -> None:
+def _iter_write_by_concept(
+    folder: Path, indptr: NDArray[np.int32], n_concepts: int
+) -> Generator[None, None, None]:
     """The codes turned round, a few million values at a time."""
     indices = np.load(folder / "codes.indices.npy", mmap_mode="r")
     data = np.load(folder / "codes.data.npy", mmap_mode="r")
     count = np.zeros(n_concepts, np.int64)
     for begin in range(0, len(indices), _VALUES_AT_ONCE):
+        yield
         count += np.bincount(indices[begin : begin + _VALUES_AT_ONCE], minlength=n_concepts)
     columns = np.concatenate([[0], np.cumsum(count)])
     np.save(folder / "columns.indptr.npy", columns.astype(np.int32))
@@ -217,6 +258,7 @@ def _write_by_concept(folder: Path, indptr: NDArray[np.int32], n_concepts: int) 
     place = columns[:-1].copy()
     begin, n = 0, len(indptr) - 1
     while begin < n:
+        yield
         end = int(np.searchsorted(indptr, int(indptr[begin]) + _VALUES_AT_ONCE, "right")) - 1
         end = min(max(end, begin + 1), n)
         part = slice(int(indptr[begin]), int(indptr[end]))
@@ -254,6 +296,34 @@ def save_activations(activations: ConceptActivations, folder: str | Path) -> Pat
     MicrodlError
         If the folder holds other files, or is the one that these activations are read from.
     """
+    return run_through(iter_save_activations(activations, folder))
+
+
+def iter_save_activations(
+    activations: ConceptActivations, folder: str | Path
+) -> Generator[tuple[int, int], None, Path]:
+    """`save_activations` in steps of a part of a second.
+
+    Parameters
+    ----------
+    activations, folder
+        As for `save_activations`.
+
+    Yields
+    ------
+    done, total : int
+        Units; stop iterating to cancel, and the folder is as it was before.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    MicrodlError
+        As `save_activations`.
+    """
     folder = Path(folder)
     source = getattr(activations.vectors, "filename", None)
     if source is not None and Path(source).resolve().parent == folder.resolve():
@@ -262,14 +332,18 @@ def save_activations(activations: ConceptActivations, folder: str | Path) -> Pat
         )
     units = activations.tagged_units()
     with ActivationWriter(folder, activations.dictionary) as writer:
-        for begin in range(0, len(units), _UNITS_AT_ONCE):
+        n = len(units)
+        for begin in range(0, n, _UNITS_AT_ONCE):
+            # Turning the codes round takes longer than writing them.
+            yield begin // 4, n
             rows = slice(begin, begin + _UNITS_AT_ONCE)
             writer.add(
                 units.iloc[rows],
                 sparse.csr_array(activations.codes[rows]),
                 activations.vectors[rows],
             )
-        writer.finish(activations.ranking)
+        ranking = yield from retold(activations.iter_ranking(), (n // 4, n))
+        yield from retold(writer.iter_finish(ranking), (n // 2, n))
     return folder
 
 
@@ -299,6 +373,35 @@ def open_activations(
         If a file is missing or damaged: sizes, types, and every place that the codes point to are
         checked before anything is used. Nothing of the folder is executed.
     """
+    return run_through(iter_open_activations(folder, grids, geometry))
+
+
+def iter_open_activations(
+    folder: str | Path,
+    grids: Sequence[TokenGrid] = (),
+    geometry: Sequence[Units] = (),
+) -> Generator[None, None, ConceptActivations]:
+    """`open_activations` in steps of a part of a second.
+
+    Parameters
+    ----------
+    folder, grids, geometry
+        As for `open_activations`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    ConceptActivations
+
+    Raises
+    ------
+    MicrodlError
+        As `open_activations`.
+    """
     folder = Path(folder)
     with _said_of(folder):
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -308,13 +411,14 @@ def open_activations(
                 f"'{folder}' was written by another version (format {version}, here "
                 f"{SCHEMA_VERSION}); update napari-microdl."
             )
+        yield
         dictionary = ConceptDictionary.load(folder / DICTIONARY)
-        units = _read_table(folder, manifest["units"], manifest["n_units"])
-        ranking = _read_table(folder, manifest["ranking"], manifest["n_concepts"])
+        units = yield from _iter_read_table(folder, manifest["units"], manifest["n_units"])
+        ranking = yield from _iter_read_table(folder, manifest["ranking"], manifest["n_concepts"])
         found = _assemble(folder, manifest, dictionary, units, list(grids), list(geometry))
         for codes, n in ((found.codes, found.n_concepts), (found.columns, len(found.units))):
             assert codes is not None
-            _check_places(codes.indptr, codes.indices, n)
+            yield from _iter_check_places(codes.indptr, codes.indices, n)
         if sorted(ranking["concept"]) != list(range(found.n_concepts)):
             raise ValueError("the ranking does not hold every concept once")
     ranking = ranking.set_index("concept")
@@ -390,10 +494,13 @@ def _array(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArr
     return found
 
 
-def _check_places(indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int) -> None:
+def _iter_check_places(
+    indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int
+) -> Generator[None, None, None]:
     """Refuse codes that point outside of their table, which compiled code would follow."""
     sound = indptr[0] == 0 and indptr[-1] == len(indices) and (np.diff(indptr) >= 0).all()
     for begin in range(0, len(indices), _VALUES_AT_ONCE):
+        yield
         part = indices[begin : begin + _VALUES_AT_ONCE]
         sound = sound and part.min() >= 0 and part.max() < n
     if not sound:
@@ -403,11 +510,14 @@ def _check_places(indptr: NDArray[np.integer], indices: NDArray[np.integer], n: 
 # Tables: one array a column, texts as numbers into a list of the different ones -----------------
 
 
-def _write_table(table: pd.DataFrame, folder: Path, name: str) -> list[dict[str, Any]]:
+def _iter_write_table(
+    table: pd.DataFrame, folder: Path, name: str
+) -> Generator[None, None, list[dict[str, Any]]]:
     """Write every column as an array; what the manifest says of them is returned."""
     columns = []
     for number, heading in enumerate(table.columns):
         column: dict[str, Any] = {"name": str(heading), "file": f"{name}.{number:02d}.npy"}
+        yield
         values = table[heading]
         if pd.api.types.is_numeric_dtype(values.dtype):
             array = values.to_numpy()
@@ -420,10 +530,13 @@ def _write_table(table: pd.DataFrame, folder: Path, name: str) -> list[dict[str,
     return columns
 
 
-def _read_table(folder: Path, columns: list[dict[str, Any]], n: int) -> pd.DataFrame:
-    """A table as `_write_table` wrote it."""
+def _iter_read_table(
+    folder: Path, columns: list[dict[str, Any]], n: int
+) -> Generator[None, None, pd.DataFrame]:
+    """A table as `_iter_write_table` wrote it."""
     found = {}
     for column in columns:
+        yield
         # A file of this folder, whatever the manifest says.
         array = np.load(folder / Path(column["file"]).name, allow_pickle=False)
         if array.shape != (n,):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,16 +13,23 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.cells import Units
-from napari_microdl.concept_statistics import compare_groups, compare_wells, duplicates
+from napari_microdl.concept_statistics import (
+    iter_compare_groups,
+    iter_compare_wells,
+    iter_duplicates,
+)
 from napari_microdl.dictionary import TAGS, ConceptDictionary, unit_length
 from napari_microdl.embedding import TokenGrid
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import activation_shares, selectivities, separation_auc
+from napari_microdl.evaluation import iter_activation_shares, selectivities, separation_auc
 from napari_microdl.fields import Field
+from napari_microdl.stepping import run_through
 
 # The area under a curve of so many units of each side is exact enough, and quick.
 _MOST_UNITS_OF_A_SIDE = 10_000
 _CONCEPTS_AT_ONCE = 64
+# Numbers of a table of units that are looked up in one step.
+_NUMBERS_AT_ONCE = 2_000_000
 
 
 def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
@@ -149,11 +156,13 @@ class ConceptActivations:
 
     def alignment(self, concept: int) -> NDArray[np.float32]:
         """Cosine of one concept's direction with every unit, shape (n_units,)."""
-        if self._aligned is None or self._aligned[0] != concept:
+        # Looked at once: a table may be written in another thread meanwhile.
+        aligned = self._aligned
+        if aligned is None or aligned[0] != concept:
             cosines = self._cosines(self._directions[concept], 1.0)
             cosines.flags.writeable = False
-            self._aligned = concept, cosines
-        return self._aligned[1]
+            self._aligned = aligned = concept, cosines
+        return aligned[1]
 
     def rows_of_field(self, field: int) -> NDArray[np.int64]:
         """Row numbers of the units of one field."""
@@ -216,13 +225,12 @@ class ConceptActivations:
                     for _, band in grid.bands()
                 ]
             ).reshape(grid_h, grid_w)
-        if self._whitened is None or self._whitened[0] != field:
+        whitened = self._whitened
+        if whitened is None or whitened[0] != field:
             tokens = grid.tokens.reshape(-1, d)
-            self._whitened = (field, unit_length(self.dictionary.whiten(tokens)))
+            self._whitened = whitened = field, unit_length(self.dictionary.whiten(tokens))
         # In one thread, as quick here: threads of `@` wait for each other where others work too.
-        cosines: NDArray[np.float32] = np.einsum(
-            "ij,j->i", self._whitened[1], self._directions[concept]
-        )
+        cosines: NDArray[np.float32] = np.einsum("ij,j->i", whitened[1], self._directions[concept])
         return cosines.reshape(grid_h, grid_w)
 
     def patch_cosines(
@@ -269,17 +277,37 @@ class ConceptActivations:
             for none). Without two different conditions, or without controls, the numbers that
             need them are NaN and the rate decides.
         """
+        return run_through(self.iter_ranking())
+
+    def iter_ranking(self) -> Generator[None, None, pd.DataFrame]:
+        """`ranking` in steps of a part of a second; at once where it is known.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        DataFrame
+            As `ranking`, which then is known.
+        """
+        known: pd.DataFrame | None = self.__dict__.get("ranking")
+        if known is not None:
+            return known
         conditions = self.units["Metadata_condition"].to_numpy().astype(str)
         control = self.units["Metadata_control"].to_numpy(bool)
-        classes, shares, counts = activation_shares(self.codes, conditions)
+        classes, shares, counts = yield from iter_activation_shares(self.codes, conditions)
         rate = (shares * counts[:, None]).sum(axis=0) / max(len(self.units), 1)
         average, maximum = selectivities(shares, counts)
         wanted = (set(conditions[~control]) - set(conditions[control])) or set(conditions)
         candidates = np.flatnonzero([str(c) in wanted for c in classes])
         best = candidates[np.argmax(average[candidates], axis=0)]
         concepts = np.arange(self.n_concepts)
-        tested = compare_groups(self._columns, control, ~control)
-        by_well = compare_wells(self._columns, control, ~control, self.wells)
+        tested = yield from iter_compare_groups(self._columns, control, ~control)
+        by_well = yield from iter_compare_wells(self._columns, control, ~control, self.wells)
+        auc = yield from self._iter_aucs(conditions, classes[best].astype(str))
+        like = yield from iter_duplicates(self._directions, rate)
         table = pd.DataFrame(
             {
                 "name": self.dictionary.names,
@@ -287,21 +315,24 @@ class ConceptActivations:
                 "selectivity": average[best, concepts],
                 "label": classes[best].astype(str),
                 "max_selectivity": maximum[best, concepts],
-                "auc": self._aucs(conditions, classes[best].astype(str)),
+                "auc": auc,
                 "effect": tested["effect"],
                 "q_value": tested["q_value"],
                 "q_wells": by_well["q_value"],
                 "group": self.dictionary.icfl.groups_,
                 "dead": rate == 0,
-                "duplicate_of": duplicates(self._directions, rate),
+                "duplicate_of": like,
             },
             index=pd.Index(concepts, name="concept"),
         )
-        return table.sort_values(
+        self.ranking = table.sort_values(
             ["selectivity", "auc", "activation_rate"], ascending=False, kind="stable"
         )
+        return self.ranking
 
-    def _aucs(self, conditions: NDArray[np.str_], labels: NDArray[np.str_]) -> NDArray[np.float64]:
+    def _iter_aucs(
+        self, conditions: NDArray[np.str_], labels: NDArray[np.str_]
+    ) -> Generator[None, None, NDArray[np.float64]]:
         random = np.random.default_rng(0)
         auc = np.empty(len(labels))
         for label in np.unique(labels):
@@ -314,9 +345,11 @@ class ConceptActivations:
                 for side in sides
             ]
             rows = np.sort(np.concatenate(drawn))
+            yield
             vectors = unit_length(np.asarray(self.vectors[rows]))
             concepts = np.flatnonzero(labels == label)
             for begin in range(0, len(concepts), _CONCEPTS_AT_ONCE):
+                yield
                 some = concepts[begin : begin + _CONCEPTS_AT_ONCE]
                 cosines = self._directions[some] @ vectors.T
                 auc[some] = [separation_auc(row, positive[rows]) for row in cosines]
@@ -341,6 +374,31 @@ class ConceptActivations:
         MicrodlError
             If they are the same or one is not there.
         """
+        return run_through(self.iter_compare(first, second))
+
+    def iter_compare(self, first: str, second: str) -> Generator[None, None, pd.DataFrame]:
+        """`compare` in steps of a part of a second.
+
+        Parameters
+        ----------
+        first, second : str
+            Two different conditions.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        DataFrame
+            As `compare` returns it.
+
+        Raises
+        ------
+        MicrodlError
+            As `compare`.
+        """
         conditions = self.units["Metadata_condition"].to_numpy().astype(str)
         if first == second:
             raise MicrodlError("Choose two different conditions to compare.")
@@ -348,8 +406,8 @@ class ConceptActivations:
             if name not in conditions:
                 raise MicrodlError(f"No unit has the condition '{name}'.")
         sides = conditions == first, conditions == second
-        compared = compare_groups(self._columns, *sides)
-        wells = compare_wells(self._columns, *sides, self.wells)
+        compared = yield from iter_compare_groups(self._columns, *sides)
+        wells = yield from iter_compare_wells(self._columns, *sides, self.wells)
         compared.insert(3, "q_wells", wells["q_value"])
         return compared
 
@@ -553,9 +611,34 @@ class ConceptActivations:
         DataFrame
             Columns of `tagged_units`, then ``activation_<concept>`` and ``cosine_<concept>``.
         """
+        return run_through(self.iter_frame(concepts))
+
+    def iter_frame(
+        self, concepts: Sequence[int] | None = None
+    ) -> Generator[None, None, pd.DataFrame]:
+        """`to_frame`, some concepts an iteration.
+
+        Parameters
+        ----------
+        concepts : sequence of int, optional
+            Which concepts; all where not given.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        DataFrame
+            As `to_frame` returns it.
+        """
         concepts = range(self.n_concepts) if concepts is None else concepts
         columns: dict[str, NDArray[np.float32]] = {}
-        for concept in concepts:
+        several = max(1, _NUMBERS_AT_ONCE // max(self.vectors.size, 1))
+        for number, concept in enumerate(concepts):
+            if number % several == 0:
+                yield
             columns[f"activation_{concept}"] = self.activation(concept)
             columns[f"cosine_{concept}"] = self.alignment(concept)
         return pd.concat(

@@ -1,13 +1,13 @@
 """Every concept compared between two groups of samples, without unpacking the codes.
 
-Codes are gone through by concept, some millions of values at a time, so that a table of a million
+Codes are gone through by concept, a million values at a time, so that a table of a million
 cells may lie on disk (`napari_microdl.activation_store`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import combinations
 
 import numpy as np
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from scipy import sparse, stats
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stepping import run_through
 
 # Two directions this close say the same; the fit replaces atoms closer than 0.9 while it runs.
 DUPLICATE_COSINE = 0.95
 _ROWS_AT_ONCE = 1024
-_VALUES_AT_ONCE = 2_000_000
+_VALUES_AT_ONCE = 1_000_000
 # Up to so many ways to choose the wells of a side, all of them are looked at.
 _MOST_ARRANGEMENTS = 5_000
 # Two sums of the same ranks in another order differ in their last digits.
@@ -28,7 +29,7 @@ _EQUAL = 1e-9
 
 
 def _blocks_of_concepts(indptr: NDArray[np.integer], most_concepts: int) -> Iterator[slice]:
-    """Concepts next to each other that have a few million values together, one at least."""
+    """Concepts next to each other that have a million values together, one at least."""
     begin, n = 0, len(indptr) - 1
     while begin < n:
         end = int(np.searchsorted(indptr, int(indptr[begin]) + _VALUES_AT_ONCE, "right")) - 1
@@ -71,6 +72,36 @@ def compare_groups(
     Samples count as independent. Cells of one well are not, so a small p-value of many cells from
     few wells says less than it seems: see `compare_wells`.
     """
+    return run_through(iter_compare_groups(codes, first, second))
+
+
+def iter_compare_groups(
+    codes: sparse.csr_array | sparse.csc_array,
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+) -> Generator[None, None, pd.DataFrame]:
+    """`compare_groups`, some concepts an iteration.
+
+    Parameters
+    ----------
+    codes, first, second
+        As for `compare_groups`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    DataFrame
+        As `compare_groups` returns it.
+
+    Raises
+    ------
+    MicrodlError
+        As `compare_groups`.
+    """
     n_concepts = codes.shape[1]
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     _check_groups(codes.shape[0], first, second)
@@ -84,6 +115,7 @@ def compare_groups(
     rank_sum, ties = np.empty(n_concepts), np.empty(n_concepts)
     hits = np.empty((2, n_concepts))
     for block in _blocks_of_concepts(columns_of.indptr, n_concepts):
+        yield
         concept, row, value = _values(columns_of, block)
         in_second = side[row]
         kept = (in_second > 0) & (value != 0)
@@ -169,6 +201,37 @@ def compare_wells(
     With few wells no concept can be sure, however large its effect: of two wells a side the
     smallest possible p-value is 1/3, of three 0.1, of four 0.029.
     """
+    return run_through(iter_compare_wells(codes, first, second, wells))
+
+
+def iter_compare_wells(
+    codes: sparse.csr_array | sparse.csc_array,
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    wells: NDArray[np.generic],
+) -> Generator[None, None, pd.DataFrame]:
+    """`compare_wells`, some concepts an iteration.
+
+    Parameters
+    ----------
+    codes, first, second, wells
+        As for `compare_wells`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    DataFrame
+        As `compare_wells` returns it.
+
+    Raises
+    ------
+    MicrodlError
+        As `compare_wells`.
+    """
     n_concepts = codes.shape[1]
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     _check_groups(codes.shape[0], first, second)
@@ -192,6 +255,7 @@ def compare_wells(
     distance, p = np.empty(n_concepts), np.ones(n_concepts)
     width = n if arrangements is None else arrangements.shape[1]
     for block in _blocks_of_concepts(columns.indptr, _VALUES_AT_ONCE // width):
+        yield
         concept, row, value = _values(columns, block)
         kept = group[row] >= 0
         m = block.stop - block.start
@@ -298,10 +362,36 @@ def duplicates(
         Number of the concept with the highest cosine among those that come first by activity; -1
         where none reaches the threshold.
     """
+    return run_through(iter_duplicates(directions, rate, threshold))
+
+
+def iter_duplicates(
+    directions: NDArray[np.float32],
+    rate: NDArray[np.floating],
+    threshold: float = DUPLICATE_COSINE,
+) -> Generator[None, None, NDArray[np.int64]]:
+    """`duplicates`, some concepts an iteration.
+
+    Parameters
+    ----------
+    directions, rate, threshold
+        As for `duplicates`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    ndarray of shape (n_concepts,)
+        As `duplicates` returns it.
+    """
     order = np.argsort(-np.asarray(rate), kind="stable")
     ranked = directions[order]
     found = np.full(len(order), -1, np.int64)
     for begin in range(0, len(order), _ROWS_AT_ONCE):
+        yield
         end = min(begin + _ROWS_AT_ONCE, len(order))
         cosine = ranked[begin:end] @ ranked[:end].T
         # Only those before it in the order of activity can be a concept's original.

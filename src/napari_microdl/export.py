@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,14 @@ import pandas as pd
 
 from napari_microdl.activations import ConceptActivations
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stepping import retold, run_through
+from napari_microdl.whole_files import whole_file
 
 TABLE_SUFFIXES = (".csv", ".parquet")
+# Numbers written in one step: text takes the longer.
+_NUMBERS_OF_TEXT = 200_000
+_NUMBERS_OF_PARQUET = 4_000_000
+_NUMBERS_OF_ANNDATA = 8_000_000
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> Path:
@@ -33,12 +40,40 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     MicrodlError
         If the suffix is neither, or Parquet is asked for without pyarrow.
     """
+    return run_through(iter_write_table(table, path))
+
+
+def iter_write_table(
+    table: pd.DataFrame, path: str | Path
+) -> Generator[tuple[int, int], None, Path]:
+    """`write_table`, some rows an iteration.
+
+    Parameters
+    ----------
+    table, path
+        As for `write_table`.
+
+    Yields
+    ------
+    done, total : int
+        Rows; stop iterating to cancel, and nothing has changed on disk.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    MicrodlError
+        As `write_table`.
+    """
     path = Path(path)
     if table.index.name is not None:
         table = table.reset_index()
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        table.to_csv(path, index=False)
+        yield from _iter_write_csv(table, path)
     elif suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -47,13 +82,40 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
                 "Parquet files need the package pyarrow: pip install "
                 "'napari-microdl[export]', or save as CSV."
             ) from error
-        table.to_parquet(path, engine="pyarrow", index=False)
+        yield from _iter_write_parquet(table, path)
     else:
         raise MicrodlError(
             f"'{path.name}' is neither CSV nor Parquet; end the name in "
             f"{' or '.join(TABLE_SUFFIXES)}."
         )
     return path
+
+
+def _iter_write_csv(table: pd.DataFrame, path: Path) -> Generator[tuple[int, int], None, None]:
+    rows = max(1, _NUMBERS_OF_TEXT // max(table.shape[1], 1))
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        table.iloc[:0].to_csv(file, index=False)
+        for begin in range(0, len(table), rows):
+            yield begin, len(table)
+            table.iloc[begin : begin + rows].to_csv(file, index=False, header=False)
+        yield len(table), len(table)
+        # On Windows a file that is open cannot be renamed.
+        file.close()
+
+
+def _iter_write_parquet(table: pd.DataFrame, path: Path) -> Generator[tuple[int, int], None, None]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    yield 0, len(table)
+    whole = pa.Table.from_pandas(table, preserve_index=False)
+    rows = max(1, _NUMBERS_OF_PARQUET // max(table.shape[1], 1))
+    with whole_file(path) as partial, parquet.ParquetWriter(partial, whole.schema) as writer:
+        for begin in range(0, max(len(table), 1), rows):
+            yield begin, len(table)
+            writer.write_table(whole.slice(begin, rows))
+        writer.close()
+        yield len(table), len(table)
 
 
 def to_anndata(activations: ConceptActivations) -> Any:
@@ -76,30 +138,44 @@ def to_anndata(activations: ConceptActivations) -> Any:
     MicrodlError
         If the package anndata is not installed.
     """
+    anndata = _anndata()
+    from scipy import sparse
+
+    return anndata.AnnData(
+        X=sparse.csr_matrix(activations.codes),
+        obsm={"whitened": activations.vectors, "spatial": _places(activations)},
+        **_described(activations),
+    )
+
+
+def _anndata() -> Any:
     try:
         import anndata
     except ImportError as error:
         raise MicrodlError(
             "AnnData files need the package anndata: pip install 'napari-microdl[export]'."
         ) from error
-    from scipy import sparse
+    return anndata
 
+
+def _places(activations: ConceptActivations) -> Any:
+    """Centres of the units as x and y."""
+    return activations.units[["x", "y"]].to_numpy()
+
+
+def _described(activations: ConceptActivations) -> dict[str, Any]:
+    """What an AnnData object says of the rows, of the columns, and of the whole."""
     units = activations.tagged_units()
     units.index = units.index.astype(str)
     concepts = activations.ranking.sort_index()
     concepts["note"] = activations.dictionary.notes
     concepts["tag"] = activations.dictionary.tags
     concepts.index = pd.Index([f"concept_{i}" for i in concepts.index], name=None)
-    return anndata.AnnData(
-        X=sparse.csr_matrix(activations.codes),
-        obs=_with_plain_texts(units),
-        var=_with_plain_texts(concepts),
-        obsm={
-            "whitened": activations.vectors,
-            "spatial": activations.units[["x", "y"]].to_numpy(),
-        },
-        uns={"model": activations.dictionary.spec.model_id},
-    )
+    return {
+        "obs": _with_plain_texts(units),
+        "var": _with_plain_texts(concepts),
+        "uns": {"model": activations.dictionary.spec.model_id},
+    }
 
 
 def _with_plain_texts(table: pd.DataFrame) -> pd.DataFrame:
@@ -131,10 +207,66 @@ def write_anndata(activations: ConceptActivations, path: str | Path) -> Path:
     MicrodlError
         If the suffix differs or the package anndata is not installed.
     """
+    return run_through(iter_write_anndata(activations, path))
+
+
+def iter_write_anndata(
+    activations: ConceptActivations, path: str | Path
+) -> Generator[tuple[int, int], None, Path]:
+    """`write_anndata`, some units an iteration.
+
+    Parameters
+    ----------
+    activations, path
+        As for `write_anndata`.
+
+    Yields
+    ------
+    done, total : int
+        Units; stop iterating to cancel, and nothing has changed on disk.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Raises
+    ------
+    MicrodlError
+        As `write_anndata`.
+    """
     path = Path(path)
     if path.suffix.lower() != ".h5ad":
         raise MicrodlError(f"'{path.name}' is no AnnData file name; end it in .h5ad.")
-    to_anndata(activations).write_h5ad(path)
+    yield 0, len(activations.units)
+    anndata = _anndata()
+    yield from retold(activations.iter_ranking(), (0, len(activations.units)))
+    import h5py
+    from anndata.io import sparse_dataset, write_elem
+    from scipy import sparse
+
+    n, codes, vectors = len(activations.units), activations.codes, activations.vectors
+    rows = max(1, _NUMBERS_OF_ANNDATA // (vectors.shape[1] + 2 * codes.nnz // max(n, 1) + 1))
+    with whole_file(path) as partial:
+        # The tables of rows and columns go as they are; what is large follows block by block.
+        small = anndata.AnnData(obsm={"spatial": _places(activations)}, **_described(activations))
+        small.write_h5ad(partial)
+        with h5py.File(partial, "r+") as file:
+            if "X" in file:
+                del file["X"]
+            write_elem(file, "X", sparse.csr_matrix(codes[:rows]))
+            write_elem(file["obsm"], "whitened", vectors[:0])
+            attributes = dict(file["obsm/whitened"].attrs)
+            del file["obsm/whitened"]
+            whitened = file["obsm"].create_dataset("whitened", vectors.shape, vectors.dtype)
+            whitened.attrs.update(attributes)
+            for begin in range(0, n, rows):
+                yield begin, n
+                block = slice(begin, begin + rows)
+                if begin:
+                    sparse_dataset(file["X"]).append(sparse.csr_matrix(codes[block]))
+                whitened[block] = vectors[block]
+        yield n, n
     return path
 
 

@@ -20,11 +20,13 @@ from napari_microdl.embedding import (
     embed_layers,
 )
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import probe_scores
+from napari_microdl.evaluation import iter_probe_scores
 from napari_microdl.fields import Field
 from napari_microdl.pipeline import Progress, check_fields, iter_load, iter_segment
 from napari_microdl.scaling import IntensityScaling
 from napari_microdl.stages.channels import named_channels
+from napari_microdl.stages.reading import iter_scale
+from napari_microdl.stepping import retold
 
 MOST_FOLDS = 5
 # More make a fit longer and the scores hardly steadier.
@@ -89,8 +91,8 @@ def iter_layer_scores(
     channels = named_channels(channels, config, model.spec)
     plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
     check_wants(model.spec, plan, len(channels))
-    yield Progress("scale", 0, 1, "Measuring intensities")
-    scaler = IntensityScaling(config.scaling, curve=model.spec.intensity).fit(fields, channels)
+    scaler = IntensityScaling(config.scaling, curve=model.spec.intensity)
+    yield from iter_scale(fields, scaler, channels)
     labels = yield from iter_segment(fields, config)
 
     model = BackingOff(model)
@@ -121,6 +123,8 @@ def iter_layer_scores(
                 "embed", before + done, sum(counts), f"Reading {len(layers)} layers of {f.name}"
             )
         before += counts[index]
+        # Cells of a large image take a part of a second, and so do those of every layer.
+        yield Progress("embed", before, sum(counts), f"Averaging tokens in {f.name}")
         units = units_of(
             grids[layers[0]],
             config.unit,
@@ -129,6 +133,7 @@ def iter_layer_scores(
             crop_stride=config.crop_stride,
         )
         for layer, grid in grids.items():
+            yield Progress("embed", before, sum(counts), f"Averaging tokens in {f.name}")
             pooled[layer].append(pool(grid, units))
 
     n_units = [len(part) for part in pooled[layers[0]]]
@@ -137,9 +142,12 @@ def iter_layer_scores(
     chosen = _some(len(fold), config.random_state)
     rows = []
     for number, layer in enumerate(layers):
-        yield Progress("fit", number, len(layers), f"Telling treated from control in layer {layer}")
+        message = f"Telling treated from control in layer {layer}"
+        yield Progress("fit", number, len(layers), message)
         vectors = np.concatenate(pooled.pop(layer))[chosen]
-        scores = probe_scores(vectors, treated[chosen], fold[chosen])
+        told = Progress("fit", number, len(layers), message)
+        trials = iter_probe_scores(vectors, treated[chosen], fold[chosen])
+        scores = yield from retold(trials, told)
         rows.append(
             {
                 "layer": layer,

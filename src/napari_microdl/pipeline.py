@@ -38,7 +38,7 @@ from napari_microdl.stages.reading import (
 )
 from napari_microdl.stages.segmenting import iter_segment
 from napari_microdl.stages.whitening import Whitened, iter_whiten
-from napari_microdl.stepping import run_through
+from napari_microdl.stepping import retold, run_through
 
 __all__ = [
     "KeptStages",
@@ -185,7 +185,9 @@ class StagedRun:
         activations: ConceptActivations = yield from iter_encode(
             self.fields, tokens, samples, whitened.vectors, dictionary
         )
-        yield Progress("encode", 1, 1, "Ranking concepts")
+        ranking = Progress("encode", 1, 1, "Ranking concepts")
+        yield ranking
+        yield from retold(activations.iter_ranking(), ranking)
         seconds = self._all_seconds() | {"encode": round(time.perf_counter() - started, 3)}
         report = build_report(self.fields, self.config, activations, tokens.share, seconds, notes)
         report["weights_terms"] = terms_of(dictionary.model)

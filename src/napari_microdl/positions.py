@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.decompositions import iter_right_vectors
 from napari_microdl.embedding import TokenGrid
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stepping import run_through
 
 
 class PlacedTokens(Protocol):
@@ -23,13 +25,14 @@ class PlacedTokens(Protocol):
         """Rows of the grid and their tokens, from the first to the last."""
 
 
-def _sums_by_position(
+def _iter_sums_by_position(
     grids: Iterable[PlacedTokens], n_positions: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+) -> Generator[None, None, tuple[NDArray[np.float64], NDArray[np.int64]]]:
     sums: NDArray[np.float64] | None = None
     counts = np.zeros(n_positions, np.int64)
     for grid in grids:
         for rows, tokens in grid.bands():
+            yield
             flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
             position = grid.position[rows].ravel()
             order = np.argsort(position, kind="stable")
@@ -57,16 +60,37 @@ def position_share(grids: Iterable[PlacedTokens]) -> float:
         Between-position sum of squares over the total, 0 to 1, all dimensions together, less the
         share that grouping at random would give (adjusted as the coefficient of determination is).
     """
+    return run_through(iter_position_share(grids))
+
+
+def iter_position_share(grids: Iterable[PlacedTokens]) -> Generator[None, None, float]:
+    """`position_share`, at least one iteration a grid.
+
+    Parameters
+    ----------
+    grids : iterable of TokenGrid
+        Tokens of one or more fields; iterated twice.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    float
+        As `position_share` returns it.
+    """
     grids = list(grids)
     n_positions = max(int(g.position.max()) for g in grids) + 1
-    sums, counts = _sums_by_position(grids, n_positions)
+    sums, counts = yield from _iter_sums_by_position(grids, n_positions)
     n = int(counts.sum())
     grand = sums.sum(0) / n
-    total = sum(
-        float(((tokens - grand) ** 2).sum(dtype=np.float64))
-        for grid in grids
-        for _, tokens in grid.bands()
-    )
+    total = 0.0
+    for grid in grids:
+        for _, tokens in grid.bands():
+            yield
+            total += float(((tokens - grand) ** 2).sum(dtype=np.float64))
     seen = counts > 0
     means = sums[seen] / counts[seen, None]
     between = float((counts[seen] * ((means - grand) ** 2).sum(1)).sum())
@@ -119,11 +143,33 @@ class PositionComponent:
         -------
         PositionComponent
         """
-        sums, counts = _sums_by_position(grids, n_positions)
+        return run_through(cls.iter_fit(grids, n_positions, explained))
+
+    @classmethod
+    def iter_fit(
+        cls, grids: Iterable[PlacedTokens], n_positions: int, explained: float = 0.99
+    ) -> Generator[None, None, PositionComponent]:
+        """`fit`, at least one iteration a grid.
+
+        Parameters
+        ----------
+        grids, n_positions, explained
+            As for `fit`.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        PositionComponent
+        """
+        sums, counts = yield from _iter_sums_by_position(grids, n_positions)
         grand = sums.sum(0) / counts.sum()
         means = sums / np.maximum(counts, 1)[:, None]
         offsets = np.where(counts[:, None] > 0, means - grand, 0.0)
-        _, strengths, directions = np.linalg.svd(offsets, full_matrices=False)
+        strengths, directions = yield from iter_right_vectors(offsets)
         energy = np.cumsum(strengths**2)
         # Never more than an eighth of the token: the rest is for the image.
         most = max(1, offsets.shape[1] // 8)
@@ -192,8 +238,32 @@ def left_out_share(grids: Sequence[TokenGrid], n_positions: int) -> float:
     float
         As `position_share`; with a single field, what is left in that field.
     """
-    component = PositionComponent.fit(grids[::2], n_positions)
-    return position_share([_WithoutPosition(g, component) for g in grids[1::2] or grids])
+    return run_through(iter_left_out_share(grids, n_positions))
+
+
+def iter_left_out_share(
+    grids: Sequence[TokenGrid], n_positions: int
+) -> Generator[None, None, float]:
+    """`left_out_share`, several iterations a grid.
+
+    Parameters
+    ----------
+    grids, n_positions
+        As for `left_out_share`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    float
+        As `left_out_share` returns it.
+    """
+    component = yield from PositionComponent.iter_fit(grids[::2], n_positions)
+    without = [_WithoutPosition(g, component) for g in grids[1::2] or grids]
+    return (yield from iter_position_share(without))
 
 
 class _WithoutPosition:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
+from napari_microdl.stepping import retold, run_through
 
 ScalingMode = Literal["image", "plate"]
 Curve = Literal["log", "linear"]
@@ -178,16 +179,51 @@ class IntensityScaling:
         MicrodlError
             If there are no fields, a field holds NaN or infinite values, or a channel is constant.
         """
+        return run_through(self.iter_fit(fields, channels))
+
+    def iter_fit(
+        self, fields: Sequence[Field], channels: tuple[str, ...] | None = None
+    ) -> Generator[int, None, IntensityScaling]:
+        """`fit`, some rows of a channel of a field an iteration.
+
+        Parameters
+        ----------
+        fields, channels
+            As for `fit`.
+
+        Yields
+        ------
+        int
+            Number of the field that is looked at; stop iterating to cancel, and what was measured
+            before is still there.
+
+        Returns
+        -------
+        IntensityScaling
+            Itself.
+
+        Raises
+        ------
+        MicrodlError
+            As `fit`.
+        """
         if not fields:
             raise MicrodlError("There are no fields to scale; choose at least one image.")
+        samples: list[list[NDArray[np.float64]]] = []
+        of_field: list[list[tuple[float, float]]] = []
+        for index, field in enumerate(fields):
+            sample = yield from retold(self._iter_sample(field, channels), index)
+            if self.mode == "plate":
+                samples.append(sample)
+            else:
+                of_field.append([self._limits(p) for p in sample])
         if self.mode == "plate":
-            samples = [self._sample(field, channels) for field in fields]
-            pooled = [np.concatenate(parts) for parts in zip(*samples, strict=True)]
-            limits = np.array([[self._limits(p) for p in pooled]] * len(fields))
-        else:
-            limits = np.array(
-                [[self._limits(p) for p in self._sample(field, channels)] for field in fields]
-            )
+            pooled = []
+            for parts in zip(*samples, strict=True):
+                yield len(fields) - 1
+                pooled.append(self._limits(np.concatenate(parts)))
+            of_field = [pooled] * len(fields)
+        limits = np.array(of_field)
         flat = np.argwhere(limits[..., 1] <= limits[..., 0])
         if len(flat):
             index, channel = flat[0]
@@ -246,7 +282,9 @@ class IntensityScaling:
             high = values.max()
         return float(low), float(high)
 
-    def _sample(self, field: Field, channels: tuple[str, ...] | None) -> list[NDArray[np.float64]]:
+    def _iter_sample(
+        self, field: Field, channels: tuple[str, ...] | None
+    ) -> Generator[None, None, list[NDArray[np.float64]]]:
         height, width = field.shape
         step = max(1, int(np.sqrt(height * width / _SAMPLED_PIXELS)))
         n = field.strip_rows()
@@ -254,6 +292,7 @@ class IntensityScaling:
         for c in field.channel_indices(channels):
             parts = []
             for start in range(0, height, n):
+                yield
                 strip = field.read_rows(start, min(start + n, height), (c,))[0]
                 if strip.dtype.kind == "f" and not np.isfinite(strip).all():
                     raise MicrodlError(

@@ -96,32 +96,62 @@ def measure_levels(image: NDArray[np.generic], config: SegmentationConfig | None
     MicrodlError
         If the image is not two-dimensional or holds NaN or infinite values.
     """
+    return run_through(iter_measure_levels(image, config))
+
+
+def iter_measure_levels(
+    image: NDArray[np.generic], config: SegmentationConfig | None = None
+) -> Generator[None, None, Levels]:
+    """`measure_levels` in steps of less than a second for an image of 4k x 4k.
+
+    Parameters
+    ----------
+    image, config
+        As for `measure_levels`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    Levels
+
+    Raises
+    ------
+    MicrodlError
+        As `measure_levels`.
+    """
     config = config or SegmentationConfig()
     intensity = _checked(image)
     minimum = float(intensity.min())
-    return _levels_of(minimum, *_smoothed(np.sqrt(intensity - minimum), config))
+    smooth, brightness = yield from _iter_smoothed(np.sqrt(intensity - minimum), config)
+    return (yield from _iter_levels_of(minimum, smooth, brightness))
 
 
-def _smoothed(
+def _iter_smoothed(
     roots: NDArray[np.float32], config: SegmentationConfig
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+) -> Generator[None, None, tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Square roots of intensities smoothed a little, and strongly."""
     from skimage.filters import gaussian
 
-    return gaussian(roots, config.diameter / 20), gaussian(roots, config.diameter / 8)
+    smooth = gaussian(roots, config.diameter / 20)
+    yield
+    return smooth, gaussian(roots, config.diameter / 8)
 
 
-def _levels_of(
+def _iter_levels_of(
     minimum: float, smooth: NDArray[np.float32], brightness: NDArray[np.float32]
-) -> Levels:
+) -> Generator[None, None, Levels]:
     from skimage.filters import threshold_otsu
 
-    return Levels(
-        minimum=minimum,
-        otsu=float(threshold_otsu(smooth)),
-        low=float(np.percentile(smooth, 1)),
-        spread=float(brightness.std()) or 1.0,
-    )
+    yield
+    otsu = float(threshold_otsu(smooth))
+    yield
+    low = float(np.percentile(smooth, 1))
+    yield
+    return Levels(minimum=minimum, otsu=otsu, low=low, spread=float(brightness.std()) or 1.0)
 
 
 def _checked(image: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -209,9 +239,12 @@ def iter_segment_cells(
     intensity = _checked(image)
     minimum = float(intensity.min()) if levels is None else levels.minimum
     # Square roots even out bright and dim cells, so that dim ones are not lost to the threshold.
-    smooth, brightness = _smoothed(np.sqrt(np.maximum(intensity - minimum, 0)), config)
+    roots = np.sqrt(np.maximum(intensity - minimum, 0))
     yield
-    levels = levels or _levels_of(minimum, smooth, brightness)
+    smooth, brightness = yield from _iter_smoothed(roots, config)
+    if levels is None:
+        levels = yield from _iter_levels_of(minimum, smooth, brightness)
+    yield
     if config.threshold == "otsu":
         foreground = smooth > levels.otsu
     else:
@@ -220,7 +253,9 @@ def iter_segment_cells(
         floor = levels.low + 0.25 * (levels.otsu - levels.low)
         foreground = (smooth > threshold_local(smooth, block)) & (smooth > floor)
     yield
-    foreground = ndimage.binary_fill_holes(ndimage.binary_opening(foreground, iterations=2))
+    foreground = ndimage.binary_opening(foreground, iterations=2)
+    yield
+    foreground = ndimage.binary_fill_holes(foreground)
     yield
     distance = ndimage.distance_transform_edt(foreground) / (config.diameter / 2)
     yield
@@ -238,5 +273,6 @@ def iter_segment_cells(
     labels = watershed(-landscape, markers, mask=foreground)
     yield
     labels = remove_small_objects(labels, max_size=int(config.smallest_area))
+    yield
     relabelled: NDArray[np.int32] = relabel_sequential(labels)[0].astype(np.int32)
     return relabelled

@@ -7,6 +7,7 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.decompositions import iter_eigh
 from napari_microdl.stepping import run_through
 
 # From hardly any to nearly no whitening, in units of the median eigenvalue.
@@ -52,7 +53,7 @@ def iter_left_out_excess(
     Yields
     ------
     None
-        Once a field, as each takes an eigendecomposition.
+        Several times a field, as each takes an eigendecomposition.
 
     Returns
     -------
@@ -71,7 +72,9 @@ def iter_left_out_excess(
             continue
         mean = fitted.mean(0, dtype=np.float64)
         inside, outside = fitted - mean, left_out - mean
-        values, directions = np.linalg.eigh(inside.T @ inside / (len(fitted) - 1))
+        yield
+        values, directions = yield from iter_eigh(inside.T @ inside / (len(fitted) - 1))
+        yield
         values = np.maximum(values, 0)
         positive = values[values > values[-1] * 1e-10]
         if not len(positive):
@@ -116,7 +119,7 @@ def iter_shrinkage(
     Yields
     ------
     None
-        Once a field.
+        Several times a field.
 
     Returns
     -------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Generator
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from napari_microdl.decompositions import iter_eigh
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stepping import run_through
 from napari_microdl.validation import require_finite
 
 # Rows turned to float64 at a time, so that memory does not grow with the number of samples.
@@ -35,7 +38,12 @@ class _Moments:
 
     def add(self, x: NDArray[Any]) -> None:
         """Merge samples by the update of Chan, Golub and LeVeque (1979)."""
+        run_through(self.iter_add(x))
+
+    def iter_add(self, x: NDArray[Any]) -> Generator[None, None, None]:
+        """`add`, some samples an iteration."""
         for start in range(0, len(x), _CHUNK_ROWS):
+            yield
             chunk = x[start : start + _CHUNK_ROWS].astype(np.float64)
             mean = chunk.mean(axis=0)
             chunk -= mean
@@ -244,11 +252,36 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         FewControlsWarning
             If there are not more samples than features.
         """
+        return run_through(self.iter_fit(X))
+
+    def iter_fit(self, X: ArrayLike) -> Generator[None, None, Self]:
+        """`fit` in steps of well under a second, whatever the width of a sample.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Control samples, at least two.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel: the whitening is then as it was before.
+
+        Returns
+        -------
+        ControlWhitening
+            Itself.
+
+        Raises
+        ------
+        MicrodlError
+            As `fit`.
+        """
         self._check_parameters()
         x = self._new_samples(X)
         moments = _Moments(x.shape[1])
-        moments.add(x)
-        spectrum = self._solve(moments)
+        yield from moments.iter_add(x)
+        spectrum = yield from self._iter_solve(moments)
         self._begin(X, moments)
         self._spectrum = spectrum
         return self
@@ -422,17 +455,17 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise AttributeError("ControlWhitening is not fitted: call fit with control samples.")
         if self._spectrum is None:
             assert self._moments is not None
-            self._spectrum = self._solve(self._moments)
+            self._spectrum = run_through(self._iter_solve(self._moments))
         return self._spectrum
 
-    def _solve(self, moments: _Moments) -> _Spectrum:
+    def _iter_solve(self, moments: _Moments) -> Generator[None, None, _Spectrum]:
         seen, width = moments.count, len(moments.mean)
         if seen < 2:
             raise MicrodlError(
                 f"Whitening needs at least 2 control samples but got n_samples = {seen}: "
                 "add more controls."
             )
-        variance, vectors = np.linalg.eigh(moments.scatter / (seen - 1))
+        variance, vectors = yield from iter_eigh(moments.scatter / (seen - 1))
         variance = np.maximum(variance[::-1], 0)
         components = vectors.T[::-1]
         largest = float(variance[0])
@@ -452,7 +485,7 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 f"{width - len(present)} directions were not measured and are scaled by the "
                 "shrinkage alone; use more controls, or crops or tokens instead of cells.",
                 FewControlsWarning,
-                stacklevel=3,
+                stacklevel=5,
             )
         median = float(np.median(present))
         floored = np.maximum(variance + self.shrinkage * median, self.eigenvalue_floor * median)

@@ -169,12 +169,19 @@ def choose_file(monkeypatch: pytest.MonkeyPatch, path: Any) -> None:
     )
 
 
-def test_plot_and_tables_are_saved(explored, small_run, monkeypatch, tmp_path):
+def click_save(qtbot: Any, explorer: ConceptExplorer, entry: str) -> None:
+    """Click an entry of the menu and wait until it is saved."""
+    button = explorer.save_button
+    click_entry(button, button.entries[entry])
+    qtbot.waitUntil(lambda: not button.jobs.is_running, timeout=20_000)
+
+
+def test_plot_and_tables_are_saved(explored, small_run, qtbot, monkeypatch, tmp_path):
     _, explorer = explored
 
     def save(entry: str, name: str) -> Any:
         choose_file(monkeypatch, tmp_path / name)
-        click_entry(explorer.save_button, explorer.save_button.entries[entry])
+        click_save(qtbot, explorer, entry)
         return tmp_path / name
 
     assert imread(save("plot", "plot.png")).shape[2] == 4
@@ -198,13 +205,16 @@ def test_plot_and_tables_are_saved(explored, small_run, monkeypatch, tmp_path):
     ("name", "sentence"),
     [("missing/a.csv", "Could not save"), ("a.xlsx", "neither CSV nor Parquet")],
 )
-def test_a_table_that_cannot_be_saved_is_said(explored, tmp_path, monkeypatch, name, sentence):
+def test_a_table_that_cannot_be_saved_is_said(
+    explored, qtbot, tmp_path, monkeypatch, name, sentence
+):
     _, explorer = explored
     said: list[str] = []
     monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
     choose_file(monkeypatch, tmp_path / name)
-    click_entry(explorer.save_button, explorer.save_button.entries["concepts"])
+    click_save(qtbot, explorer, "concepts")
     assert sentence in said[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_fits_a_small_laptop_screen(explored):
@@ -294,13 +304,13 @@ def test_a_folder_that_holds_no_activations_is_said(explored, qtbot, monkeypatch
     assert explorer.open_button.isEnabled()
 
 
-def test_a_table_too_large_for_text_gets_a_few_concepts(explored, monkeypatch, tmp_path):
+def test_a_table_too_large_for_text_gets_a_few_concepts(explored, qtbot, monkeypatch, tmp_path):
     _, explorer = explored
     said: list[str] = []
     monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
     monkeypatch.setattr("napari_microdl.gui.saving._MOST_NUMBERS", 1000)
     choose_file(monkeypatch, tmp_path / "cells.csv")
-    click_entry(explorer.save_button, explorer.save_button.entries["units"])
+    click_save(qtbot, explorer, "units")
     assert "Of 24 concepts the table gets 20" in said[0]
     columns = pd.read_csv(tmp_path / "cells.csv").columns
     assert sum(c.startswith("activation_") for c in columns) == 20

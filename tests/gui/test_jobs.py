@@ -11,6 +11,7 @@ from qtpy.QtCore import QObject, QThreadPool
 from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.jobs import JobRunner, percent_done
 from napari_microdl.pipeline import Progress
+from napari_microdl.stopping import stop_if_asked
 
 
 @pytest.fixture
@@ -98,6 +99,50 @@ def test_cancel_ends_the_thread_and_nothing_arrives_afterwards(qtbot, runner):
     assert arrived == []
     assert endless.closed_in is endless.thread
     assert not napari_progress._all_instances
+
+
+def test_a_cancelled_job_ends_with_the_step_that_it_is_in(qtbot, runner):
+    may_go_on, steps_begun = threading.Event(), []
+
+    def steps() -> Generator[Progress, None, None]:
+        # Far more often than is passed on.
+        for number in range(1000):
+            steps_begun.append(number)
+            yield step()
+            if number == 500:
+                may_go_on.wait()
+
+    with qtbot.waitSignal(runner.progressed):
+        runner.start(steps())
+    qtbot.waitUntil(lambda: len(steps_begun) == 501)
+    runner.cancel()
+    may_go_on.set()
+    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert len(steps_begun) == 502
+
+
+def test_a_cancelled_job_ends_in_the_middle_of_a_step_that_asks(qtbot, runner):
+    may_go_on, went_on = threading.Event(), []
+
+    def steps() -> Generator[Progress, None, None]:
+        yield step()
+        may_go_on.wait()
+        try:
+            stop_if_asked()
+        except Exception:
+            went_on.append("an error was taken care of")
+        went_on.append("no stop")
+
+    arrived: list[Any] = []
+    for signal in (runner.succeeded, runner.failed):
+        signal.connect(arrived.append)
+    with qtbot.waitSignal(runner.progressed):
+        runner.start(steps())
+    runner.cancel()
+    may_go_on.set()
+    assert QThreadPool.globalInstance().waitForDone(5000)
+    qtbot.wait(50)
+    assert went_on == arrived == []
 
 
 def test_cancel_in_the_activity_dock_cancels_the_job(qtbot, runner):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from napari_microdl.models.registry import RECIPES
 from napari_microdl.models.vit import VisionTransformer, VitConfig, sincos_positions
 from napari_microdl.models.vit.blocks import ParallelBlock
 from napari_microdl.models.vit.positions import rotary_positions
+from napari_microdl.stopping import Stopped, stoppable
 
 CONFIG = VitConfig(dim=12, depth=4, n_heads=3, patch_size=4, in_channels=2, mlp_ratio=2.0)
 
@@ -141,6 +143,26 @@ def test_nothing_after_the_layer_asked_for_is_computed_in_parallel_blocks(site: 
         if site == "attention":
             expected.pop()
         assert used == expected
+
+
+def test_a_pass_that_is_asked_to_stop_ends_with_its_block(
+    network: VisionTransformer, images: np.ndarray
+):
+    asked, begun = threading.Event(), []
+
+    def count(*_: object) -> None:
+        begun.append(1)
+        if len(begun) == 2:
+            asked.set()
+
+    handles = [block.register_forward_hook(count) for block in network.blocks]
+    try:
+        with stoppable(asked), torch.inference_mode(), pytest.raises(Stopped):
+            network(torch.from_numpy(images))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(begun) == 2
 
 
 def test_images_of_a_batch_do_not_see_each_other(network: VisionTransformer, images: np.ndarray):

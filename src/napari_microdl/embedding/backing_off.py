@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec, Site, TokenModel
+from napari_microdl.stopping import stop_if_asked
 
 # What torch says on the CPU (Linux and macOS, Windows), on CUDA and on MPS.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
@@ -102,6 +103,7 @@ class BackingOff:
         parts: list[dict[int, NDArray[np.float32]]] = []
         done = 0
         while done < len(tiles):
+            stop_if_asked()
             n, part = self._first(tiles[done:], see)
             parts.append(part)
             done += n

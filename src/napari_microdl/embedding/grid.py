@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.folders import cache_folder
+from napari_microdl.stopping import stop_if_asked
 
 MEMORY_BYTES = 512 * 2**20
 # What is made of a grid in memory takes five times its size for a while.
@@ -63,6 +64,7 @@ class TokenGrid:
             yield slice(0, len(self.tokens)), self.tokens
             return
         for rows in _bands(self.tokens.shape):
+            stop_if_asked()
             band = np.array(self.tokens[rows])
             _release(self.tokens)
             yield rows, band

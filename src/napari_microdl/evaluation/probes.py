@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from napari_microdl.child_process import iter_in_child
 from napari_microdl.errors import MicrodlError
 from napari_microdl.evaluation.selectivity import separation_auc
 from napari_microdl.stepping import run_through
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 MOST_FOLDS = 5
+# A fit on more takes a second or longer.
+_MOST_NUMBERS = 2_000_000
 Labels = Sequence[str] | NDArray[np.generic]
 
 
@@ -216,7 +219,7 @@ def iter_probe_scores(
     allow_leak: bool = False,
     strength: float = 0.01,
 ) -> Generator[tuple[int, int], None, ProbeScores]:
-    """`probe_scores`, one fold an iteration.
+    """`probe_scores` in steps, each a fold of few samples or a moment of a longer fit.
 
     Parameters
     ----------
@@ -245,6 +248,34 @@ def iter_probe_scores(
                 f"The label '{name}' is in one fold only, so it is never both fitted and tested; "
                 "spread it over two or more."
             )
+    if vectors.size > _MOST_NUMBERS:
+        # One fit takes seconds, and nothing stops it.
+        scores = yield from _last_known(
+            iter_in_child(_iter_fold_scores, vectors, label, fold, strength), len(parts)
+        )
+    else:
+        scores = yield from _iter_fold_scores(vectors, label, fold, strength)
+    mean, spread = scores.mean(axis=0), scores.std(axis=0)
+    return ProbeScores(
+        balanced_accuracy=float(mean[0]),
+        spread=float(spread[0]),
+        chance=1 / len(names),
+        n_folds=len(parts),
+        n_labels=len(names),
+        n_samples=n,
+        auc=float(mean[1]),
+        auc_spread=float(spread[1]),
+    )
+
+
+def _iter_fold_scores(
+    vectors: NDArray[np.floating] | sparse.csr_array,
+    label: NDArray[np.integer],
+    fold: NDArray[np.integer],
+    strength: float,
+) -> Generator[tuple[int, int], None, NDArray[np.float64]]:
+    """Balanced accuracy and area under the curve of every fold, shape (n_folds, 2)."""
+    parts = np.unique(fold)
     scores = np.empty((len(parts), 2))
     for number, part in enumerate(parts):
         yield number, len(parts)
@@ -257,17 +288,20 @@ def iter_probe_scores(
         known = np.isfinite(areas)
         area = np.mean(np.asarray(areas)[known]) if known.any() else np.nan
         scores[number] = balanced_accuracy(truth, told), area
-    mean, spread = scores.mean(axis=0), scores.std(axis=0)
-    return ProbeScores(
-        balanced_accuracy=float(mean[0]),
-        spread=float(spread[0]),
-        chance=1 / len(names),
-        n_folds=len(parts),
-        n_labels=len(names),
-        n_samples=n,
-        auc=float(mean[1]),
-        auc_spread=float(spread[1]),
-    )
+    return scores
+
+
+def _last_known(
+    steps: Generator[tuple[int, int] | None, None, NDArray[np.float64]], n_folds: int
+) -> Generator[tuple[int, int], None, NDArray[np.float64]]:
+    """The same steps; the first fold before the other process has said anything."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as finished:
+            scores: NDArray[np.float64] = finished.value
+            return scores
+        yield step or (0, n_folds)
 
 
 def balanced_accuracy(truth: NDArray[Any], told: NDArray[Any]) -> float:

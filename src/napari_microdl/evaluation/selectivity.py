@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stepping import run_through
 
-_ROWS_AT_ONCE = 65_536
+_ROWS_AT_ONCE = 16_384
 
 
 def active(codes: sparse.csr_array) -> sparse.csr_array:
@@ -58,6 +59,34 @@ def activation_shares(
     MicrodlError
         If the lengths differ.
     """
+    return run_through(iter_activation_shares(codes, labels))
+
+
+def iter_activation_shares(
+    codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
+) -> Generator[None, None, tuple[NDArray[np.generic], NDArray[np.float64], NDArray[np.int64]]]:
+    """`activation_shares`, some samples an iteration.
+
+    Parameters
+    ----------
+    codes, labels
+        As for `activation_shares`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    classes, shares, counts : ndarray
+        As `activation_shares` returns them.
+
+    Raises
+    ------
+    MicrodlError
+        If the lengths differ.
+    """
     labels = np.asarray(labels)
     if codes.shape[0] != len(labels):
         raise MicrodlError(f"There are {codes.shape[0]} samples but {len(labels)} labels.")
@@ -65,6 +94,7 @@ def activation_shares(
     hits = np.zeros((len(classes), codes.shape[1]))
     # Some rows at a time: codes of a million samples may lie on disk.
     for begin in range(0, len(labels), _ROWS_AT_ONCE):
+        yield
         part = inverse[begin : begin + _ROWS_AT_ONCE]
         one_hot = sparse.csr_array(
             (np.ones(len(part)), (part, np.arange(len(part)))), shape=(len(classes), len(part))

@@ -78,12 +78,13 @@ def _segment_part(
     import numpy as np
     from skimage.segmentation import relabel_sequential
 
-    from napari_microdl.segmentation import iter_segment_cells, measure_levels
+    from napari_microdl.segmentation import iter_measure_levels, iter_segment_cells
 
     names = (config.channel,) if config.channel else None
     channel = field.channel_indices(names)[0]
     if levels is None and field.shape[0] * field.shape[1] <= _MOST_PIXELS:
-        levels = measure_levels(field.read((channel,))[0], config)
+        image = field.read((channel,))[0]
+        levels = yield from retold(iter_measure_levels(image, config), _Looking())
         yield _Looking()
     outer = region.grown(math.ceil(_MARGIN_DIAMETERS * config.diameter), field.shape)
     part = np.asarray(field.data[channel, outer.top : outer.bottom, outer.left : outer.right])
@@ -168,6 +169,13 @@ class CellPreview(QObject):
         """Forget what was asked for, because a run begins or the dock was closed."""
         self._soon.stop()
         self.jobs.stop()
+
+    def cancel(self) -> None:
+        """Stop looking, because a person said so; where it is live it looks at what is new."""
+        self._soon.stop()
+        if self.jobs.is_running:
+            self.jobs.cancel()
+            self.told.emit("Cancelled: there is no new preview.")
 
     def _again(self) -> None:
         self.look(only_news=True)

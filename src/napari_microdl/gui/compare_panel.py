@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from qtpy.QtCore import QSignalBlocker, Signal
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton
 
 from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.job_bar import JobBar, JobStep, told
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.plots import Plot
@@ -108,10 +109,27 @@ class VolcanoPlot(Plot):
             self.concept_chosen.emit(int(self.compared.index[int(np.nanargmin(distance))]))
 
 
-def _compare_steps(run: Run, chosen: tuple[str, str]) -> Generator[Any, None, Any]:
+def _compare_steps(
+    run: Run, chosen: tuple[str, str]
+) -> Generator[JobStep, None, tuple[str, tuple[str, str], pd.DataFrame]]:
     """Compare two conditions in the background, which takes a while for a million cells."""
-    yield from ()
-    return run.run_id, chosen, run.result.activations.compare(*chosen)
+    table = yield from told(run.result.activations.iter_compare(*chosen), "Comparing")
+    return run.run_id, chosen, table
+
+
+def _named(compared: pd.DataFrame, run: Run) -> pd.DataFrame:
+    table = compared.copy()
+    table.insert(0, "name", run.result.dictionary.names)
+    return table
+
+
+def _named_steps(
+    run: Run, chosen: tuple[str, str], known: pd.DataFrame | None
+) -> Generator[JobStep, None, pd.DataFrame]:
+    if known is not None:
+        return known
+    _, _, compared = yield from _compare_steps(run, chosen)
+    return _named(compared, run)
 
 
 class ComparePanel(Panel):
@@ -140,19 +158,29 @@ class ComparePanel(Panel):
         self.column.addLayout(row)
         self.message = sentence_label()
         self.column.addWidget(self.message)
+        self.compare_button = QPushButton("Compare")
+        self.compare_button.clicked.connect(self._compare_again)
+        self.compare_button.hide()
+        self.column.addWidget(self.compare_button)
+        self.jobs = JobRunner(self)
+        self.jobs.succeeded.connect(self._on_compared)
+        self.jobs.failed.connect(self._say)
+        self.jobs.cancelled.connect(self._on_cancelled)
+        self.job_bar = JobBar(self.jobs)
+        self.column.addWidget(self.job_bar)
         self.plot = VolcanoPlot()
         self.plot.concept_chosen.connect(self.session.show_concept)
         self.column.addWidget(self.plot, 1)
         self._compared: tuple[str, tuple[str, str], pd.DataFrame] | None = None
+        # What was begun last, and whether a person stopped it.
         self._comparing: tuple[str, tuple[str, str]] | None = None
-        self.jobs = JobRunner(self)
-        self.jobs.succeeded.connect(self._on_compared)
-        self.jobs.failed.connect(self._say)
+        self._cancelled = False
 
     def show_run(self, run: Run | None) -> None:
         """Offer the conditions of the run: a control against a treated one at first."""
         self.jobs.stop()
-        self._compared = None
+        self._compared, self._cancelled = None, False
+        self.compare_button.hide()
         boxes = (self.first, self.second)
         blocked = [QSignalBlocker(box) for box in boxes]
         for box in boxes:
@@ -177,7 +205,25 @@ class ComparePanel(Panel):
         return self.first.currentText(), self.second.currentText()
 
     def comparison(self) -> pd.DataFrame | None:
-        """The comparison chosen, with names of the concepts; None where there is none.
+        """The comparison chosen, with names of the concepts; None where it is not made yet."""
+        run = self.session.run
+        if run is None or self._compared is None or not self._is_compared(run):
+            return None
+        return _named(self._compared[2], run)
+
+    def iter_comparison(self) -> Generator[JobStep, None, pd.DataFrame] | None:
+        """The same, made where it is not; None without a run.
+
+        To be called in the GUI thread, and to be gone through in any.
+
+        Yields
+        ------
+        JobStep
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        DataFrame
 
         Raises
         ------
@@ -185,14 +231,7 @@ class ComparePanel(Panel):
             If the two conditions are the same.
         """
         run = self.session.run
-        if run is None:
-            return None
-        if not self._is_compared(run):
-            self._compared = run.run_id, self.chosen, run.result.activations.compare(*self.chosen)
-        assert self._compared is not None
-        table = self._compared[2].copy()
-        table.insert(0, "name", run.result.dictionary.names)
-        return table
+        return None if run is None else _named_steps(run, self.chosen, self.comparison())
 
     def _is_compared(self, run: Run) -> bool:
         return self._compared is not None and self._compared[:2] == (run.run_id, self.chosen)
@@ -201,12 +240,16 @@ class ComparePanel(Panel):
         """Draw the comparison with a ring around the concept on show."""
         if not self._is_compared(run):
             wanted = run.run_id, self.chosen
-            if not (self.jobs.is_running and self._comparing == wanted):
+            stopped = self._cancelled and self._comparing == wanted
+            if not stopped and not (self.jobs.is_running and self._comparing == wanted):
+                self._cancelled = False
+                self.compare_button.hide()
                 self._comparing = wanted
                 self.plot.show_comparison(None, [], self.chosen, None)
                 self._say("Comparing...")
-                self.jobs.start(_compare_steps(run, self.chosen))
+                self.jobs.start(_compare_steps(run, self.chosen), "MicroDL comparison")
             return
+        self.compare_button.hide()
         compared = self.comparison()
         assert compared is not None
         column = self.by.currentData()
@@ -223,6 +266,15 @@ class ComparePanel(Panel):
     def set_colours(self, colours: dict[str, str]) -> None:
         """Follow the theme."""
         self.plot.set_colours(colours)
+
+    def _on_cancelled(self) -> None:
+        self._cancelled = True
+        self.compare_button.show()
+        self._say("Cancelled.")
+
+    def _compare_again(self) -> None:
+        self._cancelled = False
+        self._on_choice()
 
     def _on_compared(self, result: tuple[str, tuple[str, str], pd.DataFrame]) -> None:
         self._compared = result

@@ -111,7 +111,7 @@ class ConceptExplorer(Dock):
             self.viewer,
             self.session,
             self.save_plot,
-            self.compare.comparison,
+            self.compare.iter_comparison,
             self.table.selected_concepts,
             self._field_in_view,
             self,
@@ -168,6 +168,8 @@ class ConceptExplorer(Dock):
         layout.addLayout(filter_row)
         layout.addWidget(splitter, 1)
         layout.addLayout(bottom_row)
+        for button in (self.open_button, self.save_button):
+            layout.addWidget(button.job_bar)
 
     @property
     def panels(self) -> list[Panel]:
@@ -215,8 +217,9 @@ class ConceptExplorer(Dock):
         with_images = run is not None and run.has_images
         self.message.setText(_EMPTY if run is None else _WITHOUT_IMAGES)
         self.message.setVisible(not with_images)
-        for widget in (self.filter, self.hide_flagged, self.save_button, self.tabs):
+        for widget in (self.filter, self.hide_flagged, self.tabs):
             widget.setEnabled(run is not None)
+        self.save_button.refresh()
         for widget in (self.where, *self.kinds.values()):
             widget.setEnabled(with_images)
         for panel in self.panels:

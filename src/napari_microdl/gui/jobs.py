@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from napari.qt.threading import GeneratorWorker, create_worker
@@ -13,6 +14,7 @@ from napari.utils import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.stopping import Stopped, stop_if_asked, stoppable
 
 if TYPE_CHECKING:
     from napari_microdl.pipeline import Progress
@@ -86,19 +88,27 @@ class _ClosingWorker(GeneratorWorker):
             self._gen.close()
 
 
-def _guarded(job: int, steps: Generator[Any, None, Any]) -> Generator[Any, None, _Outcome]:
+def _guarded(
+    job: int, steps: Generator[Any, None, Any], asked: threading.Event
+) -> Generator[Any, None, _Outcome]:
     """Steps of a job with its number, thinned out, every error made a sentence."""
     last, stage = 0.0, ""
     try:
         while True:
-            try:
-                progress = next(steps)
-            except StopIteration as finished:
-                return _Outcome(job, finished.value)
+            with stoppable(asked):
+                try:
+                    progress = next(steps)
+                except StopIteration as finished:
+                    return _Outcome(job, finished.value)
+                # Not every step is passed on, and only then would the worker look.
+                stop_if_asked()
             now = time.monotonic()
             if progress.stage != stage or now - last >= _SECONDS_BETWEEN_REPORTS:
                 last, stage = now, progress.stage
                 yield job, progress
+    except Stopped:
+        # Nobody waits for this any more.
+        return _Outcome(job)
     except MicrodlError as error:
         return _Outcome(job, error=str(error))
     except MemoryError:
@@ -124,9 +134,12 @@ class _Running:
 
     worker: GeneratorWorker | None = None
     bar: cancelable_progress | None = None
+    # Asks the work to stop, also in the middle of a step.
+    asked: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
         """Ask the thread to stop at its next step and take the bar away."""
+        self.asked.set()
         worker, self.worker = self.worker, None
         bar, self.bar = self.bar, None
         if worker is not None:
@@ -135,6 +148,7 @@ class _Running:
             bar.close()
 
     def __del__(self) -> None:
+        self.asked.set()
         if self.worker is not None:
             self.worker.quit()
 
@@ -199,8 +213,14 @@ class JobRunner(QObject):
             # gui=True keeps tqdm from also writing a bar to the terminal.
             self._now.bar = cancelable_progress(total=100, desc=title, gui=True)
             self._look.start()
+        self._now.asked = threading.Event()
         worker = create_worker(
-            _guarded, self._job, steps, _start_thread=False, _worker_class=_ClosingWorker
+            _guarded,
+            self._job,
+            steps,
+            self._now.asked,
+            _start_thread=False,
+            _worker_class=_ClosingWorker,
         )
         worker.yielded.connect(self._on_yielded)
         worker.returned.connect(self._on_returned)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QPushButton
 
-from napari_microdl.cell_map import pca_map, umap_is_installed, umap_map
+from napari_microdl.cell_map import iter_pca_map, iter_umap_map, umap_is_installed
 from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.job_bar import JobBar, JobStep, told
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.plots import Plot
@@ -89,16 +90,15 @@ class MapPlot(Plot):
             self.lassoed.emit(np.flatnonzero(inside))
 
 
-def _map_steps(run: Run, method: str) -> Generator[Any, None, tuple[str, str, Any, str]]:
+def _map_steps(run: Run, method: str) -> Generator[JobStep, None, tuple[str, str, Any, str]]:
     """Make a map in the background: method, run, places, title."""
-    yield from ()
     codes = run.result.activations.codes
     if method == "umap":
-        places = umap_map(codes)
+        places = yield from told(iter_umap_map(codes), "UMAP")
         known = int(np.isfinite(places[:, 0]).sum())
         drawn = f" of {known:,} random {run.result.config.unit}s" if known < len(places) else ""
         return run.run_id, method, places, f"UMAP of activations{drawn}"
-    places, share = pca_map(codes)
+    places, share = yield from told(iter_pca_map(codes), "PCA")
     title = f"first two principal components ({share.sum():.0%} of the variance)"
     return run.run_id, method, places, title
 
@@ -123,19 +123,30 @@ class MapPanel(Panel):
         self.jobs = JobRunner(self)
         self.jobs.succeeded.connect(self._on_map)
         self.jobs.failed.connect(self._say)
+        self.jobs.cancelled.connect(self._on_cancelled)
+        self.job_bar = JobBar(self.jobs)
+        self.make_button = QPushButton("Make the map")
+        self.make_button.clicked.connect(self._make)
+        self.make_button.hide()
         row = QHBoxLayout()
         row.addWidget(self.method)
+        row.addWidget(self.make_button)
         row.addStretch(1)
         row.addWidget(self.clear_button)
         self.column.addLayout(row)
         self.column.addWidget(self.message)
+        self.column.addWidget(self.job_bar)
         self.column.addWidget(self.plot, 1)
         self._made: tuple[str, str] | None = None
+        # Maps of the run, as a UMAP takes a while each time.
+        self._maps: dict[str, tuple[Any, str]] = {}
 
     def show_run(self, run: Run | None) -> None:
         """Forget the map of an earlier run."""
         self.jobs.stop()
         self._made = None
+        self._maps = {}
+        self.make_button.hide()
         self.plot.show_map(None, None)
         self._say("")
 
@@ -143,7 +154,7 @@ class MapPanel(Panel):
         """Make the map when it is first looked at, and ring what was selected since."""
         if self._made == (run.run_id, self.method.currentData()):
             self.plot.show_selected(self.selection.rows)
-        elif not self.jobs.is_running:
+        elif not (self.jobs.is_running or self.make_button.isVisibleTo(self)):
             self._make()
 
     def show_selection(self) -> None:
@@ -165,15 +176,27 @@ class MapPanel(Panel):
         self.plot.set_colours(colours)
 
     def _make(self) -> None:
-        run = self.session.run
-        if run is not None:
+        run, method = self.session.run, self.method.currentData()
+        if run is None:
+            return
+        self.make_button.hide()
+        self.jobs.stop()
+        if method in self._maps:
+            self._on_map((run.run_id, method, *self._maps[method]))
+        else:
             self._say("Making the map...")
-            self.jobs.start(_map_steps(run, self.method.currentData()))
+            self.jobs.start(_map_steps(run, method), "MicroDL map")
+
+    def _on_cancelled(self) -> None:
+        self._say("Cancelled.")
+        # It would begin anew with the next concept.
+        self.make_button.show()
 
     def _on_map(self, result: tuple[str, str, Any, str]) -> None:
         run_id, method, places, title = result
         run = self.session.run
         if run is not None and run.run_id == run_id:
+            self._maps[method] = places, title
             self._made = run_id, method
             self.plot.show_map(run, places, title)
             self.show_selection()

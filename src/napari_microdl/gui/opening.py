@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_info
 from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
 
+from napari_microdl.gui.job_bar import JobBar, JobStep, told
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.session import Session
 
@@ -16,12 +17,11 @@ if TYPE_CHECKING:
     from napari_microdl.activations import ConceptActivations
 
 
-def _open_steps(folder: Path) -> Generator[Any, None, ConceptActivations]:
+def _open_steps(folder: Path) -> Generator[JobStep, None, ConceptActivations]:
     """Open a folder in the background: what it holds is checked, which reads gigabytes."""
-    yield from ()
-    from napari_microdl.activation_store import open_activations
+    from napari_microdl.activation_store import iter_open_activations
 
-    return open_activations(folder)
+    return (yield from told(iter_open_activations(folder), "Opening"))
 
 
 class OpenButton(QPushButton):
@@ -43,6 +43,7 @@ class OpenButton(QPushButton):
             "be millions of cells."
         )
         self.jobs = JobRunner(self)
+        self.job_bar = JobBar(self.jobs)
         self.jobs.succeeded.connect(session.open_activations)
         self.jobs.failed.connect(show_info)
         self.jobs.running_changed.connect(self.setDisabled)

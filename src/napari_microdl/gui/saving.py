@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Generator
 from functools import partial
 from pathlib import Path
@@ -14,22 +15,26 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
 
 from napari_microdl.dictionary import SUFFIX
 from napari_microdl.errors import MicrodlError
-from napari_microdl.export import label_features, write_anndata, write_table
+from napari_microdl.export import iter_write_anndata, iter_write_table, label_features
+from napari_microdl.gui.job_bar import JobBar, JobStep, told
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.layers import TAG, is_output
 from napari_microdl.gui.session import Run, Session
 from napari_microdl.painting import grid_to_pixels
+from napari_microdl.whole_files import whole_file
 
 if TYPE_CHECKING:
     from napari.layers import Labels
 
     from napari_microdl.activations import ConceptActivations
+    from napari_microdl.dictionary import ConceptDictionary
 
 _TABLES = "Table (*.csv *.parquet)"
 _PLOTS = "Plot (*.png *.svg *.pdf)"
 _MOST_FEATURES = 20
 # A table of more numbers is gigabytes as text; AnnData and the folder hold them all.
 _MOST_NUMBERS = 50_000_000
+SaveSteps = Generator[JobStep, None, Path]
 
 
 def labels_layers(viewer: Viewer, session: Session, run: Run) -> dict[int, Labels]:
@@ -65,12 +70,68 @@ def labels_layers(viewer: Viewer, session: Session, run: Run) -> dict[int, Label
     return found
 
 
-def _folder_steps(activations: ConceptActivations, folder: Path) -> Generator[Any, None, Path]:
-    """Save to a folder in the background: of a million cells it is gigabytes."""
-    yield from ()
-    from napari_microdl.activation_store import save_activations
+def _said(steps: SaveSteps) -> SaveSteps:
+    """The same steps; what the system refuses is said as it says it."""
+    try:
+        return (yield from steps)
+    except OSError as error:
+        raise MicrodlError(str(error)) from error
 
-    return save_activations(activations, folder)
+
+def _folder_steps(activations: ConceptActivations, folder: Path) -> SaveSteps:
+    """Save to a folder: of a million cells it is gigabytes."""
+    from napari_microdl.activation_store import iter_save_activations
+
+    return (yield from told(iter_save_activations(activations, folder), "Saving activations"))
+
+
+def _concepts_steps(run: Run, path: Path) -> SaveSteps:
+    steps = told(run.result.activations.iter_ranking(), "Ranking concepts")
+    table = (yield from steps).copy()
+    for name in ("tag", "note"):
+        words = getattr(run.result.dictionary, f"{name}s")
+        table[name] = [words[concept] for concept in table.index]
+    return (yield from told(iter_write_table(table, path), "Saving concepts"))
+
+
+def _units_steps(
+    activations: ConceptActivations, concepts: list[int] | None, path: Path
+) -> SaveSteps:
+    table = yield from told(activations.iter_frame(concepts), "Collecting activations")
+    return (yield from told(iter_write_table(table, path), "Saving the table"))
+
+
+def _comparison_steps(compared: Generator[JobStep, None, pd.DataFrame], path: Path) -> SaveSteps:
+    table = yield from compared
+    return (yield from told(iter_write_table(table, path), "Saving the table"))
+
+
+def _heatmap_steps(
+    activations: ConceptActivations, field: int, concept: int, path: Path
+) -> SaveSteps:
+    yield JobStep("Saving the heatmap")
+    # Imported when it is needed: napari starts faster.
+    import tifffile
+
+    grid = activations.grids[field]
+    heatmap = activations.heatmap(field, concept)
+    yield JobStep("Saving the heatmap")
+    pixels = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape)
+    with whole_file(path) as partial:
+        tifffile.imwrite(partial, pixels)
+        yield JobStep("Saving the heatmap")
+    return path
+
+
+def _dictionary_steps(dictionary: ConceptDictionary, path: Path) -> SaveSteps:
+    yield JobStep("Saving the dictionary")
+    if not path.parent.is_dir():
+        raise MicrodlError(f"There is no folder '{path.parent}'; choose another place.")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        # It may be given another name.
+        saved = dictionary.save(Path(folder) / path.name)
+        yield JobStep("Saving the dictionary")
+        return saved.replace(path.with_name(saved.name))
 
 
 class SaveButton(QPushButton):
@@ -85,7 +146,7 @@ class SaveButton(QPushButton):
     save_plot : callable
         Writes the plot in view to a path, or says why there is none.
     comparison : callable
-        Gives the comparison of two conditions, or None.
+        Gives the steps of the comparison of two conditions, or None.
     selected_concepts : callable
         Gives the concepts selected in the table.
     field_in_view : callable
@@ -99,7 +160,7 @@ class SaveButton(QPushButton):
         viewer: Viewer,
         session: Session,
         save_plot: Callable[[Path], None],
-        comparison: Callable[[], pd.DataFrame | None],
+        comparison: Callable[[], Generator[JobStep, None, pd.DataFrame] | None],
         selected_concepts: Callable[[], list[int]],
         field_in_view: Callable[[], int],
         parent: QWidget,
@@ -115,7 +176,14 @@ class SaveButton(QPushButton):
         menu.setToolTipsVisible(True)
         self.entries: dict[str, Any] = {}
         for key, text, tip, save, name, kinds in (
-            ("plot", "Plot in view...", "", save_plot, "concept.png", _PLOTS),
+            (
+                "plot",
+                "Plot in view...",
+                "",
+                partial(self._save_now, save_plot),
+                "concept.png",
+                _PLOTS,
+            ),
             (
                 "concepts",
                 "Table of concepts...",
@@ -179,6 +247,9 @@ class SaveButton(QPushButton):
         self.jobs = JobRunner(self)
         self.jobs.succeeded.connect(self._on_saved)
         self.jobs.failed.connect(self._on_failed)
+        # One at a time: a second one would end the first.
+        self.jobs.running_changed.connect(self.refresh)
+        self.job_bar = JobBar(self.jobs)
         menu.addSeparator()
         action = menu.addAction("Copy to features of Labels layers")
         action.setToolTip(
@@ -192,7 +263,7 @@ class SaveButton(QPushButton):
     def _ask(self, *_: bool, save: Callable[[Path], None], name: str, kinds: str) -> None:
         path, _chosen = QFileDialog.getSaveFileName(self, "Save", name, kinds)
         if path:
-            self.try_to(partial(save, Path(path)))
+            save(Path(path))
 
     def _ask_folder(self) -> None:
         # A name that is free or a folder: a file dialog for folders offers only those that exist.
@@ -200,29 +271,32 @@ class SaveButton(QPushButton):
             self, "Save", "activations", options=QFileDialog.Option.DontConfirmOverwrite
         )
         if path and (run := self._session.run) is not None:
-            self.jobs.start(_folder_steps(run.result.activations, Path(path)), "Saving activations")
+            self._start(_folder_steps(run.result.activations, Path(path)))
 
-    def _on_saved(self, folder: Path) -> None:
-        show_info(f"Saved to {folder}.")
+    def _start(self, steps: SaveSteps) -> None:
+        self.jobs.start(_said(steps), "MicroDL save")
+
+    def refresh(self) -> None:
+        """Offer to save where there is a run, and nothing is being saved."""
+        self.setEnabled(self._session.run is not None and not self.jobs.is_running)
+
+    def _on_saved(self, path: Path) -> None:
+        show_info(f"Saved to {path}.")
 
     def _on_failed(self, sentence: str) -> None:
         show_info(f"Could not save: {sentence}")
 
-    def try_to(self, save: Callable[[], Any]) -> None:
-        """Save, and say it where that fails."""
+    def _save_now(self, save: Callable[[Path], None], path: Path) -> None:
+        """Save a plot, which is drawn in the GUI thread; and say it where that fails."""
         try:
-            save()
+            save(path)
         except (MicrodlError, OSError) as error:
-            show_info(f"Could not save: {error}")
+            self._on_failed(str(error))
 
     def save_concepts(self, path: Path) -> None:
-        """Write the ranked concepts as CSV or Parquet."""
+        """Write the ranked concepts as CSV or Parquet, in the background as all that follow."""
         if (run := self._session.run) is not None:
-            table = run.result.activations.ranking.copy()
-            for name in ("tag", "note"):
-                words = getattr(run.result.dictionary, f"{name}s")
-                table[name] = [words[concept] for concept in table.index]
-            write_table(table, path)
+            self._start(_concepts_steps(run, path))
 
     def save_units(self, path: Path) -> None:
         """Write one row a unit with its activations as CSV or Parquet.
@@ -238,7 +312,7 @@ class SaveButton(QPushButton):
                     f"Of {activations.n_concepts:,} concepts the table gets {len(concepts)}, those "
                     "selected or the first ones; AnnData and the folder hold all."
                 )
-            write_table(activations.to_frame(concepts), path)
+            self._start(_units_steps(activations, concepts, path))
 
     def save_heatmap(self, path: Path) -> None:
         """Write the heatmap of the concept on show as a TIFF, float32, a value a pixel."""
@@ -246,14 +320,10 @@ class SaveButton(QPushButton):
         if run is None or concept is None:
             return
         if not run.has_images:
-            raise MicrodlError("The images of this run are not open, so there is no heatmap.")
-        field = self._field_in_view()
-        grid = run.result.activations.grids[field]
-        heatmap = run.result.activations.heatmap(field, concept)
-        # Imported when it is needed: napari starts faster.
-        import tifffile
-
-        tifffile.imwrite(path, grid_to_pixels(heatmap, grid.patch_size, grid.image_shape))
+            self._on_failed("The images of this run are not open, so there is no heatmap.")
+            return
+        activations = run.result.activations
+        self._start(_heatmap_steps(activations, self._field_in_view(), concept, path))
 
     def _few_concepts(self, run: Run) -> list[int]:
         """Concepts selected in the table, where those are two or more, or the first 20."""
@@ -266,17 +336,18 @@ class SaveButton(QPushButton):
         """Write the comparison of two conditions as CSV or Parquet."""
         compared = self._comparison()
         if compared is not None:
-            write_table(compared, path)
+            self._start(_comparison_steps(compared, path))
 
     def save_anndata(self, path: Path) -> None:
         """Write units and activations as AnnData."""
         if (run := self._session.run) is not None:
-            write_anndata(run.result.activations, path)
+            steps = iter_write_anndata(run.result.activations, path)
+            self._start(told(steps, "Saving AnnData"))
 
     def save_dictionary(self, path: Path) -> None:
         """Write the dictionary with names, notes and tags."""
         if (run := self._session.run) is not None:
-            run.result.dictionary.save(path)
+            self._start(_dictionary_steps(run.result.dictionary, path))
 
     def copy_features(self) -> None:
         """Put activations into the features of the Labels layers that show the cells."""

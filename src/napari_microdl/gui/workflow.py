@@ -88,6 +88,7 @@ class ConceptWorkflow(Dock):
         self._curve_shown = False
         self.preview = CellPreview(self.viewer, self.session, self)
         self.preview.told.connect(self.say)
+        self.preview.jobs.running_changed.connect(self._offer_cancel)
         self.files = WorkflowFiles(self.session, self)
         self.files.told.connect(self.say)
 
@@ -141,7 +142,7 @@ class ConceptWorkflow(Dock):
         self.status = sentence_label()
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.run_button.clicked.connect(self.run)
-        self.cancel_button.clicked.connect(self.jobs.cancel)
+        self.cancel_button.clicked.connect(self._cancel)
         self.explore_button.clicked.connect(self._explore)
         self.settings_button = QPushButton("Settings")
         self.settings_button.setToolTip(
@@ -311,9 +312,17 @@ class ConceptWorkflow(Dock):
         self.preview.pause(running)
         self.cells.preview.setEnabled(not running)
         self.model.compare.setEnabled(not running)
-        self.cancel_button.setEnabled(running)
+        self._offer_cancel()
         self.bar.setVisible(running)
         self.bar.setValue(0)
+
+    def _offer_cancel(self) -> None:
+        self.cancel_button.setEnabled(self.jobs.is_running or self.preview.jobs.is_running)
+
+    def _cancel(self) -> None:
+        """Cancel the run, or the preview; they are never there together."""
+        self.jobs.cancel()
+        self.preview.cancel()
 
     def _on_progress(self, progress: Progress) -> None:
         self.bar.setValue(self.jobs.percent(progress))

@@ -22,11 +22,12 @@ from napari_microdl.embedding import (
 )
 from napari_microdl.fields import Field
 from napari_microdl.models.base import ModelSpec, TokenModel
-from napari_microdl.positions import PositionComponent, left_out_share, position_share
+from napari_microdl.positions import PositionComponent, iter_left_out_share, iter_position_share
 from napari_microdl.scaling import ChannelLimits, Curve, IntensityScaling
 from napari_microdl.stages.estimating import estimate_run
 from napari_microdl.stages.inputs import spec_of
 from napari_microdl.stages.progress import Progress
+from napari_microdl.stepping import retold
 
 # With fewer, a place's mean is largely the image itself.
 _LEAST_TOKENS_PER_PLACE = 4.0
@@ -118,6 +119,7 @@ def iter_measure(
     Yields
     ------
     Progress
+        Several a field.
 
     Returns
     -------
@@ -132,9 +134,34 @@ def iter_measure(
     check_wants(model.spec, plan, len(channels))
     # Settings that no dictionary can have are refused before anything is read.
     spec_of(config, model.spec, plan, channels)
-    yield Progress("scale", 0, 1, "Measuring intensities")
     scaler = IntensityScaling(config.scaling, curve=curve or model.spec.intensity)
-    return Intensities(channels, plan, scaler.fit(fields, channels))
+    yield from iter_scale(fields, scaler, channels)
+    return Intensities(channels, plan, scaler)
+
+
+def iter_scale(
+    fields: Sequence[Field], scaler: IntensityScaling, channels: tuple[str, ...]
+) -> Generator[Progress, None, None]:
+    """Fit a scaling on fields.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    scaler : IntensityScaling
+        Fitted.
+    channels : tuple of str
+        Those that it is fitted on.
+
+    Yields
+    ------
+    Progress
+        Several a field.
+    """
+    steps = scaler.iter_fit(fields, channels)
+    for index in steps:
+        message = f"Measuring intensities in {fields[index].name}"
+        yield Progress("scale", index, len(fields), message)
 
 
 def iter_embed(
@@ -205,7 +232,7 @@ def iter_take_position(
     Yields
     ------
     Progress
-        One a field.
+        Several a field.
 
     Returns
     -------
@@ -219,7 +246,7 @@ def iter_take_position(
 
     yield step(0)
     places = tokens.plan.tile_tokens**2
-    share = {"token_position_share": position_share(grids)}
+    share = {"token_position_share": (yield from retold(iter_position_share(grids), step(0)))}
     position = None if dictionary is None else dictionary.position
     if dictionary is None and config.remove_position:
         per_place = _tokens_per_place(grids)
@@ -231,9 +258,10 @@ def iter_take_position(
             )
         else:
             yield step(1)
-            position = PositionComponent.fit(grids, places)
+            position = yield from retold(PositionComponent.iter_fit(grids, places), step(1))
             yield step(2)
-            share["token_position_share_after"] = left_out_share(grids, places)
+            left = yield from retold(iter_left_out_share(grids, places), step(2))
+            share["token_position_share_after"] = left
     if position is not None:
         for index, grid in enumerate(grids):
             yield step(index + 2)

@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 from napari_microdl.config import PipelineConfig
 from napari_microdl.fields import Field
 from napari_microdl.shrinkage import iter_shrinkage
-from napari_microdl.stages.noting import warnings_noted
+from napari_microdl.stages.noting import steps_noted
 from napari_microdl.stages.pooling import Samples
 from napari_microdl.stages.progress import Progress
+from napari_microdl.stepping import retold
 from napari_microdl.whitening import ControlWhitening
+
+# Samples whitened in one step.
+_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +73,23 @@ def iter_whiten(
     shrinkage = config.shrinkage
     if shrinkage is None:
         trials = iter_shrinkage(controls, samples.of_field()[is_control])
-        while True:
-            try:
-                next(trials)
-            except StopIteration as finished:
-                shrinkage = finished.value
-                break
-            yield step
+        shrinkage = yield from retold(trials, step)
         notes.append(
             f"{n_controls} control {config.unit}s with {controls.shape[1]} dimensions: the "
             f"whitening is shrunk by {shrinkage:g} times the median eigenvalue."
         )
     whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
-    with warnings_noted(notes):
-        vectors = whitening.fit(controls).transform(samples.vectors)
+    yield from retold(steps_noted(whitening.iter_fit(controls), notes), step)
+    vectors = yield from retold(_iter_transform(whitening, samples.vectors), step)
     return Whitened(whitening, vectors, tuple(notes))
+
+
+def _iter_transform(
+    whitening: ControlWhitening, samples: NDArray[np.float32]
+) -> Generator[None, None, NDArray[np.float32]]:
+    """Samples whitened some at a time."""
+    whitened = np.empty((len(samples), len(whitening.components_)), np.float32)
+    for begin in range(0, len(samples), _ROWS):
+        yield
+        whitened[begin : begin + _ROWS] = whitening.transform(samples[begin : begin + _ROWS])
+    return whitened

@@ -17,6 +17,7 @@ from napari_microdl.models.vit.positions import (
     rotary_positions,
     sincos_positions,
 )
+from napari_microdl.stopping import stop_if_asked
 
 
 def check_reading(
@@ -216,6 +217,8 @@ class VisionTransformer(nn.Module):
         found: dict[int, Tensor] = {}
         last = max(layers)
         for layer, block in enumerate(self.blocks[:last], start=1):
+            # On a processor, a pass of a large model takes many seconds.
+            stop_if_asked()
             if site == "residual" or layer not in layers:
                 x = block(x, rotations)
                 if layer in layers:
