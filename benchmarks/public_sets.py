@@ -80,6 +80,9 @@ class PublicSet:
         What is told apart, in which units, what is held out and what the whitening is fitted on.
     confounded : bool
         Whether a label is in one image only.
+    same_wells : bool
+        Whether the wells that are held out in part were fitted in part too, so that what is scored
+        is other cells or another half of the image, but no other well.
     """
 
     name: str
@@ -88,6 +91,7 @@ class PublicSet:
     held_out: str
     control: str
     confounded: bool
+    same_wells: bool
     fit: list[Part]
     test: list[Part]
 
@@ -169,6 +173,7 @@ def transfluor(data: Path) -> PublicSet:
         "site f01 of the same 24 wells; site f00 is fitted (the built-in model has seen it too)",
         "wells O11 to O16",
         False,
+        True,
         fit,
         test,
     )
@@ -202,6 +207,7 @@ def bbbc014(data: Path) -> PublicSet:
         "64-px crops every 32 px",
         "the right half of both images; left halves are fitted",
         "well A12",
+        True,
         True,
         fit,
         test,
@@ -240,6 +246,7 @@ def nf1(data: Path) -> PublicSet:
         "masks do not tell one from the next)",
         "the right half of all five images; left halves are fitted",
         "well D6, the only wild type (the built-in model was trained on these images)",
+        True,
         True,
         fit,
         test,
@@ -288,6 +295,7 @@ def bccd(data: Path, every: int = 3, most_red: int = 8) -> PublicSet:
         "64-px squares around the middle of the marked cells, at most eight red cells an image",
         "every second of the 122 images used",
         "red cells of the fitting images, for want of a treatment: the common cell of every smear",
+        False,
         False,
         *parts,
     )

@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
+
+from napari_microdl.evaluation import baseline_correlation
 
 PAGE = "docs/results.md"
 TEMPLATE = Path(__file__).with_name("results.template.md")
@@ -19,6 +22,8 @@ NONE = "-"
 Row = dict[str, Any]
 # Below this gain over chance of the probe on the samples themselves there is nothing to keep.
 LEAST_GAIN = 0.1
+# With two labels any two methods correlate with 1 or -1.
+LEAST_LABELS = 3
 # The label of the samples that the whitening takes as controls; a concept is asked of the others.
 CONTROL_LABEL = {
     "transfluor": "diffuse",
@@ -305,6 +310,39 @@ def _kept(rows: list[Row], name: str, preparation: str) -> str:
     return _side_by_side(rows, name, preparation, _share_kept, 2)
 
 
+def correlation_table(rows: list[Row]) -> list[str]:
+    """Best selectivities per label of ICFL, whitened, against those of measurements.
+
+    The last column is what a correlation of so many labels must pass to be told from none, at a
+    p-value of 0.05 on both sides.
+    """
+    by_hand = ("handcrafted", "handcrafted, median")
+    lines = []
+    for name in CONTROL_LABEL:
+        concepts = of(rows, name, "ICFL", "whitened")
+        n_labels = len(concepts[0]["labels"]) if concepts else 0
+        if n_labels < LEAST_LABELS:
+            continue
+        found = [
+            [
+                baseline_correlation(_best(measured, labels), _best(row, labels))
+                for row in concepts
+                for labels in [sorted(row["labels"])]
+                for measured in of(rows, name, method, "centred")
+            ]
+            for method in by_hand
+        ]
+        t = float(stats.t.ppf(0.975, n_labels - 2))
+        least = t / np.sqrt(n_labels - 2 + t**2)
+        lines.append([name, str(n_labels), *(shown(each) for each in found), f"{least:.3f}"])
+    header = ["set", "labels", *(METHODS[method] for method in by_hand), "told from none above"]
+    return markdown(header, lines) if lines else []
+
+
+def _best(row: Row, labels: Sequence[str]) -> np.ndarray:
+    return np.array([row["labels"][label]["held_out"] for label in labels])
+
+
 def tables(rows: list[Row]) -> list[str]:
     """All tables of `claims.py`, for the terminal."""
     lines = []
@@ -359,6 +397,7 @@ def write_page(results: Path, page: Path) -> None:
     parts = {
         "claims": claims_table(rows),
         "seeds": _seeds(rows),
+        "correlations": correlation_table(rows),
         "simulated": simulated_tables(read_rows(results, "simulated")),
     }
     for name in CONTROL_LABEL:

@@ -8,6 +8,7 @@ import tifffile
 
 from napari_microdl.cells import units_of
 from napari_microdl.embedding import TokenGrid
+from napari_microdl.errors import MicrodlError
 
 
 @pytest.fixture
@@ -16,6 +17,14 @@ def public_sets(monkeypatch):
     import public_sets
 
     return public_sets
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import claims
+
+    return claims
 
 
 @pytest.fixture
@@ -40,6 +49,32 @@ def test_both_parts_have_every_label_and_the_fitted_one_has_controls(sets):
         ]
         assert labels[0] == labels[1], name
         assert sum(part.control.sum() for part in public.fit) > 100, name
+
+
+def test_a_set_says_whether_wells_are_on_both_sides(sets):
+    for name, public in sets.items():
+        wells = [
+            {part.field.well or part.field.name for part in parts}
+            for parts in (public.fit, public.test)
+        ]
+        assert public.same_wells == bool(wells[0] & wells[1]), name
+
+
+def test_a_probe_of_the_claims_refuses_wells_on_both_sides_unless_told(claims, public_sets):
+    random = np.random.default_rng(0)
+
+    def samples(wells: list[str]) -> object:
+        labels = np.repeat(["a", "b"], 20)
+        x = random.normal(size=(40, 3)).astype(np.float32) + (labels == "b")[:, None] * 4
+        fields = np.repeat(wells, 10)
+        return public_sets.Samples(x, fields, labels, fields, fields, labels == "a")
+
+    fit, same, other = (samples(list(wells)) for wells in ("ABCD", "ABCD", "EFGH"))
+    with pytest.raises(MicrodlError, match="4 of 4 groups, such as 'A', are on both sides"):
+        claims.probe(fit.vectors, same.vectors, fit, same, allow_leak=False)
+    for test, allow in ((same, True), (other, False)):
+        score = claims.probe(fit.vectors, test.vectors, fit, test, allow_leak=allow)
+        assert score.balanced_accuracy > 0.95
 
 
 def test_halves_are_those_of_the_image(sets, data_root):

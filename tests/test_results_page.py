@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,6 +161,38 @@ def test_planted_factors_have_a_line_each(results_page, tmp_path):
     assert density == ["0.30 (0.20-0.40)"]
 
 
+def test_correlations_over_labels_are_those_of_scipy_and_take_three_labels(results_page):
+    def figures(**held_out):
+        return {name: {"held_out": value} for name, value in held_out.items()}
+
+    seeds = [(0.9, 0.1, 0.8), (0.7, 0.4, 0.2)]
+    by_hand = (0.3, 0.05, 0.4)
+    three = {"set": "bccd"}
+    rows = [
+        *ROWS,
+        *(
+            row("ICFL", "whitened", s, 0, **three) | {"labels": figures(a=a, b=b, c=c)}
+            for s, (a, b, c) in enumerate(seeds)
+        ),
+        # Labels in another order are the same labels.
+        row("handcrafted", "centred", 0, 0, **three)
+        | {"labels": figures(c=by_hand[2], a=by_hand[0], b=by_hand[1])},
+    ]
+    _, _, *lines = results_page.correlation_table(rows)
+    assert len(lines) == 1
+    cells = line(lines, "bccd", "3")
+    r = [stats.pearsonr(of_seed, by_hand).statistic for of_seed in seeds]
+    assert cells[2] == f"{np.median(r):.2f} ({min(r):.2f} to {max(r):.2f})"
+    assert cells[3] == "-"
+    # Where a p-value of three labels is 0.05.
+    least = float(cells[4])
+    x = np.array([0.0, 1.0, 2.0])
+    across = np.array([1.0, -2.0, 1.0]) / np.sqrt(3)
+    y = least * (x - 1) + np.sqrt(1 - least**2) * across
+    assert stats.pearsonr(x, y).pvalue == pytest.approx(0.05, abs=0.01)
+    assert results_page.correlation_table(ROWS) == []
+
+
 def test_the_page_is_what_the_results_give(results_page, tmp_path):
     page = tmp_path / "results.md"
     results_page.write_page(ROOT / "benchmarks" / "results.jsonl", page)
@@ -200,5 +234,15 @@ def test_the_verdicts_in_words_are_those_of_the_table(results_page):
     for words in ("not whitened", "whitened"):
         dead = told(f"Dead features: ICFL, TopK SAE, {words}")
         assert all(cell.startswith("0, ") for cell in dead.values())
+    (cells,) = [
+        [cell.strip() for cell in x.strip("|").split("|")]
+        for x in lines
+        if x.startswith("| bccd | 3 |")
+    ]
+    page = " ".join(lines)
+    sparse, split = (cell.split(" (")[0] for cell in cells[2:4])
+    assert f"would have to pass {cells[4]} to be told from none" in page
+    assert f"It is {sparse} with measurements made sparse" in page
+    assert f"and {split} with the same measurements split at the median" in page
     axes = told("Not in the paper: ICFL above PCA axes, whitened")
     assert [n for n, c in axes.items() if c.startswith("**no**")] == ["transfluor", "bccd"]

@@ -137,6 +137,7 @@ def test_any_column_that_differs_can_be_the_label():
         ({"independent": "days"}, "'days' is not known as what is independent; use one of wells"),
         ({"n_permutations": 0}, "0 shuffles and 0 further seeds"),
         ({"n_seeds": -1}, "-1 further seeds"),
+        ({"library": "pillow"}, "'pillow' is not known as a library of measurements"),
     ],
 )
 def test_choices_that_mean_nothing_are_refused(changes: dict[str, object], sentence: str):
@@ -326,6 +327,41 @@ def test_measurements_and_concepts_are_correlated_over_labels(
         row["selectivity"] for row in report.labels
     ]
     assert any("(Pearson)" in s for s in summary_sentences(report, "cell"))
+
+
+def test_cellprofilers_measurements_are_compared_as_the_others(
+    cells: PipelineResult, fields: list[Field]
+):
+    pytest.importorskip("cp_measure")
+    activations = cells.activations
+    choices = dataclasses.replace(FEW, library="cp_measure")
+    steps, report = finish(iter_evaluation(activations, choices, fields=fields, cells=cells.labels))
+    # Eight kinds of measurements of every field.
+    assert sum(s.message.startswith("Measuring the cells of") for s in steps) == 8 * len(fields)
+    assert all(a.done <= b.done for a, b in pairwise(steps))
+    tables = [
+        cell_measurements(f.read(), labels, f.channel_names, library="cp_measure").loc[units.ids]
+        for f, labels, units in zip(fields, cells.labels, activations.geometry, strict=True)
+    ]
+    x = pd.concat(tables, ignore_index=True)
+    label = activations.units["Metadata_condition"].to_numpy()
+    found = report.handcrafted
+    assert found["library"] == "cp_measure"
+    assert found["n_measurements"] == x.shape[1] > 200
+    for row in found["labels"]:
+        area = roc_auc_score(label == row["label"], x[row["auc_measurement"]])
+        assert row["auc"] == pytest.approx(max(area, 1 - area))
+    assert report.probes[3]["of"] == "handcrafted"
+    assert any("measurements (cp_measure)" in s for s in summary_sentences(report, "cell"))
+
+
+def test_a_library_that_is_not_installed_is_said_at_once(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    choices = dataclasses.replace(FEW, library="cp_measure")
+    with pytest.raises(MicrodlError, match="pip install 'napari-microdl\\[cellprofiler\\]'"):
+        next(iter_evaluation(six_fields(), choices))
+    # Where no cell is measured it is not needed.
+    finish(iter_evaluation(six_fields(), dataclasses.replace(choices, handcrafted=False)))
 
 
 def test_the_limit_of_a_rare_label_counts_what_is_active_elsewhere(

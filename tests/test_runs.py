@@ -214,6 +214,7 @@ def test_every_choice_of_evaluate_has_an_option(
         "independent": "fields",
         "n_permutations": 7,
         "handcrafted": False,
+        "library": "scikit-image",
         "n_seeds": 1,
         "unseen_only": True,
         "random_state": 0,
@@ -241,6 +242,20 @@ def test_every_choice_of_evaluate_has_an_option(
         assert sentence in error
     # Nothing was begun.
     assert not (tmp_path / "unused").exists()
+
+
+def test_a_library_of_measurements_that_is_missing_is_said_before_the_work(
+    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    arguments = ["evaluate", "missing.microdl.safetensors", str(plate), "--library", "cp_measure"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'napari-microdl[cellprofiler]'" in error
+    # Without cells to measure it is the dictionary that is missing.
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--no-handcrafted"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "missing.microdl.safetensors" in error
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,13 @@ def _parser() -> argparse.ArgumentParser:
         help="do not measure shape, intensity and texture of the cells to compare with",
     )
     evaluate.add_argument(
+        "--library",
+        choices=("scikit-image", "cp_measure"),
+        default="scikit-image",
+        help="whose measurements of the cells: a few dozen from scikit-image, or the hundreds of "
+        "CellProfiler as the package cp-measure has them (default: scikit-image)",
+    )
+    evaluate.add_argument(
         "--seeds",
         type=int,
         default=0,
@@ -163,6 +170,7 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.config import PipelineConfig
     from napari_microdl.config_files import read_config
     from napari_microdl.dictionary import ConceptDictionary
+    from napari_microdl.evaluation import require_library
     from napari_microdl.models.registry import model_spec, weights_pin
     from napari_microdl.models.terms import terms_of
     from napari_microdl.run_evaluation import EvaluationChoices
@@ -185,9 +193,12 @@ def _run(options: argparse.Namespace) -> None:
             independent=options.independent,
             n_permutations=options.shuffles,
             handcrafted=not options.no_handcrafted,
+            library=options.library,
             n_seeds=options.seeds,
             unseen_only=options.unseen_only,
         )
+        if choices.handcrafted:
+            require_library(choices.library)
         fields = table_fields(options.table, options.controls)
         check_labels(fields, options.table, options.labels)
     config = PipelineConfig() if options.config is None else read_config(options.config)

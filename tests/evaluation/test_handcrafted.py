@@ -5,9 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from skimage.measure import regionprops_table
 
+from embedding.stand_ins import finish
 from napari_microdl.errors import MicrodlError
-from napari_microdl.evaluation import baseline_correlation, cell_measurements, quantile_codes
+from napari_microdl.evaluation import (
+    baseline_correlation,
+    cell_measurements,
+    iter_cell_measurements,
+    quantile_codes,
+)
+from napari_microdl.evaluation.cellprofiler import cp_measure_is_installed
+from napari_microdl.samples import transfluor
+from napari_microdl.segmentation import SegmentationConfig, segment_cells
+
+needs_cp_measure = pytest.mark.skipif(
+    not cp_measure_is_installed(), reason="cp-measure is not installed"
+)
 
 
 def two_squares() -> tuple[np.ndarray, np.ndarray]:
@@ -69,6 +83,69 @@ def test_a_cell_of_one_pixel_and_no_cells():
     labels[4, 4] = 1
     table = cell_measurements(np.ones((1, 9, 9)), labels)
     assert np.isfinite(table.to_numpy()).all()
+
+
+@needs_cp_measure
+def test_cellprofilers_measurements_agree_with_scikit_image_on_real_cells():
+    field = transfluor()[0]
+    image = field.read()[:, :256, :256]
+    # Numbers with gaps, as labels have them where cells were taken away.
+    labels = segment_cells(image[0], SegmentationConfig()) * 3
+    labels[labels == 6] = 0
+    steps, table = finish(iter_cell_measurements(image, labels, ("GFP",), library="cp_measure"))
+    # Three kinds of shapes, and five of one channel: each a chance to cancel.
+    assert steps == [(n, 8) for n in range(8)]
+    names = ("label", "area", "solidity", "eccentricity", "intensity_mean", "intensity_max")
+    known = regionprops_table(labels, image[0], names)
+    assert len(known["label"]) > 10
+    assert list(table.index) == list(known["label"])
+    for name, other in (
+        ("AreaShape_Area", "area"),
+        ("AreaShape_Solidity", "solidity"),
+        ("AreaShape_Eccentricity", "eccentricity"),
+        ("Intensity_MeanIntensity_GFP", "intensity_mean"),
+        ("Intensity_MaxIntensity_GFP", "intensity_max"),
+    ):
+        np.testing.assert_allclose(table[name], known[other], rtol=1e-9)
+    assert np.isfinite(table.to_numpy()).all()
+    modules = {name.partition("_")[0] for name in table}
+    assert modules == {"AreaShape", "Intensity", "RadialDistribution", "Granularity", "Texture"}
+    assert not any("Center" in name or "BoundingBoxM" in name for name in table)
+
+
+@needs_cp_measure
+def test_texture_is_of_the_range_of_the_image_and_intensity_in_its_units():
+    image, labels = two_squares()
+    first = cell_measurements(image, labels, ("dna", "er"), library="cp_measure")
+    second = cell_measurements(1000 * image + 5, labels, ("dna", "er"), library="cp_measure")
+    texture = [name for name in first if name.startswith("Texture")]
+    assert len(texture) == 2 * 13 * 4
+    np.testing.assert_allclose(first[texture], second[texture], rtol=1e-6)
+    # The flat cell holds one grey level; stripes are black and white but along themselves.
+    contrast = first[[f"Texture_Contrast_3_{n:02d}_256_dna" for n in range(4)]]
+    assert (contrast.loc[3] == 0).all()
+    assert sorted(contrast.loc[8]) == [0, *[pytest.approx(254**2)] * 3]
+    np.testing.assert_allclose(first["Intensity_MeanIntensity_dna"], [15, 7.5])
+    np.testing.assert_allclose(second["Intensity_MeanIntensity_dna"], [15_005, 7_505])
+
+
+@needs_cp_measure
+def test_what_small_cells_have_not_is_zero_in_cellprofilers_measurements_too():
+    labels = np.zeros((30, 30), np.int32)
+    assert cell_measurements(np.ones((1, 30, 30)), labels, library="cp_measure").empty
+    labels[4, 4], labels[10, 5:9] = 1, 2
+    table = cell_measurements(np.ones((1, 30, 30)), labels, library="cp_measure")
+    assert len(table) == 2
+    assert np.isfinite(table.to_numpy()).all()
+
+
+def test_a_library_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch):
+    image, labels = two_squares()
+    with pytest.raises(MicrodlError, match=r"'pyradiomics' is not known .* scikit-image, cp_mea"):
+        cell_measurements(image, labels, library="pyradiomics")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MicrodlError, match=r"need the package cp-measure: pip install 'napari"):
+        cell_measurements(image, labels, library="cp_measure")
 
 
 @given(seed=st.integers(0, 200), wanted=st.floats(0.5, 4.5), both=st.booleans())

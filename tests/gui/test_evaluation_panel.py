@@ -223,6 +223,40 @@ def test_crops_cannot_be_measured_by_hand_and_the_box_says_so(panel):
     assert not panel.choices.choices().handcrafted
 
 
+def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
+    panel, explored, qtbot, monkeypatch
+):
+    _, explorer = explored
+    choices = panel.choices
+    assert not choices.library.isEnabled()
+    run = explorer.session.run
+    of_cells = replace(run.result, config=replace(run.result.config, unit="cell"))
+    choices.offer(replace(run, result=of_cells))
+    assert choices.library.isEnabled()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    choices.library.setFocus()
+    qtbot.keyClick(choices.library, Qt.Key.Key_Down)
+    assert choices.choices().library == "cp_measure"
+    assert choices.to_install.isVisible()
+    assert "pip install 'napari-microdl[cellprofiler]'" in choices.to_install.text()
+    assert "cells measured by hand (CellProfiler)" in choices.summary.text()
+    qtbot.mouseClick(panel.evaluate_button, LEFT)
+    qtbot.waitUntil(lambda: "pip install" in panel.status.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: not panel.jobs.is_running)
+    assert panel.report is None
+    choices.handcrafted.click()
+    assert choices.to_install.isHidden()
+    assert not choices.library.isEnabled()
+    # Where it is installed nothing is said.
+    choices.handcrafted.click()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    choices.refresh()
+    assert choices.to_install.isHidden()
+    asked = EvaluationChoices(n_permutations=9)
+    choices.choose(asked)
+    assert choices.choices() == asked
+
+
 @pytest.mark.parametrize(
     ("n_fitted", "sentence", "can_choose"),
     [

@@ -8,10 +8,13 @@ from napari_microdl.evaluation.counts import (
     selectivity_counts,
 )
 from napari_microdl.evaluation.handcrafted import (
+    LIBRARIES,
+    Library,
     baseline_correlation,
     cell_measurements,
     iter_cell_measurements,
     quantile_codes,
+    require_library,
 )
 from napari_microdl.evaluation.intervals import (
     bootstrap_interval,
@@ -58,8 +61,10 @@ from napari_microdl.evaluation.stability import (
 )
 
 __all__ = [
+    "LIBRARIES",
     "DictionaryAgreement",
     "DirectionSeparation",
+    "Library",
     "ProbeScores",
     "SparseCoder",
     "activation_rates",
@@ -94,6 +99,7 @@ __all__ = [
     "reconstruction_curve",
     "reconstruction_r2",
     "relative_accuracy",
+    "require_library",
     "seed_agreement",
     "selectivities",
     "selectivity_counts",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,8 +13,15 @@ from skimage.feature import graycomatrix, graycoprops
 from skimage.measure import regionprops
 
 from napari_microdl.errors import MicrodlError
+from napari_microdl.evaluation.cellprofiler import (
+    MISSING,
+    cp_measure_is_installed,
+    iter_cellprofiler_measurements,
+)
 from napari_microdl.stepping import run_through
 
+Library = Literal["scikit-image", "cp_measure"]
+LIBRARIES: tuple[Library, ...] = get_args(Library)
 _SHAPE = (
     "area",
     "perimeter",
@@ -32,8 +40,34 @@ _LEVELS = 16
 _PERCENTILES = (5, 50, 95)
 
 
+def require_library(library: Library) -> None:
+    """Refuse a library of measurements that cannot be had.
+
+    Parameters
+    ----------
+    library : {"scikit-image", "cp_measure"}
+        Whose measurements.
+
+    Raises
+    ------
+    MicrodlError
+        If it is not known or not installed.
+    """
+    if library not in LIBRARIES:
+        raise MicrodlError(
+            f"'{library}' is not known as a library of measurements; use one of "
+            f"{', '.join(LIBRARIES)}."
+        )
+    if library == "cp_measure" and not cp_measure_is_installed():
+        raise MicrodlError(MISSING)
+
+
 def cell_measurements(
-    image: NDArray[np.generic], labels: NDArray[np.integer], channel_names: tuple[str, ...] = ()
+    image: NDArray[np.generic],
+    labels: NDArray[np.integer],
+    channel_names: tuple[str, ...] = (),
+    *,
+    library: Library = "scikit-image",
 ) -> pd.DataFrame:
     """Measure every cell of an image.
 
@@ -45,44 +79,60 @@ def cell_measurements(
         Cells; 0 is background.
     channel_names : tuple of str, optional
         Names in the columns; numbers where not given.
+    library : {"scikit-image", "cp_measure"}
+        Whose measurements: a few dozen from scikit-image, or the hundreds of CellProfiler as the
+        package cp_measure has them.
 
     Returns
     -------
     DataFrame of one row a cell, indexed by label
-        ``shape_<name>`` as `skimage.measure.regionprops` has them (pixels); for every channel
-        ``intensity_<name>_<channel>``: mean, standard deviation, percentiles and mass displacement
-        (pixels from the centre of the cell to that of its intensity), in units of the image; and
+        From scikit-image ``shape_<name>`` as `skimage.measure.regionprops` has them (pixels); for
+        every channel ``intensity_<name>_<channel>``: mean, standard deviation, percentiles and mass
+        displacement (pixels from the centre of the cell to that of its intensity), in units of the
+        image; and
         ``texture_<name>_<distance>_<channel>`` of the grey-level co-occurrence matrix, mean over
         four angles, at distances of 1 and 3 pixels. Grey levels run from the 1st to the 99th
         percentile of the channel in the image.
 
+        From cp_measure CellProfiler's names, with the channel behind: ``AreaShape_<name>`` (size
+        and shape, Zernike and Feret; pixels), and for every channel ``Intensity_<name>_<channel>``
+        in units of the image, ``RadialDistribution_``, ``Granularity_`` and ``Texture_``, the last
+        of 255 grey levels over the same range as above. Places in the image are left out.
+
+        What a cell has not, such as a texture where it is too small for pairs of pixels, is 0.
+
     Raises
     ------
     MicrodlError
-        If the shapes do not fit.
+        If the shapes do not fit, or the library is not known or not installed.
     """
-    return run_through(iter_cell_measurements(image, labels, channel_names))
+    return run_through(iter_cell_measurements(image, labels, channel_names, library=library))
 
 
 def iter_cell_measurements(
-    image: NDArray[np.generic], labels: NDArray[np.integer], channel_names: tuple[str, ...] = ()
+    image: NDArray[np.generic],
+    labels: NDArray[np.integer],
+    channel_names: tuple[str, ...] = (),
+    *,
+    library: Library = "scikit-image",
 ) -> Generator[tuple[int, int], None, pd.DataFrame]:
-    """`cell_measurements`, one cell an iteration.
+    """`cell_measurements`, a small step an iteration.
 
     Parameters
     ----------
-    image, labels, channel_names
+    image, labels, channel_names, library
         As for `cell_measurements`.
 
     Yields
     ------
     done, total : int
-        Cells; stop iterating to cancel.
+        Cells, or with cp_measure kinds of measurements; stop iterating to cancel.
 
     Returns
     -------
     DataFrame
     """
+    require_library(library)
     if image.ndim != 3 or image.shape[1:] != labels.shape:
         raise MicrodlError(
             f"The image has the shape {image.shape} and the labels {labels.shape}; give channels x "
@@ -92,7 +142,11 @@ def iter_cell_measurements(
     if len(names) != len(image):
         raise MicrodlError(f"There are {len(image)} channels but {len(names)} names.")
     image = np.asarray(image, np.float64)
-    levels = np.stack([_levels(channel) for channel in image])
+    scaled = np.stack([_scaled(channel) for channel in image])
+    if library == "cp_measure":
+        pixels = image.astype(np.float64)
+        return (yield from iter_cellprofiler_measurements(pixels, scaled, labels, names))
+    levels = np.round(scaled * (_LEVELS - 1)).astype(np.uint8)
     rows: dict[int, dict[str, float]] = {}
     regions = regionprops(labels)
     for number, region in enumerate(regions):
@@ -106,11 +160,12 @@ def iter_cell_measurements(
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
 
 
-def _levels(channel: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _scaled(channel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Between 0 and 1 from the 1st to the 99th percentile."""
     low, high = np.percentile(channel, [1, 99])
-    scaled = (channel - low) / max(high - low, np.finfo(np.float64).tiny) * (_LEVELS - 1)
-    levels: NDArray[np.uint8] = np.clip(np.round(scaled), 0, _LEVELS - 1).astype(np.uint8)
-    return levels
+    scaled = (channel - low) / max(high - low, np.finfo(np.float64).tiny)
+    clipped: NDArray[np.float64] = np.clip(scaled, 0, 1)
+    return clipped
 
 
 def _intensities(

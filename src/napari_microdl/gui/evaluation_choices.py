@@ -5,6 +5,9 @@ from __future__ import annotations
 from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QSpinBox
 
+from napari_microdl.errors import MicrodlError
+from napari_microdl.evaluation import require_library
+from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.session import Run, Session
 from napari_microdl.gui.step import Step
 from napari_microdl.run_evaluation import EvaluationChoices, label_columns, seen_units
@@ -20,6 +23,14 @@ _INDEPENDENT = (
     ("wells", "Wells", "Cells of one well are alike. Where no well is known, fields count."),
     ("fields", "Fields", "Only where every field was treated on its own."),
     ("plates", "Plates", "The strictest: takes several plates with the same labels."),
+)
+_LIBRARIES = (
+    ("scikit-image", "scikit-image", "Shape, intensity and texture, some dozens. Quick."),
+    (
+        "cp_measure",
+        "CellProfiler",
+        "The hundreds of CellProfiler (package cp-measure). About four times as long.",
+    ),
 )
 
 
@@ -44,11 +55,11 @@ class Choices(Step):
         self.labels = QComboBox()
         self.labels.setToolTip("What the concepts should tell apart.")
         self.independent = QComboBox()
-        for key, name, tip in _INDEPENDENT:
-            self.independent.addItem(name, key)
-            self.independent.setItemData(
-                self.independent.count() - 1, tip, Qt.ItemDataRole.ToolTipRole
-            )
+        self.library = QComboBox()
+        for box, entries in ((self.independent, _INDEPENDENT), (self.library, _LIBRARIES)):
+            for number, (key, name, tip) in enumerate(entries):
+                box.addItem(name, key)
+                box.setItemData(number, tip, Qt.ItemDataRole.ToolTipRole)
         self.independent.setToolTip(
             "What was treated as one. It is shuffled, drawn again and left out as a whole, so that "
             "many cells of few wells do not look surer than they are."
@@ -68,6 +79,9 @@ class Choices(Step):
         )
         self.handcrafted = QCheckBox("Measure cells by hand to compare")
         self.handcrafted.setChecked(True)
+        self.library.setToolTip("Whose measurements of the cells.")
+        self.library.setAccessibleName("Library of measurements")
+        self.to_install = sentence_label()
         self.unseen = QCheckBox("Only fields not used for fitting")
         self.unseen.setToolTip(
             "Leave out the fields that the dictionary was fitted on: figures on them are "
@@ -82,7 +96,8 @@ class Choices(Step):
         ):
             form.addRow(name, widget)
             widget.setAccessibleName(name.replace("&", ""))
-        form.addRow(self.handcrafted)
+        form.addRow(self.handcrafted, self.library)
+        form.addRow(self.to_install)
         form.addRow(self.unseen)
         self.content.setLayout(form)
         for signal in (
@@ -91,6 +106,7 @@ class Choices(Step):
             self.shuffles.valueChanged,
             self.seeds.valueChanged,
             self.handcrafted.toggled,
+            self.library.currentIndexChanged,
             self.unseen.toggled,
         ):
             signal.connect(self.refresh)
@@ -161,7 +177,11 @@ class Choices(Step):
         choices : EvaluationChoices
             Of an evaluation of the run that was offered last.
         """
-        for box, value in ((self.labels, choices.labels), (self.independent, choices.independent)):
+        for box, value in (
+            (self.labels, choices.labels),
+            (self.independent, choices.independent),
+            (self.library, choices.library),
+        ):
             box.setCurrentIndex(max(box.findData(value), 0))
         self.shuffles.setValue(choices.n_permutations)
         self.seeds.setValue(choices.n_seeds)
@@ -175,12 +195,23 @@ class Choices(Step):
             independent=self.independent.currentData(),
             n_permutations=self.shuffles.value(),
             handcrafted=self.handcrafted.isChecked() and self.handcrafted.isEnabled(),
+            library=self.library.currentData(),
             n_seeds=self.seeds.value(),
             unseen_only=self.unseen.isChecked(),
         )
 
     def refresh(self) -> None:
-        """Say in a line what is chosen; shown while collapsed."""
+        """Say in a line what is chosen, shown while collapsed, and what is to be installed."""
+        by_hand = self.handcrafted.isChecked() and self.handcrafted.isEnabled()
+        self.library.setEnabled(by_hand)
+        try:
+            if by_hand:
+                require_library(self.library.currentData())
+            missing = ""
+        except MicrodlError as error:
+            missing = f"⚠ {error}"
+        self.to_install.setText(missing)
+        self.to_install.setVisible(bool(missing))
         self.set_summary(in_words(self.choices()))
         self.changed.emit()
 
@@ -193,10 +224,16 @@ def in_words(choices: EvaluationChoices) -> str:
         f"by {choices.independent}",
         f"{choices.n_permutations:,} shuffles",
         *([f"{seeds} further seed{'s' if seeds > 1 else ''}"] if seeds else []),
-        *(["cells measured by hand"] if choices.handcrafted else []),
+        *([_by_hand(choices)] if choices.handcrafted else []),
         *(["fields not used for fitting"] if choices.unseen_only else []),
     ]
     return ", ".join(parts)
+
+
+def _by_hand(choices: EvaluationChoices) -> str:
+    names = {key: name for key, name, _ in _LIBRARIES}
+    more = "" if choices.library == EvaluationChoices.library else f" ({names[choices.library]})"
+    return f"cells measured by hand{more}"
 
 
 def _label_name(column: str) -> str:

@@ -12,6 +12,7 @@ from scipy import stats
 
 from napari_microdl.activations import ConceptActivations
 from napari_microdl.evaluation import (
+    Library,
     active,
     average_selectivity,
     baseline_correlation,
@@ -25,6 +26,7 @@ def iter_measurements(
     activations: ConceptActivations,
     fields: Sequence[Field],
     cells: Sequence[NDArray[np.integer] | None],
+    library: Library = "scikit-image",
 ) -> Generator[tuple[float, str], None, pd.DataFrame]:
     """Measure the cells of a run, in the order of its units.
 
@@ -36,6 +38,8 @@ def iter_measurements(
         All fields of the run.
     cells : sequence of ndarray of shape (height, width)
         Their cells.
+    library : {"scikit-image", "cp_measure"}
+        Whose measurements, see `cell_measurements`.
 
     Yields
     ------
@@ -56,15 +60,16 @@ def iter_measurements(
         assert labels is not None
         rows = activations.rows_of_field(number)
         steps = iter_cell_measurements(
-            field.read(field.channel_indices(channels)), labels, channels
+            field.read(field.channel_indices(channels)), labels, channels, library=library
         )
         while True:
             try:
-                done, _ = next(steps)
+                done, of_them = next(steps)
             except StopIteration as finished:
                 table = finished.value
                 break
-            yield min((before + done) / total, 1), f"Measuring the cells of {field.name}"
+            share = (before + len(rows) * done / of_them) / total
+            yield share, f"Measuring the cells of {field.name}"
         before += len(rows)
         parts.append(table.loc[activations.units["label"].to_numpy()[rows]])
     return pd.concat(parts, ignore_index=True)

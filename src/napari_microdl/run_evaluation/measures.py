@@ -27,6 +27,7 @@ from napari_microdl.evaluation import (
     match_dictionaries,
     reconstruction_curve,
     relative_accuracy,
+    require_library,
     selectivity_counts,
     selectivity_intervals,
 )
@@ -118,9 +119,12 @@ def iter_evaluation(
     Raises
     ------
     MicrodlError
-        If there are no units, none are left, or the column of labels is not there.
+        If there are no units, none are left, the column of labels is not there, or cells are to be
+        measured with a library that is not installed.
     """
     choices = choices or EvaluationChoices()
+    if choices.handcrafted:
+        require_library(choices.library)
     if not len(activations.units):
         raise MicrodlError("There are no units to evaluate; the fields have no cells.")
     report = EvaluationReport(choices=asdict(choices))
@@ -323,14 +327,17 @@ def _measure(asked: _Asked) -> _Steps:
         raise MicrodlError("they take the images and the labels of the cells.")
     if len(asked.classes) < 2:
         raise MicrodlError("there is only one label to compare them by.")
-    measured = yield from iter_measurements(asked.activations, asked.fields, asked.cells)
-    asked.report.handcrafted = plain(compare_by_hand(asked.activations, measured, asked.label))
+    library = asked.choices.library
+    steps = iter_measurements(asked.activations, asked.fields, asked.cells, library)
+    measured = yield from _within(steps, 0, 2)
+    compared = compare_by_hand(asked.activations, measured, asked.label)
+    asked.report.handcrafted = plain({"library": library, **compared})
     if asked.report.probes:
         some = asked.some
         fold = group_folds(
             asked.label[some], asked.group[some], random_state=asked.choices.random_state
         )
-        yield from _probe_of(asked, "handcrafted", measured.to_numpy()[some], fold)
+        yield from _within(_probe_of(asked, "handcrafted", measured.to_numpy()[some], fold), 1, 2)
 
 
 def _refit(asked: _Asked) -> _Steps:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.errors import MicrodlError
+from napari_microdl.evaluation import LIBRARIES, Library
 from napari_microdl.metadata import PREFIX, column
 
 Independent = Literal["wells", "fields", "plates"]
@@ -34,6 +35,8 @@ class EvaluationChoices:
         Shuffles of the null.
     handcrafted : bool, default=True
         Whether to measure the cells by hand too, where images and labels are given.
+    library : {"scikit-image", "cp_measure"}
+        Whose measurements these are, see `napari_microdl.evaluation.cell_measurements`.
     n_seeds : int, default=0
         Dictionaries to fit with further seeds.
     unseen_only : bool, default=False
@@ -51,6 +54,7 @@ class EvaluationChoices:
     independent: Independent = "wells"
     n_permutations: int = 999
     handcrafted: bool = True
+    library: Library = "scikit-image"
     n_seeds: int = 0
     unseen_only: bool = False
     random_state: int = 0
@@ -60,6 +64,11 @@ class EvaluationChoices:
             raise MicrodlError(
                 f"'{self.independent}' is not known as what is independent; use one of "
                 f"{', '.join(INDEPENDENT)}."
+            )
+        if self.library not in LIBRARIES:
+            raise MicrodlError(
+                f"'{self.library}' is not known as a library of measurements; use one of "
+                f"{', '.join(LIBRARIES)}."
             )
         if self.n_permutations < 1 or self.n_seeds < 0:
             raise MicrodlError(

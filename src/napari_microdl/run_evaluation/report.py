@@ -57,12 +57,12 @@ class EvaluationReport:
     batches : list of dict
         Rows of `batch_effects`, the strongest first.
     handcrafted : dict
-        ``n_measurements``, their ``non_zeros`` as codes, ``correlation`` of best selectivities over
-        the labels, and ``labels``: a row a label with the most selective ``measurement``, its
-        ``selectivity``, the ``limit`` that the number of non-zeros sets to it, and the
-        ``concept_selectivity`` it compares with; the ``auc_measurement`` that tells the label best
-        without a threshold, its ``auc`` (0.5 to 1) and the ``side`` on which the label lies. Empty
-        where nothing was measured by hand.
+        ``library``, ``n_measurements``, their ``non_zeros`` as codes, ``correlation`` of best
+        selectivities over the labels, and ``labels``: a row a label with the most selective
+        ``measurement``, its ``selectivity``, the ``limit`` that the number of non-zeros sets to it,
+        and the ``concept_selectivity`` it compares with; the ``auc_measurement`` that tells the
+        label best without a threshold, its ``auc`` (0.5 to 1) and the ``side`` on which the label
+        lies. Empty where nothing was measured by hand.
     seeds : dict
         ``n_seeds``, ``n_samples``, ``same_samples`` (whether the dictionary was fitted on the same
         fields) and the entries of `seed_agreement`. Empty where no further seed was fitted.

@@ -331,7 +331,8 @@ def summary_sentences(report: EvaluationReport, unit: str) -> list[str]:
                 f"with r = {by_hand['correlation']:.2f} (Pearson)."
             )
         found.append(
-            f"Of {by_hand['n_measurements']} handcrafted measurements, {row['auc_measurement']}, "
+            f"Of {by_hand['n_measurements']} handcrafted measurements ({by_hand['library']}), "
+            f"{row['auc_measurement']}, "
             f"{row['side']} in '{row['label']}', tells it best: AUC {row['auc']:.2f}.{together}"
         )
     if report.seeds:
