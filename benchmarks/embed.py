@@ -3,8 +3,10 @@
 ``python benchmarks/embed.py`` prints a table for each question that is asked for:
 
 --speed
-    `embed_field` against the bare forward passes on the same tiles, in turns in one process; the
-    same with tokens from the cache.
+    `embed_field` against the bare forward passes on the same tiles, in turns in one process, each
+    over the passes of its own round: the built-in model and DINOv2-S with random weights, on an
+    image in memory and on one of 16 bits read from zarr and scaled; the first with tokens from the
+    cache, too.
 --seams
     How much neighbouring tokens differ across the border of two tiles, over how much they differ
     inside of tiles, on public images (``--data DATA``); and how far tokens move when the image is
@@ -15,14 +17,15 @@
     estimated. Tokens of layer 1, which are as large as those of any other and sooner there.
 --dinov2
     DINOv2-S with the same random weights, the way other plugins do it (`transformers` on the padded
-    image or on its tiles, features of the last layer upsampled to pixels) and ours (tokens of the
-    last layer, one value a token upsampled to pixels), each in a process of its own, on an image of
-    ``--size`` pixels an edge and 3 channels; ``--tile`` is the edge of our tiles. Needs
-    `transformers`. Where napari-convpaint is installed (README.md), its own feature extraction runs
-    with the same weights, too.
+    image or on its tiles, features of the last layer upsampled to pixels), by `transformers` on
+    tiles with nothing upsampled, and ours (tokens of the last layer, one value a token upsampled to
+    pixels), each in a process of its own, on an image of ``--size`` pixels an edge and 3 channels,
+    with tiles of the stored positions (518 px) and of the plugin's default; ``--tile`` adds a row
+    of ours with other tiles. Needs `transformers`. Where napari-convpaint is installed
+    (README.md), its own feature extraction runs with the same weights, too.
 
-Seconds are CPU seconds of all threads, which suffer little from neighbours. The last two run on
-Linux only, which tells the peak of a process.
+CPU seconds are those of all threads, which suffer little from neighbours; wall seconds hold the
+waiting for them, too. The last two run on Linux only, which tells the peak of a process.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +61,12 @@ from napari_microdl.embedding import (
     embed_field,
     estimate_embedding,
 )
+from napari_microdl.embedding.estimate import tiles_at_once
 from napari_microdl.embedding.images import TileCutter
 from napari_microdl.fields import Field
-from napari_microdl.models.registry import load_model
+from napari_microdl.models.encoder import EncoderModel
+from napari_microdl.models.registry import RECIPES, load_model, model_spec
+from napari_microdl.models.vit import VisionTransformer
 from napari_microdl.painting import grid_to_pixels
 from napari_microdl.positions import PositionComponent, position_share
 from napari_microdl.scaling import IntensityScaling
@@ -67,9 +75,8 @@ Floats = NDArray[np.float32]
 # DINOv2-S: every published one has these sizes and was trained on 518 px.
 DINOV2 = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
 DINOV2_PATCH, DINOV2_TILE = 14, 518
-PADDED, TILES = "transformers, padded image", "transformers, tiles"
-NO_HALO, HALO = "ours, tiles without halo", "ours, tiles with halo 2"
-CONVPAINT = ("napari-convpaint, features of pixels", "napari-convpaint, features of patches")
+# What the plugin takes unless told otherwise, by the names of `embed`.
+DEFAULT_HALO, DEFAULT_BATCH = 2, 8
 
 
 def finish(steps: Generator[int, None, TokenGrid]) -> TokenGrid:
@@ -105,54 +112,129 @@ def noise(channels: int, edge: int) -> Floats:
     return np.random.default_rng(0).random((channels, edge, edge), np.float32)
 
 
-def speed(edge: int, repeats: int) -> None:
-    """Print the table of --speed."""
-    model = load_model("builtin", device="cpu")
-    plan = TilePlan(model.spec.patch_size, model.spec.tile_size, 2)
-    image = noise(3, edge)
-    layer, batch_size = model.spec.default_layer, 8
+@dataclass
+class Seconds:
+    """CPU and wall seconds of each round."""
+
+    cpu: list[float] = field(default_factory=list)
+    wall: list[float] = field(default_factory=list)
+
+    @contextmanager
+    def measure(self) -> Iterator[None]:
+        """Add what happens inside as a round."""
+        cpu, wall = time.process_time(), time.perf_counter()
+        yield
+        self.cpu.append(time.process_time() - cpu)
+        self.wall.append(time.perf_counter() - wall)
+
+
+def spread(ratios: NDArray[np.float64]) -> str:
+    """Median and range."""
+    return f"{np.median(ratios):.3f} ({ratios.min():.3f}-{ratios.max():.3f})"
+
+
+def random_dinov2() -> EncoderModel:
+    """DINOv2-S as the plugin runs it by default, with random weights."""
+    torch.manual_seed(0)
+    recipe = RECIPES["dinov2-small"]
+    return EncoderModel(
+        VisionTransformer(recipe.config),
+        recipe.spec,
+        torch.device("cpu"),
+        "fp32",
+        recipe.preprocessing,
+    )
+
+
+def stored_field(folder: Path, channels: int, edge: int) -> Field:
+    """A zarr image of 16 bits with random intensities."""
+    import zarr
+
+    stored = zarr.create_array(
+        folder / "image.zarr",
+        shape=(channels, edge, edge),
+        chunks=(1, min(edge, 1024), min(edge, 1024)),
+        dtype="u2",
+    )
+    rng = np.random.default_rng(0)
+    for channel in range(channels):
+        for row in range(0, edge, 1024):
+            n = min(1024, edge - row)
+            stored[channel, row : row + n] = rng.integers(1, 4000, (n, edge), np.uint16)
+    return Field(stored, tuple(f"channel {c}" for c in range(channels)), "stored")
+
+
+def speed_of(title: str, model: Any, edge: int, repeats: int, *, with_cache: bool) -> None:
+    """Print the table of --speed for one model."""
+    spec = model.spec
+    plan = TilePlan(spec.patch_size, spec.tile_size, DEFAULT_HALO)
+    channels, layer = 3, spec.default_layer
     origins = plan.origins((edge, edge))
-    n_tiles = max(1, batch_size // 3)
-    cutter = TileCutter(image, plan)
-    batches = [cutter.cut(origins[i : i + n_tiles]) for i in range(0, len(origins), n_tiles)]
+    n_tiles = tiles_at_once(DEFAULT_BATCH, spec, channels)
     with tempfile.TemporaryDirectory() as folder:
-        cache = TokenCache(Path(folder))
-        finish(embed_field(image, model, plan, cache=cache))
-        kept = cache.size()
-        ways = {
+        stored = stored_field(Path(folder), channels, edge)
+
+        def scaler() -> IntensityScaling:
+            return IntensityScaling(curve=spec.intensity).fit([stored])
+
+        scaled = ScaledImage(stored, scaler(), 0)
+        # The same numbers, so that every way has the same to do.
+        image = scaled.rows(0, edge)
+        cutter = TileCutter(image, plan)
+        batches = [cutter.cut(origins[i : i + n_tiles]) for i in range(0, len(origins), n_tiles)]
+        ways: dict[str, Callable[[], Any]] = {
             "model alone": lambda: [model.tokens(b, layer, "residual") for b in batches],
-            "embed_field": lambda: finish(embed_field(image, model, plan)),
-            "embed_field, all in the cache": lambda: finish(
-                embed_field(image, model, plan, cache=cache)
+            "embed_field, scaled in memory": lambda: finish(embed_field(image, model, plan)),
+            "embed_field, uint16 from zarr": lambda: finish(embed_field(scaled, model, plan)),
+            "the same, scaling measured first": lambda: finish(
+                embed_field(ScaledImage(stored, scaler(), 0), model, plan)
             ),
-            "embed_field, none in the cache": lambda: finish(
+        }
+        kept = ""
+        if with_cache:
+            cache = TokenCache(Path(folder) / "cache")
+            finish(embed_field(image, model, plan, cache=cache))
+            kept = f"; {cache.size() / 1e6:.0f} MB in the cache"
+            ways["scaled in memory, all in the cache"] = lambda: finish(
+                embed_field(image, model, plan, cache=cache)
+            )
+            ways["scaled in memory, none in the cache"] = lambda: finish(
                 embed_field(
                     image, model, plan, cache=TokenCache(Path(tempfile.mkdtemp(dir=folder)))
                 )
-            ),
-        }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
+            )
+        for run in ways.values():
+            run()
+        seconds = {way: Seconds() for way in ways}
         for _ in range(repeats):
             for way, run in ways.items():
-                start = time.process_time()
-                run()
-                seconds[way].append(time.process_time() - start)
-    alone = np.array(seconds["model alone"])
+                with seconds[way].measure():
+                    run()
     print(
-        f"\nspeed: built-in model, {edge} x {edge} px, 3 channels, {len(origins)} tiles; "
-        f"{kept / 1e6:.0f} MB in the cache; median (range) of {repeats} rounds"
+        f"\nspeed: {title}, layer {layer} of {spec.depth}, {edge} x {edge} px, {channels} "
+        f"channels, {len(origins)} tiles of {plan.tile_size} px with a halo of {plan.halo}{kept}; "
+        f"median (range) of {repeats} rounds"
     )
     rows = []
+    alone = seconds["model alone"]
     for way, values in seconds.items():
-        ratios = np.array(values) / alone
         rows.append(
             (
                 way,
-                f"{np.median(values):.2f}",
-                f"{np.median(ratios):.3f} ({ratios.min():.3f}-{ratios.max():.3f})",
+                f"{np.median(values.cpu):.2f}",
+                spread(np.array(values.cpu) / alone.cpu),
+                f"{np.median(values.wall):.2f}",
+                spread(np.array(values.wall) / alone.wall),
             )
         )
-    print_columns(("way", "CPU s", "times the model"), rows)
+    print_columns(("way", "CPU s", "times the model", "wall s", "times the model"), rows)
+
+
+def speed(edge: int, repeats: int) -> None:
+    """Print the tables of --speed."""
+    builtin = load_model("builtin", device="cpu")
+    speed_of("built-in model", builtin, edge, repeats, with_cache=True)
+    speed_of("DINOv2-S, random weights", random_dinov2(), edge, repeats, with_cache=False)
 
 
 def public_fields(data: Path) -> dict[str, list[Field]]:
@@ -249,24 +331,15 @@ def seams(data: Path) -> None:
 
 def large_worker(size: int) -> dict[str, float]:
     """Peak memory of one large image, in a process of its own."""
-    import zarr
-
     model = BackingOff(load_model("builtin", device="cpu"))
     plan = TilePlan(model.spec.patch_size, model.spec.tile_size, 2)
     with tempfile.TemporaryDirectory() as folder:
-        stored = zarr.create_array(
-            Path(folder) / "image.zarr", shape=(1, size, size), chunks=(1, 1024, 1024), dtype="u2"
-        )
-        rng = np.random.default_rng(0)
-        for row in range(0, size, 1024):
-            n = min(1024, size - row)
-            stored[0, row : row + n] = rng.integers(1, 4000, (n, size), np.uint16)
-        field = Field(stored, ("a",), "large")
+        large = stored_field(Path(folder), 1, size)
         # What torch needs for its first pass is the model's.
         model.tokens(noise(1, 128)[None], model.spec.default_layer, "residual")
         memory, start = Memory(), time.process_time()
-        scaler = IntensityScaling().fit([field])
-        grid = finish(embed_field(ScaledImage(field, scaler, 0), model, plan, layer=1))
+        scaler = IntensityScaling().fit([large])
+        grid = finish(embed_field(ScaledImage(large, scaler, 0), model, plan, layer=1))
         embedded = memory.peak()
         seconds = time.process_time() - start
         position_share([grid])
@@ -310,37 +383,112 @@ def make_dinov2(folder: Path) -> None:
     Dinov2Model(config).save_pretrained(folder)
 
 
-def transformers_way(way: str, network: Any, image: Floats, device: str) -> Callable[[], Any]:
-    """The last layer at every pixel, of the padded image or of its tiles."""
+@dataclass(frozen=True)
+class Way:
+    """One row of --dinov2.
+
+    Parameters
+    ----------
+    name : str
+        What it is called.
+    kind : {"transformers", "convpaint", "ours"}
+        Whose code runs.
+    tile : int
+        Edge of a tile in pixels; 0 where the whole image goes in at once.
+    upsampled : bool
+        Whether the features of the last layer are upsampled to pixels.
+    halo : int
+        Tokens thrown away along the edges of a tile.
+    batch_size : int
+        Tiles a pass.
+    joint : bool
+        Whether the three channels go in together.
+    """
+
+    name: str
+    kind: str
+    tile: int = 0
+    upsampled: bool = True
+    halo: int = 0
+    batch_size: int = 1
+    joint: bool = True
+
+    def size(self, edge: int) -> tuple[int, int]:
+        """Tiles, and patch tokens that go through the network, for an image of that edge."""
+        if not self.tile:
+            return 1, (-(-edge // DINOV2_PATCH)) ** 2
+        plan = TilePlan(DINOV2_PATCH, self.tile, self.halo)
+        tiles = len(plan.origins((edge, edge)))
+        return tiles, tiles * plan.tile_tokens**2 * (1 if self.joint else 3)
+
+
+def ways_of(tile: int | None) -> list[Way]:
+    """The rows of --dinov2; one more with tiles of ours of that edge."""
+    default = model_spec("dinov2-small").tile_size
+    plugin = Way(
+        "ours, the plugin's tiles, halo and batches",
+        "ours",
+        default,
+        halo=DEFAULT_HALO,
+        batch_size=DEFAULT_BATCH,
+    )
+    ways = [
+        Way("transformers, padded image, upsampled", "transformers"),
+        Way("transformers, tiles, upsampled", "transformers", DINOV2_TILE),
+        Way("transformers, tiles, not upsampled", "transformers", DINOV2_TILE, upsampled=False),
+        Way("ours, tiles without halo", "ours", DINOV2_TILE),
+        Way("ours, tiles with a halo of 2", "ours", DINOV2_TILE, halo=2),
+        Way("transformers, smaller tiles, not upsampled", "transformers", default, upsampled=False),
+        Way("ours, smaller tiles without halo", "ours", default),
+        plugin,
+        replace(plugin, name="ours, the same, each channel by itself", joint=False),
+    ]
+    if tile is not None:
+        ways.append(replace(plugin, name="ours, other tiles, halo of 2", tile=tile))
+    return ways
+
+
+CONVPAINT = (
+    Way("napari-convpaint, features of pixels", "convpaint"),
+    Way("napari-convpaint, features of patches", "convpaint", upsampled=False),
+)
+
+
+def transformers_way(way: Way, network: Any, image: Floats, device: str) -> Callable[[], Any]:
+    """The last layer at every pixel, or at every patch, of the padded image or of its tiles."""
     size = image.shape[-1]
+    step = way.tile or DINOV2_PATCH
+    width = -(-size // step) * step
+    edge = way.tile or width
+    scale = DINOV2_PATCH if way.upsampled else 1
 
     def features(pixels: torch.Tensor) -> torch.Tensor:
         n, _, height, width = pixels.shape
         tokens = network(pixels.to(device)).last_hidden_state[:, 1:]
         grid = tokens.reshape(n, height // DINOV2_PATCH, width // DINOV2_PATCH, -1)
-        upsampled = torch.nn.functional.interpolate(
-            grid.permute(0, 3, 1, 2), scale_factor=DINOV2_PATCH, mode="bilinear"
-        )
-        return upsampled.cpu()
+        grid = grid.permute(0, 3, 1, 2)
+        if way.upsampled:
+            grid = torch.nn.functional.interpolate(grid, scale_factor=scale, mode="bilinear")
+        return grid.cpu()
 
     def run() -> Any:
-        step = DINOV2_PATCH if way == PADDED else DINOV2_TILE
-        width = -(-size // step) * step
         padded = np.pad(image, ((0, 0), (0, width - size), (0, width - size)), "reflect")
         pixels = torch.from_numpy(padded)[None]
-        if way == PADDED:
+        if not way.tile:
             return features(pixels)[..., :size, :size]
-        whole = torch.empty(DINOV2["hidden_size"], width, width)
-        for i in range(0, width, step):
-            for j in range(0, width, step):
-                here = slice(i, i + step), slice(j, j + step)
-                whole[:, *here] = features(pixels[:, :, *here])[0]
-        return whole[:, :size, :size]
+        n = width * scale // DINOV2_PATCH
+        whole = torch.empty(DINOV2["hidden_size"], n, n)
+        for i in range(0, width, edge):
+            for j in range(0, width, edge):
+                top, left, out = (x * scale // DINOV2_PATCH for x in (i, j, edge))
+                tile = features(pixels[:, :, i : i + edge, j : j + edge])[0]
+                whole[:, top : top + out, left : left + out] = tile
+        return whole[:, :size, :size] if way.upsampled else whole
 
     return run
 
 
-def convpaint_way(way: str, network: Any, image: Floats) -> Callable[[], Any]:
+def convpaint_way(way: Way, network: Any, image: Floats) -> Callable[[], Any]:
     """napari-convpaint's own extraction, from padding to pixels, around the same network.
 
     Its extractor fetches DINOv2 through torch.hub; here it gets a network of `transformers`, whose
@@ -364,7 +512,7 @@ def convpaint_way(way: str, network: Any, image: Floats) -> Callable[[], Any]:
     model = ConvpaintModel(fe_name="dinov2_small-reg")
     # No normalisation, as in the other ways.
     model.set_params(channel_mode="rgb", normalize=1, ignore_warnings=True)
-    if way == CONVPAINT[0]:
+    if way.upsampled:
         return lambda: model.get_feature_image(image, use_device="cpu")
     width = -(-image.shape[-1] // DINOV2_PATCH) * DINOV2_PATCH
     over = width - image.shape[-1]
@@ -375,68 +523,73 @@ def convpaint_way(way: str, network: Any, image: Floats) -> Callable[[], Any]:
 
 def dinov2_worker(task: dict[str, Any]) -> dict[str, float]:
     """CPU seconds and peak memory of one way, in a process of its own."""
-    way, folder, device, tile = task["dinov2"], task["folder"], task["device"], task["tile"]
+    way, folder, device = Way(**task["dinov2"]), task["folder"], task["device"]
     image = noise(3, task["size"])
     run: Callable[[], Any]
-    if way in (NO_HALO, HALO):
-        # Its three channels go in together, as those of a colour image.
-        model = load_model(folder, device=device, joint=True)
-        plan = TilePlan(DINOV2_PATCH, tile, 0 if way == NO_HALO else 2)
+    if way.kind == "ours":
+        model = load_model(folder, device=device, joint=way.joint)
+        plan = TilePlan(DINOV2_PATCH, way.tile, way.halo)
         layer = model.spec.depth
 
         def run() -> Any:
-            grid = finish(embed_field(image, model, plan, layer=layer, batch_size=1))
+            grid = finish(embed_field(image, model, plan, layer=layer, batch_size=way.batch_size))
             return grid_to_pixels(grid.tokens[..., 0], DINOV2_PATCH, grid.image_shape)
 
-        model.tokens(image[None, :, :DINOV2_TILE, :DINOV2_TILE], 1, "residual")
+        model.tokens(image[None, :, :DINOV2_PATCH, :DINOV2_PATCH], layer, "residual")
     else:
         # Only the module of the model: the top of the package looks for torchvision.
         from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 
         network = Dinov2Model.from_pretrained(folder).eval().to(device)
-        if way in CONVPAINT:
+        if way.kind == "convpaint":
             run = convpaint_way(way, network, image)
         else:
             run = transformers_way(way, network, image, device)
         warm = torch.from_numpy(image[None, :, :DINOV2_PATCH, :DINOV2_PATCH])
         with torch.inference_mode():
             network(warm.to(device))
-    memory, start, wall = Memory(), time.process_time(), time.perf_counter()
-    with torch.inference_mode():
+    memory, seconds = Memory(), Seconds()
+    with torch.inference_mode(), seconds.measure():
         run()
-    return {
-        "cpu": time.process_time() - start,
-        "wall": time.perf_counter() - wall,
-        "peak": memory.peak(),
-    }
+    return {"cpu": seconds.cpu[0], "wall": seconds.wall[0], "peak": memory.peak()}
 
 
-def dinov2(size: int, tile: int, threads: int, device: str, only: str) -> None:
+def dinov2(
+    size: int, tile: int | None, threads: int, device: str, only: Sequence[str], repeats: int
+) -> None:
     """Print the table of --dinov2, or those rows of it whose names begin so."""
-    print(f"\ndinov2: S/14, random weights, {size} x {size} px, 3 channels, on {device}")
-    counts = [len(TilePlan(DINOV2_PATCH, tile, halo).origins((size, size))) for halo in (0, 2)]
-    print(f"our tiles: {tile} px; {counts[0]} without halo, {counts[1]} with a halo of 2")
-    ways = [PADDED, TILES, NO_HALO, HALO]
+    ways = ways_of(tile)
     if device == "cpu" and importlib.util.find_spec("napari_convpaint"):
         ways[2:2] = CONVPAINT
     else:
         print("napari-convpaint is not installed here, or not to run on the processor: left out")
-    rows = []
+    ways = [way for way in ways if way.name.startswith(tuple(only))]
+    rounds: list[Mapping[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         make_dinov2(Path(folder))
-        for way in (way for way in ways if way.startswith(only)):
-            task = {"dinov2": way, "folder": folder, "size": size, "device": device, "tile": tile}
-            figures = in_own_process(__file__, {**task, "threads": threads}, None)
-            rows.append(
-                (
-                    way,
-                    f"{figures['cpu']:.1f}",
-                    f"{figures['wall']:.1f}",
-                    f"{figures['peak'] / 1e6:.0f}",
-                )
-            )
-            print(f"  {way}: {rows[-1][1:]}", file=sys.stderr)
-    print_columns(("way", "CPU s", "s", "peak above the model, MB"), rows)
+        for _ in range(repeats):
+            figures = {}
+            for way in ways:
+                task = {"dinov2": asdict(way), "folder": folder, "size": size, "device": device}
+                figures[way.name] = in_own_process(__file__, {**task, "threads": threads}, None)
+                print(f"  {way.name}: {figures[way.name]}", file=sys.stderr)
+            rounds.append(figures)
+    print(
+        f"\ndinov2: S/14, random weights, {size} x {size} px, 3 channels, layer 12 of 12, on "
+        f"{device}; median (range) of {repeats} rounds"
+    )
+    rows = []
+    for way in ways:
+        tiles, tokens = way.size(size)
+        cells = [way.name, str(way.tile or "-"), str(tiles), str(tokens)]
+        for key in ("cpu", "wall"):
+            values = [figures[way.name][key] for figures in rounds]
+            cells.append(f"{np.median(values):.1f} ({min(values):.1f}-{max(values):.1f})")
+        cells.append(f"{np.median([f[way.name]['peak'] for f in rounds]) / 1e6:.0f}")
+        rows.append(cells)
+    print_columns(
+        ("way", "tile, px", "tiles", "tokens", "CPU s", "wall s", "peak above the model, MB"), rows
+    )
 
 
 def main() -> None:
@@ -446,8 +599,10 @@ def main() -> None:
         parser.add_argument(f"--{question}", action="store_true")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--size", type=int, default=2048)
-    parser.add_argument("--tile", type=int, default=DINOV2_TILE)
-    parser.add_argument("--only", default="", help="rows of --dinov2 whose names begin so")
+    parser.add_argument("--tile", type=int, help="edge of our tiles in another row of --dinov2")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="rows of --dinov2 whose names begin with one of"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -477,6 +632,7 @@ def main() -> None:
             arguments.threads,
             arguments.device,
             arguments.only,
+            arguments.repeats,
         )
 
 

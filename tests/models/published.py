@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from napari_microdl.models.architecture import VitConfig
 from napari_microdl.models.recipe import Recipe
+
+# A tensor or its shape.
+Named = TypeVar("Named")
 
 
 def small(recipe: Recipe, depth: int = 3, grid: int = 3) -> Recipe:
@@ -88,7 +92,7 @@ def timm_state(
     return state
 
 
-def chunked(state: dict[str, Tensor], chunks: int = 2) -> dict[str, Tensor]:
+def chunked(state: dict[str, Named], chunks: int = 2) -> dict[str, Named]:
     """The names that DINOv2's code gives to blocks in chunks; numbers count through."""
     depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
     size = -(-depth // chunks)

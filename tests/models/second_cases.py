@@ -10,18 +10,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from models import naive, published
-from models.comparison import IMAGENET, SECOND, Case, Difference, compare, tiles_of
+from models import naive, published, published_input
+from models.comparison import SECOND, Case, Difference, compare, tiles_of
 from napari_microdl.models.loading import load_published
 from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.registry import RECIPES
-
-
-def instance_normed(images: np.ndarray, *, under_root: float, beside: float) -> np.ndarray:
-    images = images.astype(float)
-    mean = images.mean((2, 3), keepdims=True)
-    variance = ((images - mean) ** 2).mean((2, 3), keepdims=True)
-    return (images - mean) / (np.sqrt(variance + under_root) + beside)
 
 
 def numpy_state(state: dict[str, torch.Tensor], prefix: str = "") -> naive.Arrays:
@@ -48,7 +41,10 @@ def second_case(
     wrap: Callable[[dict[str, torch.Tensor]], Any] | None = None,
     prefix: str = "",
 ) -> Case:
-    """A family against the naive implementation; `wrap` says how its file holds the weights."""
+    """A family against the naive implementation.
+
+    `prepare` makes its input from bytes; `wrap` says how its file holds the weights.
+    """
 
     def measure(folder: Path) -> Difference:
         state = make_state(recipe)
@@ -62,7 +58,7 @@ def second_case(
         tiles = tiles_of(channels, *edges)
         rule, config = recipe.spec.channels, recipe.config
         each = config.tokenizer == "joint" and not rule.joint
-        images = prepare(images_apart(tiles, each, config.in_channels))
+        images = prepare(255.0 * images_apart(tiles, each, config.in_channels))
         w = numpy_state(state, prefix)
         read = [reference(recipe, w, image) for image in images]
         n_prefix = 1 + config.n_registers
@@ -96,45 +92,13 @@ def parallel_read(recipe: Recipe, w: naive.Arrays, image: np.ndarray) -> naive.R
     return naive.parallel(w, tokens, config.n_heads, 1e-6)
 
 
-def imagenet(images: np.ndarray) -> np.ndarray:
-    mean, std = (c.reshape(1, 3, 1, 1) for c in IMAGENET)
-    return (images - mean) / std
-
-
-def jump(images: np.ndarray, channels: list[int] | None = None) -> np.ndarray:
-    """Bytes less their mean over their deviation, as the published configuration has them."""
-    mean = [4.031743599139058, 1.565935237087539, 3.77367898215863, 3.4605251427133257]
-    mean += [4.1723172504050225, 6.780529773318951, 6.787385700135139, 6.778120829362721]
-    std = [17.318438884455695, 12.015918256263747, 16.966058078452495, 15.064776266287147]
-    std += [17.964118200870608, 21.638766346725316, 21.670565699654457, 21.639488585095584]
-    n = images.shape[1]
-    rows = channels or list(range(n))
-    columns = (np.array(c)[rows].reshape(1, n, 1, 1) for c in (mean, std))
-    centre, spread = columns
-    return (images.astype(float) * 255 - centre) / spread
-
-
-def bytes_normed(images: np.ndarray) -> np.ndarray:
-    """OpenPhenom's input: bytes over 255, then instance norm with torch's eps."""
-    return instance_normed(images * 255.0 / 255.0, under_root=1e-5, beside=0.0)
-
-
-def self_normed(images: np.ndarray) -> np.ndarray:
-    """Cell-DINO's input."""
-    return instance_normed(images, under_root=0.0, beside=1e-7)
-
-
-def as_it_is(images: np.ndarray) -> np.ndarray:
-    return images.astype(float)
-
-
 def _cell_dino(name: str, channels: int, edges: tuple[int, int]) -> Case:
     return second_case(
         name,
         published.small(RECIPES[name]),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
-        self_normed,
+        published_input.cell_dino,
         channels,
         edges,
         wrap=published.chunked,
@@ -156,7 +120,7 @@ def _some_channels(name: str, model_id: str, channels: list[int], *, embedding: 
         chosen,
         lambda recipe: published.timm_state(recipe.config, embedding=embedding),
         read,
-        lambda images: jump(images, channels),
+        lambda pixels: published_input.jump(pixels, channels),
         len(channels),
         (24, 24),
         wrap=dict,
@@ -184,12 +148,12 @@ assert DINOV3 is not None
 
 SECOND_CASES = (
     second_case(
-        "OpenPhenom, full size",
+        "OpenPhenom, three channels, full size",
         OPENPHENOM,
         lambda recipe: published.parallel_state(recipe.config),
         parallel_read,
-        bytes_normed,
-        1,
+        published_input.openphenom,
+        3,
         (256, 256),
         prefix="encoder.vit_backbone.",
     ),
@@ -198,7 +162,7 @@ SECOND_CASES = (
         published.small(OPENPHENOM),
         lambda recipe: published.parallel_state(recipe.config),
         parallel_read,
-        bytes_normed,
+        published_input.openphenom,
         5,
         (48, 48),
         wrap=lambda state: {"state_dict": state},
@@ -209,7 +173,7 @@ SECOND_CASES = (
         MAE_L,
         lambda recipe: published.parallel_state(recipe.config),
         parallel_read,
-        bytes_normed,
+        published_input.openphenom,
         6,
         (24, 24),
         prefix="encoder.vit_backbone.",
@@ -219,7 +183,7 @@ SECOND_CASES = (
         published.small(DINOV2),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
-        imagenet,
+        published_input.imagenet,
         3,
         (56, 28),
         wrap=dict,
@@ -229,7 +193,7 @@ SECOND_CASES = (
         published.small(DINOV2_REGISTERS),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
-        imagenet,
+        published_input.imagenet,
         2,
         (42, 42),
         wrap=dict,
@@ -239,7 +203,7 @@ SECOND_CASES = (
         published.small(DINOV3),
         lambda recipe: published.timm_state(recipe.config, storage=True),
         timm_read,
-        imagenet,
+        published_input.imagenet,
         3,
         (48, 64),
         wrap=dict,
@@ -249,7 +213,7 @@ SECOND_CASES = (
         published.small(RECIPES["dinobloom-s"]),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
-        imagenet,
+        published_input.imagenet,
         3,
         (42, 42),
         wrap=_teacher,
@@ -262,7 +226,7 @@ SECOND_CASES = (
         published.small(RECIPES["channelvit-jump-cp-bf"]),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
-        jump,
+        published_input.jump,
         8,
         (24, 32),
         wrap=dict,
@@ -272,7 +236,7 @@ SECOND_CASES = (
         published.small(RECIPES["channelvit-jump-cp"]),
         lambda recipe: published.timm_state(recipe.config, embedding=True),
         timm_read,
-        jump,
+        published_input.jump,
         5,
         (24, 24),
         wrap=dict,
@@ -291,7 +255,7 @@ SECOND_CASES = (
         published.small(RECIPES["unidino"]),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
-        as_it_is,
+        published_input.unit,
         3,
         (48, 64),
         wrap=_dino,

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.models import device, loading
 from napari_microdl.models.base import ChannelRule
 from napari_microdl.models.device import bounded_threads, resolve_device, usable_cores
-from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.registry import (
     MODEL_NAMES,
     PUBLISHED_NAMES,
@@ -118,26 +116,6 @@ def test_a_model_without_weights_says_so_whatever_its_channels():
     assert needs_weights("channelvit-jump-cp[DNA]")
     for name in ("unidino@weights.pth", "dinov2-small", "builtin", "weights.pth"):
         assert not needs_weights(name)
-
-
-FILES = [
-    (form, shapes)
-    for recipe in RECIPES.values()
-    for form in recipe.forms()
-    for layout, shapes in (("timm", published.timm_shapes), ("parallel", published.parallel_shapes))
-    if form.keys.name == layout
-]
-
-
-@pytest.mark.parametrize(
-    ("recipe", "shapes"), FILES, ids=[f"{r.spec.model_id}-{r.keys.name}" for r, _ in FILES]
-)
-def test_no_two_published_files_are_taken_for_one_another(
-    recipe: Recipe, shapes: Callable, monkeypatch: pytest.MonkeyPatch
-):
-    everything = [form for r in RECIPES.values() for form in r.forms()]
-    monkeypatch.setattr(loading, "tensor_shapes", lambda _: shapes(recipe.config))
-    assert loading.recognise(Path("weights.pth"), everything) is recipe
 
 
 def test_a_file_that_fits_several_models_asks_which(monkeypatch: pytest.MonkeyPatch):

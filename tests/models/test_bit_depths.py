@@ -1,0 +1,139 @@
+"""Images of any bit depth reach a model as the bytes that it was trained on.
+
+The other side is the published input of bytes and the second implementation; neither the scaling of
+intensities nor the recipe of the model has a part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models import naive, published, published_input
+from models.second_cases import numpy_state, parallel_read, timm_read
+from napari_microdl.embedding import embed
+from napari_microdl.fields import Field
+from napari_microdl.models.loading import load_published
+from napari_microdl.models.recipe import Recipe
+from napari_microdl.models.registry import RECIPES
+
+
+@dataclass(frozen=True)
+class Family:
+    recipe: Recipe
+    make_state: Callable[[Recipe], dict[str, torch.Tensor]]
+    reference: Callable[[Recipe, naive.Arrays, np.ndarray], naive.Read]
+    prepare: Callable[[np.ndarray], np.ndarray]
+    channels: int
+    prefix: str = ""
+
+
+def plain(recipe: Recipe) -> dict[str, torch.Tensor]:
+    return published.timm_state(recipe.config)
+
+
+DINOV2 = RECIPES["dinov2-small"].taking(True).alternative
+assert DINOV2 is not None
+FAMILIES = {
+    "openphenom": Family(
+        RECIPES["openphenom"],
+        lambda recipe: published.parallel_state(recipe.config),
+        parallel_read,
+        published_input.openphenom,
+        3,
+        "encoder.vit_backbone.",
+    ),
+    "mae-vitl8": Family(
+        RECIPES["mae-vitl8"],
+        lambda recipe: published.parallel_state(recipe.config),
+        parallel_read,
+        published_input.openphenom,
+        6,
+        "encoder.vit_backbone.",
+    ),
+    "cell-dino": Family(
+        RECIPES["cell-dino-cp-vits8"], plain, timm_read, published_input.cell_dino, 5
+    ),
+    "channelvit": Family(
+        RECIPES["channelvit-jump-cp"],
+        lambda recipe: published.timm_state(recipe.config, embedding=True),
+        timm_read,
+        published_input.jump,
+        5,
+    ),
+    "dinov2": Family(DINOV2, plain, timm_read, published_input.imagenet, 3),
+    "unidino": Family(RECIPES["unidino"], plain, timm_read, published_input.unit, 2),
+}
+
+
+def cells_and_background(channels: int, edge: int) -> np.ndarray:
+    """Bytes of two tiles side by side: one with cells, one with hardly anything.
+
+    In every channel 2 in 100 pixels are 0 and 1 in 100 are 255, so that the ends of the scale are
+    known whatever a few pixels beyond them do.
+    """
+    rng = np.random.default_rng(3)
+    cells = rng.integers(0, 240, (channels, edge, edge))
+    background = rng.integers(0, 4, (channels, edge, edge))
+    some = edge**2 // 50 + 1
+    for plane, empty in zip(cells, background, strict=True):
+        plane.flat[rng.choice(edge**2, some, replace=False)] = 255
+        empty.flat[rng.choice(edge**2, 2 * some, replace=False)] = 0
+    return np.concatenate([cells, background], axis=-1)
+
+
+def with_outliers(pixels: np.ndarray) -> np.ndarray:
+    """A camera of 12 bits with an offset, a hot pixel and three dead ones in every channel."""
+    image = (100 + 16 * pixels).astype(np.uint16)
+    for plane, before in zip(image, pixels, strict=True):
+        plane.flat[np.flatnonzero(before == 255)[0]] = 60_000
+        plane.flat[np.flatnonzero(before == 0)[:3]] = 2
+    return image
+
+
+CAMERAS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "8 bit": lambda pixels: pixels.astype(np.uint8),
+    "16 bit": lambda pixels: (257 * pixels).astype(np.uint16),
+    "12 bit with outliers": with_outliers,
+    "float": lambda pixels: (pixels / 7 + 3.5).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("camera", CAMERAS)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_images_of_any_depth_give_the_tokens_of_the_published_input(
+    name: str, camera: str, tmp_path: Path
+):
+    family = FAMILIES[name]
+    recipe = published.small(family.recipe)
+    state = family.make_state(recipe)
+    model = load_published(recipe, published.write(state, tmp_path / "w.pth"), "cpu", "fp32")
+    edge, depth = recipe.spec.tile_size, recipe.spec.depth
+    pixels = cells_and_background(family.channels, edge)
+    names = tuple(f"channel {c}" for c in range(family.channels))
+    field = Field(CAMERAS[camera](pixels), names, "field")
+    (grid,) = embed([field], model, layer=depth, halo=0)
+
+    expected = []
+    joint = recipe.config.tokenizer == "joint" and not recipe.spec.channels.joint
+    for tile in (pixels[..., :edge], pixels[..., edge:]):
+        images = family.prepare(tile[:, None] if joint else tile[None])
+        weights = numpy_state(state, family.prefix)
+        read = [family.reference(recipe, weights, image)[depth, "residual"] for image in images]
+        tokens = np.stack(read)[:, 1 + recipe.config.n_registers :]
+        channels = recipe.spec.channels.n_token_channels(family.channels)
+        expected.append(tokens.reshape(channels, 3, 3, -1).transpose(1, 2, 0, 3).reshape(3, 3, -1))
+    wanted = np.concatenate(expected, axis=1)
+    assert grid.tokens.shape == wanted.shape
+    np.testing.assert_allclose(grid.tokens, wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_openphenom_would_see_another_image_if_bytes_were_not_divided():
+    background = cells_and_background(1, 48)[None, ..., 48:]
+    published_one = published_input.openphenom(background)
+    assert np.abs(published_input.openphenom(255 * background) - published_one).max() > 0.1
