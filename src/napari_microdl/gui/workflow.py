@@ -367,7 +367,8 @@ class ConceptWorkflow(Dock):
         closed = [s.name for s in sources if s.layer() not in self.viewer.layers]
         if closed:
             sentence += f" No overlay for {', '.join(closed)}: the image was closed."
-        self._show_notes(result.warnings, sentence)
+        lost = [self.session.tag_note] if self.session.tag_note else []
+        self._show_notes([*lost, *result.warnings], sentence)
 
     def _show_notes(self, notes: Sequence[str], sentence: str) -> None:
         self.notes.setText("\n".join(["Notes of this run:", *(f"• {n}" for n in notes)]))
