@@ -6,6 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
@@ -138,10 +139,12 @@ class Session(Plan):
         """Take in the whitening of a run up to it."""
         self.whitening = whitened.whitening
 
-    def set_dictionary(self, dictionary: ConceptDictionary | None) -> None:
+    def set_dictionary(
+        self, dictionary: ConceptDictionary | None, file: Path | None = None
+    ) -> None:
         """Take a dictionary in, to save or apply it, and show its whitening."""
         self.whitening = None if dictionary is None else dictionary.whitening
-        super().set_dictionary(dictionary)
+        super().set_dictionary(dictionary, file)
 
     def marks(self) -> dict[StepName, Mark]:
         """Steps that are not as in the run that is shown, see `Freshness.marks`."""

@@ -88,7 +88,7 @@ class ConceptWorkflow(Dock):
         self._curve_shown = False
         self.preview = CellPreview(self.viewer, self.session, self)
         self.preview.told.connect(self.say)
-        self.files = WorkflowFiles(self.session, self)
+        self.files = WorkflowFiles(self.viewer, self.session, self)
         self.files.told.connect(self.say)
 
         self.images = ImagesStep(self.session, self.viewer)
@@ -145,7 +145,8 @@ class ConceptWorkflow(Dock):
         self.explore_button.clicked.connect(self._explore)
         self.settings_button = QPushButton("Settings")
         self.settings_button.setToolTip(
-            "Load or save all settings as a file, which the command line takes too."
+            "Load or save all settings and the table of fields, as files that the command line "
+            "takes too."
         )
         menu = QMenu(self.settings_button)
         menu.addAction("Load settings...", self.files.ask_load_settings)
@@ -212,6 +213,7 @@ class ConceptWorkflow(Dock):
         self._leave()
         self.model.stop()
         self.preview.stop()
+        self.files.jobs.stop()
 
     def refresh(self) -> None:
         """Read layers and session anew."""
