@@ -11,8 +11,13 @@ from napari_microdl.config import PipelineConfig
 from napari_microdl.errors import MicrodlError
 from napari_microdl.segmentation import SegmentationConfig
 
+# Beside the settings stands what the window alone needs: its images and how they make up fields.
+_WINDOW = "window"
 
-def write_config(config: PipelineConfig, path: str | Path) -> None:
+
+def write_config(
+    config: PipelineConfig, path: str | Path, window: dict[str, Any] | None = None
+) -> None:
     """Write all settings as JSON.
 
     Parameters
@@ -21,13 +26,16 @@ def write_config(config: PipelineConfig, path: str | Path) -> None:
         Settings.
     path : str or Path
         File; one that is there is replaced.
+    window : dict, optional
+        What the window alone needs, see `read_window`.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
-    text = json.dumps(config.to_dict(), indent=2)
+    values = config.to_dict() if window is None else {**config.to_dict(), _WINDOW: window}
+    text = json.dumps(values, indent=2)
     Path(path).write_text(text + "\n", encoding="utf-8")
 
 
@@ -37,7 +45,8 @@ def read_config(path: str | Path) -> PipelineConfig:
     Parameters
     ----------
     path : str or Path
-        JSON file as `write_config` writes it; settings that are left out keep their default.
+        JSON file as `write_config` writes it; settings that are left out keep their default, and
+        what the window alone needs is passed over.
 
     Returns
     -------
@@ -48,7 +57,39 @@ def read_config(path: str | Path) -> PipelineConfig:
     MicrodlError
         If the file cannot be read, or a setting is not known or of the wrong kind.
     """
-    path = Path(path)
+    values = _read_values(Path(path))
+    values.pop(_WINDOW, None)
+    _check_kinds(PipelineConfig, values, "")
+    segmentation = values.get("segmentation")
+    if segmentation is not None:
+        _check_kinds(SegmentationConfig, segmentation, "segmentation.")
+    return PipelineConfig.from_dict(values)
+
+
+def read_window(path: str | Path) -> dict[str, Any] | None:
+    """Read what the window alone needs, such as its images and the table of their fields.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON file as `write_config` writes it.
+
+    Returns
+    -------
+    dict or None
+        As it stands in the file, unchecked; None where the file was not written by the window.
+
+    Raises
+    ------
+    MicrodlError
+        If the file cannot be read.
+    """
+    found: dict[str, Any] | None = _read_values(Path(path)).get(_WINDOW)
+    return found
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    """The object in a file, its window an object too."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -65,11 +106,12 @@ def read_config(path: str | Path) -> PipelineConfig:
             f"The settings '{path.name}' are a {type(values).__name__}; a JSON object with one "
             "entry a setting is needed."
         )
-    _check_kinds(PipelineConfig, values, "")
-    segmentation = values.get("segmentation")
-    if segmentation is not None:
-        _check_kinds(SegmentationConfig, segmentation, "segmentation.")
-    return PipelineConfig.from_dict(values)
+    if not isinstance(values.get(_WINDOW, {}), dict):
+        raise MicrodlError(
+            f"The entry {_WINDOW} of the settings '{path.name}' is {json.dumps(values[_WINDOW])} "
+            "but must be an object."
+        )
+    return values
 
 
 def _check_kinds(record: type, values: dict[str, Any], prefix: str) -> None:

@@ -296,7 +296,8 @@ def label_features(
         table = activations.ranking
         concepts = [int(c) for c in table.index[~table["dead"]]]
     names = [activations.dictionary.names[c] for c in concepts]
-    taken = {"index", "condition", "well", "tag"}
+    # The last two are those of a stack of labels.
+    taken = {"index", "condition", "well", "tag", "field", "frame"}
     columns: dict[str, Any] = {
         "index": units["label"].to_numpy(),
         "condition": units["Metadata_condition"].to_numpy(),

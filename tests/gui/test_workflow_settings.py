@@ -47,6 +47,7 @@ def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
     assert before.positive_code
     assert before.early_stopping
     click_entry(workflow.settings_button, save)
+    qtbot.waitUntil(lambda: workflow.status.text().startswith("Saved settings.json"))
     assert read_config(path) == before
 
     write_config(

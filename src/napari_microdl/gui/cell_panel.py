@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem
 
+from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.exporting import offer_picture, offer_table
 from napari_microdl.gui.gallery import PictureList
 from napari_microdl.gui.panel import Panel
+from napari_microdl.gui.picture_figure import save_pictures
 from napari_microdl.gui.session import Run
 from napari_microdl.gui.words import counted
 
@@ -37,8 +42,10 @@ class CellPanel(Panel):
         self.concepts.setToolTip("Strongest first. Click one to show it.")
         self.concepts.itemClicked.connect(self._on_concept)
         self.concepts.itemActivated.connect(self._on_concept)
+        offer_table(self.concepts, "concepts of the cell", self.table)
         self.similar = PictureList("Cells most like it")
         self.similar.unit_chosen.connect(self.unit_chosen)
+        offer_picture(self.similar, "cells most like it", self.save_picture)
         self.similar_heading = QLabel("Most like it")
         self.similar_heading.setToolTip(
             "From all images, by the cosine of their whitened tokens. Click one to go there."
@@ -61,6 +68,7 @@ class CellPanel(Panel):
         for widget in (self.concepts, self.similar_heading, self.similar):
             widget.setVisible(known)
         if run is None or row is None:
+            self.similar.clear()
             chosen = len(self.selection.rows)
             self.heading.setText(
                 f"{counted(chosen, unit)} selected."
@@ -84,6 +92,32 @@ class CellPanel(Panel):
             self.concepts.addItem(item)
         rows, cosines = activations.similar_units(row, _MOST_SIMILAR)
         self.similar.show_units(run, rows, cosines, 0)
+
+    def table(self) -> pd.DataFrame:
+        """All concepts of the unit and its activations, strongest first."""
+        run, row = self.session.run, self.selection.current
+        if run is None or row is None:
+            raise MicrodlError("No cell is looked at; click one in an image.")
+        concepts, values = run.result.activations.concepts_of(row)
+        names = run.result.dictionary.names
+        return pd.DataFrame(
+            {"concept": concepts, "name": [names[c] for c in concepts], "activation": values}
+        )
+
+    def save_picture(self, path: Path) -> None:
+        """Write the pictures of the units most like it as PNG, SVG or PDF.
+
+        Parameters
+        ----------
+        path : Path
+            The suffix decides the format.
+
+        Raises
+        ------
+        MicrodlError
+            If there are no pictures, or the suffix is none of these.
+        """
+        save_pictures([(self.similar.accessibleName(), self.similar.pictures)], path)
 
     def _on_concept(self, item: QListWidgetItem) -> None:
         self.session.show_concept(item.data(Qt.ItemDataRole.UserRole))

@@ -11,6 +11,7 @@ from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton
 
 from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.exporting import HINT
 from napari_microdl.gui.job_bar import JobBar, JobStep, told
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.panel import Panel
@@ -36,7 +37,7 @@ class VolcanoPlot(Plot):
     concept_chosen = Signal(int)
 
     def __init__(self) -> None:
-        super().__init__(height=150)
+        super().__init__(150, "Comparison of conditions")
         self.compared: pd.DataFrame | None = None
         self._names: list[str] = []
         self._conditions = ("", "")
@@ -96,12 +97,13 @@ class VolcanoPlot(Plot):
         if not self._listening:
             self._listening = True
             self.canvas.mpl_connect("button_press_event", self._on_click)
-            self.canvas.setToolTip("Each point is a concept. Click one to show it.")
+            self.canvas.setToolTip(f"Each point is a concept. Click one to show it.\n{HINT}")
 
     def _on_click(self, event: Any) -> None:
         from napari_microdl.concept_figures import volcano_places
 
-        if self.compared is None or event.inaxes is None:
+        # A right click opens the menu.
+        if self.compared is None or event.inaxes is None or event.button != 1:
             return
         pixels = event.inaxes.transData.transform(volcano_places(self.compared, self.q_column))
         distance = np.hypot(*(pixels - (event.x, event.y)).T)

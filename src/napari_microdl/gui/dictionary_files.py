@@ -56,7 +56,7 @@ def read_dictionary(path: str | Path) -> list[tuple[None]]:
     """
     dictionary = ConceptDictionary.load(path)
     session = session_of(_viewer())
-    session.set_dictionary(dictionary)
+    session.set_dictionary(dictionary, Path(path))
     session.choose(apply_dictionary=True)
     show_info(
         f"'{Path(path).name}' with {dictionary.n_concepts} concepts is loaded: open the Concept "

@@ -47,9 +47,9 @@ class ReconstructionPlot(Plot):
     """Quality of reconstructions against the number of concepts."""
 
     def __init__(self) -> None:
-        super().__init__(height=130)
+        super().__init__(130, "Reconstruction")
         self._rows: list[dict[str, Any]] = []
-        self.setToolTip(RECONSTRUCTION.meaning)
+        self.explain(RECONSTRUCTION.meaning)
         self.hide()
 
     def show_rows(self, rows: list[dict[str, Any]]) -> None:

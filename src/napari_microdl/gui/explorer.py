@@ -26,6 +26,7 @@ from napari_microdl.gui.compare_panel import ComparePanel
 from napari_microdl.gui.concept_table import ConceptTable
 from napari_microdl.gui.dock import Dock, sentence_label
 from napari_microdl.gui.evaluation_panel import EvaluationPanel
+from napari_microdl.gui.exporting import offer
 from napari_microdl.gui.gallery import Gallery
 from napari_microdl.gui.map_panel import MapPanel
 from napari_microdl.gui.opening import OpenButton
@@ -116,6 +117,14 @@ class ConceptExplorer(Dock):
             self._field_in_view,
             self,
         )
+        # Tables of the menu are had from what shows them, too.
+        for widget, entry in (
+            (self.table, "concepts"),
+            (self.plots.plot, "units"),
+            (self.map.plot, "units"),
+            (self.compare.plot, "comparison"),
+        ):
+            offer(widget, self.save_button.entries[entry])
         self.open_button = OpenButton(self.session, self)
         self._lay_out()
         self._rest = QTimer(self)
@@ -299,7 +308,7 @@ class ConceptExplorer(Dock):
             show_info(f"The image of {field} is not open.")
 
     def save_plot(self, path: str | Path) -> None:
-        """Write the plot in view as PNG, SVG or PDF; that of the first tab where there is none.
+        """Write the plot or the pictures in view as PNG, SVG or PDF, else the first tab's plot.
 
         Parameters
         ----------
@@ -309,10 +318,16 @@ class ConceptExplorer(Dock):
         Raises
         ------
         MicrodlError
-            If the plot has nothing to show, or the suffix is none of these.
+            If there is nothing to show, or the suffix is none of these.
         """
         run, concept = self.session.run, self.session.concept
         if run is None or concept is None:
+            return
+        shown = self.tabs.currentWidget()
+        if isinstance(shown, Gallery | CellPanel):
+            # What the tab shows may wait for the keys to rest.
+            shown.show_concept(run, concept)
+            shown.save_picture(Path(path))
             return
         plot: Any = getattr(self.tabs.currentWidget(), "plot", None)
         if not isinstance(plot, Plot):

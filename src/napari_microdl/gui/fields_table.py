@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, TypeAlias
 
+import pandas as pd
 from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex, Qt
 from qtpy.QtGui import QFontMetrics, QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
+from napari_microdl.gui.exporting import offer_table
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.table_size import fit_height
+from napari_microdl.metadata import metadata_table
 
 _FIELDS = (("Use", "use"), ("Field", "name"), ("Condition", "condition"), ("Control", "is_control"))
 _CHANNELS = (
@@ -149,6 +153,7 @@ class FieldsTable(QTableView):
 
     def __init__(self, session: Session) -> None:
         super().__init__()
+        self._session = session
         self.fields_model = FieldsModel(session, self)
         self.setModel(self.fields_model)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
@@ -156,7 +161,21 @@ class FieldsTable(QTableView):
         self.setWordWrap(False)
         self.verticalHeader().hide()
         self.fields_model.modelReset.connect(self.fit)
+        offer_table(self, "fields", self.table)
         self.fit()
+
+    def table(self) -> pd.DataFrame:
+        """Everything that is known of the images, a row each, in columns ``Metadata_*``."""
+        channels = self._session.layout.arrangement == "channels"
+        rows = self._session.rows
+        fields = [dataclasses.replace(row, name=row.group) for row in rows] if channels else rows
+        table = metadata_table(fields)
+        images = [row.layer() for row in rows]
+        table.insert(0, "image", ["" if image is None else image.name for image in images])
+        table.insert(1, "use", [row.use for row in rows])
+        if channels:
+            table.insert(2, "channel", [row.channel for row in rows])
+        return table
 
     def fit(self) -> None:
         """Follow the number of rows and the size of the letters."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from qtpy.QtCore import QLineF, QSignalBlocker, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QImage, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QComboBox, QLabel, QListView, QListWidget, QListWidgetItem
 
+from napari_microdl.errors import MicrodlError
+from napari_microdl.gui.exporting import offer_picture, offer_table
 from napari_microdl.gui.panel import Panel
+from napari_microdl.gui.picture_figure import Picture, save_pictures
 from napari_microdl.gui.session import Run
 from napari_microdl.unit_pictures import outlines_of, unit_window
 
@@ -54,6 +59,11 @@ def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
 class PictureList(QListWidget):
     """Small pictures of units, side by side; a click or Enter asks to be taken to one.
 
+    Parameters
+    ----------
+    name : str
+        What they show.
+
     Signals
     -------
     unit_chosen(int)
@@ -74,6 +84,16 @@ class PictureList(QListWidget):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.itemActivated.connect(self._on_item)
         self.itemClicked.connect(self._on_item)
+        self._run: Run | None = None
+        self._rows: NDArray[np.int64] = np.empty(0, np.int64)
+        self._cosines: NDArray[np.floating] = np.empty(0, np.float32)
+        self.pictures: list[Picture] = []
+        offer_table(self, name.lower(), self.table)
+
+    def clear(self) -> None:
+        """Show nothing."""
+        super().clear()
+        self._run, self.pictures = None, []
 
     def _on_item(self, item: QListWidgetItem) -> None:
         self.unit_chosen.emit(item.data(Qt.ItemDataRole.UserRole))
@@ -105,6 +125,7 @@ class PictureList(QListWidget):
             Or those anti-aligned.
         """
         self.clear()
+        self._run, self._rows, self._cosines = run, np.asarray(rows, np.int64), cosines
         units = run.result.activations.units
         for row, cosine in zip(rows, cosines, strict=True):
             unit: Any = units.iloc[int(row)]
@@ -117,6 +138,8 @@ class PictureList(QListWidget):
                 if concept is not None:
                     lines = outlines_of(run.result.activations, int(row), concept, sign)
                 item.setIcon(QIcon(_pixmap(picture, lines, _LINES[sign])))
+                title = f"{unit['Metadata_condition'] or unit['Metadata_Field']}\n{cosine:.2f}"
+                self.pictures.append(Picture(picture, lines, _LINES[sign], title))
             item.setData(Qt.ItemDataRole.UserRole, int(row))
             item.setToolTip(
                 f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"
@@ -124,6 +147,16 @@ class PictureList(QListWidget):
                 + ("\nClick to go there." if run.has_images else "")
             )
             self.addItem(item)
+
+    def table(self) -> pd.DataFrame:
+        """The units shown, with what is known of them and their cosines."""
+        if self._run is None:
+            raise MicrodlError("There are no pictures yet.")
+        activations = self._run.result.activations
+        table = activations.units.iloc[self._rows].reset_index(drop=True)
+        table["Metadata_tag"] = activations.unit_tags[self._rows]
+        table["cosine"] = self._cosines
+        return table
 
 
 class Gallery(Panel):
@@ -148,6 +181,7 @@ class Gallery(Panel):
         for sign, heading in ((1, "Most aligned"), (-1, "Most anti-aligned")):
             view = PictureList(heading)
             view.unit_chosen.connect(self.unit_chosen)
+            offer_picture(view, "gallery", self.save_picture)
             label = QLabel(heading)
             label.setToolTip("From all images; patches that show it most are outlined.")
             self.column.addWidget(label)
@@ -173,6 +207,23 @@ class Gallery(Panel):
         for sign, view in self.lists.items():
             rows = activations.top_units(concept, _IN_A_ROW, sign)
             view.show_units(run, rows, alignment[rows], channel, concept, sign)
+
+    def save_picture(self, path: Path) -> None:
+        """Write both rows of pictures as PNG, SVG or PDF.
+
+        Parameters
+        ----------
+        path : Path
+            The suffix decides the format.
+
+        Raises
+        ------
+        MicrodlError
+            If there are no pictures, or the suffix is none of these.
+        """
+        save_pictures(
+            [(view.accessibleName(), view.pictures) for view in self.lists.values()], path
+        )
 
     def _on_channel(self) -> None:
         if self.session.run is not None and self.session.concept is not None:

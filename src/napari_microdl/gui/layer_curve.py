@@ -15,7 +15,7 @@ class LayerCurve(Plot):
     """Scores of a linear probe on each layer, the layer that is read as a line."""
 
     def __init__(self) -> None:
-        super().__init__(height=150)
+        super().__init__(150, "Comparison of layers")
         self._table: pd.DataFrame | None = None
         self._model = ""
         self._chosen: int | None = None
@@ -45,6 +45,11 @@ class LayerCurve(Plot):
     def has_contents(self) -> bool:
         """Whether layers were compared."""
         return self._table is not None
+
+    def table(self) -> pd.DataFrame:
+        """Scores of every layer with their spread."""
+        assert self._table is not None
+        return self._table
 
     def paint(self, axes: Axes) -> None:
         """Draw the curve."""

@@ -35,7 +35,7 @@ class MapPlot(Plot):
     lassoed = Signal(object)
 
     def __init__(self) -> None:
-        super().__init__(height=150)
+        super().__init__(150, "Map of cells")
         self._run: Run | None = None
         self._places: NDArray[np.float32] | None = None
         self._title = ""
@@ -73,11 +73,14 @@ class MapPlot(Plot):
 
     def drawn(self) -> None:
         """Lay a lasso over the new axes."""
+        from matplotlib.backend_bases import MouseButton
         from matplotlib.widgets import LassoSelector
 
         axes = self.canvas.figure.axes[0]
         line = {"color": self.colours["text"], "linewidth": 1}
-        self._lasso = LassoSelector(axes, self._on_lasso, props=line)
+        # A right click opens the menu.
+        left = MouseButton.LEFT
+        self._lasso = LassoSelector(axes, self._on_lasso, props=line, button=left)
 
     def _on_lasso(self, corners: list[tuple[float, float]]) -> None:
         from matplotlib.path import Path

@@ -32,7 +32,7 @@ class ConceptPlot(Plot):
     """One of the plots of a concept."""
 
     def __init__(self) -> None:
-        super().__init__(height=120)
+        super().__init__(120, "Concept")
         self._shown: tuple[Run, int, str, str, int] | None = None
         self.hide()
 

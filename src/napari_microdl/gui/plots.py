@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,16 +10,22 @@ from qtpy.QtCore import QTimer
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
-from napari_microdl.errors import MicrodlError
+from napari_microdl.gui.exporting import (
+    HINT,
+    check_picture,
+    offer_picture,
+    offer_table,
+    write_figure,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from napari_microdl.icfl import FitRecord
 
 _PAPER = {"background": "#ffffff", "text": "#000000"}
-_SUFFIXES = (".png", ".svg", ".pdf")
 _CURVE = "#56b4e9"
 _MILLISECONDS_BETWEEN_DRAWINGS = 250
 # Pixels of a line of text for which the heights of plots are given.
@@ -32,15 +39,30 @@ class Plot(QWidget):
     ----------
     height : int
         Preferred height in pixels.
+    name : str
+        What it is called: by a screen reader, and at first by its files.
     """
 
-    def __init__(self, height: int) -> None:
+    def __init__(self, height: int, name: str) -> None:
         super().__init__()
+        self._name = name
         self._height = height
         self._canvas: Any = None
         self.colours = dict(_PAPER)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
+        offer_picture(self, name.lower(), self.save)
+        if type(self).table is not Plot.table:
+            offer_table(self, name.lower(), self.table)
+        self.explain("")
+
+    def explain(self, text: str) -> None:
+        """Say in the tooltip what is drawn, and how it is saved."""
+        self.setToolTip(f"{text}\n{HINT}".lstrip())
+
+    def table(self) -> pd.DataFrame:
+        """The numbers behind the plot, of plots that no other table has."""
+        raise NotImplementedError
 
     def set_colours(self, colours: dict[str, str]) -> None:
         """Follow a theme; see `Dock.theme_colours`."""
@@ -78,6 +100,7 @@ class Plot(QWidget):
             self._canvas.setSizePolicy(
                 QSizePolicy.Policy.Expanding, QSizePolicy.Policy.MinimumExpanding
             )
+            self._canvas.setAccessibleName(self._name)
             self.layout().addWidget(self._canvas)
         # Title, numbers and label of the axis take their lines from the drawing.
         line = QFontMetrics(self.font()).height()
@@ -121,26 +144,21 @@ class Plot(QWidget):
         """
         from matplotlib.figure import Figure
 
-        path = Path(path)
-        if path.suffix.lower() not in _SUFFIXES:
-            raise MicrodlError(
-                f"'{path.name}' is no picture; end the name in {', '.join(_SUFFIXES)}."
-            )
-
+        path = check_picture(path)
         figure = Figure(figsize=(5, 3), layout="constrained")
         shown, self.colours = self.colours, _PAPER
         try:
             self._compose(figure, _PAPER)
         finally:
             self.colours = shown
-        figure.savefig(path, dpi=200)
+        write_figure(figure, path)
 
 
 class FitCurve(Plot):
     """R2 of the dictionary against the step, drawn while it is fitted."""
 
     def __init__(self) -> None:
-        super().__init__(height=130)
+        super().__init__(130, "Fit curve")
         self._records: list[FitRecord] = []
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -169,6 +187,12 @@ class FitCurve(Plot):
     def has_contents(self) -> bool:
         """Whether a fit has begun."""
         return bool(self._records)
+
+    def table(self) -> pd.DataFrame:
+        """Every point of the fit: step, R2, dead concepts and what else is known."""
+        import pandas as pd
+
+        return pd.DataFrame([dataclasses.asdict(record) for record in self._records])
 
     def paint(self, axes: Axes) -> None:
         """Draw the curve."""

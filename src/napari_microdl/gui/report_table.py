@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import (
@@ -19,6 +20,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.exporting import offer_table
 from napari_microdl.run_evaluation.words import Table, columns_of, value_text
 
 _MOST_ROWS = 50
@@ -45,6 +47,8 @@ class ReportTable(QWidget):
     def __init__(self, table: Table) -> None:
         super().__init__()
         self.table = table
+        self._rows: list[dict[str, Any]] = []
+        self._names: list[str] = []
         heading = QLabel(f"<b>{table.heading}</b>")
         heading.setToolTip(table.meaning)
         heading.setWordWrap(True)
@@ -69,6 +73,7 @@ class ReportTable(QWidget):
         self.view.itemSelectionChanged.connect(self._on_selection)
         # A row that is selected already says nothing when it is clicked again.
         self.view.itemClicked.connect(self._on_item)
+        offer_table(self.view, table.heading.lower(), self.frame)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(2)
@@ -85,6 +90,7 @@ class ReportTable(QWidget):
         names : list of str
             Names of the concepts.
         """
+        self._rows = rows
         self.setVisible(bool(rows))
         columns = columns_of(self.table, rows)
         self.view.clear()
@@ -118,12 +124,23 @@ class ReportTable(QWidget):
         names : list of str
             One a concept.
         """
+        self._names = names
         for row in range(self.view.rowCount()):
             for place in range(self.view.columnCount()):
                 item = self.view.item(row, place)
                 concept = item.data(_CONCEPT) if item is not None else None
                 if concept is not None and item is not None:
                     item.setText(names[concept])
+
+    def frame(self) -> pd.DataFrame:
+        """All rows with their exact numbers, under the names that the report has for columns."""
+        keys = [column.key for column in columns_of(self.table, self._rows)]
+        frame = pd.DataFrame([{key: row.get(key) for key in keys} for row in self._rows])
+        if "concept_name" in keys:
+            concepts = [row["concept"] for row in self._rows]
+            frame["concept_name"] = [self._names[concept] for concept in concepts]
+            frame.insert(keys.index("concept_name"), "concept", concepts)
+        return frame
 
     def _on_selection(self) -> None:
         for item in self.view.selectedItems():

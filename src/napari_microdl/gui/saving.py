@@ -15,11 +15,13 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
 
 from napari_microdl.dictionary import SUFFIX
 from napari_microdl.errors import MicrodlError
-from napari_microdl.export import iter_write_anndata, iter_write_table, label_features
+from napari_microdl.export import iter_write_anndata, iter_write_table
 from napari_microdl.gui.job_bar import JobBar, JobStep, told
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.layers import TAG, is_output
 from napari_microdl.gui.session import Run, Session
+from napari_microdl.gui.viewer_session import features_of
+from napari_microdl.gui.words import counted
 from napari_microdl.painting import grid_to_pixels
 from napari_microdl.whole_files import whole_file
 
@@ -52,8 +54,8 @@ def labels_layers(viewer: Viewer, session: Session, run: Run) -> dict[int, Label
     Returns
     -------
     dict of int to Labels
-        The user's own layers, or those that the built-in segmentation made. A stack of labels, in
-        which one number may mean several cells, is left out.
+        The user's own layers, or those that the built-in segmentation made. Planes of a stack of
+        labels, in which one number may mean several cells, have the same one.
     """
     found: dict[int, Labels] = {}
     for layer in viewer.layers:
@@ -61,9 +63,9 @@ def labels_layers(viewer: Viewer, session: Session, run: Run) -> dict[int, Label
         if tag.get("kind") == "cells" and tag.get("run_id") == run.run_id:
             found[tag["field"]] = layer
     for number, source in enumerate(run.sources):
-        if not source.has_own_labels or source.index:
+        if not source.has_own_labels:
             continue
-        own = [row.labels_layer() for row in session.rows if row.layer() is source.layer()]
+        own = [row.labels_layer() for row in session.rows if row.key == source.key]
         own = [layer for layer in own if layer is not None and layer in viewer.layers]
         if own:
             found[number] = own[0]
@@ -362,6 +364,14 @@ class SaveButton(QPushButton):
             )
             return
         concepts = self._few_concepts(run)
-        for number, layer in layers.items():
-            layer.features = label_features(run.result.activations, number, concepts)
-        show_info(f"Activations of {len(concepts)} concepts copied to {len(layers)} Labels layers.")
+        copied, stacks = features_of(self._viewer).copy(run, layers, concepts)
+        show_info(
+            f"Activations of {len(concepts)} concepts copied to "
+            f"{counted(copied, 'Labels layer')}."
+            + (
+                " Where one number means several cells, there is a row a frame and number; a "
+                "hovered cell reads that of the frame in view."
+                if stacks
+                else ""
+            )
+        )

@@ -6,6 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
@@ -14,6 +15,7 @@ from napari_microdl.config import PipelineConfig
 from napari_microdl.fields import Field
 from napari_microdl.gui.layers import Source
 from napari_microdl.gui.state.freshness import Facets, Freshness, Mark, StepName
+from napari_microdl.gui.state.kept_tags import KeptTags
 from napari_microdl.gui.state.plan import Plan
 from napari_microdl.gui.work import Work
 from napari_microdl.stages.kept import KeptStages
@@ -84,6 +86,9 @@ class Session(Plan):
         self.open_steps: set[StepName] = {"images"}
         self._freshness = Freshness()
         self._kept = KeptStages()
+        self._tags = KeptTags()
+        # About tags of units that the last run could not take over.
+        self.tag_note = ""
         # What decides the run in progress.
         self._started: Facets | None = None
 
@@ -134,10 +139,12 @@ class Session(Plan):
         """Take in the whitening of a run up to it."""
         self.whitening = whitened.whitening
 
-    def set_dictionary(self, dictionary: ConceptDictionary | None) -> None:
+    def set_dictionary(
+        self, dictionary: ConceptDictionary | None, file: Path | None = None
+    ) -> None:
         """Take a dictionary in, to save or apply it, and show its whitening."""
         self.whitening = None if dictionary is None else dictionary.whitening
-        super().set_dictionary(dictionary)
+        super().set_dictionary(dictionary, file)
 
     def marks(self) -> dict[StepName, Mark]:
         """Steps that are not as in the run that is shown, see `Freshness.marks`."""
@@ -188,7 +195,9 @@ class Session(Plan):
     def _take_run(
         self, result: PipelineResult, fields: list[Field], sources: list[Source], is_first: bool
     ) -> None:
+        before = self.run
         self.run = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first)
+        self.tag_note = self._tags.follow(before, self.run)
         self.report = None
 
     def show_concept(self, concept: int) -> None:

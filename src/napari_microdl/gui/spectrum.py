@@ -9,6 +9,7 @@ import numpy as np
 from napari_microdl.gui.plots import Plot
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
     from napari_microdl.whitening import ControlWhitening
@@ -23,9 +24,9 @@ class SpectrumPlot(Plot):
     """Variance of the controls along each direction, the shrinkage as a line across."""
 
     def __init__(self) -> None:
-        super().__init__(height=120)
+        super().__init__(120, "Control spectrum")
         self._whitening: ControlWhitening | None = None
-        self.setToolTip(
+        self.explain(
             "Directions left of the crossing vary more among controls than the shrinkage adds and "
             "are scaled down fully; those right of it are scaled up by the shrinkage alone."
         )
@@ -40,6 +41,20 @@ class SpectrumPlot(Plot):
     def has_contents(self) -> bool:
         """Whether there is a whitening."""
         return self._whitening is not None
+
+    def table(self) -> pd.DataFrame:
+        """Variance of the controls along every direction, and the factor applied to it."""
+        import pandas as pd
+
+        assert self._whitening is not None
+        variance = self._whitening.explained_variance_
+        return pd.DataFrame(
+            {
+                "direction": np.arange(1, len(variance) + 1),
+                "variance": variance,
+                "scale": self._whitening.scale_,
+            }
+        )
 
     def paint(self, axes: Axes) -> None:
         """Draw both lines."""

@@ -6,6 +6,7 @@ import weakref
 
 from napari.viewer import Viewer
 
+from napari_microdl.gui.copied_features import CopiedFeatures
 from napari_microdl.gui.marks import Marks
 from napari_microdl.gui.overlays import Overlays
 from napari_microdl.gui.selection import Selection
@@ -25,6 +26,7 @@ class _Parts:
         self.session.configure(device=chosen.device, unit=chosen.default_unit)
         self.overlays = Overlays(viewer, self.session)
         self.selection = Selection(self.session)
+        self.features = CopiedFeatures(viewer)
         self.marks = Marks(viewer, self.session, self.selection, self.overlays)
 
 
@@ -80,3 +82,18 @@ def overlays_of(viewer: Viewer) -> Overlays:
     Overlays
     """
     return _parts_of(viewer).overlays
+
+
+def features_of(viewer: Viewer) -> CopiedFeatures:
+    """What copies activations beside the labels of a viewer; it goes when the viewer goes.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer itself, no proxy.
+
+    Returns
+    -------
+    CopiedFeatures
+    """
+    return _parts_of(viewer).features

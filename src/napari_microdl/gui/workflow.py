@@ -89,7 +89,7 @@ class ConceptWorkflow(Dock):
         self.preview = CellPreview(self.viewer, self.session, self)
         self.preview.told.connect(self.say)
         self.preview.jobs.running_changed.connect(self._offer_cancel)
-        self.files = WorkflowFiles(self.session, self)
+        self.files = WorkflowFiles(self.viewer, self.session, self)
         self.files.told.connect(self.say)
 
         self.images = ImagesStep(self.session, self.viewer)
@@ -146,7 +146,8 @@ class ConceptWorkflow(Dock):
         self.explore_button.clicked.connect(self._explore)
         self.settings_button = QPushButton("Settings")
         self.settings_button.setToolTip(
-            "Load or save all settings as a file, which the command line takes too."
+            "Load or save all settings and the table of fields, as files that the command line "
+            "takes too."
         )
         menu = QMenu(self.settings_button)
         menu.addAction("Load settings...", self.files.ask_load_settings)
@@ -213,6 +214,7 @@ class ConceptWorkflow(Dock):
         self._leave()
         self.model.stop()
         self.preview.stop()
+        self.files.jobs.stop()
 
     def refresh(self) -> None:
         """Read layers and session anew."""
@@ -376,7 +378,8 @@ class ConceptWorkflow(Dock):
         closed = [s.name for s in sources if s.layer() not in self.viewer.layers]
         if closed:
             sentence += f" No overlay for {', '.join(closed)}: the image was closed."
-        self._show_notes(result.warnings, sentence)
+        lost = [self.session.tag_note] if self.session.tag_note else []
+        self._show_notes([*lost, *result.warnings], sentence)
 
     def _show_notes(self, notes: Sequence[str], sentence: str) -> None:
         self.notes.setText("\n".join(["Notes of this run:", *(f"• {n}" for n in notes)]))

@@ -1,15 +1,17 @@
-"""Dictionaries and settings that the workflow loads and saves."""
+"""Dictionaries, settings and the plan of the window that the workflow loads and saves."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from napari.viewer import Viewer
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
-from napari_microdl.config_files import read_config, write_config
 from napari_microdl.errors import MicrodlError
+from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.session import Session
+from napari_microdl.gui.state.window_files import put_back, read_back, take_down, write_steps
 
 _SETTINGS = "Settings (*.json);;All files (*)"
 _FILES = "Concept dictionary (*.microdl.safetensors);;All files (*)"
@@ -20,6 +22,8 @@ class WorkflowFiles(QObject):
 
     Parameters
     ----------
+    viewer : Viewer
+        Where the images are.
     session : Session
         What is loaded into and saved from.
     parent : QWidget
@@ -33,10 +37,23 @@ class WorkflowFiles(QObject):
 
     told = Signal(str)
 
-    def __init__(self, session: Session, parent: QWidget) -> None:
+    def __init__(self, viewer: Viewer, session: Session, parent: QWidget) -> None:
         super().__init__(parent)
         self._session = session
-        self._window = parent
+        self._viewer, self._window = viewer, parent
+        self.jobs = JobRunner(self)
+        self.jobs.succeeded.connect(self._on_saved)
+        self.jobs.failed.connect(self._on_failed)
+        self.jobs.cancelled.connect(self._on_cancelled)
+
+    def _on_saved(self, sentence: str) -> None:
+        self.told.emit(sentence)
+
+    def _on_failed(self, sentence: str) -> None:
+        self.told.emit(f"⚠ {sentence}")
+
+    def _on_cancelled(self) -> None:
+        self.told.emit("⚠ Cancelled: the settings may be saved in part.")
 
     def ask_load_dictionary(self) -> None:
         """Ask which dictionary to load."""
@@ -59,7 +76,7 @@ class WorkflowFiles(QObject):
         except (MicrodlError, OSError) as error:
             self.told.emit(f"⚠ {error}")
             return
-        self._session.set_dictionary(dictionary)
+        self._session.set_dictionary(dictionary, Path(path))
         self._session.choose(apply_dictionary=True)
         self.told.emit(f"Loaded {Path(path).name}; press Run all to apply it.")
 
@@ -87,6 +104,7 @@ class WorkflowFiles(QObject):
         except (MicrodlError, OSError) as error:
             self.told.emit(f"⚠ The dictionary could not be saved: {error}")
             return
+        self._session.dictionary_file = written
         self.told.emit(f"Saved {written.name}.")
 
     def ask_load_settings(self) -> None:
@@ -96,19 +114,22 @@ class WorkflowFiles(QObject):
             self.load_settings(path)
 
     def load_settings(self, path: str | Path) -> None:
-        """Take all settings from a file.
+        """Take all settings from a file, and the plan of the window where it was saved.
 
         Parameters
         ----------
         path : str or Path
             As `save_settings` or the command line wrote it.
         """
+        path = Path(path)
         try:
-            self._session.take_config(read_config(path))
+            said = put_back(self._session, self._viewer.layers, read_back(path))
         except MicrodlError as error:
             self.told.emit(f"⚠ {error}")
             return
-        self.told.emit(f"Settings of {Path(path).name} are in place; press Run all to use them.")
+        self.told.emit(
+            f"Settings of {path.name} are in place; press Run all to use them. {said}".rstrip()
+        )
 
     def ask_save_settings(self) -> None:
         """Ask where to save the settings."""
@@ -119,16 +140,12 @@ class WorkflowFiles(QObject):
             self.save_settings(path)
 
     def save_settings(self, path: str | Path) -> None:
-        """Write all settings to a file.
+        """Write all settings, and beside them the table of fields, as the command line takes them.
 
         Parameters
         ----------
         path : str or Path
-            The file.
+            The file of the settings.
         """
-        try:
-            write_config(self._session.run_config(), path)
-        except OSError as error:
-            self.told.emit(f"⚠ The settings could not be saved: {error}")
-            return
-        self.told.emit(f"Saved {Path(path).name}.")
+        self.told.emit("Saving settings...")
+        self.jobs.start(write_steps(take_down(self._session, path), path), "MicroDL settings")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari_microdl.config import DICTIONARY_SETTINGS, WHITENING_SETTINGS, PipelineConfig
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
-from napari_microdl.gui.layers import Source, build_fields
+from napari_microdl.gui.layers import ImageRow, Source, build_fields
 from napari_microdl.gui.state.freshness import Facet, Facets, StepName
 from napari_microdl.gui.state.model_choice import ModelChoice
 from napari_microdl.gui.state.run_settings import RunSettings
@@ -114,9 +114,13 @@ class Plan(RunSettings):
         found += [Problem("images", s, _SAMPLES) for s in self._control_problems()]
         channels = self.layout.arrangement == "channels"
         needs_labels = self.shown_config().unit == "cell" and self.cell_source == "labels"
+        # The cells of a field are those of its first channel.
+        first: dict[Any, ImageRow] = {}
+        for row in self.used_rows():
+            first.setdefault(row.group if channels else row.key, row)
         without = dict.fromkeys(
             row.group if channels else row.name
-            for row in self.used_rows()
+            for row in first.values()
             if needs_labels and row.labels_layer() is None
         )
         if without:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from psygnal import Signal
@@ -28,6 +29,8 @@ class RunSettings(Images):
         self.cell_source: CellSource = "segmentation"
         self.apply_dictionary = False
         self.dictionary: ConceptDictionary | None = None
+        # Where it was loaded from or saved to.
+        self.dictionary_file: Path | None = None
 
     def configure(self, **changes: Any) -> None:
         """Change settings of the run.
@@ -48,7 +51,11 @@ class RunSettings(Images):
             setattr(self, name, value)
         self.settings_changed.emit()
 
-    def set_dictionary(self, dictionary: ConceptDictionary | None) -> None:
-        """Take a dictionary in, to save or apply it."""
+    def set_dictionary(
+        self, dictionary: ConceptDictionary | None, file: Path | None = None
+    ) -> None:
+        """Take a dictionary in, to save or apply it; `file` is where it is from."""
+        if file is not None or dictionary is not self.dictionary:
+            self.dictionary_file = file
         self.dictionary = dictionary
         self.dictionary_changed.emit()

@@ -1,0 +1,115 @@
+"""Features of labels in which one number means another cell in every frame."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+
+from napari_microdl.gui.explorer import ConceptExplorer
+from napari_microdl.gui.layers import Layout
+from napari_microdl.pipeline import run_pipeline
+
+from .clicks import click_entry
+from .conftest import SIZE
+
+SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    found: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.saving.show_info", found.append)
+    return found
+
+
+def explored_stack(open_viewer: Any, small_run: Any, qtbot: Any, flat: bool) -> Any:
+    """A series of four frames with labels of every frame, or one for all, and a run on them."""
+    viewer = open_viewer()
+    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    assert isinstance(explorer, ConceptExplorer)
+    stack = np.stack([field.read()[0] for field in small_run.fields])
+    labels = np.stack([np.roll(SQUARES, 32 * frame, axis=0) for frame in range(4)])
+    # Frames half a unit apart, from 3 on: a frame is no step of the slider by itself.
+    lie = {"scale": (0.5, 1, 1), "translate": (3, 0, 0)}
+    image = viewer.add_image(stack, name="series", **lie)
+    cells = SQUARES if flat else labels
+    own = viewer.add_labels(cells, name="series cells", **({} if flat else lie))
+    session = explorer.session
+    session.set_layout(Layout(channel_axis="none"), viewer.layers)
+    session.choose(cell_source="labels")
+    session.configure(**replace(small_run.config, unit="cell", n_atoms=8, whiten=False).to_dict())
+    session.configure(segmentation=small_run.config.segmentation)
+    fields, sources, config = session.prepare()
+    assert len(fields) == 4
+    result = run_pipeline(fields, replace(config, max_steps=5))
+    session.finish(result, fields, sources)
+    qtbot.waitUntil(lambda: explorer.table.currentIndex().isValid())
+    return viewer, explorer, image, own, result
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["labels a frame", "labels for all frames"])
+def test_a_hovered_cell_reads_its_own_frame(
+    open_viewer: Any, small_run: Any, qtbot: Any, said: list[str], flat: bool
+):
+    viewer, explorer, _, own, result = explored_stack(open_viewer, small_run, qtbot, flat)
+    click_entry(explorer.save_button, explorer.save_button.entries["features"])
+    assert said[0].startswith("Activations of 8 concepts copied to 1 Labels layer. Where one numb")
+    activations = result.activations
+    slider = explorer.viewer.window._qt_viewer.dims.slider_widgets[0].slider
+
+    def check() -> None:
+        table = own.features.sort_values(["frame", "index"])
+        assert len(table) == 100
+        np.testing.assert_array_equal(table["frame"], np.repeat(range(4), 25))
+        units = activations.units.sort_values(["field", "label"])
+        np.testing.assert_array_equal(table["index"], units["label"])
+        for concept in range(8):
+            name = activations.dictionary.names[concept]
+            np.testing.assert_array_equal(table[name], activations.activation(concept)[units.index])
+
+    check()
+    slider.setFocus()
+    seen = []
+    for step in (None, Qt.Key.Key_Left, Qt.Key.Key_Left, Qt.Key.Key_Right):
+        if step is not None:
+            qtbot.keyClick(slider, step)
+        frame = int(viewer.dims.current_step[0])
+        seen.append(frame)
+        y, x = 40, 70
+        label = int(own.data[y, x] if flat else own.data[frame, y, x])
+        place = (y, x) if flat else own.data_to_world((frame, y, x))
+        status = own.get_status(place, view_direction=None, dims_displayed=[-2, -1], world=True)
+        ids, values = activations.unit_values(frame, 3)
+        (value,) = values[ids == label]
+        assert f"frame: {frame}" in status["coordinates"]
+        shown = next(
+            text.strip() for text in status["coordinates"].split(",") if "concept 3" in text
+        )
+        assert float(shown.split(": ")[1]) == pytest.approx(value, rel=1e-3, abs=1e-3)
+    assert len(set(seen)) > 2
+    check()
+
+
+def test_labels_with_a_channel_axis_alone_have_a_row_a_label(
+    open_viewer: Any, small_run: Any, qtbot: Any, said: list[str]
+):
+    viewer = open_viewer()
+    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    stack = np.stack([field.read()[0] for field in small_run.fields[:2]])
+    assert stack.shape == (2, SIZE, SIZE)
+    viewer.add_image(stack, name="two channels")
+    own = viewer.add_labels(SQUARES, name="two channels cells")
+    session = explorer.session
+    session.set_layout(Layout(channel_axis=0), viewer.layers)
+    session.choose(cell_source="labels")
+    session.configure(model="random-init", n_atoms=8, whiten=False, max_steps=5, device="cpu")
+    fields, sources, config = session.prepare()
+    session.finish(run_pipeline(fields, config), fields, sources)
+    click_entry(explorer.save_button, explorer.save_button.entries["features"])
+    assert said == ["Activations of 8 concepts copied to 1 Labels layer."]
+    assert own.features["index"].tolist() == list(range(1, 26))
+    assert "frame" not in own.features

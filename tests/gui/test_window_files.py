@@ -1,0 +1,327 @@
+"""The plan of the window to the files of the command line, and back into a fresh window."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from qtpy.QtCore import Qt
+
+from napari_microdl.dictionary import ConceptDictionary
+from napari_microdl.gui.fill_fields import FillFields
+from napari_microdl.runs import DICTIONARY
+
+from .clicks import click_entry
+from .conftest import SMALL, small_fields
+from .test_workflow import PATIENCE, choose, click, docked, quiet, run, tick
+
+__all__ = ["docked", "quiet"]
+
+SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    """Four fields of two channels as TIFF files, one each."""
+    folder = tmp_path / "raw data"
+    folder.mkdir()
+    paths = []
+    for field in small_fields():
+        plane = field.read()[0]
+        for channel, data in (("spots", plane), ("flipped", plane[::-1])):
+            paths.append(folder / f"{field.well}_{channel}.tif")
+            tifffile.imwrite(paths[-1], data)
+    return paths
+
+
+@pytest.fixture
+def dialogs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """What the file dialogs, which no test can click, would return."""
+    path = tmp_path / "settings.json"
+    name = "napari_microdl.gui.workflow_files.QFileDialog"
+    monkeypatch.setattr(f"{name}.getSaveFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(f"{name}.getOpenFileName", lambda *_: (str(path), ""))
+    return path
+
+
+def opened(open_viewer: Any, qtbot: Any, paths: list[Path], labelled: bool = False) -> Any:
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    viewer.open([str(path) for path in paths], plugin="napari", layer_type="image")
+    if labelled:
+        for path in paths[::2]:
+            viewer.add_labels(SQUARES.copy(), name=f"cells of {path.stem}")
+    qtbot.waitUntil(lambda: len(workflow.session.rows) == len(paths))
+    return viewer, workflow
+
+
+def settings(workflow: Any, number: int, qtbot: Any) -> str:
+    """Load (0) or save (1) settings by the menu; what is said of it."""
+    workflow.say("")
+    click_entry(workflow.settings_button, workflow.settings_button.menu().actions()[number])
+    done = "in place" if number == 0 else "Saved"
+    qtbot.waitUntil(
+        lambda: done in workflow.status.text() or "⚠" in workflow.status.text(), timeout=PATIENCE
+    )
+    return str(workflow.status.text())
+
+
+def fill_in(workflow: Any, qtbot: Any) -> None:
+    """Fields and channels from the names, conditions and controls by hand."""
+    choose(qtbot, workflow.images.arrangement, "Images are channels")
+    click(qtbot, workflow.images.fill)
+    dialog = workflow.images.findChild(FillFields)
+    qtbot.waitExposed(dialog)
+    dialog.names.pattern.selectAll()
+    qtbot.keyClicks(dialog.names.pattern, "{field}_{channel}")
+    click(qtbot, dialog.names.apply)
+    dialog.close()
+    table = workflow.images.table
+    for row, condition in ((0, "puncta"), (2, "puncta"), (4, "diffuse"), (6, "diffuse")):
+        table.selectRow(row)
+        workflow.images.condition.clear()
+        qtbot.keyClicks(workflow.images.condition, condition)
+        qtbot.keyClick(workflow.images.condition, Qt.Key.Key_Return)
+        if condition == "diffuse":
+            click(qtbot, workflow.images.mark_control)
+
+
+def command_line(words: list[str], folder: Path) -> None:
+    """Run the command in a process of its own, which reads the model itself."""
+    subprocess.run(
+        [sys.executable, "-m", "napari_microdl.cli", *words[1:]],
+        check=True, cwd=folder, env={**os.environ, "NAPARI_MICRODL_CACHE": str(folder / "cache")},
+    )  # fmt: skip
+
+
+def atoms(*dictionaries: ConceptDictionary) -> list[np.ndarray]:
+    """Atoms among tokens: which directions span what controls do not is chance in the whitening."""
+    return [found.directions @ found.whitening.components_ for found in dictionaries]
+
+
+def assert_same_plan(found: Any, expected: Any) -> None:
+    """Two sessions that would run the same."""
+    for one, other in zip(found.rows, expected.rows, strict=True):
+        for name in (
+            "use", "group", "channel", "condition", "is_control", "well", "site", "plate", "index",
+        ):  # fmt: skip
+            assert getattr(one, name) == getattr(other, name)
+    assert found.layout == expected.layout
+    assert found.run_config() == expected.run_config()
+    assert [(c.name, c.use) for c in found.channels] == [(c.name, c.use) for c in expected.channels]
+    assert (found.cell_source, found.apply_dictionary) == (
+        expected.cell_source,
+        expected.apply_dictionary,
+    )
+    fields = [session.prepare()[0] for session in (found, expected)]
+    for one, other in zip(*fields, strict=True):
+        assert one.name == other.name
+        assert one.channel_names == other.channel_names
+        np.testing.assert_array_equal(one.read(), other.read())
+        np.testing.assert_array_equal(one.read_labels(), other.read_labels())
+
+
+def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it(
+    open_viewer: Any, files: list[Path], dialogs: Path, qtbot: Any
+):
+    viewer, workflow = opened(open_viewer, qtbot, files, labelled=True)
+    fill_in(workflow, qtbot)
+    # Sizes that no person has to set.
+    workflow.session.configure(
+        **{k: v for k, v in SMALL.to_dict().items() if k not in {"segmentation", "unit"}}
+    )
+    click(qtbot, workflow.cells.heading)
+    choose(qtbot, workflow.cells.source, "My Labels layers")
+    # One field takes no part, and has a condition all the same.
+    tick(qtbot, workflow.images.table, 2, 0)
+    tick(qtbot, workflow.images.table, 3, 0)
+    # Without labels of its own layer: a person chose those of another field.
+    other = viewer.layers["cells of O07_spots"]
+    other.data = SQUARES[::-1].copy()
+    choose(qtbot, workflow.cells.labels.cellWidget(0, 1), other.name)
+    assert len(workflow.session.prepare()[0]) == 3
+
+    said = settings(workflow, 1, qtbot)
+    assert said.startswith("Saved settings.json and settings.fields.csv and settings.labels. In ")
+    table = pd.read_csv(dialogs.parent / "settings.fields.csv", keep_default_na=False)
+    assert table["FileName_spots"].tolist() == [f"{w}_spots.tif" for w in ("O05", "O11", "O12")]
+    assert set(table["PathName_spots"]) == {"raw data"}
+    assert table["Metadata_control"].tolist() == [False, True, True]
+
+    run(qtbot, workflow)
+    expected = workflow.session.run.result
+    command = shlex.split(said.split("the same: ")[1].replace("DIR", "out"))
+    assert command[:2] == ["napari-microdl", "fit"]
+    command_line(command, dialogs.parent)
+    made = ConceptDictionary.load(dialogs.parent / "out" / DICTIONARY)
+    assert made.spec == expected.dictionary.spec
+    assert made.provenance["config"] == expected.dictionary.provenance["config"]
+    np.testing.assert_allclose(*atoms(made, expected.dictionary), atol=1e-4)
+    cells = pd.read_csv(dialogs.parent / "out" / "cells.csv", keep_default_na=False)
+    units = expected.activations.units
+    for name in ("Metadata_Field", "Metadata_condition", "Metadata_control", "label", "area"):
+        assert cells[name].tolist() == units[name].tolist()
+    for concept in range(expected.activations.n_concepts):
+        activation = expected.activations.activation(concept)
+        np.testing.assert_allclose(cells[f"activation_{concept}"], activation, atol=1e-3)
+
+    again, fresh = opened(open_viewer, qtbot, files, labelled=True)
+    again.layers["cells of O07_spots"].data = SQUARES[::-1].copy()
+    assert settings(fresh, 0, qtbot) == (
+        "Settings of settings.json are in place; press Run all to use them."
+    )
+    assert_same_plan(fresh.session, workflow.session)
+    assert fresh.session.rows[0].labels_layer().name == other.name
+    assert fresh.session.rows[2].condition == "puncta"
+    # A table that somebody changed by hand is what counts, as for the command line.
+    table["Metadata_condition"] = ["PUNCTA", "diffuse", "diffuse"]
+    table.iloc[[0, 1]].to_csv(dialogs.parent / "settings.fields.csv", index=False)
+    settings(fresh, 0, qtbot)
+    assert [row.condition for row in fresh.session.rows[::2]] == [
+        "PUNCTA", "puncta", "diffuse", "diffuse",
+    ]  # fmt: skip
+    assert [row.use for row in fresh.session.rows[::2]] == [True, False, True, False]
+
+
+def test_stacks_with_renamed_channels_and_an_applied_dictionary_come_back(
+    open_viewer: Any, small_run: Any, tmp_path: Path, dialogs: Path, qtbot: Any
+):
+    paths = []
+    for field in small_fields()[1:3]:
+        paths.append(tmp_path / f"{field.name}.tif")
+        plane = field.read()[0]
+        tifffile.imwrite(paths[-1], np.stack([plane, plane[::-1]]), photometric="minisblack")
+    _, workflow = opened(open_viewer, qtbot, paths)
+    session = workflow.session
+    choose(qtbot, workflow.images.channel_axis, "axis 0 (2 planes)")
+    assert len(session.rows) == 2
+    session.edit_channel(1, name="turned")
+    session.edit_channel(0, name="GFP")
+    session.edit_channel(1, use=False)
+    small_run.result.dictionary.save(tmp_path / "mine")
+    workflow.files.load_dictionary(tmp_path / "mine.microdl.safetensors")
+    session.configure(unit="crop")
+    said = settings(workflow, 1, qtbot)
+    command = shlex.split(said.split("the same: ")[1].replace("DIR", "out"))
+    assert command[1:4] == ["apply", "mine.microdl.safetensors", "settings.fields.csv"]
+    command_line(command, dialogs.parent)
+    run(qtbot, workflow)
+    crops = pd.read_csv(dialogs.parent / "out" / "crops.csv")
+    activations = session.run.result.activations
+    np.testing.assert_allclose(crops["cosine_3"], activations.alignment(3), atol=1e-5)
+
+    _, fresh = opened(open_viewer, qtbot, paths)
+    settings(fresh, 0, qtbot)
+    assert_same_plan(fresh.session, session)
+    assert fresh.session.dictionary.names == session.dictionary.names
+    assert fresh.dictionary.apply.isChecked()
+
+
+def test_images_without_files_are_said_and_come_back_by_name(
+    docked: Any, open_viewer: Any, dialogs: Path, qtbot: Any
+):
+    viewer, workflow = docked
+    table, step = workflow.images.table, workflow.images
+    table.selectRow(1)
+    qtbot.keyClicks(step.condition, "bright")
+    click(qtbot, step.set_condition)
+    tick(qtbot, table, 0, 0)
+    said = settings(workflow, 1, qtbot)
+    assert "'O07_f01', 'O11_f01', 'O12_f01' was not opened from a file that the command" in said
+    done = subprocess.run(
+        [sys.executable, "-m", "napari_microdl.cli", "fit", "settings.fields.csv", "--config",
+         "settings.json", "--out", "out"],
+        check=False, cwd=dialogs.parent, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Row 1 of 'settings.fields.csv': there is no file in the column" in done.stderr
+
+    again = open_viewer()
+    _, fresh = again.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    for layer in list(viewer.layers)[1:]:
+        # The same names, and nothing known of them.
+        again.add_image(layer.data, name=layer.name)
+    again.add_image(viewer.layers[0].data, name="a stranger")
+    qtbot.waitUntil(lambda: len(fresh.session.rows) == 4)
+    said = settings(fresh, 0, qtbot)
+    assert "The settings know nothing of 'a stranger', left as it was." in said
+    assert f"Not open, and so not in place: '{viewer.layers[0].name}'." in said
+    for one, other in zip(fresh.session.rows, workflow.session.rows[1:], strict=False):
+        for name in ("name", "use", "condition", "is_control", "well", "site"):
+            assert getattr(one, name) == getattr(other, name)
+    assert fresh.session.rows[0].condition == "bright"
+
+
+def test_what_keeps_the_command_line_from_it_is_said(
+    open_viewer: Any, files: list[Path], dialogs: Path, qtbot: Any
+):
+    viewer, workflow = opened(open_viewer, qtbot, files[:2])
+    viewer.layers[0].data = viewer.layers[0].data + 1
+    assert f"'{files[0].stem}' was changed since it was opened" in settings(workflow, 1, qtbot)
+    # Two fields of one name are none: everything stands in the settings alone.
+    workflow.session.edit_rows([0, 1], name="twice")
+    workflow.session.edit_rows([1], condition="DMSO")
+    dialogs.with_name("settings.fields.csv").unlink()
+    said = settings(workflow, 1, qtbot)
+    assert "Two fields are called 'twice'" in said
+    assert not dialogs.with_name("settings.fields.csv").exists()
+    workflow.session.edit_rows([0, 1], name="once", condition="")
+    settings(workflow, 0, qtbot)
+    assert [(r.name, r.condition) for r in workflow.session.rows] == [
+        ("twice", ""), ("twice", "DMSO"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"channels": ["ER"]}, "use the channel 'ER', but the images have"),
+        ({"window": 3}, "entry window of the settings 'settings.json' is 3 but must be an object"),
+        ({"window": {"images": [{"use": True}]}}, "images: layer is missing"),
+        ({"window": {"images": [{"layer": "a", "use": 1}]}}, "use is 1 but must be true or false"),
+        ({"window": {"image": []}}, "holds 'image', which this version does not know"),
+        ({"window": {"arrangement": "rows"}}, "arrangement is 'rows'; use one of 'fields', 'chan"),
+        ({"window": {"channel_axis": True}}, "channel_axis is true but must be a whole number"),
+        ({"window": {"images": [{"layer": "a", "plane": ["x"]}]}}, 'plane is ["x"]; use whole'),
+        ({"window": {"images": [{"layer": "a", "known": {"well": 3}}]}}, 'holds {"well": 3}'),
+        ({"window": {"model_channels": {"DNA": 3}}}, 'hold {"DNA": 3}, but need texts'),
+        ({"window": {"fields": "gone.csv"}}, "'gone.csv' cannot be read as a table"),
+        (
+            {"window": {"apply_dictionary": True, "dictionary": "gone.microdl.safetensors"}},
+            "gone.microdl.safetensors",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_change_nothing(
+    open_viewer: Any, files: list[Path], dialogs: Path, qtbot: Any, change: dict, sentence: str
+):
+    _, workflow = opened(open_viewer, qtbot, files[:2])
+    session = workflow.session
+    settings(workflow, 1, qtbot)
+    values = json.loads(dialogs.read_text())
+    values["window"]["arrangement"] = "channels"
+    window = change.get("window", {})
+    if isinstance(window, dict):
+        change = {**change, "window": {**values["window"], **window}}
+    dialogs.write_text(json.dumps({**values, "n_atoms": 7, **change}))
+    before = (session.config, session.layout, [vars(row).copy() for row in session.rows])
+    assert sentence in settings(workflow, 0, qtbot)
+    assert before == (session.config, session.layout, [vars(row).copy() for row in session.rows])
+    assert workflow.images.arrangement.currentText() == "Each image is a field"
+
+
+def test_a_settings_file_that_cannot_be_written_is_said(
+    open_viewer: Any, files: list[Path], dialogs: Path, qtbot: Any, tmp_path: Path
+):
+    _, workflow = opened(open_viewer, qtbot, files[:2])
+    dialogs.mkdir()
+    assert settings(workflow, 1, qtbot).startswith("⚠ The settings could not be saved: ")
