@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.plots import Plot
+from napari_microdl.gui.select_button import SelectButton
 from napari_microdl.gui.session import Run
 from napari_microdl.gui.words import counted
 
@@ -104,9 +105,17 @@ def _map_steps(run: Run, method: str) -> Generator[Any, None, tuple[str, str, An
 
 
 class MapPanel(Panel):
-    """Choice of the kind of map, the map, and how many units are selected."""
+    """Choice of the kind of map, the map, and how many units are selected.
 
-    def __init__(self, *args: Any) -> None:
+    Parameters
+    ----------
+    *args
+        As for `Panel`.
+    field_in_view : callable
+        Gives the number of the field that is looked at.
+    """
+
+    def __init__(self, *args: Any, field_in_view: Callable[[], int]) -> None:
         super().__init__(*args)
         self.method = QComboBox()
         self.method.setAccessibleName("Kind of map")
@@ -115,6 +124,7 @@ class MapPanel(Panel):
         if umap_is_installed():
             self.method.addItem("UMAP", "umap")
         self.method.currentIndexChanged.connect(self._make)
+        self.select_button = SelectButton(self.session, self.selection, field_in_view)
         self.clear_button = QPushButton("Select none")
         self.clear_button.clicked.connect(self.selection.clear)
         self.message = sentence_label()
@@ -126,6 +136,7 @@ class MapPanel(Panel):
         row = QHBoxLayout()
         row.addWidget(self.method)
         row.addStretch(1)
+        row.addWidget(self.select_button)
         row.addWidget(self.clear_button)
         self.column.addLayout(row)
         self.column.addWidget(self.message)
@@ -137,6 +148,7 @@ class MapPanel(Panel):
         self.jobs.stop()
         self._made = None
         self.plot.show_map(None, None)
+        self.select_button.show_run(run)
         self._say("")
 
     def show_concept(self, run: Run, concept: int) -> None:
@@ -155,7 +167,8 @@ class MapPanel(Panel):
             self._say(
                 f"{counted(chosen, unit)} selected and outlined in the images."
                 if chosen
-                else f"Draw a line around points to select their {unit}s in the images."
+                else f"Draw a line around points to select their {unit}s in the images, or press "
+                "Select."
             )
             if not self.isHidden():
                 self.plot.show_selected(self.selection.rows)
