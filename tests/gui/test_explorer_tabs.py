@@ -283,22 +283,3 @@ def test_two_viewers_keep_their_concepts_apart(explored, open_viewer, qtbot):
     assert explorer.table.proxy.rowCount() == 24
     assert not second.message.isHidden()
     assert explorer.message.isHidden()
-
-
-def test_everything_is_reached_by_the_tab_key(explored):
-    _, explorer = explored
-    start = widget = explorer.kinds["heatmap"]
-    seen = [start]
-    while (widget := widget.nextInFocusChain()) is not start:
-        if widget.focusPolicy() & Qt.FocusPolicy.TabFocus:
-            seen.append(widget)
-    for wanted in (
-        explorer.filter,
-        explorer.hide_flagged,
-        explorer.table,
-        explorer.tabs.tabBar(),
-        explorer.where,
-        explorer.save_button,
-        explorer.plots.kind,
-    ):
-        assert wanted in seen

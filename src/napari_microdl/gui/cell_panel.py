@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QLabel, QListWidget, QListWidgetItem
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.dock import sentence_label
@@ -23,7 +25,14 @@ _MOST_SIMILAR = 12
 
 
 class CellPanel(Panel):
-    """What one clicked unit shows.
+    """What one unit shows, clicked in an image or reached by the buttons.
+
+    Parameters
+    ----------
+    *args
+        As for `Panel`.
+    field_in_view : callable
+        Gives the number of the field that is looked at.
 
     Signals
     -------
@@ -33,9 +42,19 @@ class CellPanel(Panel):
 
     unit_chosen = Signal(int)
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, field_in_view: Callable[[], int]) -> None:
         super().__init__(*args)
+        self._field_in_view = field_in_view
         self.heading = sentence_label()
+        self.previous, self.next = QPushButton("Previous"), QPushButton("Next")
+        steps = QHBoxLayout()
+        for button, step in ((self.previous, -1), (self.next, 1)):
+            button.setToolTip(
+                f"Looks at the {button.text().lower()} cell (or crop) of the selected image and "
+                "brings it to the middle of the view."
+            )
+            button.clicked.connect(lambda _, step=step: self._go(step))
+            steps.addWidget(button)
         self.concepts = QListWidget()
         self.concepts.setAccessibleName("Concepts of the cell")
         self.concepts.setMinimumHeight(50)
@@ -50,6 +69,7 @@ class CellPanel(Panel):
         self.similar_heading.setToolTip(
             "From all images, by the cosine of their whitened tokens. Click one to go there."
         )
+        self.column.addLayout(steps)
         self.column.addWidget(self.heading)
         self.column.addWidget(self.concepts, 2)
         self.column.addWidget(self.similar_heading)
@@ -65,6 +85,8 @@ class CellPanel(Panel):
         run, row = self.session.run, self.selection.current
         unit = "cell" if run is None else run.result.config.unit
         known = run is not None and row is not None
+        for button in (self.previous, self.next):
+            button.setEnabled(run is not None)
         for widget in (self.concepts, self.similar_heading, self.similar):
             widget.setVisible(known)
         if run is None or row is None:
@@ -73,8 +95,8 @@ class CellPanel(Panel):
             self.heading.setText(
                 f"{counted(chosen, unit)} selected."
                 if chosen
-                else f"Click a {unit} in an image to see its concepts and the {unit}s most like it."
-                " Shift and click selects several."
+                else f"Click a {unit} in an image, or press Next, to see its concepts and the "
+                f"{unit}s most like it. Shift and click selects several."
             )
             return
         activations = run.result.activations
@@ -118,6 +140,24 @@ class CellPanel(Panel):
             If there are no pictures, or the suffix is none of these.
         """
         save_pictures([(self.similar.accessibleName(), self.similar.pictures)], path)
+
+    def _go(self, step: int) -> None:
+        """Look at another unit of the field in view, or of all where there are no images."""
+        run, row = self.session.run, self.selection.current
+        if run is None:
+            return
+        rows = np.arange(len(run.result.activations.units))
+        if run.has_images:
+            rows = run.result.activations.rows_of_field(self._field_in_view())
+        if not len(rows):
+            return
+        place = np.flatnonzero(rows == row)
+        # From elsewhere, next is the first and previous the last.
+        new = (int(place[0]) + step) % len(rows) if len(place) else (0 if step > 0 else -1)
+        if run.has_images:
+            self.unit_chosen.emit(int(rows[new]))
+        else:
+            self.selection.select([rows[new]])
 
     def _on_concept(self, item: QListWidgetItem) -> None:
         self.session.show_concept(item.data(Qt.ItemDataRole.UserRole))

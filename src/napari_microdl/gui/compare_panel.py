@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtGui import QColor, QKeyEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton
 
 from napari_microdl.gui.dock import sentence_label
@@ -16,6 +17,7 @@ from napari_microdl.gui.job_bar import JobBar, JobStep, told
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.plots import Plot
+from napari_microdl.gui.points import point_by_key
 from napari_microdl.gui.session import Run
 
 if TYPE_CHECKING:
@@ -23,15 +25,17 @@ if TYPE_CHECKING:
 
 # A click this close to a point, in pixels, means it.
 _REACH = 12
+# Width of the frame around a plot that hears keys, in pixels.
+_FRAME = 2
 
 
 class VolcanoPlot(Plot):
-    """Every concept by its effect and how sure it is; a click chooses one.
+    """Every concept by its effect and how sure it is; a click or the arrow keys choose one.
 
     Signals
     -------
     concept_chosen(int)
-        The concept nearest to the click.
+        The concept nearest to the click, or reached by a key.
     """
 
     concept_chosen = Signal(int)
@@ -44,6 +48,14 @@ class VolcanoPlot(Plot):
         self._concept: int | None = None
         self.q_column = "q_value"
         self._listening = False
+        self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+        self.setAccessibleName("Plot of the comparison")
+        self.layout().setContentsMargins(_FRAME, _FRAME, _FRAME, _FRAME)
+        self.setToolTip(
+            "Each point is a concept. Click one to show it, or go from one to the next with the "
+            "arrow keys: left and right by the effect, up and down by how sure it is; Home and End "
+            f"go to the strongest effects.\n{HINT}"
+        )
         self.hide()
 
     def show_comparison(
@@ -97,7 +109,33 @@ class VolcanoPlot(Plot):
         if not self._listening:
             self._listening = True
             self.canvas.mpl_connect("button_press_event", self._on_click)
-            self.canvas.setToolTip(f"Each point is a concept. Click one to show it.\n{HINT}")
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Go to another point."""
+        assert event is not None
+        from napari_microdl.concept_figures import volcano_places
+
+        chosen = None
+        if self.compared is not None:
+            places = volcano_places(self.compared, self.q_column)
+            chosen = point_by_key(places, self._concept, event.key())
+        if chosen is None:
+            super().keyPressEvent(event)
+            return
+        assert self.compared is not None
+        # The plot is drawn once the keys rest; the next key goes on from here before.
+        self._concept = int(self.compared.index[chosen])
+        self.concept_chosen.emit(self._concept)
+
+    def paintEvent(self, event: QPaintEvent | None) -> None:  # noqa: N802
+        """Show by a frame around the plot that keys are heard."""
+        super().paintEvent(event)
+        if self.hasFocus():
+            painter = QPainter(self)
+            painter.setPen(QPen(QColor(self.colours["text"]), _FRAME))
+            half = _FRAME // 2
+            painter.drawRect(self.rect().adjusted(half, half, -half, -half))
+            painter.end()
 
     def _on_click(self, event: Any) -> None:
         from napari_microdl.concept_figures import volcano_places

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,8 +17,8 @@ from qtpy.QtCore import (
     Qt,
     Signal,
 )
-from qtpy.QtGui import QFontMetrics
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
+from qtpy.QtGui import QFontMetrics, QKeySequence
+from qtpy.QtWidgets import QAbstractItemView, QAction, QHeaderView, QTableView, QWidget
 
 from napari_microdl.gui.selection import Selection
 from napari_microdl.gui.session import Run, Session
@@ -381,10 +382,33 @@ class ConceptTable(QTableView):
         self.setWordWrap(False)
         self.setTabKeyNavigation(False)
         self.setAccessibleName("Concepts")
+        self.setToolTip(
+            "Up and down show one concept after the other, F2 or a double-click renames it. A "
+            "click on a heading sorts; so do Alt+Up and Alt+Down by the column of the cursor."
+        )
         self.verticalHeader().hide()
         self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
         self._fit_columns()
+        self._add_actions()
         self.selectionModel().currentRowChanged.connect(self._on_current)
+
+    def _add_actions(self) -> None:
+        """What a click on a heading does, by the keyboard; the menu of the table tells the keys."""
+        orders = Qt.SortOrder
+        for text, keys, order in (
+            ("Sort by this column, smallest first", "Alt+Up", orders.AscendingOrder),
+            ("Sort by this column, largest first", "Alt+Down", orders.DescendingOrder),
+        ):
+            action = QAction(text, self)
+            action.setShortcut(QKeySequence(keys))
+            action.setShortcutContext(Qt.ShortcutContext.WidgetShortcut)
+            action.triggered.connect(partial(self._sort_by_current, order=order))
+            self.addAction(action)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
+
+    def _sort_by_current(self, *_: bool, order: Qt.SortOrder) -> None:
+        if self.currentIndex().isValid():
+            self.sortByColumn(self.currentIndex().column(), order)
 
     def _fit_columns(self) -> None:
         """Widths follow the font, which the user may have made larger."""

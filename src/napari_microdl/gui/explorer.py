@@ -90,9 +90,9 @@ class ConceptExplorer(Dock):
         shared = (self.viewer, self.session, self.selection)
         self.plots = PlotPanel(*shared, field_in_view=self._field_in_view)
         self.gallery = Gallery(*shared)
-        self.cell = CellPanel(*shared)
+        self.cell = CellPanel(*shared, field_in_view=self._field_in_view)
         self.compare = ComparePanel(*shared)
-        self.map = MapPanel(*shared)
+        self.map = MapPanel(*shared, field_in_view=self._field_in_view)
         self.tags = TagPanel(*shared, selected_concepts=self.table.selected_concepts)
         self.evaluation = EvaluationPanel(*shared)
         for panel, title, tip in (
@@ -108,6 +108,9 @@ class ConceptExplorer(Dock):
         self.tabs.currentChanged.connect(self._show_details)
         for pictures in (self.gallery, self.cell):
             pictures.unit_chosen.connect(self.go_to_unit)
+        bottom_row = self._lay_out()
+        # After the others, because the Tab key reaches them in the order in which they came.
+        self.open_button = OpenButton(self.session, self)
         self.save_button = SaveButton(
             self.viewer,
             self.session,
@@ -117,6 +120,12 @@ class ConceptExplorer(Dock):
             self._field_in_view,
             self,
         )
+        for button in (self.open_button, self.save_button):
+            bottom_row.addWidget(button)
+        layout = self.layout()
+        assert layout is not None
+        for button in (self.open_button, self.save_button):
+            layout.addWidget(button.job_bar)
         # Tables of the menu are had from what shows them, too.
         for widget, entry in (
             (self.table, "concepts"),
@@ -125,15 +134,14 @@ class ConceptExplorer(Dock):
             (self.compare.plot, "comparison"),
         ):
             offer(widget, self.save_button.entries[entry])
-        self.open_button = OpenButton(self.session, self)
-        self._lay_out()
         self._rest = QTimer(self)
         self._rest.setSingleShot(True)
         self._rest.setInterval(_MILLISECONDS_OF_REST)
         self._rest.timeout.connect(self._show_details)
         self.resume()
 
-    def _lay_out(self) -> None:
+    def _lay_out(self) -> QHBoxLayout:
+        """Put everything in its place; the row at the bottom, for more."""
         self.kinds: dict[OverlayKind, QCheckBox] = {}
         overlay_row = QHBoxLayout()
         for kind, (text, tip) in _OVERLAYS.items():
@@ -163,8 +171,6 @@ class ConceptExplorer(Dock):
         bottom_row = QHBoxLayout()
         bottom_row.addWidget(self.where)
         bottom_row.addStretch(1)
-        bottom_row.addWidget(self.open_button)
-        bottom_row.addWidget(self.save_button)
         splitter = QSplitter(Qt.Orientation.Vertical)
         splitter.addWidget(self.table)
         splitter.addWidget(self.tabs)
@@ -177,8 +183,7 @@ class ConceptExplorer(Dock):
         layout.addLayout(filter_row)
         layout.addWidget(splitter, 1)
         layout.addLayout(bottom_row)
-        for button in (self.open_button, self.save_button):
-            layout.addWidget(button.job_bar)
+        return bottom_row
 
     @property
     def panels(self) -> list[Panel]:

@@ -159,6 +159,12 @@ class FieldsTable(QTableView):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setWordWrap(False)
+        self.setTabKeyNavigation(False)
+        self.setAccessibleName("Fields")
+        self.setToolTip(
+            "Images that take part. Space ticks, F2 or a double-click edits; of several rows that "
+            "are selected, the entries below change all."
+        )
         self.verticalHeader().hide()
         self.fields_model.modelReset.connect(self.fit)
         offer_table(self, "fields", self.table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from napari_microdl.gui.job_bar import JobBar, JobStep, told
 from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.panel import Panel
 from napari_microdl.gui.plots import Plot
+from napari_microdl.gui.select_button import SelectButton
 from napari_microdl.gui.session import Run
 from napari_microdl.gui.words import counted
 
@@ -107,9 +108,17 @@ def _map_steps(run: Run, method: str) -> Generator[JobStep, None, tuple[str, str
 
 
 class MapPanel(Panel):
-    """Choice of the kind of map, the map, and how many units are selected."""
+    """Choice of the kind of map, the map, and how many units are selected.
 
-    def __init__(self, *args: Any) -> None:
+    Parameters
+    ----------
+    *args
+        As for `Panel`.
+    field_in_view : callable
+        Gives the number of the field that is looked at.
+    """
+
+    def __init__(self, *args: Any, field_in_view: Callable[[], int]) -> None:
         super().__init__(*args)
         self.method = QComboBox()
         self.method.setAccessibleName("Kind of map")
@@ -118,6 +127,7 @@ class MapPanel(Panel):
         if umap_is_installed():
             self.method.addItem("UMAP", "umap")
         self.method.currentIndexChanged.connect(self._make)
+        self.select_button = SelectButton(self.session, self.selection, field_in_view)
         self.clear_button = QPushButton("Select none")
         self.clear_button.clicked.connect(self.selection.clear)
         self.message = sentence_label()
@@ -135,6 +145,7 @@ class MapPanel(Panel):
         row.addWidget(self.method)
         row.addWidget(self.make_button)
         row.addStretch(1)
+        row.addWidget(self.select_button)
         row.addWidget(self.clear_button)
         self.column.addLayout(row)
         self.column.addWidget(self.message)
@@ -151,6 +162,7 @@ class MapPanel(Panel):
         self._maps = {}
         self.make_button.hide()
         self.plot.show_map(None, None)
+        self.select_button.show_run(run)
         self._say("")
 
     def show_concept(self, run: Run, concept: int) -> None:
@@ -169,7 +181,8 @@ class MapPanel(Panel):
             self._say(
                 f"{counted(chosen, unit)} selected and outlined in the images."
                 if chosen
-                else f"Draw a line around points to select their {unit}s in the images."
+                else f"Draw a line around points to select their {unit}s in the images, or press "
+                "Select."
             )
             if not self.isHidden():
                 self.plot.show_selected(self.selection.rows)

@@ -12,6 +12,7 @@ from napari.viewer import Viewer
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
+    QComboBox,
     QDoubleSpinBox,
     QHBoxLayout,
     QHeaderView,
@@ -89,6 +90,11 @@ class CellsStep(Step):
         self.labels = QTableWidget(0, 2)
         self.labels.setHorizontalHeaderLabels(["Field", "Labels layer"])
         self.labels.verticalHeader().hide()
+        self.labels.setTabKeyNavigation(False)
+        self.labels.setAccessibleName("Labels layers of the fields")
+        self.labels.setToolTip("Which Labels layer holds the cells of each field.")
+        # Number of the row of images behind every row of the table.
+        self._labelled: list[int] = []
         header = self.labels.horizontalHeader()
         header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
 
@@ -161,8 +167,21 @@ class CellsStep(Step):
             }[config.unit]
         )
 
-    def _choose_labels(self, number: int, layer: Labels | None) -> None:
-        self.session.edit_rows([number], labels=None if layer is None else weakref.ref(layer))
+    def _choose_labels(self, place: int, layer: Labels | None) -> None:
+        labels = None if layer is None else weakref.ref(layer)
+        self.session.edit_rows([self._labelled[place]], labels=labels)
+
+    def _labels_box(self, place: int) -> QComboBox:
+        """The box of a row; it stays, because the keyboard may be in it."""
+        box = self.labels.cellWidget(place, 1)
+        if not isinstance(box, QComboBox):
+            box = combo(
+                {}, partial(self._choose_labels, place), "Labels layer with one number a cell."
+            )
+            self.labels.setCellWidget(place, 1, box)
+            before = self.labels.cellWidget(place - 1, 1) if place else self.labels
+            self.setTabOrder(before, box)
+        return box
 
     def _show_labels(self) -> None:
         viewer = self._viewer()
@@ -175,18 +194,16 @@ class CellsStep(Step):
             if row.use:
                 first_of.setdefault(row.group if channels else str(number), number)
         self.labels.setRowCount(len(first_of))
-        for place, number in enumerate(first_of.values()):
+        self._labelled = list(first_of.values())
+        for place, number in enumerate(self._labelled):
             row = self.session.rows[number]
             name = QTableWidgetItem(row.group if channels else row.name)
             name.setFlags(Qt.ItemFlag.ItemIsEnabled)
             self.labels.setItem(place, 0, name)
-            box = combo(
-                {"choose...": None},
-                partial(self._choose_labels, number),
-                "Labels layer with one number a cell.",
-            )
+            box = self._labels_box(place)
+            box.clear()
+            box.addItem("choose...", None)
             for layer in candidates:
                 box.addItem(layer.name, layer)
             show_choice(box, row.labels_layer())
-            self.labels.setCellWidget(place, 1, box)
         fit_height(self.labels, len(first_of), 2, 8)

@@ -73,7 +73,12 @@ class ImagesStep(Step):
         self.channels = QTableWidget(0, 2)
         self.channels.setHorizontalHeaderLabels(["Use", "Channel"])
         self.channels.verticalHeader().hide()
-        self.channels.setToolTip("Channels in the order in which the model reads them.")
+        self.channels.setTabKeyNavigation(False)
+        self.channels.setAccessibleName("Channels")
+        self.channels.setToolTip(
+            "Channels in the order in which the model reads them. Space ticks, F2 or a "
+            "double-click renames."
+        )
         header = self.channels.horizontalHeader()
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)

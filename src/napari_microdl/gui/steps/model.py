@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,6 +300,9 @@ class ModelStep(Step):
                 )
                 self.channels[wanted] = box
                 self._channel_form.addRow(f"{wanted} is", box)
+            # Made last, they would be reached after everything else.
+            for before, box in pairwise((self.joint, *self.channels.values())):
+                self.setTabOrder(before, box)
         names = [channel.name for channel in self.session.channels]
         for wanted, box in self.channels.items():
             box.clear()

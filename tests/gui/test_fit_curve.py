@@ -1,0 +1,102 @@
+"""The curve of a fit while it runs, and a fit that ends early, from the dock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint
+
+from .test_workflow import LEFT, PATIENCE, choose, click, docked, quiet
+from .test_workflow_settings import write
+
+__all__ = ["docked", "quiet"]
+
+
+@pytest.fixture
+def ready(docked: Any, qtbot: Any) -> Any:
+    """The dock with crops chosen and the last step open; a fit would take minutes."""
+    _, workflow = docked
+    workflow.session.configure(max_steps=100_000)
+    click(qtbot, workflow.cells.heading)
+    choose(qtbot, workflow.cells.unit, "Square crops")
+    click(qtbot, workflow.cells.heading)
+    click(qtbot, workflow.dictionary.heading)
+    return workflow
+
+
+def fit(qtbot: Any, workflow: Any) -> Any:
+    """Press Fit and wait for the end; how the fit went."""
+    click(qtbot, workflow.dictionary.run_button)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    assert workflow.status.text().startswith("Done: ")
+    return workflow.session.dictionary.icfl.history_
+
+
+def drawn(workflow: Any) -> tuple[np.ndarray, np.ndarray, str, float]:
+    """Steps, R2, heading, and where the axis of the steps ends, as the curve shows them."""
+    (axes,) = workflow.dictionary.curve.canvas.figure.axes
+    (line,) = axes.lines
+    return line.get_xdata(), line.get_ydata(), axes.get_title(), axes.get_xlim()[1]
+
+
+def test_the_curve_grows_while_the_fit_runs(ready: Any, qtbot: Any):
+    curve = ready.dictionary.curve
+    # More concepts than samples can use, so that some are dead.
+    write(qtbot, ready.dictionary.n_atoms, "300")
+    records: list[Any] = []
+
+    def hear(progress: Any) -> None:
+        if progress.record is not None:
+            records.append(progress.record)
+
+    ready.jobs.progressed.connect(hear)
+    assert not curve.isVisible()
+    click(qtbot, ready.dictionary.run_button)
+    shown = 1
+    for _ in range(3):
+        qtbot.waitUntil(
+            lambda shown=shown: curve.isVisible() and len(drawn(ready)[0]) > shown,
+            timeout=PATIENCE,
+        )
+        assert ready.jobs.is_running
+        steps, r2, title, end = drawn(ready)
+        shown = len(steps)
+        assert steps.tolist() == [record.step for record in records[: len(steps)]]
+        np.testing.assert_array_equal(r2, [record.r2 for record in records[: len(steps)]])
+        # The curve is as far from the right as the fit from its end.
+        assert end == 100_000
+        last = records[len(steps) - 1]
+        assert title == f"R² {last.r2:.3f}, {last.dead_atoms} dead concepts"
+    assert last.dead_atoms > 0
+    click(qtbot, ready.cancel_button)
+    assert not curve.isVisible()
+
+
+def test_a_finished_fit_shows_its_whole_curve(ready: Any, qtbot: Any):
+    ready.session.configure(max_steps=60)
+    history = fit(qtbot, ready)
+    steps, r2, title, end = drawn(ready)
+    assert steps.tolist() == [record.step for record in history]
+    assert r2.tolist() == [record.r2 for record in history]
+    assert steps[-1] == end == 60
+    assert title == f"R² {history[-1].r2:.3f}, {history[-1].dead_atoms} dead concepts"
+
+
+def test_stop_early_ends_the_fit_before_its_last_step(ready: Any, qtbot: Any):
+    ready.session.configure(max_steps=600)
+    assert fit(qtbot, ready)[-1].step == 600
+    box = ready.dictionary.early
+    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+    history = fit(qtbot, ready)
+    assert history[-1].step < 600
+    measured = [r.held_out_r2 for r in history if r.held_out_r2 is not None and r.step % 20 == 0]
+    # It ended because samples that it had not learned from were no longer reconstructed better.
+    estimator = ready.session.dictionary.icfl
+    last = estimator.n_iter_no_change
+    assert len(measured) > last
+    assert max(measured[-last:]) < max(measured[:-last]) + estimator.tol
+    assert drawn(ready)[0][-1] == history[-1].step
+    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+    assert fit(qtbot, ready)[-1].step == 600
