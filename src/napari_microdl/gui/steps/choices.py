@@ -46,5 +46,14 @@ def show_choice(box: QComboBox, value: Any) -> None:
 
 def show_number(box: QSpinBox | QDoubleSpinBox, value: float) -> None:
     """Show a number without handing it on."""
-    with QSignalBlocker(box):
-        box.setValue(type(box.value())(value))
+    number = type(box.value())(value)
+    # Shown once more, it would replace the letters that are being typed: "2." becomes "2.00".
+    if number != box.value():
+        with QSignalBlocker(box):
+            box.setValue(number)
+
+
+def show_special(box: QSpinBox | QDoubleSpinBox, text: str) -> None:
+    """Say what the least value of a box stands for, without disturbing who types in it."""
+    if text != box.specialValueText():
+        box.setSpecialValueText(text)

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import (
 from napari_microdl.gui.session import Session
 from napari_microdl.gui.spectrum import SpectrumPlot
 from napari_microdl.gui.step import Step
-from napari_microdl.gui.steps.choices import show_number
+from napari_microdl.gui.steps.choices import show_number, show_special
 
 # Below every shrinkage that can be chosen.
 _AUTO = -0.1
@@ -71,7 +71,7 @@ class WhiteningStep(Step):
         auto = "auto"
         if whitening is not None and config.shrinkage is None:
             auto = f"auto (last: {whitening.shrinkage:g})"
-        self.shrinkage.setSpecialValueText(auto)
+        show_special(self.shrinkage, auto)
         shrinkage = auto if config.shrinkage is None else f"{config.shrinkage:g}"
         words = f"on controls, shrinkage {shrinkage}" if config.whiten else "off"
         self.run_button.setVisible(config.whiten)
