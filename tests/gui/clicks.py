@@ -8,7 +8,7 @@ from typing import Any
 
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QMenu
+from qtpy.QtWidgets import QApplication, QLineEdit, QMenu
 
 
 def click_entry(button: Any, entry: Any) -> None:
@@ -77,3 +77,66 @@ def menu_answered(text: str, *, keys: bool = False) -> Iterator[None]:
         assert text in seen
     finally:
         timer.stop()
+
+
+def click_choice(box: Any, text: str) -> None:
+    """Open a combo box and click one of its choices.
+
+    Parameters
+    ----------
+    box : QComboBox
+        In a window that is shown.
+    text : str
+        What the choice says.
+    """
+    assert box.isEnabled()
+    assert box.isVisible()
+    number = box.findText(text)
+    assert number >= 0, [box.itemText(i) for i in range(box.count())]
+    view = box.view()
+    # Without a window manager, news of the focus may come late, and closes what has popped up.
+    for _ in range(3):
+        QTest.mouseClick(box, Qt.MouseButton.LeftButton)
+        # A release right after the list was opened counts as the end of the click that opened it.
+        QTest.qWait(QApplication.doubleClickInterval() + 50)
+        if view.isVisible():
+            break
+    assert view.isVisible()
+    index = view.model().index(number, box.modelColumn(), box.rootModelIndex())
+    view.scrollTo(index)
+    place = view.visualRect(index).center()
+    QTest.mouseMove(view.viewport(), place)
+    QTest.mouseClick(
+        view.viewport(), Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, place
+    )
+    assert not view.isVisible()
+
+
+def write_in_table(qtbot: Any, table: Any, row: int, column: int, text: str) -> None:
+    """Double-click an entry of a table and write another text.
+
+    Parameters
+    ----------
+    qtbot : QtBot
+        Of the test.
+    table : QTableView
+        In a window that is shown.
+    row, column : int
+        Which entry.
+    text : str
+        What to write.
+    """
+    table.window().activateWindow()
+    place = table.visualRect(table.model().index(row, column)).center()
+    # The first click of a double-click selects.
+    qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    (editor,) = [found for found in table.findChildren(QLineEdit) if found.isVisible()]
+    editor.selectAll()
+    if text:
+        qtbot.keyClicks(editor, text)
+    else:
+        qtbot.keyClick(editor, Qt.Key.Key_Delete)
+    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    # What was written is taken once the key is done with.
+    qtbot.waitUntil(lambda: table.state() == table.State.NoState)

@@ -1,0 +1,301 @@
+"""Every setting of the workflow dock by real clicks and typing, down to what a run takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QPoint, Qt
+
+from napari_microdl.config import PipelineConfig
+from napari_microdl.dictionary import ConceptDictionary
+from napari_microdl.segmentation import segment_cells
+
+from .clicks import click_choice, write_in_table
+from .conftest import small_fields
+from .test_workflow import LEFT, PATIENCE, click, docked, outputs, quiet, run, tick
+from .test_workflow_settings import write
+
+__all__ = ["docked", "quiet"]
+
+
+def click_tick(qtbot: Any, box: Any) -> None:
+    """Click a tick box or a radio button where it is drawn."""
+    assert box.isEnabled()
+    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+
+
+def in_view(qtbot: Any, workflow: Any, widget: Any) -> None:
+    """Scroll to a control, as a person has to before clicking it."""
+
+    def seen() -> bool:
+        # A step that was just opened is laid out a little later.
+        workflow.scroll.ensureWidgetVisible(widget)
+        return bool(widget.visibleRegion().contains(widget.rect().center()))
+
+    qtbot.waitUntil(seen)
+
+
+@pytest.mark.parametrize(
+    ("step", "box", "text", "setting", "value"),
+    [
+        ("cells", "unit", "Single patches", "unit", "token"),
+        ("model", "site", "Attention output", "site", "attention"),
+        ("model", "device", "Choose for me", "device", "auto"),
+        ("model", "precision", "bfloat16", "precision", "bf16"),
+        ("images", "scaling", "All together", "scaling", "plate"),
+    ],
+)
+def test_a_choice_that_is_clicked_is_what_a_run_takes(
+    docked: Any, qtbot: Any, step: Any, box: str, text: str, setting: str, value: str
+):
+    _, workflow = docked
+    if not workflow.steps[step].is_expanded:
+        click(qtbot, workflow.steps[step].heading)
+    widget = getattr(workflow.steps[step], box)
+    before = getattr(workflow.session.run_config(), setting)
+    in_view(qtbot, workflow, widget)
+    click_choice(widget, text)
+    assert widget.currentText() == text
+    assert getattr(workflow.session.run_config(), setting) == value != before
+
+
+@pytest.mark.parametrize(
+    ("step", "box", "setting"),
+    [
+        ("whitening", "whiten", "whiten"),
+        ("whitening", "remove_position", "remove_position"),
+        ("dictionary", "positive", "positive_code"),
+        ("dictionary", "early", "early_stopping"),
+    ],
+)
+def test_a_tick_that_is_clicked_is_what_a_run_takes(
+    docked: Any, qtbot: Any, step: Any, box: str, setting: str
+):
+    _, workflow = docked
+    click(qtbot, workflow.steps[step].heading)
+    widget = getattr(workflow.steps[step], box)
+    in_view(qtbot, workflow, widget)
+    before = getattr(workflow.session.run_config(), setting)
+    for expected in (not before, before):
+        click_tick(qtbot, widget)
+        assert widget.isChecked() == expected
+        assert getattr(workflow.session.run_config(), setting) == expected
+
+
+@pytest.mark.parametrize(
+    ("step", "box", "typed", "setting", "value"),
+    [
+        ("model", "layer", "3", "layer", 3),
+        ("whitening", "shrinkage", "2.5", "shrinkage", 2.5),
+        ("dictionary", "n_atoms", "17", "n_atoms", 17),
+        ("dictionary", "n_iterations", "3", "n_iterations", 3),
+        ("dictionary", "per_iteration", "1", "atoms_per_iteration", 1),
+        ("dictionary", "control_atoms", "9", "control_atoms", 9),
+    ],
+)
+def test_a_number_that_is_typed_is_what_a_run_takes(
+    docked: Any, qtbot: Any, step: Any, box: str, typed: str, setting: str, value: float
+):
+    _, workflow = docked
+    click(qtbot, workflow.steps[step].heading)
+    widget = getattr(workflow.steps[step], box)
+    in_view(qtbot, workflow, widget)
+    write(qtbot, widget, typed)
+    assert getattr(workflow.session.run_config(), setting) == value
+    # One step up by the arrow in the box.
+    qtbot.keyClick(widget, Qt.Key.Key_Up)
+    assert getattr(workflow.session.run_config(), setting) > value
+
+
+def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
+    _, workflow = docked
+    step = workflow.cells
+    click(qtbot, step.heading)
+    in_view(qtbot, workflow, step.min_area)
+    click_choice(step.threshold, "One for the image (Otsu)")
+    write(qtbot, step.min_area, "150")
+    segmentation = workflow.session.run_config().segmentation
+    assert (segmentation.threshold, segmentation.min_area) == ("otsu", 150)
+    click(qtbot, step.run_button)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    shown = outputs(workflow.viewer)
+    assert len(shown) == 4
+    for layer, field in zip(shown, small_fields(), strict=True):
+        np.testing.assert_array_equal(layer.data, segment_cells(field.read()[0], segmentation))
+        areas = np.bincount(np.asarray(layer.data).ravel())[1:]
+        assert areas.min() >= 150
+    write(qtbot, step.min_area, "0")
+    assert workflow.session.run_config().segmentation.min_area is None
+
+
+def test_size_and_stride_decide_the_crops(docked: Any, qtbot: Any):
+    _, workflow = docked
+    step = workflow.cells
+    click(qtbot, step.heading)
+    click_choice(step.unit, "Square crops")
+    in_view(qtbot, workflow, step.crop_stride)
+    write(qtbot, step.crop_size, "80")
+    write(qtbot, step.crop_stride, "40")
+    workflow.session.configure(n_atoms=4, max_steps=5)
+    run(qtbot, workflow)
+    assert workflow.session.run.result.config.crop_stride == 40
+    geometry = workflow.session.run.result.activations.geometry[0]
+    top, left, bottom, right = geometry.boxes.T
+    assert set(bottom - top) == set(right - left) == {80}
+    assert set(top) == set(left) == {0, 40, 80}
+
+
+@pytest.fixture
+def stacked(docked: Any, qtbot: Any) -> Any:
+    """Two stacks of two channels each: cells are in the second."""
+    viewer, workflow = docked
+    viewer.layers.clear()
+    planes = [field.read()[0] for field in small_fields()]
+    for number in range(2):
+        dim = np.random.default_rng(number).integers(0, 9, planes[0].shape).astype(np.uint8)
+        layer = viewer.add_image(np.stack([dim, planes[number]]), name=f"well {number}")
+        layer.axis_labels = ("c", "y", "x")
+    qtbot.waitUntil(lambda: len(workflow.session.rows) == 2)
+    click_choice(workflow.images.channel_axis, "axis 0 'c' (2 planes)")
+    assert len(workflow.session.channels) == 2
+    return viewer, workflow
+
+
+def test_channels_are_renamed_left_out_and_put_together_by_clicks(stacked: Any, qtbot: Any):
+    _, workflow = stacked
+    step, session = workflow.images, workflow.session
+    for row, name in enumerate(("dirt", "GFP")):
+        in_view(qtbot, workflow, step.channels)
+        write_in_table(qtbot, step.channels, row, 1, name)
+    assert [channel.name for channel in session.channels] == ["dirt", "GFP"]
+    in_view(qtbot, workflow, step.channel_tokens)
+    click_choice(step.channel_tokens, "Averaged")
+    assert session.run_config().channel_tokens == "mean"
+    tick(qtbot, step.channels, 0, 0)
+    assert session.run_config().channels == ("GFP",)
+    tick(qtbot, step.channels, 0, 0)
+    assert session.run_config().channels is None
+
+
+def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked: Any, qtbot: Any):
+    viewer, workflow = stacked
+    step = workflow.cells
+    click(qtbot, step.heading)
+    in_view(qtbot, workflow, step.channel)
+    name = workflow.session.channels[1].name
+    click_choice(step.channel, name)
+    assert workflow.session.run_config().segmentation.channel == name
+    click(qtbot, step.run_button)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    shown = outputs(viewer)
+    assert len(shown) == 2
+    for number, field in enumerate(small_fields()[:2]):
+        # The layer is seen at both positions of the channel slider.
+        assert shown[number].data.shape[0] == 2
+        for cells in np.asarray(shown[number].data):
+            np.testing.assert_array_equal(cells, segment_cells(field.read()[0]))
+
+
+def test_condition_and_field_are_edited_in_the_table(docked: Any, qtbot: Any):
+    _, workflow = docked
+    table, session = workflow.images.table, workflow.session
+    write_in_table(qtbot, table, 0, 2, "10 uM")
+    write_in_table(qtbot, table, 3, 1, "my field")
+    assert session.rows[0].condition == "10 uM"
+    assert session.rows[3].name == "my field"
+    # A field needs a name.
+    write_in_table(qtbot, table, 3, 1, "")
+    assert session.rows[3].name == "my field"
+    fields, _, _ = session.prepare()
+    assert fields[0].condition == "10 uM"
+    assert fields[3].name == "my field"
+
+
+def test_treated_takes_the_mark_of_a_control_away(docked: Any, qtbot: Any):
+    _, workflow = docked
+    step, rows = workflow.images, workflow.session.rows
+    assert [row.is_control for row in rows] == [False, False, True, True]
+    place = step.table.visualRect(step.table.model().index(3, 1)).center()
+    qtbot.mouseClick(step.table.viewport(), LEFT, pos=place)
+    click(qtbot, step.mark_treated)
+    assert [row.is_control for row in rows] == [False, False, True, False]
+    click(qtbot, step.mark_control)
+    assert [row.is_control for row in rows] == [False, False, True, True]
+
+
+def test_explore_opens_the_explorer(docked: Any, qtbot: Any):
+    viewer, workflow = docked
+    click(qtbot, workflow.explore_button)
+    names = [name.split(" (")[0] for name in viewer.window.dock_widgets]
+    assert names == ["Concept workflow", "Concept explorer"]
+
+
+def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
+    docked: Any, qtbot: Any, small_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _, workflow = docked
+    step, session = workflow.dictionary, workflow.session
+    path = small_run.result.dictionary.save(tmp_path / "concepts")
+    again = tmp_path / "again.microdl.safetensors"
+    dialogs = "napari_microdl.gui.workflow_files.QFileDialog"
+    monkeypatch.setattr(f"{dialogs}.getOpenFileName", lambda *_: (str(path), ""))
+    monkeypatch.setattr(f"{dialogs}.getSaveFileName", lambda *_: (str(again), ""))
+    click(qtbot, step.heading)
+    in_view(qtbot, workflow, step.save)
+    assert not step.save.isEnabled()
+    assert step.fit.isChecked()
+    click(qtbot, step.load)
+    assert session.dictionary.names == small_run.result.dictionary.names
+    assert step.apply.isChecked()
+    assert step.run_button.text() == "Apply"
+    assert not step.sizes.isVisible()
+
+    click(qtbot, step.run_button)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    np.testing.assert_allclose(
+        session.run.result.activations.codes.toarray(),
+        small_run.result.activations.codes.toarray(),
+        atol=1e-5,
+    )
+    in_view(qtbot, workflow, step.save)
+    click(qtbot, step.save)
+    assert ConceptDictionary.load(again).names == small_run.result.dictionary.names
+
+    in_view(qtbot, workflow, step.fit)
+    click_tick(qtbot, step.fit)
+    assert not session.apply_dictionary
+    assert step.run_button.text() == "Fit"
+    assert step.sizes.isVisible()
+    click_tick(qtbot, step.apply)
+    assert session.apply_dictionary
+
+
+def test_apply_without_a_dictionary_is_said(docked: Any, qtbot: Any):
+    _, workflow = docked
+    click(qtbot, workflow.dictionary.heading)
+    in_view(qtbot, workflow, workflow.dictionary.apply)
+    click_tick(qtbot, workflow.dictionary.apply)
+    assert workflow.session.apply_dictionary
+    click(qtbot, workflow.run_button)
+    assert workflow.status.text().startswith("⚠ ")
+    assert not workflow.jobs.is_running
+    assert workflow.session.config == PipelineConfig.from_dict(workflow.session.config.to_dict())
+
+
+def test_a_click_on_set_changes_the_selected_rows_alone(docked: Any, qtbot: Any):
+    _, workflow = docked
+    step, rows = workflow.images, workflow.session.rows
+    before = [row.condition for row in rows]
+    for row, modifier in (
+        (1, Qt.KeyboardModifier.NoModifier),
+        (2, Qt.KeyboardModifier.ControlModifier),
+    ):
+        place = step.table.visualRect(step.table.model().index(row, 1)).center()
+        qtbot.mouseClick(step.table.viewport(), LEFT, modifier, place)
+    qtbot.mouseClick(step.condition, LEFT)
+    qtbot.keyClicks(step.condition, "mixed")
+    click(qtbot, step.set_condition)
+    assert [row.condition for row in rows] == [before[0], "mixed", "mixed", before[3]]
