@@ -89,7 +89,7 @@ class CellsStep(Step):
             box.setToolTip(
                 "Edge of a square crop."
                 if name == "crop_size"
-                else "Distance from one crop to the next; less than the crop size lets them overlap."
+                else "From one crop to the next; less than the crop size lets them overlap."
             )
             box.valueChanged.connect(lambda value, name=name: session.configure(**{name: value}))
         self.labels = QTableWidget(0, 2)

@@ -36,8 +36,8 @@ class DictionaryStep(Step):
         self.apply = QRadioButton("Apply the loaded one")
         self.fit.setToolTip("Learn concepts from the images that are in use.")
         self.apply.setToolTip(
-            "Look for the concepts of the dictionary at hand; it decides model, layer, channels and "
-            "whitening, so that results compare with those of its own images."
+            "Look for the concepts of the dictionary at hand; it decides model, layer, channels "
+            "and whitening, so that results compare with those of its own images."
         )
         modes = QButtonGroup(self)
         modes.addButton(self.fit)
