@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pytest
@@ -95,8 +96,9 @@ def measured(script: str, *arguments: object) -> list[float]:
 def test_the_estimate_is_within_a_factor_of_one_and_a_half_of_the_peak(
     channels: int, edge: int, tile: int, batch_size: int
 ):
-    (ratio,) = measured(MEASURE, channels, edge, tile, batch_size)
-    assert 1 / 1.5 < ratio < 1.5
+    # What allocators keep differs from run to run.
+    ratios = [measured(MEASURE, channels, edge, tile, batch_size)[0] for _ in range(3)]
+    assert 1 / 1.5 < median(ratios) < 1.5
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

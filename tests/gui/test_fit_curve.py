@@ -69,7 +69,7 @@ def test_the_curve_grows_while_the_fit_runs(ready: Any, qtbot: Any):
         assert end == 100_000
         last = records[len(steps) - 1]
         assert title == f"R² {last.r2:.3f}, {last.dead_atoms} dead concepts"
-    assert last.dead_atoms > 0
+    assert any(record.dead_atoms for record in records)
     click(qtbot, ready.cancel_button)
     assert not curve.isVisible()
 

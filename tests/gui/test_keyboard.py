@@ -409,6 +409,7 @@ def test_a_column_is_sorted_by_the_keyboard(explored: Any, qtbot: Any):
     assert [action.text() for action in table.actions()] == [
         "Sort by this column, smallest first",
         "Sort by this column, largest first",
+        "Table of concepts...",
     ]
 
 

@@ -181,6 +181,7 @@ class ComparePanel(Panel):
         row = QHBoxLayout()
         for box, name in ((self.first, "First condition"), (self.second, "Second condition")):
             box.setAccessibleName(name)
+            box.setToolTip("All concepts are compared between the cells of these two conditions.")
             box.setMinimumWidth(80)
             box.currentIndexChanged.connect(self._on_choice)
             row.addWidget(box, 1)
@@ -199,6 +200,7 @@ class ComparePanel(Panel):
         self.message = sentence_label()
         self.column.addWidget(self.message)
         self.compare_button = QPushButton("Compare")
+        self.compare_button.setToolTip("Compares the two conditions, in the background.")
         self.compare_button.clicked.connect(self._compare_again)
         self.compare_button.hide()
         self.column.addWidget(self.compare_button)

@@ -79,6 +79,10 @@ class Choices(Step):
         )
         self.handcrafted = QCheckBox("Measure cells by hand to compare")
         self.handcrafted.setChecked(True)
+        self.handcrafted.setToolTip(
+            "Measure shape, intensity and texture of every cell, and compare how well they tell "
+            "the labels."
+        )
         self.library.setToolTip("Whose measurements of the cells.")
         self.library.setAccessibleName("Library of measurements")
         self.to_install = sentence_label()

@@ -23,6 +23,7 @@ from napari_microdl.gui.layers import (
     tag_output,
 )
 from napari_microdl.gui.session import OverlayKind, Run, Session
+from napari_microdl.gui.view_region import is_at_current_step
 from napari_microdl.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class Overlays:
         session.view_changed.connect(self.update)
         session.names_changed.connect(self.update)
         viewer.layers.selection.events.active.connect(self._on_active)
+        viewer.dims.events.current_step.connect(self._on_active)
         viewer.layers.events.removed.connect(self._on_removed)
 
     def field_of(self, layer: Layer | None) -> int | None:
@@ -117,17 +119,24 @@ class Overlays:
             return None
         if is_output(layer):
             tag = layer.metadata[TAG]
-            return tag["field"] if tag.get("run_id") == run.run_id else None
-        point = viewer.dims.current_step
-        steps = point[len(point) - layer.ndim :]
-        best = None
-        for number, source in enumerate(run.sources):
-            if source.layer() is not layer:
-                continue
-            best = number if best is None else best
-            if all(i is None or i == step for i, step in zip(source.index, steps, strict=False)):
-                return number
-        return best
+            return self._at_slider(tag["field"]) if tag.get("run_id") == run.run_id else None
+        first = next((n for n, s in enumerate(run.sources) if s.layer() is layer), None)
+        return None if first is None else self._at_slider(first)
+
+    def _at_slider(self, field: int) -> int:
+        """The field of the same image that the sliders show; the given one where they show none."""
+        viewer, run = self._viewer(), self._session.run
+        assert viewer is not None
+        assert run is not None
+        layer = run.sources[field].layer()
+        if layer is None or not run.sources[field].index:
+            return field
+        here = (
+            number
+            for number, source in enumerate(run.sources)
+            if source.layer() is layer and is_at_current_step(source, viewer)
+        )
+        return next(here, field)
 
     def shown_fields(self) -> list[int]:
         """Numbers of the fields that carry overlays now."""
@@ -139,7 +148,7 @@ class Overlays:
             return alive
         field = self.field_of(viewer.layers.selection.active)
         if field is None or field not in alive:
-            field = next((f for f in self._painters if f in alive), None)
+            field = next((self._at_slider(f) for f in self._painters if f in alive), None)
         if field is None:
             field = alive[0] if alive else None
         return [] if field is None else [field]

@@ -111,6 +111,7 @@ class PlotPanel(Panel):
         for key, (name, tip) in KINDS.items():
             self.kind.addItem(name, key)
             self.kind.setItemData(self.kind.count() - 1, tip, 3)
+        self.kind.setToolTip(next(iter(KINDS.values()))[1])
         self.label = QComboBox()
         self.label.setToolTip("The condition that is set against all others.")
         self.label.setAccessibleName("Label")

@@ -56,6 +56,7 @@ class ReportTable(QWidget):
         self.view = QTableWidget()
         self.view.setAccessibleName(table.heading)
         self.view.setAccessibleDescription(table.meaning)
+        self.view.setToolTip(table.meaning)
         self.view.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.view.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.view.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)

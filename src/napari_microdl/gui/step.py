@@ -51,6 +51,7 @@ class Step(QWidget):
         self.heading.setCheckable(True)
         self.heading.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
         self.heading.setAutoRaise(True)
+        self.heading.setToolTip("Show or hide the settings of this step.")
         font = self.heading.font()
         font.setBold(True)
         self.heading.setFont(font)

@@ -16,6 +16,12 @@ from napari_microdl.gui.session import Run
 from napari_microdl.gui.words import counted
 from napari_microdl.tag_recall import TagRecall, tag_recall
 
+_TIPS = {
+    TAGS[0]: "They look untreated to you. The recall compares your tags with the concept.",
+    TAGS[1]: "The treatment shows in them, as you see it.",
+    "": "Take the tag away.",
+}
+
 
 class TagPanel(Panel):
     """Tags of the selected units and concepts, a note on the concept, and the recall.
@@ -47,6 +53,7 @@ class TagPanel(Panel):
                 ((TAGS[0], "Control-like"), (TAGS[1], "Perturbed"), ("", "No tag"))
             ):
                 button = QPushButton(text)
+                button.setToolTip(_TIPS[tag])
                 button.clicked.connect(partial(slot, tag=tag))
                 grid.addWidget(button, 2 * row + 1, place)
                 buttons[tag] = button

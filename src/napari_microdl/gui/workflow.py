@@ -133,6 +133,7 @@ class ConceptWorkflow(Dock):
             "Runs all steps in the background; what is up to date is not done again."
         )
         self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop at once; what is shown stays as it is.")
         self.cancel_button.setEnabled(False)
         self.explore_button = QPushButton("Explore")
         self.explore_button.setToolTip("Opens the Concept explorer, which shows what a run found.")

@@ -86,6 +86,11 @@ class CellsStep(Step):
         for box, name in ((self.crop_size, "crop_size"), (self.crop_stride, "crop_stride")):
             box.setRange(1, 4096)
             box.setSuffix(" px")
+            box.setToolTip(
+                "Edge of a square crop."
+                if name == "crop_size"
+                else "From one crop to the next; less than the crop size lets them overlap."
+            )
             box.valueChanged.connect(lambda value, name=name: session.configure(**{name: value}))
         self.labels = QTableWidget(0, 2)
         self.labels.setHorizontalHeaderLabels(["Field", "Labels layer"])

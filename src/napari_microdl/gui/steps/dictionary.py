@@ -34,14 +34,24 @@ class DictionaryStep(Step):
         super().__init__(session, "5  Dictionary", "Fit")
         self.fit = QRadioButton("Fit a new dictionary")
         self.apply = QRadioButton("Apply the loaded one")
+        self.fit.setToolTip("Learn concepts from the images that are in use.")
+        self.apply.setToolTip(
+            "Look for the concepts of the dictionary at hand; it decides model, layer, channels "
+            "and whitening, so that results compare with those of its own images."
+        )
         modes = QButtonGroup(self)
         modes.addButton(self.fit)
         modes.addButton(self.apply)
         self.fit.clicked.connect(lambda: session.choose(apply_dictionary=False))
         self.apply.clicked.connect(lambda: session.choose(apply_dictionary=True))
         self.load = QPushButton("Load...")
+        self.load.setToolTip("Open a dictionary (*.microdl.safetensors) to apply it.")
         self.load.clicked.connect(self.load_wanted)
         self.save = QPushButton("Save...")
+        self.save.setToolTip(
+            "Save the dictionary at hand with whitening, names and notes: all that is needed to "
+            "apply it to other images."
+        )
         self.save.clicked.connect(self.save_wanted)
         self.loaded = sentence_label()
         self.sizes = QWidget()

@@ -54,6 +54,7 @@ class ImagesStep(Step):
         self.condition.setPlaceholderText("condition")
         self.condition.setToolTip("Type a condition and press Set, for all selected rows at once.")
         self.set_condition = QPushButton("Set")
+        self.set_condition.setToolTip("Give the selected rows the condition that is written here.")
         self.mark_control = QPushButton("Control")
         self.mark_control.setToolTip("Mark the selected rows as untreated controls.")
         self.mark_treated = QPushButton("Treated")
