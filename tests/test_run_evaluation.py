@@ -38,8 +38,10 @@ from napari_microdl.run_evaluation import (
     refitted,
     same_samples,
     seen_units,
+    technical_concepts,
     unit_groups,
     unit_labels,
+    with_technical,
 )
 from napari_microdl.run_evaluation.words import (
     TABLES,
@@ -201,6 +203,29 @@ def test_the_figures_are_those_of_the_measures():
         "No handcrafted measurements: they take the images and the labels of the cells.",
     ]
     assert json.loads(report.to_json()) == dataclasses.asdict(report)
+
+
+def test_concepts_that_tell_plates_apart_are_named_and_marked_in_the_ranking():
+    activations = six_fields()
+    _, report = finish(iter_evaluation(activations, FEW))
+    assert [row["technical"] for row in report.batches] == [
+        row["q_value"] < 0.05 for row in report.batches
+    ]
+    assert any("beyond chance (q below 0.05): " in s for s in summary_sentences(report, "cell"))
+    for row in report.batches:
+        row["technical"] = row["concept"] in {1, 3}
+    assert technical_concepts(report) == [1, 3]
+    table = with_technical(activations.ranking, report)
+    assert set(table.index[table["technical"]]) == {1, 3}
+    assert table.drop(columns="technical").equals(activations.ranking)
+    assert any(s.endswith(": 'concept 1', 'concept 3'.") for s in summary_sentences(report, "cell"))
+    # Where nothing was measured nothing is said.
+    for unknown in (None, EvaluationReport()):
+        assert technical_concepts(unknown) == []
+        assert "technical" not in with_technical(activations.ranking, unknown)
+    many = [dict(row, concept=n, technical=True) for n, row in enumerate(report.batches * 12)][:12]
+    report.batches = many
+    assert any(s.endswith(" and 2 more.") for s in summary_sentences(report, "cell"))
 
 
 def test_labels_and_groups_are_those_chosen():

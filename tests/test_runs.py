@@ -19,9 +19,11 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.evaluation import average_selectivity
 from napari_microdl.fields import Field
 from napari_microdl.models.registry import model_spec
-from napari_microdl.pipeline import run_pipeline
-from napari_microdl.runs import mark_controls
+from napari_microdl.pipeline import PipelineResult, run_pipeline
+from napari_microdl.run_evaluation import EvaluationChoices
+from napari_microdl.runs import evaluate_run, mark_controls
 from napari_microdl.samples import transfluor
+from test_activations import make
 
 CONFIG = PipelineConfig(n_atoms=16, max_steps=50, unit="crop", shrinkage=1.0)
 WRITTEN = ["concepts.csv", "crops.csv", "dictionary.microdl.safetensors", "report.json"]
@@ -242,6 +244,21 @@ def test_every_choice_of_evaluate_has_an_option(
         assert sentence in error
     # Nothing was begun.
     assert not (tmp_path / "unused").exists()
+
+
+def test_the_ranking_is_written_again_with_what_is_technical(tmp_path: Path):
+    fields, activations = make(("diffuse", "puncta") * 3, (True, False) * 3)
+    activations.units["Metadata_Plate"] = np.where(activations.units["field"] < 3, "p1", "p2")
+    result = PipelineResult(
+        PipelineConfig(unit="cell"), activations.dictionary, activations, [None] * 6, {}
+    )
+    choices = EvaluationChoices(n_permutations=9, handcrafted=False)
+    report = evaluate_run(result, fields, tmp_path, choices)
+    written = pd.read_csv(tmp_path / "concepts.csv", index_col="concept")
+    assert list(written.index) == list(activations.ranking.index)
+    assert set(written["technical"]) <= {True, False}
+    q = {row["concept"]: row["q_value"] for row in report.batches}
+    assert list(written["technical"]) == [q[concept] < 0.05 for concept in written.index]
 
 
 def test_a_library_of_measurements_that_is_missing_is_said_before_the_work(

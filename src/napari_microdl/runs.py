@@ -22,6 +22,7 @@ from napari_microdl.run_evaluation import (
     EvaluationStep,
     iter_evaluation,
     unit_labels,
+    with_technical,
 )
 from napari_microdl.stepping import run_through
 
@@ -158,6 +159,8 @@ def evaluate_run(
 ) -> EvaluationReport:
     """Measure the concepts of a run, and write the figures and a page to look at.
 
+    The ranking of the concepts is written again, as it then says which are technical.
+
     Parameters
     ----------
     result : PipelineResult
@@ -187,6 +190,7 @@ def evaluate_run(
     out.mkdir(parents=True, exist_ok=True)
     (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
     (out / EVALUATION_PAGE).write_text(page, encoding="utf-8")
+    with_technical(activations.ranking, report).to_csv(out / RANKING, index_label="concept")
     return report
 
 

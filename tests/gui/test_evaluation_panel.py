@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
+import warnings
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from qtpy.QtCore import Qt, QThreadPool
 from qtpy.QtWidgets import QFileDialog
+from scipy import sparse, stats
 
 from embedding.stand_ins import finish
 from gui.test_explorer_tabs import open_tab
 from napari_microdl.activation_store import open_activations, save_activations
 from napari_microdl.gui import evaluation_panel
+from napari_microdl.gui.concept_table import FLAG
 from napari_microdl.gui.evaluation_panel import EvaluationPanel
 from napari_microdl.gui.jobs import percent_done
 from napari_microdl.run_evaluation import (
@@ -351,6 +355,82 @@ def test_another_run_clears_what_was_found_and_the_same_run_does_not(
     assert panel.report is None
     assert panel.tables["labels"].isHidden()
     assert panel.choices.is_expanded
+
+
+def test_concepts_that_tell_plates_apart_are_flagged_until_another_run(
+    panel, explored, small_run, qtbot, monkeypatch, tmp_path
+):
+    _, explorer = explored
+    whole = small_run.result.activations
+    units, codes = whole.units.copy(), whole.codes.toarray()
+    control = units["Metadata_control"].to_numpy(bool)
+    random = np.random.default_rng(0)
+    wells = random.integers(8, size=len(units))
+    plates = np.where(wells % 2, "p1", "p2")
+    units.loc[control, "Metadata_Well"] = [f"C{n}" for n in wells[control]]
+    units["Metadata_Plate"] = plates
+    # One that is neither dead nor like another gets a difference between the plates.
+    ranking = whole.ranking
+    plain = ranking.index[~ranking["dead"] & (ranking["duplicate_of"] < 0)]
+    planted = int(plain[-1])
+    codes[:, planted] = random.random(len(units)) + 2 * (plates == "p1")
+    codes = sparse.csr_array(codes)
+    made = replace(whole, units=units, codes=codes)
+    result = replace(small_run.result, activations=made)
+    explorer.session.finish(result, small_run.fields, explorer.session.run.sources)
+
+    def flags() -> dict[int, str]:
+        model = explorer.table.concepts
+        return {
+            model.concept(row): model.index(row, FLAG).data() for row in range(model.rowCount())
+        }
+
+    before = flags()
+    assert not any("technical" in flag for flag in before.values())
+    explorer.hide_flagged.click()
+    shown = explorer.table.proxy.rowCount()
+    assert shown == sum(not flag for flag in before.values())
+    panel.choices.shuffles.setValue(19)
+    evaluated(panel, qtbot)
+    # The F test of scipy, on means of wells of controls.
+    means = {
+        plate: [
+            codes.toarray()[control & (wells == n)].mean(axis=0)
+            for n in np.unique(wells[control & (plates == plate)])
+        ]
+        for plate in ("p1", "p2")
+    }
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        # Those that no control shows.
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        p = np.nan_to_num(stats.f_oneway(*means.values()).pvalue, nan=1)
+    technical = set(np.flatnonzero(stats.false_discovery_control(p) < 0.05))
+    assert planted in technical
+    assert len(technical) < made.n_concepts / 2
+    after = flags()
+    assert {c for c, flag in after.items() if "technical" in flag} == technical
+    for concept, flag in before.items():
+        assert after[concept].startswith(flag)
+    # What is hidden follows at once.
+    hidden = {c for c in technical if not before[c]}
+    assert explorer.table.proxy.rowCount() == shown - len(hidden)
+    explorer.filter.setText("technical")
+    assert explorer.table.proxy.rowCount() == 0
+    explorer.hide_flagged.click()
+    assert explorer.table.proxy.rowCount() == len(technical)
+    explorer.filter.clear()
+    assert f"'{made.dictionary.names[planted]}'" in panel.summary.text()
+    assert "Technical, for telling plates apart" in panel.summary.text()
+    saved = tmp_path / "concepts.csv"
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(saved), ""))
+    explorer.save_button.entries["concepts"].trigger()
+    qtbot.waitUntil(lambda: saved.exists() and not explorer.save_button.jobs.is_running)
+    table = pd.read_csv(saved, index_col="concept")
+    assert set(table.index[table["technical"]]) == technical
+    # The run's own ranking knows nothing of it, and another run has no such flag.
+    assert "technical" not in made.ranking
+    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
+    assert not any("technical" in flag for flag in flags().values())
 
 
 @pytest.mark.parametrize("how", ["viewer", "dock"])

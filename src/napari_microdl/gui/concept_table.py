@@ -22,6 +22,7 @@ from qtpy.QtWidgets import QAbstractItemView, QAction, QHeaderView, QTableView, 
 
 from napari_microdl.gui.selection import Selection
 from napari_microdl.gui.session import Run, Session
+from napari_microdl.run_evaluation import technical_concepts
 
 _Index: TypeAlias = QModelIndex | QPersistentModelIndex
 _NO_PARENT = QModelIndex()
@@ -152,9 +153,11 @@ COLUMNS = (
     ),
     Column(
         "Flag",
-        "Dead: active in no cell. Like another: points the same way as a more active concept.",
+        "Dead: active in no cell. Like another: points the same way as a more active concept. "
+        "Technical: tells plates apart among controls beyond chance, as the last evaluation of the "
+        "run found (tab Evaluation, batch effects).",
         _flags,
-        widest="dead",
+        widest="technical",
     ),
     Column(
         "Group",
@@ -204,17 +207,19 @@ class ConceptModel(QAbstractTableModel):
         self._concepts = [int(concept) for concept in ranking.index]
         self._rows = {concept: row for row, concept in enumerate(self._concepts)}
         self._values = [[] if run is None else c.values(run, ranking) for c in COLUMNS]
+        self._flag_technical()
         self._collect_words()
         self.endResetModel()
 
     def refresh_words(self) -> None:
-        """Follow names and tags, which a person changes."""
+        """Follow names and tags, which a person changes, and what an evaluation found."""
         run = self._session.run
         if run is None or not self._concepts:
             return
         ranking = run.result.activations.ranking.loc[self._concepts]
         for number in (NAME, FLAG, TAG):
             self._values[number] = COLUMNS[number].values(run, ranking)
+        self._flag_technical()
         self._collect_words()
         last = len(self._concepts) - 1
         self.dataChanged.emit(self.index(0, NAME), self.index(last, TAG))
@@ -251,6 +256,13 @@ class ConceptModel(QAbstractTableModel):
         """Row of a concept."""
         return self._rows[concept]
 
+    def _flag_technical(self) -> None:
+        """Add what the evaluation of the run found, which is not of the run itself."""
+        flags = self._values[FLAG]
+        for concept in technical_concepts(self._session.report):
+            row = self._rows[concept]
+            flags[row] = f"{flags[row]}, technical" if flags[row] else "technical"
+
     def _collect_words(self) -> None:
         columns = [v for v in self._values if v and isinstance(v[0], str)]
         self._words = [" ".join(row).lower() for row in zip(*columns, strict=True)]
@@ -264,7 +276,7 @@ class ConceptModel(QAbstractTableModel):
         return any(group != "any" for group in self._values[GROUP])
 
     def is_flagged(self, row: int) -> bool:
-        """Whether the concept in a row is dead or a duplicate."""
+        """Whether the concept in a row is dead, a duplicate or technical."""
         return bool(self._values[FLAG][row])
 
     def rowCount(self, parent: _Index = _NO_PARENT) -> int:  # noqa: N802 (Qt's name)
@@ -335,7 +347,7 @@ class ConceptFilter(QSortFilterProxyModel):
         self.invalidateFilter()
 
     def hide_flagged(self, hide: bool) -> None:
-        """Hide dead concepts and duplicates, or show them."""
+        """Hide dead concepts, duplicates and technical ones, or show them."""
         self._hide_flagged = hide
         self.invalidateFilter()
 

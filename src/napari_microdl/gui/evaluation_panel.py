@@ -232,7 +232,7 @@ class EvaluationPanel(Panel):
         run_id, report = result
         if self._run is None or self._run.run_id != run_id:
             return
-        self.session.report = report
+        self.session.take_report(report)
         self._say("")
         self._show_report()
         self._on_running(False)

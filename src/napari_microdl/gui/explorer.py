@@ -163,7 +163,9 @@ class ConceptExplorer(Dock):
         self.filter.setClearButtonEnabled(True)
         self.filter.textChanged.connect(self.table.proxy.search)
         self.hide_flagged = QCheckBox("Hide flagged")
-        self.hide_flagged.setToolTip("Hide dead concepts and those that are like another.")
+        self.hide_flagged.setToolTip(
+            "Hide dead concepts, those that are like another, and technical ones."
+        )
         self.hide_flagged.toggled.connect(self.table.proxy.hide_flagged)
         filter_row = QHBoxLayout()
         filter_row.addWidget(self.filter, 1)
@@ -196,6 +198,7 @@ class ConceptExplorer(Dock):
         connect = self.connections.connect
         connect(self.viewer.events.theme, self._on_theme)
         connect(self.session.run_changed, self._on_run)
+        connect(self.session.report_changed, self.table.concepts.refresh_words)
         connect(self.session.concept_changed, self._on_concept)
         connect(self.session.view_changed, self._on_view)
         connect(self.session.names_changed, self._on_words)

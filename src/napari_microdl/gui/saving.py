@@ -23,6 +23,7 @@ from napari_microdl.gui.session import Run, Session
 from napari_microdl.gui.viewer_session import features_of
 from napari_microdl.gui.words import counted
 from napari_microdl.painting import grid_to_pixels
+from napari_microdl.run_evaluation import with_technical
 from napari_microdl.whole_files import whole_file
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from napari_microdl.activations import ConceptActivations
     from napari_microdl.dictionary import ConceptDictionary
+    from napari_microdl.run_evaluation import EvaluationReport
 
 _TABLES = "Table (*.csv *.parquet)"
 _PLOTS = "Plot (*.png *.svg *.pdf)"
@@ -87,9 +89,9 @@ def _folder_steps(activations: ConceptActivations, folder: Path) -> SaveSteps:
     return (yield from told(iter_save_activations(activations, folder), "Saving activations"))
 
 
-def _concepts_steps(run: Run, path: Path) -> SaveSteps:
+def _concepts_steps(run: Run, report: EvaluationReport | None, path: Path) -> SaveSteps:
     steps = told(run.result.activations.iter_ranking(), "Ranking concepts")
-    table = (yield from steps).copy()
+    table = with_technical((yield from steps), report)
     for name in ("tag", "note"):
         words = getattr(run.result.dictionary, f"{name}s")
         table[name] = [words[concept] for concept in table.index]
@@ -298,7 +300,7 @@ class SaveButton(QPushButton):
     def save_concepts(self, path: Path) -> None:
         """Write the ranked concepts as CSV or Parquet, in the background as all that follow."""
         if (run := self._session.run) is not None:
-            self._start(_concepts_steps(run, path))
+            self._start(_concepts_steps(run, self._session.report, path))
 
     def save_units(self, path: Path) -> None:
         """Write one row a unit with its activations as CSV or Parquet.

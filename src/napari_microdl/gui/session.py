@@ -66,6 +66,7 @@ class Session(Plan):
     """Evented state: images and their conditions, settings, dictionary, result, concept on show."""
 
     run_changed = Signal()
+    report_changed = Signal()
     steps_changed = Signal()
     concept_changed = Signal()
     view_changed = Signal()
@@ -199,6 +200,11 @@ class Session(Plan):
         self.run = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first)
         self.tag_note = self._tags.follow(before, self.run)
         self.report = None
+
+    def take_report(self, report: EvaluationReport) -> None:
+        """Take in what was measured of the run."""
+        self.report = report
+        self.report_changed.emit()
 
     def show_concept(self, concept: int) -> None:
         """Choose the concept that overlays, plot and gallery show."""

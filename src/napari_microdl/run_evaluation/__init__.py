@@ -10,7 +10,12 @@ from napari_microdl.run_evaluation.question import (
     unit_groups,
     unit_labels,
 )
-from napari_microdl.run_evaluation.report import EvaluationReport, EvaluationStep
+from napari_microdl.run_evaluation.report import (
+    EvaluationReport,
+    EvaluationStep,
+    technical_concepts,
+    with_technical,
+)
 from napari_microdl.run_evaluation.seeds import refitted, same_samples
 
 __all__ = [
@@ -24,6 +29,8 @@ __all__ = [
     "refitted",
     "same_samples",
     "seen_units",
+    "technical_concepts",
     "unit_groups",
     "unit_labels",
+    "with_technical",
 ]

@@ -39,7 +39,12 @@ from napari_microdl.run_evaluation.question import (
     unit_groups,
     unit_labels,
 )
-from napari_microdl.run_evaluation.report import EvaluationReport, EvaluationStep, plain
+from napari_microdl.run_evaluation.report import (
+    TECHNICAL_Q,
+    EvaluationReport,
+    EvaluationStep,
+    plain,
+)
 from napari_microdl.run_evaluation.seeds import iter_refits, same_samples
 from napari_microdl.tag_recall import tag_recall
 
@@ -315,6 +320,7 @@ def _batch(asked: _Asked) -> _Steps:
     effects = batch_effects(
         asked.activations.codes, plates, units["Metadata_control"].to_numpy(bool), group
     )
+    effects["technical"] = effects["q_value"] < TECHNICAL_Q
     effects = effects.sort_values("epsilon_squared", ascending=False, kind="stable")
     asked.report.batches = _named(asked, effects.reset_index().to_dict("records"))
 

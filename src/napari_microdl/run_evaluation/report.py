@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
+
+# A concept that tells plates apart among controls with a lower q is marked technical.
+TECHNICAL_Q = 0.05
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class EvaluationReport:
         A row a representation: ``of`` "x", "reconstruction", "codes" or "handcrafted", the entries
         of `ProbeScores`, and ``relative`` to x.
     batches : list of dict
-        Rows of `batch_effects`, the strongest first.
+        Rows of `batch_effects`, the strongest first, and whether the concept is ``technical``: it
+        tells plates apart among controls with a q of less than `TECHNICAL_Q`.
     handcrafted : dict
         ``library``, ``n_measurements``, their ``non_zeros`` as codes, ``correlation`` of best
         selectivities over the labels, and ``labels``: a row a label with the most selective
@@ -90,6 +95,44 @@ class EvaluationReport:
     def to_json(self) -> str:
         """All of it as JSON text."""
         return json.dumps(asdict(self), indent=2, allow_nan=False) + "\n"
+
+
+def technical_concepts(report: EvaluationReport | None) -> list[int]:
+    """Concepts that tell plates apart among controls beyond chance.
+
+    Parameters
+    ----------
+    report : EvaluationReport or None
+        Of the run; None where it was not evaluated.
+
+    Returns
+    -------
+    list of int
+        In rising order; empty where batch effects were not measured.
+    """
+    rows = [] if report is None else report.batches
+    return sorted(row["concept"] for row in rows if row["technical"])
+
+
+def with_technical(ranking: pd.DataFrame, report: EvaluationReport | None) -> pd.DataFrame:
+    """A ranking of concepts with what an evaluation says of them.
+
+    Parameters
+    ----------
+    ranking : DataFrame indexed by concept
+        As `napari_microdl.activations.ConceptActivations` has it; it is left as it is.
+    report : EvaluationReport or None
+        Of the same run.
+
+    Returns
+    -------
+    DataFrame
+        With a column ``technical`` of truth values behind, where batch effects were measured.
+    """
+    table = ranking.copy()
+    if report is not None and report.batches:
+        table["technical"] = table.index.isin(technical_concepts(report))
+    return table
 
 
 def plain(value: Any) -> Any:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from napari_microdl.run_evaluation.report import EvaluationReport
+from napari_microdl.run_evaluation.report import (
+    TECHNICAL_Q,
+    EvaluationReport,
+    technical_concepts,
+)
+
+# Technical concepts that a sentence names.
+_MOST_NAMES = 10
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,12 @@ BATCHES = Table(
             "Share of the variance among controls that lies between plates, less what chance "
             "gives; 0 is no batch effect.",
         ),
-        Column("q_value", "q", "p-value of the F test, corrected over all concepts."),
+        Column(
+            "q_value",
+            "q",
+            "p-value of the F test, corrected over all concepts; below "
+            f"{TECHNICAL_Q:g} the concept is marked technical.",
+        ),
         Column(
             "auc",
             "AUC",
@@ -320,6 +332,15 @@ def summary_sentences(report: EvaluationReport, unit: str) -> list[str]:
         found.append(
             f"Concepts by their average selectivity for some of {len(report.labels)} labels: "
             f"{passed}."
+        )
+    if report.batches:
+        technical = technical_concepts(report)
+        names = {row["concept"]: row["concept_name"] for row in report.batches}
+        few = ", ".join(f"'{names[concept]}'" for concept in technical[:_MOST_NAMES])
+        more = f" and {len(technical) - _MOST_NAMES:,} more" if technical[_MOST_NAMES:] else ""
+        found.append(
+            f"Technical, for telling plates apart among controls beyond chance (q below "
+            f"{TECHNICAL_Q:g}): {f'{few}{more}' if technical else 'no concept'}."
         )
     if report.handcrafted:
         by_hand = report.handcrafted
