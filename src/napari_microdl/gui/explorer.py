@@ -120,11 +120,10 @@ class ConceptExplorer(Dock):
             self._field_in_view,
             self,
         )
-        for button in (self.open_button, self.save_button):
-            bottom_row.addWidget(button)
         layout = self.layout()
         assert layout is not None
         for button in (self.open_button, self.save_button):
+            bottom_row.addWidget(button)
             layout.addWidget(button.job_bar)
         # Tables of the menu are had from what shows them, too.
         for widget, entry in (
