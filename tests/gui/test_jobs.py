@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from napari.utils import progress as napari_progress
-from qtpy.QtCore import QObject, QThreadPool
+from qtpy.QtCore import QObject, QThreadPool, QTimer
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.jobs import JobRunner, percent_done
@@ -229,3 +229,22 @@ def test_a_job_that_is_a_part_of_a_run_has_the_whole_bar(qtbot, runner):
     assert shares[-1] == 100
     assert shares == sorted(shares)
     assert 40 < shares[2] < 50
+
+
+def test_a_job_begun_while_napari_makes_the_bar_of_another_ends_that_one(
+    open_viewer, qtbot, runner
+):
+    # napari handles waiting events while it adds a bar to its activity dock, and a timer of ours
+    # may be among them.
+    open_viewer()
+    first, second = Endless(), Endless()
+    QTimer.singleShot(0, lambda: runner.start(second.steps(), "second"))
+    runner.start(first.steps(), "first")
+    qtbot.waitUntil(lambda: second.thread is not None)
+    qtbot.waitUntil(lambda: first.thread is None or first.closed_in is not None)
+    assert second.closed_in is None
+    assert len(napari_progress._all_instances) == 1
+    runner.cancel()
+    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert second.closed_in is second.thread
+    assert not napari_progress._all_instances
