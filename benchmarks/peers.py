@@ -193,7 +193,7 @@ class SAELensMatchingPursuit(_SAELens):
     """Matching-pursuit autoencoder from SAELens, set up as its guide says for a fixed sparsity."""
 
     name = "SAELens pursuit"
-    rates = (3e-3, 1e-2, 3e-2)
+    rates = (3e-3, 1e-2, 2e-2, 3e-2)
 
     _kind = "MatchingPursuit"
 
@@ -255,7 +255,7 @@ class SparsifySignum(_Sparsify):
     """sparsify with its default optimizer, schedule-free descent along the signs."""
 
     name = "sparsify signum"
-    rates = (4e-3, 8e-3, 1.6e-2)
+    rates = (2e-3, 4e-3, 8e-3, 1.6e-2)
 
     def _optimizer_of(self, rate: float) -> Any:
         from schedulefree import ScheduleFreeWrapper

@@ -51,6 +51,39 @@ class Problem:
         """J of the pursuits of ICFL."""
         return self.n_active // self.atoms_per_iteration
 
+    @property
+    def summary(self) -> str:
+        """What is planted, in words."""
+        groups = f", cosine {self.correlation} within groups" if self.correlation else ""
+        return (
+            f"{self.n_true} atoms in {self.width} dimensions, {self.n_active} in a sample{groups}"
+        )
+
+    def draw(self, n_samples: int, n_held_out: int, seed: int) -> tuple[Floats, Floats, Floats]:
+        """Samples to learn from, held-out samples, and the atoms.
+
+        Parameters
+        ----------
+        n_samples, n_held_out : int
+            Samples of each kind.
+        seed : int
+            Seed of atoms and samples.
+
+        Returns
+        -------
+        x, held_out, atoms : ndarray of float32
+            Rows are samples or atoms.
+        """
+        x, atoms = planted_samples(
+            n_samples + n_held_out,
+            self.width,
+            self.n_true,
+            self.n_active,
+            correlation=self.correlation,
+            seed=seed,
+        )
+        return x[:n_samples], x[n_samples:], atoms
+
 
 def planted_atoms(
     n_true: int,
