@@ -262,6 +262,17 @@ def numbers(rows):
     return rows[:, 0].astype(int).tolist()
 
 
+def drawn_in_pieces(batches, count, size):
+    """Numbers of the samples to end with."""
+    pieces = [numbers(piece) for piece in batches.drawn(count, size)]
+    # All pieces are full, but for the last.
+    assert all(len(piece) == size for piece in pieces[:-1])
+    assert all(0 < len(piece) <= size for piece in pieces)
+    drawn = [*itertools.chain(*pieces)]
+    assert len(drawn) == batches.n_drawn(count)
+    return drawn
+
+
 @settings(max_examples=200)
 @given(matrices(), st.none() | st.integers(1, 130), st.booleans(), st.integers(0, 2**31 - 2))
 @example((259, None, 0, 258), None, False, 0)
@@ -287,10 +298,10 @@ def test_a_pass_uses_every_row_once_and_held_out_rows_never(matrix, chunk_rows, 
         assert set(seen) <= left
         # What does not fill a batch waits for another pass.
         assert len(left) - len(seen) < size
-    for draw, count in itertools.product((batches.first, batches.drawn), (1, size, n + 1)):
-        drawn = numbers(draw(count))
-        assert len(drawn) == len(set(drawn)) == min(count, len(left))
-        assert set(drawn) <= left
+    for count in (1, size, n + 1):
+        for drawn in (numbers(batches.first(count)), drawn_in_pieces(batches, count, size)):
+            assert len(drawn) == len(set(drawn)) == min(count, len(left))
+            assert set(drawn) <= left
 
 
 @settings(max_examples=50)
@@ -380,7 +391,9 @@ def test_the_batches_of_a_stream_are_its_rows_in_order(sizes, size, n_held_out, 
         batches.append(numbers(stream.batch(step, size)))
         assert batches[-1] == wanted
     # The latest samples are those of the last two batches.
-    assert numbers(stream.drawn(2 * size)) == [*itertools.chain(*batches[-2:])]
+    latest = [*itertools.chain(*batches[-2:])]
+    assert drawn_in_pieces(stream, 2 * size, 3) == latest
+    assert drawn_in_pieces(stream, size + 1, size) == latest[-size - 1 :]
 
 
 def test_steps_that_were_done_elsewhere_are_passed_over():
@@ -391,7 +404,7 @@ def test_steps_that_were_done_elsewhere_are_passed_over():
     joined = StreamBatches(Loader(parts), n_kept=30, n_held_out=5)
     joined.skip_to(11, 10)
     assert_array_equal(joined.batch(11, 10), batch)
-    assert_array_equal(joined.drawn(100), through.drawn(100))
+    assert drawn_in_pieces(joined, 100, 7) == drawn_in_pieces(through, 100, 11)
     short = StreamBatches(iter(parts), n_kept=30, n_held_out=5)
     with pytest.raises(MicrodlError, match="ended after 9 of the 11 batches"):
         short.skip_to(11, 10)
@@ -492,6 +505,33 @@ print(json.dumps([short - before, highest - short]))
 """
 )
 
+# The same of the closing solve, with few samples an atom and with eight times as many.
+MEASURE_CLOSING = (
+    MEASURE_MEMORY
+    + """
+from napari_microdl.icfl import fitting
+
+highest = 0.0
+done = threading.Event()
+
+def watch():
+    global highest
+    while not done.wait(0.001):
+        highest = max(highest, status("RssAnon"))
+
+x = np.memmap(sys.argv[1], dtype=np.float16, mode="r", shape=(40_000_000, WIDTH))
+threading.Thread(target=watch).start()
+peaks = []
+for samples_per_atom in (2, 16):
+    fitting._SOLVE_SAMPLES_PER_ATOM = samples_per_atom
+    highest = 0.0
+    ICFL(1024, 2, 2, batch_size=ROWS, max_steps=2, random_state=0).fit(x)
+    peaks.append(highest)
+done.set()
+print(json.dumps(peaks))
+"""
+)
+
 # A batch of 512 samples in float32, in MiB.
 BATCH = 512 * 1024 * 4 / 2**20
 
@@ -527,9 +567,19 @@ def test_a_file_takes_less_than_a_thousandth_of_its_size_in_memory(tmp_path):
         file.truncate(size)
     short, ten_times_longer = measured(MEASURE_MEMORY_MAP, path)
     path.unlink()
-    # Most of it are the 8,192 samples of the closing solve.
     assert short < size / 1000 / 2**20
     assert ten_times_longer < BATCH
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory that Linux reports")
+def test_the_closing_solve_holds_a_piece_of_its_samples_at_a_time(tmp_path):
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(40_000_000 * 1024 * 2)
+    few, eight_times_more = measured(MEASURE_CLOSING, path)
+    path.unlink()
+    # 14 samples an atom more are 28 batches.
+    assert eight_times_more - few < 4 * BATCH
 
 
 @pytest.mark.parametrize("put", ["array", "memory map", "stream"])

@@ -97,18 +97,39 @@ class Batches(Protocol):
             Samples.
         """
 
-    def drawn(self, count: int) -> NDArray[np.float32]:
-        """Samples to end with.
+    def n_drawn(self, count: int) -> int:
+        """Number of samples to end with.
+
+        Parameters
+        ----------
+        count : int
+            How many are wanted.
+
+        Returns
+        -------
+        int
+            How many there are, at most so many.
+        """
+
+    def drawn(self, count: int, size: int) -> Iterator[NDArray[np.float32]]:
+        """Samples to end with, a piece at a time.
 
         Parameters
         ----------
         count : int
             How many.
+        size : int
+            Rows of a piece; the last may have fewer.
 
-        Returns
-        -------
-        ndarray of float32, shape (at most count, width)
+        Yields
+        ------
+        ndarray of float32, shape (size, width)
             From all samples; of a stream, the latest.
+
+        Raises
+        ------
+        MicrodlError
+            If a sample is not finite.
         """
 
     def fingerprint(self) -> str:
@@ -188,12 +209,22 @@ class ArrayBatches:
 
     def first(self, count: int) -> NDArray[np.float32]:
         """See `Batches.first`."""
-        return self._random(count, 2)
+        return self._read(self._random(count, 2))
 
-    def drawn(self, count: int) -> NDArray[np.float32]:
+    def n_drawn(self, count: int) -> int:
+        """See `Batches.n_drawn`."""
+        return min(count, self._n_kept)
+
+    def drawn(self, count: int, size: int) -> Iterator[NDArray[np.float32]]:
         """See `Batches.drawn`."""
         self._window = None
-        return self._random(count, 3)
+        places = self._random(count, 3)
+        # A chunk of the file is read once for all of its pieces.
+        n_read = -(-max(size, self._piece_rows()) // size) * size
+        for start in range(0, len(places), n_read):
+            samples = self._read(places[start : start + n_read])
+            for low in range(0, len(samples), size):
+                yield samples[low : low + size]
 
     def fingerprint(self) -> str:
         """See `Batches.fingerprint`."""
@@ -206,9 +237,9 @@ class ArrayBatches:
         before = self._held - np.arange(len(self._held))
         return numbers + np.searchsorted(before, numbers, side="right")
 
-    def _random(self, count: int, purpose: int) -> NDArray[np.float32]:
-        numbers = self._choose(self._n_kept, min(count, self._n_kept), purpose)
-        return self._read(self._kept(numbers))
+    def _random(self, count: int, purpose: int) -> NDArray[np.intp]:
+        """Places of samples to learn from, ascending."""
+        return self._kept(self._choose(self._n_kept, min(count, self._n_kept), purpose))
 
     def _choose(self, n: int, count: int, purpose: int) -> NDArray[np.intp]:
         """Draw numbers below n, ascending."""
@@ -357,11 +388,22 @@ class StreamBatches:
         self._fill(count)
         return np.asarray(self._buffered()[:count], dtype=np.float32)
 
-    def drawn(self, count: int) -> NDArray[np.float32]:
+    def n_drawn(self, count: int) -> int:
+        """See `Batches.n_drawn`."""
+        return min(count, sum(map(len, self._latest)))
+
+    def drawn(self, count: int, size: int) -> Iterator[NDArray[np.float32]]:
         """See `Batches.drawn`."""
-        if not self._latest:
-            return np.empty((0, self.width), dtype=np.float32)
-        return np.concatenate(self._latest, dtype=np.float32)[-count:]
+        skipped = sum(map(len, self._latest)) - self.n_drawn(count)
+        piece = np.empty((0, self.width), dtype=np.float32)
+        for samples in self._latest:
+            piece = np.concatenate([piece, samples[skipped:]], dtype=np.float32)
+            skipped = max(0, skipped - len(samples))
+            while len(piece) >= size:
+                yield piece[:size]
+                piece = piece[size:]
+        if len(piece):
+            yield piece
 
     def fingerprint(self) -> str:
         """See `Batches.fingerprint`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
 
 import numpy as np
@@ -17,12 +17,12 @@ from napari_microdl.pursuit.tensors import weighted_rows
 
 # Pull towards the atoms as they were, relative to the mean sum of z^2.
 _RIDGE = 1e-3
-# Samples coded between two chances to cancel.
-_ROWS = 2048
 _WAIT_SECONDS = 0.1
 
 
-def close(learner: Learner, samples: NDArray[np.float32]) -> Iterator[None]:
+def close(
+    learner: Learner, pieces: Iterable[NDArray[np.float32]], n_samples: int
+) -> Iterator[None]:
     """Replace the free atoms by those that are optimal for the codes of the given samples.
 
     The method of optimal directions (Engan et al., 1999), solved for the change of the atoms:
@@ -32,8 +32,10 @@ def close(learner: Learner, samples: NDArray[np.float32]) -> Iterator[None]:
     ----------
     learner : Learner
         Changed when the iteration ends; its activity counts are those of the given samples.
-    samples : ndarray of float32, shape (n_samples, n_features)
-        The same in every process.
+    pieces : iterable of ndarray of float32, shape (n, n_features)
+        Samples, the same in every process. One piece is held at a time.
+    n_samples : int
+        Samples in all of them.
 
     Yields
     ------
@@ -44,12 +46,11 @@ def close(learner: Learner, samples: NDArray[np.float32]) -> Iterator[None]:
     squares = np.zeros((n_atoms, n_atoms), dtype=np.float32)
     pull = torch.zeros((n_atoms, width), device=learner.plan.device)
     activity = np.zeros(n_atoms, dtype=np.int64)
-    own = samples[learner.processes.share]
-    coder = learner.coder(len(own))
-    for start in range(0, len(own), _ROWS):
+    coder = learner.coder(n_samples // learner.processes.count)
+    for piece in pieces:
         started = time.perf_counter()
         with torch.no_grad():
-            x = learner.centred(np.ascontiguousarray(own[start : start + _ROWS]))
+            x = learner.centred(np.ascontiguousarray(piece[learner.processes.share]))
             indices, values = coder.code(x)
             residual = x - weighted_rows(indices, values, learner.atoms)
             pull += products_with_codes(indices, values, residual, n_atoms)
@@ -61,7 +62,7 @@ def close(learner: Learner, samples: NDArray[np.float32]) -> Iterator[None]:
     learner.active[:] = 0
     learner.active_of[:] = 0
     learner.active[0] = activity
-    learner.active_of[0] = len(samples)
+    learner.active_of[0] = n_samples
     started = time.perf_counter()
     free = slice(learner.n_frozen, None)
     # This can take seconds and cannot be interrupted, but it lets other threads run.

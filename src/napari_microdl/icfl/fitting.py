@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ _SCORE_EVERY = 20
 # Samples in the closing solve, which has n_atoms unknowns for each dimension.
 _SOLVE_SAMPLES_PER_ATOM = 16
 _FEWEST_SOLVE_SAMPLES = 8192
+# Of these, samples that one process codes between two chances to cancel.
+_SOLVE_ROWS = 2048
 _HISTORY_LENGTH = 1000
 # See the table of control-first fits in docs/engine.md: with 5.2 it found more than a plain fit,
 # with 2.6 less.
@@ -48,6 +50,29 @@ class Stage:
     group: str
     plan: Plan
     batches: Batches
+
+
+class _EveryFew:
+    """Keeps some of the samples that go by, evenly spaced.
+
+    Parameters
+    ----------
+    step : int
+        One of so many is kept.
+    """
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self.kept: list[NDArray[np.float32]] = []
+
+    def of(self, pieces: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        """Pass pieces on."""
+        begin = 0
+        for piece in pieces:
+            # Where the next sample to keep lies in this piece.
+            self.kept.append(piece[-begin % self._step :: self._step].copy())
+            begin += len(piece)
+            yield piece
 
 
 class Fit:
@@ -209,13 +234,18 @@ class Fit:
 
         plan, learner = stage.plan, self.learner
         wanted = max(_SOLVE_SAMPLES_PER_ATOM * plan.n_atoms, _FEWEST_SOLVE_SAMPLES)
-        samples = stage.batches.drawn(wanted)
-        if len(samples):
+        n_samples = stage.batches.n_drawn(wanted)
+        if n_samples:
+            # A batch from all over the samples is kept to score the fit by.
+            few = _EveryFew(-(-n_samples // plan.batch_size))
+            pieces = few.of(stage.batches.drawn(wanted, _SOLVE_ROWS * self._processes.count))
             if plan.update == "newton":
-                for _ in close(learner, samples):
+                for _ in close(learner, pieces, n_samples):
                     yield learner.record(self.total_steps)
-            few = samples[:: -(-len(samples) // plan.batch_size)]
-            learner.r2 = learner.score(np.ascontiguousarray(few))
+            else:
+                for _ in pieces:
+                    pass
+            learner.r2 = learner.score(np.concatenate(few.kept))
         if len(stage.batches.held_out):
             learner.held_out_r2 = learner.score(stage.batches.held_out)
         record = learner.record(self.total_steps)
