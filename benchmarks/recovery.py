@@ -3,9 +3,9 @@
 ``python benchmarks/recovery.py`` prints a table for each problem. An atom is found when a learned
 one has |cosine| above 0.9 with it. Every training runs in a process of its own on cores of its own.
 CPU seconds are those of all threads, around the training alone: imports, data, compilation and
-evaluation are left out. Each learner gets the best of three or four learning rates. A point of ICFL is a
-whole fit of so many steps, with its first atoms and its closing solve; a point of the others is a
-look at a training on its way.
+evaluation are left out. Each learner gets the best of three or four learning rates. A point of ICFL
+is a whole fit of so many steps, with its first atoms and its closing solve; a point of the others
+is a look at a training on its way.
 """
 
 from __future__ import annotations
@@ -135,11 +135,16 @@ class ICFLAsPrinted(Learner):
 
 
 ICFL_NAME = "ICFL"
+# Fits as a user begins them, with the number of steps left to the estimator.
+WHOLE_FITS: dict[str, dict[str, Any]] = {
+    "ICFL, all its steps": {},
+    "ICFL, early stopping": {"early_stopping": True},
+}
 LEARNERS: dict[str, type[Learner]] = {c.name: c for c in (ICFLAsPrinted, *PEERS)}
 
 
 def icfl_points(x: Floats, held_out: Floats, truth: Floats, task: Record) -> Iterator[Record]:
-    """Whole fits of ever more steps, until nearly all atoms are found."""
+    """Whole fits of ever more steps, until nearly all atoms are found, or the one asked for."""
     problem = PROBLEMS[task["problem"]]
     make = functools.partial(
         ICFL,
@@ -152,9 +157,9 @@ def icfl_points(x: Floats, held_out: Floats, truth: Floats, task: Record) -> Ite
     make(max_steps=2).fit(x[: 2 * problem.n_atoms])
     yield {"warm_up": time.perf_counter() - started}
 
-    def point(steps: int) -> Record:
+    def point(**settings: Any) -> Record:
         cpu, wall = time.process_time(), time.perf_counter()
-        icfl = make(max_steps=steps).fit(x)
+        icfl = make(**settings).fit(x)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         return {
             "cpu": cpu,
@@ -165,8 +170,11 @@ def icfl_points(x: Floats, held_out: Floats, truth: Floats, task: Record) -> Ite
             "r2": explained(held_out, icfl.inverse_transform(icfl.transform(held_out))),
         }
 
+    if task["learner"] in WHOLE_FITS:
+        yield point(**WHOLE_FITS[task["learner"]])
+        return
     for steps in STEPS:
-        yield (measured := point(steps))
+        yield (measured := point(max_steps=steps))
         if measured["cpu"] > task["budget"] or measured["recovered"] >= ENOUGH:
             break
 
@@ -219,7 +227,7 @@ def work(task: Record) -> Record:
     torch.set_num_threads(task["threads"])
     with np.load(task["data"]) as data:
         x, held_out, truth = data["x"], data["held_out"], data["atoms"]
-    points_of = icfl_points if task["learner"] == ICFL_NAME else learner_points
+    points_of = learner_points if task["learner"] in LEARNERS else icfl_points
     first, *points = points_of(x, held_out, truth, task)
     return {**first, "points": points}
 
@@ -495,7 +503,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--problems", nargs="+", choices=PROBLEMS, default=[*PROBLEMS])
-    names = [ICFL_NAME, *LEARNERS]
+    names = [ICFL_NAME, *WHOLE_FITS, *LEARNERS]
     parser.add_argument("--learners", nargs="+", choices=names, default=names)
     parser.add_argument("--budget", type=float, default=200, help="CPU seconds of a training")
     parser.add_argument(
@@ -529,7 +537,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             pilots = [
                 {**common, "learner": learner, "rate": rate, "budget": pilot}
                 for learner in arguments.learners
-                if learner != ICFL_NAME
+                if learner in LEARNERS
                 for rate in LEARNERS[learner].rates
             ]
             run_all(pilots, results, cores, data)
@@ -538,8 +546,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if (result := results.get(task)) is not None:
                     tried.setdefault(task["learner"], []).append(result)
             rates = {learner: max(of, key=merit)["rate"] for learner, of in tried.items()}
-            if ICFL_NAME in arguments.learners:
-                rates = {ICFL_NAME: None, **rates}
+            ours = [name for name in (ICFL_NAME, *WHOLE_FITS) if name in arguments.learners]
+            rates = {**dict.fromkeys(ours), **rates}
             full = [
                 {**common, "learner": learner, "rate": rate, "budget": arguments.budget}
                 for learner, rate in rates.items()
