@@ -76,6 +76,43 @@ def matching_pursuit(
     return indices, values
 
 
+def replayed(x, atoms, indices, n_iterations, selection, refit, allow_repeats):
+    """Coefficients that the given picks must have, and by how much one scored below one left out.
+
+    Where atoms are equally good but for rounding, any of them may be picked, and all that follows
+    depends on it; so the picks are taken as they are, and judged.
+    """
+    x, atoms = np.asarray(x, dtype=np.float64), np.asarray(atoms, dtype=np.float64)
+    values = np.zeros(indices.shape)
+    worse = 0.0
+    for i, sample in enumerate(x):
+        picks, coefficients, residual = [], np.zeros(0), sample.copy()
+        for new in np.split(indices[i], n_iterations):
+            new = [int(pick) for pick in new if pick >= 0]
+            assert len(set(new)) == len(new)
+            assert allow_repeats or not set(new) & set(picks)
+            score = atoms @ residual
+            if selection == "absolute":
+                score = np.abs(score)
+            left = [
+                m for m in range(len(atoms)) if m not in new and (allow_repeats or m not in picks)
+            ]
+            if new and left:
+                worse = max(worse, score[left].max() - score[new].min())
+            if refit == "full":
+                picks = picks + new
+                coefficients = independent_least_squares(atoms[picks].T, sample)
+                residual = sample - coefficients @ atoms[picks]
+            elif new:
+                z = independent_least_squares(atoms[new].T, residual)
+                residual = residual - z @ atoms[new]
+                picks, coefficients = picks + new, np.concatenate([coefficients, z])
+        if refit == "final":
+            coefficients = independent_least_squares(atoms[picks].T, sample)
+        values[i, indices[i] >= 0] = coefficients
+    return values, worse
+
+
 def dense_codes(indices, values, n_atoms):
     """Codes as a matrix; coefficients of an atom picked twice add up."""
     codes = np.zeros((len(indices), n_atoms))
