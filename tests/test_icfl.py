@@ -16,6 +16,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.icfl import ICFL, FewSamplesWarning, FitRecord, default_size
 from napari_microdl.whitening import ControlWhitening
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SMALL = {"n_atoms": 32, "n_iterations": 2, "atoms_per_iteration": 2, "random_state": 0}
 
 
@@ -82,14 +83,21 @@ def test_the_closing_solve_improves_the_reconstruction():
     assert icfl.history_[-1].r2 > icfl.history_[-2].r2
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("n_steps", [1, 3])
-def test_adam_steps_agree_with_the_slow_reference(n_steps):
+def test_adam_steps_agree_with_the_slow_reference(n_steps, device):
     x = samples(60)
     rng = np.random.default_rng(1)
     atoms = (0.3 * rng.normal(size=(24, 16))).astype(np.float32)
     bias = (0.1 * rng.normal(size=16)).astype(np.float32)
     icfl = ICFL.from_arrays(
-        atoms, bias, n_iterations=2, atoms_per_iteration=3, update="adam", learning_rate=1e-3
+        atoms,
+        bias,
+        n_iterations=2,
+        atoms_per_iteration=3,
+        update="adam",
+        learning_rate=1e-3,
+        device=device,
     )
     step = references.AdamStep(atoms, bias, 1e-3)
     for _ in range(n_steps):
@@ -99,11 +107,14 @@ def test_adam_steps_agree_with_the_slow_reference(n_steps):
     assert_allclose(icfl.bias_, expected[1], atol=1e-5)
 
 
-def test_the_codes_of_adam_are_the_printed_ones():
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_codes_of_adam_are_the_printed_ones(device):
     x = samples(60)
     atoms = unit_atoms(24, 16)
     bias = np.full(16, 0.2)
-    icfl = ICFL.from_arrays(atoms, bias, n_iterations=3, atoms_per_iteration=2, update="adam")
+    icfl = ICFL.from_arrays(
+        atoms, bias, n_iterations=3, atoms_per_iteration=2, update="adam", device=device
+    )
     expected = references.matching_pursuit(
         x - icfl.bias_, icfl.components_, 3, 2, "signed", "block", True
     )
@@ -114,10 +125,13 @@ def test_the_codes_of_adam_are_the_printed_ones():
     )
 
 
-def test_the_first_newton_step_agrees_with_the_slow_reference():
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_first_newton_step_agrees_with_the_slow_reference(device):
     x = samples(60)
     atoms = unit_atoms(24, 16)
-    icfl = ICFL.from_arrays(atoms, n_iterations=2, atoms_per_iteration=3).partial_fit(x)
+    icfl = ICFL.from_arrays(
+        atoms, n_iterations=2, atoms_per_iteration=3, device=device
+    ).partial_fit(x)
     assert_allclose(icfl.components_, references.newton_step(x, atoms, 2, 3), atol=1e-5)
     assert_array_equal(icfl.bias_, 0)
 
@@ -137,22 +151,31 @@ def hard_cases():
     }
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", hard_cases())
-def test_a_newton_step_on_a_hard_case_agrees_with_the_slow_reference(case):
+def test_a_newton_step_on_a_hard_case_agrees_with_the_slow_reference(case, device):
     x, atoms = hard_cases()[case]
-    icfl = ICFL.from_arrays(atoms, n_iterations=2, atoms_per_iteration=3).partial_fit(x)
+    icfl = ICFL.from_arrays(
+        atoms, n_iterations=2, atoms_per_iteration=3, device=device
+    ).partial_fit(x)
     assert_allclose(icfl.components_, references.newton_step(x, atoms, 2, 3), atol=1e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("case", [*hard_cases(), "dependent picks"])
-def test_an_adam_step_on_a_hard_case_agrees_with_the_slow_reference(case):
+def test_an_adam_step_on_a_hard_case_agrees_with_the_slow_reference(case, device):
     if case == "dependent picks":
         x, atoms = hard_cases()["ties"]
         atoms = np.concatenate([atoms[:8], atoms[:2].sum(axis=0)[None], 2 * atoms[:3]])
     else:
         x, atoms = hard_cases()[case]
     icfl = ICFL.from_arrays(
-        atoms, n_iterations=2, atoms_per_iteration=3, update="adam", learning_rate=1e-3
+        atoms,
+        n_iterations=2,
+        atoms_per_iteration=3,
+        update="adam",
+        learning_rate=1e-3,
+        device=device,
     ).partial_fit(x)
     expected = references.AdamStep(atoms, np.zeros(8), 1e-3)(x, 2, 3)
     assert_allclose(icfl.components_, expected[0], atol=1e-5)
