@@ -19,7 +19,7 @@ from napari_microdl.config_files import write_config
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.layer_choice import iter_layer_scores
-from napari_microdl.models.registry import RECIPES, load_model
+from napari_microdl.models.registry import RECIPES, known_spec, load_model
 from napari_microdl.pipeline import KeptStages, StagedRun, run_pipeline
 from napari_microdl.scaling import IntensityScaling
 from napari_microdl.stepping import run_through
@@ -224,3 +224,55 @@ def test_the_command_line_refuses_names_that_leave_a_doubt(
     assert main(["fit", *arguments]) == 2
     _, refused = capsys.readouterr().err.splitlines()
     assert "'green', 'SYTO14', 'Hoechst 33342' is clearly its ER; set channels" in refused
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small DINOv2 with random weights, as transformers saves it."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    folder = tmp_path_factory.mktemp("photographs")
+    Dinov2Model(Dinov2Config(**shape, image_size=56, patch_size=14)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "joint", "expected"),
+    [
+        (("red", "green", "blue"), None, True),
+        (("R", "G", "B"), None, True),
+        (("red", "green", "blue"), False, False),
+        # Who calls them so may mean something else.
+        (("blue", "green", "red"), None, False),
+        (("DNA", "RNA", "ER"), None, False),
+        (("DNA", "RNA", "ER"), True, True),
+    ],
+)
+def test_the_colours_of_an_image_go_together_into_a_model_of_photographs(
+    photographs: Path, names: tuple[str, ...], joint: bool | None, expected: bool
+):
+    fields = painted(56, names)
+    config = dataclasses.replace(CONFIG, model=str(photographs), joint=joint, crop_size=28)
+    if joint:
+        # Nothing in their names says which is red.
+        config = dataclasses.replace(config, channels=names)
+    run = run_pipeline(fields, config)
+    assert run.dictionary.spec.joint == expected
+    asked = dataclasses.replace(config, joint=expected)
+    for grid, same in zip(run.activations.grids, tokens(fields, asked), strict=True):
+        assert grid.tokens.shape[-1] == (24 if expected else 72)
+        np.testing.assert_array_equal(grid.tokens, same)
+    # Applied to other images, the dictionary decides.
+    again = run_pipeline(fields, dataclasses.replace(config, joint=None), dictionary=run.dictionary)
+    for grid, same in zip(run.activations.grids, again.activations.grids, strict=True):
+        np.testing.assert_array_equal(grid.tokens, same.tokens)
+
+
+def test_a_model_that_leaves_no_choice_reads_colours_as_it_does():
+    for name in ("builtin", "cell-dino-cp-vits8", "openphenom", "dinobloom-s"):
+        assert known_spec(name, joint="preferred") == known_spec(name)
+    preferred = known_spec("dinov2-small", joint="preferred")
+    assert preferred == known_spec("dinov2-small", joint=True)
+    assert preferred is not None
+    assert preferred.channels.joint

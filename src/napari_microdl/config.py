@@ -59,7 +59,8 @@ class PipelineConfig:
         folder or place on the hub (`napari_microdl.models.registry.load_model`).
     joint : bool, optional
         Of models of RGB images: read three channels together (True) or each as a grey image
-        (False); as the model's rule says where not given.
+        (False). Where not given, as the model's rule says; if it leaves the choice, channels that
+        are called red, green and blue (or R, G, B) go in together and others one by one.
     layer : int, optional
         Layer to read; the model's default where not given.
     site : {"residual", "attention"}

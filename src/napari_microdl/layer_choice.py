@@ -82,7 +82,7 @@ def iter_layer_scores(
     config = config or PipelineConfig()
     channels = check_fields(fields, config, fitting=False)
     folds = field_folds(fields)
-    model = yield from iter_load(config)
+    model = yield from iter_load(config, channels)
     depth = model.spec.depth
     layers = tuple(range(1, depth + 1)) if layers is None else tuple(sorted(set(layers)))
     for layer in layers:

@@ -21,7 +21,12 @@ from napari_microdl.models.base import TokenModel
 from napari_microdl.models.registry import load_model
 from napari_microdl.models.terms import terms_of
 from napari_microdl.report import build_report
-from napari_microdl.stages.channels import channel_note, channels_by_model, named_channels
+from napari_microdl.stages.channels import (
+    channel_note,
+    channels_by_model,
+    joint_of,
+    named_channels,
+)
 from napari_microdl.stages.encoding import iter_encode
 from napari_microdl.stages.inputs import check_fields, config_of
 from napari_microdl.stages.kept import KeptStages
@@ -261,7 +266,7 @@ class StagedRun:
     def _read(self) -> Generator[Progress, None, Tokens]:
         config, applied = self.config, self.applied
         # The model goes first: it says on which scale it wants intensities.
-        model = yield from self._timed("read", "embed", iter_load(config))
+        model = yield from self._timed("read", "embed", iter_load(config, self._channels))
         curve = None
         if applied is not None:
             applied.spec.check_model(model.spec)
@@ -379,13 +384,17 @@ def run_pipeline(
     return run_through(iter_pipeline(fields, config, dictionary), progress)
 
 
-def iter_load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
+def iter_load(
+    config: PipelineConfig, channels: Sequence[str]
+) -> Generator[Progress, None, TokenModel]:
     """Load the model of a run.
 
     Parameters
     ----------
     config : PipelineConfig
         Settings.
+    channels : sequence of str
+        From `check_fields`; a model of RGB images takes its colours together.
 
     Yields
     ------
@@ -406,7 +415,7 @@ def iter_load(config: PipelineConfig) -> Generator[Progress, None, TokenModel]:
             device=config.device,
             precision=config.precision,
             seed=config.random_state,
-            joint=config.joint,
+            joint=joint_of(config.joint, channels),
         )
         while not loading.done():
             yield Progress("scale", 0, 1, "Loading the model")

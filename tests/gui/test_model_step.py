@@ -220,16 +220,49 @@ def test_a_models_own_folder_is_looked_at_and_run(
     session.configure(**small)
     run(qtbot, workflow)
     spec = session.dictionary.spec
-    assert (spec.joint, spec.intensity, spec.patch_size) == (False, "linear", 14)
-    assert session.dictionary.whitening.n_features_in_ == 3 * 24
-    qtbot.mouseClick(step.joint, LEFT, pos=QPoint(8, step.joint.height() // 2))
-    assert session.config.joint
-    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    # The channels of these images are called red, green and blue.
+    assert (spec.joint, spec.intensity, spec.patch_size) == (True, "linear", 14)
     assert [box.currentText() for box in step.channels.values()] == ["red", "green", "blue"]
+    assert session.dictionary.whitening.n_features_in_ == 24
+    assert "at the pace of the last run" in step.cost.text()
+
+
+def test_colour_images_are_read_as_one_until_the_box_is_unticked(
+    open_viewer: Any, qtbot: Any, dino_folder: Path
+):
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        colours = rng.integers(0, 255, (160, 160, 3)).astype(np.uint8)
+        layer = viewer.add_image(colours, rgb=True, name=f"slide {number}")
+        layer.metadata[FIELD_TAG] = {"is_control": not number, "condition": f"c{number}"}
+    workflow.session.rows.clear()
+    workflow.session.update_images(viewer.layers)
+    step, session = workflow.model, workflow.session
+    split = workflow.images.split_rgb
+    qtbot.mouseClick(split, LEFT, pos=QPoint(8, split.height() // 2))
+    click(qtbot, step.heading)
+    small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
+    session.configure(model=str(dino_folder), **small)
+    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    assert session.config.joint is None
+    assert step.joint.isVisible()
+    assert step.joint.isChecked()
+    assert [box.currentText() for box in step.channels.values()] == ["red", "green", "blue"]
+    # What the command line is given says so, too.
+    assert session.run_config().joint is True
     run(qtbot, workflow)
     assert session.dictionary.spec.joint
     assert session.dictionary.whitening.n_features_in_ == 24
-    assert "at the pace of the last run" in step.cost.text()
+    assert not step.mark.text()
+    qtbot.mouseClick(step.joint, LEFT, pos=QPoint(8, step.joint.height() // 2))
+    assert session.config.joint is False
+    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    assert not step.channels
+    run(qtbot, workflow)
+    assert not session.dictionary.spec.joint
+    assert session.dictionary.whitening.n_features_in_ == 3 * 24
 
 
 @pytest.mark.parametrize("order", [("red", "green", "blue"), ("blue", "green", "red")])

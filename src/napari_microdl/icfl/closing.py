@@ -58,6 +58,8 @@ def close(
         activity += learner.activity(indices, values)
         learner.seconds += time.perf_counter() - started
         yield
+    # Its Gram matrix is as large as the sums are.
+    del coder
     learner.processes.sum(torch.from_numpy(squares), torch.from_numpy(activity), pull)
     learner.active[:] = 0
     learner.active_of[:] = 0
@@ -83,12 +85,15 @@ def close(
 
 
 def _solve(squares: torch.Tensor, pull: torch.Tensor) -> torch.Tensor:
-    """Change of the atoms that is optimal but for the pull back."""
+    """Change of the atoms that is optimal but for the pull back; `squares` is changed."""
     diagonal = squares.diagonal()
-    ridge = _RIDGE * diagonal.mean().clamp_min(1e-30)
+    before = diagonal.clone()
+    ridge = _RIDGE * before.mean().clamp_min(1e-30)
     failed = True
     while failed:
-        factor, info = torch.linalg.cholesky_ex(squares + torch.diag(ridge.expand_as(diagonal)))
+        # In place: of thousands of atoms a copy is hundreds of megabytes.
+        diagonal.copy_(before + ridge)
+        factor, info = torch.linalg.cholesky_ex(squares)
         # In float32, codes that nearly always come together can need a stronger pull.
         failed, ridge = bool(info), 10 * ridge
     return torch.cholesky_solve(pull, factor)

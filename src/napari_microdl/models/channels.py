@@ -42,6 +42,28 @@ def _meanings(name: str) -> set[frozenset[str]]:
     return {group for group in SYNONYMS if words & group}
 
 
+def are_colours(names: Sequence[str]) -> bool:
+    """Whether channels are red, green and blue by their names, in this order.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the channels.
+
+    Returns
+    -------
+    bool
+
+    Examples
+    --------
+    >>> are_colours(("R", "G", "B")), are_colours(("red", "green", "MitoTracker Deep Red"))
+    (True, False)
+    """
+    return len(names) == 3 and all(
+        name.strip().lower() in colour for name, colour in zip(names, COLOURS, strict=True)
+    )
+
+
 def match_channels(rule: ChannelRule, field_channel_names: Sequence[str]) -> tuple[str | None, ...]:
     """Channels of an image for the named channels of a model.
 

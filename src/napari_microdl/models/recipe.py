@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.architecture import Preprocessing, VitConfig
@@ -13,6 +13,9 @@ from napari_microdl.models.keys import KeyMap
 
 RGB_TOGETHER = ChannelRule(names=("R", "G", "B"), joint=True, least=3, most=3)
 ONE_BY_ONE = ChannelRule()
+# Channels together, one by one, as the model's rule says (None), or together where that leaves a
+# choice.
+Joint = bool | Literal["preferred"] | None
 UNKNOWN_LICENCE = "not stated, see its source"
 
 
@@ -44,8 +47,10 @@ def rule_of_channels(in_channels: int) -> ChannelRule:
     return ChannelRule(joint=True, least=in_channels, most=in_channels)
 
 
-def rule_taking(spec: ModelSpec, joint: bool | None) -> ChannelRule:
+def rule_taking(spec: ModelSpec, joint: Joint) -> ChannelRule:
     """Rule of a model with its channels together, one by one, or as it is (None).
+
+    With "preferred" they go together where the model leaves a choice.
 
     Raises
     ------
@@ -53,6 +58,8 @@ def rule_taking(spec: ModelSpec, joint: bool | None) -> ChannelRule:
         If the model leaves no choice.
     """
     rule = spec.channels
+    if joint == "preferred":
+        joint = True if rule.either else None
     if joint is None or joint == rule.joint:
         return rule
     if not rule.either:
@@ -121,8 +128,8 @@ class Recipe:
         if channels != self.spec.channels:
             object.__setattr__(self, "spec", replace(self.spec, channels=channels))
 
-    def taking(self, joint: bool | None) -> Recipe:
-        """The same with channels together, one by one, or as it is (None).
+    def taking(self, joint: Joint) -> Recipe:
+        """The same with channels together, one by one, or as it is, see `rule_taking`.
 
         Raises
         ------

@@ -12,7 +12,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec, Precision, TokenModel
 from napari_microdl.models.families import dino, microdl, microscopy, recursion
 from napari_microdl.models.first_use import recorded_digest
-from napari_microdl.models.recipe import HubSource, Recipe
+from napari_microdl.models.recipe import HubSource, Joint, Recipe
 from napari_microdl.models.shards import WEIGHTS_NAMES
 from napari_microdl.models.transformers_families import TransformersRecipe
 
@@ -76,7 +76,7 @@ def _recipe(name: PublishedName) -> Recipe:
     return recipe if name.channels is None else recipe.only(name.channels)
 
 
-def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
+def model_spec(name: str | Path, *, joint: Joint = None) -> ModelSpec:
     """Facts about a model, without loading it.
 
     Parameters
@@ -84,7 +84,7 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     name : str or Path
         As for `load_model`. Torch is imported only to tell which model a bare file of weights
         belongs to, and of a repository on the hub only the configuration is fetched.
-    joint : bool, optional
+    joint : bool or "preferred", optional
         As for `load_model`.
 
     Returns
@@ -112,14 +112,14 @@ def model_spec(name: str | Path, *, joint: bool | None = None) -> ModelSpec:
     return replace(recipe.spec, weights_sha256=_known_digest(_source(name)))
 
 
-def known_spec(name: str, *, joint: bool | None = None) -> ModelSpec | None:
+def known_spec(name: str, *, joint: Joint = None) -> ModelSpec | None:
     """Facts about a model that its name alone tells; no file is looked at and nothing fetched.
 
     Parameters
     ----------
     name : str
         As for `load_model`.
-    joint : bool, optional
+    joint : bool or "preferred", optional
         As for `load_model`.
 
     Returns
@@ -221,7 +221,7 @@ def load_model(
     device: str = "auto",
     precision: Precision = "fp32",
     seed: int = 0,
-    joint: bool | None = None,
+    joint: Joint = None,
     weights: str | Path | None = None,
     sha256: str | None = None,
 ) -> TokenModel:
@@ -246,9 +246,10 @@ def load_model(
         Arithmetic of the forward pass; "fast" measures both once and takes bfloat16 where it wins.
     seed : int, default=0
         Seed of an untrained model.
-    joint : bool, optional
+    joint : bool or "preferred", optional
         For models of RGB images: three channels together (True), or each channel by itself as a
-        grey image (False). As the model's rule says unless given.
+        grey image (False). As the model's rule says unless given. "preferred" is True for a model
+        that leaves the choice, and nothing given for any other.
     weights : str or Path, optional
         File, or folder with a file, of a published model's weights.
     sha256 : str, optional

@@ -15,6 +15,7 @@ from napari_microdl.models.hugging_face_files import read_preprocessing, square_
 from napari_microdl.models.keys import KeyMap
 from napari_microdl.models.recipe import (
     UNKNOWN_LICENCE,
+    Joint,
     describe,
     rule_of_channels,
     rule_taking,
@@ -211,7 +212,7 @@ class TransformersRecipe:
     config: TransformersConfig
     preprocessing: Preprocessing
 
-    def taking(self, joint: bool | None) -> TransformersRecipe:
+    def taking(self, joint: Joint) -> TransformersRecipe:
         """The same with channels together, one by one, or as it is (None).
 
         Raises

@@ -7,7 +7,26 @@ from collections.abc import Sequence
 from napari_microdl.config import PipelineConfig
 from napari_microdl.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.models.channels import match_channels
+from napari_microdl.models.channels import are_colours, match_channels
+from napari_microdl.models.recipe import Joint
+
+
+def joint_of(joint: bool | None, channels: Sequence[str]) -> Joint:
+    """How to ask a model to read channels: the colours of a colour image go together if they may.
+
+    Parameters
+    ----------
+    joint : bool or None
+        The setting of that name.
+    channels : sequence of str
+        Channels that a run reads.
+
+    Returns
+    -------
+    bool, "preferred" or None
+        What is set; without a setting "preferred" for red, green and blue.
+    """
+    return "preferred" if joint is None and are_colours(channels) else joint
 
 
 def named_channels(

@@ -13,7 +13,7 @@ from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.models.base import ModelSpec
 from napari_microdl.models.registry import known_spec, published_name
-from napari_microdl.stages.channels import named_channels
+from napari_microdl.stages.channels import joint_of, named_channels
 
 
 def check_fields(
@@ -57,7 +57,7 @@ def check_fields(
                 f"Field '{f.name}' has the channels {f.channel_names} but '{fields[0].name}' has "
                 f"{channels}; choose the channels that all fields share."
             )
-    known = known_spec(config.model, joint=config.joint)
+    known = known_spec(config.model, joint=joint_of(config.joint, channels))
     return channels if known is None else named_channels(channels, config, known)
 
 

@@ -21,6 +21,7 @@ from napari_microdl.models.registry import (
     weights_pin,
 )
 from napari_microdl.models.terms import terms_of
+from napari_microdl.stages.channels import joint_of
 from napari_microdl.stages.estimating import estimate_run
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from napari_microdl.dictionary import ConceptDictionary
     from napari_microdl.fields import Field
     from napari_microdl.models.base import ChannelRule, ModelSpec
+    from napari_microdl.models.recipe import Joint
     from napari_microdl.pipeline import PipelineResult
 
 
@@ -56,9 +58,9 @@ class ModelChoice:
         settings.channel_renamed.connect(self._on_renamed)
         # Of one channel; the slowest run of each model, because kept tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
-        self._specs: dict[tuple[str, bool | None], ModelSpec] = {}
+        self._specs: dict[tuple[str, Joint], ModelSpec] = {}
         # Model, joint and channels of settings whose model has not been looked at yet.
-        self._waiting: tuple[str, bool | None, tuple[str, ...] | None] | None = None
+        self._waiting: tuple[str, Joint, tuple[str, ...] | None] | None = None
 
     @property
     def _settings(self) -> RunSettings:
@@ -67,15 +69,27 @@ class ModelChoice:
         return settings
 
     @property
+    def joint(self) -> Joint:
+        """How the model is asked to read channels, see `napari_microdl.models.recipe.Joint`."""
+        used = [channel.name for channel in self._settings.channels if channel.use]
+        return joint_of(self._settings.config.joint, used)
+
+    @property
     def spec(self) -> ModelSpec | None:
         """Facts about the chosen model; None while a file or folder has not been looked at."""
-        config = self._settings.config
-        key = (config.model, config.joint)
+        key = (self._settings.config.model, self.joint)
         if key not in self._specs:
-            known = known_spec(config.model, joint=config.joint)
+            known = known_spec(key[0], joint=key[1])
             if known is not None:
                 self._specs[key] = known
         return self._specs.get(key)
+
+    def asked_joint(self) -> bool | None:
+        """The setting `joint` of a run: what is shown, where the model leaves the choice."""
+        spec = self.spec
+        if spec is not None and self.joint == "preferred" and spec.channels.either:
+            return spec.channels.joint
+        return self._settings.config.joint
 
     @property
     def applied(self) -> ConceptDictionary | None:
@@ -112,15 +126,15 @@ class ModelChoice:
             pin = weights_pin(self.run_config().model)
         return f"{terms_of(spec)} {pin}".rstrip()
 
-    def take_spec(self, model: str, joint: bool | None, spec: ModelSpec) -> None:
+    def take_spec(self, model: str, joint: Joint, spec: ModelSpec) -> None:
         """Take in what was found in a file or folder.
 
         Parameters
         ----------
         model : str
             The setting of that name.
-        joint : bool or None
-            The setting of that name.
+        joint : bool, "preferred" or None
+            How it was asked to read channels.
         spec : ModelSpec
             What was found.
         """
@@ -141,7 +155,7 @@ class ModelChoice:
         """
         config, wanted = self._settings.config, self.channels()
         waits = self.spec is None
-        self._waiting = (config.model, config.joint, config.channels) if waits else None
+        self._waiting = (config.model, self.joint, config.channels) if waits else None
         if not wanted or config.channels is None or len(wanted) != len(config.channels):
             return False
         self.channel_choices = dict(zip(wanted, config.channels, strict=True))

@@ -65,8 +65,10 @@ class Plan(RunSettings):
         self.model = ModelChoice(self)
 
     def run_config(self) -> PipelineConfig:
-        """Settings as a run gets them, with the chosen channels in."""
-        return dataclasses.replace(self.config, channels=self.model.used_channels())
+        """Settings as a run gets them, with the chosen channels and how they are read in."""
+        return dataclasses.replace(
+            self.config, channels=self.model.used_channels(), joint=self.model.asked_joint()
+        )
 
     @property
     def applied(self) -> ConceptDictionary | None:

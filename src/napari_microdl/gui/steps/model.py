@@ -30,6 +30,7 @@ from napari_microdl.gui.step import Step
 from napari_microdl.gui.steps.choices import combo, show_choice, show_number
 from napari_microdl.gui.steps.kept_tokens import KeptTokens
 from napari_microdl.models.base import ModelSpec
+from napari_microdl.models.recipe import Joint
 from napari_microdl.models.registry import (
     MODEL_NAMES,
     list_models,
@@ -52,7 +53,7 @@ class _Looking:
     stage: str = "model"
 
 
-def _look(model: str, joint: bool | None) -> Generator[Any, None, tuple[str, Any, ModelSpec]]:
+def _look(model: str, joint: Joint) -> Generator[Any, None, tuple[str, Any, ModelSpec]]:
     """Facts about weights that nothing is known of yet; reading them imports torch."""
     yield _Looking()
     from napari_microdl.models.registry import model_spec
@@ -68,8 +69,8 @@ class ModelStep(Step):
     def __init__(self, session: Session) -> None:
         super().__init__(session, "3  Model and layer", "Read tokens")
         # What is or was looked at, and what could not be, with the reason.
-        self._asked: tuple[str, bool | None] | None = None
-        self._failed: tuple[tuple[str, bool | None], str] | None = None
+        self._asked: tuple[str, Joint] | None = None
+        self._failed: tuple[tuple[str, Joint], str] | None = None
         self._runner = JobRunner(self)
         self._runner.succeeded.connect(lambda found: self.session.model.take_spec(*found))
         self._runner.failed.connect(self._on_failed)
@@ -99,7 +100,7 @@ class ModelStep(Step):
             "green and blue. Unticked, each channel is read by itself as a grey image, which takes "
             "any number of channels."
         )
-        self.joint.clicked.connect(lambda ticked: session.configure(joint=True if ticked else None))
+        self.joint.clicked.connect(lambda ticked: session.configure(joint=ticked))
         self.channels: dict[str, QComboBox] = {}
         self._channel_form = QFormLayout()
         self.layer = QSpinBox()
@@ -259,7 +260,7 @@ class ModelStep(Step):
         self.set_summary(f"{title}{terms}; {layer}, {where}")
 
     def _look_up(self) -> None:
-        asked = (self.session.config.model, self.session.config.joint)
+        asked = (self.session.config.model, self.session.model.joint)
         if self._failed is not None and self._failed[0] == asked:
             self.licence.setText(self._failed[1])
         elif not self._runner.is_running:
