@@ -16,6 +16,7 @@ from models import published
 from napari_microdl.cli import main
 from napari_microdl.config import PipelineConfig
 from napari_microdl.config_files import write_config
+from napari_microdl.embedding import embed
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.layer_choice import iter_layer_scores
@@ -224,6 +225,22 @@ def test_the_command_line_refuses_names_that_leave_a_doubt(
     assert main(["fit", *arguments]) == 2
     _, refused = capsys.readouterr().err.splitlines()
     assert "'green', 'SYTO14', 'Hoechst 33342' is clearly its ER; set channels" in refused
+
+
+def test_tokens_without_a_run_go_by_names_too(lab: Path):
+    fields, model = painted(48), load_model(lab, device="cpu")
+    options = {"layer": 1, "halo": 0}
+    by_name = embed(fields, model, **options)
+    for grid, right, wrong in zip(
+        by_name,
+        embed(fields, model, channels=IN_ORDER, **options),
+        embed(fields, model, channels=STAINS, **options),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(grid.tokens, right.tokens)
+        assert np.abs(grid.tokens - wrong.tokens).max() > 0.1
+    with pytest.raises(MicrodlError, match="none of the images' channels 'a', 'b'"):
+        embed(painted(48, ("a", "b")), model, **options)
 
 
 @pytest.fixture(scope="module")

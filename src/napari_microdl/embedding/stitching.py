@@ -22,6 +22,7 @@ from napari_microdl.embedding.plan import (
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.models.base import Site, TokenModel
+from napari_microdl.models.channels import in_order_of
 from napari_microdl.models.registry import load_model
 from napari_microdl.scaling import IntensityScaling, ScalingMode
 from napari_microdl.stepping import run_through
@@ -224,7 +225,8 @@ def embed(
     model : TokenModel or str, default="builtin"
         Encoder, or its name in the registry.
     channels : tuple of str, optional
-        Channels to use, in this order; all where not given.
+        Channels to use, in this order, which is the model's where it names them; where not given,
+        those that a model wants by their names, and all for one that takes any.
     layer : int, optional
         Layer to read, from 1; the model's default where not given.
     site : {"residual", "attention"}
@@ -254,11 +256,13 @@ def embed(
     Raises
     ------
     MicrodlError
-        If an image holds NaN, is constant or lacks a channel, the model does not take the channels
-        or the tiles, or an option is not known.
+        If an image holds NaN, is constant or lacks a channel, names leave a doubt about a channel
+        of the model, the model does not take the channels or the tiles, or an option is not known.
     """
     if isinstance(model, str):
         model = load_model(model)
+    if channels is None and fields:
+        channels = in_order_of(model.spec, fields[0].channel_names)
     plan = TilePlan(model.spec.patch_size, tile_size or model.spec.tile_size, halo)
     scaler = IntensityScaling(scaling, curve=model.spec.intensity).fit(fields, channels)
     model = BackingOff(model)

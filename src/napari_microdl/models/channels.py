@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from napari_microdl.models.base import ChannelRule
+from napari_microdl.errors import MicrodlError
+from napari_microdl.models.base import ChannelRule, ModelSpec
 
 # Words for one and the same thing. A stain stands with what it stains; words that stain
 # several things (as WGA: Golgi and plasma membrane) stand only where the models' channels mix them.
@@ -108,3 +109,42 @@ def match_channels(rule: ChannelRule, field_channel_names: Sequence[str]) -> tup
         matches.append(found[0] if len(found) == 1 else None)
     # Two channels of the model that mean the same would both take it: neither may.
     return tuple(None if m is None or matches.count(m) > 1 else m for m in matches)
+
+
+def in_order_of(model: ModelSpec, channels: Sequence[str]) -> tuple[str, ...]:
+    """Channels of images in the order of a model, found by their names.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        Where it names no channels, all of `channels` stay as they are.
+    channels : sequence of str
+        Names of the images' channels.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    MicrodlError
+        If names leave a doubt about any channel of the model; says which, and what to do.
+    """
+    wanted = model.channels.names
+    if not wanted:
+        return tuple(channels)
+    matched = match_channels(model.channels, channels)
+    found = tuple(channel for channel in matched if channel is not None)
+    if len(found) == len(wanted):
+        return found
+    missing = [name for name, channel in zip(wanted, matched, strict=True) if channel is None]
+    some = ""
+    if model.channels.subsets and found:
+        there = ",".join(name for name in wanted if name not in missing)
+        some = f", or take the model of those that are there, '{model.model_id}[{there}]'"
+    raise MicrodlError(
+        f"The model '{model.title}' reads the channels {', '.join(wanted)}, but by their names "
+        f"none of the images' channels {', '.join(map(repr, channels))} is clearly its "
+        f'{" or ".join(missing)}; set channels ("channels" in the file of settings) to those of '
+        f"the images in the model's order{some}."
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from napari_microdl.config import PipelineConfig
-from napari_microdl.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.models.channels import are_colours, match_channels
+from napari_microdl.models.channels import are_colours, in_order_of
 from napari_microdl.models.recipe import Joint
 
 
@@ -52,24 +51,7 @@ def named_channels(
     MicrodlError
         If names leave a doubt about any channel of the model; says which, and what to do.
     """
-    wanted = model.channels.names
-    if config.channels is not None or not wanted:
-        return tuple(channels)
-    matched = match_channels(model.channels, channels)
-    found = tuple(channel for channel in matched if channel is not None)
-    if len(found) == len(wanted):
-        return found
-    missing = [name for name, channel in zip(wanted, matched, strict=True) if channel is None]
-    some = ""
-    if model.channels.subsets and found:
-        there = ",".join(name for name in wanted if name not in missing)
-        some = f", or take the model of those that are there, '{model.model_id}[{there}]'"
-    raise MicrodlError(
-        f"The model '{model.title}' reads the channels {', '.join(wanted)}, but by their names "
-        f"none of the images' channels {', '.join(map(repr, channels))} is clearly its "
-        f'{" or ".join(missing)}; set channels ("channels" in the file of settings) to those of '
-        f"the images in the model's order{some}."
-    )
+    return tuple(channels) if config.channels is not None else in_order_of(model, channels)
 
 
 def channels_by_model(channels: Sequence[str], model: ModelSpec) -> dict[str, str]:
