@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_microdl import child_process
 from napari_microdl.errors import MicrodlError
 from napari_microdl.fields import Field
 from napari_microdl.samples import transfluor
@@ -198,3 +201,25 @@ def test_steps_end_in_the_same_cells_and_can_be_left():
         run_through(iter_segment_cells(image), counted), segment_cells(image)
     )
     assert count > 4
+
+
+def test_a_large_image_is_segmented_in_a_process_that_ends_when_it_is_left(monkeypatch):
+    image = transfluor()[4].read()[0]
+    expected = segment_cells(image)
+    monkeypatch.setattr("napari_microdl.segmentation._MOST_PIXELS", image.size - 1)
+    started = []
+    start = child_process._start
+
+    def noted() -> Any:
+        started.append(start())
+        return started[-1]
+
+    monkeypatch.setattr(child_process, "_start", noted)
+    np.testing.assert_array_equal(segment_cells(image), expected)
+    steps = iter_segment_cells(image)
+    next(steps)
+    assert started[1].poll() is None
+    steps.close()
+    assert started[1].returncode not in (None, 0)
+    with pytest.raises(MicrodlError, match="NaN or infinite"):
+        segment_cells(np.full(image.shape, np.nan, np.float32))

@@ -238,7 +238,6 @@ def iter_write_anndata(
     path = Path(path)
     if path.suffix.lower() != ".h5ad":
         raise MicrodlError(f"'{path.name}' is no AnnData file name; end it in .h5ad.")
-    yield 0, len(activations.units)
     anndata = _anndata()
     yield from retold(activations.iter_ranking(), (0, len(activations.units)))
     import h5py
@@ -250,7 +249,9 @@ def iter_write_anndata(
     with whole_file(path) as partial:
         # The tables of rows and columns go as they are; what is large follows block by block.
         small = anndata.AnnData(obsm={"spatial": _places(activations)}, **_described(activations))
+        yield 0, n
         small.write_h5ad(partial)
+        yield 0, n
         with h5py.File(partial, "r+") as file:
             if "X" in file:
                 del file["X"]

@@ -9,10 +9,13 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.child_process import iter_in_child
 from napari_microdl.errors import MicrodlError
 from napari_microdl.stepping import run_through
 
 Threshold = Literal["local", "otsu"]
+# Of larger images, single steps take longer than a second.
+_MOST_PIXELS = 2048 * 2048
 
 
 @dataclass(frozen=True)
@@ -207,7 +210,10 @@ def iter_segment_cells(
     config: SegmentationConfig | None = None,
     levels: Levels | None = None,
 ) -> Generator[None, None, NDArray[np.int32]]:
-    """`segment_cells` in steps of less than a second for an image of 2k x 2k.
+    """`segment_cells` in steps of less than a second.
+
+    An image of more than 2k x 2k pixels is segmented in a process of its own, which ends where the
+    iteration is stopped.
 
     Parameters
     ----------
@@ -229,6 +235,15 @@ def iter_segment_cells(
     MicrodlError
         As `segment_cells`.
     """
+    if image.size > _MOST_PIXELS:
+        labels: NDArray[np.int32] = yield from iter_in_child(_iter_segment, image, config, levels)
+        return labels
+    return (yield from _iter_segment(image, config, levels))
+
+
+def _iter_segment(
+    image: NDArray[np.generic], config: SegmentationConfig | None, levels: Levels | None
+) -> Generator[None, None, NDArray[np.int32]]:
     from scipy import ndimage
     from skimage.feature import peak_local_max
     from skimage.filters import gaussian, threshold_local

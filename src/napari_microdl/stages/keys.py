@@ -14,6 +14,7 @@ from napari_microdl.config import DICTIONARY_SETTINGS, WHITENING_SETTINGS, Pipel
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.fields import Field
 from napari_microdl.stages.progress import Progress
+from napari_microdl.stepping import retold
 
 # Settings that decide each stage, beside the stages before it.
 _SEGMENT = ("unit",)
@@ -80,7 +81,7 @@ def iter_keys(
     Yields
     ------
     Progress
-        One a field.
+        One a channel of a field.
 
     Returns
     -------
@@ -89,13 +90,14 @@ def iter_keys(
     cells, images = [], []
     segmented = (config.segmentation.channel,) if config.segmentation.channel else None
     for index, f in enumerate(fields):
-        yield Progress("scale", index, len(fields), f"Looking at {f.name}")
-        content = _content(f.data)
+        step = Progress("scale", index, len(fields), f"Looking at {f.name}")
+        yield step
+        content = yield from retold(_iter_content(f.data), step)
         images.append((content, f.channel_indices(channels)))
         if config.unit != "cell":
             continue
         if f.labels is not None:
-            cells.append(_content(f.labels))
+            cells.append((yield from retold(_iter_content(f.labels), step)))
         else:
             cells.append((content, f.channel_indices(segmented)[0], config.segmentation))
     # The seed is the weights of an untrained model; others have none of it.
@@ -127,10 +129,11 @@ class _Same:
         return id(self.array)
 
 
-def _content(array: Any) -> Hashable:
+def _iter_content(array: Any) -> Generator[None, None, Hashable]:
     if isinstance(array, np.ndarray):
         digest = hashlib.blake2b(digest_size=16)
         for plane in array if array.ndim > 2 else array[None]:
+            yield
             digest.update(np.ascontiguousarray(plane).data)
         return (array.shape, array.dtype.str, digest.hexdigest())
     name = getattr(array, "name", None)
