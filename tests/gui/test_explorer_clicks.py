@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.utils.theme import get_theme
 from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QLineEdit
@@ -17,9 +18,12 @@ from napari_microdl.gui.picking import camera_of
 from napari_microdl.unit_pictures import outlines_of
 
 from .clicks import click_choice, write_in_table
+from .conftest import explore
 from .test_explorer import overlays, shown_rows
 from .test_explorer_tabs import open_tab, pixel_of
-from .test_picking import marks
+from .test_picking import canvas_of, marks
+from .test_workflow import click, tick
+from .test_workflow_clicks import in_view
 
 LEFT = Qt.MouseButton.LeftButton
 ROW = Qt.ItemDataRole.UserRole
@@ -39,6 +43,12 @@ def pictures(view: Any) -> list[np.ndarray]:
         pixels(view.item(number).icon().pixmap(QSize(72, 72)).toImage())
         for number in range(view.count())
     ]
+
+
+def most_common_shade(widget: Any) -> int:
+    """Lightness of what most of a widget is painted in, from 0 to 255."""
+    shades = pixels(widget.grab().toImage()).mean(axis=2).astype(int)
+    return int(np.bincount(shades.ravel()).argmax())
 
 
 def shown_units(view: Any) -> list[int]:
@@ -350,3 +360,108 @@ def test_a_lasso_outlines_its_units_in_the_viewer(explored: Any, small_run: Any,
     qtbot.mouseClick(explorer.map.clear_button, LEFT)
     assert marks(viewer) == []
     assert yellow() == 0
+
+
+def test_every_tab_is_drawn_anew_when_a_key_switches_the_theme(explored: Any, qtbot: Any):
+    viewer, explorer = explored
+    explorer.selection.select([5])
+    seen: dict[str, float] = {}
+    drawn: dict[tuple[str, int], int] = {}
+    for _ in range(2):
+        qtbot.keyClick(
+            canvas_of(viewer), Qt.Key.Key_T,
+            Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier,
+        )  # fmt: skip
+        background = get_theme(viewer.theme).background.as_rgb_tuple()
+        seen[viewer.theme] = float(np.mean(background))
+        for number, panel in enumerate(explorer.panels):
+            open_tab(explorer, panel, qtbot)
+            plots = [p for p in (explorer.plots.plot, explorer.compare.plot, explorer.map.plot)
+                     if panel.isAncestorOf(p)]  # fmt: skip
+            for plot in plots:
+                qtbot.waitUntil(plot.has_contents, timeout=10_000)
+                plot.canvas.draw()
+                picture = pixels(plot.canvas.grab().toImage())
+                assert tuple(picture[1, 1]) == background
+                # Text is drawn, in what tells from the background.
+                assert np.abs(picture.mean(axis=2) - np.mean(background)).max() > 100
+            drawn[viewer.theme, number] = most_common_shade(panel)
+        drawn[viewer.theme, -1] = most_common_shade(explorer.table)
+    assert set(seen) == {"dark", "light"}
+    assert seen["dark"] < 80 < 180 < seen["light"]
+    for (theme, number), shade in drawn.items():
+        assert (shade > 128) == (theme == "light"), (theme, number, shade)
+
+
+def state_of(viewer: Any, explorer: Any, workflow: Any) -> dict[str, Any]:
+    """Everything of one viewer that a click in another might change."""
+    session = explorer.session
+    return {
+        "layers": [(x.name, x.visible, x.metadata.get(OUTPUT, {})) for x in viewer.layers],
+        "selected layers": {x.name for x in viewer.layers.selection},
+        "camera": (*camera_of(viewer).center, camera_of(viewer).zoom),
+        "concept": session.concept,
+        "kinds": set(session.kinds),
+        "everywhere": session.show_all_fields,
+        "run": session.run.run_id,
+        "units": explorer.selection.rows.tolist(),
+        "tags": session.run.result.activations.unit_tags.tolist(),
+        "rows of the table": shown_rows(explorer),
+        "tab": explorer.tabs.currentIndex(),
+        "settings": session.config,
+        "images": [(row.name, row.use, row.condition, row.is_control) for row in session.rows],
+        "open steps": [step.is_expanded for step in workflow.steps.values()],
+        "status": workflow.status.text(),
+    }
+
+
+def test_clicks_in_one_viewer_change_nothing_in_another(
+    open_viewer: Any, small_run: Any, cell_run: Any, qtbot: Any
+):
+    both = []
+    for run in (small_run, cell_run):
+        viewer = open_viewer()
+        _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+        explorer = explore(viewer, run, qtbot)
+        qtbot.waitUntil(lambda w=workflow: len(w.session.rows) == 4)
+        both.append((viewer, explorer, workflow))
+    for (viewer, explorer, workflow), other in (both, both[::-1]):
+        viewer.__wrapped__.window.activate()
+        explorer.parent().raise_()
+        untouched = state_of(*other)
+        own = state_of(viewer, explorer, workflow)
+        heatmap = explorer.kinds["heatmap"]
+        qtbot.mouseClick(heatmap, LEFT, pos=QPoint(8, heatmap.height() // 2))
+        click_choice(explorer.where, "on all images")
+        row = 3
+        place = explorer.table.visualRect(explorer.table.model().index(row, NAME)).center()
+        qtbot.mouseClick(explorer.table.viewport(), LEFT, pos=place)
+        qtbot.waitUntil(lambda e=explorer: not e._rest.isActive())
+        open_tab(explorer, explorer.gallery, qtbot)
+        view = explorer.gallery.lists[-1]
+        qtbot.waitUntil(lambda v=view: v.count() > 1)
+        # One that is elsewhere than what is looked at.
+        units = explorer.session.run.result.activations.units
+        selected = viewer.layers.selection.active.name
+        elsewhere = next(
+            view.item(number)
+            for number, unit in enumerate(shown_units(view))
+            if units["Metadata_Field"][unit] != selected and units["y"][unit] != own["camera"][1]
+        )
+        view.scrollToItem(elsewhere)
+        qtbot.mouseClick(view.viewport(), LEFT, pos=view.visualItemRect(elsewhere).center())
+        open_tab(explorer, explorer.tags, qtbot)
+        qtbot.mouseClick(explorer.tags.unit_buttons["perturbed"], LEFT)
+        qtbot.keyClicks(explorer.filter, "concept 1")
+        workflow.parent().raise_()
+        click(qtbot, workflow.cells.heading)
+        in_view(qtbot, workflow, workflow.cells.unit)
+        click_choice(workflow.cells.unit, "Single patches")
+        in_view(qtbot, workflow, workflow.images.table)
+        tick(qtbot, workflow.images.table, 0, 0)
+        tick(qtbot, workflow.images.table, 1, 3)
+        changed = state_of(viewer, explorer, workflow)
+        same = {name for name in own if own[name] == changed[name]}
+        assert same == {"run", "status"}
+        assert state_of(*other) == untouched
+        explorer.session.run.result.activations.unit_tags[:] = ""
