@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from napari_microdl.pipeline import PipelineResult
 
-# Okabe and Ito's colours, told apart by every common kind of colour vision. Controls are grey.
-CONTROL_COLOUR = "#8c8c8c"
+# Okabe and Ito's colours, told apart by every common kind of colour vision. Controls are grey: a
+# lighter one is taken for their green and their purple where red and green look alike, a darker one
+# is not seen on napari's dark theme.
+CONTROL_COLOUR = "#727272"
 CONDITION_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#d55e00", "#cc79a7", "#0072b2", "#f0e442")
 # Around anti-aligned and aligned patches, as the heatmap colours them.
 _OUTLINES = ("#60b0ff", "#ffa040")

@@ -33,6 +33,31 @@ def click_entry(button: Any, entry: Any) -> None:
     assert not menu.isVisible()
 
 
+def click_menus(window: Any, *texts: str) -> None:
+    """Click from the menu bar of a window through menus to an entry.
+
+    Parameters
+    ----------
+    window : QMainWindow
+        That is shown.
+    *texts : str
+        What the menus and the entry say, without the marks of keys.
+    """
+    menu: Any = window.menuBar()
+    for number, text in enumerate(texts):
+        entries = {action.text().replace("&", ""): action for action in menu.actions()}
+        assert text in entries, list(entries)
+        entry = entries[text]
+        assert entry.isEnabled()
+        place = menu.actionGeometry(entry).center()
+        QTest.mouseMove(menu, place)
+        QTest.mouseClick(menu, Qt.MouseButton.LeftButton, Qt.KeyboardModifier.NoModifier, place)
+        if number + 1 < len(texts):
+            menu = entry.menu()
+            assert QTest.qWaitForWindowExposed(menu)
+    assert not menu.isVisible()
+
+
 @contextmanager
 def menu_answered(text: str, *, keys: bool = False) -> Iterator[None]:
     """Choose an entry of the menu that opens inside, which waits for it.

@@ -66,25 +66,52 @@ def small_run() -> SmallRun:
     return SmallRun(fields, SMALL, run_pipeline(fields, SMALL))
 
 
+@pytest.fixture(scope="session")
+def cell_run() -> SmallRun:
+    """Cells of the built-in segmentation in fields of two channels; the second is turned round."""
+    fields = [
+        replace(
+            f,
+            data=np.concatenate([f.read(), f.read()[:, ::-1, ::-1]]),
+            channel_names=("GFP", "turned"),
+        )
+        for f in small_fields()
+    ]
+    config = replace(SMALL, unit="cell", n_atoms=8, channels=("GFP",))
+    return SmallRun(fields, config, run_pipeline(fields, config))
+
+
 @pytest.fixture
 def open_viewer(make_napari_viewer_proxy: Any) -> Any:
     """Factory of viewers that are really shown."""
     return lambda: make_napari_viewer_proxy(show=True)
 
 
-@pytest.fixture
-def explored(open_viewer: Any, small_run: SmallRun, qtbot: Any) -> tuple[Any, ConceptExplorer]:
-    """A viewer with a finished run and the explorer dock."""
-    viewer = open_viewer()
+def explore(viewer: Any, run: SmallRun, qtbot: Any) -> ConceptExplorer:
+    """Open the explorer dock in a viewer and show a finished run in it."""
     _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     qtbot.waitUntil(explorer.message.isVisible)
     sources = [
         Source(weakref.ref(viewer.add_image(f.read()[0], name=f.name).__wrapped__), (), f.name)
-        for f in small_run.fields
+        for f in run.fields
     ]
-    explorer.session.finish(small_run.result, small_run.fields, sources)
+    explorer.session.finish(run.result, run.fields, sources)
     qtbot.waitUntil(lambda: explorer.table.currentIndex().isValid())
-    return viewer, explorer
+    return explorer
+
+
+@pytest.fixture
+def explored(open_viewer: Any, small_run: SmallRun, qtbot: Any) -> tuple[Any, ConceptExplorer]:
+    """A viewer with a finished run and the explorer dock."""
+    viewer = open_viewer()
+    return viewer, explore(viewer, small_run, qtbot)
+
+
+@pytest.fixture
+def explored_cells(open_viewer: Any, cell_run: SmallRun, qtbot: Any) -> tuple[Any, ConceptExplorer]:
+    """The same with cells, in images of two channels."""
+    viewer = open_viewer()
+    return viewer, explore(viewer, cell_run, qtbot)
 
 
 @pytest.fixture(autouse=True)

@@ -4,14 +4,56 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from napari.plugins.io import read_data_with_plugins
+from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+from qtpy.QtGui import QDragEnterEvent, QDropEvent
+from qtpy.QtWidgets import QApplication
 
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.errors import MicrodlError
 from napari_microdl.gui.dictionary_files import get_reader, write_dictionary
 from napari_microdl.gui.layers import TAG
 from napari_microdl.gui.viewer_session import session_of
+
+from .test_picking import canvas_of
+from .test_workflow import click, docked, quiet, run
+
+__all__ = ["docked", "quiet"]
+
+
+def drop(viewer: Any, path: Any) -> None:
+    """Drag a file over the canvas of a viewer and let it go there."""
+    canvas = canvas_of(viewer)
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile(str(path))])
+    middle = QPoint(canvas.width() // 2, canvas.height() // 2)
+    copy, left = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton
+    none = Qt.KeyboardModifier.NoModifier
+    enter = QDragEnterEvent(middle, copy, data, left, none)
+    QApplication.sendEvent(canvas, enter)
+    assert enter.isAccepted()
+    QApplication.sendEvent(canvas, QDropEvent(QPointF(middle), copy, data, left, none))
+
+
+def test_a_dictionary_is_dropped_onto_the_canvas_and_applied(
+    docked: Any, small_run: Any, tmp_path: Any, qtbot: Any
+):
+    viewer, workflow = docked
+    layers = list(viewer.layers)
+    drop(viewer, small_run.result.dictionary.save(tmp_path / "mine"))
+    assert list(viewer.layers) == layers
+    assert workflow.session.dictionary.names == small_run.result.dictionary.names
+    assert workflow.dictionary.apply.isChecked()
+    click(qtbot, workflow.dictionary.heading)
+    assert workflow.dictionary.run_button.text() == "Apply"
+    run(qtbot, workflow)
+    np.testing.assert_allclose(
+        workflow.session.run.result.activations.codes.toarray(),
+        small_run.result.activations.codes.toarray(),
+        atol=1e-5,
+    )
 
 
 def test_an_opened_dictionary_is_ready_to_be_applied(make_napari_viewer, small_run, tmp_path):

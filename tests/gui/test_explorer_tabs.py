@@ -11,8 +11,11 @@ from qtpy.QtCore import QPoint, Qt
 
 from napari_microdl.channel_attribution import channel_correlations
 from napari_microdl.concept_figures import volcano_places
+from napari_microdl.gui.plot_panel import KINDS
 from napari_microdl.tag_recall import tag_recall
 from napari_microdl.unit_pictures import outlines_of
+
+from .clicks import click_choice
 
 LEFT = Qt.MouseButton.LeftButton
 
@@ -37,7 +40,7 @@ def pixel_of(plot: Any, place: Any) -> QPoint:
 def test_every_plot_shows_the_concept(explored, small_run, qtbot, kind):
     _, explorer = explored
     qtbot.waitUntil(explorer.plots.plot.has_contents)
-    explorer.plots.kind.setCurrentIndex(explorer.plots.kind.findData(kind))
+    click_choice(explorer.plots.kind, KINDS[kind][0])
     axes = explorer.plots.plot.canvas.figure.axes[0]
     activations, concept = small_run.result.activations, explorer.session.concept
     assert activations.dictionary.names[concept] in axes.get_title()
@@ -165,7 +168,7 @@ def test_a_lasso_in_a_umap_selects_the_units_inside(explored, small_run, qtbot):
 def test_a_condition_against_itself_is_said(explored, qtbot):
     _, explorer = explored
     open_tab(explorer, explorer.compare, qtbot)
-    explorer.compare.second.setCurrentText(explorer.compare.first.currentText())
+    click_choice(explorer.compare.second, explorer.compare.first.currentText())
     qtbot.waitUntil(lambda: "two different conditions" in explorer.compare.message.text())
     assert explorer.compare.plot.isHidden()
 

@@ -20,7 +20,7 @@ def living(kind: type) -> int:
 
 def open_and_close(small_run: Any, qtbot: Any) -> list[weakref.ref]:
     """One viewer, both docks, a run, every tab; the explorer is also closed and reopened."""
-    viewer = napari.Viewer(show=False)
+    viewer = napari.Viewer(show=True)
     _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     _, first = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     viewer.window.remove_dock_widget(first)

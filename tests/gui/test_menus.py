@@ -1,4 +1,4 @@
-"""Entries of the Layers menu, run as napari runs them."""
+"""Entries of the Layers menu, run as napari runs them, and clicked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from napari._app_model import get_app_model
 
 from napari_microdl.gui.layers import TAG
 from napari_microdl.gui.viewer_session import session_of
+
+from .clicks import click_menus
+from .conftest import small_layers
 
 
 @pytest.fixture
@@ -53,4 +56,51 @@ def test_an_overlay_is_shown_on_the_selected_image(explored, kind):
     run(kind)
     tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]
     assert [(tag["kind"], tag["field"]) for tag in tags] == [(kind, 2)]
+    assert docks(viewer) == {"Concept explorer"}
+
+
+@pytest.mark.parametrize(
+    ("menu", "entry", "unit"),
+    [
+        ("Classify", "Concepts of control and treated images (MicroDL)", "crop"),
+        ("Measure", "Concept activations of cells (MicroDL)", "cell"),
+    ],
+)
+def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(
+    open_viewer: Any, menu: str, entry: str, unit: str
+):
+    viewer, other = open_viewer(), open_viewer()
+    for one in (viewer, other):
+        for layer in small_layers():
+            one.add_layer(layer)
+    session_of(viewer.__wrapped__).configure(unit="crop")
+    viewer.layers.selection = {viewer.layers[0], viewer.layers[3]}
+    # napari asks which viewer is in front.
+    window = viewer.__wrapped__.window._qt_window
+    window.activateWindow()
+    click_menus(window, "Layers", menu, entry)
+    assert docks(viewer) == {"Concept workflow"}
+    session = session_of(viewer.__wrapped__)
+    assert [row.use for row in session.rows] == [True, False, False, True]
+    assert session.config.unit == unit
+    assert docks(other) == set()
+    assert session_of(other.__wrapped__).rows == []
+
+
+@pytest.mark.parametrize(
+    ("menu", "entry", "kind"),
+    [
+        ("Transform", "Heatmap of a concept (MicroDL)", "heatmap"),
+        ("Visualize", "Activation of a concept in every cell (MicroDL)", "activation"),
+    ],
+)
+def test_an_overlay_is_shown_by_clicks_in_the_layers_menu(
+    explored: Any, menu: str, entry: str, kind: str
+):
+    viewer, explorer = explored
+    explorer.session.show(kinds=[], all_fields=True)
+    viewer.layers.selection.active = viewer.layers[1]
+    click_menus(viewer.__wrapped__.window._qt_window, "Layers", menu, entry)
+    tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]
+    assert [(tag["kind"], tag["field"]) for tag in tags] == [(kind, 1)]
     assert docks(viewer) == {"Concept explorer"}

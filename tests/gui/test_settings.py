@@ -4,10 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from napari.settings import get_plugin_settings
+from napari.settings import get_plugin_settings, get_settings
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QComboBox, QPushButton
 
 from napari_microdl.gui.settings import PLUGIN, Settings, read_settings, token_cache
 from napari_microdl.gui.viewer_session import session_of
+
+from .clicks import click_choice, click_menus
+
+LEFT = Qt.MouseButton.LeftButton
 
 
 @pytest.fixture
@@ -33,4 +39,61 @@ def test_a_new_session_takes_what_was_chosen(chosen, make_napari_viewer):
 
 def test_an_older_napari_has_the_defaults(monkeypatch):
     monkeypatch.delattr("napari.settings.get_plugin_settings")
+    assert read_settings() == Settings()
+
+
+@pytest.fixture
+def preferences(
+    open_viewer: Any, chosen: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """The page of the plugin in the Preferences, opened by clicks, and its boxes."""
+    # OK writes the settings to files, which tests otherwise have none of.
+    for number, settings in enumerate((get_settings(), *get_plugin_settings().values())):
+        monkeypatch.setattr(settings, "config_path", tmp_path / f"{number}.yaml")
+    window = open_viewer().__wrapped__.window
+    click_menus(window._qt_window, "File", "Preferences")
+    dialog = window._pref_dialog
+    qtbot.waitExposed(dialog)
+    pages = dialog._list
+    (item,) = pages.findItems("MicroDL", Qt.MatchFlag.MatchExactly)
+    pages.scrollToItem(item)
+    qtbot.mouseClick(pages.viewport(), LEFT, pos=pages.visualItemRect(item).center())
+    page = dialog._stack.currentWidget()
+    boxes = {box.itemText(1): box for box in page.findChildren(QComboBox)}
+    yield dialog, {"device": boxes["cpu"], "default_unit": boxes["crop"]}
+    dialog.close()
+
+
+def press(qtbot: Any, dialog: Any, text: str) -> None:
+    (button,) = [b for b in dialog.findChildren(QPushButton) if b.text() == text]
+    qtbot.mouseClick(button, LEFT)
+    assert not dialog.isVisible()
+
+
+def test_device_and_unit_are_chosen_by_clicks_in_the_preferences(
+    preferences: Any, open_viewer: Any, qtbot: Any
+):
+    dialog, boxes = preferences
+    click_choice(boxes["device"], "cpu")
+    click_choice(boxes["default_unit"], "crop")
+    press(qtbot, dialog, "OK")
+    assert read_settings() == Settings("cpu", "crop")
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    assert workflow.cells.unit.currentText() == "Square crops"
+    assert workflow.model.device.currentText() == "CPU"
+    config = workflow.session.run_config()
+    assert (config.device, config.unit) == ("cpu", "crop")
+
+
+def test_the_preferences_are_changed_by_keys_and_taken_back_by_cancel(preferences: Any, qtbot: Any):
+    dialog, boxes = preferences
+    for box, value in ((boxes["default_unit"], "token"), (boxes["device"], "cpu")):
+        box.setFocus()
+        while box.currentText() != value:
+            before = box.currentIndex()
+            qtbot.keyClick(box, Qt.Key.Key_Down)
+            assert box.currentIndex() == before + 1
+    assert read_settings() == Settings("cpu", "token")
+    press(qtbot, dialog, "Cancel")
     assert read_settings() == Settings()

@@ -167,13 +167,89 @@ def test_cancel_leaves_nothing_behind(docked, qtbot, stage):
     assert not napari_progress._all_instances
 
 
-def test_an_image_closed_during_the_run_is_left_out_of_the_overlays(docked, qtbot):
+def delete(qtbot: Any, viewer: Any, *layers: Any) -> None:
+    """Select layers and click the bin below the list of layers."""
+    viewer.layers.selection = set(layers)
+    click(qtbot, viewer.__wrapped__.window._qt_viewer.layerButtons.deleteButton)
+    assert not set(layers) & set(viewer.layers)
+
+
+STAGES = ["scale", "segment", "embed", "whiten", "fit", "encode"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_image_deleted_during_the_run_is_left_out_of_the_overlays(docked, qtbot, quiet, stage):
     viewer, workflow = docked
-    workflow.session.configure(unit="crop")
+    workflow.session.configure(unit="cell", n_atoms=4)
+    image = viewer.layers[0]
     with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
-        cancel_at(qtbot, workflow, "embed", lambda: viewer.layers.remove(viewer.layers[0]))
+        cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, image))
     assert "No overlay for O05_f01: the image was closed." in workflow.status.text()
     assert {x.metadata[TAG]["field"] for x in outputs(viewer)} == {1, 2, 3}
+    # The run has read it, and says what it found there.
+    assert set(workflow.session.run.result.activations.units["field"]) == {0, 1, 2, 3}
+    assert len(workflow.session.rows) == 3
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
+    assert not napari_progress._all_instances
+    assert quiet == []
+
+
+@pytest.mark.parametrize("stage", ["segment", "fit"])
+def test_all_images_deleted_during_the_run_leave_a_run_without_overlays(
+    docked, qtbot, quiet, stage
+):
+    viewer, workflow = docked
+    workflow.session.configure(unit="cell", n_atoms=4)
+    images = list(viewer.layers)
+    names = [row.name for row in workflow.session.rows]
+    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+        cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, *images))
+    assert f"No overlay for {', '.join(names)}: the image was closed." in workflow.status.text()
+    assert list(viewer.layers) == []
+    # The explorer still tells the numbers.
+    click(qtbot, workflow.explore_button)
+    (explorer,) = [
+        dock.widget() for name, dock in viewer.__wrapped__.window._wrapped_dock_widgets.items()
+        if name.startswith("Concept explorer")
+    ]  # fmt: skip
+    assert explorer.table.proxy.rowCount() == 4
+    explorer.table.setFocus()
+    for number in range(explorer.tabs.count()):
+        explorer.tabs.setCurrentIndex(number)
+        qtbot.keyClick(explorer.table, Qt.Key.Key_Down if number % 2 else Qt.Key.Key_Up)
+        qtbot.wait(200)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
+    # A map that was made meanwhile is shown a little later.
+    qtbot.waitUntil(lambda: not napari_progress._all_instances)
+    assert quiet == []
+
+
+@pytest.mark.parametrize("stage", ["scale", "segment", "embed", "fit"])
+def test_labels_deleted_during_the_run_were_read_before(docked, qtbot, quiet, stage):
+    viewer, workflow = docked
+    workflow.session.configure(n_atoms=4)
+    squares = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
+    cells = [
+        viewer.add_labels(squares, name=f"{image.name} cells")
+        for image in [x for x in viewer.layers if isinstance(x, Image)]
+    ]
+    click(qtbot, workflow.cells.heading)
+    choose(qtbot, workflow.cells.source, "My Labels layers")
+    qtbot.waitUntil(workflow.cells.need.isHidden)
+    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+        cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, *cells[:2]))
+    assert workflow.status.text().startswith("Done: 100 cells")
+    units = workflow.session.run.result.activations.units
+    assert units["area"].tolist() == [32 * 32] * 100
+    assert {x.metadata[TAG]["field"] for x in outputs(viewer)} == {0, 1, 2, 3}
+    # What the next run lacks is said, and it does not begin.
+    assert workflow.cells.need.text().startswith("⚠ Choose a Labels layer for 'O05_f01'")
+    click(qtbot, workflow.run_button)
+    assert workflow.status.text().startswith("⚠ Choose a Labels layer for 'O05_f01'")
+    assert not workflow.jobs.is_running
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
+    assert not napari_progress._all_instances
+    assert quiet == []
 
 
 def test_closing_the_dock_during_a_run_ends_it(docked, qtbot):

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.layers import Labels
+from napari.utils.theme import get_theme
 from qtpy.QtCore import QPoint, Qt
 
 from napari_microdl.config import PipelineConfig
@@ -15,6 +17,7 @@ from napari_microdl.segmentation import segment_cells
 
 from .clicks import click_choice, write_in_table
 from .conftest import small_fields
+from .test_picking import canvas_of
 from .test_workflow import LEFT, PATIENCE, click, docked, outputs, quiet, run, tick
 from .test_workflow_settings import write
 
@@ -180,6 +183,60 @@ def test_channels_are_renamed_left_out_and_put_together_by_clicks(stacked: Any, 
     assert session.run_config().channels is None
 
 
+def test_channels_are_in_view_when_step_1_is_folded_up_and_a_click_opens_it(
+    stacked: Any, qtbot: Any
+):
+    _, workflow = stacked
+    step, session = workflow.images, workflow.session
+    click(qtbot, step.heading)
+    assert not step.channels.isVisible()
+    in_view(qtbot, workflow, step.summary)
+    one, other = (channel.name for channel in session.channels)
+    assert step.summary.text().endswith(f"channels: {one}, {other}")
+    qtbot.mouseClick(step.summary, LEFT)
+    assert step.is_expanded
+    assert not step.summary.isVisible()
+    in_view(qtbot, workflow, step.channels)
+    write_in_table(qtbot, step.channels, 1, 1, "GFP")
+    tick(qtbot, step.channels, 0, 0)
+    click(qtbot, step.heading)
+    assert step.summary.text().endswith("channels: GFP")
+    in_view(qtbot, workflow, step.summary)
+
+
+def test_images_that_are_channels_are_renamed_together(docked: Any, qtbot: Any):
+    viewer, workflow = docked
+    step, session = workflow.images, workflow.session
+    viewer.layers.clear()
+    planes = [field.read()[0] for field in small_fields()]
+    for number, plane in enumerate(planes):
+        viewer.add_image(plane, name=f"{'ab'[number // 2]} w{number % 2}")
+    qtbot.waitUntil(lambda: len(session.rows) == 4)
+    click_choice(step.arrangement, "Images are channels")
+    for number, row in enumerate(session.rows):
+        in_view(qtbot, workflow, step.table)
+        write_in_table(qtbot, step.table, number, 2, "ab"[number // 2])
+        write_in_table(qtbot, step.table, number, 3, f"w{number % 2}")
+        assert (row.group, row.channel) == ("ab"[number // 2], f"w{number % 2}")
+    in_view(qtbot, workflow, step.channels)
+    tick(qtbot, step.channels, 0, 0)
+    click(qtbot, workflow.cells.heading)
+    in_view(qtbot, workflow, workflow.cells.channel)
+    click_choice(workflow.cells.channel, "w1")
+    in_view(qtbot, workflow, step.channels)
+    write_in_table(qtbot, step.channels, 1, 1, "GFP")
+    assert [row.channel for row in session.rows] == ["w0", "GFP"] * 2
+    assert [(c.name, c.use) for c in session.channels] == [("w0", False), ("GFP", True)]
+    # Cells are found in the same channel as before.
+    assert workflow.cells.channel.currentText() == "GFP"
+    assert session.run_config().segmentation.channel == "GFP"
+    tick(qtbot, step.table, 2, 5)
+    fields, _, config = session.prepare()
+    assert [field.channel_names for field in fields] == [("w0", "GFP")] * 2
+    assert config.channels == ("GFP",)
+    np.testing.assert_array_equal(fields[1].read((1,))[0], planes[3])
+
+
 def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked: Any, qtbot: Any):
     viewer, workflow = stacked
     step = workflow.cells
@@ -299,3 +356,85 @@ def test_a_click_on_set_changes_the_selected_rows_alone(docked: Any, qtbot: Any)
     qtbot.keyClicks(step.condition, "mixed")
     click(qtbot, step.set_condition)
     assert [row.condition for row in rows] == [before[0], "mixed", "mixed", before[3]]
+
+
+def test_the_plots_are_drawn_anew_when_a_key_switches_the_theme(
+    docked: Any, small_run: Any, qtbot: Any
+):
+    viewer, workflow = docked
+    click(qtbot, workflow.dictionary.heading)
+    curve = workflow.dictionary.curve
+    curve.set_history(small_run.result.dictionary.icfl.history_)
+    in_view(qtbot, workflow, curve)
+    shades = {}
+    for _ in range(2):
+        qtbot.keyClick(
+            canvas_of(viewer), Qt.Key.Key_T,
+            Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier,
+        )  # fmt: skip
+        curve.canvas.draw()
+        image = curve.canvas.grab().toImage()
+        corner = image.pixelColor(1, 1).getRgb()[:3]
+        assert corner == get_theme(viewer.theme).background.as_rgb_tuple()
+        shades[viewer.theme] = sum(corner) / 3
+    assert shades["dark"] < 80 < 180 < shades["light"]
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_cells_of_cellpose_are_found_by_their_names(docked: Any, qtbot: Any, dtype: Any):
+    viewer, workflow = docked
+    workflow.session.configure(n_atoms=4)
+    masks = [segment_cells(field.read()[0]).astype(dtype) for field in small_fields()]
+    # The names that its plugin gives.
+    for image, mask in zip(list(viewer.layers), masks, strict=True):
+        viewer.add_labels(mask, name=f"{image.name}_cp_masks_000")
+    step = workflow.cells
+    click(qtbot, step.heading)
+    in_view(qtbot, workflow, step.source)
+    click_choice(step.source, "My Labels layers")
+    for row in range(4):
+        name = workflow.session.rows[row].layer().name
+        assert step.labels.cellWidget(row, 1).currentText() == f"{name}_cp_masks_000"
+    assert step.run_button.text() == "Check cells"
+    run(qtbot, workflow)
+    units = workflow.session.run.result.activations.units
+    found = [sorted(units["label"][units["field"] == field]) for field in range(4)]
+    assert found == [sorted(set(mask.ravel().tolist()) - {0}) for mask in masks]
+    # They are the person's, so there are no others to outline.
+    assert not any(isinstance(layer, Labels) for layer in outputs(viewer))
+
+
+def test_cells_of_stardist_are_chosen_by_clicks(docked: Any, qtbot: Any):
+    viewer, workflow = docked
+    workflow.session.configure(n_atoms=4)
+    masks = [segment_cells(field.read()[0]).astype(np.int32) for field in small_fields()]
+    # Its plugin calls all alike, so that napari numbers them, and adds polygons.
+    for mask in masks:
+        viewer.add_labels(mask, name="StarDist labels")
+        viewer.add_shapes(
+            [np.array([(y, x), (y, x + 9), (y + 9, x + 9)]) for y, x in ((5, 5), (40, 60))],
+            shape_type="polygon", name="StarDist polygons",
+        )  # fmt: skip
+    step = workflow.cells
+    click(qtbot, step.heading)
+    click_choice(step.source, "My Labels layers")
+    names = [layer.name for layer in viewer.layers if isinstance(layer, Labels)]
+    assert len(set(names)) == 4
+    assert step.need.text().startswith("⚠ Choose a Labels layer for ")
+    for row, name in enumerate(names):
+        box = step.labels.cellWidget(row, 1)
+        # No polygons among them, and none is guessed.
+        assert [box.itemText(i) for i in range(box.count())] == ["choose...", *names]
+        assert box.currentText() == "choose..."
+        in_view(qtbot, workflow, box)
+        click_choice(box, name)
+    assert step.need.isHidden()
+    click(qtbot, step.run_button)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    count = sum(len(np.unique(mask)) - 1 for mask in masks)
+    assert workflow.status.text().startswith(f"{count} cells in 4 fields, ")
+    run(qtbot, workflow)
+    units = workflow.session.run.result.activations.units
+    for field, mask in enumerate(masks):
+        areas = np.bincount(mask.ravel())[1:]
+        assert units["area"][units["field"] == field].tolist() == areas[areas > 0].tolist()

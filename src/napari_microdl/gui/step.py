@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QResizeEvent
+from qtpy.QtGui import QMouseEvent, QResizeEvent
 from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
@@ -56,6 +56,8 @@ class Step(QWidget):
         font.setBold(True)
         self.heading.setFont(font)
         self.summary = sentence_label()
+        self.summary.setCursor(Qt.CursorShape.PointingHandCursor)
+        self.summary.setToolTip("Click to change it.")
         self.need = sentence_label()
         self.need.hide()
         self.content = QWidget()
@@ -120,6 +122,14 @@ class Step(QWidget):
 
     def _write_heading(self) -> None:
         self.heading.setText(f"{'▾' if self.is_expanded else '▸'}  {self._title}")
+
+    def mousePressEvent(self, event: QMouseEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Open the step by a click on what sums it up, which lets presses through to here."""
+        assert event is not None
+        if self.summary.isVisible() and self.summary.geometry().contains(event.pos()):
+            self.set_expanded(True)
+        else:
+            super().mousePressEvent(event)
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Find room for heading, mark and button."""

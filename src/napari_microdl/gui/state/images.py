@@ -146,10 +146,20 @@ class Images:
     def edit_channel(
         self, number: int, *, name: str | None = None, use: bool | None = None
     ) -> None:
-        """Rename a channel or take it in or out."""
+        """Rename a channel or take it in or out.
+
+        Where images are channels, all images of the channel get the name.
+        """
         channel = self.channels[number]
         if name is not None:
             before, channel.name = channel.name, name.strip() or channel.name
+            if self.layout.arrangement == "channels":
+                for row in self.rows:
+                    if row.channel == before:
+                        row.channel = channel.name
+                # It is the same channel as before, ticked or not.
+                self._native_channels = tuple(c.name for c in self.channels)
+                self._update_channels()
             self.channel_renamed.emit(before, channel.name)
         if use is not None:
             channel.use = use

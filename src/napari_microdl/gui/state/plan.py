@@ -63,6 +63,16 @@ class Plan(RunSettings):
     def __init__(self) -> None:
         super().__init__()
         self.model = ModelChoice(self)
+        self.channel_renamed.connect(self._on_renamed)
+
+    def _on_renamed(self, before: str, now: str) -> None:
+        """Settings name channels, which are the same ones afterwards."""
+        cells, channels = self.config.segmentation, self.config.channels
+        if cells.channel == before:
+            cells = dataclasses.replace(cells, channel=now)
+        if channels is not None:
+            channels = tuple(now if name == before else name for name in channels)
+        self.config = dataclasses.replace(self.config, segmentation=cells, channels=channels)
 
     def run_config(self) -> PipelineConfig:
         """Settings as a run gets them, with the chosen channels and how they are read in."""

@@ -205,7 +205,6 @@ class ImagesStep(Step):
 
     def _show_channels(self) -> None:
         channels = self.session.channels
-        editable = self.session.layout.arrangement == "fields"
         with QSignalBlocker(self.channels):
             self.channels.setRowCount(len(channels))
             for number, channel in enumerate(channels):
@@ -214,12 +213,8 @@ class ImagesStep(Step):
                 tick.setCheckState(
                     Qt.CheckState.Checked if channel.use else Qt.CheckState.Unchecked
                 )
-                name = QTableWidgetItem(channel.name)
-                if not editable:
-                    name.setFlags(Qt.ItemFlag.ItemIsEnabled)
-                    name.setToolTip("Rename it in the column Channel of the table above.")
                 self.channels.setItem(number, 0, tick)
-                self.channels.setItem(number, 1, name)
+                self.channels.setItem(number, 1, QTableWidgetItem(channel.name))
         fit_height(self.channels, len(channels), 1, 6)
         self._below.setRowVisible(self.channel_tokens, len(channels) > 1)
 
