@@ -52,6 +52,7 @@ from numpy.typing import NDArray
 from recovery import in_own_process, print_columns
 
 from napari_microdl.cells import pool, units_of
+from napari_microdl.config import PipelineConfig
 from napari_microdl.embedding import (
     BackingOff,
     ScaledImage,
@@ -70,6 +71,7 @@ from napari_microdl.models.vit import VisionTransformer
 from napari_microdl.painting import grid_to_pixels
 from napari_microdl.positions import PositionComponent, position_share
 from napari_microdl.scaling import IntensityScaling
+from napari_microdl.stages.pace import estimate_seconds, processor_rate
 
 Floats = NDArray[np.float32]
 # DINOv2-S: every published one has these sizes and was trained on 518 px.
@@ -228,6 +230,12 @@ def speed_of(title: str, model: Any, edge: int, repeats: int, *, with_cache: boo
             )
         )
     print_columns(("way", "CPU s", "times the model", "wall s", "times the model"), rows)
+    told = estimate_seconds(len(origins), channels, spec, PipelineConfig())
+    taken = float(np.median(seconds["embed_field, scaled in memory"].wall))
+    print(
+        f"told before the first run: {told:.2f} s, from products at "
+        f"{processor_rate() / 1e9:.0f} GFLOP/s; taken: {taken:.2f} wall s, {taken / told:.2f} times"
+    )
 
 
 def speed(edge: int, repeats: int) -> None:

@@ -356,8 +356,12 @@ def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
     small = {k: v for k, v in SMALL.to_dict().items() if k not in {"segmentation", "channels"}}
     workflow.session.configure(**small | {"layer": 1})
     click(qtbot, workflow.model.heading)
-    shown = workflow.model.cost.text()
+    shown, time = workflow.model.cost.text().split(" About ")
+    assert time.endswith(" s on the processor, by its arithmetic, less where tokens are kept.")
     assert told_by_the_run(qtbot, workflow) == shown
+    assert workflow.model.cost.text().endswith(
+        " s at the pace of the last run, less where tokens are kept."
+    )
     shapes, spec = [(480, 480)] * 2, model_spec("random-init")
     estimates = [
         f"{estimate_embedding(shapes, 1, spec, TilePlan(8, 128, 2), lazy=read)}, beside the model."

@@ -209,30 +209,32 @@ class JobRunner(QObject):
         self.stop()
         self._first, self._last = "scale", last
         self._job += 1
-        job, asked = self._job, threading.Event()
+        job = self._job
+        if title is not None:
+            # gui=True keeps tqdm from also writing a bar to the terminal.
+            bar = cancelable_progress(total=100, desc=title, gui=True)
+            # napari handles waiting events while it makes a bar. If another job was begun by one of
+            # them, it is the later one.
+            if job != self._job:
+                bar.close()
+                steps.close()
+                return
+            self._now.bar = bar
+            self._look.start()
+        self._now.asked = threading.Event()
         worker = create_worker(
             _guarded,
             job,
             steps,
-            asked,
+            self._now.asked,
             _start_thread=False,
             _worker_class=_ClosingWorker,
         )
         worker.yielded.connect(self._on_yielded)
         worker.returned.connect(self._on_returned)
-        self._now.worker, self._now.asked = worker, asked
+        self._now.worker = worker
         worker.start()
         self.running_changed.emit(True)
-        if title is not None and job == self._job:
-            # gui=True keeps tqdm from also writing a bar to the terminal.
-            bar = cancelable_progress(total=100, desc=title, gui=True)
-            # napari handles waiting events while it makes a bar: this job may be over by now, or
-            # another one begun.
-            if job == self._job:
-                self._now.bar = bar
-                self._look.start()
-            else:
-                bar.close()
 
     def percent(self, progress: Progress) -> int:
         """Share of the job that is done, in percent.

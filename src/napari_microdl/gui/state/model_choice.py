@@ -23,6 +23,7 @@ from napari_microdl.models.registry import (
 from napari_microdl.models.terms import terms_of
 from napari_microdl.stages.channels import joint_of
 from napari_microdl.stages.estimating import estimate_run
+from napari_microdl.stages.pace import estimate_seconds
 
 if TYPE_CHECKING:
     from napari_microdl.config import PipelineConfig
@@ -233,10 +234,15 @@ class ModelChoice:
         sentence = f"{estimate}, beside the model."
         pace = self._seconds_a_tile.get(config.model)
         if pace is not None:
-            seconds = pace * estimate.n_tiles * n_channels
-            told = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
-            sentence += f" About {told} at the pace of the last run, less where tokens are kept."
-        return sentence
+            seconds, by = pace * estimate.n_tiles * n_channels, "at the pace of the last run"
+        elif config.device in ("auto", "cpu"):
+            seconds = estimate_seconds(estimate.n_tiles, n_channels, spec, config)
+            by = "on the processor, by its arithmetic"
+        else:
+            # How fast a card is shows with the first run.
+            return sentence
+        told = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
+        return f"{sentence} About {told} {by}, less where tokens are kept."
 
     def _on_renamed(self, before: str, now: str) -> None:
         for wanted, chosen in self.channel_choices.items():
