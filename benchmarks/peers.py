@@ -409,10 +409,12 @@ class PlainTorch(Coder):
         # Two atoms that are nearly the same must not break the factorisation.
         self._ridge = 1e-6 * torch.eye(per_iteration)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode(self, x: Floats) -> tuple[torch.Tensor, torch.Tensor]:
         """Picks and coefficients."""
-        residual = torch.from_numpy(x)
+        return self._pursue(torch.from_numpy(x))
+
+    def _pursue(self, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         picks, values = [], []
         for _ in range(self._rounds):
             new = (residual @ self._atoms.T).topk(self._per_round, dim=1).indices
@@ -432,6 +434,20 @@ class PlainTorch(Coder):
         return torch.nn.functional.embedding_bag(
             picks, self._atoms, per_sample_weights=values, mode="sum"
         ).numpy()
+
+
+class CompiledTorch(PlainTorch):
+    """The same through `torch.compile`, whose compiling is not counted."""
+
+    name = "plain torch, compiled"
+
+    def prepare(self, atoms: Floats, n_iterations: int, per_iteration: int, setting: str) -> None:
+        """Take a dictionary."""
+        super().prepare(atoms, n_iterations, per_iteration, setting)
+        self._compiled = torch.compile(super()._pursue)
+
+    def _pursue(self, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._compiled(residual)
 
 
 class SAELensPursuitEncoder(Coder):
@@ -558,6 +574,7 @@ class SparsifyEncoder(Coder):
 
 CODERS: tuple[type[Coder], ...] = (
     PlainTorch,
+    CompiledTorch,
     SAELensPursuitEncoder,
     ScikitLearnOMP,
     SAELensTopKEncoder,
