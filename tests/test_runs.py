@@ -237,6 +237,7 @@ def test_every_choice_of_evaluate_has_an_option(
     for wrong, sentence in (
         (["--shuffles", "0"], "0 shuffles and 0 further seeds were asked for"),
         (["--labels", "dose"], "There is no column 'dose' to take labels from"),
+        (["--batches", "week"], "There is no column 'week' to take labels from"),
     ):
         unused = str(tmp_path / "unused")
         assert main(["evaluate", *arguments[:2], "--out", unused, *wrong]) == 2
@@ -259,6 +260,8 @@ def test_the_ranking_is_written_again_with_what_is_technical(tmp_path: Path):
     assert set(written["technical"]) <= {True, False}
     q = {row["concept"]: row["q_value"] for row in report.batches}
     assert list(written["technical"]) == [q[concept] < 0.05 for concept in written.index]
+    assert list(written["batch_q"]) == pytest.approx([q[concept] for concept in written.index])
+    assert set(written["batch_by"]) == {"plates"}
 
 
 def test_a_library_of_measurements_that_is_missing_is_said_before_the_work(
