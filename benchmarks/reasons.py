@@ -144,8 +144,10 @@ def encoder_rows(name: str, fit: Samples, test: Samples, seed: int) -> Iterator[
     yield "ICFL, positive", icfl_on(name, fit, test, seed, positive_code=True)[1]
     k = icfl.n_iterations_ * icfl.atoms_per_iteration_
     clear = fit.clear(), test.clear()
-    row = icfl_on(name, fit, test, seed, n_iterations=1, atoms_per_iteration=k)[1]
-    yield "ICFL, one round", row
+    once = {"n_iterations": 1, "atoms_per_iteration": k}
+    yield "ICFL, one round", icfl_on(name, fit, test, seed, **once)[1]
+    parts = less_mean(fit, test)
+    yield "ICFL, one round, less the mean", icfl_on(name, *parts, seed, **once)[1]
     atoms = unit_length(icfl.components_)
     codes = tuple(largest_codes(np.maximum(s.vectors @ atoms.T, 0), k) for s in clear)
     yield "ICFL, linear read-out", scored(codes, atoms, *clear, name)

@@ -269,6 +269,9 @@ def test_the_verdicts_in_words_are_those_of_the_table(results_page):
     ]
     whitened = told("Selectivity: ICFL above TopK SAE, whitened")
     assert [n for n, c in whitened.items() if c.startswith("**yes**")] == ["bbbc014_vitra"]
+    assert told("Selectivity, large M: ICFL above TopK SAE, whitened")["transfluor"] == (
+        "**yes**, 0.85 against 0.63"
+    )
     above = told("Selectivity: ICFL whitened above TopK SAE not whitened")
     assert [n for n, c in above.items() if c.startswith("**yes**")] == [
         n for n in above if n != "nf1_schwann"
@@ -305,3 +308,44 @@ def test_the_verdicts_in_words_are_those_of_the_table(results_page):
     assert f"and {split} with the same measurements split at the median" in page
     axes = told("Not in the paper: ICFL above PCA axes, whitened")
     assert [n for n, c in axes.items() if c.startswith("**no**")] == ["transfluor", "bccd"]
+
+
+def test_the_reasons_in_words_are_those_of_the_tables(results_page):
+    lines = (ROOT / results_page.PAGE).read_text().splitlines()
+    page = " ".join(lines)
+
+    def of_variant(name):
+        """Median selectivity on every set."""
+        (found,) = [x for x in lines if x.startswith(f"| {name} | no | **") and x.count("|") == 9]
+        cells = [c.strip() for c in found.strip("|").split("|")][2:]
+        return [c.strip("*").split(" (")[0] for c in cells[::2]]
+
+    axes, icfl, sae = (of_variant(n) for n in ("ICFL, less 8 axes", "ICFL", "TopK SAE"))
+    mean, once = of_variant("ICFL, less the mean"), of_variant("ICFL, one round")
+    assert (
+        f"falls to {axes[0]} on `transfluor`, {axes[1]} on `bbbc014_vitra` and {axes[2]} on `bccd`"
+        in page
+    )
+    assert f"reaches {once[0]}, where it had {icfl[0]} and the autoencoder has {sae[0]}" in page
+    assert f"reaches {mean[2]}, where it had {icfl[2]} and the autoencoder has {sae[2]}" in page
+    both, pursued = of_variant("ICFL, one round, less the mean"), of_variant("TopK SAE, pursuit")
+    assert f"to {mean[1]} and {once[1]} from {icfl[1]}" in page
+    assert f"nor both ({both[1]}) reach the autoencoder's {sae[1]}" in page
+    assert f"under ICFL's pursuit ({pursued[1]})" in page
+    assert f"there ({', '.join(of_variant('ICFL, positive'))})" in page
+
+    def dead(name, whitened="no"):
+        start = f"| {name} | {whitened} |"
+        (found,) = [x for x in lines if x.startswith(start) and x.count("|") == 5]
+        return [c.strip().split(" (")[0] for c in found.strip("|").split("|")][2:]
+
+    assert "{} of 32 without whitening, {} of 256".format(*dead("TopK SAE")) in page
+    assert "without it there are {} and {}".format(*dead("TopK SAE, no auxiliary loss")) in page
+    assert dead("ICFL, no redraw") == dead("ICFL") == ["0", "0"]
+    assert "has {} of 32 and {} of 256, ".format(*dead("ICFL as printed")) in page
+    assert "{} and {} when it starts".format(*dead("ICFL as printed, started from samples")) in page
+    whitened = [
+        "{} and {}".format(*dead(name, "yes"))
+        for name in ("ICFL as printed", "ICFL as printed, started from samples")
+    ]
+    assert "(whitened it is {}, from samples {})".format(*whitened) in page
