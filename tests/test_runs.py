@@ -209,6 +209,7 @@ def test_every_choice_of_evaluate_has_an_option(
     out = tmp_path / "out"
     arguments = [str(dictionary), str(plate.with_name("compounds.csv")), "--out", str(out)]
     options = ["--labels", "compound", "--independent", "fields", "--shuffles", "7", "--seeds", "1"]
+    options += ["--batches", "well"]
     assert main(["evaluate", *arguments, *options, "--no-handcrafted", "--unseen-only"]) == 0
     written = json.loads((out / "evaluation.json").read_text())
     assert written["choices"] == {
@@ -220,7 +221,10 @@ def test_every_choice_of_evaluate_has_an_option(
         "n_seeds": 1,
         "unseen_only": True,
         "random_state": 0,
+        "batches": "well",
     }
+    # Of the fields not seen one is a control.
+    assert any("Controls are of 1 batch" in note for note in written["notes"])
     unseen = [f for f in fields if f.well in {"O05", "O12"}]
     assert written["summary"]["n_fields"] == len(unseen)
     assert [row["label"] for row in written["labels"]] == ["iso", "none"]
