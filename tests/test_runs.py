@@ -223,8 +223,8 @@ def test_every_choice_of_evaluate_has_an_option(
         "random_state": 0,
         "batches": "well",
     }
-    # Of the fields not seen one is a control.
-    assert any("Controls are of 1 batch" in note for note in written["notes"])
+    # The table marks no controls.
+    assert any("Controls are of 0 batches" in note for note in written["notes"])
     unseen = [f for f in fields if f.well in {"O05", "O12"}]
     assert written["summary"]["n_fields"] == len(unseen)
     assert [row["label"] for row in written["labels"]] == ["iso", "none"]

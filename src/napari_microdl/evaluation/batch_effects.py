@@ -74,8 +74,9 @@ def batch_effects(
     x = sparse.csr_array(codes[np.flatnonzero(control)], dtype=np.float64)
     names, batch = np.unique(batches[control], return_inverse=True)
     if len(names) < 2:
+        kinds = f"{len(names)} batch{'' if len(names) == 1 else 'es'}"
         raise MicrodlError(
-            f"Controls are of {len(names)} batch; a batch effect takes controls of two or more."
+            f"Controls are of {kinds}; a batch effect takes controls of two or more."
         )
     b = len(names)
     block = (
