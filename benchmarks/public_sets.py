@@ -9,6 +9,7 @@ between them counts, so those sets are confounded, and marked so.
 from __future__ import annotations
 
 import csv
+import hashlib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ CROP, STRIDE = 64, 32
 # Squares of this edge swap labels as a whole in the null of the sets that have halves only.
 BLOCK = 128
 UNCLEAR = "unclear"
+# The well of the held-out site of `transfluor` that was looked at while the intensity scaling was
+# chosen; and all wells of that site that come with the package as its sample, which people see.
+LOOKED_AT = "O01"
+BUNDLED = frozenset({"O01", "O05", "O07", "O08", "O11", "O12", "O14", "O16"})
 Floats = NDArray[np.float32]
 Boxes = NDArray[np.int32]
 
@@ -83,6 +88,11 @@ class PublicSet:
     same_wells : bool
         Whether the wells that are held out in part were fitted in part too, so that what is scored
         is other cells or another half of the image, but no other well.
+    fit, test : list of Part
+        Fields to fit on, and fields apart.
+    bundled : frozenset of str
+        Groups held out that are part of the sample of the package: nothing is known to be chosen on
+        them, but they were in sight.
     """
 
     name: str
@@ -94,6 +104,7 @@ class PublicSet:
     same_wells: bool
     fit: list[Part]
     test: list[Part]
+    bundled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -160,22 +171,29 @@ def load_site(data: Path, site: str) -> list[Field]:
     ]
 
 
+def held_out_site(data: Path) -> list[Field]:
+    """Site f01 of all wells but the one that a choice was made on."""
+    return [field for field in load_site(data, "f01") if field.well != LOOKED_AT]
+
+
 def transfluor(data: Path) -> PublicSet:
-    """Activated against resting wells; the second site of the same wells is held out."""
+    """Activated against resting wells; the second site of the same wells is held out, less one."""
     fit, test = (
-        [_grid_part(field, field.condition) for field in load_site(data, site)]
-        for site in ("f00", "f01")
+        [_grid_part(field, field.condition) for field in fields]
+        for fields in (load_site(data, "f00"), held_out_site(data))
     )
     return PublicSet(
         "transfluor",
         "activated (puncta) or resting (diffuse) cells, GFP",
         "64-px crops every 32 px",
-        "site f01 of the same 24 wells; site f00 is fitted (the built-in model has seen it too)",
+        f"site f01 of the same wells but {LOOKED_AT}; site f00 of all 24 is fitted (the built-in "
+        "model has seen it too)",
         "wells O11 to O16",
         False,
         True,
         fit,
         test,
+        BUNDLED - {LOOKED_AT},
     )
 
 
@@ -362,11 +380,20 @@ def _box_vectors(parts: list[Part], model: TokenModel) -> list[Floats]:
     return found
 
 
+def _kept_name(public: PublicSet, what: str) -> str:
+    """File of vectors, which other units than these do not share."""
+    digest = hashlib.sha256()
+    for part in (*public.fit, *public.test):
+        digest.update(f"{part.field.name} {part.field.site};".encode())
+        digest.update(part.boxes.tobytes())
+    return f"{public.name}-{what}-{digest.hexdigest()[:8]}.npz"
+
+
 def token_samples(
     public: PublicSet, model_name: str, seed: int, store: Path
 ) -> tuple[Samples, Samples]:
     """Vectors of the units to fit and of those held out; computed once and kept in `store`."""
-    path = store / f"{public.name}-{model_name}-{seed}.npz"
+    path = store / _kept_name(public, f"{model_name}-{seed}")
     if not path.exists():
         model = load_model(model_name, seed=seed)
         if public.fit[0].kept is None:
@@ -409,7 +436,7 @@ def _measured(parts: list[Part]) -> list[Floats]:
 
 def handcrafted_samples(public: PublicSet, store: Path) -> tuple[Samples, Samples]:
     """Standardised measurements of the units; those that do not vary (all shapes) are left out."""
-    path = store / f"{public.name}-handcrafted.npz"
+    path = store / _kept_name(public, "handcrafted")
     if not path.exists():
         fit, test = (np.concatenate(_measured(parts)) for parts in (public.fit, public.test))
         store.mkdir(parents=True, exist_ok=True)

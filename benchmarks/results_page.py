@@ -33,6 +33,7 @@ CONTROL_LABEL = {
 }
 METHODS = {
     "ICFL": "ICFL",
+    "ICFL, printed": "ICFL as printed",
     "TopK SAE": "TopK SAE",
     "PCA axes": "PCA axes",
     "handcrafted": "handcrafted, sparse",
@@ -42,6 +43,7 @@ METHODS = {
     "TopK SAE, large": "TopK SAE, large M",
 }
 PREPARATIONS = {"centred": "no", "whitened": "yes"}
+_BOTH = (("centred", "not whitened"), ("whitened", "whitened"))
 SIMULATED_METHODS = {
     "whitened": "concepts, whitened",
     "large": "concepts, whitened, M 256",
@@ -204,6 +206,25 @@ def claims_table(rows: list[Row]) -> list[str]:
             ),
         )
     ]
+    as_printed = any(row["method"] == "ICFL, printed" for row in rows)
+    if as_printed:
+        comparisons += [
+            (
+                "Selectivity, ICFL as printed: whitened above not whitened",
+                treated,
+                ("ICFL, printed", "whitened"),
+                ("ICFL, printed", "centred"),
+            )
+        ]
+        comparisons += [
+            (
+                f"Selectivity: ICFL as printed above TopK SAE, {words}",
+                treated,
+                ("ICFL, printed", preparation),
+                ("TopK SAE", preparation),
+            )
+            for preparation, words in _BOTH
+        ]
     comparisons += [
         (
             f"Selectivity, large M: ICFL above TopK SAE, {words}",
@@ -211,7 +232,7 @@ def claims_table(rows: list[Row]) -> list[str]:
             ("ICFL, large", preparation),
             ("TopK SAE, large", preparation),
         )
-        for preparation, words in (("centred", "not whitened"), ("whitened", "whitened"))
+        for preparation, words in _BOTH
         if any(row["method"] == "TopK SAE, large" for row in rows)
     ]
     comparisons += [
@@ -221,16 +242,26 @@ def claims_table(rows: list[Row]) -> list[str]:
             ("ICFL", preparation),
             ("TopK SAE", preparation),
         )
-        for preparation, words in (("centred", "not whitened"), ("whitened", "whitened"))
+        for preparation, words in _BOTH
     ]
     for title, key in (
         ("Reconstruction cosine at K: ICFL above TopK SAE", "cosine"),
         ("Reconstruction cosine at K/4: ICFL above TopK SAE", "cosine_few"),
     ):
-        for preparation, words in (("centred", "not whitened"), ("whitened", "whitened")):
+        for preparation, words in _BOTH:
             comparisons.append(
                 (f"{title}, {words}", by(key), ("ICFL", preparation), ("TopK SAE", preparation))
             )
+    if as_printed:
+        comparisons += [
+            (
+                f"Reconstruction cosine at K: ICFL as printed above TopK SAE, {words}",
+                by("cosine"),
+                ("ICFL, printed", preparation),
+                ("TopK SAE", preparation),
+            )
+            for preparation, words in _BOTH
+        ]
     comparisons += [
         (
             "Not in the paper: ICFL above PCA axes, whitened",
@@ -259,10 +290,11 @@ def claims_table(rows: list[Row]) -> list[str]:
     for title, show in (
         ("Concepts above 0.2: ICFL, TopK SAE", _above),
         ("Dead features: ICFL, TopK SAE", _dead),
+        ("Dead features: ICFL as printed, TopK SAE", _dead_as_printed),
         ("Dead features, large M: ICFL, TopK SAE", _dead_of_many),
         ("Kept of the probe: ICFL, TopK SAE", _kept),
     ):
-        for preparation, words in (("centred", "not whitened"), ("whitened", "whitened")):
+        for preparation, words in _BOTH:
             cells = [show(rows, name, preparation) for name in names]
             if any(cell != NONE for cell in cells):
                 sides.append([f"{title}, {words}", *cells])
@@ -298,6 +330,14 @@ def _dead(rows: list[Row], name: str, preparation: str, suffix: str = "") -> str
 
 def _dead_of_many(rows: list[Row], name: str, preparation: str) -> str:
     return _dead(rows, name, preparation, ", large")
+
+
+def _dead_as_printed(rows: list[Row], name: str, preparation: str) -> str:
+    printed, sae = (of(rows, name, m, preparation) for m in ("ICFL, printed", "TopK SAE"))
+    if not printed or not sae:
+        return NONE
+    told = ", ".join(shown([row["dead"] for row in found], 0) for found in (printed, sae))
+    return f"{told} of {sae[0]['n_concepts']}"
 
 
 def _share_kept(row: Row) -> float | None:
@@ -341,6 +381,56 @@ def correlation_table(rows: list[Row]) -> list[str]:
 
 def _best(row: Row, labels: Sequence[str]) -> np.ndarray:
     return np.array([row["labels"][label]["held_out"] for label in labels])
+
+
+def apart_table(rows: list[Row]) -> list[str]:
+    """Selectivity and AUC on the wells that the package's sample has not, where there are such."""
+    lines = []
+    for name, label in CONTROL_LABEL.items():
+        for method, whitened, found in _combinations(rows, name):
+            known = [
+                {f: n for f, n in row["labels"].items() if "held_out_apart" in n} for row in found
+            ]
+            for treated_label in sorted({x for row in known for x in row} - {label}):
+                figures = [row[treated_label] for row in known if treated_label in row]
+                columns = [
+                    shown([f[key] for f in figures])
+                    for key in ("held_out", "held_out_apart", "auc", "auc_apart")
+                ]
+                lines.append([method, whitened, treated_label, *columns])
+    header = ["method", "whitened", "label", "all held out", "without the sample's wells"]
+    header += ["AUC, all", "AUC, without"]
+    return markdown(header, lines) if lines else []
+
+
+def encoder_table(rows: list[Row]) -> list[str]:
+    """Selectivity and AUC of every variant, columns for each set."""
+    names = [n for n in CONTROL_LABEL if any(r["set"] == n for r in rows)]
+    lines = []
+    for preparation, whitened in PREPARATIONS.items():
+        of_these = [r for r in rows if r["samples"] == preparation]
+        for method in dict.fromkeys(r["method"] for r in of_these):
+            cells = []
+            for name in names:
+                found = [r for r in of_these if (r["set"], r["method"]) == (name, method)]
+                selectivity, auc = (shown([r[key] for r in found]) for key in ("held_out", "auc"))
+                cells += [f"**{selectivity}**" if found else NONE, auc]
+            lines.append([method, whitened, *cells])
+    header = [words for name in names for words in (f"{name}, selectivity", "AUC")]
+    return markdown(["variant", "whitened", *header], lines) if lines else []
+
+
+def dead_table(rows: list[Row]) -> list[str]:
+    """Dead features by the number of atoms."""
+    atoms = sorted({r["n_atoms"] for r in rows})
+    lines = []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        for preparation, whitened in PREPARATIONS.items():
+            found = [r for r in rows if (r["method"], r["samples"]) == (method, preparation)]
+            cells = [shown([r["dead"] for r in found if r["n_atoms"] == m], 0) for m in atoms]
+            lines.append([method, whitened, *cells])
+    header = ["learner", "whitened", *(f"dead of {m}" for m in atoms)]
+    return markdown(header, lines) if lines else []
 
 
 def tables(rows: list[Row]) -> list[str]:
@@ -398,6 +488,9 @@ def write_page(results: Path, page: Path) -> None:
         "claims": claims_table(rows),
         "seeds": _seeds(rows),
         "correlations": correlation_table(rows),
+        "apart": apart_table(rows),
+        "encoder": encoder_table(read_rows(results, "encoder")),
+        "dead": dead_table(read_rows(results, "dead")),
         "simulated": simulated_tables(read_rows(results, "simulated")),
     }
     for name in CONTROL_LABEL:

@@ -82,6 +82,30 @@ def test_anndata_keeps_codes_units_and_concepts(anndata: ModuleType, tmp_path: P
     np.testing.assert_array_equal(back.obsm["spatial"][:, 0], activations.units["x"])
 
 
+def test_anndata_and_features_say_which_concepts_are_technical(anndata: ModuleType, tmp_path: Path):
+    _, activations = make()
+    numbers = range(activations.n_concepts)
+    more = pd.DataFrame(
+        {
+            "technical": [n in {2, 5} for n in numbers],
+            "batch_by": "sites",
+            "batch_share": [n / 10 for n in numbers],
+        },
+        index=pd.Index(numbers, name="concept"),
+    )
+    path = write_anndata(activations, tmp_path / "cells.h5ad", more)
+    for found in (to_anndata(activations, more), anndata.read_h5ad(path)):
+        assert list(found.var_names[found.var["technical"].to_numpy(bool)]) == [
+            "concept_2",
+            "concept_5",
+        ]
+        assert set(found.var["batch_by"]) == {"sites"}
+        np.testing.assert_allclose(found.var["batch_share"], more["batch_share"])
+    assert "technical" not in to_anndata(activations).var
+    features = label_features(activations, 1, [1, 2], technical=[2, 5])
+    assert list(features.columns[-2:]) == ["concept 1", "concept 2 [technical]"]
+
+
 def test_features_of_labels_carry_the_column_that_napari_matches():
     _, activations = make()
     activations.dictionary.names[:3] = ["well", "spots", "spots"]

@@ -42,7 +42,7 @@ def test_every_command_is_offered_somewhere():
     widgets = {w.display_name: w.command for w in CONTRIBUTED.widgets or []}
     assert set(widgets) == {"Concept workflow", "Concept explorer"}
     samples = {s.key: s.command for s in CONTRIBUTED.sample_data or []}
-    assert set(samples) == {"transfluor"}
+    assert set(samples) == {"transfluor", "simulated"}
     menus = {menu: [item.command for item in items] for menu, items in CONTRIBUTED.menus.items()}
     assert set(menus) == {
         f"napari/layers/{name}" for name in ("measure", "transform", "classify", "visualize")

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tifffile
+from scipy import sparse
+from sklearn.metrics import roc_auc_score
 
+from napari_microdl import ICFL
 from napari_microdl.cells import units_of
 from napari_microdl.embedding import TokenGrid
 from napari_microdl.errors import MicrodlError
+from napari_microdl.samples import transfluor
 
 
 @pytest.fixture
@@ -40,6 +45,75 @@ def test_what_is_held_out_was_not_fitted(sets):
         )
         assert len(fitted) == len(public.fit), name
         assert not fitted & held_out, name
+
+
+def test_the_well_that_a_choice_was_made_on_is_not_held_out(sets, public_sets, data_root):
+    parts = sets["transfluor"].test
+    held_out = [(part.field.well, part.field.site) for part in parts]
+    assert ("O01", "f01") not in held_out
+    assert {site for _, site in held_out} == {"f01"}
+    assert len(held_out) == 23
+    # What is left out of the stricter figures is what comes with the package, to the pixel.
+    shown = {field.read().tobytes() for field in transfluor()}
+    seen = {part.field.well for part in parts if part.field.read().tobytes() in shown}
+    assert seen == sets["transfluor"].bundled == public_sets.BUNDLED - {"O01"}
+    for name, public in sets.items():
+        assert bool(public.bundled) == (name == "transfluor")
+
+
+def test_the_stricter_figures_are_those_of_the_other_wells(claims, public_sets):
+    random = np.random.default_rng(0)
+    wells = np.repeat(["A", "B", "C", "D"], 50)
+    labels = np.repeat(["x", "y", "x", "y"], 50)
+    codes = (random.random((200, 3)) < [0.2, 0.5, 0.5]).astype(float)
+    # A concept that tells the labels in the wells in sight, and nothing in the others.
+    codes[:, 0] = np.where(wells == "B", 1, random.random(200) < 0.3)
+    samples = public_sets.Samples(codes, wells, labels, wells, wells, labels == "x")
+    table = sparse.csr_array(codes)
+    found = claims.selective(
+        table, table, samples, samples, lambda n: codes[:, n], frozenset({"A", "B"})
+    )
+    figures = found["labels"]["y"]
+    assert figures["concept"] == 0
+    apart = wells > "B"
+    active = codes[:, 0] > 0
+    expected = active[apart & (labels == "y")].mean() - active[apart & (labels == "x")].mean()
+    assert figures["held_out_apart"] == pytest.approx(expected)
+    area = roc_auc_score(labels[apart] == "y", codes[apart, 0])
+    assert figures["auc_apart"] == pytest.approx(area)
+    assert figures["held_out"] > 0.3 > figures["held_out_apart"]
+    plain = claims.selective(table, table, samples, samples, lambda n: codes[:, n], frozenset())
+    assert "held_out_apart" not in plain["labels"]["y"]
+
+
+def test_the_printed_algorithm_is_the_printed_one(claims):
+    x = np.random.default_rng(0).normal(size=(300, 24)).astype(np.float32)
+    printed = claims.printed(16, 0).set_params(max_steps=20).fit(x)
+    by_hand = ICFL(
+        16,
+        update="adam",
+        init="linear",
+        selection="signed",
+        refit="block",
+        allow_repeats=True,
+        learning_rate=3e-3,
+        batch_size=1024,
+        max_steps=20,
+        random_state=0,
+    ).fit(x)
+    np.testing.assert_array_equal(printed.components_, by_hand.components_)
+    codes = [icfl.transform(x).toarray() for icfl in (printed, by_hand)]
+    np.testing.assert_array_equal(*codes)
+
+
+def test_kept_vectors_are_those_of_the_same_units(public_sets, sets):
+    """Vectors of the units of another division are not taken for these."""
+    public = sets["transfluor"]
+    fewer = dataclasses.replace(public, test=public.test[1:])
+    swapped = dataclasses.replace(public, fit=public.test, test=public.fit)
+    names = {public_sets._kept_name(each, "builtin-0") for each in (public, fewer, swapped)}
+    assert len(names) == 3
+    assert public_sets._kept_name(public, "a") == public_sets._kept_name(public, "a")
 
 
 def test_both_parts_have_every_label_and_the_fitted_one_has_controls(sets):

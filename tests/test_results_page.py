@@ -139,6 +139,51 @@ def test_larger_dictionaries_and_the_spread_are_told_where_they_were_measured(
     assert any(x.endswith(told) for x in lines)
 
 
+def test_figures_without_the_wells_of_the_sample_stand_beside_those_of_all(results_page):
+    rows = [row("ICFL", "whitened", s, v) for s, v in enumerate((0.6, 0.8, 0.7))]
+    assert results_page.apart_table(rows) == []
+    for each, value in zip(rows, (0.1, 0.3, 0.2), strict=True):
+        for figures in each["labels"].values():
+            figures |= {"held_out_apart": value, "auc_apart": 2 * value}
+    _, _, *lines = results_page.apart_table(rows)
+    assert lines == [
+        "| ICFL | yes | puncta | 0.70 (0.60-0.80) | 0.20 (0.10-0.30) | 0.77 | 0.40 (0.20-0.60) |"
+    ]
+
+
+def test_reasons_have_a_line_a_variant(results_page):
+    rows = [
+        {
+            "set": name,
+            "samples": "centred",
+            "method": method,
+            "seed": s,
+            "held_out": value + s / 10,
+            "auc": 0.9,
+        }
+        for name, method, value in (
+            ("bccd", "ICFL", 0.2),
+            ("transfluor", "ICFL", 0.4),
+            ("bccd", "ICFL, positive", 0.5),
+        )
+        for s in range(3)
+    ]
+    head, _, *lines = results_page.encoder_table(rows)
+    assert "transfluor, selectivity | AUC | bccd, selectivity" in head
+    assert lines == [
+        "| ICFL | no | **0.50 (0.40-0.60)** | 0.90 | **0.30 (0.20-0.40)** | 0.90 |",
+        "| ICFL, positive | no | - | - | **0.60 (0.50-0.70)** | 0.90 |",
+    ]
+    rows = [
+        {"method": "ICFL", "samples": p, "n_atoms": m, "dead": m // 16 + s}
+        for p in ("whitened", "centred")
+        for m in (128, 32)
+        for s in range(2)
+    ]
+    _, _, *lines = results_page.dead_table(rows)
+    assert lines == ["| ICFL | no | 2 (2-3) | 8 (8-9) |", "| ICFL | yes | 2 (2-3) | 8 (8-9) |"]
+
+
 def test_planted_factors_have_a_line_each(results_page, tmp_path):
     factors = {
         "size": {"controls": 0.8, "controls_null": 0.6, "own": 0.5, "own_null": 0.45},
@@ -225,8 +270,25 @@ def test_the_verdicts_in_words_are_those_of_the_table(results_page):
     whitened = told("Selectivity: ICFL above TopK SAE, whitened")
     assert [n for n, c in whitened.items() if c.startswith("**yes**")] == ["bbbc014_vitra"]
     assert told("Selectivity, large M: ICFL above TopK SAE, whitened")["transfluor"] == (
-        "**yes**, 0.85 against 0.57"
+        "**yes**, 0.85 against 0.63"
     )
+    above = told("Selectivity: ICFL whitened above TopK SAE not whitened")
+    assert [n for n, c in above.items() if c.startswith("**yes**")] == [
+        n for n in above if n != "nf1_schwann"
+    ]
+    for words, figures in (("not whitened", "0.55"), ("whitened", "0.59")):
+        cell = told(f"Selectivity: ICFL as printed above TopK SAE, {words}")["transfluor"]
+        assert cell.startswith(f"**no**, {figures} against")
+    for words, figures in (
+        ("not whitened", "0.94 against 0.95"),
+        ("whitened", "0.70 against 0.72"),
+    ):
+        cell = told(f"Reconstruction cosine at K: ICFL as printed above TopK SAE, {words}")
+        assert cell["transfluor"] == f"**no**, {figures}"
+    dead = told("Dead features: ICFL as printed, TopK SAE, not whitened")["transfluor"]
+    assert dead == "211 (208-211), 0 of 256"
+    dead = told("Dead features: ICFL as printed, TopK SAE, whitened")["transfluor"]
+    assert dead == "0, 0 of 256"
     for k in ("K", "K/4"):
         for words in ("not whitened", "whitened"):
             cells = told(f"Reconstruction cosine at {k}: ICFL above TopK SAE, {words}")
@@ -246,3 +308,44 @@ def test_the_verdicts_in_words_are_those_of_the_table(results_page):
     assert f"and {split} with the same measurements split at the median" in page
     axes = told("Not in the paper: ICFL above PCA axes, whitened")
     assert [n for n, c in axes.items() if c.startswith("**no**")] == ["transfluor", "bccd"]
+
+
+def test_the_reasons_in_words_are_those_of_the_tables(results_page):
+    lines = (ROOT / results_page.PAGE).read_text().splitlines()
+    page = " ".join(lines)
+
+    def of_variant(name):
+        """Median selectivity on every set."""
+        (found,) = [x for x in lines if x.startswith(f"| {name} | no | **") and x.count("|") == 9]
+        cells = [c.strip() for c in found.strip("|").split("|")][2:]
+        return [c.strip("*").split(" (")[0] for c in cells[::2]]
+
+    axes, icfl, sae = (of_variant(n) for n in ("ICFL, less 8 axes", "ICFL", "TopK SAE"))
+    mean, once = of_variant("ICFL, less the mean"), of_variant("ICFL, one round")
+    assert (
+        f"falls to {axes[0]} on `transfluor`, {axes[1]} on `bbbc014_vitra` and {axes[2]} on `bccd`"
+        in page
+    )
+    assert f"reaches {once[0]}, where it had {icfl[0]} and the autoencoder has {sae[0]}" in page
+    assert f"reaches {mean[2]}, where it had {icfl[2]} and the autoencoder has {sae[2]}" in page
+    both, pursued = of_variant("ICFL, one round, less the mean"), of_variant("TopK SAE, pursuit")
+    assert f"to {mean[1]} and {once[1]} from {icfl[1]}" in page
+    assert f"nor both ({both[1]}) reach the autoencoder's {sae[1]}" in page
+    assert f"under ICFL's pursuit ({pursued[1]})" in page
+    assert f"there ({', '.join(of_variant('ICFL, positive'))})" in page
+
+    def dead(name, whitened="no"):
+        start = f"| {name} | {whitened} |"
+        (found,) = [x for x in lines if x.startswith(start) and x.count("|") == 5]
+        return [c.strip().split(" (")[0] for c in found.strip("|").split("|")][2:]
+
+    assert "{} of 32 without whitening, {} of 256".format(*dead("TopK SAE")) in page
+    assert "without it there are {} and {}".format(*dead("TopK SAE, no auxiliary loss")) in page
+    assert dead("ICFL, no redraw") == dead("ICFL") == ["0", "0"]
+    assert "has {} of 32 and {} of 256, ".format(*dead("ICFL as printed")) in page
+    assert "{} and {} when it starts".format(*dead("ICFL as printed, started from samples")) in page
+    whitened = [
+        "{} and {}".format(*dead(name, "yes"))
+        for name in ("ICFL as printed", "ICFL as printed, started from samples")
+    ]
+    assert "(whitened it is {}, from samples {})".format(*whitened) in page

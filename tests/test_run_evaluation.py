@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
 from embedding.stand_ins import finish
@@ -32,6 +32,8 @@ from napari_microdl.pipeline import PipelineResult, run_pipeline
 from napari_microdl.run_evaluation import (
     EvaluationChoices,
     EvaluationReport,
+    batch_columns,
+    batch_design,
     iter_evaluation,
     label_columns,
     measures,
@@ -211,21 +213,159 @@ def test_concepts_that_tell_plates_apart_are_named_and_marked_in_the_ranking():
     assert [row["technical"] for row in report.batches] == [
         row["q_value"] < 0.05 for row in report.batches
     ]
-    assert any("beyond chance (q below 0.05): " in s for s in summary_sentences(report, "cell"))
+    start = "Technical, for telling plates apart among controls beyond chance (q below 0.05): "
+    assert any(s.startswith(start) for s in summary_sentences(report, "cell"))
+    assert {row["by"] for row in report.batches} == {"plates"}
+    assert report.batch_design == {
+        "column": "Metadata_Plate",
+        "by": "plates",
+        "within": "",
+        "n_batches": 2,
+        "n_groups": 3,
+        "left_out": [],
+    }
     for row in report.batches:
         row["technical"] = row["concept"] in {1, 3}
     assert technical_concepts(report) == [1, 3]
     table = with_technical(activations.ranking, report)
     assert set(table.index[table["technical"]]) == {1, 3}
-    assert table.drop(columns="technical").equals(activations.ranking)
+    rows = {row["concept"]: row for row in report.batches}
+    for column, key in (
+        ("batch_by", "by"),
+        ("batch_share", "epsilon_squared"),
+        ("batch_auc", "auc"),
+        ("batch_q", "q_value"),
+    ):
+        assert list(table[column]) == [rows[concept][key] for concept in table.index]
+    assert table[activations.ranking.columns].equals(activations.ranking)
     assert any(s.endswith(": 'concept 1', 'concept 3'.") for s in summary_sentences(report, "cell"))
     # Where nothing was measured nothing is said.
     for unknown in (None, EvaluationReport()):
         assert technical_concepts(unknown) == []
-        assert "technical" not in with_technical(activations.ranking, unknown)
+        assert with_technical(activations.ranking, unknown).equals(activations.ranking)
+        assert batch_columns(unknown) is None
     many = [dict(row, concept=n, technical=True) for n, row in enumerate(report.batches * 12)][:12]
     report.batches = many
     assert any(s.endswith(" and 2 more.") for s in summary_sentences(report, "cell"))
+
+
+def of_one_plate(n_wells: int = 6) -> pd.DataFrame:
+    """Units of one plate: two thirds of the wells are controls, with three sites of five cells."""
+    well, site, _ = np.meshgrid(range(n_wells), range(3), range(5), indexing="ij")
+    return pd.DataFrame(
+        {
+            "field": (well * 3 + site).ravel(),
+            "Metadata_Plate": "p1",
+            "Metadata_Well": np.char.add("A", well.ravel().astype(str)),
+            "Metadata_Site": np.char.add("s", site.ravel().astype(str)),
+            "Metadata_Day": np.where(well.ravel() % 2, "Monday", "Tuesday"),
+            "Metadata_control": well.ravel() < 2 * n_wells // 3,
+        }
+    )
+
+
+def test_batches_are_plates_where_there_are_two_and_else_sites_within_wells():
+    units = of_one_plate()
+    design = batch_design(units, "auto", "wells")
+    assert (design.column, design.by, design.left_out) == ("Metadata_Site", "sites", [])
+    np.testing.assert_array_equal(design.compared, units["Metadata_control"])
+    np.testing.assert_array_equal(design.batches, units["Metadata_Site"])
+    assert len(set(design.groups)) == 18
+    np.testing.assert_array_equal(design.blocks, unit_groups(units))
+    # Two plates, told by controls: treated wells of another plate are none.
+    units.loc[~units["Metadata_control"], "Metadata_Plate"] = "p2"
+    assert batch_design(units, "auto", "wells").by == "sites"
+    units.loc[units["Metadata_Well"].isin(["A0", "A1"]), "Metadata_Plate"] = "p2"
+    design = batch_design(units, "auto", "wells")
+    assert (design.by, design.blocks) == ("plates", None)
+    np.testing.assert_array_equal(design.groups, unit_groups(units))
+    # A plate that nobody told is none.
+    units.loc[units["Metadata_Well"] == "A3", "Metadata_Plate"] = None
+    expected = units["Metadata_control"] & (units["Metadata_Well"] != "A3")
+    np.testing.assert_array_equal(batch_design(units, "auto", "wells").compared, expected)
+
+
+def test_a_site_of_one_well_alone_is_left_out_and_two_such_are_no_batches():
+    units = of_one_plate()
+    units.loc[(units["Metadata_Site"] == "s2") & (units["Metadata_Well"] != "A1"), "field"] = 99
+    units.loc[units["field"] == 99, "Metadata_Site"] = "s1"
+    design = batch_design(units, "auto", "wells")
+    assert design.left_out == ["s2"]
+    assert not design.compared[units["Metadata_Site"] == "s2"].any()
+    # Numbers that go on through the plate: every site is of one well.
+    units["Metadata_Site"] = units["field"].astype(str)
+    with pytest.raises(MicrodlError, match="sites that are each in several wells of controls"):
+        batch_design(units, "auto", "wells")
+
+
+def test_batches_can_be_named():
+    units = of_one_plate()
+    day = batch_design(units, "day", "wells")
+    assert (day.column, day.by, day.blocks) == ("Metadata_Day", "values of 'Day'", None)
+    np.testing.assert_array_equal(day.groups, unit_groups(units))
+    fields = unit_groups(units, "fields")
+    np.testing.assert_array_equal(batch_design(units, "day", "fields").groups, fields)
+    well = batch_design(units, "Metadata_Well", "wells")
+    assert (well.by, well.blocks) == ("wells", None)
+    np.testing.assert_array_equal(well.groups, fields)
+    with pytest.raises(MicrodlError, match="no column 'week' to take labels from; use one of"):
+        batch_design(units, "week", "wells")
+
+
+def planted_sites(planted: float) -> ConceptActivations:
+    """Codes of which concept 2 follows a site in controls and treated alike."""
+    _, activations = make(("diffuse",) * 8 + ("puncta",) * 4, (True,) * 8 + (False,) * 4)
+    random = np.random.default_rng(3)
+    units = activations.units
+    units["Metadata_Plate"] = "p1"
+    units["Metadata_Well"] = [f"A{n // 2}" for n in units["field"]]
+    units["Metadata_Site"] = [f"s{n % 2}" for n in units["field"]]
+    codes = random.random(activations.codes.shape)
+    codes[units["Metadata_Site"] == "s1", 2] += planted
+    # The treatment does as much, and is no batch.
+    codes[~units["Metadata_control"], 3] += 5
+    return dataclasses.replace(activations, codes=sparse.csr_array(codes))
+
+
+def test_a_planted_site_effect_is_technical_and_none_is_without_it():
+    choices = dataclasses.replace(FEW, handcrafted=False)
+    activations = planted_sites(3)
+    _, report = finish(iter_evaluation(activations, choices))
+    assert technical_concepts(report) == [2]
+    assert {row["by"] for row in report.batches} == {"sites"}
+    design = report.batch_design
+    assert (design["within"], design["n_batches"], design["n_groups"]) == ("wells", 2, 8)
+    # By hand: two sites within wells are pairs, and F is the square of t.
+    units, codes = activations.units, activations.codes.toarray()
+    means = np.array([codes[units["field"] == n].mean(axis=0) for n in range(8)])
+    p = stats.ttest_rel(means[::2], means[1::2]).pvalue
+    control = units["Metadata_control"].to_numpy(bool)
+    second = units["Metadata_Site"].to_numpy()[control] == "s1"
+    for row in report.batches:
+        assert row["p_value"] == pytest.approx(p[row["concept"]])
+        area = roc_auc_score(second, codes[control, row["concept"]])
+        assert row["auc"] == pytest.approx(max(area, 1 - area))
+    told = "Technical, for telling sites apart within wells among controls beyond chance"
+    assert any(s.startswith(told) for s in summary_sentences(report, "cell"))
+    _, report = finish(iter_evaluation(planted_sites(0), choices))
+    assert technical_concepts(report) == []
+    assert len(report.batches) == activations.n_concepts
+    # Plates were asked for, and there is one.
+    one = dataclasses.replace(choices, batches="Plate")
+    _, report = finish(iter_evaluation(activations, one))
+    assert any(
+        note.startswith("No batch effects: Controls are of 1 batch") for note in report.notes
+    )
+    assert (report.batches, report.batch_design) == ([], {})
+
+
+def test_a_site_left_out_is_noted():
+    activations = planted_sites(0)
+    units = activations.units
+    units.loc[units["field"] == 0, "Metadata_Site"] = "s7"
+    _, report = finish(iter_evaluation(activations, dataclasses.replace(FEW, handcrafted=False)))
+    assert any(note.startswith("Batch effects are without s7: ") for note in report.notes)
+    assert report.batch_design["left_out"] == ["s7"]
 
 
 def test_labels_and_groups_are_those_chosen():

@@ -209,6 +209,7 @@ def test_every_choice_of_evaluate_has_an_option(
     out = tmp_path / "out"
     arguments = [str(dictionary), str(plate.with_name("compounds.csv")), "--out", str(out)]
     options = ["--labels", "compound", "--independent", "fields", "--shuffles", "7", "--seeds", "1"]
+    options += ["--batches", "well"]
     assert main(["evaluate", *arguments, *options, "--no-handcrafted", "--unseen-only"]) == 0
     written = json.loads((out / "evaluation.json").read_text())
     assert written["choices"] == {
@@ -220,7 +221,10 @@ def test_every_choice_of_evaluate_has_an_option(
         "n_seeds": 1,
         "unseen_only": True,
         "random_state": 0,
+        "batches": "well",
     }
+    # The table marks no controls.
+    assert any("Controls are of 0 batches" in note for note in written["notes"])
     unseen = [f for f in fields if f.well in {"O05", "O12"}]
     assert written["summary"]["n_fields"] == len(unseen)
     assert [row["label"] for row in written["labels"]] == ["iso", "none"]
@@ -237,6 +241,7 @@ def test_every_choice_of_evaluate_has_an_option(
     for wrong, sentence in (
         (["--shuffles", "0"], "0 shuffles and 0 further seeds were asked for"),
         (["--labels", "dose"], "There is no column 'dose' to take labels from"),
+        (["--batches", "week"], "There is no column 'week' to take labels from"),
     ):
         unused = str(tmp_path / "unused")
         assert main(["evaluate", *arguments[:2], "--out", unused, *wrong]) == 2
@@ -259,6 +264,8 @@ def test_the_ranking_is_written_again_with_what_is_technical(tmp_path: Path):
     assert set(written["technical"]) <= {True, False}
     q = {row["concept"]: row["q_value"] for row in report.batches}
     assert list(written["technical"]) == [q[concept] < 0.05 for concept in written.index]
+    assert list(written["batch_q"]) == pytest.approx([q[concept] for concept in written.index])
+    assert set(written["batch_by"]) == {"plates"}
 
 
 def test_a_library_of_measurements_that_is_missing_is_said_before_the_work(

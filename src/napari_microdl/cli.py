@@ -118,6 +118,13 @@ def _parser() -> argparse.ArgumentParser:
         "each takes as long as a fit)",
     )
     evaluate.add_argument(
+        "--batches",
+        metavar="COLUMN",
+        default="auto",
+        help="column by which controls are compared to find technical concepts, such as "
+        "Metadata_Plate, Metadata_Site or one of your own (default: plates; of one plate, sites)",
+    )
+    evaluate.add_argument(
         "--unseen-only",
         action="store_true",
         help="leave out fields that the dictionary was fitted on, on which figures are optimistic",
@@ -173,7 +180,7 @@ def _run(options: argparse.Namespace) -> None:
     from napari_microdl.evaluation import require_library
     from napari_microdl.models.registry import model_spec, weights_pin
     from napari_microdl.models.terms import terms_of
-    from napari_microdl.run_evaluation import EvaluationChoices
+    from napari_microdl.run_evaluation import AUTOMATIC, EvaluationChoices
     from napari_microdl.run_evaluation.words import summary_sentences
     from napari_microdl.runs import (
         EVALUATION_PAGE,
@@ -196,11 +203,13 @@ def _run(options: argparse.Namespace) -> None:
             library=options.library,
             n_seeds=options.seeds,
             unseen_only=options.unseen_only,
+            batches=options.batches,
         )
         if choices.handcrafted:
             require_library(choices.library)
         fields = table_fields(options.table, options.controls)
-        check_labels(fields, options.table, options.labels)
+        named = [] if choices.batches == AUTOMATIC else [choices.batches]
+        check_labels(fields, options.table, choices.labels, *named)
     config = PipelineConfig() if options.config is None else read_config(options.config)
     dictionary, place = None, config.model
     if options.command != "fit":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 from pathlib import Path
 from typing import Any
 
@@ -118,20 +118,23 @@ def _iter_write_parquet(table: pd.DataFrame, path: Path) -> Generator[tuple[int,
         yield len(table), len(table)
 
 
-def to_anndata(activations: ConceptActivations) -> Any:
+def to_anndata(activations: ConceptActivations, concepts: pd.DataFrame | None = None) -> Any:
     """Units and their activations as an AnnData object, for scanpy and its relatives.
 
     Parameters
     ----------
     activations : ConceptActivations
         Result of a run.
+    concepts : DataFrame indexed by concept, optional
+        More columns for ``var``, such as what
+        `napari_microdl.run_evaluation.batch_columns` says of an evaluation.
 
     Returns
     -------
     anndata.AnnData
         ``X`` the codes (sparse), ``obs`` the table of units, ``var`` the ranking of concepts in
-        the order of the codes, with notes and tags, ``obsm["whitened"]`` the whitened vectors and
-        ``obsm["spatial"]`` x and y in pixels.
+        the order of the codes, with notes, tags and `concepts`, ``obsm["whitened"]`` the whitened
+        vectors and ``obsm["spatial"]`` x and y in pixels.
 
     Raises
     ------
@@ -144,7 +147,7 @@ def to_anndata(activations: ConceptActivations) -> Any:
     return anndata.AnnData(
         X=sparse.csr_matrix(activations.codes),
         obsm={"whitened": activations.vectors, "spatial": _places(activations)},
-        **_described(activations),
+        **_described(activations, concepts),
     )
 
 
@@ -163,13 +166,15 @@ def _places(activations: ConceptActivations) -> Any:
     return activations.units[["x", "y"]].to_numpy()
 
 
-def _described(activations: ConceptActivations) -> dict[str, Any]:
+def _described(activations: ConceptActivations, more: pd.DataFrame | None) -> dict[str, Any]:
     """What an AnnData object says of the rows, of the columns, and of the whole."""
     units = activations.tagged_units()
     units.index = units.index.astype(str)
     concepts = activations.ranking.sort_index()
     concepts["note"] = activations.dictionary.notes
     concepts["tag"] = activations.dictionary.tags
+    if more is not None:
+        concepts = concepts.join(more)
     concepts.index = pd.Index([f"concept_{i}" for i in concepts.index], name=None)
     return {
         "obs": _with_plain_texts(units),
@@ -187,7 +192,9 @@ def _with_plain_texts(table: pd.DataFrame) -> pd.DataFrame:
     return plain
 
 
-def write_anndata(activations: ConceptActivations, path: str | Path) -> Path:
+def write_anndata(
+    activations: ConceptActivations, path: str | Path, concepts: pd.DataFrame | None = None
+) -> Path:
     """Write `to_anndata` as an ``.h5ad`` file.
 
     Parameters
@@ -196,6 +203,8 @@ def write_anndata(activations: ConceptActivations, path: str | Path) -> Path:
         Result of a run.
     path : str or Path
         Must end in ``.h5ad``.
+    concepts : DataFrame indexed by concept, optional
+        As for `to_anndata`.
 
     Returns
     -------
@@ -207,17 +216,17 @@ def write_anndata(activations: ConceptActivations, path: str | Path) -> Path:
     MicrodlError
         If the suffix differs or the package anndata is not installed.
     """
-    return run_through(iter_write_anndata(activations, path))
+    return run_through(iter_write_anndata(activations, path, concepts))
 
 
 def iter_write_anndata(
-    activations: ConceptActivations, path: str | Path
+    activations: ConceptActivations, path: str | Path, concepts: pd.DataFrame | None = None
 ) -> Generator[tuple[int, int], None, Path]:
     """`write_anndata`, some units an iteration.
 
     Parameters
     ----------
-    activations, path
+    activations, path, concepts
         As for `write_anndata`.
 
     Yields
@@ -248,7 +257,9 @@ def iter_write_anndata(
     rows = max(1, _NUMBERS_OF_ANNDATA // (vectors.shape[1] + 2 * codes.nnz // max(n, 1) + 1))
     with whole_file(path) as partial:
         # The tables of rows and columns go as they are; what is large follows block by block.
-        small = anndata.AnnData(obsm={"spatial": _places(activations)}, **_described(activations))
+        small = anndata.AnnData(
+            obsm={"spatial": _places(activations)}, **_described(activations, concepts)
+        )
         yield 0, n
         small.write_h5ad(partial)
         yield 0, n
@@ -272,7 +283,10 @@ def iter_write_anndata(
 
 
 def label_features(
-    activations: ConceptActivations, field: int, concepts: list[int] | None = None
+    activations: ConceptActivations,
+    field: int,
+    concepts: list[int] | None = None,
+    technical: Collection[int] = (),
 ) -> pd.DataFrame:
     """Activations of one field's units as a Labels layer wants its features.
 
@@ -284,12 +298,15 @@ def label_features(
         Number of the field.
     concepts : list of int, optional
         Which concepts; all that are active in the run where not given.
+    technical : collection of int, optional
+        Concepts whose column is to say that they are technical.
 
     Returns
     -------
     DataFrame
         ``index`` (napari matches labels by it), ``condition``, ``well``, ``tag``, then one column
-        a concept under its name; a name that comes twice gets the concept's number behind it.
+        a concept under its name; a name that comes twice gets the concept's number behind it, and
+        a technical concept the word.
     """
     rows = activations.rows_of_field(field)
     units = activations.units.iloc[rows]
@@ -308,5 +325,5 @@ def label_features(
     values = activations.codes[rows][:, concepts].toarray()
     for column, (concept, name) in enumerate(zip(concepts, names, strict=True)):
         unique = f"{name} ({concept})" if name in taken or names.count(name) > 1 else name
-        columns[unique] = values[:, column]
+        columns[f"{unique} [technical]" if concept in technical else unique] = values[:, column]
     return pd.DataFrame(columns)

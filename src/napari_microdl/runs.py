@@ -21,7 +21,7 @@ from napari_microdl.run_evaluation import (
     EvaluationReport,
     EvaluationStep,
     iter_evaluation,
-    unit_labels,
+    label_column,
     with_technical,
 )
 from napari_microdl.stepping import run_through
@@ -213,8 +213,8 @@ def add_columns(units: pd.DataFrame, table: str | Path) -> None:
             units[name] = values[name].to_numpy()[rows]
 
 
-def check_labels(fields: list[Field], table: str | Path, labels: str) -> None:
-    """Refuse a column of labels that units will not have, before there are any.
+def check_labels(fields: list[Field], table: str | Path, *columns: str) -> None:
+    """Refuse a column of labels, or of batches, that units will not have, before there are any.
 
     Parameters
     ----------
@@ -222,8 +222,8 @@ def check_labels(fields: list[Field], table: str | Path, labels: str) -> None:
         As `table_fields` reads them.
     table : str or Path
         Their table.
-    labels : str
-        The column.
+    *columns : str
+        The columns.
 
     Raises
     ------
@@ -232,7 +232,8 @@ def check_labels(fields: list[Field], table: str | Path, labels: str) -> None:
     """
     units = metadata_table(fields).assign(field=range(len(fields)))
     add_columns(units, table)
-    unit_labels(units, labels)
+    for name in columns:
+        label_column(units, name)
 
 
 def mark_controls(fields: list[Field], query: str) -> list[Field]:

@@ -1,4 +1,4 @@
-"""The sample that comes with the package: treated and control wells of BBBC016."""
+"""The samples: treated and control wells of BBBC016, and a plate that is drawn when asked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import csv
 import io
 from importlib.resources import files
 
+import pandas as pd
 import tifffile
 
 from napari_microdl.fields import Field
+from napari_microdl.simulator import simulate_plate
 
 
 def transfluor() -> list[Field]:
@@ -47,3 +49,26 @@ def transfluor() -> list[Field]:
             )
         )
     return fields
+
+
+def simulated() -> tuple[list[Field], pd.DataFrame]:
+    """The plate of the tutorial: four control wells, four of larger cells, four of translocation.
+
+    Returns
+    -------
+    fields : list of Field
+        Each of shape (2, 256, 256), uint16, channels ``"DNA"`` and ``"RNA"``, with labels; controls
+        first.
+    truth : pandas.DataFrame
+        What was planted, a row a cell; see `napari_microdl.simulator.simulate_plate`.
+    """
+    return simulate_plate(
+        {"size": {"size": 0.6}, "translocation": {"translocation": 0.6}},
+        n_control_wells=4,
+        n_wells=4,
+        spread=0.25,
+        n_cells=24,
+        shape=(256, 256),
+        channels=("DNA", "RNA"),
+        seed=1,
+    )

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_microdl.gui.layers import FIELD_TAG
-from napari_microdl.gui.sample_data import load_transfluor
-from napari_microdl.samples import transfluor
+from napari_microdl.gui.layers import FIELD_TAG, Layout
+from napari_microdl.gui.sample_data import load_simulated, load_transfluor
+from napari_microdl.gui.session import Session
+from napari_microdl.samples import simulated, transfluor
 
 
 def test_the_sample_opens_as_eight_fields_with_conditions_and_controls():
@@ -30,7 +31,43 @@ def test_no_two_fields_overlap():
     assert min(np.diff(columns)) > 512
 
 
+def test_the_simulated_plate_opens_with_its_channels_conditions_and_wells():
+    layers = load_simulated()
+    fields, _ = simulated()
+    assert len(layers) == len(fields) == 12
+    for (data, meta, kind), field in zip(layers, fields, strict=True):
+        assert kind == "image"
+        np.testing.assert_array_equal(data, field.read())
+        known = meta["metadata"][FIELD_TAG]
+        assert known["channel_names"] == ("DNA", "RNA")
+        for name in ("condition", "is_control", "well", "site", "plate"):
+            assert known[name] == getattr(field, name)
+    places = [meta["translate"] for _, meta, _ in layers]
+    assert len(set(places)) == 12
+    # A row a condition, controls above.
+    assert [y for _, y, _ in places] == [0] * 4 + [280] * 4 + [560] * 4
+
+
 def test_the_manifest_opens_it_in_napari(open_viewer):
     viewer = open_viewer()
     viewer.open_sample("napari-microdl", "transfluor")
     assert len(viewer.layers) == 8
+
+
+def test_the_workflow_takes_the_simulated_plate_as_it_is(open_viewer):
+    viewer = open_viewer()
+    viewer.open_sample("napari-microdl", "simulated")
+    session = Session()
+    session.set_layout(Layout(), viewer.layers)
+    assert session.problems() == []
+    assert [channel.name for channel in session.channels] == ["DNA", "RNA"]
+    fields, _, _ = session.prepare()
+    expected, _ = simulated()
+    for ours, theirs in zip(fields, expected, strict=True):
+        np.testing.assert_array_equal(ours.read(), theirs.read())
+        assert (ours.name, ours.condition) == (theirs.name, theirs.condition)
+        assert (ours.is_control, ours.well, ours.plate) == (
+            theirs.is_control,
+            theirs.well,
+            theirs.plate,
+        )

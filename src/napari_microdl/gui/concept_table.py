@@ -154,8 +154,8 @@ COLUMNS = (
     Column(
         "Flag",
         "Dead: active in no cell. Like another: points the same way as a more active concept. "
-        "Technical: tells plates apart among controls beyond chance, as the last evaluation of the "
-        "run found (tab Evaluation, batch effects).",
+        "Technical: tells plates, or sites in a well, apart among controls beyond chance, as the "
+        "last evaluation of the run found (tab Evaluation, batch effects).",
         _flags,
         widest="technical",
     ),

@@ -9,7 +9,7 @@ features of a stack have one row a plane and label, told apart by the columns ``
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,7 +41,11 @@ class CopiedFeatures:
         viewer.dims.events.point.connect(self._on_point)
 
     def copy(
-        self, run: Run, layers: Mapping[int, Labels], concepts: Sequence[int]
+        self,
+        run: Run,
+        layers: Mapping[int, Labels],
+        concepts: Sequence[int],
+        technical: Collection[int] = (),
     ) -> tuple[int, int]:
         """Put activations into the features of layers.
 
@@ -53,6 +57,8 @@ class CopiedFeatures:
             Layers by the number of a field; several fields may have the same one.
         concepts : sequence of int
             Which concepts.
+        technical : collection of int, optional
+            Those that an evaluation found technical; their columns say so.
 
         Returns
         -------
@@ -69,7 +75,7 @@ class CopiedFeatures:
             tables = []
             for number in numbers:
                 source = run.sources[number]
-                table = label_features(run.result.activations, number, list(concepts))
+                table = label_features(run.result.activations, number, list(concepts), technical)
                 table.insert(1, "field", source.name)
                 table.insert(2, "frame", _frame(_places(source)))
                 tables.append(table)

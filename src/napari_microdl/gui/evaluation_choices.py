@@ -10,7 +10,7 @@ from napari_microdl.evaluation import require_library
 from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.session import Run, Session
 from napari_microdl.gui.step import Step
-from napari_microdl.run_evaluation import EvaluationChoices, label_columns, seen_units
+from napari_microdl.run_evaluation import AUTOMATIC, EvaluationChoices, label_columns, seen_units
 
 _MOST_SEEDS = 20
 _MOST_SHUFFLES = 100_000
@@ -19,6 +19,8 @@ _LABELS = {
     "Metadata_control": "Control or treated",
     "Metadata_Field": "Field",
 }
+# Controls are of one condition, and a field is what is observed, not a batch.
+_NO_BATCHES = ("Metadata_condition", "Metadata_control", "Metadata_Field")
 _INDEPENDENT = (
     ("wells", "Wells", "Cells of one well are alike. Where no well is known, fields count."),
     ("fields", "Fields", "Only where every field was treated on its own."),
@@ -55,6 +57,12 @@ class Choices(Step):
         self.labels = QComboBox()
         self.labels.setToolTip("What the concepts should tell apart.")
         self.independent = QComboBox()
+        self.batches = QComboBox()
+        self.batches.addItem("Plates or sites", AUTOMATIC)
+        self.batches.setToolTip(
+            "What controls are compared by to find technical concepts. Plates or sites takes "
+            "plates; of one plate, sites that are each in several wells of controls."
+        )
         self.library = QComboBox()
         for box, entries in ((self.independent, _INDEPENDENT), (self.library, _LIBRARIES)):
             for number, (key, name, tip) in enumerate(entries):
@@ -95,6 +103,7 @@ class Choices(Step):
         for name, widget in (
             ("&Labels", self.labels),
             ("&Independent", self.independent),
+            ("&Batches", self.batches),
             ("Sh&uffles", self.shuffles),
             ("Further see&ds", self.seeds),
         ):
@@ -107,6 +116,7 @@ class Choices(Step):
         for signal in (
             self.labels.currentIndexChanged,
             self.independent.currentIndexChanged,
+            self.batches.currentIndexChanged,
             self.shuffles.valueChanged,
             self.seeds.valueChanged,
             self.handcrafted.toggled,
@@ -137,6 +147,14 @@ class Choices(Step):
             for name in columns:
                 self.labels.addItem(_label_name(name), name)
             self.labels.setCurrentIndex(max(self.labels.findData(before), 0))
+        before = self.batches.currentData()
+        with QSignalBlocker(self.batches):
+            while self.batches.count() > 1:
+                self.batches.removeItem(1)
+            for name in columns:
+                if name not in _NO_BATCHES:
+                    self.batches.addItem(_label_name(name), name)
+            self.batches.setCurrentIndex(max(self.batches.findData(before), 0))
         unit = run.result.config.unit
         cannot = ""
         if unit != "cell":
@@ -184,6 +202,7 @@ class Choices(Step):
         for box, value in (
             (self.labels, choices.labels),
             (self.independent, choices.independent),
+            (self.batches, choices.batches),
             (self.library, choices.library),
         ):
             box.setCurrentIndex(max(box.findData(value), 0))
@@ -202,6 +221,7 @@ class Choices(Step):
             library=self.library.currentData(),
             n_seeds=self.seeds.value(),
             unseen_only=self.unseen.isChecked(),
+            batches=self.batches.currentData(),
         )
 
     def refresh(self) -> None:
@@ -230,6 +250,7 @@ def in_words(choices: EvaluationChoices) -> str:
         *([f"{seeds} further seed{'s' if seeds > 1 else ''}"] if seeds else []),
         *([_by_hand(choices)] if choices.handcrafted else []),
         *(["fields not used for fitting"] if choices.unseen_only else []),
+        *([f"batches by {_label_name(choices.batches)}"] if choices.batches != AUTOMATIC else []),
     ]
     return ", ".join(parts)
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from napari_microdl.fields import Field
 from napari_microdl.gui.layers import FIELD_TAG
-from napari_microdl.samples import transfluor
+from napari_microdl.samples import simulated, transfluor
 
 _COLUMNS = 4
 _GAP = 24
+LayerTuple = tuple[Any, dict[str, Any], str]
 
 
-def load_transfluor() -> list[tuple[Any, dict[str, Any], str]]:
+def load_transfluor() -> list[LayerTuple]:
     """The eight fields as layers, controls in the upper row and treated wells below.
 
     Returns
@@ -22,36 +25,62 @@ def load_transfluor() -> list[tuple[Any, dict[str, Any], str]]:
         Layer data tuples. What is known about each field lies in its metadata.
     """
     fields = transfluor()
+    layers = []
+    for field, place in zip(fields, _places(fields), strict=True):
+        described = _described(field, fields, place)
+        layers.append((field.read()[0], described, "image"))
+    return layers
+
+
+def load_simulated() -> list[LayerTuple]:
+    """Twelve simulated fields of two channels, a row a condition, controls in the upper one.
+
+    Returns
+    -------
+    list of (data, keyword arguments, "image")
+        Layer data tuples of shape (channels, height, width), whose first axis says that it is the
+        channels.
+    """
+    fields, _ = simulated()
+    layers = []
+    for field, place in zip(fields, _places(fields), strict=True):
+        described = _described(field, fields, (0, *place))
+        layers.append((field.read(), described | {"axis_labels": ("c", "y", "x")}, "image"))
+    return layers
+
+
+def _places(fields: Sequence[Field]) -> list[tuple[int, int]]:
+    """Corners of fields side by side, with those of a condition in a row, controls first."""
+    controls = {f.condition: f.is_control for f in fields}
+    rows = sorted(controls, key=lambda condition: not controls[condition])
+    taken = dict.fromkeys(rows, 0)
+    places = []
+    for field in fields:
+        height, width = field.shape
+        row, column = rows.index(field.condition), taken[field.condition] % _COLUMNS
+        taken[field.condition] += 1
+        places.append((row * (height + _GAP), column * (width + _GAP)))
+    return places
+
+
+def _described(field: Field, fields: Sequence[Field], place: tuple[int, ...]) -> dict[str, Any]:
+    """Keyword arguments of a layer."""
     # One range for all, so that brightness compares between wells.
     limits = np.percentile(np.stack([f.read() for f in fields]), [0.5, 99.8])
-    places = {True: 0, False: 0}
-    layers = []
-    for field in fields:
-        column = places[field.is_control] % _COLUMNS
-        places[field.is_control] += 1
-        row = 0 if field.is_control else 1
-        height, width = field.shape
-        what = "control" if field.is_control else field.condition
-        layers.append(
-            (
-                field.read()[0],
-                {
-                    "name": f"{field.well} {field.site} ({what})",
-                    "contrast_limits": tuple(float(v) for v in limits),
-                    "translate": (row * (height + _GAP), column * (width + _GAP)),
-                    "metadata": {
-                        FIELD_TAG: {
-                            "name": field.name,
-                            "channel_names": field.channel_names,
-                            "condition": field.condition,
-                            "is_control": field.is_control,
-                            "well": field.well,
-                            "site": field.site,
-                            "plate": field.plate,
-                        }
-                    },
-                },
-                "image",
-            )
-        )
-    return layers
+    what = "control" if field.is_control else field.condition
+    return {
+        "name": f"{field.well} {field.site} ({what})",
+        "contrast_limits": tuple(float(v) for v in limits),
+        "translate": place,
+        "metadata": {
+            FIELD_TAG: {
+                "name": field.name,
+                "channel_names": field.channel_names,
+                "condition": field.condition,
+                "is_control": field.is_control,
+                "well": field.well,
+                "site": field.site,
+                "plate": field.plate,
+            }
+        },
+    }

@@ -23,7 +23,7 @@ from napari_microdl.gui.session import Run, Session
 from napari_microdl.gui.viewer_session import features_of
 from napari_microdl.gui.words import counted
 from napari_microdl.painting import grid_to_pixels
-from napari_microdl.run_evaluation import with_technical
+from napari_microdl.run_evaluation import batch_columns, technical_concepts, with_technical
 from napari_microdl.whole_files import whole_file
 
 if TYPE_CHECKING:
@@ -345,7 +345,8 @@ class SaveButton(QPushButton):
     def save_anndata(self, path: Path) -> None:
         """Write units and activations as AnnData."""
         if (run := self._session.run) is not None:
-            steps = iter_write_anndata(run.result.activations, path)
+            more = batch_columns(self._session.report)
+            steps = iter_write_anndata(run.result.activations, path, more)
             self._start(told(steps, "Saving AnnData"))
 
     def save_dictionary(self, path: Path) -> None:
@@ -366,7 +367,9 @@ class SaveButton(QPushButton):
             )
             return
         concepts = self._few_concepts(run)
-        copied, stacks = features_of(self._viewer).copy(run, layers, concepts)
+        copied, stacks = features_of(self._viewer).copy(
+            run, layers, concepts, technical_concepts(self._session.report)
+        )
         show_info(
             f"Activations of {len(concepts)} concepts copied to "
             f"{counted(copied, 'Labels layer')}."

@@ -1,10 +1,13 @@
 """Everything that can be measured of a run: what is asked, the measures, and a report of values."""
 
+from napari_microdl.run_evaluation.batches import BatchDesign, batch_design
 from napari_microdl.run_evaluation.measures import iter_evaluation
 from napari_microdl.run_evaluation.question import (
+    AUTOMATIC,
     INDEPENDENT,
     EvaluationChoices,
     Independent,
+    label_column,
     label_columns,
     seen_units,
     unit_groups,
@@ -13,18 +16,24 @@ from napari_microdl.run_evaluation.question import (
 from napari_microdl.run_evaluation.report import (
     EvaluationReport,
     EvaluationStep,
+    batch_columns,
     technical_concepts,
     with_technical,
 )
 from napari_microdl.run_evaluation.seeds import refitted, same_samples
 
 __all__ = [
+    "AUTOMATIC",
     "INDEPENDENT",
+    "BatchDesign",
     "EvaluationChoices",
     "EvaluationReport",
     "EvaluationStep",
     "Independent",
+    "batch_columns",
+    "batch_design",
     "iter_evaluation",
+    "label_column",
     "label_columns",
     "refitted",
     "same_samples",

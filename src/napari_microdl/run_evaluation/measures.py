@@ -32,6 +32,7 @@ from napari_microdl.evaluation import (
     selectivity_intervals,
 )
 from napari_microdl.fields import Field
+from napari_microdl.run_evaluation.batches import batch_design
 from napari_microdl.run_evaluation.by_hand import compare_by_hand, iter_measurements
 from napari_microdl.run_evaluation.question import (
     EvaluationChoices,
@@ -311,18 +312,30 @@ def _probe_of(asked: _Asked, of: str, vectors: Any, fold: NDArray[np.int64]) -> 
 
 def _batch(asked: _Asked) -> _Steps:
     yield 0, "Looking for batch effects in controls"
-    units = asked.activations.units
-    plates = units["Metadata_Plate"].fillna("").astype(str).to_numpy()
-    # Plates cannot be the independent ones here: wells are, or what is finer.
-    group = asked.group
-    if asked.choices.independent == "plates":
-        group = unit_groups(units, "wells")
+    choices, report = asked.choices, asked.report
+    design = batch_design(asked.activations.units, choices.batches, choices.independent)
     effects = batch_effects(
-        asked.activations.codes, plates, units["Metadata_control"].to_numpy(bool), group
+        asked.activations.codes, design.batches, design.compared, design.groups, design.blocks
     )
+    if design.left_out:
+        report.notes.append(
+            f"Batch effects are without {', '.join(design.left_out)}: only one well of controls "
+            f"has it, so that of these {design.by} none can be told from its well."
+        )
+    report.batch_design = plain(
+        {
+            "column": design.column,
+            "by": design.by,
+            "within": "" if design.blocks is None else "wells",
+            "n_batches": len(np.unique(design.batches[design.compared])),
+            "n_groups": len(np.unique(design.groups[design.compared])),
+            "left_out": design.left_out,
+        }
+    )
+    effects["by"] = design.by
     effects["technical"] = effects["q_value"] < TECHNICAL_Q
     effects = effects.sort_values("epsilon_squared", ascending=False, kind="stable")
-    asked.report.batches = _named(asked, effects.reset_index().to_dict("records"))
+    report.batches = _named(asked, effects.reset_index().to_dict("records"))
 
 
 def _measure(asked: _Asked) -> _Steps:

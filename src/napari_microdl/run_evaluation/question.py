@@ -17,6 +17,8 @@ from napari_microdl.metadata import PREFIX, column
 Independent = Literal["wells", "fields", "plates"]
 INDEPENDENT: tuple[Independent, ...] = get_args(Independent)
 CONDITION = f"{PREFIX}condition"
+# Batches that are chosen by what there is.
+AUTOMATIC = "auto"
 _CONTROL = f"{PREFIX}control"
 _PLACES = ("Plate", "Well", "Site")
 
@@ -43,6 +45,9 @@ class EvaluationChoices:
         Whether to leave out the fields that the dictionary was fitted on.
     random_state : int, default=0
         Seed.
+    batches : str, default="auto"
+        Column that tells the batches by which controls are compared, with or without ``Metadata_``;
+        "auto" takes plates or, of one plate, sites: see `batch_design`.
 
     Raises
     ------
@@ -58,6 +63,7 @@ class EvaluationChoices:
     n_seeds: int = 0
     unseen_only: bool = False
     random_state: int = 0
+    batches: str = AUTOMATIC
 
     def __post_init__(self) -> None:
         if self.independent not in INDEPENDENT:
@@ -116,6 +122,31 @@ def unit_labels(units: pd.DataFrame, name: str) -> NDArray[np.str_]:
     MicrodlError
         If there is no such column.
     """
+    found = label_column(units, name)
+    if found == _CONTROL:
+        return np.where(units[found].to_numpy(bool), "control", "treated").astype(np.str_)
+    return _texts(units, found)
+
+
+def label_column(units: pd.DataFrame, name: str) -> str:
+    """The column that is meant, as the units have it.
+
+    Parameters
+    ----------
+    units : DataFrame
+        See `label_columns`.
+    name : str
+        With or without ``Metadata_``, in any case.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    MicrodlError
+        If there is no such column.
+    """
     known = units[[c for c in units.columns if str(c).startswith(PREFIX)]]
     found = column(known, name.lower().removeprefix(PREFIX.lower()))
     if found is None:
@@ -123,9 +154,7 @@ def unit_labels(units: pd.DataFrame, name: str) -> NDArray[np.str_]:
             f"There is no column '{name}' to take labels from; use one of "
             f"{', '.join(map(str, known.columns))}."
         )
-    if found == _CONTROL:
-        return np.where(units[found].to_numpy(bool), "control", "treated").astype(np.str_)
-    return _texts(units, found)
+    return found
 
 
 def unit_groups(units: pd.DataFrame, independent: Independent = "wells") -> NDArray[np.str_]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# A concept that tells plates apart among controls with a lower q is marked technical.
+# A concept that tells batches apart among controls with a lower q is marked technical.
 TECHNICAL_Q = 0.05
 
 
@@ -59,8 +59,13 @@ class EvaluationReport:
         A row a representation: ``of`` "x", "reconstruction", "codes" or "handcrafted", the entries
         of `ProbeScores`, and ``relative`` to x.
     batches : list of dict
-        Rows of `batch_effects`, the strongest first, and whether the concept is ``technical``: it
-        tells plates apart among controls with a q of less than `TECHNICAL_Q`.
+        Rows of `batch_effects`, the strongest first, with what they were compared ``by`` ("plates",
+        "sites", ...) and whether the concept is ``technical``: it tells batches apart among
+        controls with a q of less than `TECHNICAL_Q`.
+    batch_design : dict
+        ``column`` that tells the batches, ``by`` the same in a word, ``within`` "wells" where they
+        were compared within wells and else "", ``n_batches``, ``n_groups`` (wells, or fields, of
+        controls) and the batches ``left_out``. Empty where batch effects were not measured.
     handcrafted : dict
         ``library``, ``n_measurements``, their ``non_zeros`` as codes, ``correlation`` of best
         selectivities over the labels, and ``labels``: a row a label with the most selective
@@ -87,6 +92,7 @@ class EvaluationReport:
     reconstruction: list[dict[str, Any]] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
     batches: list[dict[str, Any]] = field(default_factory=list)
+    batch_design: dict[str, Any] = field(default_factory=dict)
     handcrafted: dict[str, Any] = field(default_factory=dict)
     seeds: dict[str, Any] = field(default_factory=dict)
     tags: list[dict[str, Any]] = field(default_factory=list)
@@ -98,7 +104,7 @@ class EvaluationReport:
 
 
 def technical_concepts(report: EvaluationReport | None) -> list[int]:
-    """Concepts that tell plates apart among controls beyond chance.
+    """Concepts that tell plates, or other batches, apart among controls beyond chance.
 
     Parameters
     ----------
@@ -114,6 +120,35 @@ def technical_concepts(report: EvaluationReport | None) -> list[int]:
     return sorted(row["concept"] for row in rows if row["technical"])
 
 
+def batch_columns(report: EvaluationReport | None) -> pd.DataFrame | None:
+    """What an evaluation says of the concepts as batches of controls show them.
+
+    Parameters
+    ----------
+    report : EvaluationReport or None
+        Of a run; None where it was not evaluated.
+
+    Returns
+    -------
+    DataFrame indexed by concept, or None
+        ``technical`` (a truth value), ``batch_by`` (what was compared, such as "plates"),
+        ``batch_share`` (epsilon squared), ``batch_auc`` and ``batch_q``, see `batch_effects`; None
+        where batch effects were not measured.
+    """
+    if report is None or not report.batches:
+        return None
+    rows = pd.DataFrame(report.batches).set_index("concept").sort_index()
+    return pd.DataFrame(
+        {
+            "technical": rows["technical"].astype(bool),
+            "batch_by": rows["by"],
+            "batch_share": rows["epsilon_squared"],
+            "batch_auc": rows["auc"],
+            "batch_q": rows["q_value"],
+        }
+    )
+
+
 def with_technical(ranking: pd.DataFrame, report: EvaluationReport | None) -> pd.DataFrame:
     """A ranking of concepts with what an evaluation says of them.
 
@@ -127,12 +162,10 @@ def with_technical(ranking: pd.DataFrame, report: EvaluationReport | None) -> pd
     Returns
     -------
     DataFrame
-        With a column ``technical`` of truth values behind, where batch effects were measured.
+        With the columns of `batch_columns` behind, where batch effects were measured.
     """
-    table = ranking.copy()
-    if report is not None and report.batches:
-        table["technical"] = table.index.isin(technical_concepts(report))
-    return table
+    more = batch_columns(report)
+    return ranking.copy() if more is None else ranking.join(more)
 
 
 def plain(value: Any) -> Any:

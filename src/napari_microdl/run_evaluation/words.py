@@ -146,15 +146,21 @@ RECONSTRUCTION = Table(
 BATCHES = Table(
     "batches",
     "Batch effects in controls",
-    "Controls of different plates should not differ: a concept that tells them apart is rather "
-    "technical than biological.",
+    "Controls of different plates, or of different sites in a well, should not differ: a concept "
+    "that tells them apart is rather technical than biological.",
     (
         _CONCEPT,
         Column(
+            "by",
+            "By",
+            "What was compared: plates of controls, or sites within wells of controls, or the "
+            "column that was asked for.",
+        ),
+        Column(
             "epsilon_squared",
             "Share",
-            "Share of the variance among controls that lies between plates, less what chance "
-            "gives; 0 is no batch effect.",
+            "Share of the variance among controls (of sites, of that within wells) that lies "
+            "between them, less what chance gives; 0 is no batch effect.",
         ),
         Column(
             "q_value",
@@ -165,10 +171,10 @@ BATCHES = Table(
         Column(
             "auc",
             "AUC",
-            "How well the concept tells the plate that differs most from the others; 0.5 is not "
-            "at all.",
+            "How well the concept tells the plate or site that differs most from the others; 0.5 "
+            "is not at all.",
         ),
-        Column("batch", "Plate", "The plate that differs most."),
+        Column("batch", "Differs", "The plate or site that differs most."),
     ),
 )
 HANDCRAFTED = Table(
@@ -339,7 +345,7 @@ def summary_sentences(report: EvaluationReport, unit: str) -> list[str]:
         few = ", ".join(f"'{names[concept]}'" for concept in technical[:_MOST_NAMES])
         more = f" and {len(technical) - _MOST_NAMES:,} more" if technical[_MOST_NAMES:] else ""
         found.append(
-            f"Technical, for telling plates apart among controls beyond chance (q below "
+            f"Technical, for telling {_compared(report)} beyond chance (q below "
             f"{TECHNICAL_Q:g}): {f'{few}{more}' if technical else 'no concept'}."
         )
     if report.handcrafted:
@@ -364,3 +370,10 @@ def summary_sentences(report: EvaluationReport, unit: str) -> list[str]:
             f"{seeds['matched_share']:.0%} of them one of at least 0.9."
         )
     return found
+
+
+def _compared(report: EvaluationReport) -> str:
+    """What batch effects are of."""
+    design = report.batch_design
+    within = f" within {design['within']}" if design["within"] else ""
+    return f"{design['by']} apart{within} among controls"
