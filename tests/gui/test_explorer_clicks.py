@@ -275,7 +275,7 @@ def test_conditions_and_what_counts_are_chosen_by_clicks(explored: Any, small_ru
 
     check(first, second, "wells")
     click_choice(panel.first, second)
-    assert "two different conditions" in panel.message.text()
+    qtbot.waitUntil(lambda: "two different conditions" in panel.message.text())
     click_choice(panel.second, first)
     check(second, first, "wells")
     click_choice(panel.by, "by cells")
