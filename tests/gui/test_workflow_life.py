@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from qtpy.QtWidgets import QApplication, QDialog
 
 from napari_microdl.gui.layers import TAG, Layout
 from napari_microdl.gui.session import Session
+from napari_microdl.gui.work import Work
 
 from .conftest import small_layers
 from .test_workflow import PATIENCE, cancel_at, click, docked, outputs, quiet, run
@@ -104,7 +106,19 @@ def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(docked: Any, 
     assert again.whitening.spectrum.has_contents()
 
 
-def test_two_viewers_run_at_once_and_each_has_its_own(open_viewer: Any, qtbot: Any):
+def test_two_viewers_run_at_once_and_each_has_its_own(
+    open_viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+):
+    steps, both_begun = Work.steps, threading.Event()
+
+    def held(work: Work, *args: Any, **options: Any) -> Any:
+        begun = steps(work, *args, **options)
+        yield next(begun)
+        # Else the first could be done before the second is clicked.
+        both_begun.wait()
+        return (yield from begun)
+
+    monkeypatch.setattr(Work, "steps", held)
     opened = []
     for number in range(2):
         viewer = open_viewer()
@@ -120,6 +134,7 @@ def test_two_viewers_run_at_once_and_each_has_its_own(open_viewer: Any, qtbot: A
     for _, workflow in opened:
         click(qtbot, workflow.run_button)
     assert all(workflow.jobs.is_running for _, workflow in opened)
+    both_begun.set()
     for _, workflow in opened:
         qtbot.waitUntil(lambda w=workflow: w.session.run is not None, timeout=PATIENCE)
     for number, (viewer, workflow) in enumerate(opened):
