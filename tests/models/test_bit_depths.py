@@ -117,7 +117,7 @@ def test_images_of_any_depth_give_the_tokens_of_the_published_input(
     pixels = cells_and_background(family.channels, edge)
     names = tuple(f"channel {c}" for c in range(family.channels))
     field = Field(CAMERAS[camera](pixels), names, "field")
-    (grid,) = embed([field], model, layer=depth, halo=0)
+    (grid,) = embed([field], model, channels=names, layer=depth, halo=0)
 
     expected = []
     joint = recipe.config.tokenizer == "joint" and not recipe.spec.channels.joint
