@@ -169,7 +169,7 @@ def main() -> None:
             for after in (0.3, 5.0):
                 ended("map: UMAP", iter_umap_map(activations.codes), after)
         wide = np.random.default_rng(0).normal(size=(WIDE, WIDE))
-        ended(f"eigenvectors of {WIDE} dimensions", iter_in_child(eigh, wide @ wide.T), 1.5)
+        ended(f"eigenvectors of {WIDE} dimensions", iter_in_child(eigh, wide @ wide.T), 0.3)
 
 
 if __name__ == "__main__":
