@@ -48,6 +48,7 @@ from typing import Any
 import numpy as np
 import tifffile
 import torch
+from memory import status_bytes
 from numpy.typing import NDArray
 from recovery import in_own_process, print_columns
 
@@ -105,8 +106,9 @@ class Memory:
 
     @staticmethod
     def _read(name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+        found = status_bytes(name)
+        assert found is not None, "Linux only"
+        return found
 
 
 def noise(channels: int, edge: int) -> Floats:

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from memory import status_bytes
 from numpy.typing import NDArray
 from peers import CODERS, Coder, Floats, PlainTorch
 from planted import Problem, explained, planted_atoms, planted_samples, samples_of
@@ -165,15 +166,6 @@ def _seconds(action: Callable[[], Any], clock: Callable[[], float] = time.perf_c
     return clock() - started
 
 
-def _memory(field: str) -> int | None:
-    """Bytes of a field of /proc/self/status: VmRSS now, VmHWM at most."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return None
-    lines = status.read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-
 def fastest_variant(coder: Coder, x: Floats, atoms: Floats, problem: Problem) -> tuple[str, int]:
     """The setting and batch size at which a coder is fastest, by short trials.
 
@@ -224,7 +216,7 @@ def work(task: Record) -> Record:
     prepared = time.perf_counter() - started
     coder.encode(x[:64])
     r2 = explained(x[:SCORED], coder.decode(coder.encode(x[:SCORED])))
-    before = _memory("VmRSS")
+    before = status_bytes("VmRSS")
     reset = Path("/proc/self/clear_refs")
     if reset.exists():
         # Writing 5 makes the peak start anew from here.
@@ -238,7 +230,7 @@ def work(task: Record) -> Record:
         coded += len(batch)
         largest = max(largest, len(batch))
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = _memory("VmHWM")
+    peak = status_bytes("VmHWM")
     grown = None if before is None or peak is None else peak - before
     codes = 8 * largest * problem.n_active
     return {

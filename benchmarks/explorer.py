@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from typing import Any
 import napari
 import numpy as np
 import pandas as pd
+from memory import Memory
 from qtpy.QtWidgets import QApplication
 from scipy import sparse
 
@@ -84,29 +84,6 @@ def dictionary_of(
     """Random directions as concepts."""
     atoms = random.normal(size=(n_concepts, width)).astype(np.float32)
     return ConceptDictionary(SPEC, ICFL.from_arrays(atoms, n_iterations=4, atoms_per_iteration=5))
-
-
-class Memory:
-    """Largest memory of the process while it is measured, pages of files left out (Linux)."""
-
-    def __enter__(self) -> Memory:
-        self.peak = 0.0
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.02):
-            status = Path("/proc/self/status")
-            if status.exists():
-                for line in status.read_text().splitlines():
-                    if line.startswith("RssAnon"):
-                        self.peak = max(self.peak, int(line.split()[1]) / 1024)
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from memory import Memory, status_bytes
 from planted import planted_samples
 
 from napari_microdl import ICFL
@@ -97,28 +97,12 @@ def fit_memory(x: np.memmap) -> tuple[float, float]:
     -------
     n_bytes, seconds : float
     """
-
-    def allocated() -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
-
-    highest = 0
-    done = threading.Event()
-
-    def watch() -> None:
-        nonlocal highest
-        while not done.wait(0.005):
-            highest = max(highest, allocated())
-
     # What is needed once, as compiled code, is not memory of the fit.
     ICFL(64, J, L, max_steps=2, random_state=0).fit(x[:8192])
-    before = allocated()
-    watching = threading.Thread(target=watch)
-    watching.start()
-    cpu, _ = timed(lambda: ICFL(N_ATOMS, J, L, max_steps=STEPS, random_state=0).fit(x))
-    done.set()
-    watching.join()
-    return float(highest - before), cpu
+    before = status_bytes("RssAnon") or 0
+    with Memory() as memory:
+        cpu, _ = timed(lambda: ICFL(N_ATOMS, J, L, max_steps=STEPS, random_state=0).fit(x))
+    return memory.peak * 2**20 - before, cpu
 
 
 def print_fit_memory(n_samples: int) -> None:
@@ -161,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--file", type=int, default=400_000, help="samples in the file; 0 for none")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
-    if arguments.file and Path("/proc/self/status").exists():
+    if arguments.file and status_bytes("RssAnon") is not None:
         print_fit_memory(arguments.file)
     x, atoms = planted_samples(arguments.samples, WIDTH, N_ATOMS, J * L, seed=0)
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):

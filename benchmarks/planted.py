@@ -51,12 +51,12 @@ class Problem:
         """J of the pursuits of ICFL."""
         return self.n_active // self.atoms_per_iteration
 
-    @property
-    def summary(self) -> str:
-        """What is planted, in words."""
+    def summary(self, n_samples: int) -> str:
+        """What is planted, and in how many samples of those asked for, in words."""
         groups = f", cosine {self.correlation} within groups" if self.correlation else ""
         return (
-            f"{self.n_true} atoms in {self.width} dimensions, {self.n_active} in a sample{groups}"
+            f"{self.n_true} atoms in {self.width} dimensions, {self.n_active} in a sample{groups}; "
+            f"{n_samples} samples"
         )
 
     def draw(self, n_samples: int, n_held_out: int, seed: int) -> tuple[Floats, Floats, Floats]:

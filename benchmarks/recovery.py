@@ -53,12 +53,13 @@ class NuisanceProblem(Problem):
 
     amplitude: float = 1.0
 
-    @property
-    def summary(self) -> str:
-        """What is planted, in words."""
+    def summary(self, n_samples: int) -> str:
+        """What is planted, and in how many samples, in words."""
+        screen = nuisance.Screen()
+        n_samples = screen.n_controls + screen.n_perturbations * screen.n_treated_each
         return (
             f"{self.n_true} concepts in {self.width} dimensions, of treated samples alone, under a "
-            f"nuisance, amplitude {self.amplitude:g}, after control whitening"
+            f"nuisance, amplitude {self.amplitude:g}, after control whitening; {n_samples} samples"
         )
 
     def draw(self, n_samples: int, n_held_out: int, seed: int) -> tuple[Floats, Floats, Floats]:
@@ -443,7 +444,7 @@ def print_table(name: str, chosen: Mapping[str, Record], n_samples: int, budget:
     """The table of one problem and what it says about ICFL."""
     p = PROBLEMS[name]
     print(
-        f"\n{name}: {p.summary}; {n_samples} samples; {p.n_atoms} atoms learned, "
+        f"\n{name}: {p.summary(n_samples)}; {p.n_atoms} atoms learned, "
         f"J {p.n_iterations} x L {p.atoms_per_iteration} or K {p.n_active}"
     )
     times = [*(s for s in SHOWN_AT if s < budget), budget]

@@ -483,7 +483,7 @@ print(json.dumps([short - before, long - short, peak() - long]))
 
 # Pages of a file that is mapped count as the process's until they are needed elsewhere, so what it
 # allocates itself is looked at, every millisecond.
-MEASURE_MEMORY_MAP = (
+WATCH_MEMORY_MAP = (
     MEASURE_MEMORY
     + """
 highest = 0.0
@@ -496,6 +496,12 @@ def watch():
 
 x = np.memmap(sys.argv[1], dtype=np.float16, mode="r", shape=(40_000_000, WIDTH))
 threading.Thread(target=watch).start()
+"""
+)
+
+MEASURE_MEMORY_MAP = (
+    WATCH_MEMORY_MAP
+    + """
 before = status("RssAnon")
 icfl(max_steps=4).fit(x)
 short = highest
@@ -507,20 +513,10 @@ print(json.dumps([short - before, highest - short]))
 
 # The same of the closing solve, with few samples an atom and with eight times as many.
 MEASURE_CLOSING = (
-    MEASURE_MEMORY
+    WATCH_MEMORY_MAP
     + """
 from napari_microdl.icfl import fitting
 
-highest = 0.0
-done = threading.Event()
-
-def watch():
-    global highest
-    while not done.wait(0.001):
-        highest = max(highest, status("RssAnon"))
-
-x = np.memmap(sys.argv[1], dtype=np.float16, mode="r", shape=(40_000_000, WIDTH))
-threading.Thread(target=watch).start()
 peaks = []
 for samples_per_atom in (2, 16):
     fitting._SOLVE_SAMPLES_PER_ATOM = samples_per_atom

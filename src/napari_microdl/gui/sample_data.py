@@ -25,9 +25,9 @@ def load_transfluor() -> list[LayerTuple]:
         Layer data tuples. What is known about each field lies in its metadata.
     """
     fields = transfluor()
-    layers = []
+    limits, layers = _limits(fields), []
     for field, place in zip(fields, _places(fields), strict=True):
-        described = _described(field, fields, place)
+        described = _described(field, limits, place)
         layers.append((field.read()[0], described, "image"))
     return layers
 
@@ -42,9 +42,9 @@ def load_simulated() -> list[LayerTuple]:
         channels.
     """
     fields, _ = simulated()
-    layers = []
+    limits, layers = _limits(fields), []
     for field, place in zip(fields, _places(fields), strict=True):
-        described = _described(field, fields, (0, *place))
+        described = _described(field, limits, (0, *place))
         layers.append((field.read(), described | {"axis_labels": ("c", "y", "x")}, "image"))
     return layers
 
@@ -63,14 +63,18 @@ def _places(fields: Sequence[Field]) -> list[tuple[int, int]]:
     return places
 
 
-def _described(field: Field, fields: Sequence[Field], place: tuple[int, ...]) -> dict[str, Any]:
+def _limits(fields: Sequence[Field]) -> tuple[float, float]:
+    """One range for all, so that brightness compares between wells."""
+    low, high = np.percentile(np.stack([f.read() for f in fields]), [0.5, 99.8])
+    return float(low), float(high)
+
+
+def _described(field: Field, limits: tuple[float, float], place: tuple[int, ...]) -> dict[str, Any]:
     """Keyword arguments of a layer."""
-    # One range for all, so that brightness compares between wells.
-    limits = np.percentile(np.stack([f.read() for f in fields]), [0.5, 99.8])
     what = "control" if field.is_control else field.condition
     return {
         "name": f"{field.well} {field.site} ({what})",
-        "contrast_limits": tuple(float(v) for v in limits),
+        "contrast_limits": limits,
         "translate": place,
         "metadata": {
             FIELD_TAG: {

@@ -52,27 +52,16 @@ class Stage:
     batches: Batches
 
 
-class _EveryFew:
-    """Keeps some of the samples that go by, evenly spaced.
-
-    Parameters
-    ----------
-    step : int
-        One of so many is kept.
-    """
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-        self.kept: list[NDArray[np.float32]] = []
-
-    def of(self, pieces: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
-        """Pass pieces on."""
-        begin = 0
-        for piece in pieces:
-            # Where the next sample to keep lies in this piece.
-            self.kept.append(piece[-begin % self._step :: self._step].copy())
-            begin += len(piece)
-            yield piece
+def _keeping(
+    pieces: Iterable[NDArray[np.float32]], step: int, kept: list[NDArray[np.float32]]
+) -> Iterator[NDArray[np.float32]]:
+    """Pass pieces on, and keep one of so many of their samples."""
+    begin = 0
+    for piece in pieces:
+        # Where the next sample to keep lies in this piece.
+        kept.append(piece[-begin % step :: step].copy())
+        begin += len(piece)
+        yield piece
 
 
 class Fit:
@@ -237,15 +226,16 @@ class Fit:
         n_samples = stage.batches.n_drawn(wanted)
         if n_samples:
             # A batch from all over the samples is kept to score the fit by.
-            few = _EveryFew(-(-n_samples // plan.batch_size))
-            pieces = few.of(stage.batches.drawn(wanted, _SOLVE_ROWS * self._processes.count))
+            few: list[NDArray[np.float32]] = []
+            drawn = stage.batches.drawn(wanted, _SOLVE_ROWS * self._processes.count)
+            pieces = _keeping(drawn, -(-n_samples // plan.batch_size), few)
             if plan.update == "newton":
                 for _ in close(learner, pieces, n_samples):
                     yield learner.record(self.total_steps)
             else:
                 for _ in pieces:
                     pass
-            learner.r2 = learner.score(np.concatenate(few.kept))
+            learner.r2 = learner.score(np.concatenate(few))
         if len(stage.batches.held_out):
             learner.held_out_r2 = learner.score(stage.batches.held_out)
         record = learner.record(self.total_steps)

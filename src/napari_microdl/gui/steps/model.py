@@ -160,6 +160,10 @@ class ModelStep(Step):
     def _on_opened(self, opened: bool) -> None:
         if opened:
             self.kept.look()
+            self._show_cost()
+
+    def _show_cost(self) -> None:
+        self.cost.setText(self.session.model.cost())
 
     # Choosing ----------------------------------------------------------------------------------
 
@@ -245,7 +249,9 @@ class ModelStep(Step):
         elif spec is None:
             self._look_up()
         self._show_channels()
-        self.cost.setText(self.session.model.cost())
+        # What nobody sees need not be estimated when the dock opens.
+        if self.is_expanded:
+            self._show_cost()
         self.cost.setVisible(bool(self.cost.text()))
         layer = "recommended layer" if config.layer is None else f"layer {config.layer}"
         title, site = spec.title if spec else Path(config.model).name, config.site
