@@ -20,6 +20,8 @@ from napari_microdl.gui.sample_data import load_transfluor
 from napari_microdl.pipeline import PipelineResult, run_pipeline
 from napari_microdl.samples import transfluor
 
+from .patience import PATIENCE, PatientBot
+
 SIZE = 160
 # Two treated and two control wells are enough to run every stage.
 WELLS = ("O05", "O07", "O11", "O12")
@@ -58,6 +60,11 @@ class SmallRun:
     fields: list[Field]
     config: PipelineConfig
     result: PipelineResult
+
+
+@pytest.fixture
+def qtbot(qapp: Any, request: pytest.FixtureRequest) -> PatientBot:
+    return PatientBot(request)
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +125,7 @@ def explored_cells(open_viewer: Any, cell_run: SmallRun, qtbot: Any) -> tuple[An
 def no_thread_left() -> Any:
     """Every test ends without a running worker."""
     yield
-    assert QThreadPool.globalInstance().waitForDone(10_000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
 
 
 @pytest.fixture

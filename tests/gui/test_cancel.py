@@ -15,12 +15,12 @@ from napari_microdl import child_process
 from napari_microdl.activation_store import save_activations
 from napari_microdl.gui import cell_preview, compare_panel, map_panel, opening, saving
 from napari_microdl.gui import workflow as workflow_module
-from napari_microdl.gui.jobs import JobRunner
 from napari_microdl.gui.work import Work
 
 from .clicks import click_entry
+from .patience import PATIENCE
 from .test_explorer_tabs import open_tab
-from .test_workflow import PATIENCE, cancel_at, click, docked, outputs, quiet
+from .test_workflow import cancel_at, click, docked, outputs, quiet
 
 __all__ = ["docked", "quiet"]
 
@@ -39,6 +39,7 @@ class Gate:
     def __init__(self, make: Callable[..., Generator[Any, None, Any]]) -> None:
         self._make = make
         self._open = threading.Event()
+        self._reached = threading.Event()
         self.steps_after = 0
         self.ended = False
 
@@ -48,6 +49,7 @@ class Gate:
             yield next(steps)
             step = next(steps)
             # Here a person cancels, in the middle of the second step.
+            self._reached.set()
             self._open.wait()
             while True:
                 yield step
@@ -62,6 +64,10 @@ class Gate:
     def __get__(self, owner: Any, _: type) -> Any:
         """As a method: a module's own name is none."""
         return partial(self, owner)
+
+    def wait(self, qtbot: Any) -> None:
+        """Wait until the second step has begun, however long ago that was."""
+        qtbot.waitUntil(self._reached.is_set)
 
     def open(self) -> None:
         """Let the generator go on, and wait until its thread has ended."""
@@ -82,14 +88,6 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield put
     for one in made:
         one._open.set()
-
-
-def wait_for_step(qtbot: Any, jobs: JobRunner) -> None:
-    """Wait until a job has begun and told of it."""
-    told: list[Any] = []
-    jobs.progressed.connect(told.append)
-    qtbot.waitUntil(lambda: bool(told), timeout=PATIENCE)
-    jobs.progressed.disconnect(told.append)
 
 
 @pytest.mark.parametrize("stage", ["scale", "segment", "embed", "whiten", "fit", "encode"])
@@ -116,7 +114,7 @@ def test_cancel_in_a_single_step(docked, qtbot, gate, name):
     click(qtbot, step.heading)
     workflow.scroll.ensureWidgetVisible(step.run_button)
     click(qtbot, step.run_button)
-    wait_for_step(qtbot, workflow.jobs)
+    stopped.wait(qtbot)
     click(qtbot, workflow.cancel_button)
     stopped.open()
     assert stopped.steps_after == 0
@@ -131,7 +129,7 @@ def test_cancel_of_the_comparison_of_layers(docked, qtbot, gate):
     stopped = gate(workflow_module, "compare_layers")
     click(qtbot, workflow.model.heading)
     click(qtbot, workflow.model.compare)
-    wait_for_step(qtbot, workflow.jobs)
+    stopped.wait(qtbot)
     click(qtbot, workflow.cancel_button)
     stopped.open()
     assert stopped.steps_after == 0
@@ -145,7 +143,7 @@ def test_cancel_of_a_preview(docked, qtbot, gate):
     click(qtbot, workflow.cells.heading)
     assert not workflow.cancel_button.isEnabled()
     click(qtbot, workflow.cells.preview)
-    wait_for_step(qtbot, workflow.preview.jobs)
+    stopped.wait(qtbot)
     click(qtbot, workflow.cancel_button)
     stopped.open()
     assert stopped.steps_after == 0
@@ -164,10 +162,10 @@ def test_cancel_of_a_map_and_the_way_back(explored, qtbot, gate, method):
     stopped = gate(map_panel, f"iter_{method}_map")
     open_tab(explorer, panel, qtbot)
     if method == "umap":
-        qtbot.waitUntil(panel.plot.has_contents, timeout=PATIENCE)
+        qtbot.waitUntil(panel.plot.has_contents)
         panel.method.setFocus()
         qtbot.keyClick(panel.method, Qt.Key.Key_Down)
-    wait_for_step(qtbot, panel.jobs)
+    stopped.wait(qtbot)
     assert panel.job_bar.isVisible()
     qtbot.mouseClick(panel.job_bar.cancel_button, LEFT)
     stopped.open()
@@ -180,7 +178,7 @@ def test_cancel_of_a_map_and_the_way_back(explored, qtbot, gate, method):
     assert not panel.jobs.is_running
     if method == "pca":
         qtbot.mouseClick(panel.make_button, LEFT)
-        qtbot.waitUntil(panel.plot.has_contents, timeout=PATIENCE)
+        qtbot.waitUntil(panel.plot.has_contents)
         assert panel.make_button.isHidden()
 
 
@@ -196,10 +194,10 @@ def test_a_umap_ends_with_its_process_when_the_explorer_is_closed(explored, qtbo
 
     monkeypatch.setattr(child_process, "_start", noted)
     open_tab(explorer, explorer.map, qtbot)
-    qtbot.waitUntil(explorer.map.plot.has_contents, timeout=PATIENCE)
+    qtbot.waitUntil(explorer.map.plot.has_contents)
     explorer.map.method.setFocus()
     qtbot.keyClick(explorer.map.method, Qt.Key.Key_Down)
-    qtbot.waitUntil(lambda: bool(started), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: bool(started))
     assert started[0].poll() is None
     viewer.window.remove_dock_widget(explorer)
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
@@ -211,7 +209,7 @@ def test_cancel_of_a_comparison_and_the_way_back(explored, qtbot, gate):
     panel = explorer.compare
     stopped = gate(compare_panel, "_compare_steps")
     open_tab(explorer, panel, qtbot)
-    wait_for_step(qtbot, panel.jobs)
+    stopped.wait(qtbot)
     qtbot.mouseClick(panel.job_bar.cancel_button, LEFT)
     stopped.open()
     assert stopped.steps_after == 0
@@ -221,7 +219,7 @@ def test_cancel_of_a_comparison_and_the_way_back(explored, qtbot, gate):
     assert not panel.jobs.is_running
     assert panel.comparison() is None
     qtbot.mouseClick(panel.compare_button, LEFT)
-    qtbot.waitUntil(panel.plot.has_contents, timeout=PATIENCE)
+    qtbot.waitUntil(panel.plot.has_contents)
     assert panel.compare_button.isHidden()
 
 
@@ -248,7 +246,7 @@ def test_a_cancelled_save_writes_nothing(explored, qtbot, gate, monkeypatch, tmp
     stopped = gate(saving, steps)
     button = explorer.save_button
     click_entry(button, button.entries[entry])
-    wait_for_step(qtbot, button.jobs)
+    stopped.wait(qtbot)
     assert not button.isEnabled()
     qtbot.mouseClick(button.job_bar.cancel_button, LEFT)
     assert button.isEnabled()
@@ -266,7 +264,7 @@ def test_cancel_while_a_folder_is_opened(explored, qtbot, gate, small_run, monke
     stopped = gate(opening, "_open_steps")
     run = explorer.session.run
     qtbot.mouseClick(explorer.open_button, LEFT)
-    wait_for_step(qtbot, explorer.open_button.jobs)
+    stopped.wait(qtbot)
     qtbot.mouseClick(explorer.open_button.job_bar.cancel_button, LEFT)
     stopped.open()
     assert stopped.steps_after == 0

@@ -14,7 +14,7 @@ from napari_microdl.gui.picking import camera_of
 from napari_microdl.samples import transfluor
 from napari_microdl.segmentation import SegmentationConfig, segment_cells
 
-from .test_workflow import LEFT, PATIENCE, click, outputs
+from .test_workflow import LEFT, click, outputs
 from .test_workflow_settings import write
 
 
@@ -38,7 +38,7 @@ def look_at(qtbot: Any, viewer: Any, centre: tuple[float, float], zoom: float) -
 
 
 def previewed(qtbot: Any, workflow: Any, act: Any) -> Any:
-    with qtbot.waitSignal(workflow.preview.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded):
         act()
     (layer,) = [x for x in workflow.viewer.layers if TAG in x.metadata]
     return layer
@@ -163,7 +163,7 @@ def test_no_preview_runs_beside_a_run(looked_at: Any, qtbot: Any):
     click(qtbot, workflow.cells.run_button)
     workflow.preview.jobs.running_changed.connect(begun.append)
     look_at(qtbot, viewer, (200, 200), 6)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     assert begun == []
     assert [x.name for x in outputs(viewer)] == ["cells, a"]
 

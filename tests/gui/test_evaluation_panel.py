@@ -31,6 +31,8 @@ from napari_microdl.run_evaluation import (
     iter_evaluation,
 )
 
+from .patience import PATIENCE
+
 LEFT = Qt.MouseButton.LeftButton
 FEW = EvaluationChoices(n_permutations=19, handcrafted=False)
 
@@ -50,7 +52,7 @@ def evaluated(panel: EvaluationPanel, qtbot: Any) -> EvaluationReport:
     qtbot.mouseClick(panel.evaluate_button, LEFT)
     # A short one may be done by the time that the click returns.
     assert panel.jobs.is_running or panel.report is not before
-    qtbot.waitUntil(lambda: panel.report is not None, timeout=30_000)
+    qtbot.waitUntil(lambda: panel.report is not None)
     assert panel.report is not None
     return panel.report
 
@@ -76,7 +78,7 @@ def start_long(panel: EvaluationPanel, qtbot: Any) -> None:
     """Start what takes minutes, and wait until it is in the middle of a fit."""
     panel.choices.seeds.setValue(20)
     qtbot.mouseClick(panel.evaluate_button, LEFT)
-    qtbot.waitUntil(lambda: "Fitting with seed" in panel.status.text(), timeout=30_000)
+    qtbot.waitUntil(lambda: "Fitting with seed" in panel.status.text())
 
 
 def cells_of(view: Any) -> list[list[str]]:
@@ -134,7 +136,7 @@ def test_a_run_opened_from_a_folder_is_measured_without_its_images(
     chosen = tmp_path / "page.html"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(chosen), ""))
     qtbot.mouseClick(panel.save_button, LEFT)
-    qtbot.waitUntil(lambda: chosen.exists() and not panel.jobs.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: chosen.exists() and not panel.jobs.is_running)
     page = chosen.read_text(encoding="utf-8")
     assert "<img" not in page
     assert "<table" in page
@@ -253,7 +255,7 @@ def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
     assert "pip install 'napari-microdl[cellprofiler]'" in choices.to_install.text()
     assert "cells measured by hand (CellProfiler)" in choices.summary.text()
     qtbot.mouseClick(panel.evaluate_button, LEFT)
-    qtbot.waitUntil(lambda: "pip install" in panel.status.text(), timeout=10_000)
+    qtbot.waitUntil(lambda: "pip install" in panel.status.text())
     qtbot.waitUntil(lambda: not panel.jobs.is_running)
     assert panel.report is None
     choices.handcrafted.click()
@@ -317,7 +319,7 @@ def test_cancel_stops_at_once_and_keeps_what_was_shown(panel, qtbot):
     assert panel.evaluate_button.isEnabled()
     assert panel.save_button.isEnabled()
     # The thread goes long before twenty fits are done.
-    assert QThreadPool.globalInstance().waitForDone(5_000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
 
 
 def test_cancel_in_the_activity_dock_works_too(panel, qtbot):
@@ -344,7 +346,7 @@ def test_a_result_of_an_earlier_run_is_not_shown(panel, explored, small_run, qtb
     explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
     go_on.set()
     qtbot.waitUntil(ended.is_set)
-    assert QThreadPool.globalInstance().waitForDone(10_000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(100)
     assert panel.report is None
     assert panel.summary.isHidden()
@@ -458,7 +460,7 @@ def test_closing_in_the_middle_leaves_no_thread(panel, explored, qtbot, how):
     else:
         viewer.window.remove_dock_widget(explorer)
         assert not panel.jobs.is_running
-    assert QThreadPool.globalInstance().waitForDone(5_000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(100)
 
 
@@ -470,7 +472,7 @@ def test_two_viewers_evaluate_side_by_side(panel, small_run, open_viewer, explor
     second.evaluation.choices.shuffles.setValue(9)
     second.evaluation.evaluate()
     first = evaluated(panel, qtbot)
-    qtbot.waitUntil(lambda: second.evaluation.report is not None, timeout=30_000)
+    qtbot.waitUntil(lambda: second.evaluation.report is not None)
     assert first.choices["n_permutations"] == 19
     assert second.evaluation.report.choices["n_permutations"] == 9
 
@@ -480,7 +482,7 @@ def test_the_report_is_saved_as_a_page_and_as_figures(panel, qtbot, monkeypatch,
     chosen = tmp_path / "mine.html"
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(chosen), ""))
     qtbot.mouseClick(panel.save_button, LEFT)
-    qtbot.waitUntil(lambda: "Saved" in panel.status.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "Saved" in panel.status.text())
     assert json.loads((tmp_path / "mine.json").read_text("utf-8")) == json.loads(report.to_json())
     page = chosen.read_text("utf-8")
     assert page.count("src=") == page.count('src="data:image/png;base64,') >= 2
@@ -489,7 +491,7 @@ def test_the_report_is_saved_as_a_page_and_as_figures(panel, qtbot, monkeypatch,
     # A name that no file can have is said.
     chosen = tmp_path / "missing" / "mine.html"
     qtbot.mouseClick(panel.save_button, LEFT)
-    qtbot.waitUntil(lambda: "cannot be written" in panel.status.text(), timeout=60_000)
+    qtbot.waitUntil(lambda: "cannot be written" in panel.status.text())
     assert panel.save_button.isEnabled()
 
 
@@ -512,7 +514,7 @@ def test_it_is_worked_by_keys_alone(panel, qtbot):
     assert all(w.focusPolicy() & Qt.FocusPolicy.TabFocus for w in order)
     panel.evaluate_button.setFocus()
     qtbot.keyClick(panel.evaluate_button, Qt.Key.Key_Space)
-    qtbot.waitUntil(lambda: panel.report is not None, timeout=30_000)
+    qtbot.waitUntil(lambda: panel.report is not None)
     view = panel.tables["labels"].view
     assert view.focusPolicy() & Qt.FocusPolicy.TabFocus
     # Tab leaves a table; arrows move in it.

@@ -173,7 +173,7 @@ def click_save(qtbot: Any, explorer: ConceptExplorer, entry: str) -> None:
     """Click an entry of the menu and wait until it is saved."""
     button = explorer.save_button
     click_entry(button, button.entries[entry])
-    qtbot.waitUntil(lambda: not button.jobs.is_running, timeout=20_000)
+    qtbot.waitUntil(lambda: not button.jobs.is_running)
 
 
 def test_plot_and_tables_are_saved(explored, small_run, qtbot, monkeypatch, tmp_path):
@@ -246,7 +246,7 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
         lambda *_, **__: (str(folder), ""),
     )
     click_entry(explorer.save_button, explorer.save_button.entries["folder"])
-    qtbot.waitUntil(lambda: said == [f"Saved to {folder}."], timeout=20_000)
+    qtbot.waitUntil(lambda: said == [f"Saved to {folder}."])
 
     viewer = open_viewer()
     # It shows the session too, and must not look for figures of a run that was not made here.
@@ -256,7 +256,7 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
         "napari_microdl.gui.opening.QFileDialog.getExistingDirectory", lambda *_: str(folder)
     )
     qtbot.mouseClick(other.open_button, LEFT)
-    qtbot.waitUntil(lambda: other.session.run is not None, timeout=20_000)
+    qtbot.waitUntil(lambda: other.session.run is not None)
     assert shown_rows(other) == shown_rows(explorer)
     assert "without its images" in other.message.text()
     assert not any(box.isEnabled() for box in other.kinds.values())
@@ -298,7 +298,7 @@ def test_a_folder_that_holds_no_activations_is_said(explored, qtbot, monkeypatch
     )
     explorer.open_button.jobs.failed.connect(said.append)
     qtbot.mouseClick(explorer.open_button, LEFT)
-    qtbot.waitUntil(lambda: bool(said), timeout=20_000)
+    qtbot.waitUntil(lambda: bool(said))
     assert "activations.json is missing" in said[0]
     assert explorer.session.run is run
     assert explorer.open_button.isEnabled()

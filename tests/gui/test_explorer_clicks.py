@@ -325,7 +325,7 @@ def test_a_lasso_outlines_its_units_in_the_viewer(explored: Any, small_run: Any,
     viewer, explorer = explored
     open_tab(explorer, explorer.map, qtbot)
     plot = explorer.map.plot
-    qtbot.waitUntil(plot.has_contents, timeout=10_000)
+    qtbot.waitUntil(plot.has_contents)
     click_choice(explorer.where, "on all images")
     assert marks(viewer) == []
     low, high = np.quantile(plot._places, 0.3, axis=0), np.quantile(plot._places, 0.7, axis=0)
@@ -379,7 +379,7 @@ def test_every_tab_is_drawn_anew_when_a_key_switches_the_theme(explored: Any, qt
             plots = [p for p in (explorer.plots.plot, explorer.compare.plot, explorer.map.plot)
                      if panel.isAncestorOf(p)]  # fmt: skip
             for plot in plots:
-                qtbot.waitUntil(plot.has_contents, timeout=10_000)
+                qtbot.waitUntil(plot.has_contents)
                 plot.canvas.draw()
                 picture = pixels(plot.canvas.grab().toImage())
                 assert tuple(picture[1, 1]) == background

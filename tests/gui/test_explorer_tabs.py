@@ -120,7 +120,7 @@ def test_what_was_selected_elsewhere_is_ringed_when_the_map_is_looked_at(explore
     _, explorer = explored
     open_tab(explorer, explorer.map, qtbot)
     plot = explorer.map.plot
-    qtbot.waitUntil(plot.has_contents, timeout=10_000)
+    qtbot.waitUntil(plot.has_contents)
     assert not len(rings(plot))
     open_tab(explorer, explorer.cell, qtbot)
     explorer.selection.select([5])
@@ -135,11 +135,11 @@ def test_a_lasso_in_a_umap_selects_the_units_inside(explored, small_run, qtbot):
     _, explorer = explored
     open_tab(explorer, explorer.map, qtbot)
     plot = explorer.map.plot
-    qtbot.waitUntil(plot.has_contents, timeout=10_000)
+    qtbot.waitUntil(plot.has_contents)
     explorer.map.method.setFocus()
     qtbot.keyClick(explorer.map.method, Qt.Key.Key_Down)
     # UMAP is compiled when it is first used.
-    qtbot.waitUntil(lambda: plot._title == "UMAP of activations", timeout=180_000)
+    qtbot.waitUntil(lambda: plot._title == "UMAP of activations")
     # Axes find their place when they are drawn.
     plot.canvas.draw()
     places = plot._places
@@ -177,7 +177,7 @@ def test_a_lasso_selects_the_units_inside(explored, qtbot):
     _, explorer = explored
     open_tab(explorer, explorer.map, qtbot)
     plot = explorer.map.plot
-    qtbot.waitUntil(plot.has_contents, timeout=10_000)
+    qtbot.waitUntil(plot.has_contents)
     places = plot._places
     low, high = np.quantile(places, 0.2, axis=0), np.quantile(places, 0.8, axis=0)
     corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])]

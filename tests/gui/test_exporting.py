@@ -21,7 +21,7 @@ from napari_microdl.run_evaluation.words import rows_of
 
 from .clicks import click_entry, menu_answered
 from .test_explorer_tabs import open_tab, pixel_of
-from .test_workflow import PATIENCE, choose, click, docked, quiet, run
+from .test_workflow import choose, click, docked, quiet, run
 
 __all__ = ["docked", "quiet"]
 
@@ -114,7 +114,7 @@ def test_plots_of_the_workflow_are_saved_as_pictures_and_tables(
     run(qtbot, workflow)
     dictionary = workflow.session.dictionary
     click(qtbot, workflow.model.compare)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     tables = {}
     for name, plot in (
         ("fit", workflow.dictionary.curve),
@@ -191,7 +191,7 @@ def test_the_plot_in_view_is_saved_from_every_tab(explored: Any, qtbot: Any, cho
         if plot is None:
             qtbot.waitUntil(lambda: explorer.gallery.lists[1].count() == 10)
         else:
-            qtbot.waitUntil(plot.has_contents, timeout=20_000)
+            qtbot.waitUntil(plot.has_contents)
         for suffix in ("png", "svg", "pdf"):
             path = chosen(f"{name}.{suffix}")
             click_entry(explorer.save_button, explorer.save_button.entries["plot"])
@@ -227,7 +227,7 @@ def test_tables_of_the_explorer_are_saved_and_hold_what_is_known(
     def save(entry: str, name: str) -> Path:
         path = chosen(name)
         click_entry(explorer.save_button, explorer.save_button.entries[entry])
-        qtbot.waitUntil(path.exists, timeout=20_000)
+        qtbot.waitUntil(path.exists)
         qtbot.wait(300)
         return path
 
@@ -255,7 +255,7 @@ def test_tables_of_the_explorer_are_saved_and_hold_what_is_known(
     # The same tables from what shows them.
     path = chosen("from the table.csv")
     right_click(explorer.table.viewport(), "Table of concepts...")
-    qtbot.waitUntil(path.exists, timeout=20_000)
+    qtbot.waitUntil(path.exists)
     assert pd.read_csv(path)["concept"].tolist() == activations.ranking.index.tolist()
 
 
@@ -308,7 +308,7 @@ def test_tables_of_the_evaluation_are_saved_with_all_their_rows(
     open_tab(explorer, panel, qtbot)
     panel.choices.shuffles.setValue(19)
     click(qtbot, panel.evaluate_button)
-    qtbot.waitUntil(lambda: panel.report is not None, timeout=60_000)
+    qtbot.waitUntil(lambda: panel.report is not None)
     shown = [table for table in panel.tables.values() if table.isVisibleTo(panel)]
     assert len(shown) >= 3
     for table in shown:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint
 
-from .test_workflow import LEFT, PATIENCE, choose, click, docked, quiet
+from .test_workflow import LEFT, choose, click, docked, quiet
 from .test_workflow_settings import write
 
 __all__ = ["docked", "quiet"]
@@ -29,7 +29,7 @@ def ready(docked: Any, qtbot: Any) -> Any:
 def fit(qtbot: Any, workflow: Any) -> Any:
     """Press Fit and wait for the end; how the fit went."""
     click(qtbot, workflow.dictionary.run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     assert workflow.status.text().startswith("Done: ")
     return workflow.session.dictionary.icfl.history_
 
@@ -56,10 +56,7 @@ def test_the_curve_grows_while_the_fit_runs(ready: Any, qtbot: Any):
     click(qtbot, ready.dictionary.run_button)
     shown = 1
     for _ in range(3):
-        qtbot.waitUntil(
-            lambda shown=shown: curve.isVisible() and len(drawn(ready)[0]) > shown,
-            timeout=PATIENCE,
-        )
+        qtbot.waitUntil(lambda shown=shown: curve.isVisible() and len(drawn(ready)[0]) > shown)
         assert ready.jobs.is_running
         steps, r2, title, end = drawn(ready)
         shown = len(steps)

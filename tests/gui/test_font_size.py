@@ -45,7 +45,7 @@ def nothing_cut_off(qtbot: Any, inside: QWidget) -> None:
     """Layouts follow the letters in several passes of Qt's event loop."""
     qtbot.wait(50)
     try:
-        qtbot.waitUntil(lambda: cut_off(inside) == [], timeout=5000)
+        qtbot.waitUntil(lambda: cut_off(inside) == [])
     except qtbot.TimeoutError:
         assert cut_off(inside) == []
 

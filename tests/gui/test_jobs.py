@@ -13,6 +13,8 @@ from napari_microdl.gui.jobs import JobRunner, percent_done
 from napari_microdl.pipeline import Progress
 from napari_microdl.stopping import stop_if_asked
 
+from .patience import PATIENCE
+
 
 @pytest.fixture
 def runner(qtbot) -> Any:
@@ -94,7 +96,7 @@ def test_cancel_ends_the_thread_and_nothing_arrives_afterwards(qtbot, runner):
     with qtbot.waitSignal(runner.cancelled):
         runner.cancel()
     runner.progressed.connect(arrived.append)
-    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(50)
     assert arrived == []
     assert endless.closed_in is endless.thread
@@ -117,7 +119,7 @@ def test_a_cancelled_job_ends_with_the_step_that_it_is_in(qtbot, runner):
     qtbot.waitUntil(lambda: len(steps_begun) == 501)
     runner.cancel()
     may_go_on.set()
-    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     assert len(steps_begun) == 502
 
 
@@ -140,7 +142,7 @@ def test_a_cancelled_job_ends_in_the_middle_of_a_step_that_asks(qtbot, runner):
         runner.start(steps())
     runner.cancel()
     may_go_on.set()
-    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(50)
     assert went_on == arrived == []
 
@@ -151,7 +153,7 @@ def test_cancel_in_the_activity_dock_cancels_the_job(qtbot, runner):
     (bar,) = napari_progress._all_instances
     with qtbot.waitSignal(runner.cancelled):
         bar.cancel()
-    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
 
 
 def test_a_new_job_replaces_the_old_one(qtbot, runner):
@@ -166,7 +168,7 @@ def test_a_new_job_replaces_the_old_one(qtbot, runner):
     with qtbot.waitSignal(runner.succeeded) as arrived:
         runner.start(second())
     assert arrived.args == [2]
-    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     assert endless.closed_in is not None
 
 
@@ -245,6 +247,6 @@ def test_a_job_begun_while_napari_makes_the_bar_of_another_ends_that_one(
     assert second.closed_in is None
     assert len(napari_progress._all_instances) == 1
     runner.cancel()
-    assert QThreadPool.globalInstance().waitForDone(5000)
+    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     assert second.closed_in is second.thread
     assert not napari_progress._all_instances

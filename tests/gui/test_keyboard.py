@@ -145,7 +145,7 @@ def test_tab_reaches_every_control_of_the_explorer_and_leaves_it(
     assert explorer.tabs.currentWidget() is panel
     for plot in (explorer.compare.plot, explorer.map.plot):
         if panel.isAncestorOf(plot):
-            qtbot.waitUntil(plot.has_contents, timeout=10_000)
+            qtbot.waitUntil(plot.has_contents)
     seen = tab_through(explorer, explorer.kinds["heatmap"])
     assert missed(explorer, seen) == []
     assert seen[-3:] == [explorer.where, explorer.open_button, explorer.save_button]
@@ -360,7 +360,7 @@ def test_cells_are_selected_by_condition_image_or_concept_without_a_lasso(
 ):
     viewer, explorer = explored
     open_tab(explorer, explorer.map, qtbot)
-    qtbot.waitUntil(explorer.map.plot.has_contents, timeout=10_000)
+    qtbot.waitUntil(explorer.map.plot.has_contents)
     activations, button = small_run.result.activations, explorer.map.select_button
     conditions = activations.units["Metadata_condition"]
     names = sorted(conditions.unique())
@@ -439,7 +439,7 @@ def test_a_whole_run_takes_no_mouse(open_viewer: Any, qtbot: Any):
         press(TAB)
     press(Qt.Key.Key_Space)
     assert workflow.jobs.is_running
-    qtbot.waitUntil(lambda: workflow.session.run is not None, timeout=120_000)
+    qtbot.waitUntil(lambda: workflow.session.run is not None)
     while window.focusWidget() is not workflow.explore_button:
         press(TAB)
     press(Qt.Key.Key_Space)

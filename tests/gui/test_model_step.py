@@ -24,7 +24,7 @@ from napari_microdl.models.terms import commercial_use, terms_of
 from napari_microdl.stages.kept import KeptStages
 
 from .conftest import SMALL, small_fields, small_layers
-from .test_workflow import LEFT, PATIENCE, choose, click, docked, quiet, run
+from .test_workflow import LEFT, choose, click, docked, quiet, run
 
 __all__ = ["docked", "quiet"]
 
@@ -207,9 +207,9 @@ def test_a_models_own_folder_is_looked_at_and_run(
     # No file was picked, so the model before it in the list stays.
     assert step.model.currentText() == list_models()[-1].title
     session.configure(model="elsewhere")
-    qtbot.waitUntil(lambda: "'elsewhere' is not known" in step.licence.text(), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: "'elsewhere' is not known" in step.licence.text())
     click(qtbot, step.folder)
-    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: session.model.spec is not None)
     assert step.model.currentText() == "Other weights: file or folder..."
     assert step.weights.text() == dino_folder.name
     assert "3 layers, patches of 14 px" in step.licence.text()
@@ -245,7 +245,7 @@ def test_colour_images_are_read_as_one_until_the_box_is_unticked(
     click(qtbot, step.heading)
     small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
     session.configure(model=str(dino_folder), **small)
-    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: session.model.spec is not None)
     assert session.config.joint is None
     assert step.joint.isVisible()
     assert step.joint.isChecked()
@@ -258,7 +258,7 @@ def test_colour_images_are_read_as_one_until_the_box_is_unticked(
     assert not step.mark.text()
     qtbot.mouseClick(step.joint, LEFT, pos=QPoint(8, step.joint.height() // 2))
     assert session.config.joint is False
-    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: session.model.spec is not None)
     assert not step.channels
     run(qtbot, workflow)
     assert not session.dictionary.spec.joint
@@ -277,7 +277,7 @@ def test_channels_of_settings_win_over_names_also_before_a_folder_is_looked_at(
     # A run that starts now is given them, too.
     assert session.model.spec is None
     assert session.run_config().channels == order[::-1]
-    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: session.model.spec is not None)
     assert [box.currentText() for box in step.channels.values()] == list(order[::-1])
     assert session.run_config().channels == order[::-1]
 
@@ -393,7 +393,7 @@ def test_a_folder_that_the_library_runs_is_looked_at_and_run(
         lambda *_: str(clip_folder),
     )
     click(qtbot, step.folder)
-    qtbot.waitUntil(lambda: session.model.spec is not None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: session.model.spec is not None)
     assert step.weights.text() == clip_folder.name
     text = step.licence.text()
     assert "not stated, see its source" in text
@@ -416,7 +416,7 @@ def test_a_folder_that_the_library_would_run_asks_for_it_where_it_is_missing(
     monkeypatch.setitem(sys.modules, "transformers", None)
     workflow.session.configure(model=str(clip_folder))
     sentence = "pip install 'napari-microdl[transformers]'."
-    qtbot.waitUntil(lambda: workflow.model.licence.text().endswith(sentence), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: workflow.model.licence.text().endswith(sentence))
     assert "is run by the package transformers, which is not" in workflow.model.licence.text()
 
 
@@ -426,12 +426,12 @@ def test_kept_tokens_are_told_and_cleared(docked: Any, qtbot: Any):
     click(qtbot, workflow.model.heading)
     kept = workflow.model.kept
     run(qtbot, workflow)
-    qtbot.waitUntil(kept.clear.isEnabled, timeout=PATIENCE)
+    qtbot.waitUntil(kept.clear.isEnabled)
     cache = token_cache()
     assert cache.size() > 0
     assert kept.size.text() == f"Tokens kept on disk: {cache.size() / 1e6:.0f} MB"
     click(qtbot, kept.clear)
-    qtbot.waitUntil(lambda: kept.size.text().endswith(": 0 MB"), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: kept.size.text().endswith(": 0 MB"))
     assert token_cache().size() == 0
     # What intensities were measured against is told in the first step.
     limits = workflow.session.run.result.report["intensity"]
@@ -445,7 +445,7 @@ def test_layers_are_compared_as_the_core_compares_them(docked: Any, qtbot: Any):
     workflow.session.configure(unit="crop")
     click(qtbot, workflow.model.heading)
     assert "tiles will take about" in workflow.model.cost.text()
-    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.jobs.succeeded):
         click(qtbot, workflow.model.compare)
     steps = iter_layer_scores(small_fields(), SMALL)
     while True:
@@ -468,7 +468,7 @@ def test_too_few_fields_to_compare_layers_are_said(docked: Any, qtbot: Any, quie
     _, workflow = docked
     workflow.session.edit_rows([0], use=False)
     click(qtbot, workflow.model.heading)
-    with qtbot.waitSignal(workflow.jobs.failed, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.jobs.failed):
         click(qtbot, workflow.model.compare)
     assert "at least two wells" in workflow.status.text()
     assert len(quiet) == 1

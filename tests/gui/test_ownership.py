@@ -14,7 +14,7 @@ from napari_microdl.gui.layers import TAG, is_input, is_output
 from napari_microdl.gui.picking import camera_of
 
 from .test_picking import canvas_of
-from .test_workflow import LEFT, PATIENCE, choose, click, docked, run
+from .test_workflow import LEFT, choose, click, docked, run
 from .test_workflow_steps import run_step
 
 __all__ = ["docked"]
@@ -101,12 +101,12 @@ def test_cells_that_were_corrected_by_hand_stay_and_can_be_used(docked: Any, qtb
 def test_a_part_that_was_previewed_and_corrected_is_not_previewed_over(docked: Any, qtbot: Any):
     viewer, workflow = docked
     click(qtbot, workflow.cells.heading)
-    with qtbot.waitSignal(workflow.preview.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded):
         click(qtbot, workflow.cells.preview)
     (mine,) = [x for x in viewer.layers if isinstance(x, Labels)]
     paint(viewer, mine, qtbot)
     corrected = mine.data.copy()
-    with qtbot.waitSignal(workflow.preview.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded):
         click(qtbot, workflow.cells.preview)
     assert len([x for x in viewer.layers if isinstance(x, Labels)]) == 2
     np.testing.assert_array_equal(mine.data, corrected)

@@ -15,8 +15,6 @@ from napari_microdl.gui.settings import PLUGIN, token_cache
 from napari_microdl.gui.token_store import TokenStore, amount, token_store
 from napari_microdl.gui.viewer_session import session_of
 
-PATIENCE = 10_000
-
 
 def keep(n_bytes: int) -> Path:
     """One file in the store."""
@@ -41,7 +39,7 @@ def page(make_napari_viewer: Any, runs: Any, qtbot: Any) -> Any:
     keep(12_000_000)
     viewer = make_napari_viewer(show=True)
     session_of(viewer)
-    with qtbot.waitSignal(token_store().measured, timeout=PATIENCE):
+    with qtbot.waitSignal(token_store().measured):
         token_store().look()
     dialog = viewer.window._open_preferences_dialog()
     (row,) = [i for i in range(dialog._list.count()) if dialog._list.item(i).text() == "MicroDL"]
@@ -60,7 +58,7 @@ def test_preferences_show_the_size_and_clear_the_store(page: Any, runs: Any, qtb
     size = line_with(page, "12 MB")
     (box,) = page.findChildren(QCheckBox)
     assert not box.isChecked()
-    with qtbot.waitSignal(token_store().measured, timeout=PATIENCE) as told:
+    with qtbot.waitSignal(token_store().measured) as told:
         qtbot.mouseClick(box, Qt.MouseButton.LeftButton, pos=QPoint(8, box.height() // 2))
         assert box.isChecked()
     assert told.args == [0]
@@ -77,7 +75,7 @@ def test_the_size_cannot_be_typed_over(page: Any, runs: Any, qtbot: Any):
 
 
 def test_closing_the_dialog_brings_no_old_size_back(page: Any, runs: Any, qtbot: Any):
-    with qtbot.waitSignal(token_store().measured, timeout=PATIENCE):
+    with qtbot.waitSignal(token_store().measured):
         token_store().clear()
     page.window().reject()
     assert runs.tokens_kept == "0 MB"
@@ -88,7 +86,7 @@ def test_a_box_ticked_before_the_plugin_was_loaded_is_heeded_then(runs: Any, qtb
     runs.clear_tokens = True
     store = TokenStore(QApplication.instance())
     try:
-        with qtbot.waitSignal(store.measured, timeout=PATIENCE):
+        with qtbot.waitSignal(store.measured):
             pass
         assert not path.exists()
         assert not runs.clear_tokens
@@ -99,7 +97,7 @@ def test_a_box_ticked_before_the_plugin_was_loaded_is_heeded_then(runs: Any, qtb
 
 def test_a_look_does_not_interrupt_clearing(runs: Any, qtbot: Any):
     path = keep(1000)
-    with qtbot.waitSignal(token_store().measured, timeout=PATIENCE):
+    with qtbot.waitSignal(token_store().measured):
         token_store().clear()
         token_store().look()
     assert not path.exists()
@@ -111,7 +109,7 @@ def test_a_folder_of_nobody_is_said_and_the_box_unticked(runs: Any, qtbot: Any):
     records = notification_manager.records
     before = len(records)
     runs.clear_tokens = True
-    qtbot.waitUntil(lambda: not runs.clear_tokens, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not runs.clear_tokens)
     (said,) = [record.message for record in list(records)[before:]]
     assert "home folder of '~nobody-of-this-name/tokens'; choose" in said
     assert path.exists()

@@ -22,7 +22,7 @@ from napari_microdl.runs import DICTIONARY
 
 from .clicks import click_entry
 from .conftest import SMALL, small_fields
-from .test_workflow import PATIENCE, choose, click, docked, quiet, run, tick
+from .test_workflow import choose, click, docked, quiet, run, tick
 
 __all__ = ["docked", "quiet"]
 
@@ -69,9 +69,7 @@ def settings(workflow: Any, number: int, qtbot: Any) -> str:
     workflow.say("")
     click_entry(workflow.settings_button, workflow.settings_button.menu().actions()[number])
     done = "in place" if number == 0 else "Saved"
-    qtbot.waitUntil(
-        lambda: done in workflow.status.text() or "⚠" in workflow.status.text(), timeout=PATIENCE
-    )
+    qtbot.waitUntil(lambda: done in workflow.status.text() or "⚠" in workflow.status.text())
     return str(workflow.status.text())
 
 

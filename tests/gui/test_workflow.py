@@ -16,9 +16,9 @@ from napari_microdl.gui.workflow import ConceptWorkflow
 from napari_microdl.pipeline import run_pipeline
 
 from .conftest import SIZE, SMALL, small_fields, small_layers
+from .patience import PATIENCE
 
 LEFT = Qt.MouseButton.LeftButton
-PATIENCE = 120_000
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def outputs(viewer: Any) -> list[Any]:
 
 def run(qtbot: Any, workflow: ConceptWorkflow) -> None:
     click(qtbot, workflow.run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     assert workflow.status.text().startswith("Done: ")
 
 
@@ -110,7 +110,7 @@ def test_built_in_cells_are_previewed_and_used(docked, qtbot):
     viewer, workflow = docked
     workflow.session.configure(n_atoms=4)
     click(qtbot, workflow.cells.heading)
-    with qtbot.waitSignal(workflow.preview.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded):
         click(qtbot, workflow.cells.preview)
     (preview,) = outputs(viewer)
     assert preview.metadata[TAG]["kind"] == "preview"
@@ -146,7 +146,7 @@ def cancel_at(qtbot: Any, workflow: ConceptWorkflow, stage: str, act: Any) -> No
 
     workflow.jobs.progressed.connect(on_progress)
     click(qtbot, workflow.run_button)
-    qtbot.waitUntil(lambda: bool(done), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: bool(done))
 
 
 @pytest.mark.parametrize("stage", ["embed", "fit"])
@@ -182,7 +182,7 @@ def test_an_image_deleted_during_the_run_is_left_out_of_the_overlays(docked, qtb
     viewer, workflow = docked
     workflow.session.configure(unit="cell", n_atoms=4)
     image = viewer.layers[0]
-    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.jobs.succeeded):
         cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, image))
     assert "No overlay for O05_f01: the image was closed." in workflow.status.text()
     assert {x.metadata[TAG]["field"] for x in outputs(viewer)} == {1, 2, 3}
@@ -202,7 +202,7 @@ def test_all_images_deleted_during_the_run_leave_a_run_without_overlays(
     workflow.session.configure(unit="cell", n_atoms=4)
     images = list(viewer.layers)
     names = [row.name for row in workflow.session.rows]
-    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.jobs.succeeded):
         cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, *images))
     assert f"No overlay for {', '.join(names)}: the image was closed." in workflow.status.text()
     assert list(viewer.layers) == []
@@ -236,7 +236,7 @@ def test_labels_deleted_during_the_run_were_read_before(docked, qtbot, quiet, st
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.source, "My Labels layers")
     qtbot.waitUntil(workflow.cells.need.isHidden)
-    with qtbot.waitSignal(workflow.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.jobs.succeeded):
         cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, *cells[:2]))
     assert workflow.status.text().startswith("Done: 100 cells")
     units = workflow.session.run.result.activations.units
@@ -330,7 +330,7 @@ def test_an_image_that_shows_nothing_is_named(docked, qtbot, quiet, image, sente
     viewer.add_image(image, name="bad", contrast_limits=(0, 1))
     qtbot.waitUntil(lambda: len(workflow.session.rows) == 5)
     qtbot.waitUntil(lambda: workflow.session.rows[4].name == "bad")
-    with qtbot.waitSignal(workflow.jobs.failed, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.jobs.failed):
         click(qtbot, workflow.run_button)
     status = workflow.status.text()
     assert sentence in status

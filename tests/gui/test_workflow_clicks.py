@@ -18,7 +18,7 @@ from napari_microdl.segmentation import segment_cells
 from .clicks import click_choice, write_in_table
 from .conftest import small_fields
 from .test_picking import canvas_of
-from .test_workflow import LEFT, PATIENCE, click, docked, outputs, quiet, run, tick
+from .test_workflow import LEFT, click, docked, outputs, quiet, run, tick
 from .test_workflow_settings import write
 
 __all__ = ["docked", "quiet"]
@@ -123,7 +123,7 @@ def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
     segmentation = workflow.session.run_config().segmentation
     assert (segmentation.threshold, segmentation.min_area) == ("otsu", 150)
     click(qtbot, step.run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     shown = outputs(workflow.viewer)
     assert len(shown) == 4
     for layer, field in zip(shown, small_fields(), strict=True):
@@ -246,7 +246,7 @@ def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked: Any, qtbot: Any)
     click_choice(step.channel, name)
     assert workflow.session.run_config().segmentation.channel == name
     click(qtbot, step.run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     shown = outputs(viewer)
     assert len(shown) == 2
     for number, field in enumerate(small_fields()[:2]):
@@ -311,7 +311,7 @@ def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
     assert not step.sizes.isVisible()
 
     click(qtbot, step.run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     np.testing.assert_allclose(
         session.run.result.activations.codes.toarray(),
         small_run.result.activations.codes.toarray(),
@@ -430,7 +430,7 @@ def test_cells_of_stardist_are_chosen_by_clicks(docked: Any, qtbot: Any):
         click_choice(box, name)
     assert step.need.isHidden()
     click(qtbot, step.run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     count = sum(len(np.unique(mask)) - 1 for mask in masks)
     assert workflow.status.text().startswith(f"{count} cells in 4 fields, ")
     run(qtbot, workflow)

@@ -19,7 +19,8 @@ from napari_microdl.gui.session import Session
 from napari_microdl.gui.work import Work
 
 from .conftest import small_layers
-from .test_workflow import PATIENCE, cancel_at, click, docked, outputs, quiet, run
+from .patience import PATIENCE
+from .test_workflow import cancel_at, click, docked, outputs, quiet, run
 from .test_workflow_settings import write
 
 __all__ = ["docked", "quiet"]
@@ -136,7 +137,7 @@ def test_two_viewers_run_at_once_and_each_has_its_own(
     assert all(workflow.jobs.is_running for _, workflow in opened)
     both_begun.set()
     for _, workflow in opened:
-        qtbot.waitUntil(lambda w=workflow: w.session.run is not None, timeout=PATIENCE)
+        qtbot.waitUntil(lambda w=workflow: w.session.run is not None)
     for number, (viewer, workflow) in enumerate(opened):
         assert workflow.session.run.result.activations.n_concepts == 5 + number
         runs = {x.metadata[TAG]["run_id"] for x in outputs(viewer)}
@@ -148,7 +149,7 @@ def test_two_viewers_run_at_once_and_each_has_its_own(
     # Its dock and not its window: on closing one, vispy draws the other with what it has deleted.
     first.window.remove_dock_widget(ended)
     shown = workflow.session.run
-    qtbot.waitUntil(lambda: workflow.session.run is not shown, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: workflow.session.run is not shown)
     assert len(outputs(second)) == 4
 
 

@@ -15,7 +15,7 @@ from napari_microdl.config_files import read_config, write_config
 from napari_microdl.gui.layers import TAG
 
 from .clicks import click_entry
-from .test_workflow import LEFT, PATIENCE, choose, click, docked, outputs, quiet, run
+from .test_workflow import LEFT, choose, click, docked, outputs, quiet, run
 
 __all__ = ["docked", "quiet"]
 
@@ -98,11 +98,11 @@ def test_channels_of_settings_are_taken_in_their_order(open_viewer: Any, qtbot: 
 def test_the_preview_follows_the_settings_while_it_is_live(docked: Any, qtbot: Any):
     viewer, workflow = docked
     click(qtbot, workflow.cells.heading)
-    with qtbot.waitSignal(workflow.preview.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded):
         click(qtbot, workflow.cells.live)
     (preview,) = outputs(viewer)
     before = preview.data.max()
-    with qtbot.waitSignal(workflow.preview.jobs.succeeded, timeout=PATIENCE):
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded):
         write(qtbot, workflow.cells.diameter, "12")
     (preview,) = outputs(viewer)
     assert preview.metadata[TAG]["kind"] == "preview"

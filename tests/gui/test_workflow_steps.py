@@ -16,7 +16,8 @@ from napari_microdl.samples import transfluor
 from napari_microdl.segmentation import segment_cells
 
 from .conftest import SIZE, small_fields
-from .test_workflow import PATIENCE, cancel_at, choose, click, docked, outputs, quiet, run
+from .patience import PATIENCE
+from .test_workflow import cancel_at, choose, click, docked, outputs, quiet, run
 from .test_workflow_settings import write
 
 __all__ = ["docked", "quiet"]
@@ -35,7 +36,7 @@ def run_step(qtbot: Any, workflow: ConceptWorkflow, name: Any) -> list[str]:
 
     workflow.jobs.progressed.connect(hear)
     click(qtbot, workflow.steps[name].run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     workflow.jobs.progressed.disconnect(hear)
     assert not workflow.status.text().startswith("⚠")
     return list(dict.fromkeys(heard))
@@ -224,7 +225,7 @@ def test_closing_the_dock_while_a_step_runs_leaves_nothing(docked: Any, qtbot: A
 
     workflow.jobs.progressed.connect(close)
     click(qtbot, workflow.steps[name].run_button)
-    qtbot.waitUntil(lambda: bool(began), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: bool(began))
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(50)
     assert list(viewer.layers) == layers
