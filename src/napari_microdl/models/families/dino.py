@@ -22,7 +22,7 @@ IMAGENET = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)
 # Width, depth and heads.
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16)}
 LONG = {"s": "small", "b": "base", "l": "large"}
-# Commit, and sha256 of its model.safetensors; of one no digest is published (docs/models.md).
+# Commit, and sha256 of its model.safetensors (docs/models.md says where they stand).
 PINS = {
     "dinov2-small": (
         "ed25f3a31f01632728cabb09d1542f84ab7b0056",
@@ -36,7 +36,10 @@ PINS = {
         "47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
         "399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
     ),
-    "dinov2-with-registers-small": ("0d9846e56b43a21fa46d7f3f5070f0506a5795a9", ""),
+    "dinov2-with-registers-small": (
+        "0d9846e56b43a21fa46d7f3f5070f0506a5795a9",
+        "78e7f952c5af83cf6da38f08ff52b062bbe00c1adf39c4c7e0361969f27abae7",
+    ),
     "dinov2-with-registers-base": (
         "a1d738ccfa7ae170945f210395d99dde8adb1805",
         "7a6f7b3b9fa4b8732e707476a03cd6cdce210048582f21aafb7991c17d98e362",
