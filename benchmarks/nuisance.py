@@ -6,7 +6,8 @@ amplitude:
 
 1. whitening: the default dictionary of all samples after four preparations.
 2. control-first: after control whitening, a dictionary whose first atoms were learned on controls
-   and frozen, against plain dictionaries of the same size and sparsity.
+   and frozen, against plain dictionaries of the same size and sparsity. One of these begins with
+   the planted concepts among its atoms: it tells whether a plain fit would keep what it is to find.
 
 All figures are of held-out samples; the tables give the median and the range over seeds. A seed
 draws directions, samples and the dictionary's start, so every row has the same samples. A concept
@@ -34,11 +35,12 @@ a control-first dictionary knows it from its fit.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from time import process_time
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.metrics import balanced_accuracy_score
@@ -47,15 +49,18 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from napari_microdl import ICFL, ControlWhitening
 from napari_microdl.evaluation import activation_shares, average_selectivity
+from napari_microdl.icfl.fitting import Fit
+from napari_microdl.icfl.records import FitRecord
 
 CONTROL = -1
 FOUND = 0.9
-# M, J and L; M is the default for this many samples, and the same for every dictionary.
-SIZES = (512, 4, 5)
-# Atoms of a control-first dictionary that are learned on controls: three of four, a share chosen on
-# seeds 0 to 2 of this problem. From five to six of eight, about as many concepts are found. A
-# larger share leaves a purer group, until too few atoms are left for the concepts.
-CONTROL_ATOMS = 384
+# M, the default for this many samples, and J and L; the same for every dictionary.
+N_ATOMS = 512
+SPARSITY = (4, 5)
+# Of the atoms of a control-first dictionary, the share learned on controls, chosen on seeds 0 to 2
+# of this problem. From five to six of eight, about as many concepts are found. A larger share
+# leaves a purer group, until too few atoms are left for the concepts.
+CONTROL_SHARE = 0.75
 # Rates of an atom are compared in controls and treated samples; it is rarer below this ratio.
 RARER = 0.5
 AMPLITUDES = (1.0, 0.5)
@@ -246,26 +251,48 @@ def prepare(data: Data, name: str) -> Data:
     )
 
 
-def plain(data: Data, seed: int) -> ICFL:
+def plain(data: Data, seed: int, n_atoms: int) -> ICFL:
     """A dictionary of all samples."""
-    return ICFL(*SIZES, random_state=seed).fit(data.learning.x)
+    return ICFL(n_atoms, *SPARSITY, random_state=seed).fit(data.learning.x)
 
 
-def plain_treated(data: Data, seed: int) -> ICFL:
+def plain_treated(data: Data, seed: int, n_atoms: int) -> ICFL:
     """A dictionary of the treated samples."""
-    return ICFL(*SIZES, random_state=seed).fit(data.learning.x[~data.learning.control])
+    return ICFL(n_atoms, *SPARSITY, random_state=seed).fit(data.learning.x[~data.learning.control])
 
 
-def control_first(data: Data, seed: int) -> ICFL:
+def control_first(data: Data, seed: int, n_atoms: int) -> ICFL:
     """A dictionary whose first atoms were learned on controls and frozen."""
-    icfl = ICFL(*SIZES, control_atoms=CONTROL_ATOMS, random_state=seed)
+    n_control = round(CONTROL_SHARE * n_atoms)
+    icfl = ICFL(n_atoms, *SPARSITY, control_atoms=n_control, random_state=seed)
     return icfl.fit(data.learning.x, controls=data.learning.control)
 
 
+class _FromConcepts(ICFL):
+    """Begins with the planted concepts among its atoms."""
+
+    concepts: Floats
+
+    def _run(self, X: Floats, fit: Fit) -> Iterator[FitRecord]:
+        fit.learner.atoms[: len(self.concepts)] = torch.from_numpy(self.concepts)
+        yield from super()._run(X, fit)
+
+
+def from_concepts(data: Data, seed: int, n_atoms: int) -> ICFL:
+    """A dictionary of all samples that begins with the planted concepts among its atoms.
+
+    Where it leaves them again, no better beginning would have found them.
+    """
+    icfl = _FromConcepts(n_atoms, *SPARSITY, random_state=seed)
+    icfl.concepts = data.concepts
+    return icfl.fit(data.learning.x)
+
+
 # Learners of the samples after control whitening, beside `plain`.
-LEARNERS: dict[str, Callable[[Data, int], ICFL]] = {
+LEARNERS: dict[str, Callable[[Data, int, int], ICFL]] = {
     "plain, treated": plain_treated,
     "control-first": control_first,
+    "from the concepts": from_concepts,
 }
 
 
@@ -298,7 +325,7 @@ def score(data: Data, icfl: ICFL) -> Scores:
     ratio_held_out, dead = rates(codes_held_out, held_out)
     group = np.flatnonzero(icfl.groups_ == "only in treated")
     if not len(group):
-        group = np.argsort(ratio)[: len(atoms) - CONTROL_ATOMS]
+        group = np.argsort(ratio)[: len(atoms) - round(CONTROL_SHARE * len(atoms))]
     return {
         "found": float((np.abs(data.concepts @ atoms.T).max(axis=1) > FOUND).mean()),
         "accuracy": accuracy(codes, learning, codes_held_out, held_out),
@@ -413,7 +440,7 @@ def accuracy(
     return float(balanced_accuracy_score(held_out.labels[~held_out.control], told))
 
 
-def measure(screen: Screen, seeds: int) -> dict[str, list[Scores]]:
+def measure(screen: Screen, seeds: int, n_atoms: int) -> dict[str, list[Scores]]:
     """Scores of every row of the tables, one a seed.
 
     Parameters
@@ -422,6 +449,8 @@ def measure(screen: Screen, seeds: int) -> dict[str, list[Scores]]:
         What to draw.
     seeds : int
         How many to draw.
+    n_atoms : int
+        Of every dictionary.
 
     Returns
     -------
@@ -434,7 +463,7 @@ def measure(screen: Screen, seeds: int) -> dict[str, list[Scores]]:
         for name, of_seeds in scores.items():
             data = prepare(drawn, name if name in PREPARATIONS else "control whitening")
             started = process_time()
-            icfl = LEARNERS.get(name, plain)(data, seed)
+            icfl = LEARNERS.get(name, plain)(data, seed, n_atoms)
             seconds = process_time() - started
             of_seeds.append(score(data, icfl) | {"CPU s": seconds})
     return scores
@@ -485,16 +514,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--controls", type=int, default=Screen.n_controls, help="to learn from")
+    parser.add_argument("--amplitudes", type=float, nargs="+", default=AMPLITUDES)
+    parser.add_argument("--atoms", type=int, default=N_ATOMS, help="of every dictionary")
     arguments = parser.parse_args(argv)
     print(
         f"Median (range) of {arguments.seeds} seeds; {arguments.controls} controls; "
-        f"M, J, L = {SIZES}, {CONTROL_ATOMS} atoms control-first"
+        f"M = {arguments.atoms}, J, L = {SPARSITY}; {CONTROL_SHARE:.0%} of the atoms control-first"
     )
     preparations = {name: name for name in PREPARATIONS}
     learners = {"plain, all": "control whitening"} | {name: name for name in LEARNERS}
-    for amplitude in AMPLITUDES:
+    for amplitude in arguments.amplitudes:
         screen = Screen(amplitude=amplitude, n_controls=arguments.controls)
-        scores = measure(screen, arguments.seeds)
+        scores = measure(screen, arguments.seeds, arguments.atoms)
         print(f"\nConcepts at {amplitude:g} times the background's amplitude")
         for title, rows, columns in (
             (

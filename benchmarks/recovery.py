@@ -69,14 +69,14 @@ class NuisanceProblem(Problem):
         return data.learning.x, data.held_out.x, data.concepts
 
 
-def _under_nuisance(amplitude: float) -> NuisanceProblem:
+def _under_nuisance(amplitude: float, times_larger: int = 1) -> NuisanceProblem:
     screen = nuisance.Screen()
-    n_atoms, n_iterations, per_iteration = nuisance.SIZES
+    n_iterations, per_iteration = nuisance.SPARSITY
     return NuisanceProblem(
         width=screen.width,
         n_true=screen.n_perturbations * screen.concepts_each,
         n_active=n_iterations * per_iteration,
-        n_atoms=n_atoms,
+        n_atoms=times_larger * nuisance.N_ATOMS,
         atoms_per_iteration=per_iteration,
         amplitude=amplitude,
     )
@@ -91,6 +91,7 @@ PROBLEMS = {
     "correlated": Problem(width=384, n_true=1024, n_active=20, n_atoms=1024, correlation=0.6),
     "nuisance": _under_nuisance(1.0),
     "nuisance_half": _under_nuisance(0.5),
+    "nuisance_half_larger": _under_nuisance(0.5, times_larger=2),
 }
 HELD_OUT = 4096
 LEVELS = (0.8, 0.9, 0.95)

@@ -1,8 +1,8 @@
 """Make the screenshots of the docs from a real run in a real window.
 
-Usage: scripts/with-display .venv/bin/python scripts/make_screenshots.py [FOLDER]
+Usage: scripts/with-display .venv/bin/python scripts/make_screenshots.py [FOLDER] [THEME]
 
-FOLDER is docs/images unless given.
+FOLDER is docs/images and THEME is dark unless given; light is napari's other one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ WIDTH, HEIGHT = 1366, 768
 _LONGEST_RUN_S = 300
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, theme: str) -> None:
     """Open the demo, run it, and save the window at five moments."""
     folder.mkdir(parents=True, exist_ok=True)
     viewer, workflow, explorer = open_demo()
+    viewer.theme = theme
     viewer.window.resize(WIDTH, HEIGHT)
 
     def wait(seconds: float) -> None:
@@ -63,4 +64,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs/images"))
+    chosen = [*sys.argv[1:], *("docs/images", "dark")[len(sys.argv) - 1 :]]
+    main(Path(chosen[0]), chosen[1])

@@ -58,7 +58,12 @@ class DictionaryStep(Step):
         form = self.form()
         self.sizes.setLayout(form)
         self.n_atoms = self._size(
-            form, "Concepts", "n_atoms", 8192, "Number of dictionary atoms; each is a concept."
+            form,
+            "Concepts",
+            "n_atoms",
+            8192,
+            "Number of dictionary atoms; each is a concept. More of them tell apart what is weak or "
+            "rare and would be merged otherwise.",
         )
         self.n_iterations = self._size(
             form, "Rounds", "n_iterations", 100, "Rounds of the matching pursuit (J in the paper)."
