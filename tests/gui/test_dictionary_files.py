@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.errors import MicrodlError
+from napari_microdl.gui import dictionary_files
 from napari_microdl.gui.dictionary_files import get_reader, write_dictionary
 from napari_microdl.gui.layers import TAG
 from napari_microdl.gui.viewer_session import session_of
@@ -80,14 +81,22 @@ def test_other_files_are_left_to_others(path):
     assert get_reader(path) is None
 
 
-def test_a_damaged_file_is_said_and_changes_nothing(make_napari_viewer, tmp_path):
-    viewer = make_napari_viewer()
-    path = tmp_path / "bad.microdl.safetensors"
-    path.write_bytes(b"nothing")
-    read = get_reader(str(path))
-    with pytest.raises(MicrodlError, match="bad"):
-        read(str(path))
-    assert session_of(viewer).dictionary is None
+def test_a_damaged_file_that_is_dropped_is_said_and_changes_nothing(
+    docked: Any, small_run: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+):
+    viewer, workflow = docked
+    said: list[str] = []
+    monkeypatch.setattr(dictionary_files, "show_error", said.append)
+    path = small_run.result.dictionary.save(tmp_path / "mine")
+    drop(viewer, path)
+    kept, layers = workflow.session.dictionary, list(viewer.layers)
+    bad = tmp_path / "bad.microdl.safetensors"
+    bad.write_bytes(path.read_bytes()[:-1])
+    drop(viewer, bad)
+    assert len(said) == 1
+    assert "'bad.microdl.safetensors'" in said[0]
+    assert workflow.session.dictionary is kept
+    assert list(viewer.layers) == layers
 
 
 def test_without_a_window_there_is_nothing_to_load_into(small_run, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
-from napari.utils.notifications import show_info
+from napari.utils.notifications import show_error, show_info
 
 from napari_microdl.dictionary import SUFFIX, ConceptDictionary
 from napari_microdl.errors import MicrodlError
@@ -39,6 +39,9 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[tuple[None]]] 
 def read_dictionary(path: str | Path) -> list[tuple[None]]:
     """Load a dictionary into the session of the viewer, to be applied to its images.
 
+    What is wrong with a file is said in the window. Of an error that is raised, napari would say
+    only that the plugin had one.
+
     Parameters
     ----------
     path : str or Path
@@ -52,10 +55,14 @@ def read_dictionary(path: str | Path) -> list[tuple[None]]:
     Raises
     ------
     MicrodlError
-        If it is no dictionary, or no viewer is open.
+        If no viewer is open.
     """
-    dictionary = ConceptDictionary.load(path)
     session = session_of(_viewer())
+    try:
+        dictionary = ConceptDictionary.load(path)
+    except MicrodlError as error:
+        show_error(str(error))
+        return list(_NO_LAYERS)
     session.set_dictionary(dictionary, Path(path))
     session.choose(apply_dictionary=True)
     show_info(
