@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from napari_microdl.decompositions import iter_eigh
 from napari_microdl.errors import MicrodlError
+from napari_microdl.noting import warn
 from napari_microdl.stepping import run_through
 from napari_microdl.validation import require_finite
 
@@ -480,7 +480,7 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 "choose other controls."
             )
         if seen <= width:
-            warnings.warn(
+            warn(
                 f"There are {seen} control samples for {width} dimensions, so "
                 f"{width - len(present)} directions were not measured and are scaled by the "
                 "shrinkage alone; use more controls, or crops or tokens instead of cells.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from napari_microdl.icfl.learner import Learner, directions
 from napari_microdl.icfl.plan import Plan
 from napari_microdl.icfl.processes import Processes
 from napari_microdl.icfl.records import FewSamplesWarning, FitRecord
+from napari_microdl.noting import warn
 
 # The last redraw comes early enough for a redrawn atom to settle.
 _SETTLING_STEPS = 50
@@ -252,7 +252,7 @@ class Fit:
         rng = np.random.RandomState([self._seed, self._number])
         n_new = plan.n_atoms - (before.plan.n_atoms if before is not None else 0)
         if batches.n_samples is not None and batches.n_samples < n_new:
-            warnings.warn(
+            warn(
                 f"There are {batches.n_samples} samples for {n_new} atoms, so that atoms may hold "
                 "single samples; use more samples or fewer atoms.",
                 FewSamplesWarning,
@@ -264,7 +264,7 @@ class Fit:
             and batches.n_samples is not None
             and batches.n_samples < _LEAST_CONTROLS_PER_ATOM * n_new
         ):
-            warnings.warn(
+            warn(
                 f"There are {batches.n_samples} controls for {n_new} control atoms: with fewer "
                 f"than {_LEAST_CONTROLS_PER_ATOM} each, a control-first dictionary can find less "
                 "than a plain one; use more controls or fewer control atoms.",

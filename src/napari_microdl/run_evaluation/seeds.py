@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Generator
 
 import numpy as np
@@ -12,6 +11,7 @@ from napari_microdl.activations import ConceptActivations
 from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.icfl import ICFL
+from napari_microdl.noting import noted
 from napari_microdl.run_evaluation.question import seen_units
 
 
@@ -107,8 +107,7 @@ def iter_refits(
         records = icfl.fit_iter(activations.vectors, controls=marks)
         while True:
             # That there are few samples was said of the run itself.
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)
+            with noted([]):
                 record = next(records, None)
             if record is None:
                 break

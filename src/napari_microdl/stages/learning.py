@@ -9,8 +9,8 @@ from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL
+from napari_microdl.noting import noted
 from napari_microdl.stages.inputs import spec_of
-from napari_microdl.stages.noting import warnings_noted
 from napari_microdl.stages.pooling import Samples
 from napari_microdl.stages.progress import Progress
 from napari_microdl.stages.reading import Tokens
@@ -79,7 +79,7 @@ def iter_learn(
     controls = None if config.control_atoms is None else samples.is_control(fields)
     records = icfl.fit_iter(whitened.vectors, controls=controls)
     while True:
-        with warnings_noted(notes):
+        with noted(notes):
             record = next(records, None)
         if record is None:
             break

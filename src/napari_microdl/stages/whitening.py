@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from napari_microdl.config import PipelineConfig
 from napari_microdl.fields import Field
+from napari_microdl.noting import steps_noted
 from napari_microdl.shrinkage import iter_shrinkage
-from napari_microdl.stages.noting import steps_noted
 from napari_microdl.stages.pooling import Samples
 from napari_microdl.stages.progress import Progress
 from napari_microdl.stepping import retold

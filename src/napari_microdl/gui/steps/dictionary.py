@@ -62,8 +62,8 @@ class DictionaryStep(Step):
             "Concepts",
             "n_atoms",
             8192,
-            "Number of dictionary atoms; each is a concept. More of them tell apart what is weak or "
-            "rare and would be merged otherwise.",
+            "Number of dictionary atoms; each is a concept. More of them tell apart what is weak "
+            "or rare and would be merged otherwise.",
         )
         self.n_iterations = self._size(
             form, "Rounds", "n_iterations", 100, "Rounds of the matching pursuit (J in the paper)."
