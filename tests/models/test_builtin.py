@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -96,6 +97,14 @@ def test_the_untrained_model_follows_its_seed(tiles: np.ndarray):
     assert one.spec.weights_sha256 != other.spec.weights_sha256
     assert one.spec.model_id == "random-init"
     assert "seed 1" in one.spec.title
+
+
+def test_untrained_models_made_at_once_follow_their_seeds(tiles: np.ndarray):
+    alone = [random_init("cpu", seed=s).tokens(tiles, 1, "residual") for s in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        models = list(pool.map(lambda s: random_init("cpu", seed=s), [0, 1, 2, 3] * 8))
+    for number, model in enumerate(models):
+        np.testing.assert_array_equal(model.tokens(tiles, 1, "residual"), alone[number % 4])
 
 
 def test_an_unknown_precision_is_refused():

@@ -8,6 +8,7 @@ caller's choice. Trained by ``training/train.py``; see ``model_card.md`` beside 
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import replace
 from importlib.resources import as_file, files
 
@@ -30,6 +31,9 @@ from napari_microdl.safe_tensors import file_sha256, read_safetensors
 
 WEIGHTS = files("napari_microdl") / "data" / "mae" / "microdl_mae.safetensors"
 TILE_SIZE = BUILTIN.tile_size
+# torch has one source of random numbers for all threads: two that drew at once would each get other
+# weights than their seed stands for.
+_DRAWING = threading.Lock()
 
 
 def standardise(images: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ def random_init(device: str = "auto", precision: Precision = "fp32", seed: int =
     -------
     BuiltinModel
     """
-    with torch.random.fork_rng(devices=[]):
+    with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = VisionTransformer(CONFIG)
     digest = hashlib.sha256(f"random-init seed {seed}".encode()).hexdigest()
