@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from napari._qt.containers._base_item_model import ItemRole
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QLineEdit, QMenu
@@ -56,6 +57,29 @@ def click_menus(window: Any, *texts: str) -> None:
             menu = entry.menu()
             assert QTest.qWaitForWindowExposed(menu)
     assert not menu.isVisible()
+
+
+def click_layers(viewer: Any, *layers: Any) -> None:
+    """Select layers by clicks in the list of layers, all but the first with Ctrl.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        In a window that is shown.
+    *layers : Layer
+        Of the viewer.
+    """
+    view = viewer.window._qt_viewer.layers
+    model = view.model()
+    rows = {model.data(model.index(row, 0), ItemRole): row for row in range(model.rowCount())}
+    for number, layer in enumerate(layers):
+        index = model.index(rows[layer], 0)
+        view.scrollTo(index)
+        held = Qt.KeyboardModifier.ControlModifier if number else Qt.KeyboardModifier.NoModifier
+        # Right of the thumbnail and of the eye that hides the layer.
+        place = view.visualRect(index).center()
+        QTest.mouseClick(view.viewport(), Qt.MouseButton.LeftButton, held, place)
+    assert set(viewer.layers.selection) == set(layers)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from napari_microdl.gui.layers import TAG
 from napari_microdl.gui.workflow import ConceptWorkflow
 from napari_microdl.pipeline import run_pipeline
 
+from .clicks import click_layers
 from .conftest import SIZE, SMALL, small_fields, small_layers
 from .patience import PATIENCE
 
@@ -168,8 +169,8 @@ def test_cancel_leaves_nothing_behind(docked, qtbot, stage):
 
 
 def delete(qtbot: Any, viewer: Any, *layers: Any) -> None:
-    """Select layers and click the bin below the list of layers."""
-    viewer.layers.selection = set(layers)
+    """Click layers in their list, and the bin below it."""
+    click_layers(viewer.__wrapped__, *layers)
     click(qtbot, viewer.__wrapped__.window._qt_viewer.layerButtons.deleteButton)
     assert not set(layers) & set(viewer.layers)
 
