@@ -7,20 +7,24 @@ thread takes its own.
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
 
 _of_thread = threading.local()
+# scikit-learn wraps the methods of estimators.
+_PASSED_OVER = ("napari_microdl", "sklearn")
 
 
-def warn(message: str, category: type[UserWarning], stacklevel: int) -> None:
-    """Warn, or add to the notes that this thread takes.
+def warn(message: str, category: type[UserWarning]) -> None:
+    """Warn at the line that called this package, or add to the notes that this thread takes.
 
     Parameters
     ----------
@@ -28,14 +32,24 @@ def warn(message: str, category: type[UserWarning], stacklevel: int) -> None:
         What to know.
     category : type
         Class of the warning.
-    stacklevel : int
-        As for `warnings.warn`; 1 is the caller of this function.
     """
     notes: list[str] | None = getattr(_of_thread, "notes", None)
     if notes is None:
-        warnings.warn(message, category, stacklevel=stacklevel + 1)
+        warnings.warn(message, category, stacklevel=_level_of_caller())
     else:
         notes.append(message)
+
+
+def _level_of_caller() -> int:
+    """How many calls up from `warn` the code stands that is neither ours nor scikit-learn's."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _package(frame) in _PASSED_OVER:
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 @contextmanager

@@ -485,7 +485,6 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 f"{width - len(present)} directions were not measured and are scaled by the "
                 "shrinkage alone; use more controls, or crops or tokens instead of cells.",
                 FewControlsWarning,
-                stacklevel=5,
             )
         median = float(np.median(present))
         floored = np.maximum(variance + self.shrinkage * median, self.eigenvalue_floor * median)

@@ -256,7 +256,6 @@ class Fit:
                 f"There are {batches.n_samples} samples for {n_new} atoms, so that atoms may hold "
                 "single samples; use more samples or fewer atoms.",
                 FewSamplesWarning,
-                stacklevel=5,
             )
         elif (
             len(self._stages) > 1
@@ -269,7 +268,6 @@ class Fit:
                 f"than {_LEAST_CONTROLS_PER_ATOM} each, a control-first dictionary can find less "
                 "than a plain one; use more controls or fewer control atoms.",
                 FewSamplesWarning,
-                stacklevel=5,
             )
         bias = np.zeros(batches.width, np.float32) if before is None else before.arrays()[1]
         if plan.init == "linear":
