@@ -35,7 +35,7 @@ a control-first dictionary knows it from its fit.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from time import process_time
 
@@ -261,10 +261,14 @@ def plain_treated(data: Data, seed: int, n_atoms: int) -> ICFL:
     return ICFL(n_atoms, *SPARSITY, random_state=seed).fit(data.learning.x[~data.learning.control])
 
 
+def control_atoms(n_atoms: int) -> int:
+    """How many of the atoms of a control-first dictionary are learned on controls."""
+    return round(CONTROL_SHARE * n_atoms)
+
+
 def control_first(data: Data, seed: int, n_atoms: int) -> ICFL:
     """A dictionary whose first atoms were learned on controls and frozen."""
-    n_control = round(CONTROL_SHARE * n_atoms)
-    icfl = ICFL(n_atoms, *SPARSITY, control_atoms=n_control, random_state=seed)
+    icfl = ICFL(n_atoms, *SPARSITY, control_atoms=control_atoms(n_atoms), random_state=seed)
     return icfl.fit(data.learning.x, controls=data.learning.control)
 
 
@@ -273,7 +277,7 @@ class _FromConcepts(ICFL):
 
     concepts: Floats
 
-    def _run(self, X: Floats, fit: Fit) -> Iterator[FitRecord]:
+    def _run(self, X: Floats, fit: Fit) -> Generator[FitRecord, None, None]:
         fit.learner.atoms[: len(self.concepts)] = torch.from_numpy(self.concepts)
         yield from super()._run(X, fit)
 
@@ -325,7 +329,7 @@ def score(data: Data, icfl: ICFL) -> Scores:
     ratio_held_out, dead = rates(codes_held_out, held_out)
     group = np.flatnonzero(icfl.groups_ == "only in treated")
     if not len(group):
-        group = np.argsort(ratio)[: len(atoms) - round(CONTROL_SHARE * len(atoms))]
+        group = np.argsort(ratio)[: len(atoms) - control_atoms(len(atoms))]
     return {
         "found": float((np.abs(data.concepts @ atoms.T).max(axis=1) > FOUND).mean()),
         "accuracy": accuracy(codes, learning, codes_held_out, held_out),

@@ -7,7 +7,7 @@ FOLDER is docs/images and THEME is dark unless given; light is napari's other on
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from pathlib import Path
 
@@ -64,5 +64,8 @@ def main(folder: Path, theme: str) -> None:
 
 
 if __name__ == "__main__":
-    chosen = [*sys.argv[1:], *("docs/images", "dark")[len(sys.argv) - 1 :]]
-    main(Path(chosen[0]), chosen[1])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("docs/images"))
+    parser.add_argument("theme", nargs="?", choices=("dark", "light"), default="dark")
+    arguments = parser.parse_args()
+    main(arguments.folder, arguments.theme)

@@ -8,17 +8,18 @@ thread takes its own.
 from __future__ import annotations
 
 import sys
-import threading
 import warnings
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import TypeVar
+
+from napari_microdl.of_thread import OfThread
 
 Step = TypeVar("Step")
 Result = TypeVar("Result")
 
-_of_thread = threading.local()
+_notes = OfThread[list[str]]()
 # scikit-learn wraps the methods of estimators.
 _PASSED_OVER = ("napari_microdl", "sklearn")
 
@@ -33,11 +34,10 @@ def warn(message: str, category: type[UserWarning]) -> None:
     category : type
         Class of the warning.
     """
-    notes: list[str] | None = getattr(_of_thread, "notes", None)
-    if notes is None:
+    if _notes.value is None:
         warnings.warn(message, category, stacklevel=_level_of_caller())
     else:
-        notes.append(message)
+        _notes.value.append(message)
 
 
 def _level_of_caller() -> int:
@@ -52,21 +52,20 @@ def _package(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
-@contextmanager
-def noted(notes: list[str]) -> Iterator[None]:
+def noted(notes: list[str]) -> AbstractContextManager[None]:
     """Let `warn` add to notes in this thread; never around a yield, where other code would do so.
 
     Parameters
     ----------
     notes : list of str
         Added to.
+
+    Returns
+    -------
+    context manager
+        To do the work in.
     """
-    before = getattr(_of_thread, "notes", None)
-    _of_thread.notes = notes
-    try:
-        yield
-    finally:
-        _of_thread.notes = before
+    return _notes.holding(notes)
 
 
 def steps_noted(

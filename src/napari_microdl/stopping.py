@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-_of_thread = threading.local()
+from napari_microdl.of_thread import OfThread
+
+_asked = OfThread[threading.Event]()
 
 
 class Stopped(BaseException):
@@ -16,21 +17,20 @@ class Stopped(BaseException):
     """
 
 
-@contextmanager
-def stoppable(asked: threading.Event) -> Iterator[None]:
+def stoppable(asked: threading.Event) -> AbstractContextManager[None]:
     """Let `stop_if_asked` end what this thread does inside.
 
     Parameters
     ----------
     asked : threading.Event
         Set by whoever wants the work to stop, from any thread.
+
+    Returns
+    -------
+    context manager
+        To do the work in.
     """
-    before = getattr(_of_thread, "asked", None)
-    _of_thread.asked = asked
-    try:
-        yield
-    finally:
-        _of_thread.asked = before
+    return _asked.holding(asked)
 
 
 def stop_if_asked() -> None:
@@ -44,6 +44,5 @@ def stop_if_asked() -> None:
     Stopped
         If it was.
     """
-    asked = getattr(_of_thread, "asked", None)
-    if asked is not None and asked.is_set():
+    if _asked.value is not None and _asked.value.is_set():
         raise Stopped

@@ -1,8 +1,8 @@
 """Names, shapes and heads of every published model, from numbers that are written down here.
 
 The numbers are those of the publications and of the code that the weights come with, or of the
-models in transformers; none is taken from the recipes that they are compared with. No weights are
-allocated.
+models in transformers; none is taken from the recipes that they are compared with. Weights are
+allocated in the last test alone.
 """
 
 from __future__ import annotations
@@ -299,3 +299,19 @@ def test_folders_of_vit_mae_are_of_their_published_shapes(
     assert recipe.spec.tile_size == 224
     millions = sum(p.numel() for p in empty_network(recipe.config).parameters()) / 1e6
     assert millions == pytest.approx(numbers.millions, rel=0.06)
+
+
+def test_the_pinned_file_of_registers_has_the_size_that_its_source_states(tmp_path: Path):
+    # Header, names and numbers as transformers writes them: the file that is pinned has as many
+    # bytes (docs/models.md).
+    width, depth, heads = S
+    config = Dinov2WithRegistersConfig(
+        hidden_size=width,
+        num_hidden_layers=depth,
+        num_attention_heads=heads,
+        image_size=518,
+        patch_size=14,
+        num_register_tokens=4,
+    )
+    Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size == 88_256_200

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -367,7 +367,7 @@ class ICFL(DictionaryEstimator):
         checkpoint_minutes: float = 5.0,
         resume: bool = False,
         process_group: ProcessGroup | None = None,
-    ) -> Iterator[FitRecord]:
+    ) -> Generator[FitRecord, None, None]:
         """Learn a dictionary step by step.
 
         The estimator changes once, after the last record was taken: to cancel, stop iterating, and
@@ -656,7 +656,7 @@ class ICFL(DictionaryEstimator):
             device=self.device,
         )
 
-    def _run(self, X: Samples, fit: Fit) -> Iterator[FitRecord]:
+    def _run(self, X: Samples, fit: Fit) -> Generator[FitRecord, None, None]:
         yield from fit.records()
         self._take_form(X, fit.learner.atoms.shape[1])
         learner = fit.learner

@@ -11,7 +11,7 @@ from napari_microdl.activations import ConceptActivations
 from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.icfl import ICFL
-from napari_microdl.noting import noted
+from napari_microdl.noting import steps_noted
 from napari_microdl.run_evaluation.question import seen_units
 
 
@@ -105,12 +105,8 @@ def iter_refits(
         icfl = refitted(dictionary, seed)
         marks = None if icfl.control_atoms is None else control
         records = icfl.fit_iter(activations.vectors, controls=marks)
-        while True:
-            # That there are few samples was said of the run itself.
-            with noted([]):
-                record = next(records, None)
-            if record is None:
-                break
+        # That there are few samples was said of the run itself.
+        for record in steps_noted(records, []):
             part = record.step / max(record.total_steps or record.step, 1)
             yield (
                 (number + min(part, 1)) / n_seeds,

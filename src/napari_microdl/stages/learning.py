@@ -9,7 +9,7 @@ from napari_microdl.config import PipelineConfig
 from napari_microdl.dictionary import ConceptDictionary
 from napari_microdl.fields import Field
 from napari_microdl.icfl import ICFL
-from napari_microdl.noting import noted
+from napari_microdl.noting import steps_noted
 from napari_microdl.stages.inputs import spec_of
 from napari_microdl.stages.pooling import Samples
 from napari_microdl.stages.progress import Progress
@@ -78,11 +78,7 @@ def iter_learn(
     )
     controls = None if config.control_atoms is None else samples.is_control(fields)
     records = icfl.fit_iter(whitened.vectors, controls=controls)
-    while True:
-        with noted(notes):
-            record = next(records, None)
-        if record is None:
-            break
+    for record in steps_noted(records, notes):
         message = f"Fitting the dictionary: R2 {record.r2:.3f}"
         yield Progress("fit", record.step, record.total_steps or record.step, message, record)
     if config.n_atoms is None:
