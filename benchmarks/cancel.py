@@ -25,19 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from napari_microdl.activation_store import iter_open_activations, iter_save_activations
-from napari_microdl.cell_map import iter_pca_map, iter_umap_map, umap_is_installed
-from napari_microdl.child_process import iter_in_child
-from napari_microdl.config import PipelineConfig
-from napari_microdl.decompositions import eigh
-from napari_microdl.embedding import TokenCache
-from napari_microdl.export import iter_write_anndata, iter_write_table
-from napari_microdl.fields import Field
-from napari_microdl.layer_choice import iter_layer_scores
-from napari_microdl.pipeline import iter_pipeline
-from napari_microdl.samples import transfluor
-from napari_microdl.segmentation import SegmentationConfig, iter_measure_levels
-from napari_microdl.stopping import stoppable
+from napari_microdl.concepts.export import iter_write_anndata, iter_write_table
+from napari_microdl.concepts.projection import iter_pca_map, iter_umap_map, umap_is_installed
+from napari_microdl.concepts.store import iter_open_activations, iter_save_activations
+from napari_microdl.core.arrays import eigh
+from napari_microdl.core.child_process import iter_in_child
+from napari_microdl.core.config import PipelineConfig, SegmentationConfig
+from napari_microdl.core.task import stoppable
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.segmentation import iter_measure_levels
+from napari_microdl.pipeline.layer_choice import iter_layer_scores
+from napari_microdl.pipeline.run import iter_pipeline
+from napari_microdl.tokens import TokenCache
 
 SIZE = 2048
 DIAMETER = 20.0

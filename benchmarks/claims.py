@@ -49,8 +49,11 @@ from results_page import PAGE, append, read_rows, tables, write_page
 from scipy import sparse
 
 from napari_microdl import ICFL, ControlWhitening, TopKSAE
-from napari_microdl.dictionary import unit_length
-from napari_microdl.evaluation import (
+from napari_microdl.core.arrays import unit_length
+from napari_microdl.estimators.icfl.plan import default_size, default_sparsity
+from napari_microdl.estimators.shrinkage import choose_shrinkage
+from napari_microdl.estimators.whitening import FewControlsWarning
+from napari_microdl.metrics import (
     ProbeScores,
     active,
     average_selectivity,
@@ -67,9 +70,6 @@ from napari_microdl.evaluation import (
     selectivity_counts,
     separation_auc,
 )
-from napari_microdl.icfl.plan import default_size, default_sparsity
-from napari_microdl.shrinkage import choose_shrinkage
-from napari_microdl.whitening import FewControlsWarning
 
 Row = dict[str, Any]
 PREPARATIONS = ("centred", "whitened")

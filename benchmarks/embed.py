@@ -52,9 +52,15 @@ from memory import status_bytes
 from numpy.typing import NDArray
 from recovery import in_own_process, print_columns
 
-from napari_microdl.cells import pool, units_of
-from napari_microdl.config import PipelineConfig
-from napari_microdl.embedding import (
+from napari_microdl.concepts.painting import grid_to_pixels
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.intensity import IntensityScaling
+from napari_microdl.models.encoder import EncoderModel
+from napari_microdl.models.registry import RECIPES, load_model, model_spec
+from napari_microdl.models.vit.network import VisionTransformer
+from napari_microdl.pipeline.pace import estimate_seconds, processor_rate
+from napari_microdl.tokens import (
     BackingOff,
     ScaledImage,
     TilePlan,
@@ -63,16 +69,10 @@ from napari_microdl.embedding import (
     embed_field,
     estimate_embedding,
 )
-from napari_microdl.embedding.estimate import tiles_at_once
-from napari_microdl.embedding.images import TileCutter
-from napari_microdl.fields import Field
-from napari_microdl.models.encoder import EncoderModel
-from napari_microdl.models.registry import RECIPES, load_model, model_spec
-from napari_microdl.models.vit import VisionTransformer
-from napari_microdl.painting import grid_to_pixels
-from napari_microdl.positions import PositionComponent, position_share
-from napari_microdl.scaling import IntensityScaling
-from napari_microdl.stages.pace import estimate_seconds, processor_rate
+from napari_microdl.tokens.estimate import tiles_at_once
+from napari_microdl.tokens.images import TileCutter
+from napari_microdl.tokens.positions import PositionComponent, position_share
+from napari_microdl.tokens.units import pool, units_of
 
 Floats = NDArray[np.float32]
 # DINOv2-S: every published one has these sizes and was trained on 518 px.

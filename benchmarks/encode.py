@@ -33,8 +33,8 @@ from planted import Problem, explained, planted_atoms, planted_samples, samples_
 from recovery import Record, core_sets, environment_line, in_own_process, print_columns
 from torch.utils.mkldnn import to_mkldnn
 
-from napari_microdl.pursuit import Method, PursuitOptions
-from napari_microdl.pursuit.coder import Coder as PursuitCoder
+from napari_microdl.estimators.pursuit import Method, PursuitOptions
+from napari_microdl.estimators.pursuit.coder import Coder as PursuitCoder
 
 PROBLEMS = {
     "m1024": (Problem(width=384, n_true=1024, n_active=20, n_atoms=1024), 40_000),

@@ -33,17 +33,17 @@ from memory import Memory
 from qtpy.QtWidgets import QApplication
 from scipy import sparse
 
-from napari_microdl.activation_store import MANIFEST, ActivationWriter, open_activations
-from napari_microdl.activations import ConceptActivations, unit_table
-from napari_microdl.cells import Units
-from napari_microdl.config import PipelineConfig
-from napari_microdl.dictionary import ConceptDictionary, DictionarySpec
-from napari_microdl.embedding import TokenGrid
-from napari_microdl.fields import Field
-from napari_microdl.gui.explorer import ConceptExplorer
-from napari_microdl.gui.layers import Source
-from napari_microdl.icfl import ICFL
-from napari_microdl.pipeline import PipelineResult
+from napari_microdl.concepts.activations import ConceptActivations, unit_table
+from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.concepts.store import MANIFEST, ActivationWriter, open_activations
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.estimators.icfl import ICFL
+from napari_microdl.fields.field import Field
+from napari_microdl.gui.explorer.dock import ConceptExplorer
+from napari_microdl.gui.session.layers import Source
+from napari_microdl.pipeline.run import PipelineResult
+from napari_microdl.tokens import TokenGrid
+from napari_microdl.tokens.units import Units
 
 SIZE, PATCH, WIDTH, CONCEPTS, ACTIVE = 2048, 8, 192, 1024, 20
 TABLE_CONCEPTS, TABLE_ACTIVE, TABLE_WIDTH, TABLE_FIELDS, CELLS_OF_FIELD = 8192, 100, 384, 200, 5_000

@@ -48,9 +48,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
 from napari_microdl import ICFL, ControlWhitening
-from napari_microdl.evaluation import activation_shares, average_selectivity
-from napari_microdl.icfl.fitting import Fit
-from napari_microdl.icfl.records import FitRecord
+from napari_microdl.estimators.icfl.fit import Fit
+from napari_microdl.estimators.icfl.records import FitRecord
+from napari_microdl.metrics import activation_shares, average_selectivity
 
 CONTROL = -1
 FOUND = 0.9

@@ -28,8 +28,8 @@ from memory import Memory, status_bytes
 from planted import planted_samples
 
 from napari_microdl import ICFL
-from napari_microdl.pursuit import Method, PursuitOptions
-from napari_microdl.pursuit.coder import Coder
+from napari_microdl.estimators.pursuit import Method, PursuitOptions
+from napari_microdl.estimators.pursuit.coder import Coder
 
 WIDTH, N_ATOMS, J, L = 1024, 8192, 20, 5
 CODED = {"block": True, "final": False}

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from skimage.io import imread
 
 from napari_microdl import Field, embed
-from napari_microdl.cells import pool, units_of
-from napari_microdl.embedding import TokenGrid
-from napari_microdl.evaluation import cell_measurements
+from napari_microdl.fields.intensity import IntensityScaling
+from napari_microdl.metrics import cell_measurements
 from napari_microdl.models.base import TokenModel
 from napari_microdl.models.registry import load_model
-from napari_microdl.positions import PositionComponent
-from napari_microdl.scaling import IntensityScaling
+from napari_microdl.tokens import TokenGrid
+from napari_microdl.tokens.positions import PositionComponent
+from napari_microdl.tokens.units import pool, units_of
 
 CROP, STRIDE = 64, 32
 # Squares of this edge swap labels as a whole in the null of the sets that have halves only.

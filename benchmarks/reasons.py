@@ -56,17 +56,17 @@ from results_page import (
 from scipy import sparse
 
 from napari_microdl import ICFL, TopKSAE
-from napari_microdl.dictionary import unit_length
-from napari_microdl.evaluation import (
+from napari_microdl.core.arrays import unit_length
+from napari_microdl.estimators.icfl.learner import Learner
+from napari_microdl.estimators.icfl.plan import default_sparsity
+from napari_microdl.estimators.pursuit import codes_to_csr, matching_pursuit
+from napari_microdl.estimators.whitening import FewControlsWarning
+from napari_microdl.metrics import (
     average_selectivity,
     dead_features,
     largest_codes,
     separation_auc,
 )
-from napari_microdl.icfl.learner import Learner
-from napari_microdl.icfl.plan import default_sparsity
-from napari_microdl.pursuit import codes_to_csr, matching_pursuit
-from napari_microdl.whitening import FewControlsWarning
 
 Row = dict[str, Any]
 ENCODER_SETS = ("transfluor", "bbbc014_vitra", "bccd")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from napari_microdl.evaluation import baseline_correlation
+from napari_microdl.metrics import baseline_correlation
 
 PAGE = "docs/results.md"
 TEMPLATE = Path(__file__).with_name("results.template.md")

@@ -1,7 +1,7 @@
 """How well concepts of the whole pipeline follow planted factors, cell by cell.
 
 ``python benchmarks/simulated.py --results benchmarks/results.jsonl`` draws a plate of Cell
-Painting-like fields (`napari_microdl.simulator`): six control wells and, for each of the six
+Painting-like fields (`napari_microdl.fields.simulator`): six control wells and, for each of the six
 factors, three wells in which its strength differs from cell to cell. `run_pipeline` with the
 built-in model and the plate's own labels fits on four control wells and two of each treatment, and
 its dictionary is applied to the wells left. For every factor, `factor_recovery` chooses the concept
@@ -31,13 +31,13 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 
 from napari_microdl import Field, PipelineConfig
-from napari_microdl.dictionary import unit_length
-from napari_microdl.embedding import TokenCache
-from napari_microdl.evaluation import cell_measurements
-from napari_microdl.factor_recovery import factor_recovery
-from napari_microdl.pipeline import PipelineResult, iter_pipeline
-from napari_microdl.simulator import CONTROL, FACTORS, simulate_plate
-from napari_microdl.stepping import run_through
+from napari_microdl.core.arrays import unit_length
+from napari_microdl.core.stepping import run_through
+from napari_microdl.fields.simulator import CONTROL, FACTORS, simulate_plate
+from napari_microdl.metrics import cell_measurements
+from napari_microdl.metrics.factor_recovery import factor_recovery
+from napari_microdl.pipeline.run import PipelineResult, iter_pipeline
+from napari_microdl.tokens import TokenCache
 
 STRENGTH, SPREAD = 0.5, 0.25
 N_CONTROL, N_WELLS, N_HELD_OUT = 6, 3, (2, 1)

@@ -17,8 +17,8 @@ from scipy import ndimage, stats
 from skimage.filters import gaussian
 
 from napari_microdl import PipelineConfig, run_pipeline
-from napari_microdl.evaluation import separation_auc
-from napari_microdl.samples import transfluor
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.metrics import separation_auc
 
 WELL = "O01"
 

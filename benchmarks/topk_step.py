@@ -19,8 +19,8 @@ import sparsify.sparse_coder
 import torch
 from sparsify import SparseCoder, SparseCoderConfig
 
-from napari_microdl.topk_sae import TopKSAE
-from napari_microdl.topk_sae.learner import PARAMETERS, AutoencoderLearner
+from napari_microdl.estimators.topk_learner import PARAMETERS, AutoencoderLearner
+from napari_microdl.estimators.topk_sae import TopKSAE
 
 _AUX_WEIGHT = 1 / 32
 _RATE = 1e-3

@@ -14,7 +14,7 @@ from pathlib import Path
 from imageio.v3 import imwrite
 from qtpy.QtWidgets import QApplication
 
-from napari_microdl.gui.launch import open_demo
+from napari_microdl.gui.plugin.launch import open_demo
 
 WIDTH, HEIGHT = 1366, 768
 _LONGEST_RUN_S = 300

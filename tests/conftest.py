@@ -14,8 +14,8 @@ os.environ["NAPARI_CONFIG"] = ""
 import pytest
 from hypothesis import HealthCheck, settings
 
-from napari_microdl.fields import Field
-from napari_microdl.samples import transfluor
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.samples import transfluor
 
 # A slow machine is no failure, and the same examples are drawn in every run.
 settings.register_profile(

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from napari_microdl import demo
 from napari_microdl.cli import main
-from napari_microdl.errors import MicrodlError
-from napari_microdl.fields import Field
-from napari_microdl.pipeline import Progress
-from napari_microdl.samples import transfluor
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.pipeline import demo
+from napari_microdl.pipeline.run import Progress
 
 ESTIMATE = re.compile(r"\d+ tiles will take about \d+ MB of memory, beside the model\.")
 
@@ -127,7 +127,7 @@ def test_what_a_run_takes_stays_on_the_terminal(tmp_path: Path, monkeypatch: pyt
 def test_without_a_window_system_the_sentence_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setitem(sys.modules, "napari_microdl.gui.launch", None)
+    monkeypatch.setitem(sys.modules, "napari_microdl.gui.plugin.launch", None)
     assert main(["demo"]) == 2
     error = capsys.readouterr().err
     assert "pip install 'napari-microdl[gui]', or use --headless." in error

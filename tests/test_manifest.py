@@ -9,9 +9,8 @@ from typing import get_args
 import pytest
 from npe2 import PluginManifest
 
-from napari_microdl.cells import UnitKind
-from napari_microdl.config import PipelineConfig
-from napari_microdl.gui.settings import Settings
+from napari_microdl.core.config import PipelineConfig, UnitKind
+from napari_microdl.gui.session.settings import Settings
 
 PACKAGED = Path(str(files("napari_microdl"))) / "napari.yaml"
 TOP_LEVEL = Path(__file__).parents[1] / "napari.yaml"

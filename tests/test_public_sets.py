@@ -10,10 +10,10 @@ from scipy import sparse
 from sklearn.metrics import roc_auc_score
 
 from napari_microdl import ICFL
-from napari_microdl.cells import units_of
-from napari_microdl.embedding import TokenGrid
-from napari_microdl.errors import MicrodlError
-from napari_microdl.samples import transfluor
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.tokens import TokenGrid
+from napari_microdl.tokens.units import units_of
 
 
 @pytest.fixture

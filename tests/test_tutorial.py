@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from napari_microdl.samples import simulated
-from napari_microdl.whitening import FewControlsWarning
+from napari_microdl.estimators.whitening import FewControlsWarning
+from napari_microdl.fields.samples import simulated
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 from skimage.io import imread
 
-from napari_microdl.scaling import log_scale
+from napari_microdl.fields.intensity import log_scale
 
 Scaling = Literal["percentile", "log"]
 

@@ -38,14 +38,14 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from napari_microdl.cells import pool, units_of
-from napari_microdl.embedding import TokenGrid, embed
-from napari_microdl.fields import Field
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.models.base import TokenModel
-from napari_microdl.models.builtin import TILE_SIZE
+from napari_microdl.models.families.builtin import TILE_SIZE
 from napari_microdl.models.registry import load_model
-from napari_microdl.positions import PositionComponent, left_out_share, position_share
-from napari_microdl.scaling import IntensityScaling
+from napari_microdl.tokens import TokenGrid, embed
+from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
+from napari_microdl.tokens.units import pool, units_of
 
 Box = tuple[int, int, int, int]
 Features = NDArray[np.float32]

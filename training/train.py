@@ -18,7 +18,7 @@ from torch import Tensor
 
 from corpus import SHARES, Plane, load_corpus
 from mae import MaskedAutoencoder
-from napari_microdl.models.builtin import CONFIG, standardise
+from napari_microdl.models.families.builtin import CONFIG, standardise
 
 # (edge of the model input, crops a batch, share of visible patches): small crops are cheap and
 # local, large ones teach context and other grid sizes.

@@ -10,16 +10,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from napari_microdl.activations import ConceptActivations
-    from napari_microdl.config import PipelineConfig
-    from napari_microdl.dictionary import ConceptDictionary
-    from napari_microdl.embedding import embed
-    from napari_microdl.errors import MicrodlError
-    from napari_microdl.fields import Field
-    from napari_microdl.icfl import ICFL
-    from napari_microdl.pipeline import iter_pipeline, run_pipeline
-    from napari_microdl.topk_sae import TopKSAE
-    from napari_microdl.whitening import ControlWhitening
+    from napari_microdl.concepts.activations import ConceptActivations
+    from napari_microdl.concepts.dictionary import ConceptDictionary
+    from napari_microdl.core.config import PipelineConfig
+    from napari_microdl.core.errors import MicrodlError
+    from napari_microdl.estimators.icfl import ICFL
+    from napari_microdl.estimators.topk_sae import TopKSAE
+    from napari_microdl.estimators.whitening import ControlWhitening
+    from napari_microdl.fields.field import Field
+    from napari_microdl.pipeline.run import iter_pipeline, run_pipeline
+    from napari_microdl.tokens import embed
 
 __version__ = "0.1.0"
 
@@ -39,17 +39,17 @@ __all__ = [
 ]
 
 _MODULE_OF = {
-    "ConceptActivations": "activations",
-    "ConceptDictionary": "dictionary",
-    "ControlWhitening": "whitening",
-    "Field": "fields",
-    "ICFL": "icfl",
-    "MicrodlError": "errors",
-    "PipelineConfig": "config",
-    "TopKSAE": "topk_sae",
-    "embed": "embedding",
-    "iter_pipeline": "pipeline",
-    "run_pipeline": "pipeline",
+    "ConceptActivations": "concepts.activations",
+    "ConceptDictionary": "concepts.dictionary",
+    "ControlWhitening": "estimators.whitening",
+    "Field": "fields.field",
+    "ICFL": "estimators.icfl",
+    "MicrodlError": "core.errors",
+    "PipelineConfig": "core.config",
+    "TopKSAE": "estimators.topk_sae",
+    "embed": "tokens",
+    "iter_pipeline": "pipeline.run",
+    "run_pipeline": "pipeline.run",
 }
 
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_microdl.errors import MicrodlError
+from napari_microdl.core.errors import MicrodlError
 
 if TYPE_CHECKING:
-    from napari_microdl.pipeline import Progress
-    from napari_microdl.run_evaluation import EvaluationStep
+    from napari_microdl.pipeline.run import Progress
+    from napari_microdl.report import EvaluationStep
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -174,15 +174,13 @@ class _ProgressLine:
 
 def _run(options: argparse.Namespace) -> None:
     """Fit, apply or evaluate a dictionary."""
-    from napari_microdl.config import PipelineConfig
-    from napari_microdl.config_files import read_config
-    from napari_microdl.dictionary import ConceptDictionary
-    from napari_microdl.evaluation import require_library
+    from napari_microdl.concepts.dictionary import ConceptDictionary
+    from napari_microdl.core.config import PipelineConfig
+    from napari_microdl.core.config_files import read_config
+    from napari_microdl.metrics import require_library
     from napari_microdl.models.registry import model_spec, weights_pin
     from napari_microdl.models.terms import terms_of
-    from napari_microdl.run_evaluation import AUTOMATIC, EvaluationChoices
-    from napari_microdl.run_evaluation.words import summary_sentences
-    from napari_microdl.runs import (
+    from napari_microdl.pipeline.files import (
         EVALUATION_PAGE,
         add_columns,
         check_labels,
@@ -190,7 +188,9 @@ def _run(options: argparse.Namespace) -> None:
         run_table,
         table_fields,
     )
-    from napari_microdl.stages.inputs import config_of
+    from napari_microdl.pipeline.inputs import config_of
+    from napari_microdl.report import AUTOMATIC, EvaluationChoices
+    from napari_microdl.report.text import summary_sentences
 
     choices, fields = None, []
     if options.command == "evaluate":
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command != "demo":
             _run(options)
         elif options.headless:
-            from napari_microdl.demo import run_demo
+            from napari_microdl.pipeline.demo import run_demo
 
             line = _ProgressLine()
             sentence = run_demo(options.out, progress=line)
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{sentence}\nThe table, the dictionary and the figures are in {options.out}.")
         else:
             try:
-                from napari_microdl.gui.launch import launch_demo
+                from napari_microdl.gui.plugin.launch import launch_demo
             except ImportError as error:
                 raise MicrodlError(
                     f"The window needs napari and Qt ({error}); install them with "

@@ -11,14 +11,14 @@ import pytest
 from napari.layers import Layer
 from qtpy.QtCore import QThreadPool
 
-from napari_microdl.config import PipelineConfig
-from napari_microdl.dictionary import ConceptDictionary
-from napari_microdl.fields import Field
-from napari_microdl.gui.explorer import ConceptExplorer
-from napari_microdl.gui.layers import Source
-from napari_microdl.gui.sample_data import load_transfluor
-from napari_microdl.pipeline import PipelineResult, run_pipeline
-from napari_microdl.samples import transfluor
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.gui.explorer.dock import ConceptExplorer
+from napari_microdl.gui.plugin.sample_data import load_transfluor
+from napari_microdl.gui.session.layers import Source
+from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 
 from .patience import PATIENCE, PatientBot
 

@@ -11,11 +11,12 @@ import pytest
 from napari.utils import progress as napari_progress
 from qtpy.QtCore import Qt, QThreadPool
 
-from napari_microdl import child_process
-from napari_microdl.activation_store import save_activations
-from napari_microdl.gui import cell_preview, compare_panel, map_panel, opening, saving
-from napari_microdl.gui import workflow as workflow_module
-from napari_microdl.gui.work import Work
+from napari_microdl.concepts.store import save_activations
+from napari_microdl.core import child_process
+from napari_microdl.gui.explorer import compare_panel, map_panel, opening, saving
+from napari_microdl.gui.session.work import Work
+from napari_microdl.gui.workflow import cell_preview
+from napari_microdl.gui.workflow import dock as workflow_module
 
 from .clicks import click_entry
 from .patience import PATIENCE

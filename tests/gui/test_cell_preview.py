@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint
 
-from napari_microdl.gui.layers import TAG
-from napari_microdl.gui.picking import camera_of
-from napari_microdl.samples import transfluor
-from napari_microdl.segmentation import SegmentationConfig, segment_cells
+from napari_microdl.core.config import SegmentationConfig
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.gui.overlays.picking import camera_of
+from napari_microdl.gui.session.layers import TAG
 
 from .test_workflow import LEFT, click, outputs
 from .test_workflow_settings import write

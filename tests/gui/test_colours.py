@@ -17,11 +17,11 @@ import pytest
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from napari_microdl.figures import _OUTLINES, CONDITION_COLOURS, CONTROL_COLOUR
-from napari_microdl.gui.gallery import _LINES
-from napari_microdl.gui.marks import _YELLOW
-from napari_microdl.gui.overlays import DIVERGING, SEQUENTIAL
-from napari_microdl.gui.spectrum import _SHRINKAGE, _SPECTRUM
+from napari_microdl.gui.explorer.gallery import _LINES
+from napari_microdl.gui.overlays.overlays import DIVERGING, SEQUENTIAL
+from napari_microdl.gui.overlays.selection_outlines import _YELLOW
+from napari_microdl.gui.widgets.curves import _SHRINKAGE, _SPECTRUM
+from napari_microdl.report.figures import _OUTLINES, CONDITION_COLOURS, CONTROL_COLOUR
 
 VISIONS = {
     "usual": np.eye(3),

@@ -11,9 +11,9 @@ import pytest
 from qtpy.QtCore import QModelIndex, Qt
 from qtpy.QtTest import QAbstractItemModelTester
 
-from napari_microdl.gui.concept_table import COLUMNS, HEADINGS, NAME, ConceptTable
-from napari_microdl.gui.selection import Selection
-from napari_microdl.gui.session import Session
+from napari_microdl.gui.explorer.concept_table import COLUMNS, HEADINGS, NAME, ConceptTable
+from napari_microdl.gui.session.selection import Selection
+from napari_microdl.gui.session.session import Session
 
 N = 300
 NAMES = [f"concept {i}" for i in range(N)]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_microdl.gui.explorer import ConceptExplorer
-from napari_microdl.gui.layers import Layout
-from napari_microdl.pipeline import run_pipeline
+from napari_microdl.gui.explorer.dock import ConceptExplorer
+from napari_microdl.gui.session.layers import Layout
+from napari_microdl.pipeline.run import run_pipeline
 
 from .clicks import click_entry
 from .conftest import SIZE
@@ -22,7 +22,7 @@ SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.saving.show_info", found.append)
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", found.append)
     return found
 
 

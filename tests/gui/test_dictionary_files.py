@@ -11,11 +11,11 @@ from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication
 
-from napari_microdl.dictionary import ConceptDictionary
-from napari_microdl.errors import MicrodlError
-from napari_microdl.gui import dictionary_files
-from napari_microdl.gui.dictionary_files import get_reader, write_dictionary
-from napari_microdl.gui.layers import TAG
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.plugin import reader_writer as dictionary_files
+from napari_microdl.gui.plugin.reader_writer import get_reader, write_dictionary
+from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.viewer_session import session_of
 
 from .test_picking import canvas_of

@@ -17,19 +17,19 @@ from qtpy.QtCore import Qt, QThreadPool
 from qtpy.QtWidgets import QFileDialog
 from scipy import sparse, stats
 
-from embedding.stand_ins import finish
 from gui.test_explorer_tabs import open_tab
-from napari_microdl.activation_store import open_activations, save_activations
-from napari_microdl.gui import evaluation_panel
-from napari_microdl.gui.concept_table import FLAG
-from napari_microdl.gui.evaluation_panel import EvaluationPanel
-from napari_microdl.gui.jobs import percent_done
-from napari_microdl.run_evaluation import (
+from napari_microdl.concepts.store import open_activations, save_activations
+from napari_microdl.gui.explorer import evaluation_panel
+from napari_microdl.gui.explorer.concept_table import FLAG
+from napari_microdl.gui.explorer.evaluation_panel import EvaluationPanel
+from napari_microdl.gui.widgets.jobs import percent_done
+from napari_microdl.report import (
     EvaluationChoices,
     EvaluationReport,
     EvaluationStep,
     iter_evaluation,
 )
+from tokens.stand_ins import finish
 
 from .patience import PATIENCE
 

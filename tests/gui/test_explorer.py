@@ -11,14 +11,14 @@ import tifffile
 from matplotlib.image import imread
 from qtpy.QtCore import QPoint, Qt
 
-from napari_microdl.dictionary import ConceptDictionary
-from napari_microdl.gui.concept_table import HEADINGS
-from napari_microdl.gui.explorer import ConceptExplorer
-from napari_microdl.gui.gallery import picture_of
-from napari_microdl.gui.layers import TAG
-from napari_microdl.gui.picking import camera_of
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.concepts.painting import grid_to_pixels
+from napari_microdl.gui.explorer.concept_table import HEADINGS
+from napari_microdl.gui.explorer.dock import ConceptExplorer
+from napari_microdl.gui.explorer.gallery import picture_of
+from napari_microdl.gui.overlays.picking import camera_of
+from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.viewer_session import session_of
-from napari_microdl.painting import grid_to_pixels
 
 from .clicks import click_entry
 from .conftest import SIZE
@@ -165,7 +165,7 @@ def test_a_picture_is_cut_around_its_unit_in_the_contrast_of_its_layer(explored,
 def choose_file(monkeypatch: pytest.MonkeyPatch, path: Any) -> None:
     """What the file dialog, which no test can click, would return."""
     monkeypatch.setattr(
-        "napari_microdl.gui.saving.QFileDialog.getSaveFileName", lambda *_: (str(path), "")
+        "napari_microdl.gui.explorer.saving.QFileDialog.getSaveFileName", lambda *_: (str(path), "")
     )
 
 
@@ -210,7 +210,7 @@ def test_a_table_that_cannot_be_saved_is_said(
 ):
     _, explorer = explored
     said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", said.append)
     choose_file(monkeypatch, tmp_path / name)
     click_save(qtbot, explorer, "concepts")
     assert sentence in said[0]
@@ -240,9 +240,9 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
     _, explorer = explored
     folder = tmp_path / "activations"
     said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", said.append)
     monkeypatch.setattr(
-        "napari_microdl.gui.saving.QFileDialog.getSaveFileName",
+        "napari_microdl.gui.explorer.saving.QFileDialog.getSaveFileName",
         lambda *_, **__: (str(folder), ""),
     )
     click_entry(explorer.save_button, explorer.save_button.entries["folder"])
@@ -253,7 +253,8 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
     viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     _, other = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     monkeypatch.setattr(
-        "napari_microdl.gui.opening.QFileDialog.getExistingDirectory", lambda *_: str(folder)
+        "napari_microdl.gui.explorer.opening.QFileDialog.getExistingDirectory",
+        lambda *_: str(folder),
     )
     qtbot.mouseClick(other.open_button, LEFT)
     qtbot.waitUntil(lambda: other.session.run is not None)
@@ -280,7 +281,7 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
     assert rows == expected.top_units(concept, 10).tolist()
     other.selection.select([rows[0]])
     assert other.cell.concepts.count() == len(expected.concepts_of(rows[0])[0])
-    monkeypatch.setattr("napari_microdl.gui.explorer.show_info", said.append)
+    monkeypatch.setattr("napari_microdl.gui.explorer.dock.show_info", said.append)
     other.go_to_unit(rows[0])
     assert said[-1].endswith("is not open.")
     choose_file(monkeypatch, tmp_path / "heatmap.tif")
@@ -294,7 +295,8 @@ def test_a_folder_that_holds_no_activations_is_said(explored, qtbot, monkeypatch
     run = explorer.session.run
     said: list[str] = []
     monkeypatch.setattr(
-        "napari_microdl.gui.opening.QFileDialog.getExistingDirectory", lambda *_: str(tmp_path)
+        "napari_microdl.gui.explorer.opening.QFileDialog.getExistingDirectory",
+        lambda *_: str(tmp_path),
     )
     explorer.open_button.jobs.failed.connect(said.append)
     qtbot.mouseClick(explorer.open_button, LEFT)
@@ -307,8 +309,8 @@ def test_a_folder_that_holds_no_activations_is_said(explored, qtbot, monkeypatch
 def test_a_table_too_large_for_text_gets_a_few_concepts(explored, qtbot, monkeypatch, tmp_path):
     _, explorer = explored
     said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
-    monkeypatch.setattr("napari_microdl.gui.saving._MOST_NUMBERS", 1000)
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", said.append)
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving._MOST_NUMBERS", 1000)
     choose_file(monkeypatch, tmp_path / "cells.csv")
     click_save(qtbot, explorer, "units")
     assert "Of 24 concepts the table gets 20" in said[0]

@@ -9,11 +9,11 @@ import pytest
 from matplotlib.path import Path as Outline
 from qtpy.QtCore import QPoint, Qt
 
-from napari_microdl.channel_attribution import channel_correlations
-from napari_microdl.concept_figures import volcano_places
-from napari_microdl.gui.plot_panel import KINDS
-from napari_microdl.tag_recall import tag_recall
-from napari_microdl.unit_pictures import outlines_of
+from napari_microdl.concepts.channel_attribution import channel_correlations
+from napari_microdl.gui.explorer.plot_panel import KINDS
+from napari_microdl.metrics.tag_recall import tag_recall
+from napari_microdl.report.concept_figures import volcano_places
+from napari_microdl.report.unit_pictures import outlines_of
 
 from .clicks import click_choice
 

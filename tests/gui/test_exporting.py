@@ -15,9 +15,9 @@ from qtpy.QtGui import QContextMenuEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
-from napari_microdl.concept_figures import volcano_places
-from napari_microdl.gui.fill_fields import FillFields
-from napari_microdl.run_evaluation.words import rows_of
+from napari_microdl.gui.workflow.fill_fields import FillFields
+from napari_microdl.report.concept_figures import volcano_places
+from napari_microdl.report.text import rows_of
 
 from .clicks import click_entry, menu_answered
 from .test_explorer_tabs import open_tab, pixel_of
@@ -36,7 +36,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     def refuse(sentence: str) -> None:
         raise AssertionError(sentence)
 
-    monkeypatch.setattr("napari_microdl.gui.exporting.show_info", refuse)
+    monkeypatch.setattr("napari_microdl.gui.widgets.save_actions.show_info", refuse)
 
     def choose_file(name: str) -> Path:
         path = tmp_path / name
@@ -161,7 +161,8 @@ def test_the_table_of_images_is_saved_and_can_be_filled_in_from(
     qtbot.waitExposed(dialog)
     dialog.tabs.setCurrentWidget(dialog.table)
     monkeypatch.setattr(
-        "napari_microdl.gui.fill_fields.QFileDialog.getOpenFileName", lambda *_: (str(path), "")
+        "napari_microdl.gui.workflow.fill_fields.QFileDialog.getOpenFileName",
+        lambda *_: (str(path), ""),
     )
     click(qtbot, dialog.table.choose)
     click(qtbot, dialog.table.apply)
@@ -344,7 +345,7 @@ def test_a_picture_that_cannot_be_saved_is_said(
 ):
     _, explorer = explored
     said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.exporting.show_info", said.append)
+    monkeypatch.setattr("napari_microdl.gui.widgets.save_actions.show_info", said.append)
     qtbot.waitUntil(explorer.plots.plot.has_contents)
     chosen(name)
     right_click(explorer.plots.plot.canvas, "Save picture...")

@@ -10,8 +10,8 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QTableWidget
 
-from napari_microdl.gui.fill_fields import FillFields
-from napari_microdl.gui.layers import Layout
+from napari_microdl.gui.session.layers import Layout
+from napari_microdl.gui.workflow.fill_fields import FillFields
 
 LEFT = Qt.MouseButton.LeftButton
 NAMES = ("B02_s1_DMSO", "B03_s1_drug", "notes")
@@ -114,7 +114,7 @@ def test_a_table_and_a_query_fill_the_rest(
         "B03_s1_drug.tif,10 uM,false\nB02_s1_DMSO.tif,none,true\n"
     )
     monkeypatch.setattr(
-        "napari_microdl.gui.fill_fields.QFileDialog.getOpenFileName",
+        "napari_microdl.gui.workflow.fill_fields.QFileDialog.getOpenFileName",
         lambda *_: (str(path), ""),
     )
     dialog.tabs.setCurrentWidget(dialog.table)

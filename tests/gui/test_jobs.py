@@ -8,10 +8,10 @@ import pytest
 from napari.utils import progress as napari_progress
 from qtpy.QtCore import QObject, QThreadPool, QTimer
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.gui.jobs import JobRunner, percent_done
-from napari_microdl.pipeline import Progress
-from napari_microdl.stopping import stop_if_asked
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import stop_if_asked
+from napari_microdl.gui.widgets.jobs import JobRunner, percent_done
+from napari_microdl.pipeline.run import Progress
 
 from .patience import PATIENCE
 

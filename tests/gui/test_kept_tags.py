@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_microdl.activation_store import open_activations, save_activations
+from napari_microdl.concepts.store import open_activations, save_activations
 
 from .test_explorer_tabs import open_tab
 from .test_workflow import LEFT, choose, click, docked, quiet, run

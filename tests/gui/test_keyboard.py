@@ -21,9 +21,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_microdl.concept_figures import volcano_places
-from napari_microdl.gui.concept_table import HEADINGS
-from napari_microdl.gui.points import point_by_key
+from napari_microdl.gui.explorer.concept_table import HEADINGS
+from napari_microdl.gui.widgets.points import point_by_key
+from napari_microdl.report.concept_figures import volcano_places
 
 from .conftest import small_layers
 from .test_explorer import shown_rows

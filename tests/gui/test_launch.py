@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from napari import Viewer
 
-from napari_microdl.gui import launch
+from napari_microdl.gui.plugin import launch
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import pytest
 import zarr
 from napari.layers import Image, Labels
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.gui.layers import (
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.session.layers import (
     FIELD_TAG,
     Layout,
     Source,

@@ -9,9 +9,9 @@ from typing import Any
 import napari
 from qtpy.QtWidgets import QApplication
 
-from napari_microdl.gui.explorer import ConceptExplorer
-from napari_microdl.gui.layers import Source
-from napari_microdl.gui.session import Session
+from napari_microdl.gui.explorer.dock import ConceptExplorer
+from napari_microdl.gui.session.layers import Source
+from napari_microdl.gui.session.session import Session
 
 
 def living(kind: type) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from napari._app_model import get_app_model
 
-from napari_microdl.gui.layers import TAG
+from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.viewer_session import session_of
 
 from .clicks import click_menus

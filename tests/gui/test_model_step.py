@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint
 
-from napari_microdl.config import PipelineConfig
-from napari_microdl.config_files import write_config
-from napari_microdl.embedding import TilePlan, estimate_embedding
-from napari_microdl.gui.layers import FIELD_TAG
-from napari_microdl.gui.settings import token_cache
-from napari_microdl.layer_choice import iter_layer_scores
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.config_files import write_config
+from napari_microdl.gui.session.layers import FIELD_TAG
+from napari_microdl.gui.session.settings import token_cache
 from napari_microdl.models.registry import list_models, model_spec
 from napari_microdl.models.terms import commercial_use, terms_of
-from napari_microdl.stages.kept import KeptStages
+from napari_microdl.pipeline.cache import KeptStages
+from napari_microdl.pipeline.layer_choice import iter_layer_scores
+from napari_microdl.tokens import TilePlan, estimate_embedding
 
 from .conftest import SMALL, small_fields, small_layers
 from .test_workflow import LEFT, choose, click, docked, quiet, run
@@ -157,7 +157,7 @@ def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
     assert "are not on the hub" in step.need.text()
     # Its weights are given as those of the whole model.
     monkeypatch.setattr(
-        "napari_microdl.gui.steps.model.QFileDialog.getOpenFileName",
+        "napari_microdl.gui.workflow.steps.model.QFileDialog.getOpenFileName",
         lambda *_: (str(tmp_path / "weights.pth"), ""),
     )
     click(qtbot, step.file)
@@ -197,10 +197,10 @@ def test_a_models_own_folder_is_looked_at_and_run(
     workflow = painted(open_viewer, qtbot, ("red", "green", "blue"))
     step, session = workflow.model, workflow.session
     monkeypatch.setattr(
-        "napari_microdl.gui.steps.model.QFileDialog.getOpenFileName", lambda *_: ("", "")
+        "napari_microdl.gui.workflow.steps.model.QFileDialog.getOpenFileName", lambda *_: ("", "")
     )
     monkeypatch.setattr(
-        "napari_microdl.gui.steps.model.QFileDialog.getExistingDirectory",
+        "napari_microdl.gui.workflow.steps.model.QFileDialog.getExistingDirectory",
         lambda *_: str(dino_folder),
     )
     choose(qtbot, step.model, "Other weights: file or folder...")
@@ -304,7 +304,7 @@ def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
         dictionary = dataclasses.replace(small_run.result.dictionary, spec=spec)
         path = dictionary.save(tmp_path / f"{number}")
         monkeypatch.setattr(
-            "napari_microdl.gui.workflow_files.QFileDialog.getOpenFileName",
+            "napari_microdl.gui.workflow.files.QFileDialog.getOpenFileName",
             lambda *_, path=path: (str(path), ""),
         )
         click(qtbot, workflow.dictionary.load)
@@ -389,7 +389,7 @@ def test_a_folder_that_the_library_runs_is_looked_at_and_run(
     step, session = workflow.model, workflow.session
     click(qtbot, step.heading)
     monkeypatch.setattr(
-        "napari_microdl.gui.steps.model.QFileDialog.getExistingDirectory",
+        "napari_microdl.gui.workflow.steps.model.QFileDialog.getExistingDirectory",
         lambda *_: str(clip_folder),
     )
     click(qtbot, step.folder)

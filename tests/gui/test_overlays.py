@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from napari.layers import Image
 from scipy.ndimage import map_coordinates
 
-from napari_microdl.gui.layers import TAG, Source
-from napari_microdl.gui.overlays import DIVERGING, side_by_side
-from napari_microdl.gui.session import Session
+from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
+from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.gui.overlays.overlays import DIVERGING, side_by_side
+from napari_microdl.gui.session.layers import TAG, Source
+from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.viewer_session import session_of
-from napari_microdl.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
-from napari_microdl.pipeline import run_pipeline
-from napari_microdl.segmentation import segment_cells
+from napari_microdl.pipeline.run import run_pipeline
 
 RANDOM = np.random.default_rng(0)
 

@@ -10,8 +10,8 @@ from napari._app_model import get_app_model
 from napari.layers import Labels
 from qtpy.QtCore import QPoint
 
-from napari_microdl.gui.layers import TAG, is_input, is_output
-from napari_microdl.gui.picking import camera_of
+from napari_microdl.gui.overlays.picking import camera_of
+from napari_microdl.gui.session.layers import TAG, is_input, is_output
 
 from .test_picking import canvas_of
 from .test_workflow import LEFT, choose, click, docked, run

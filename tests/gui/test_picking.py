@@ -11,11 +11,11 @@ import pytest
 from napari.layers import Labels
 from qtpy.QtCore import QPoint, Qt
 
-from napari_microdl.gui.layers import TAG, Source
-from napari_microdl.gui.marks import KIND
-from napari_microdl.gui.picking import camera_of, go_to, unit_at
-from napari_microdl.gui.session import Run
-from napari_microdl.pipeline import run_pipeline
+from napari_microdl.gui.overlays.picking import camera_of, go_to, unit_at
+from napari_microdl.gui.overlays.selection_outlines import KIND
+from napari_microdl.gui.session.layers import TAG, Source
+from napari_microdl.gui.session.session import Run
+from napari_microdl.pipeline.run import run_pipeline
 
 LEFT = Qt.MouseButton.LeftButton
 ROW = Qt.ItemDataRole.UserRole

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from napari_microdl.gui.layers import FIELD_TAG, Layout
-from napari_microdl.gui.sample_data import load_simulated, load_transfluor
-from napari_microdl.gui.session import Session
-from napari_microdl.samples import simulated, transfluor
+from napari_microdl.fields.samples import simulated, transfluor
+from napari_microdl.gui.plugin.sample_data import load_simulated, load_transfluor
+from napari_microdl.gui.session.layers import FIELD_TAG, Layout
+from napari_microdl.gui.session.session import Session
 
 
 def test_the_sample_opens_as_eight_fields_with_conditions_and_controls():

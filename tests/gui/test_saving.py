@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_microdl.gui.explorer import ConceptExplorer
-from napari_microdl.gui.layers import TAG, ImageRow, Source
-from napari_microdl.pipeline import PipelineResult, run_pipeline
+from napari_microdl.gui.explorer.dock import ConceptExplorer
+from napari_microdl.gui.session.layers import TAG, ImageRow, Source
+from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 
 from .clicks import click_entry
 
@@ -27,7 +27,7 @@ def test_activations_are_copied_to_the_labels_and_stay(
     make_napari_viewer, small_run, cell_run, qtbot, monkeypatch, own
 ):
     said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.saving.show_info", said.append)
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", said.append)
     viewer = make_napari_viewer()
     explorer = ConceptExplorer(viewer)
     qtbot.addWidget(explorer)

@@ -9,9 +9,9 @@ from napari import Viewer
 from napari.components import LayerList
 from napari.layers import Image, Labels
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.gui.layers import Layout
-from napari_microdl.gui.session import Session
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.session.layers import Layout
+from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.viewer_session import session_of
 
 from .conftest import small_layers

@@ -8,7 +8,7 @@ from napari.settings import get_plugin_settings, get_settings
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QPushButton
 
-from napari_microdl.gui.settings import PLUGIN, Settings, read_settings, token_cache
+from napari_microdl.gui.session.settings import PLUGIN, Settings, read_settings, token_cache
 from napari_microdl.gui.viewer_session import session_of
 
 from .clicks import click_choice, click_menus

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from napari.layers import Image
 
-from napari_microdl.gui.layers import TAG, Source, is_output
+from napari_microdl.gui.session.layers import TAG, Source, is_output
 
 
 def test_the_overlay_on_the_selected_image_follows_the_slider(

@@ -11,8 +11,8 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication, QCheckBox, QLineEdit
 
-from napari_microdl.gui.settings import PLUGIN, token_cache
-from napari_microdl.gui.token_store import TokenStore, amount, token_store
+from napari_microdl.gui.session.settings import PLUGIN, token_cache
+from napari_microdl.gui.session.token_store import TokenStore, amount, token_store
 from napari_microdl.gui.viewer_session import session_of
 
 

@@ -16,9 +16,9 @@ import pytest
 import tifffile
 from qtpy.QtCore import Qt
 
-from napari_microdl.dictionary import ConceptDictionary
-from napari_microdl.gui.fill_fields import FillFields
-from napari_microdl.runs import DICTIONARY
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.gui.workflow.fill_fields import FillFields
+from napari_microdl.pipeline.files import DICTIONARY
 
 from .clicks import click_entry
 from .conftest import SMALL, small_fields
@@ -47,7 +47,7 @@ def files(tmp_path: Path) -> list[Path]:
 def dialogs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """What the file dialogs, which no test can click, would return."""
     path = tmp_path / "settings.json"
-    name = "napari_microdl.gui.workflow_files.QFileDialog"
+    name = "napari_microdl.gui.workflow.files.QFileDialog"
     monkeypatch.setattr(f"{name}.getSaveFileName", lambda *_: (str(path), ""))
     monkeypatch.setattr(f"{name}.getOpenFileName", lambda *_: (str(path), ""))
     return path

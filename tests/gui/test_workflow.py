@@ -10,10 +10,10 @@ from napari.layers import Image, Labels
 from napari.utils import progress as napari_progress
 from qtpy.QtCore import QPoint, Qt, QThreadPool
 
-from napari_microdl.dictionary import ConceptDictionary
-from napari_microdl.gui.layers import TAG
-from napari_microdl.gui.workflow import ConceptWorkflow
-from napari_microdl.pipeline import run_pipeline
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.gui.session.layers import TAG
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
+from napari_microdl.pipeline.run import run_pipeline
 
 from .clicks import click_layers
 from .conftest import SIZE, SMALL, small_fields, small_layers
@@ -26,7 +26,7 @@ LEFT = Qt.MouseButton.LeftButton
 def quiet(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collects what would pop up; the pop-up's own timers would outlive the test."""
     shown: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.workflow.show_error", shown.append)
+    monkeypatch.setattr("napari_microdl.gui.workflow.dock.show_error", shown.append)
     return shown
 
 

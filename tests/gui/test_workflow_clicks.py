@@ -11,9 +11,9 @@ from napari.layers import Labels
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QPoint, Qt
 
-from napari_microdl.config import PipelineConfig
-from napari_microdl.dictionary import ConceptDictionary
-from napari_microdl.segmentation import segment_cells
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.fields.segmentation import segment_cells
 
 from .clicks import click_choice, write_in_table
 from .conftest import small_fields
@@ -297,7 +297,7 @@ def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
     step, session = workflow.dictionary, workflow.session
     path = small_run.result.dictionary.save(tmp_path / "concepts")
     again = tmp_path / "again.microdl.safetensors"
-    dialogs = "napari_microdl.gui.workflow_files.QFileDialog"
+    dialogs = "napari_microdl.gui.workflow.files.QFileDialog"
     monkeypatch.setattr(f"{dialogs}.getOpenFileName", lambda *_: (str(path), ""))
     monkeypatch.setattr(f"{dialogs}.getSaveFileName", lambda *_: (str(again), ""))
     click(qtbot, step.heading)

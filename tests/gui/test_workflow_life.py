@@ -14,9 +14,9 @@ from napari.utils import progress as napari_progress
 from qtpy.QtCore import Qt, QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication, QDialog
 
-from napari_microdl.gui.layers import TAG, Layout
-from napari_microdl.gui.session import Session
-from napari_microdl.gui.work import Work
+from napari_microdl.gui.session.layers import TAG, Layout
+from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.session.work import Work
 
 from .conftest import small_layers
 from .patience import PATIENCE

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
-from napari_microdl.config import PipelineConfig
-from napari_microdl.config_files import read_config, write_config
-from napari_microdl.gui.layers import TAG
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.config_files import read_config, write_config
+from napari_microdl.gui.session.layers import TAG
 
 from .clicks import click_entry
 from .test_workflow import LEFT, choose, click, docked, outputs, quiet, run
@@ -32,7 +32,7 @@ def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
 ):
     _, workflow = docked
     path = tmp_path / "settings.json"
-    dialogs = "napari_microdl.gui.workflow_files.QFileDialog"
+    dialogs = "napari_microdl.gui.workflow.files.QFileDialog"
     monkeypatch.setattr(f"{dialogs}.getSaveFileName", lambda *_: (str(path), ""))
     monkeypatch.setattr(f"{dialogs}.getOpenFileName", lambda *_: (str(path), ""))
     load, save = workflow.settings_button.menu().actions()

@@ -9,11 +9,11 @@ import pytest
 from napari.layers import Image, Labels
 from qtpy.QtCore import QThreadPool
 
-from napari_microdl.gui.layers import TAG
-from napari_microdl.gui.workflow import ConceptWorkflow
-from napari_microdl.pipeline import run_pipeline
-from napari_microdl.samples import transfluor
-from napari_microdl.segmentation import segment_cells
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.gui.session.layers import TAG
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
+from napari_microdl.pipeline.run import run_pipeline
 
 from .conftest import SIZE, small_fields
 from .patience import PATIENCE

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from napari_microdl.models.architecture import VitConfig
 from napari_microdl.models.recipe import Recipe
+from napari_microdl.models.vit.config import VitConfig
 
 # A tensor or its shape.
 Named = TypeVar("Named")

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from models import naive, published, published_input
 from models.comparison import SECOND, Case, Difference, compare, tiles_of
-from napari_microdl.models.loading import load_published
 from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.registry import RECIPES
+from napari_microdl.models.weights.loading import load_published
 
 
 def numpy_state(state: dict[str, torch.Tensor], prefix: str = "") -> naive.Arrays:

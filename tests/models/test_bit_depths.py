@@ -16,11 +16,11 @@ import torch
 
 from models import naive, published, published_input
 from models.second_cases import numpy_state, parallel_read, timm_read
-from napari_microdl.embedding import embed
-from napari_microdl.fields import Field
-from napari_microdl.models.loading import load_published
+from napari_microdl.fields.field import Field
 from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.registry import RECIPES
+from napari_microdl.models.weights.loading import load_published
+from napari_microdl.tokens import embed
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models import builtin
-from napari_microdl.models.builtin import CONFIG, BuiltinModel, load_builtin, random_init
-from napari_microdl.models.vit import VisionTransformer
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models.families import builtin
+from napari_microdl.models.families.builtin import CONFIG, BuiltinModel, load_builtin, random_init
+from napari_microdl.models.vit.network import VisionTransformer
 
 WEIGHTS = Path(str(files("napari_microdl"))) / "data" / "mae" / "microdl_mae.safetensors"
 

@@ -13,11 +13,11 @@ from transformers.models.dinov2.configuration_dinov2 import Dinov2Config
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 
 from models import published
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.builtin import WEIGHTS, load_builtin
-from napari_microdl.models.loading import load_published
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models.families.builtin import WEIGHTS, load_builtin
 from napari_microdl.models.registry import RECIPES, load_model, model_spec
 from napari_microdl.models.terms import terms_of
+from napari_microdl.models.weights.loading import load_published
 
 TOML = """
 weights = "encoder.safetensors"

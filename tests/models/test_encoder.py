@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from models import published
-from napari_microdl.errors import MicrodlError
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models import encoder
-from napari_microdl.models.architecture import Preprocessing, VitConfig
 from napari_microdl.models.base import ChannelRule
-from napari_microdl.models.builtin import load_builtin
 from napari_microdl.models.encoder import EncoderModel
-from napari_microdl.models.loading import load_published
+from napari_microdl.models.families.builtin import load_builtin
 from napari_microdl.models.recipe import Recipe, describe
 from napari_microdl.models.registry import RECIPES
-from napari_microdl.models.vit import VisionTransformer
+from napari_microdl.models.vit.network import VisionTransformer
+from napari_microdl.models.vit.config import Preprocessing, VitConfig
+from napari_microdl.models.weights.loading import load_published
 
 
 def tiles_of(channels: int, edge: int, n: int = 2) -> np.ndarray:

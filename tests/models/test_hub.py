@@ -17,10 +17,10 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from models import published
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models import hub
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.recipe import HubSource
 from napari_microdl.models.registry import RECIPES, load_model, model_spec, weights_pin
+from napari_microdl.models.weights import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {
@@ -181,7 +181,7 @@ def test_an_error_of_the_http_library_gives_one_sentence(tmp_path: Path, proxy: 
     """A refusing proxy: what recent libraries raise for it is no OSError and not the hub's own."""
     code = (
         "from napari_microdl.models.registry import load_model\n"
-        "from napari_microdl.errors import MicrodlError\n"
+        "from napari_microdl.core.errors import MicrodlError\n"
         f"try: load_model('hf://lab/vit@{COMMIT}')\n"
         "except MicrodlError as error: print(error)"
     )

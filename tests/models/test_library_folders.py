@@ -29,17 +29,17 @@ from transformers.models.vit_msn.modeling_vit_msn import ViTMSNModel
 from models.comparison import tiles_of
 from models.library_cases import LIBRARY, VISION, Library
 from models.transformers_cases import randomised
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.architecture import Preprocessing
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.base import ChannelRule
 from napari_microdl.models.encoder import prepare
-from napari_microdl.models.hugging_face_files import read_preprocessing
-from napari_microdl.models.registry import load_model, model_spec
-from napari_microdl.models.transformers_families import (
+from napari_microdl.models.families.hugging_face_files import read_preprocessing
+from napari_microdl.models.families.transformers import (
     TRANSFORMERS,
     TRANSFORMERS_FAMILIES,
     USUAL_SETTINGS,
 )
+from napari_microdl.models.registry import load_model, model_spec
+from napari_microdl.models.vit.config import Preprocessing
 
 BY_NAME = {library.name: library for library in LIBRARY}
 CLIP = BY_NAME["CLIP, vision model"]

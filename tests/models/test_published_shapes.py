@@ -28,13 +28,13 @@ from models.transformers_cases import (
     ViTConfig,
     ViTModel,
 )
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models import loading
-from napari_microdl.models.architecture import VitConfig
-from napari_microdl.models.assembly import empty_network
-from napari_microdl.models.custom import hugging_face_recipe
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models.families.custom import hugging_face_recipe
 from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.registry import PUBLISHED_NAMES, RECIPES
+from napari_microdl.models.vit.config import VitConfig
+from napari_microdl.models.weights import loading
+from napari_microdl.models.weights.assembly import empty_network
 
 Shapes = dict[str, tuple[int, ...]]
 EVERY_FORM = [form for recipe in RECIPES.values() for form in recipe.forms()]

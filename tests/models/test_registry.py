@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from models import published
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models import device, loading
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models import device
 from napari_microdl.models.base import ChannelRule
 from napari_microdl.models.device import bounded_threads, resolve_device, usable_cores
 from napari_microdl.models.registry import (
@@ -24,6 +24,7 @@ from napari_microdl.models.registry import (
     needs_weights,
     published_name,
 )
+from napari_microdl.models.weights import loading
 
 
 def test_every_name_loads_a_model_of_that_name():

@@ -19,7 +19,7 @@ from models.comparison import tiles_of
 from models.library_cases import LIBRARY
 from models.test_hub import COMMIT, cached_repository, offline
 from models.transformers_cases import SHAPE, randomised
-from napari_microdl.errors import MicrodlError
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.registry import load_model, weights_pin
 
 __all__ = ["offline"]

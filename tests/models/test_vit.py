@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from models import naive
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.assembly import empty_network
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import Stopped, stoppable
 from napari_microdl.models.encoder import prepare
 from napari_microdl.models.families.microdl import CONFIG as BUILTIN_CONFIG
 from napari_microdl.models.families.microdl import PREPROCESSING as BUILTIN_PREPROCESSING
 from napari_microdl.models.registry import RECIPES
-from napari_microdl.models.vit import VisionTransformer, VitConfig, sincos_positions
+from napari_microdl.models.vit.network import VisionTransformer, VitConfig, sincos_positions
 from napari_microdl.models.vit.blocks import ParallelBlock
 from napari_microdl.models.vit.positions import rotary_positions
-from napari_microdl.stopping import Stopped, stoppable
+from napari_microdl.models.weights.assembly import empty_network
 
 CONFIG = VitConfig(dim=12, depth=4, n_heads=3, patch_size=4, in_channels=2, mlp_ratio=2.0)
 

@@ -19,10 +19,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models import published
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.keys import HUGGING_FACE
-from napari_microdl.models.loading import load_published
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.registry import RECIPES, load_model
+from napari_microdl.models.weights.keys import HUGGING_FACE
+from napari_microdl.models.weights.loading import load_published
 
 UNIDINO = published.small(RECIPES["unidino"])
 OPENPHENOM = published.small(RECIPES["openphenom"])
@@ -195,7 +195,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from models import published
-from napari_microdl.models.loading import load_published
+from napari_microdl.models.weights.loading import load_published
 from napari_microdl.models.registry import RECIPES
 import safetensors.torch
 recipe = published.small(RECIPES["openphenom"])

@@ -13,7 +13,7 @@ from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
 
-from napari_microdl.gui.session import Session
+from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.viewer_session import session_of
 
 # Pixels; narrower, tables show nothing.

@@ -6,13 +6,13 @@ import weakref
 
 from napari.viewer import Viewer
 
-from napari_microdl.gui.copied_features import CopiedFeatures
-from napari_microdl.gui.marks import Marks
-from napari_microdl.gui.overlays import Overlays
-from napari_microdl.gui.selection import Selection
-from napari_microdl.gui.session import Session
-from napari_microdl.gui.settings import read_settings
-from napari_microdl.gui.token_store import token_store
+from napari_microdl.gui.overlays.copied_features import CopiedFeatures
+from napari_microdl.gui.overlays.overlays import Overlays
+from napari_microdl.gui.overlays.selection_outlines import Marks
+from napari_microdl.gui.session.selection import Selection
+from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.session.settings import read_settings
+from napari_microdl.gui.session.token_store import token_store
 
 
 class _Parts:

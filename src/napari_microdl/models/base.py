@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-Site = Literal["residual", "attention"]
-Precision = Literal["fp32", "bf16", "fast"]
-Intensity = Literal["log", "linear"]
+from napari_microdl.core.config import Intensity, Site
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class ModelSpec:
     channels : ChannelRule
         Which channels it wants.
     intensity : {"log", "linear"}
-        Scale on which it wants intensities, see `napari_microdl.scaling.IntensityScaling`.
+        Scale on which it wants intensities, see `napari_microdl.fields.intensity.IntensityScaling`.
     fixed_tile : bool
         Whether a tile must have the native size; otherwise any multiple of the patch size will do.
     """

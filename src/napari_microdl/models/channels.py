@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from napari_microdl.errors import MicrodlError
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.base import ChannelRule, ModelSpec
 
 # Words for one and the same thing. A stain stands with what it stains; words that stain

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from napari_microdl.errors import MicrodlError
+from napari_microdl.core.errors import MicrodlError
 
 
 def resolve_device(name: str) -> torch.device:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.architecture import Preprocessing, VitConfig
-from napari_microdl.models.base import ModelSpec, Precision, Site
+from napari_microdl.core.config import Precision, Site
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models.base import ModelSpec
 from napari_microdl.models.device import bounded_threads
-from napari_microdl.models.transformers_families import TransformersConfig
-from napari_microdl.models.transformers_network import TransformersNetwork
-from napari_microdl.models.vit import VisionTransformer
+from napari_microdl.models.families.transformers import TransformersConfig
+from napari_microdl.models.families.transformers_network import TransformersNetwork
+from napari_microdl.models.vit.network import VisionTransformer
+from napari_microdl.models.vit.config import Preprocessing, VitConfig
 
 TRIAL_TILES = 2
 TRIAL_REPEATS = 3

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.architecture import Preprocessing, VitConfig
-from napari_microdl.models.base import ChannelRule, Intensity, ModelSpec
-from napari_microdl.models.keys import KeyMap
+from napari_microdl.core.config import Intensity
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models.base import ChannelRule, ModelSpec
+from napari_microdl.models.vit.config import Preprocessing, VitConfig
+from napari_microdl.models.weights.keys import KeyMap
 
 RGB_TOGETHER = ChannelRule(names=("R", "G", "B"), joint=True, least=3, most=3)
 ONE_BY_ONE = ChannelRule()

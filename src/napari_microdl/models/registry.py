@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.base import ModelSpec, Precision, TokenModel
+from napari_microdl.core.config import Precision
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models.base import ModelSpec, TokenModel
 from napari_microdl.models.families import dino, microdl, microscopy, recursion
-from napari_microdl.models.first_use import recorded_digest
+from napari_microdl.models.families.transformers import TransformersRecipe
 from napari_microdl.models.recipe import HubSource, Joint, Recipe
-from napari_microdl.models.shards import WEIGHTS_NAMES
-from napari_microdl.models.transformers_families import TransformersRecipe
+from napari_microdl.models.weights.first_use import recorded_digest
+from napari_microdl.models.weights.shards import WEIGHTS_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +147,7 @@ def _source(name: str) -> HubSource | None:
 
 def _referred_to(reference: str) -> HubSource:
     """Repository and commit of a reference, with the digest if this commit is pinned."""
-    from napari_microdl.models.hub import parse_reference
+    from napari_microdl.models.weights.hub import parse_reference
 
     source = parse_reference(reference)
     pins = (recipe.hub for recipe in RECIPES.values() if recipe.hub is not None)
@@ -268,12 +269,12 @@ def load_model(
     name = str(name)
     if name in MODEL_NAMES:
         # torch takes seconds to import, so the names above can be listed without it.
-        from napari_microdl.models.builtin import load_builtin, random_init
+        from napari_microdl.models.families.builtin import load_builtin, random_init
 
         if name == "builtin":
             return load_builtin(device, precision)
         return random_init(device, precision, seed)
-    from napari_microdl.models.loading import load_published
+    from napari_microdl.models.weights.loading import load_published
 
     recipe, path, pinned = _locate(name, weights)
     return load_published(recipe.taking(joint), path, device, precision, sha256 or pinned)
@@ -281,7 +282,7 @@ def load_model(
 
 def _locate(name: str, weights: str | Path | None) -> tuple[Recipe | TransformersRecipe, Path, str]:
     """Recipe, weights file and pinned digest for what `load_model` was given."""
-    from napari_microdl.models.hub import SCHEME, fetch
+    from napari_microdl.models.weights.hub import SCHEME, fetch
 
     published = published_name(name)
     if published is not None:
@@ -290,7 +291,7 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Recipe | Transformer
         if place:
             file = _weights_file(Path(place))
             if recipe.alternative is not None:
-                from napari_microdl.models.loading import matching_form
+                from napari_microdl.models.weights.loading import matching_form
 
                 recipe = matching_form(recipe, file)
             return recipe, file, ""
@@ -312,8 +313,8 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Recipe | Transformer
 
 def _from_hub(reference: str) -> Recipe | TransformersRecipe:
     """Recipe for a repository on the hub; only its configuration is fetched, if anything."""
-    from napari_microdl.models.custom import hugging_face_recipe
-    from napari_microdl.models.hub import fetch, parse_reference
+    from napari_microdl.models.families.custom import hugging_face_recipe
+    from napari_microdl.models.weights.hub import fetch, parse_reference
 
     source = parse_reference(reference)
     known = (r for r in RECIPES.values() if r.hub and r.hub.repository == source.repository)
@@ -325,7 +326,7 @@ def _from_hub(reference: str) -> Recipe | TransformersRecipe:
 
 def _from_place(path: Path) -> tuple[Recipe | TransformersRecipe, Path, str]:
     """Recipe for a file or folder, which says by itself what it is."""
-    from napari_microdl.models.custom import hugging_face_recipe, toml_recipe
+    from napari_microdl.models.families.custom import hugging_face_recipe, toml_recipe
 
     if path.is_dir() and (path / "config.json").is_file():
         if recursion.is_openphenom(path / "config.json"):
@@ -335,7 +336,7 @@ def _from_place(path: Path) -> tuple[Recipe | TransformersRecipe, Path, str]:
         path = found[0]
     if path.suffix == ".toml":
         return toml_recipe(path)
-    from napari_microdl.models.loading import recognise
+    from napari_microdl.models.weights.loading import recognise
 
     file = _weights_file(path)
     return recognise(file, [form for r in RECIPES.values() for form in r.forms()]), file, ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from napari_microdl.models.architecture import Preprocessing, VitConfig
 from napari_microdl.models.base import ModelSpec
+from napari_microdl.models.vit.config import Preprocessing, VitConfig
 
 CONFIG = VitConfig(dim=192, depth=8, n_heads=3, patch_size=8, in_channels=1)
 PREPROCESSING = Preprocessing(mean=(0.25,), std=(0.3,))

@@ -8,10 +8,10 @@ images scaled by percentiles and takes them as they are.
 
 from __future__ import annotations
 
-from napari_microdl.models.architecture import Preprocessing, VitConfig
 from napari_microdl.models.base import ChannelRule
-from napari_microdl.models.keys import SUBCELL, TIMM
 from napari_microdl.models.recipe import ONE_BY_ONE, Recipe, describe
+from napari_microdl.models.vit.config import Preprocessing, VitConfig
+from napari_microdl.models.weights.keys import SUBCELL, TIMM
 
 SELF_NORMALISED = Preprocessing(tile_norm="standardise", eps=1e-7)
 FAIR = "FAIR Noncommercial Research License"

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from napari_microdl.models.architecture import Preprocessing, VitConfig
 from napari_microdl.models.base import ChannelRule
-from napari_microdl.models.keys import PARALLEL
 from napari_microdl.models.recipe import HubSource, Recipe, describe
+from napari_microdl.models.vit.config import Preprocessing, VitConfig
+from napari_microdl.models.weights.keys import PARALLEL
 
 SELF_STANDARDISED = Preprocessing(tile_norm="instance", eps=1e-5)
 EDGE = 256

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from napari_microdl.models.architecture import VitConfig
+from napari_microdl.models.vit.config import VitConfig
 from napari_microdl.models.vit.positions import rotate
 
 Rotations = tuple[Tensor, Tensor]

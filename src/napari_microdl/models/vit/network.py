@@ -8,16 +8,16 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from napari_microdl.errors import MicrodlError
-from napari_microdl.models.architecture import VitConfig
-from napari_microdl.models.base import Site
+from napari_microdl.core.config import Site
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import stop_if_asked
 from napari_microdl.models.vit.blocks import Block, ParallelBlock, Rotations
+from napari_microdl.models.vit.config import VitConfig
 from napari_microdl.models.vit.positions import (
     resized_positions,
     rotary_positions,
     sincos_positions,
 )
-from napari_microdl.stopping import stop_if_asked
 
 
 def check_reading(

@@ -1,0 +1,647 @@
+"""Concept activations of every unit: the table, its ranking, and values to paint on images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
+from napari_microdl.core.arrays import unit_length
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.stepping import run_through
+from napari_microdl.fields.field import Field
+from napari_microdl.metrics import iter_activation_shares, selectivities, separation_auc
+from napari_microdl.metrics.group_tests import (
+    iter_compare_groups,
+    iter_compare_wells,
+    iter_duplicates,
+)
+from napari_microdl.tokens import TokenGrid
+from napari_microdl.tokens.units import Units
+
+# The area under a curve of so many units of each side is exact enough, and quick.
+_MOST_UNITS_OF_A_SIDE = 10_000
+_CONCEPTS_AT_ONCE = 64
+# Numbers of a table of units that are looked up in one step.
+_NUMBERS_AT_ONCE = 2_000_000
+
+
+def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
+    """One row a unit, with where it lies and what is known about its field.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    units : sequence of Units
+        Units of every field, in the same order.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``Metadata_Field``, ``Metadata_Plate``, ``Metadata_Well``, ``Metadata_Site``,
+        ``Metadata_condition``, ``Metadata_control``, ``field`` (its number from 0), ``label``,
+        ``y`` and ``x`` (centre, pixels) and ``area`` (pixels).
+    """
+    parts = []
+    for index, (field, unit) in enumerate(zip(fields, units, strict=True)):
+        parts.append(
+            pd.DataFrame(
+                {
+                    "Metadata_Field": field.name,
+                    "Metadata_Plate": field.plate,
+                    "Metadata_Well": field.well,
+                    "Metadata_Site": field.site,
+                    "Metadata_condition": field.condition,
+                    "Metadata_control": field.is_control,
+                    "field": index,
+                    "label": unit.ids,
+                    "y": unit.y,
+                    "x": unit.x,
+                    "area": unit.area,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+@dataclass(eq=False)
+class ConceptActivations:
+    """Activations of a dictionary's concepts in every unit of a set of fields.
+
+    Parameters
+    ----------
+    units : DataFrame of n_units rows
+        As `unit_table` makes it.
+    codes : csr_array of shape (n_units, n_concepts)
+        Codes; in memory, or in files that are read as they are needed
+        (`napari_microdl.concepts.store`).
+    vectors : ndarray of shape (n_units, k)
+        The units in the space of the dictionary (whitened), in memory or in a file.
+    dictionary : ConceptDictionary
+        The concepts.
+    grids : list of TokenGrid
+        Tokens of every field, position component removed; empty where they were not kept.
+    geometry : list of Units
+        Units of every field; empty where they were not kept.
+    unit_tags : ndarray of str, shape (n_units,), optional
+        What a person saw in each unit: one of `TAGS`, or empty; none where not given.
+    columns : csc_array of shape (n_units, n_concepts), optional
+        The same codes by concept; made where not given.
+    """
+
+    units: pd.DataFrame
+    codes: sparse.csr_array
+    vectors: NDArray[np.float32]
+    dictionary: ConceptDictionary
+    grids: list[TokenGrid]
+    geometry: list[Units]
+    unit_tags: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.empty(0, "<U12"))
+    columns: sparse.csc_array | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.unit_tags):
+            self.unit_tags = np.full(len(self.units), "", dtype=f"<U{max(map(len, TAGS))}")
+        # Columns are read one concept at a time.
+        self._columns = sparse.csc_array(self.codes) if self.columns is None else self.columns
+        # Switching the shown concept then costs one product.
+        self._directions = self.dictionary.directions
+        # Several tabs ask for the same concept, one after the other.
+        self._aligned: tuple[int, NDArray[np.float32]] | None = None
+        # Only the field on display is asked for, again and again, one concept after the other.
+        self._whitened: tuple[int, NDArray[np.float32]] | None = None
+
+    @cached_property
+    def lengths(self) -> NDArray[np.float32]:
+        """L2 norm of every unit's vector, shape (n_units,)."""
+        norms: NDArray[np.float32] = np.linalg.norm(self.vectors, axis=1)
+        return norms
+
+    def _cosines(self, direction: NDArray[np.float32], length: float) -> NDArray[np.float32]:
+        """Cosine of every unit's vector with one of a known length; 0 for a zero vector."""
+        products = self.vectors @ direction
+        lengths = self.lengths * np.float32(length)
+        cosines: NDArray[np.float32] = np.zeros_like(products)
+        np.divide(products, lengths, out=cosines, where=lengths > 0)
+        return cosines
+
+    @cached_property
+    def wells(self) -> NDArray[np.object_]:
+        """Name of every unit's well, plate first; a field without a well counts as its own."""
+        well = self.units["Metadata_Well"].fillna("").astype(str)
+        plate = self.units["Metadata_Plate"].fillna("").astype(str)
+        field = self.units["Metadata_Field"].astype(str)
+        names: NDArray[np.object_] = (
+            (plate + " " + well).str.strip().where(well != "", field).to_numpy(object)
+        )
+        return names
+
+    @property
+    def n_concepts(self) -> int:
+        """Number of concepts."""
+        return int(self.codes.shape[1])
+
+    def activation(self, concept: int) -> NDArray[np.float32]:
+        """Code of one concept in every unit, shape (n_units,)."""
+        begin, end = self._columns.indptr[concept : concept + 2]
+        column = np.zeros(len(self.units), self._columns.dtype)
+        column[self._columns.indices[begin:end]] = self._columns.data[begin:end]
+        return column
+
+    def alignment(self, concept: int) -> NDArray[np.float32]:
+        """Cosine of one concept's direction with every unit, shape (n_units,)."""
+        # Looked at once: a table may be written in another thread meanwhile.
+        aligned = self._aligned
+        if aligned is None or aligned[0] != concept:
+            cosines = self._cosines(self._directions[concept], 1.0)
+            cosines.flags.writeable = False
+            self._aligned = aligned = concept, cosines
+        return aligned[1]
+
+    def rows_of_field(self, field: int) -> NDArray[np.int64]:
+        """Row numbers of the units of one field."""
+        rows: NDArray[np.int64] = np.flatnonzero(self.units["field"].to_numpy() == field)
+        return rows
+
+    def of_fields(self, fields: Iterable[int]) -> ConceptActivations:
+        """The same of some fields alone; fields keep their numbers.
+
+        Parameters
+        ----------
+        fields : iterable of int
+            Numbers of the fields.
+
+        Returns
+        -------
+        ConceptActivations
+            Units of other fields are left out; tags are copied.
+        """
+        rows = np.flatnonzero(np.isin(self.units["field"].to_numpy(), list(fields)))
+        return dataclasses.replace(
+            self,
+            units=self.units.iloc[rows].reset_index(drop=True),
+            codes=self.codes[rows],
+            vectors=self.vectors[rows],
+            unit_tags=self.unit_tags[rows],
+            columns=None,
+        )
+
+    def unit_values(
+        self, field: int, concept: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Labels of the units of one field and their codes of one concept."""
+        rows = self.rows_of_field(field)
+        labels = self.units["label"].to_numpy()[rows].astype(np.int64)
+        return labels, self.activation(concept)[rows]
+
+    def heatmap(self, field: int, concept: int) -> NDArray[np.float32]:
+        """Cosine of one concept's direction with every patch token of one field.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field.
+        concept : int
+            Which concept.
+
+        Returns
+        -------
+        ndarray of shape (grid_h, grid_w)
+            -1 to 1. Tokens are whitened as the samples are (paper, section 4).
+        """
+        grid = self.grids[field]
+        grid_h, grid_w, d = grid.tokens.shape
+        if not grid.in_memory:
+            # Too many to be kept whitened.
+            return np.concatenate(
+                [
+                    self.dictionary.cosine(self.dictionary.whiten(band.reshape(-1, d)), concept)
+                    for _, band in grid.bands()
+                ]
+            ).reshape(grid_h, grid_w)
+        whitened = self._whitened
+        if whitened is None or whitened[0] != field:
+            tokens = grid.tokens.reshape(-1, d)
+            self._whitened = whitened = field, unit_length(self.dictionary.whiten(tokens))
+        # In one thread, as quick here: threads of `@` wait for each other where others work too.
+        cosines: NDArray[np.float32] = np.einsum("ij,j->i", whitened[1], self._directions[concept])
+        return cosines.reshape(grid_h, grid_w)
+
+    def patch_cosines(
+        self, field: int, rows: slice, columns: slice, concept: int
+    ) -> NDArray[np.float32]:
+        """Part of a heatmap, without whitening the rest of the field.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field.
+        rows, columns : slice
+            Patches.
+        concept : int
+            Which concept.
+
+        Returns
+        -------
+        ndarray
+            As `heatmap`, of these patches.
+        """
+        tokens = self.grids[field].tokens[rows, columns]
+        vectors = self.dictionary.whiten(tokens.reshape(-1, tokens.shape[-1]))
+        cosines: NDArray[np.float32] = unit_length(vectors) @ self._directions[concept]
+        return cosines.reshape(tokens.shape[:2])
+
+    @cached_property
+    def ranking(self) -> pd.DataFrame:
+        """Concepts, the most telling first.
+
+        Returns
+        -------
+        DataFrame indexed by concept
+            ``name``; ``activation_rate`` (share of units, 0 to 1); ``selectivity`` (average
+            selectivity, paper section 4) for the ``label`` it is highest for, looking at treated
+            conditions only where there are any; ``max_selectivity`` for that label; ``auc`` of the
+            direction for that label against all other units, of 10,000 random units of each side
+            where there are more; ``effect`` (Cliff's delta of the activation in treated units
+            against controls, above 0 where treated units have more) and ``q_value`` (its
+            Mann-Whitney test after Benjamini and Hochberg, cell by cell; see `compare_groups`);
+            ``q_wells`` (the same of the means of wells; see `compare_wells`); ``group`` (of a
+            control-first dictionary, whether the concept was seen in controls); ``dead`` (active
+            in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
+            for none). Without two different conditions, or without controls, the numbers that
+            need them are NaN and the rate decides.
+        """
+        return run_through(self.iter_ranking())
+
+    def iter_ranking(self) -> Generator[None, None, pd.DataFrame]:
+        """`ranking` in steps of a part of a second; at once where it is known.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        DataFrame
+            As `ranking`, which then is known.
+        """
+        known: pd.DataFrame | None = self.__dict__.get("ranking")
+        if known is not None:
+            return known
+        conditions = self.units["Metadata_condition"].to_numpy().astype(str)
+        control = self.units["Metadata_control"].to_numpy(bool)
+        classes, shares, counts = yield from iter_activation_shares(self.codes, conditions)
+        rate = (shares * counts[:, None]).sum(axis=0) / max(len(self.units), 1)
+        average, maximum = selectivities(shares, counts)
+        wanted = (set(conditions[~control]) - set(conditions[control])) or set(conditions)
+        candidates = np.flatnonzero([str(c) in wanted for c in classes])
+        best = candidates[np.argmax(average[candidates], axis=0)]
+        concepts = np.arange(self.n_concepts)
+        tested = yield from iter_compare_groups(self._columns, control, ~control)
+        by_well = yield from iter_compare_wells(self._columns, control, ~control, self.wells)
+        auc = yield from self._iter_aucs(conditions, classes[best].astype(str))
+        like = yield from iter_duplicates(self._directions, rate)
+        table = pd.DataFrame(
+            {
+                "name": self.dictionary.names,
+                "activation_rate": rate,
+                "selectivity": average[best, concepts],
+                "label": classes[best].astype(str),
+                "max_selectivity": maximum[best, concepts],
+                "auc": auc,
+                "effect": tested["effect"],
+                "q_value": tested["q_value"],
+                "q_wells": by_well["q_value"],
+                "group": self.dictionary.icfl.groups_,
+                "dead": rate == 0,
+                "duplicate_of": like,
+            },
+            index=pd.Index(concepts, name="concept"),
+        )
+        self.ranking = table.sort_values(
+            ["selectivity", "auc", "activation_rate"], ascending=False, kind="stable"
+        )
+        return self.ranking
+
+    def _iter_aucs(
+        self, conditions: NDArray[np.str_], labels: NDArray[np.str_]
+    ) -> Generator[None, None, NDArray[np.float64]]:
+        random = np.random.default_rng(0)
+        auc = np.empty(len(labels))
+        for label in np.unique(labels):
+            positive = conditions == label
+            sides = [np.flatnonzero(positive), np.flatnonzero(~positive)]
+            drawn = [
+                random.choice(side, _MOST_UNITS_OF_A_SIDE, replace=False)
+                if len(side) > _MOST_UNITS_OF_A_SIDE
+                else side
+                for side in sides
+            ]
+            rows = np.sort(np.concatenate(drawn))
+            yield
+            vectors = unit_length(np.asarray(self.vectors[rows]))
+            concepts = np.flatnonzero(labels == label)
+            for begin in range(0, len(concepts), _CONCEPTS_AT_ONCE):
+                yield
+                some = concepts[begin : begin + _CONCEPTS_AT_ONCE]
+                cosines = self._directions[some] @ vectors.T
+                auc[some] = [separation_auc(row, positive[rows]) for row in cosines]
+        return auc
+
+    def compare(self, first: str, second: str) -> pd.DataFrame:
+        """Every concept's activations in two conditions.
+
+        Parameters
+        ----------
+        first, second : str
+            Two different conditions.
+
+        Returns
+        -------
+        DataFrame
+            As `compare_groups` returns it, effects above 0 where the second has more, and
+            ``q_wells`` of `compare_wells`.
+
+        Raises
+        ------
+        MicrodlError
+            If they are the same or one is not there.
+        """
+        return run_through(self.iter_compare(first, second))
+
+    def iter_compare(self, first: str, second: str) -> Generator[None, None, pd.DataFrame]:
+        """`compare` in steps of a part of a second.
+
+        Parameters
+        ----------
+        first, second : str
+            Two different conditions.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        DataFrame
+            As `compare` returns it.
+
+        Raises
+        ------
+        MicrodlError
+            As `compare`.
+        """
+        conditions = self.units["Metadata_condition"].to_numpy().astype(str)
+        if first == second:
+            raise MicrodlError("Choose two different conditions to compare.")
+        for name in (first, second):
+            if name not in conditions:
+                raise MicrodlError(f"No unit has the condition '{name}'.")
+        sides = conditions == first, conditions == second
+        compared = yield from iter_compare_groups(self._columns, *sides)
+        wells = yield from iter_compare_wells(self._columns, *sides, self.wells)
+        compared.insert(3, "q_wells", wells["q_value"])
+        return compared
+
+    # One unit ----------------------------------------------------------------------------------
+
+    def concepts_of(self, row: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Concepts of one unit, strongest first, and their codes.
+
+        Parameters
+        ----------
+        row : int
+            Row of `units`.
+
+        Returns
+        -------
+        concepts, codes : ndarray of shape (n_active,)
+        """
+        begin, end = self.codes.indptr[row : row + 2]
+        concepts, values = self.codes.indices[begin:end], self.codes.data[begin:end]
+        order = np.argsort(-values, kind="stable")
+        order = order[values[order] != 0]
+        return concepts[order].astype(np.int64), values[order]
+
+    def similar_units(self, row: int, n: int = 8) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Units most like one, by the cosine of their whitened vectors.
+
+        Parameters
+        ----------
+        row : int
+            Row of `units`.
+        n : int, default=8
+            How many, the unit itself not counted.
+
+        Returns
+        -------
+        rows, cosines : ndarray of shape (min(n, n_units - 1),)
+            Most alike first.
+        """
+        cosine = self._cosines(np.asarray(self.vectors[row]), float(self.lengths[row]))
+        cosine[row] = -np.inf
+        n = min(n, len(cosine) - 1)
+        nearest = np.argpartition(-cosine, n - 1)[:n] if n else np.empty(0, np.int64)
+        nearest = nearest[np.argsort(-cosine[nearest], kind="stable")]
+        return nearest, cosine[nearest]
+
+    def unit_at(self, field: int, y: float, x: float) -> int | None:
+        """Row of the crop or patch of a field at a place; the nearest centre where they overlap.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field.
+        y, x : float
+            Pixels.
+
+        Returns
+        -------
+        int or None
+            None outside all boxes.
+        """
+        units = self.geometry[field]
+        top, left, bottom, right = units.boxes.T
+        # A pixel reaches half its width to each side of its number.
+        y, x = np.floor(y + 0.5), np.floor(x + 0.5)
+        inside = np.flatnonzero((top <= y) & (y < bottom) & (left <= x) & (x < right))
+        if not len(inside):
+            return None
+        nearest = np.argmin((units.y[inside] - y) ** 2 + (units.x[inside] - x) ** 2)
+        return int(self.rows_of_field(field)[inside[nearest]])
+
+    def tag_units(self, rows: NDArray[np.int64], tag: str) -> None:
+        """Write down what a person saw in some units.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Rows of `units`.
+        tag : str
+            One of `TAGS`; empty takes the tag away.
+
+        Raises
+        ------
+        MicrodlError
+            If the tag is not known.
+        """
+        if tag and tag not in TAGS:
+            raise MicrodlError(f"The tag '{tag}' is not known; use {' or '.join(TAGS)}.")
+        self.unit_tags[rows] = tag
+
+    def tagged_units(self) -> pd.DataFrame:
+        """`units` with a last column ``Metadata_tag`` where any unit is tagged."""
+        table = self.units.copy()
+        if (self.unit_tags != "").any():
+            table["Metadata_tag"] = self.unit_tags
+        return table
+
+    def top_units(self, concept: int, n: int = 8, sign: int = 1) -> NDArray[np.int64]:
+        """Rows of the units most aligned with a concept.
+
+        Parameters
+        ----------
+        concept : int
+            Which concept.
+        n : int, default=8
+            How many.
+        sign : {1, -1}
+            1 for the most aligned, -1 for the most anti-aligned.
+
+        Returns
+        -------
+        ndarray of shape (min(n, n_units),)
+            Row numbers of `units`, most extreme first.
+        """
+        against = -sign * self.alignment(concept)
+        n = min(n, len(against))
+        if not n:
+            return np.empty(0, np.int64)
+        # Only those that can be among them are sorted, which are few of a million.
+        among = np.flatnonzero(against <= np.partition(against, n - 1)[n - 1])
+        rows: NDArray[np.int64] = among[np.argsort(against[among], kind="stable")[:n]]
+        return rows
+
+    def mask_values(
+        self, concept: int, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A concept's heatmap inside units, and outside all units of their fields.
+
+        Parameters
+        ----------
+        concept : int
+            Which concept.
+        rows : ndarray of int
+            Rows of `units`.
+
+        Returns
+        -------
+        inside : ndarray of shape (n_rows,)
+            Mean of the heatmap over each unit, every patch weighted by what the unit covers of it.
+        background : ndarray of shape (n_patches,)
+            Patches that no unit touches, of all fields that the rows lie in.
+
+        Notes
+        -----
+        Paper, section 4: single-cell identity.
+        """
+        of_row = self.units["field"].to_numpy()[rows]
+        inside = np.empty(len(rows))
+        background = []
+        for field in np.unique(of_row).tolist():
+            cosine = self.heatmap(field, concept).ravel().astype(np.float64)
+            weights = self.geometry[field].weights
+            mean = (weights @ cosine) / weights.sum(axis=1)
+            chosen = of_row == field
+            inside[chosen] = mean[np.searchsorted(self.rows_of_field(field), rows[chosen])]
+            background.append(cosine[weights.sum(axis=0) == 0])
+        return inside, np.concatenate(background) if background else np.empty(0)
+
+    def top_patches(
+        self, concept: int, n: int = 8, sign: int = 1, fields: Iterable[int] | None = None
+    ) -> pd.DataFrame:
+        """The patches most aligned with a concept.
+
+        Parameters
+        ----------
+        concept : int
+            Which concept.
+        n : int, default=8
+            How many.
+        sign : {1, -1}
+            1 for the most aligned, -1 for the most anti-aligned.
+        fields : iterable of int, optional
+            Fields to look in; all where not given, of which every token is whitened for it.
+
+        Returns
+        -------
+        DataFrame of at most n rows, most extreme first
+            ``field``, ``row`` and ``column`` of the patch in the grid, and ``cosine`` (paper,
+            section 4: galleries).
+        """
+        found = []
+        for field in range(len(self.grids)) if fields is None else fields:
+            cosine = self.heatmap(field, concept)
+            flat = np.argsort(-sign * cosine, axis=None, kind="stable")[:n]
+            row, column = np.unravel_index(flat, cosine.shape)
+            values = {"field": field, "row": row, "column": column, "cosine": cosine.flat[flat]}
+            found.append(pd.DataFrame(values))
+        table = pd.concat(found, ignore_index=True)
+        order = np.argsort(-sign * table["cosine"].to_numpy(), kind="stable")[:n]
+        return table.iloc[order].reset_index(drop=True)
+
+    def to_frame(self, concepts: Sequence[int] | None = None) -> pd.DataFrame:
+        """The units with their activations, ready to be written.
+
+        Parameters
+        ----------
+        concepts : sequence of int, optional
+            Which concepts; all where not given.
+
+        Returns
+        -------
+        DataFrame
+            Columns of `tagged_units`, then ``activation_<concept>`` and ``cosine_<concept>``.
+        """
+        return run_through(self.iter_frame(concepts))
+
+    def iter_frame(
+        self, concepts: Sequence[int] | None = None
+    ) -> Generator[None, None, pd.DataFrame]:
+        """`to_frame`, some concepts an iteration.
+
+        Parameters
+        ----------
+        concepts : sequence of int, optional
+            Which concepts; all where not given.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        DataFrame
+            As `to_frame` returns it.
+        """
+        concepts = range(self.n_concepts) if concepts is None else concepts
+        columns: dict[str, NDArray[np.float32]] = {}
+        several = max(1, _NUMBERS_AT_ONCE // max(self.vectors.size, 1))
+        for number, concept in enumerate(concepts):
+            if number % several == 0:
+                yield
+            columns[f"activation_{concept}"] = self.activation(concept)
+            columns[f"cosine_{concept}"] = self.alignment(concept)
+        return pd.concat(
+            [self.tagged_units(), pd.DataFrame(columns, index=self.units.index)], axis=1
+        )

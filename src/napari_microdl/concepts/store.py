@@ -1,0 +1,550 @@
+"""Activations of very many cells in a folder of plain arrays, read as they are needed.
+
+A million cells with a hundred active concepts each have a hundred million codes. They are kept
+twice, by cell and by concept, so that a cell's concepts and a concept's cells are each one
+contiguous read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.stepping import retold, run_through
+from napari_microdl.tokens import TokenGrid
+from napari_microdl.tokens.units import Units
+
+MANIFEST = "activations.json"
+DICTIONARY = "dictionary.microdl.safetensors"
+SCHEMA_VERSION = 1
+_OURS = (MANIFEST, DICTIONARY, "codes.", "columns.", "vectors.", "lengths.", "units.", "ranking.")
+_TAG = "Metadata_tag"
+_UNITS_AT_ONCE = 16_384
+# Places are 32 bits wide: SciPy copies arrays into memory to make two widths equal.
+_MOST_VALUES = 2**31 - 1
+_VALUES_AT_ONCE = 2_000_000
+
+
+class _GrowingArray:
+    """A ``.npy`` file that rows are appended to; the header is written anew at the end."""
+
+    def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()) -> None:
+        self._file = path.open("wb")
+        self._dtype, self._row = np.dtype(dtype), row
+        self.length = 0
+        self._write_header()
+        self._begin = self._file.tell()
+
+    def _write_header(self) -> None:
+        # NumPy leaves room in the header for the first axis to grow.
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self.length, *self._row),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Add rows at the end."""
+        rows = np.ascontiguousarray(rows, self._dtype)
+        self._file.write(rows.data.cast("B") if rows.size else b"")
+        self.length += len(rows)
+
+    def close(self) -> None:
+        """Write the true length."""
+        self._file.seek(0)
+        self._write_header()
+        assert self._file.tell() == self._begin
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close without a header that says how long it is."""
+        self._file.close()
+
+
+class ActivationWriter:
+    """Writes activations to a folder, some cells at a time.
+
+    Used in a ``with`` statement. All is written beside the folder and moved there by `finish`;
+    without it nothing is left, and what the folder held before stays as it was.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made by `finish` where it is missing; activations that it holds are replaced.
+    dictionary : ConceptDictionary
+        The concepts.
+
+    Raises
+    ------
+    MicrodlError
+        If the folder holds other files.
+    """
+
+    def __init__(self, folder: str | Path, dictionary: ConceptDictionary) -> None:
+        self.folder = Path(folder)
+        self._dictionary = dictionary
+        self._units: list[pd.DataFrame] = []
+        self._lengths: list[NDArray[np.int64]] = []
+        if self.folder.exists() and not (
+            self.folder.is_dir() and all(p.name.startswith(_OURS) for p in self.folder.iterdir())
+        ):
+            raise MicrodlError(
+                f"'{self.folder}' holds other files; choose a new folder for the activations."
+            )
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = Path(
+            tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent)
+        )
+        k = dictionary.directions.shape[1]
+        self._data = _GrowingArray(self._partial / "codes.data.npy", np.float32)
+        self._indices = _GrowingArray(self._partial / "codes.indices.npy", np.int32)
+        self._vectors = _GrowingArray(self._partial / "vectors.npy", np.float32, (k,))
+        self._norms = _GrowingArray(self._partial / "lengths.npy", np.float32)
+
+    @property
+    def _arrays(self) -> tuple[_GrowingArray, ...]:
+        return self._data, self._indices, self._vectors, self._norms
+
+    def __enter__(self) -> ActivationWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for array in self._arrays:
+            array.abandon()
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+    def add(
+        self, units: pd.DataFrame, codes: sparse.csr_array, vectors: NDArray[np.floating]
+    ) -> None:
+        """Add cells.
+
+        Parameters
+        ----------
+        units : DataFrame of n rows
+            As `unit_table` makes it, with or without ``Metadata_tag``.
+        codes : csr_array of shape (n, n_concepts)
+            Their codes.
+        vectors : ndarray of shape (n, k)
+            The cells in the space of the dictionary.
+
+        Raises
+        ------
+        MicrodlError
+            If the shapes do not fit together, or the folder would hold more than 2^31 codes.
+        """
+        wanted = (len(units), self._dictionary.n_concepts), (len(units), self._vectors._row[0])
+        if (codes.shape, vectors.shape) != wanted:
+            raise MicrodlError(
+                f"Codes of {codes.shape} and vectors of {vectors.shape} do not fit {len(units)} "
+                f"cells of a dictionary of {wanted[0][1]} concepts in {wanted[1][1]} dimensions."
+            )
+        if self._data.length + codes.nnz > _MOST_VALUES:
+            raise MicrodlError(
+                f"A folder holds {_MOST_VALUES:,} codes at most; write the cells that follow to "
+                "another one."
+            )
+        self._units.append(units)
+        self._lengths.append(np.diff(codes.indptr).astype(np.int64))
+        # A slice of a larger table has its own values, but need not begin at 0.
+        part = slice(int(codes.indptr[0]), int(codes.indptr[-1]))
+        self._data.append(codes.data[part])
+        self._indices.append(codes.indices[part])
+        self._vectors.append(vectors)
+        self._norms.append(np.linalg.norm(vectors, axis=1))
+
+    def finish(self, ranking: pd.DataFrame | None = None) -> None:
+        """Write the codes by concept, the table of units and the ranking, and move all in place.
+
+        Parameters
+        ----------
+        ranking : DataFrame, optional
+            As `ConceptActivations.ranking`, where it is known; found out where not given.
+
+        Raises
+        ------
+        MicrodlError
+            If no cell was added.
+        """
+        run_through(self.iter_finish(ranking))
+
+    def iter_finish(self, ranking: pd.DataFrame | None = None) -> Generator[None, None, None]:
+        """`finish` in steps of a part of a second.
+
+        Parameters
+        ----------
+        ranking : DataFrame, optional
+            As for `finish`.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Raises
+        ------
+        MicrodlError
+            If no cell was added.
+        """
+        if not self._data.length:
+            raise MicrodlError("No activations were added, so there is nothing to write.")
+        for array in self._arrays:
+            array.close()
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int32)
+        folder = self._partial
+        np.save(folder / "codes.indptr.npy", indptr)
+        n_concepts = self._dictionary.n_concepts
+        yield from _iter_write_by_concept(folder, indptr, n_concepts)
+        units = pd.concat(self._units, ignore_index=True)
+        self._dictionary.save(folder / DICTIONARY)
+        yield
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "n_units": len(units),
+            "n_concepts": n_concepts,
+            "n_dimensions": self._vectors._row[0],
+            "n_values": int(indptr[-1]),
+            "units": (yield from _iter_write_table(units, folder, "units")),
+        }
+        if ranking is None:
+            # Let go of before the files are moved, which some systems refuse while they are read.
+            ranking = yield from _assemble(
+                folder, manifest, self._dictionary, units, [], []
+            ).iter_ranking()
+        table = ranking.reset_index()
+        manifest["ranking"] = yield from _iter_write_table(table, folder, "ranking")
+        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        yield
+        self._move_in_place()
+
+    def _move_in_place(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        # Without the manifest nothing opens the folder before all of it is there.
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for path in sorted(self._partial.iterdir(), key=lambda path: path.name == MANIFEST):
+            path.replace(self.folder / path.name)
+
+
+def _iter_write_by_concept(
+    folder: Path, indptr: NDArray[np.int32], n_concepts: int
+) -> Generator[None, None, None]:
+    """The codes turned round, a few million values at a time."""
+    indices = np.load(folder / "codes.indices.npy", mmap_mode="r")
+    data = np.load(folder / "codes.data.npy", mmap_mode="r")
+    count = np.zeros(n_concepts, np.int64)
+    for begin in range(0, len(indices), _VALUES_AT_ONCE):
+        yield
+        count += np.bincount(indices[begin : begin + _VALUES_AT_ONCE], minlength=n_concepts)
+    columns = np.concatenate([[0], np.cumsum(count)])
+    np.save(folder / "columns.indptr.npy", columns.astype(np.int32))
+    rows_of, values_of = (
+        np.lib.format.open_memmap(folder / f"columns.{name}.npy", "w+", dtype, (len(data),))
+        for name, dtype in (("indices", np.int32), ("data", np.float32))
+    )
+    # Where the next value of each concept goes.
+    place = columns[:-1].copy()
+    begin, n = 0, len(indptr) - 1
+    while begin < n:
+        yield
+        end = int(np.searchsorted(indptr, int(indptr[begin]) + _VALUES_AT_ONCE, "right")) - 1
+        end = min(max(end, begin + 1), n)
+        part = slice(int(indptr[begin]), int(indptr[end]))
+        rows = sparse.csr_array(
+            (data[part], indices[part], indptr[begin : end + 1] - indptr[begin]),
+            shape=(end - begin, n_concepts),
+        )
+        turned = sparse.csc_array(rows)
+        here = np.diff(turned.indptr)
+        to = np.arange(rows.nnz) + np.repeat(place - turned.indptr[:-1], here)
+        rows_of[to], values_of[to] = turned.indices + np.int32(begin), turned.data
+        place += here
+        begin = end
+    rows_of.flush()
+    values_of.flush()
+
+
+def save_activations(activations: ConceptActivations, folder: str | Path) -> Path:
+    """Write the activations of a run to a folder that `open_activations` reads.
+
+    Parameters
+    ----------
+    activations : ConceptActivations
+        Result of a run. Tokens and places of the units are not written.
+    folder : str or Path
+        Made where it is missing.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    MicrodlError
+        If the folder holds other files, or is the one that these activations are read from.
+    """
+    return run_through(iter_save_activations(activations, folder))
+
+
+def iter_save_activations(
+    activations: ConceptActivations, folder: str | Path
+) -> Generator[tuple[int, int], None, Path]:
+    """`save_activations` in steps of a part of a second.
+
+    Parameters
+    ----------
+    activations, folder
+        As for `save_activations`.
+
+    Yields
+    ------
+    done, total : int
+        Units; stop iterating to cancel, and the folder is as it was before.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    MicrodlError
+        As `save_activations`.
+    """
+    folder = Path(folder)
+    source = getattr(activations.vectors, "filename", None)
+    if source is not None and Path(source).resolve().parent == folder.resolve():
+        raise MicrodlError(
+            f"The activations are being read from '{folder}'; choose another folder to write to."
+        )
+    units = activations.tagged_units()
+    with ActivationWriter(folder, activations.dictionary) as writer:
+        n = len(units)
+        for begin in range(0, n, _UNITS_AT_ONCE):
+            # Turning the codes round takes longer than writing them.
+            yield begin // 4, n
+            rows = slice(begin, begin + _UNITS_AT_ONCE)
+            writer.add(
+                units.iloc[rows],
+                sparse.csr_array(activations.codes[rows]),
+                activations.vectors[rows],
+            )
+        ranking = yield from retold(activations.iter_ranking(), (n // 4, n))
+        yield from retold(writer.iter_finish(ranking), (n // 2, n))
+    return folder
+
+
+def open_activations(
+    folder: str | Path,
+    grids: Sequence[TokenGrid] = (),
+    geometry: Sequence[Units] = (),
+) -> ConceptActivations:
+    """Activations of a folder, whose codes and vectors stay on disk.
+
+    Parameters
+    ----------
+    folder : str or Path
+        As `ActivationWriter` or `save_activations` wrote it.
+    grids : sequence of TokenGrid, optional
+        Tokens of every field, where they are at hand; heatmaps need them.
+    geometry : sequence of Units, optional
+        Units of every field, where they are at hand; pictures of units need them.
+
+    Returns
+    -------
+    ConceptActivations
+
+    Raises
+    ------
+    MicrodlError
+        If a file is missing or damaged: sizes, types, and every place that the codes point to are
+        checked before anything is used. Nothing of the folder is executed.
+    """
+    return run_through(iter_open_activations(folder, grids, geometry))
+
+
+def iter_open_activations(
+    folder: str | Path,
+    grids: Sequence[TokenGrid] = (),
+    geometry: Sequence[Units] = (),
+) -> Generator[None, None, ConceptActivations]:
+    """`open_activations` in steps of a part of a second.
+
+    Parameters
+    ----------
+    folder, grids, geometry
+        As for `open_activations`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    ConceptActivations
+
+    Raises
+    ------
+    MicrodlError
+        As `open_activations`.
+    """
+    folder = Path(folder)
+    with _said_of(folder):
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise MicrodlError(
+                f"'{folder}' was written by another version (format {version}, here "
+                f"{SCHEMA_VERSION}); update napari-microdl."
+            )
+        yield
+        dictionary = ConceptDictionary.load(folder / DICTIONARY)
+        units = yield from _iter_read_table(folder, manifest["units"], manifest["n_units"])
+        ranking = yield from _iter_read_table(folder, manifest["ranking"], manifest["n_concepts"])
+        found = _assemble(folder, manifest, dictionary, units, list(grids), list(geometry))
+        for codes, n in ((found.codes, found.n_concepts), (found.columns, len(found.units))):
+            assert codes is not None
+            yield from _iter_check_places(codes.indptr, codes.indices, n)
+        if sorted(ranking["concept"]) != list(range(found.n_concepts)):
+            raise ValueError("the ranking does not hold every concept once")
+    ranking = ranking.set_index("concept")
+    # Names may have been changed in the dictionary since.
+    ranking["name"] = [dictionary.names[concept] for concept in ranking.index]
+    found.ranking = ranking
+    return found
+
+
+@contextmanager
+def _said_of(folder: Path) -> Iterator[None]:
+    """What went wrong with a folder, in one sentence."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        missing = Path(error.filename or MANIFEST).name
+        raise MicrodlError(
+            f"'{folder}' holds no whole set of activations: {missing} is missing."
+        ) from error
+    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
+        raise MicrodlError(
+            f"The activations in '{folder}' cannot be read ({error}); write them again."
+        ) from error
+
+
+def _assemble(
+    folder: Path,
+    manifest: dict[str, Any],
+    dictionary: ConceptDictionary,
+    units: pd.DataFrame,
+    grids: list[TokenGrid],
+    geometry: list[Units],
+) -> ConceptActivations:
+    """Activations over memory maps, not yet checked for what the codes point to."""
+    n, m = manifest["n_units"], manifest["n_concepts"]
+    k, values = manifest["n_dimensions"], manifest["n_values"]
+    if (dictionary.n_concepts, dictionary.directions.shape[1]) != (m, k):
+        raise ValueError(f"{DICTIONARY} is of another size")
+    tags = np.full(n, "", f"<U{max(map(len, TAGS))}")
+    if _TAG in units:
+        tags[:] = units.pop(_TAG).to_numpy(str)
+    by_cell, by_concept = (
+        tuple(
+            _array(folder, f"{name}.{part}.npy", dtype, shape)
+            for part, dtype, shape in (
+                ("data", np.float32, (values,)),
+                ("indices", np.int32, (values,)),
+                ("indptr", np.int32, (length + 1,)),
+            )
+        )
+        for name, length in (("codes", n), ("columns", m))
+    )
+    found = ConceptActivations(
+        units,
+        sparse.csr_array(by_cell, shape=(n, m), copy=False),
+        _array(folder, "vectors.npy", np.float32, (n, k)),
+        dictionary,
+        grids,
+        geometry,
+        tags,
+        sparse.csc_array(by_concept, shape=(n, m), copy=False),
+    )
+    found.lengths = _array(folder, "lengths.npy", np.float32, (n,))
+    return found
+
+
+def _array(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """A memory map of one array, of the type and shape that is meant."""
+    array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+    if array.dtype != dtype or array.shape != shape:
+        raise ValueError(f"{name} is {array.dtype} of {array.shape}, not {np.dtype(dtype)} {shape}")
+    found: NDArray[Any] = array
+    return found
+
+
+def _iter_check_places(
+    indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int
+) -> Generator[None, None, None]:
+    """Refuse codes that point outside of their table, which compiled code would follow."""
+    sound = indptr[0] == 0 and indptr[-1] == len(indices) and (np.diff(indptr) >= 0).all()
+    for begin in range(0, len(indices), _VALUES_AT_ONCE):
+        yield
+        part = indices[begin : begin + _VALUES_AT_ONCE]
+        sound = sound and part.min() >= 0 and part.max() < n
+    if not sound:
+        raise ValueError("codes point outside of their table")
+
+
+# Tables: one array a column, texts as numbers into a list of the different ones -----------------
+
+
+def _iter_write_table(
+    table: pd.DataFrame, folder: Path, name: str
+) -> Generator[None, None, list[dict[str, Any]]]:
+    """Write every column as an array; what the manifest says of them is returned."""
+    columns = []
+    for number, heading in enumerate(table.columns):
+        column: dict[str, Any] = {"name": str(heading), "file": f"{name}.{number:02d}.npy"}
+        yield
+        values = table[heading]
+        if pd.api.types.is_numeric_dtype(values.dtype):
+            array = values.to_numpy()
+        else:
+            array, texts = pd.factorize(values.fillna("").astype(str))
+            array = array.astype(np.int32)
+            column["texts"] = [str(text) for text in texts]
+        np.save(folder / column["file"], array, allow_pickle=False)
+        columns.append(column)
+    return columns
+
+
+def _iter_read_table(
+    folder: Path, columns: list[dict[str, Any]], n: int
+) -> Generator[None, None, pd.DataFrame]:
+    """A table as `_iter_write_table` wrote it."""
+    found = {}
+    for column in columns:
+        yield
+        # A file of this folder, whatever the manifest says.
+        array = np.load(folder / Path(column["file"]).name, allow_pickle=False)
+        if array.shape != (n,):
+            raise ValueError(f"{column['file']} does not hold {n} entries")
+        if "texts" in column:
+            texts = np.array([str(text) for text in column["texts"]], object)
+            if len(array) and not 0 <= array.min() <= array.max() < len(texts):
+                raise ValueError(f"{column['file']} points outside of its texts")
+            array = texts[array]
+        found[column["name"]] = array
+    return pd.DataFrame(found)

@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, the task, settings, files and arrays; no science."""

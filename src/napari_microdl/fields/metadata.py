@@ -1,0 +1,343 @@
+"""What file names, tables and queries say about fields: condition, control, well, site, plate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from napari_microdl.core.errors import MicrodlError
+
+PREFIX = "Metadata_"
+# What a pattern can name, and what each stands for where the text around it leaves a choice.
+_PLACEHOLDERS = {
+    "condition": r".+?",
+    "well": r"[A-Za-z]{1,2}\d{1,3}",
+    "site": r"[A-Za-z]*\d+",
+    "plate": r".+?",
+    "field": r".+?",
+    "channel": r".+?",
+}
+_TAG = re.compile(r"\{(\w+)\}")
+# A name or a bracket before an opening parenthesis calls something, but for these words.
+_CALL = re.compile(r"@|__|[)\]]\s*\(|\b(?!(?:in|and|or|not)\b)[A-Za-z_]\w*\s*\(")
+# Columns that name a field, and what else a condition is called, in the order of preference.
+_NAME_COLUMNS = ("field", "name", "image", "file", "filename")
+_CONDITION_COLUMNS = ("condition", "treatment", "compound", "perturbation")
+_CONTROL_COLUMNS = ("control", "is_control")
+_PLACES = ("plate", "well", "site")
+_YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
+
+
+class Described(Protocol):
+    """What is known about a field: a `napari_microdl.fields.field.Field` or what stands for one."""
+
+    @property
+    def name(self) -> str:
+        """What the field is called."""
+
+    @property
+    def condition(self) -> str:
+        """Treatment of the well."""
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it shows untreated cells."""
+
+    @property
+    def well(self) -> str:
+        """Well."""
+
+    @property
+    def site(self) -> str:
+        """Site within the well."""
+
+    @property
+    def plate(self) -> str:
+        """Plate."""
+
+
+def metadata_table(fields: Sequence[Described]) -> pd.DataFrame:
+    """What is known about fields, one row each.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Fields.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``Metadata_Field``, ``Metadata_Plate``, ``Metadata_Well``, ``Metadata_Site``,
+        ``Metadata_condition`` and ``Metadata_control``.
+    """
+    return pd.DataFrame(
+        {
+            "Metadata_Field": [f.name for f in fields],
+            "Metadata_Plate": [f.plate for f in fields],
+            "Metadata_Well": [f.well for f in fields],
+            "Metadata_Site": [f.site for f in fields],
+            "Metadata_condition": [f.condition for f in fields],
+            "Metadata_control": [f.is_control for f in fields],
+        }
+    )
+
+
+def read_names(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
+    r"""What names say, by a pattern.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of images, with or without the ending of a file.
+    pattern : str
+        Text with the placeholders ``{condition}``, ``{well}``, ``{site}``, ``{plate}``,
+        ``{field}``, ``{channel}`` and ``*`` for anything, such as ``{well}_{site}_*``; or a
+        regular expression with groups of these names, such as ``(?P<well>[A-P]\d+)``.
+
+    Returns
+    -------
+    list of dict
+        Value of each placeholder, empty where a name does not fit the pattern.
+
+    Raises
+    ------
+    MicrodlError
+        If the pattern names nothing, something unknown or is not a regular expression.
+
+    Examples
+    --------
+    >>> read_names(["B02_s1_DMSO.tif"], "{well}_{site}_{condition}.tif")
+    [{'well': 'B02', 'site': 's1', 'condition': 'DMSO'}]
+    """
+    expression = pattern if "(?P<" in pattern else _expression(pattern)
+    try:
+        compiled = re.compile(expression)
+    except re.error as error:
+        raise MicrodlError(
+            f"The pattern '{pattern}' is not a regular expression ({error}); correct it, or write "
+            "placeholders such as {well}_{site}."
+        ) from error
+    found = set(compiled.groupindex)
+    unknown = sorted(found - set(_PLACEHOLDERS))
+    if unknown or not found:
+        what = f"holds {{{unknown[0]}}}, which is not known" if unknown else "names nothing"
+        known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
+        raise MicrodlError(f"The pattern '{pattern}' {what}; use some of {known}.")
+    matches = [compiled.fullmatch(name) for name in names]
+    return [{} if match is None else match.groupdict(default="") for match in matches]
+
+
+def _expression(pattern: str) -> str:
+    parts = []
+    seen: set[str] = set()
+    for number, part in enumerate(_TAG.split(pattern)):
+        if number % 2 == 0:
+            parts.append(re.escape(part).replace(r"\*", ".*?"))
+        elif part in seen:
+            parts.append(f"(?P={part})")
+        else:
+            seen.add(part)
+            parts.append(f"(?P<{part}>{_PLACEHOLDERS.get(part, '.+?')})")
+    return "".join(parts)
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """A table of what is known about fields.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV, TSV or Parquet file.
+
+    Returns
+    -------
+    DataFrame
+        All values as text.
+
+    Raises
+    ------
+    MicrodlError
+        If the file cannot be read or is empty.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() in {".parquet", ".pq"}:
+            table = pd.read_parquet(path)
+        else:
+            separator = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
+            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    except ImportError as error:
+        raise MicrodlError(
+            f"'{path.name}' is a Parquet file, which needs the package pyarrow; install it with "
+            "pip install pyarrow, or save the table as CSV."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise MicrodlError(f"'{path.name}' cannot be read as a table: {error}.") from error
+    if not len(table):
+        raise MicrodlError(f"'{path.name}' holds no rows; choose a table with one row a field.")
+    return table.astype(object).where(table.notna(), "").astype(str)
+
+
+def column(table: pd.DataFrame, *names: str) -> str | None:
+    """The first column of one of these names, with or without ``Metadata_``, in any case.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Table.
+    *names : str
+        What the column may be called, in the order of preference.
+
+    Returns
+    -------
+    str or None
+        Its name in the table.
+    """
+    plain = {str(c).lower().removeprefix(PREFIX.lower()): str(c) for c in reversed(table.columns)}
+    return next((plain[name] for name in names if name in plain), None)
+
+
+def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
+    """What one row of a table says about a field.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `read_table` returns it.
+    row : int
+        Which row.
+
+    Returns
+    -------
+    dict
+        Those of ``condition``, ``is_control``, ``well``, ``site`` and ``plate`` that the table has.
+
+    Raises
+    ------
+    MicrodlError
+        If a control mark is neither true nor false.
+    """
+    known: dict[str, Any] = {}
+    for name in _PLACES:
+        if (found := column(table, name)) is not None:
+            known[name] = str(table[found].iloc[row])
+    if (found := column(table, *_CONDITION_COLUMNS)) is not None:
+        known["condition"] = str(table[found].iloc[row])
+    if (found := column(table, *_CONTROL_COLUMNS)) is not None:
+        mark = str(table[found].iloc[row]).strip().lower()
+        if mark not in (*_YES, *_NO):
+            raise MicrodlError(
+                f"Row {row + 1} has '{table[found].iloc[row]}' in the column {found}; write true "
+                "or false."
+            )
+        known["is_control"] = mark in _YES
+    return known
+
+
+def match_table(fields: Sequence[Described], table: pd.DataFrame) -> list[int | None]:
+    """Which row of a table belongs to each field.
+
+    Fields are found by their name, where the table has a column for it (``Metadata_field``, or
+    names of files, with or without folder and ending), and else by plate, well and site, as far as
+    both know them.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Fields.
+    table : DataFrame
+        As `read_table` returns it.
+
+    Returns
+    -------
+    list of int or None
+        None where the table says nothing about a field.
+
+    Raises
+    ------
+    MicrodlError
+        If the table has no column to find fields by, or two rows for one field.
+    """
+    name = column(table, *_NAME_COLUMNS) or next(
+        (str(c) for c in table.columns if str(c).lower().startswith("filename_")), None
+    )
+    if name is not None:
+        keys = [_stem(value) for value in table[name]]
+        wanted = [_stem(field.name) for field in fields]
+        by = name
+    else:
+        places = [
+            (place, found)
+            for place in _PLACES
+            if (found := column(table, place)) is not None
+            and any(getattr(field, place) for field in fields)
+        ]
+        if not places:
+            raise MicrodlError(
+                "The table has no column that tells which field a row is about; add "
+                "Metadata_field with the names of the fields, or Metadata_Well."
+            )
+        keys = ["\n".join(row) for row in table[[found for _, found in places]].to_numpy(str)]
+        wanted = ["\n".join(getattr(field, place) for place, _ in places) for field in fields]
+        by = " and ".join(found for _, found in places)
+    rows: dict[str, int] = {}
+    for number, key in enumerate(keys):
+        if key in rows and key in wanted:
+            raise MicrodlError(
+                f"Rows {rows[key] + 1} and {number + 1} of the table have the same {by} "
+                f"('{', '.join(key.splitlines())}'); keep one row a field."
+            )
+        rows.setdefault(key, number)
+    return [rows.get(key) for key in wanted]
+
+
+def _stem(name: Any) -> str:
+    last = re.split(r"[/\\]", str(name).strip())[-1]
+    return re.sub(r"(\.ome)?\.(tiff?|png|jpe?g|zarr|npy|czi|nd2|lif)$", "", last, flags=re.I)
+
+
+def select(table: pd.DataFrame, query: str) -> NDArray[np.bool_]:
+    """Rows that a query picks, in the style of pycytominer.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``Metadata_*``.
+    query : str
+        For example ``Metadata_condition == 'DMSO'`` or ``Metadata_well in ['A01', 'A02']``.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_rows,)
+
+    Raises
+    ------
+    MicrodlError
+        If the query cannot be understood or does not say yes or no for each row.
+    """
+    # Settings files travel between people, so a query is to compare columns and do nothing else.
+    if _CALL.search(re.sub(r"'[^']*'|\"[^\"]*\"", "''", query)):
+        raise MicrodlError(
+            f"The query '{query}' calls something; compare columns only, for example "
+            "Metadata_condition == 'DMSO'."
+        )
+    try:
+        picked = table.eval(query, engine="python", local_dict={}, global_dict={})
+    except Exception as error:
+        columns = ", ".join(str(c) for c in table.columns)
+        raise MicrodlError(
+            f"The query '{query}' cannot be answered ({error}); the columns are {columns}."
+        ) from error
+    if not isinstance(picked, pd.Series) or picked.dtype != bool:
+        raise MicrodlError(
+            f"The query '{query}' is not a yes-or-no question; write for example "
+            "Metadata_condition == 'DMSO'."
+        )
+    answers: NDArray[np.bool_] = picked.to_numpy()
+    return answers

@@ -1,0 +1,1 @@
+"""The dock *Concept explorer* and its tabs."""

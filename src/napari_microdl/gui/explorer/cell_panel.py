@@ -1,0 +1,163 @@
+"""Tab of one unit: its concepts, and the units most like it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.text import counted
+from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.explorer.gallery import PictureList
+from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.widgets.picture_figure import save_pictures
+from napari_microdl.gui.widgets.save_actions import offer_picture, offer_table
+
+_MOST_CONCEPTS = 30
+_MOST_SIMILAR = 12
+
+
+class CellPanel(Panel):
+    """What one unit shows, clicked in an image or reached by the buttons.
+
+    Parameters
+    ----------
+    *args
+        As for `Panel`.
+    field_in_view : callable
+        Gives the number of the field that is looked at.
+
+    Signals
+    -------
+    unit_chosen(int)
+        Row of the table of units.
+    """
+
+    unit_chosen = Signal(int)
+
+    def __init__(self, *args: Any, field_in_view: Callable[[], int]) -> None:
+        super().__init__(*args)
+        self._field_in_view = field_in_view
+        self.heading = sentence_label()
+        self.previous, self.next = QPushButton("Previous"), QPushButton("Next")
+        steps = QHBoxLayout()
+        for button, step in ((self.previous, -1), (self.next, 1)):
+            button.setToolTip(
+                f"Looks at the {button.text().lower()} cell (or crop) of the selected image and "
+                "brings it to the middle of the view."
+            )
+            button.clicked.connect(lambda _, step=step: self._go(step))
+            steps.addWidget(button)
+        self.concepts = QListWidget()
+        self.concepts.setAccessibleName("Concepts of the cell")
+        self.concepts.setMinimumHeight(50)
+        self.concepts.setToolTip("Strongest first. Click one to show it.")
+        self.concepts.itemClicked.connect(self._on_concept)
+        self.concepts.itemActivated.connect(self._on_concept)
+        offer_table(self.concepts, "concepts of the cell", self.table)
+        self.similar = PictureList("Cells most like it")
+        self.similar.unit_chosen.connect(self.unit_chosen)
+        offer_picture(self.similar, "cells most like it", self.save_picture)
+        self.similar_heading = QLabel("Most like it")
+        self.similar_heading.setToolTip(
+            "From all images, by the cosine of their whitened tokens. Click one to go there."
+        )
+        self.column.addLayout(steps)
+        self.column.addWidget(self.heading)
+        self.column.addWidget(self.concepts, 2)
+        self.column.addWidget(self.similar_heading)
+        self.column.addWidget(self.similar, 3)
+        self.show_selection()
+
+    def show_run(self, run: Run | None) -> None:
+        """Forget the unit of an earlier run."""
+        self.show_selection()
+
+    def show_selection(self) -> None:
+        """Show the unit that is looked at."""
+        run, row = self.session.run, self.selection.current
+        unit = "cell" if run is None else run.result.config.unit
+        known = run is not None and row is not None
+        for button in (self.previous, self.next):
+            button.setEnabled(run is not None)
+        for widget in (self.concepts, self.similar_heading, self.similar):
+            widget.setVisible(known)
+        if run is None or row is None:
+            self.similar.clear()
+            chosen = len(self.selection.rows)
+            self.heading.setText(
+                f"{counted(chosen, unit)} selected."
+                if chosen
+                else f"Click a {unit} in an image, or press Next, to see its concepts and the "
+                f"{unit}s most like it. Shift and click selects several."
+            )
+            return
+        activations = run.result.activations
+        entry: Any = activations.units.iloc[row]
+        tag = f", tagged {activations.unit_tags[row]}" if activations.unit_tags[row] else ""
+        self.heading.setText(
+            f"{unit} {entry['label']} of {entry['Metadata_Field']}, "
+            f"{entry['Metadata_condition'] or 'no condition'}{tag}"
+        )
+        self.concepts.clear()
+        concepts, values = activations.concepts_of(row)
+        for concept, value in zip(concepts[:_MOST_CONCEPTS], values, strict=False):
+            item = QListWidgetItem(f"{value:+.2f}   {activations.dictionary.names[concept]}")
+            item.setData(Qt.ItemDataRole.UserRole, int(concept))
+            self.concepts.addItem(item)
+        rows, cosines = activations.similar_units(row, _MOST_SIMILAR)
+        self.similar.show_units(run, rows, cosines, 0)
+
+    def table(self) -> pd.DataFrame:
+        """All concepts of the unit and its activations, strongest first."""
+        run, row = self.session.run, self.selection.current
+        if run is None or row is None:
+            raise MicrodlError("No cell is looked at; click one in an image.")
+        concepts, values = run.result.activations.concepts_of(row)
+        names = run.result.dictionary.names
+        return pd.DataFrame(
+            {"concept": concepts, "name": [names[c] for c in concepts], "activation": values}
+        )
+
+    def save_picture(self, path: Path) -> None:
+        """Write the pictures of the units most like it as PNG, SVG or PDF.
+
+        Parameters
+        ----------
+        path : Path
+            The suffix decides the format.
+
+        Raises
+        ------
+        MicrodlError
+            If there are no pictures, or the suffix is none of these.
+        """
+        save_pictures([(self.similar.accessibleName(), self.similar.pictures)], path)
+
+    def _go(self, step: int) -> None:
+        """Look at another unit of the field in view, or of all where there are no images."""
+        run, row = self.session.run, self.selection.current
+        if run is None:
+            return
+        rows = np.arange(len(run.result.activations.units))
+        if run.has_images:
+            rows = run.result.activations.rows_of_field(self._field_in_view())
+        if not len(rows):
+            return
+        place = np.flatnonzero(rows == row)
+        # From elsewhere, next is the first and previous the last.
+        new = (int(place[0]) + step) % len(rows) if len(place) else (0 if step > 0 else -1)
+        if run.has_images:
+            self.unit_chosen.emit(int(rows[new]))
+        else:
+            self.selection.select([rows[new]])
+
+    def _on_concept(self, item: QListWidgetItem) -> None:
+        self.session.show_concept(item.data(Qt.ItemDataRole.UserRole))

@@ -1,0 +1,461 @@
+"""The ranked table of concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+from qtpy.QtCore import (
+    QAbstractTableModel,
+    QModelIndex,
+    QPersistentModelIndex,
+    QSortFilterProxyModel,
+    Qt,
+    Signal,
+)
+from qtpy.QtGui import QFontMetrics, QKeySequence
+from qtpy.QtWidgets import QAbstractItemView, QAction, QHeaderView, QTableView, QWidget
+
+from napari_microdl.gui.session.selection import Selection
+from napari_microdl.gui.session.session import Run, Session
+from napari_microdl.report import technical_concepts
+
+_Index: TypeAlias = QModelIndex | QPersistentModelIndex
+_NO_PARENT = QModelIndex()
+
+
+def _two_digits(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.2f}"
+
+
+def _signed(value: float) -> str:
+    # Zero is added for its sign: what is rounded up to zero keeps a minus.
+    return "-" if np.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"
+
+
+def _small(value: float) -> str:
+    if np.isnan(value):
+        return "-"
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table.
+
+    Parameters
+    ----------
+    heading : str
+        What stands above it.
+    tip : str
+        What it means, in plain words.
+    values : callable
+        From the run and its ranking to one plain value a row.
+    text : callable
+        From a value to what is shown.
+    widest : str
+        A text that decides the width.
+    """
+
+    heading: str
+    tip: str
+    values: Callable[[Run, pd.DataFrame], list[Any]]
+    text: Callable[[Any], str] = str
+    widest: str = "-0.00"
+
+
+def _column_of(name: str) -> Callable[[Run, pd.DataFrame], list[Any]]:
+    return lambda _, ranking: ranking[name].tolist()
+
+
+def _flags(run: Run, ranking: pd.DataFrame) -> list[str]:
+    names = run.result.dictionary.names
+    return [
+        "dead" if dead else (f"like {names[other]}" if other >= 0 else "")
+        for dead, other in zip(ranking["dead"], ranking["duplicate_of"], strict=True)
+    ]
+
+
+COLUMNS = (
+    Column(
+        "#",
+        "Place in the ranking, the most telling concept first.",
+        lambda _, ranking: list(range(1, len(ranking) + 1)),
+        widest="8192",
+    ),
+    Column(
+        "Name",
+        "Double-click or press F2 to give the concept a name; it is saved with the dictionary.",
+        _column_of("name"),
+        widest="concept 8192",
+    ),
+    Column(
+        "Average",
+        "Average selectivity: share of the label's cells in which the concept is active, minus its "
+        "share among all others: 1 is perfect, 0 says nothing.",
+        _column_of("selectivity"),
+        _two_digits,
+    ),
+    Column(
+        "For",
+        "The condition that the average selectivity is highest for.",
+        _column_of("label"),
+        widest="condition",
+    ),
+    Column(
+        "Effect",
+        "Control against treated (Cliff's delta): how much likelier a treated cell has the higher "
+        "activation than a control cell: +1 always, 0 as often as not, -1 never.",
+        _column_of("effect"),
+        _signed,
+    ),
+    Column(
+        "q wells",
+        "How often an effect like this is luck, wells counted as independent: Mann-Whitney test of "
+        "their means, after correction for looking at all concepts (Benjamini-Hochberg). - with "
+        "fewer than two control and two treated wells; a field without a well counts as one.",
+        _column_of("q_wells"),
+        _small,
+        widest="1e-300",
+    ),
+    Column(
+        "q cells",
+        "The same test, cells counted as independent. Cells of one well are alike, so few wells "
+        "with many cells give values that are far too small; trust q wells.",
+        _column_of("q_value"),
+        _small,
+        widest="1e-300",
+    ),
+    Column(
+        "Max",
+        "Max selectivity: share of the label's cells in which the concept is active, minus its "
+        "share in the condition that comes next: above 0, no other condition shows it as often.",
+        _column_of("max_selectivity"),
+        _two_digits,
+    ),
+    Column(
+        "AUC",
+        "How well the concept's direction alone tells the label from the rest: "
+        "0.5 is chance, 1 is perfect.",
+        _column_of("auc"),
+        _two_digits,
+    ),
+    Column(
+        "Active",
+        "Share of all cells in which the concept is active.",
+        _column_of("activation_rate"),
+        lambda rate: f"{rate:.1%}",
+        widest="100.0%",
+    ),
+    Column(
+        "Flag",
+        "Dead: active in no cell. Like another: points the same way as a more active concept. "
+        "Technical: tells plates, or sites in a well, apart among controls beyond chance, as the "
+        "last evaluation of the run found (tab Evaluation, batch effects).",
+        _flags,
+        widest="technical",
+    ),
+    Column(
+        "Group",
+        "Of a dictionary that was learned on controls first: whether the concept was seen in "
+        "controls, or only in treated cells.",
+        _column_of("group"),
+        lambda group: "" if group == "any" else str(group),
+        widest="control",
+    ),
+    Column(
+        "Tag",
+        "What you said about the concept in the tab Tags; it is saved with the dictionary.",
+        lambda run, ranking: [run.result.dictionary.tags[c] for c in ranking.index],
+        widest="control-like",
+    ),
+)
+HEADINGS = tuple(column.heading for column in COLUMNS)
+NAME, FLAG, GROUP, TAG = (HEADINGS.index(name) for name in ("Name", "Flag", "Group", "Tag"))
+
+
+class ConceptModel(QAbstractTableModel):
+    """Concepts of the session's run, best first.
+
+    All values are made once a run: Qt asks for every visible cell on each repaint.
+
+    Parameters
+    ----------
+    session : Session
+        Where the run is.
+    parent : QWidget
+        Owner.
+    """
+
+    def __init__(self, session: Session, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._session = session
+        self._concepts: list[int] = []
+        self._rows: dict[int, int] = {}
+        self._values: list[list[Any]] = [[] for _ in COLUMNS]
+        self._words: list[str] = []
+
+    def reload(self) -> None:
+        """Follow the session's run."""
+        self.beginResetModel()
+        run = self._session.run
+        ranking = pd.DataFrame() if run is None else run.result.activations.ranking
+        self._concepts = [int(concept) for concept in ranking.index]
+        self._rows = {concept: row for row, concept in enumerate(self._concepts)}
+        self._values = [[] if run is None else c.values(run, ranking) for c in COLUMNS]
+        self._flag_technical()
+        self._collect_words()
+        self.endResetModel()
+
+    def refresh_words(self) -> None:
+        """Follow names and tags, which a person changes, and what an evaluation found."""
+        run = self._session.run
+        if run is None or not self._concepts:
+            return
+        ranking = run.result.activations.ranking.loc[self._concepts]
+        for number in (NAME, FLAG, TAG):
+            self._values[number] = COLUMNS[number].values(run, ranking)
+        self._flag_technical()
+        self._collect_words()
+        last = len(self._concepts) - 1
+        self.dataChanged.emit(self.index(0, NAME), self.index(last, TAG))
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """Reorder the rows by a column, equal ones by their place in the ranking.
+
+        Done here at once: the proxy would ask for two values a comparison, through Qt, which takes
+        a second for 8,192 rows.
+        """
+        if not self._concepts:
+            return
+        self.layoutAboutToBeChanged.emit()
+        # NaN is neither above nor below anything, which would leave the order to chance.
+        keys = [-np.inf if v != v else v for v in self._values[column]]
+        ranked = sorted(range(len(keys)), key=self._values[0].__getitem__)
+        reverse = order == Qt.SortOrder.DescendingOrder
+        new = sorted(ranked, key=keys.__getitem__, reverse=reverse)
+        self._concepts = [self._concepts[row] for row in new]
+        self._values = [[values[row] for row in new] for values in self._values]
+        self._words = [self._words[row] for row in new]
+        self._rows = {concept: row for row, concept in enumerate(self._concepts)}
+        moved = {old: row for row, old in enumerate(new)}
+        before = self.persistentIndexList()
+        after = [self.index(moved[i.row()], i.column()) for i in before]
+        self.changePersistentIndexList(before, after)
+        self.layoutChanged.emit()
+
+    def concept(self, row: int) -> int:
+        """Number of the concept in a row."""
+        return self._concepts[row]
+
+    def row_of(self, concept: int) -> int:
+        """Row of a concept."""
+        return self._rows[concept]
+
+    def _flag_technical(self) -> None:
+        """Add what the evaluation of the run found, which is not of the run itself."""
+        flags = self._values[FLAG]
+        for concept in technical_concepts(self._session.report):
+            row = self._rows[concept]
+            flags[row] = f"{flags[row]}, technical" if flags[row] else "technical"
+
+    def _collect_words(self) -> None:
+        columns = [v for v in self._values if v and isinstance(v[0], str)]
+        self._words = [" ".join(row).lower() for row in zip(*columns, strict=True)]
+
+    def matches(self, row: int, words: list[str]) -> bool:
+        """Whether a row holds every word, in any column of words."""
+        return all(word in self._words[row] for word in words)
+
+    def has_groups(self) -> bool:
+        """Whether the dictionary was learned on controls first."""
+        return any(group != "any" for group in self._values[GROUP])
+
+    def is_flagged(self, row: int) -> bool:
+        """Whether the concept in a row is dead, a duplicate or technical."""
+        return bool(self._values[FLAG][row])
+
+    def rowCount(self, parent: _Index = _NO_PARENT) -> int:  # noqa: N802 (Qt's name)
+        """Number of concepts; a table has no children."""
+        return 0 if parent.isValid() else len(self._concepts)
+
+    def columnCount(self, parent: _Index = _NO_PARENT) -> int:  # noqa: N802
+        """Number of columns."""
+        return 0 if parent.isValid() else len(COLUMNS)
+
+    def headerData(  # noqa: N802
+        self, section: int, orientation: Qt.Orientation, role: int = Qt.ItemDataRole.DisplayRole
+    ) -> Any:
+        """Headings and what they mean."""
+        if orientation != Qt.Orientation.Horizontal:
+            return None
+        if role == Qt.ItemDataRole.DisplayRole:
+            return COLUMNS[section].heading
+        return COLUMNS[section].tip if role == Qt.ItemDataRole.ToolTipRole else None
+
+    def flags(self, index: _Index) -> Qt.ItemFlag:
+        """Only the name can be edited."""
+        if not index.isValid():
+            return Qt.ItemFlag.NoItemFlags
+        flags = Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable
+        return flags | Qt.ItemFlag.ItemIsEditable if index.column() == NAME else flags
+
+    def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
+        """Cell contents."""
+        if not index.isValid():
+            return None
+        number = index.column()
+        if role == Qt.ItemDataRole.DisplayRole:
+            return COLUMNS[number].text(self._values[number][index.row()])
+        if role == Qt.ItemDataRole.EditRole:
+            return self._values[number][index.row()]
+        if role == Qt.ItemDataRole.ToolTipRole:
+            return self._tip(number, index.row())
+        return None
+
+    def _tip(self, number: int, row: int) -> str:
+        run = self._session.run
+        note = "" if run is None else run.result.dictionary.notes[self._concepts[row]]
+        return note if number == NAME and note else COLUMNS[number].tip
+
+    def setData(  # noqa: N802
+        self, index: _Index, value: Any, role: int = Qt.ItemDataRole.EditRole
+    ) -> bool:
+        """Rename a concept."""
+        if role != Qt.ItemDataRole.EditRole or not str(value).strip():
+            return False
+        self._session.rename_concept(self.concept(index.row()), str(value))
+        self.dataChanged.emit(index, index)
+        return True
+
+
+class ConceptFilter(QSortFilterProxyModel):
+    """Searches the words of a row, can hide flagged concepts, and leaves sorting to the model."""
+
+    def __init__(self, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._words: list[str] = []
+        self._hide_flagged = False
+
+    def search(self, text: str) -> None:
+        """Show rows that hold every word of a text, in any column of words."""
+        self._words = text.lower().split()
+        self.invalidateFilter()
+
+    def hide_flagged(self, hide: bool) -> None:
+        """Hide dead concepts, duplicates and technical ones, or show them."""
+        self._hide_flagged = hide
+        self.invalidateFilter()
+
+    def sort(self, column: int, order: Qt.SortOrder = Qt.SortOrder.AscendingOrder) -> None:
+        """Sort the model itself, whose order is kept here."""
+        model = self.sourceModel()
+        if model is not None and column >= 0:
+            model.sort(column, order)
+
+    def filterAcceptsRow(self, row: int, parent: _Index) -> bool:  # noqa: N802 (Qt's name)
+        """Whether a row is shown."""
+        model = self.sourceModel()
+        assert isinstance(model, ConceptModel)
+        return model.matches(row, self._words) and not (
+            self._hide_flagged and model.is_flagged(row)
+        )
+
+
+class ConceptTable(QTableView):
+    """View of the ranking: sortable, searched, moved through with the arrow keys.
+
+    Parameters
+    ----------
+    session : Session
+        Where the run is.
+    selection : Selection
+        Where tags change.
+    """
+
+    concept_chosen = Signal(int)
+
+    def __init__(self, session: Session, selection: Selection) -> None:
+        super().__init__()
+        self.selection = selection
+        self.concepts = ConceptModel(session, self)
+        self.proxy = ConceptFilter(self)
+        self.proxy.setSourceModel(self.concepts)
+        self.setModel(self.proxy)
+        self.setSortingEnabled(True)
+        self.sortByColumn(0, Qt.SortOrder.AscendingOrder)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.setHorizontalScrollMode(QAbstractItemView.ScrollMode.ScrollPerPixel)
+        self.setWordWrap(False)
+        self.setTabKeyNavigation(False)
+        self.setAccessibleName("Concepts")
+        self.setToolTip(
+            "Up and down show one concept after the other, F2 or a double-click renames it. A "
+            "click on a heading sorts; so do Alt+Up and Alt+Down by the column of the cursor."
+        )
+        self.verticalHeader().hide()
+        self.verticalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
+        self._fit_columns()
+        self._add_actions()
+        self.selectionModel().currentRowChanged.connect(self._on_current)
+
+    def _add_actions(self) -> None:
+        """What a click on a heading does, by the keyboard; the menu of the table tells the keys."""
+        orders = Qt.SortOrder
+        for text, keys, order in (
+            ("Sort by this column, smallest first", "Alt+Up", orders.AscendingOrder),
+            ("Sort by this column, largest first", "Alt+Down", orders.DescendingOrder),
+        ):
+            action = QAction(text, self)
+            action.setShortcut(QKeySequence(keys))
+            action.setShortcutContext(Qt.ShortcutContext.WidgetShortcut)
+            action.triggered.connect(partial(self._sort_by_current, order=order))
+            self.addAction(action)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
+
+    def _sort_by_current(self, *_: bool, order: Qt.SortOrder) -> None:
+        if self.currentIndex().isValid():
+            self.sortByColumn(self.currentIndex().column(), order)
+
+    def _fit_columns(self) -> None:
+        """Widths follow the font, which the user may have made larger."""
+        metrics = QFontMetrics(self.font())
+        gap = metrics.horizontalAdvance("M")
+        for number, column in enumerate(COLUMNS):
+            widths = [metrics.horizontalAdvance(t) for t in (column.heading, column.widest)]
+            self.setColumnWidth(number, max(widths) + gap)
+        self.verticalHeader().setDefaultSectionSize(round(metrics.height() * 1.5))
+
+    def changeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
+        """Follow another font size."""
+        super().changeEvent(event)
+        if event.type() in (event.Type.FontChange, event.Type.StyleChange):
+            self._fit_columns()
+
+    def _on_current(self, current: QModelIndex, _: QModelIndex) -> None:
+        if current.isValid():
+            self.concept_chosen.emit(self.concepts.concept(self.proxy.mapToSource(current).row()))
+
+    def reload(self) -> None:
+        """Follow the session's run."""
+        self.concepts.reload()
+        header = self.horizontalHeader()
+        self.proxy.sort(header.sortIndicatorSection(), header.sortIndicatorOrder())
+        self.setColumnHidden(GROUP, not self.concepts.has_groups())
+
+    def select(self, concept: int) -> None:
+        """Make a concept the current row, where the filter shows it."""
+        source = self.concepts.index(self.concepts.row_of(concept), NAME)
+        index = self.proxy.mapFromSource(source)
+        if index.isValid() and index.row() != self.currentIndex().row():
+            self.setCurrentIndex(index)
+
+    def selected_concepts(self) -> list[int]:
+        """Concepts of all selected rows."""
+        rows = [self.proxy.mapToSource(i).row() for i in self.selectionModel().selectedRows()]
+        return [self.concepts.concept(row) for row in rows]

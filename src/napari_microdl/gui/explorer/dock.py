@@ -1,0 +1,346 @@
+"""The Concept explorer dock: which concepts there are, where they show, and in which condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from napari.utils.notifications import show_info
+from napari.viewer import Viewer
+from numpy.typing import NDArray
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QHBoxLayout,
+    QLineEdit,
+    QSplitter,
+    QTabWidget,
+    QVBoxLayout,
+)
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.dock import Dock, sentence_label
+from napari_microdl.gui.explorer.cell_panel import CellPanel
+from napari_microdl.gui.explorer.compare_panel import ComparePanel
+from napari_microdl.gui.explorer.concept_table import ConceptTable
+from napari_microdl.gui.explorer.evaluation_panel import EvaluationPanel
+from napari_microdl.gui.explorer.gallery import Gallery
+from napari_microdl.gui.explorer.map_panel import MapPanel
+from napari_microdl.gui.explorer.opening import OpenButton
+from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.explorer.plot_panel import PlotPanel
+from napari_microdl.gui.explorer.saving import SaveButton
+from napari_microdl.gui.explorer.tag_panel import TagPanel
+from napari_microdl.gui.overlays.picking import Picker, go_to, unit_at
+from napari_microdl.gui.session.session import OverlayKind
+from napari_microdl.gui.viewer_session import overlays_of, selection_of
+from napari_microdl.gui.widgets.plots import Plot
+from napari_microdl.gui.widgets.save_actions import offer
+
+# Overlays follow the arrow keys at once; the tab in view waits until the keys rest.
+_MILLISECONDS_OF_REST = 150
+_EMPTY = (
+    "No concepts yet: run the Concept workflow (Plugins > MicroDL), and they are listed here, the "
+    "most telling first."
+)
+_WITHOUT_IMAGES = (
+    "Opened from a folder, without its images: there are no overlays, and no pictures in the "
+    "gallery."
+)
+_OVERLAYS: dict[OverlayKind, tuple[str, str]] = {
+    "heatmap": (
+        "&Heatmap",
+        "Cosine of the concept's direction with every patch: orange where the image shows the "
+        "concept, blue where it shows its opposite.",
+    ),
+    "activation": ("&Activation", "How strongly the concept is active in every cell (or crop)."),
+    "cells": (
+        "&Outlines",
+        "Outlines of the cells that the built-in segmentation found; hover one to read its "
+        "activation.",
+    ),
+}
+
+
+class ConceptExplorer(Dock):
+    """Ranked concepts, their overlays, and tabs that look at a concept, a cell or all of them.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer.
+    """
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__(napari_viewer)
+        self.selection = selection_of(self.viewer)
+        self.overlays = overlays_of(self.viewer)
+        self.picker = Picker(self.viewer, self._on_click)
+        # The window may be destroyed with the dock inside, which gives no other warning.
+        self.destroyed.connect(self.picker.detach)
+        self.message = sentence_label(_EMPTY)
+        self.table = ConceptTable(self.session, self.selection)
+        self.table.setMinimumHeight(90)
+        self.table.concept_chosen.connect(self.session.show_concept)
+        self.tabs = QTabWidget()
+        self.tabs.setMinimumHeight(110)
+        self.tabs.setUsesScrollButtons(True)
+        shared = (self.viewer, self.session, self.selection)
+        self.plots = PlotPanel(*shared, field_in_view=self._field_in_view)
+        self.gallery = Gallery(*shared)
+        self.cell = CellPanel(*shared, field_in_view=self._field_in_view)
+        self.compare = ComparePanel(*shared)
+        self.map = MapPanel(*shared, field_in_view=self._field_in_view)
+        self.tags = TagPanel(*shared, selected_concepts=self.table.selected_concepts)
+        self.evaluation = EvaluationPanel(*shared)
+        for panel, title, tip in (
+            (self.plots, "Plots", "How the concept shows in conditions, wells and channels."),
+            (self.gallery, "Gallery", "The cells that show the concept most, and its opposite."),
+            (self.cell, "Cell", "A clicked cell, its concepts, and the cells most like it."),
+            (self.compare, "Compare", "All concepts in two conditions."),
+            (self.map, "Map", "All cells by their activations."),
+            (self.tags, "Tags", "Your own words on cells and concepts, and the recall."),
+            (self.evaluation, "Evaluation", "How sure the concepts are, measured as a whole."),
+        ):
+            self.tabs.setTabToolTip(self.tabs.addTab(panel, title), tip)
+        self.tabs.currentChanged.connect(self._show_details)
+        for pictures in (self.gallery, self.cell):
+            pictures.unit_chosen.connect(self.go_to_unit)
+        bottom_row = self._lay_out()
+        # After the others, because the Tab key reaches them in the order in which they came.
+        self.open_button = OpenButton(self.session, self)
+        self.save_button = SaveButton(
+            self.viewer,
+            self.session,
+            self.save_plot,
+            self.compare.iter_comparison,
+            self.table.selected_concepts,
+            self._field_in_view,
+            self,
+        )
+        layout = self.layout()
+        assert layout is not None
+        for button in (self.open_button, self.save_button):
+            bottom_row.addWidget(button)
+            layout.addWidget(button.job_bar)
+        # Tables of the menu are had from what shows them, too.
+        for widget, entry in (
+            (self.table, "concepts"),
+            (self.plots.plot, "units"),
+            (self.map.plot, "units"),
+            (self.compare.plot, "comparison"),
+        ):
+            offer(widget, self.save_button.entries[entry])
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(_MILLISECONDS_OF_REST)
+        self._rest.timeout.connect(self._show_details)
+        self.resume()
+
+    def _lay_out(self) -> QHBoxLayout:
+        """Put everything in its place; the row at the bottom, for more."""
+        self.kinds: dict[OverlayKind, QCheckBox] = {}
+        overlay_row = QHBoxLayout()
+        for kind, (text, tip) in _OVERLAYS.items():
+            box = QCheckBox(text)
+            box.setToolTip(tip)
+            box.clicked.connect(self._on_kinds)
+            overlay_row.addWidget(box)
+            self.kinds[kind] = box
+        overlay_row.addStretch(1)
+        self.where = QComboBox()
+        self.where.addItem("on selected image", False)
+        self.where.addItem("on all images", True)
+        self.where.setToolTip("Which images carry the overlays.")
+        self.where.setAccessibleName("Which images carry the overlays")
+        self.where.activated.connect(self._on_where)
+        self.filter = QLineEdit()
+        self.filter.setPlaceholderText("search names, labels, tags")
+        self.filter.setToolTip("Show concepts that hold every word.")
+        self.filter.setClearButtonEnabled(True)
+        self.filter.textChanged.connect(self.table.proxy.search)
+        self.hide_flagged = QCheckBox("Hide flagged")
+        self.hide_flagged.setToolTip(
+            "Hide dead concepts, those that are like another, and technical ones."
+        )
+        self.hide_flagged.toggled.connect(self.table.proxy.hide_flagged)
+        filter_row = QHBoxLayout()
+        filter_row.addWidget(self.filter, 1)
+        filter_row.addWidget(self.hide_flagged)
+        bottom_row = QHBoxLayout()
+        bottom_row.addWidget(self.where)
+        bottom_row.addStretch(1)
+        splitter = QSplitter(Qt.Orientation.Vertical)
+        splitter.addWidget(self.table)
+        splitter.addWidget(self.tabs)
+        splitter.setSizes([220, 280])
+        splitter.setChildrenCollapsible(False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(4, 4, 4, 4)
+        layout.addWidget(self.message)
+        layout.addLayout(overlay_row)
+        layout.addLayout(filter_row)
+        layout.addWidget(splitter, 1)
+        layout.addLayout(bottom_row)
+        return bottom_row
+
+    @property
+    def panels(self) -> list[Panel]:
+        """The tabs, from left to right."""
+        found: list[Any] = [self.tabs.widget(i) for i in range(self.tabs.count())]
+        return found
+
+    def connect_signals(self) -> None:
+        """Connect to theme, session and clicks."""
+        connect = self.connections.connect
+        connect(self.viewer.events.theme, self._on_theme)
+        connect(self.session.run_changed, self._on_run)
+        connect(self.session.report_changed, self.table.concepts.refresh_words)
+        connect(self.session.concept_changed, self._on_concept)
+        connect(self.session.view_changed, self._on_view)
+        connect(self.session.names_changed, self._on_words)
+        connect(self.selection.changed, self._on_selection)
+        connect(self.selection.tags_changed, self._on_words)
+        self.picker.attach()
+
+    def suspend(self) -> None:
+        """Stop listening, because the dock was closed."""
+        super().suspend()
+        self.picker.detach()
+        self._rest.stop()
+        self.map.jobs.stop()
+        self.evaluation.jobs.stop()
+        self.compare.jobs.stop()
+        self.open_button.jobs.stop()
+        self.save_button.jobs.stop()
+
+    def refresh(self) -> None:
+        """Show the run of the session anew."""
+        self._on_theme()
+        self._on_view()
+        self._on_run()
+
+    def _on_theme(self) -> None:
+        colours = self.theme_colours()
+        for panel in self.panels:
+            panel.set_colours(colours)
+
+    def _on_run(self) -> None:
+        run = self.session.run
+        self.table.reload()
+        with_images = run is not None and run.has_images
+        self.message.setText(_EMPTY if run is None else _WITHOUT_IMAGES)
+        self.message.setVisible(not with_images)
+        for widget in (self.filter, self.hide_flagged, self.tabs):
+            widget.setEnabled(run is not None)
+        self.save_button.refresh()
+        for widget in (self.where, *self.kinds.values()):
+            widget.setEnabled(with_images)
+        for panel in self.panels:
+            panel.show_run(run)
+        if run is None:
+            return
+        self._on_view()
+        own = all(source.has_own_labels for source in run.sources) and run.has_images
+        self.kinds["cells"].setVisible(run.result.config.unit == "cell" and not own)
+        self._on_concept()
+
+    def _on_concept(self) -> None:
+        if self.session.run is not None and self.session.concept is not None:
+            self.table.select(self.session.concept)
+            self._rest.start()
+
+    def _on_words(self) -> None:
+        self.table.concepts.refresh_words()
+        self._on_selection()
+        self._on_concept()
+
+    def _on_selection(self) -> None:
+        for panel in self.panels:
+            panel.show_selection()
+
+    def _on_view(self) -> None:
+        for kind, box in self.kinds.items():
+            box.setChecked(kind in self.session.kinds)
+        self.where.setCurrentIndex(int(self.session.show_all_fields))
+
+    def _on_kinds(self) -> None:
+        self.session.show(kinds=[kind for kind, box in self.kinds.items() if box.isChecked()])
+
+    def _on_where(self) -> None:
+        self.session.show(all_fields=bool(self.where.currentData()))
+
+    def _field_in_view(self) -> int:
+        field = self.overlays.field_of(self.viewer.layers.selection.active)
+        return next(iter(self.overlays.shown_fields()), 0) if field is None else field
+
+    def _show_details(self) -> None:
+        """Draw the tab in view; the others wait until they are looked at."""
+        run, concept = self.session.run, self.session.concept
+        panel: Any = self.tabs.currentWidget()
+        if run is not None and concept is not None:
+            panel.show_concept(run, concept)
+
+    def _on_click(self, world: NDArray[np.float64], add: bool) -> None:
+        """Look at the clicked unit; with Shift, select it too."""
+        run = self.session.run
+        if run is None:
+            return
+        shown = self.overlays.shown_fields()
+        rest = [number for number in range(len(run.sources)) if number not in shown]
+        row = unit_at(run, world, shown + rest)
+        if row is None:
+            return
+        self.selection.select([row], add=add)
+        if not add:
+            self.tabs.setCurrentWidget(self.cell)
+
+    def go_to_unit(self, row: int) -> None:
+        """Select the image of a unit, centre the view on it, and outline it.
+
+        Parameters
+        ----------
+        row : int
+            Row of the table of units.
+        """
+        run = self.session.run
+        if run is None:
+            return
+        if go_to(self.viewer, run, row):
+            self.selection.select([row])
+        else:
+            field = run.result.activations.units["Metadata_Field"].iloc[row]
+            show_info(f"The image of {field} is not open.")
+
+    def save_plot(self, path: str | Path) -> None:
+        """Write the plot or the pictures in view as PNG, SVG or PDF, else the first tab's plot.
+
+        Parameters
+        ----------
+        path : str or Path
+            The suffix decides the format.
+
+        Raises
+        ------
+        MicrodlError
+            If there is nothing to show, or the suffix is none of these.
+        """
+        run, concept = self.session.run, self.session.concept
+        if run is None or concept is None:
+            return
+        shown = self.tabs.currentWidget()
+        if isinstance(shown, Gallery | CellPanel):
+            # What the tab shows may wait for the keys to rest.
+            shown.show_concept(run, concept)
+            shown.save_picture(Path(path))
+            return
+        plot: Any = getattr(self.tabs.currentWidget(), "plot", None)
+        if not isinstance(plot, Plot):
+            plot = self.plots.plot
+        panel = self.plots if plot is self.plots.plot else self.tabs.currentWidget()
+        panel.show_concept(run, concept)
+        if not plot.has_contents():
+            raise MicrodlError("There is no plot yet; wait until it is drawn.")
+        plot.save(path)

@@ -1,0 +1,287 @@
+"""Tab that measures the concepts of the run, and shows and saves what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.explorer.evaluation_choices import Choices, in_words
+from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.explorer.report_table import ReportTable
+from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.widgets.jobs import JobRunner, percent_done
+from napari_microdl.gui.widgets.plots import Plot
+from napari_microdl.report import (
+    EvaluationChoices,
+    EvaluationReport,
+    EvaluationStep,
+    iter_evaluation,
+)
+from napari_microdl.report.text import (
+    RECONSTRUCTION,
+    TABLES,
+    rows_of,
+    summary_sentences,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+class ReconstructionPlot(Plot):
+    """Quality of reconstructions against the number of concepts."""
+
+    def __init__(self) -> None:
+        super().__init__(130, "Reconstruction")
+        self._rows: list[dict[str, Any]] = []
+        self.explain(RECONSTRUCTION.meaning)
+        self.hide()
+
+    def show_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Draw another curve, or none."""
+        self._rows = rows
+        self.redraw()
+
+    def has_contents(self) -> bool:
+        """Whether there is a curve."""
+        return bool(self._rows)
+
+    def paint(self, axes: Axes) -> None:
+        """Draw the curve."""
+        from napari_microdl.report.evaluation_figures import draw_reconstruction
+
+        draw_reconstruction(axes, self._rows, self.colours["text"])
+
+
+def _evaluate(
+    run: Run, choices: EvaluationChoices
+) -> Generator[EvaluationStep, None, tuple[str, EvaluationReport]]:
+    """Evaluate in the background; the number of the run comes back with the report."""
+    activations = run.result.activations
+    # Of a run that was opened from a folder there are neither images nor cells.
+    fields, cells = (run.fields, run.result.labels) if run.has_images else (None, None)
+    steps = iter_evaluation(activations, choices, fields=fields, cells=cells)
+    return run.run_id, (yield from steps)
+
+
+def _write(
+    run: Run, report: EvaluationReport, path: Path
+) -> Generator[EvaluationStep, None, tuple[Path, Path]]:
+    """Draw and write the page and the figures in the background."""
+    yield EvaluationStep("draw", 0, 1, "Drawing")
+    from napari_microdl.core.errors import MicrodlError
+    from napari_microdl.report.html import html_report, iter_html_report
+
+    if run.has_images:
+        page = yield from iter_html_report(report, run.result.activations, run.fields)
+    else:
+        page = html_report(report, run.result.config.unit)
+    files = path.with_suffix(".html"), path.with_suffix(".json")
+    try:
+        files[0].write_text(page, encoding="utf-8")
+        files[1].write_text(report.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise MicrodlError(f"The report cannot be written: {error}.") from error
+    return files
+
+
+class EvaluationPanel(Panel):
+    """Choices, buttons, and the tables and the curve of the last evaluation of the run."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._run: Run | None = None
+        self._then: Callable[[Any], None] = self._on_report
+        self.jobs = JobRunner(self)
+        self.jobs.progressed.connect(self._on_progress)
+        self.jobs.succeeded.connect(self._on_success)
+        self.jobs.failed.connect(self._say)
+        self.jobs.cancelled.connect(self._on_cancelled)
+        self.jobs.running_changed.connect(self._on_running)
+
+        self.choices = Choices(self.session)
+        self.choices.changed.connect(self._show_asked)
+        self.warning, self.asked = sentence_label(), sentence_label()
+        self.summary, self.notes = sentence_label(), sentence_label()
+        self.notes.setToolTip("What to know of the figures, and what was not measured and why.")
+        self.plot = ReconstructionPlot()
+        self.tables = {table.key: ReportTable(table) for table in TABLES}
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(2, 2, 2, 2)
+        for widget in (self.choices, self.asked, self.warning, self.summary):
+            column.addWidget(widget)
+        for table in self.tables.values():
+            table.concept_chosen.connect(self.session.show_concept)
+            column.addWidget(table)
+            if table.table is RECONSTRUCTION:
+                column.addWidget(self.plot)
+        column.addWidget(self.notes)
+        column.addStretch(1)
+        self.scroll = QScrollArea()
+        self.scroll.setWidget(inside)
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+
+        self.evaluate_button = QPushButton("Evaluate")
+        self.evaluate_button.setToolTip("Measure the concepts of the run, in the background.")
+        self.evaluate_button.clicked.connect(self.evaluate)
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop at once; what was shown before stays.")
+        self.cancel_button.clicked.connect(self.jobs.cancel)
+        self.save_button = QPushButton("Save report...")
+        self.save_button.setToolTip(
+            "One HTML page with tables and pictures, which needs no internet to be read, and "
+            "beside it all figures as JSON."
+        )
+        self.save_button.clicked.connect(self._ask_save)
+        buttons = QHBoxLayout()
+        for button in (self.evaluate_button, self.cancel_button, self.save_button):
+            buttons.addWidget(button, 1)
+        self.status = sentence_label()
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 100)
+        self.column.addWidget(self.scroll, 1)
+        self.column.addWidget(self.status)
+        self.column.addWidget(self.bar)
+        self.column.addLayout(buttons)
+        self._show_report()
+        self._on_running(False)
+
+    @property
+    def report(self) -> EvaluationReport | None:
+        """What was found of the run that is shown; the session has it, and outlives the dock."""
+        return self.session.report
+
+    def show_run(self, run: Run | None) -> None:
+        """Offer what the run allows; what was found of an earlier run goes."""
+        if run is not None and self._run is not None and run.run_id == self._run.run_id:
+            return
+        self.jobs.stop()
+        self._run = run
+        self._say("")
+        self.warning.setText("" if run is None else self.choices.offer(run))
+        self.warning.setVisible(run is not None)
+        if self.report is not None:
+            self.choices.choose(EvaluationChoices(**self.report.choices))
+        self._show_report()
+        self._on_running(False)
+        self.choices.set_expanded(self.report is None)
+
+    def show_selection(self) -> None:
+        """Follow names that a person gave to concepts."""
+        if self._run is not None:
+            for table in self.tables.values():
+                table.name_concepts(self._run.result.dictionary.names)
+
+    def set_colours(self, colours: dict[str, str]) -> None:
+        """Follow the theme."""
+        self.plot.set_colours(colours)
+
+    def evaluate(self) -> None:
+        """Measure the run in the background."""
+        if self._run is not None:
+            self._then = self._on_report
+            self._say("Starting...")
+            steps = _evaluate(self._run, self.choices.choices())
+            self.jobs.start(steps, "MicroDL evaluation")
+
+    def save(self, path: Path) -> None:
+        """Write the report as HTML and JSON in the background.
+
+        Parameters
+        ----------
+        path : Path
+            Of the page; the figures get the same name with the ending ``.json``.
+        """
+        if self._run is not None and self.report is not None:
+            self._then = self._on_saved
+            self.jobs.start(_write(self._run, self.report, path), "MicroDL report")
+
+    def _ask_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(
+            self, "Save report", "evaluation.html", "Page (*.html)"
+        )
+        if path:
+            self.save(Path(path))
+
+    def _on_progress(self, step: Any) -> None:
+        self.bar.setValue(percent_done(step))
+        self._say(step.message)
+
+    def _on_success(self, result: Any) -> None:
+        self._then(result)
+
+    def _on_report(self, result: tuple[str, EvaluationReport]) -> None:
+        run_id, report = result
+        if self._run is None or self._run.run_id != run_id:
+            return
+        self.session.take_report(report)
+        self._say("")
+        self._show_report()
+        self._on_running(False)
+        self.choices.set_expanded(False)
+        self.scroll.verticalScrollBar().setValue(0)
+
+    def _on_saved(self, files: tuple[Path, Path]) -> None:
+        self._say(f"Saved {files[0]} and {files[1].name}.")
+
+    def _on_cancelled(self) -> None:
+        self._say("Cancelled.")
+
+    def _on_running(self, running: bool) -> None:
+        self.evaluate_button.setEnabled(self._run is not None and not running)
+        self.cancel_button.setEnabled(running)
+        self.save_button.setEnabled(self.report is not None and not running)
+        self.bar.setVisible(running)
+        self.bar.setValue(0)
+
+    def _show_report(self) -> None:
+        report, run = self.report, self._run
+        for key, table in self.tables.items():
+            found = report is not None and run is not None
+            rows = rows_of(report, table.table) if report is not None and found else []
+            names = run.result.dictionary.names if run is not None else []
+            self.tables[key].show_rows(rows, names)
+        self.plot.show_rows(report.reconstruction if report is not None else [])
+        sentences, notes = [], []
+        if report is not None and run is not None:
+            sentences = summary_sentences(report, run.result.config.unit)
+            notes = report.notes
+        _put(self.summary, "\n".join(sentences))
+        _put(self.notes, "\n".join(f"Note: {note}" for note in notes))
+        self._show_asked()
+
+    def _show_asked(self) -> None:
+        """Say what the figures in view were asked, where something else is chosen by now."""
+        text = ""
+        if self.report is not None:
+            asked = EvaluationChoices(**self.report.choices)
+            if asked != self.choices.choices():
+                text = f"⚠ Asked was: {in_words(asked)}. Press Evaluate for what is chosen now."
+        _put(self.asked, text)
+
+    def _say(self, text: str) -> None:
+        _put(self.status, text)
+
+
+def _put(label: QLabel, text: str) -> None:
+    """Show a text, or nothing."""
+    label.setText(text)
+    label.setVisible(bool(text))

@@ -1,0 +1,155 @@
+"""Tab of plots of the concept on show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QSignalBlocker
+from qtpy.QtWidgets import QComboBox, QHBoxLayout
+
+from napari_microdl.concepts.channel_attribution import channel_correlations
+from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.widgets.plots import Plot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+KINDS = {
+    "conditions": ("Conditions", "Cosine of every unit with the concept, condition by condition."),
+    "wells": ("Wells", "Mean cosine with the concept in every well, highest first."),
+    "channels": (
+        "Channels",
+        "Which channel the heatmap follows on the selected image: Pearson correlation of heatmap "
+        "and channel, pixel by pixel.",
+    ),
+    "cosines": ("One label against the rest", "Histograms of the cosine with the concept."),
+}
+
+
+class ConceptPlot(Plot):
+    """One of the plots of a concept."""
+
+    def __init__(self) -> None:
+        super().__init__(120, "Concept")
+        self._shown: tuple[Run, int, str, str, int] | None = None
+        self.hide()
+
+    def show_concept(
+        self, run: Run | None, concept: int = 0, kind: str = "", label: str = "", field: int = 0
+    ) -> None:
+        """Draw one concept.
+
+        Parameters
+        ----------
+        run : Run or None
+            The run; nothing is shown without.
+        concept : int
+            Which concept.
+        kind : str
+            One of `KINDS`.
+        label : str
+            The condition that is set against the rest.
+        field : int
+            Number of the field whose channels are looked at.
+        """
+        self._shown = None if run is None else (run, concept, kind, label, field)
+        self.redraw()
+
+    def has_contents(self) -> bool:
+        """Whether a concept is shown."""
+        return self._shown is not None
+
+    def paint(self, axes: Axes) -> None:
+        """Draw what was chosen."""
+        # Imported on the first drawing: napari starts faster without matplotlib.
+        from napari_microdl.report.concept_figures import draw_channels, draw_cosines, draw_wells
+        from napari_microdl.report.figures import draw_distribution
+
+        if self._shown is None:
+            return
+        run, concept, kind, label, field = self._shown
+        activations, text = run.result.activations, self.colours["text"]
+        if kind == "conditions":
+            draw_distribution(axes, activations, concept, run.result.config.unit, text=text)
+            # Short enough for a narrow dock.
+            axes.set_xlabel("cosine with the concept")
+        elif kind == "wells":
+            draw_wells(axes, activations, concept, text)
+        elif kind == "cosines":
+            draw_cosines(axes, activations, concept, label, text)
+        elif not run.has_images:
+            axes.set_axis_off()
+            axes.set_title("The images of this run are not open.")
+        else:
+            correlations = channel_correlations(
+                activations.heatmap(field, concept),
+                run.fields[field].read(),
+                activations.grids[field].patch_size,
+            )
+            draw_channels(axes, list(run.fields[field].channel_names), correlations, text)
+            axes.set_title(f"{activations.dictionary.names[concept]}, {run.sources[field].name}")
+
+
+class PlotPanel(Panel):
+    """Choice of a plot, and the plot.
+
+    Parameters
+    ----------
+    *args
+        As for `Panel`.
+    field_in_view : callable
+        Gives the number of the field that is looked at.
+    """
+
+    def __init__(self, *args: Any, field_in_view: Callable[[], int]) -> None:
+        super().__init__(*args)
+        self._field_in_view = field_in_view
+        self.kind = QComboBox()
+        self.kind.setAccessibleName("Kind of plot")
+        for key, (name, tip) in KINDS.items():
+            self.kind.addItem(name, key)
+            self.kind.setItemData(self.kind.count() - 1, tip, 3)
+        self.kind.setToolTip(next(iter(KINDS.values()))[1])
+        self.label = QComboBox()
+        self.label.setToolTip("The condition that is set against all others.")
+        self.label.setAccessibleName("Label")
+        for box in (self.kind, self.label):
+            box.currentIndexChanged.connect(self._on_choice)
+        row = QHBoxLayout()
+        row.addWidget(self.kind, 1)
+        row.addWidget(self.label, 1)
+        self.column.addLayout(row)
+        self.plot = ConceptPlot()
+        self.column.addWidget(self.plot, 1)
+        self.label.hide()
+
+    def show_run(self, run: Run | None) -> None:
+        """Offer the conditions of the run."""
+        with QSignalBlocker(self.label):
+            self.label.clear()
+            if run is not None:
+                units = run.result.activations.units
+                self.label.addItems(sorted(units["Metadata_condition"].astype(str).unique()))
+                best = str(run.result.activations.ranking["label"].iloc[0])
+                self.label.setCurrentText(best)
+        if run is None:
+            self.plot.show_concept(None)
+
+    def show_concept(self, run: Run, concept: int) -> None:
+        """Draw the chosen plot."""
+        self.plot.show_concept(
+            run, concept, self.kind.currentData(), self.label.currentText(), self._field_in_view()
+        )
+
+    def set_colours(self, colours: dict[str, str]) -> None:
+        """Follow the theme."""
+        self.plot.set_colours(colours)
+
+    def _on_choice(self) -> None:
+        kind = self.kind.currentData()
+        self.label.setVisible(kind == "cosines")
+        self.kind.setToolTip(KINDS[kind][1])
+        if self.session.run is not None and self.session.concept is not None:
+            self.show_concept(self.session.run, self.session.concept)

@@ -1,0 +1,1 @@
+"""Layers that show concepts on the images."""

@@ -1,0 +1,387 @@
+"""Overlays: the heatmap of a concept and its activation in every unit, painted over the images."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+import pandas as pd
+from napari.layers import Image, Labels, Layer
+from napari.utils.colormaps import Colormap
+from napari.viewer import Viewer
+from numpy.typing import NDArray
+from psygnal import Signal
+
+from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
+from napari_microdl.gui.overlays.view_region import is_at_current_step
+from napari_microdl.gui.session.layers import (
+    TAG,
+    is_output,
+    output_data,
+    output_geometry,
+    tag_output,
+)
+from napari_microdl.gui.session.session import OverlayKind, Run, Session
+
+if TYPE_CHECKING:
+    from napari_microdl.tokens.units import Units
+
+_FEW_IMAGES = 12
+_KINDS = get_args(OverlayKind)
+# Blue and orange are told apart by every common kind of colour vision; around zero the image itself
+# is seen.
+DIVERGING = Colormap(
+    [
+        [0.10, 0.45, 0.85, 1.0],
+        [0.45, 0.70, 0.95, 0.55],
+        [1.0, 1.0, 1.0, 0.0],
+        [0.98, 0.70, 0.30, 0.55],
+        [0.90, 0.40, 0.00, 1.0],
+    ],
+    name="microdl blue-orange",
+    display_name="microdl blue-orange",
+)
+# The brighter half of magma; a cell without the concept keeps a trace of colour, so that it can be
+# told from background.
+SEQUENTIAL = Colormap(
+    [
+        [0.32, 0.07, 0.48, 0.15],
+        [0.51, 0.15, 0.51, 0.55],
+        [0.83, 0.25, 0.42, 0.8],
+        [0.98, 0.53, 0.38, 0.95],
+        [0.99, 0.99, 0.75, 1.0],
+    ],
+    name="microdl magma",
+    display_name="microdl magma",
+)
+
+
+def side_by_side(layers: Sequence[Layer | None]) -> bool:
+    """Whether a few images lie beside each other, so that all can be looked at together.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Their images; None for one that was closed.
+
+    Returns
+    -------
+    bool
+        False for many images, and for images that hide each other.
+    """
+    if not 1 < len(layers) <= _FEW_IMAGES or None in layers:
+        return False
+    boxes = [layer.extent.world[:, -2:] for layer in layers if layer is not None]
+    return not any(
+        bool((np.minimum(a[1], b[1]) > np.maximum(a[0], b[0])).all())
+        for a, b in combinations(boxes, 2)
+    )
+
+
+class Overlays:
+    """Keeps the overlays of a viewer in step with its session.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        Held weakly.
+    session : Session
+        What to show.
+
+    Signals
+    -------
+    fields_changed
+        Other images carry overlays now.
+    """
+
+    fields_changed = Signal()
+
+    def __init__(self, viewer: Viewer, session: Session) -> None:
+        self._viewer = weakref.ref(viewer)
+        self._session = session
+        self._painters: dict[int, LabelPainter | BoxPainter | None] = {}
+        self._busy = False
+        session.run_changed.connect(self._on_run)
+        session.concept_changed.connect(self.update)
+        session.view_changed.connect(self.update)
+        session.names_changed.connect(self.update)
+        viewer.layers.selection.events.active.connect(self._on_active)
+        viewer.dims.events.current_step.connect(self._on_active)
+        viewer.layers.events.removed.connect(self._on_removed)
+
+    def field_of(self, layer: Layer | None) -> int | None:
+        """Number of the field that a layer shows: a source image, or an overlay of it."""
+        viewer, run = self._viewer(), self._session.run
+        if viewer is None or run is None or layer is None:
+            return None
+        if is_output(layer):
+            tag = layer.metadata[TAG]
+            return self._at_slider(tag["field"]) if tag.get("run_id") == run.run_id else None
+        first = next((n for n, s in enumerate(run.sources) if s.layer() is layer), None)
+        return None if first is None else self._at_slider(first)
+
+    def _at_slider(self, field: int) -> int:
+        """The field of the same image that the sliders show; the given one where they show none."""
+        viewer, run = self._viewer(), self._session.run
+        assert viewer is not None
+        assert run is not None
+        layer = run.sources[field].layer()
+        if layer is None or not run.sources[field].index:
+            return field
+        here = (
+            number
+            for number, source in enumerate(run.sources)
+            if source.layer() is layer and is_at_current_step(source, viewer)
+        )
+        return next(here, field)
+
+    def shown_fields(self) -> list[int]:
+        """Numbers of the fields that carry overlays now."""
+        viewer, run = self._viewer(), self._session.run
+        if viewer is None or run is None:
+            return []
+        alive = [i for i, source in enumerate(run.sources) if self._is_open(source.layer())]
+        if self._session.show_all_fields:
+            return alive
+        field = self.field_of(viewer.layers.selection.active)
+        if field is None or field not in alive:
+            field = next((self._at_slider(f) for f in self._painters if f in alive), None)
+        if field is None:
+            field = alive[0] if alive else None
+        return [] if field is None else [field]
+
+    def _is_open(self, layer: Layer | None) -> bool:
+        viewer = self._viewer()
+        return layer is not None and viewer is not None and layer in viewer.layers
+
+    def _on_run(self) -> None:
+        viewer = self._viewer()
+        run = self._session.run
+        self._painters.clear()
+        if viewer is not None and run is not None and run.is_first:
+            self._session.show_all_fields = side_by_side([s.layer() for s in run.sources])
+        self._remove(lambda tag: run is None or tag.get("run_id") != run.run_id)
+        self.update()
+
+    def _on_active(self) -> None:
+        if not self._busy and not self._session.show_all_fields:
+            wanted = self.shown_fields()
+            if wanted and wanted != list(self._painters):
+                self.update()
+
+    def _on_removed(self, event: Any) -> None:
+        """An overlay that the user deletes is switched off; those of a closed image go with it."""
+        layer = event.value
+        run = self._session.run
+        if self._busy or run is None:
+            return
+        if not is_output(layer):
+            if any(source.layer() is layer for source in run.sources):
+                self.update()
+            return
+        tag = layer.metadata[TAG]
+        if tag.get("run_id") == run.run_id and tag["kind"] in self._session.kinds:
+            kind = tag["kind"]
+            self._session.show(kinds=self._session.kinds - {kind})
+
+    def _remove(self, condition: Any) -> None:
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        busy, self._busy = self._busy, True
+        try:
+            for layer in [item for item in viewer.layers if is_output(item)]:
+                if condition(layer.metadata[TAG]):
+                    viewer.layers.remove(layer)
+        finally:
+            self._busy = busy
+
+    def update(self) -> None:
+        """Bring the overlay layers in line with the session: add, repaint in place, remove."""
+        viewer, run, concept = self._viewer(), self._session.run, self._session.concept
+        if viewer is None or run is None or concept is None or self._busy:
+            return
+        fields = self.shown_fields()
+        kinds = self._session.kinds
+        self._busy = True
+        selection = set(viewer.layers.selection)
+        active = viewer.layers.selection.active
+        try:
+            self._remove(
+                lambda tag: (
+                    tag.get("run_id") == run.run_id
+                    and tag["kind"] in _KINDS
+                    and (tag["kind"] not in kinds or tag["field"] not in fields)
+                )
+            )
+            before = list(self._painters)
+            self._painters = {f: self._painters.get(f) for f in fields}
+            if "cells" in kinds:
+                self._show_cells(viewer, run, concept, fields)
+            if "activation" in kinds:
+                self._show_activation(viewer, run, concept, fields)
+            if "heatmap" in kinds:
+                self._show_heatmap(viewer, run, concept, fields)
+            if selection:
+                # New layers select themselves, but the user was looking at another.
+                kept = selection & set(viewer.layers)
+                viewer.layers.selection = kept
+                if active in kept:
+                    viewer.layers.selection.active = active
+                    viewer.layers.selection = kept
+        finally:
+            self._busy = False
+        if fields != before:
+            self.fields_changed.emit()
+
+    def painter(self, field: int) -> LabelPainter | BoxPainter:
+        """What paints the units of a field; kept for as long as the field is shown.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field in the session's run.
+
+        Returns
+        -------
+        LabelPainter or BoxPainter
+        """
+        found = self._painters.get(field)
+        if found is None:
+            run = self._session.run
+            assert run is not None
+            units: Units = run.result.activations.geometry[field]
+            labels = run.result.labels[field]
+            if run.result.config.unit == "cell" and labels is not None:
+                found = LabelPainter(labels, units.ids)
+            else:
+                shape = run.result.activations.grids[field].image_shape
+                found = BoxPainter(units.boxes, shape)
+            self._painters[field] = found
+        return found
+
+    def _show_heatmap(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
+        activations = run.result.activations
+        heatmaps = {field: activations.heatmap(field, concept) for field in fields}
+        # Between patches values are interpolated, so none of a pixel lies beyond those of patches.
+        limit = max((float(np.abs(h).max()) for h in heatmaps.values()), default=0.0) or 1.0
+        for field, heatmap in heatmaps.items():
+            grid = activations.grids[field]
+            # No finer than its patches need, since the graphics card interpolates: a picture of
+            # every pixel takes ten times as long to be drawn, and gigabytes of a large image.
+            step = coarsest_step(grid.patch_size, grid.image_shape)
+            plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape, step)
+            self._put_image(
+                viewer, run, concept, field, "heatmap", plane, (-limit, limit), DIVERGING, step
+            )
+
+    def _show_activation(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
+        activations = run.result.activations
+        # One range for all fields, so that colours compare between controls and treated.
+        limit = float(activations.activation(concept).max(initial=0.0)) or 1.0
+        for field in fields:
+            _, values = activations.unit_values(field, concept)
+            plane = self.painter(field).paint(values)
+            self._put_image(
+                viewer, run, concept, field, "activation", plane, (0.0, limit), SEQUENTIAL
+            )
+
+    def _show_cells(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
+        """Cells of the built-in segmentation as a Labels layer whose features can be hovered."""
+        activations = run.result.activations
+        for field in fields:
+            labels = run.result.labels[field]
+            source = run.sources[field]
+            if labels is None or source.has_own_labels:
+                continue
+            ids, values = activations.unit_values(field, concept)
+            rows = np.flatnonzero(activations.units["field"].to_numpy() == field)
+            features = pd.DataFrame(
+                {
+                    "index": ids,
+                    "concept": activations.dictionary.names[concept],
+                    "activation": values,
+                    "alignment": activations.alignment(concept)[rows],
+                }
+            )
+            layer = self._find(viewer, run, field, "cells")
+            if layer is None:
+                layer = Labels(
+                    output_data(labels, source),
+                    name=f"cells, {source.name}",
+                    **output_geometry(source),
+                )
+                layer.contour = 1
+                self._tag(layer, run, field, "cells", concept)
+                viewer.add_layer(layer)
+            else:
+                # What the explorer copied there stays when another concept is shown.
+                known = layer.features
+                for column in known.columns.difference(features.columns, sort=False):
+                    features[column] = known[column].to_numpy()
+            layer.features = features
+            self._tag(layer, run, field, "cells", concept)
+
+    def _put_image(
+        self,
+        viewer: Viewer,
+        run: Run,
+        concept: int,
+        field: int,
+        kind: OverlayKind,
+        plane: NDArray[np.float32],
+        limits: tuple[float, float],
+        colormap: Any,
+        step: int | None = None,
+    ) -> None:
+        source = run.sources[field]
+        data = output_data(plane, source)
+        name = f"{kind} of {run.result.dictionary.names[concept]}, {source.name}"
+        layer = self._find(viewer, run, field, kind)
+        if layer is None:
+            layer = Image(
+                data,
+                contrast_limits=limits,
+                colormap=colormap,
+                blending="translucent",
+                opacity=0.8,
+                name=name,
+                # The value of a cell ends at its edge, those of patches run into each other.
+                interpolation2d="nearest" if step is None else "linear",
+                **output_geometry(source, step=step or 1),
+            )
+            layer.contrast_limits_range = limits
+            self._tag(layer, run, field, kind, concept)
+            viewer.add_layer(layer)
+            return
+        # Each of these draws the thumbnail anew, so what stays is not set again.
+        layer.data = data
+        if tuple(layer.contrast_limits) != limits:
+            layer.contrast_limits_range = limits
+            layer.contrast_limits = limits
+        layer.name = name
+        self._tag(layer, run, field, kind, concept)
+
+    @staticmethod
+    def _find(viewer: Viewer, run: Run, field: int, kind: OverlayKind) -> Any:
+        for layer in viewer.layers:
+            if is_output(layer):
+                tag = layer.metadata[TAG]
+                if (tag.get("run_id"), tag["kind"], tag["field"]) == (run.run_id, kind, field):
+                    return layer
+        return None
+
+    @staticmethod
+    def _tag(layer: Layer, run: Run, field: int, kind: OverlayKind, concept: int) -> None:
+        tag_output(
+            layer,
+            run_id=run.run_id,
+            source=run.sources[field].name,
+            config_hash=run.result.config.hash,
+            kind=kind,
+            field=field,
+            concept=concept,
+        )

@@ -1,0 +1,146 @@
+"""From a place in the viewer to the unit there, and back."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+from napari.viewer import Viewer
+from numpy.typing import ArrayLike, NDArray
+
+from napari_microdl.gui.session.session import Run
+
+_MODIFIER_TO_ADD = "Shift"
+
+
+def unit_at(run: Run, world: ArrayLike, fields: list[int]) -> int | None:
+    """Row of the unit at a place.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    world : array of float
+        Place in world coordinates, all axes of the viewer.
+    fields : list of int
+        Fields to look at, the preferred one first.
+
+    Returns
+    -------
+    int or None
+        Row of the table of units; None where no visible image has a unit there.
+    """
+    for number in fields:
+        source = run.sources[number]
+        layer = source.layer()
+        if layer is None or not layer.visible:
+            continue
+        place = np.asarray(layer.world_to_data(world), float)
+        steps = place[: len(source.index)]
+        if any(i is not None and i != round(s) for i, s in zip(source.index, steps, strict=False)):
+            continue
+        y, x = place[len(source.index) :][:2]
+        row = _unit_of_field(run, number, y, x)
+        if row is not None:
+            return row
+    return None
+
+
+def _unit_of_field(run: Run, number: int, y: float, x: float) -> int | None:
+    activations = run.result.activations
+    labels = run.result.labels[number]
+    if run.result.config.unit != "cell" or labels is None:
+        return activations.unit_at(number, y, x)
+    row, column = (int(np.floor(v + 0.5)) for v in (y, x))
+    if not (0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]):
+        return None
+    place = np.flatnonzero(activations.geometry[number].ids == labels[row, column])
+    return int(activations.rows_of_field(number)[place[0]]) if len(place) else None
+
+
+def go_to(viewer: Viewer, run: Run, row: int) -> bool:
+    """Select the image of a unit and centre the view on it.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer.
+    run : Run
+        The run.
+    row : int
+        Row of the table of units.
+
+    Returns
+    -------
+    bool
+        False where the image was closed or never known.
+    """
+    if not run.has_images:
+        return False
+    unit: Any = run.result.activations.units.iloc[row]
+    source = run.sources[int(unit["field"])]
+    layer = source.layer()
+    if layer is None or layer not in viewer.layers:
+        return False
+    viewer.layers.selection.active = layer
+    position = layer.data_to_world([*(i or 0 for i in source.index), unit["y"], unit["x"]])
+    dims = viewer.dims
+    offset = dims.ndim - len(position)
+    for axis, value in enumerate(position[:-2]):
+        if source.index[axis] is not None:
+            dims.set_point(axis + offset, value)
+    camera = camera_of(viewer)
+    camera.center = (*camera.center[:-2], *position[-2:])
+    return True
+
+
+def camera_of(viewer: Viewer) -> Any:
+    """The viewer's camera, which napari 0.9 moved into the scene."""
+    return getattr(viewer, "scene", viewer).camera
+
+
+class Picker:
+    """Tells of clicks in the viewer, not of drags, as long as it is attached.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        Where to listen.
+    clicked : callable
+        Bound method, held weakly; gets the place in world coordinates and whether to add.
+    """
+
+    def __init__(
+        self, viewer: Viewer, clicked: Callable[[NDArray[np.float64], bool], None]
+    ) -> None:
+        self._viewer = weakref.ref(viewer)
+        reference: Any = weakref.WeakMethod(clicked)
+
+        def listen(viewer: Viewer, event: Any) -> Generator[None, None, None]:
+            dragged = False
+            yield
+            while event.type == "mouse_move":
+                dragged = True
+                yield
+            active = viewer.layers.selection.active
+            painting = active is not None and str(active.mode) != "pan_zoom"
+            tell = reference()
+            if tell is not None and not dragged and not painting:
+                tell(np.asarray(event.position), _MODIFIER_TO_ADD in event.modifiers)
+
+        # Kept apart from the viewer, which must not keep the dock alive.
+        self._listen = listen
+
+    def attach(self) -> None:
+        """Listen; a second call does nothing."""
+        viewer = self._viewer()
+        if viewer is not None and self._listen not in viewer.mouse_drag_callbacks:
+            viewer.mouse_drag_callbacks.append(self._listen)
+
+    def detach(self) -> None:
+        """Listen no more; a second call does nothing."""
+        viewer = self._viewer()
+        if viewer is not None and self._listen in viewer.mouse_drag_callbacks:
+            viewer.mouse_drag_callbacks.remove(self._listen)

@@ -1,0 +1,45 @@
+"""The demo in a window: the sample, both docks, and a run that one can watch."""
+
+from __future__ import annotations
+
+import napari
+from qtpy.QtCore import QTimer
+
+from napari_microdl.gui.explorer.dock import ConceptExplorer
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
+
+PLUGIN = "napari-microdl"
+_MILLISECONDS_UNTIL_RUN = 800
+
+
+def open_demo() -> tuple[napari.Viewer, ConceptWorkflow, ConceptExplorer]:
+    """Open napari with the sample and both docks.
+
+    Returns
+    -------
+    viewer, workflow, explorer
+    """
+    viewer = napari.Viewer(title="MicroDL demo")
+    viewer.open_sample(PLUGIN, "transfluor")
+    workflow_dock, workflow = viewer.window.add_plugin_dock_widget(PLUGIN, "Concept workflow")
+    explorer_dock, explorer = viewer.window.add_plugin_dock_widget(
+        PLUGIN, "Concept explorer", tabify=True
+    )
+    # A tab can be raised only after Qt has laid the docks out.
+    QTimer.singleShot(0, workflow_dock.raise_)
+    viewer.reset_view()
+    workflow.run_finished.connect(explorer_dock.raise_)
+    return viewer, workflow, explorer
+
+
+def launch_demo() -> None:
+    """Open the demo, run the job where the user can watch it, and stay until napari is closed."""
+    viewer, workflow, _ = open_demo()
+
+    def begin() -> None:
+        # By now the docks have their size and the canvas has the rest.
+        viewer.reset_view()
+        workflow.run_button.click()
+
+    QTimer.singleShot(_MILLISECONDS_UNTIL_RUN, begin)
+    napari.run()

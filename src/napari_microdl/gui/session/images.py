@@ -1,0 +1,232 @@
+"""The open images: which are fields, what is known of each, which channels they have."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from typing import Any
+
+from napari.layers import Image, Labels, Layer
+from psygnal import Signal
+
+from napari_microdl.gui.session.layers import (
+    Channel,
+    ImageRow,
+    Layout,
+    channel_names,
+    is_input,
+    labelled_channel_axis,
+    leading_shape,
+    plane_shape,
+    rows_of,
+    shown_colour,
+)
+
+# What the channels of a field have in common.
+_SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels"})
+
+
+class Images:
+    """Rows of the table of images, their layout and their channels."""
+
+    rows_changed = Signal()
+    channel_renamed = Signal(str, str)
+
+    def __init__(self) -> None:
+        self.rows: list[ImageRow] = []
+        self.layout = Layout()
+        self.channels: list[Channel] = []
+        # How channels were called before they were renamed, to notice when the images change.
+        self._native_channels: tuple[str, ...] = ()
+        # How often the contents of each layer were changed.
+        self._versions: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
+
+    def update_images(self, layers: Iterable[Any]) -> None:
+        """Follow the open layers; what was entered for those that stay is kept.
+
+        Parameters
+        ----------
+        layers : iterable of Layer
+            Layers of the viewer.
+        """
+        layers = [layer for layer in layers if is_input(layer)]
+        images = [layer for layer in layers if isinstance(layer, Image)]
+        if self.layout.channel_axis == "ask":
+            labelled = {labelled_channel_axis(i) for i in images if leading_shape(i)}
+            if len(labelled) == 1 and (axis := labelled.pop()) is not None:
+                self.layout = dataclasses.replace(self.layout, channel_axis=axis)
+        before = {row.key: row for row in self.rows}
+        rows = [row for image in images for row in rows_of(image, self.layout)]
+        self.rows = [before.get(row.key, row) for row in rows]
+        labels = [layer for layer in layers if isinstance(layer, Labels)]
+        self._watch([*images, *labels])
+        self._suggest_labels(labels)
+        self._update_channels()
+        self.rows_changed.emit()
+
+    def _suggest_labels(self, candidates: Sequence[Labels]) -> None:
+        """Fill in the Labels layer of a row where the name or the number leaves no doubt."""
+        for row in self.rows:
+            image = row.layer()
+            chosen = row.labels_layer()
+            if image is None or (chosen is not None and chosen in candidates):
+                continue
+            fitting = [c for c in candidates if plane_shape(c) == plane_shape(image)]
+            named = [c for c in fitting if image.name.lower() in c.name.lower()]
+            if len(named) != 1 and len({id(r.layer()) for r in self.rows}) == 1:
+                named = fitting
+            row.labels = weakref.ref(named[0]) if len(named) == 1 else None
+
+    def _update_channels(self) -> None:
+        if self.layout.arrangement == "channels":
+            native = tuple(dict.fromkeys(row.channel for row in self.used_rows()))
+        else:
+            used = self.used_rows() or self.rows
+            native = channel_names(used[0]) if used else ()
+        if native != self._native_channels:
+            self._native_channels = native
+            self.channels = [Channel(name) for name in native]
+
+    def used_rows(self) -> list[ImageRow]:
+        """Rows that take part in a run."""
+        return [row for row in self.rows if row.use]
+
+    def set_layout(self, layout: Layout, layers: Iterable[Any]) -> None:
+        """Change how images make up fields.
+
+        Parameters
+        ----------
+        layout : Layout
+            The new choice.
+        layers : iterable of Layer
+            Layers of the viewer.
+        """
+        self.layout = layout
+        self.update_images(layers)
+
+    def edit_rows(self, numbers: Iterable[int], **changes: Any) -> None:
+        """Change rows; condition and control are shared by the channels of a field.
+
+        Parameters
+        ----------
+        numbers : iterable of int
+            Which rows.
+        **changes
+            Attributes of `ImageRow`.
+        """
+        self.fill(dict.fromkeys(numbers, changes))
+
+    def fill(self, changes: Mapping[int, Mapping[str, Any]]) -> None:
+        """Change rows, each in its own way.
+
+        Parameters
+        ----------
+        changes : mapping of int to mapping
+            Attributes of `ImageRow` by the number of the row.
+        """
+        # Fields first: what is shared goes to all rows of the field as it is then.
+        for number, values in changes.items():
+            for name in values.keys() - _SHARED:
+                setattr(self.rows[number], name, values[name])
+            # Cells that were found here and then corrected by hand were no input before.
+            if (labels := self.rows[number].labels_layer()) is not None:
+                self._watch([labels])
+        for number, values in changes.items():
+            row = self.rows[number]
+            siblings = [row]
+            if self.layout.arrangement == "channels":
+                siblings = [r for r in self.rows if r.group == row.group]
+            for name in values.keys() & _SHARED:
+                for sibling in siblings:
+                    setattr(sibling, name, values[name])
+        self._update_channels()
+        self.rows_changed.emit()
+
+    def edit_channel(
+        self, number: int, *, name: str | None = None, use: bool | None = None
+    ) -> None:
+        """Rename a channel or take it in or out.
+
+        Where images are channels, all images of the channel get the name.
+        """
+        channel = self.channels[number]
+        if name is not None:
+            before, channel.name = channel.name, name.strip() or channel.name
+            if self.layout.arrangement == "channels":
+                for row in self.rows:
+                    if row.channel == before:
+                        row.channel = channel.name
+                # It is the same channel as before, ticked or not.
+                self._native_channels = tuple(c.name for c in self.channels)
+                self._update_channels()
+            self.channel_renamed.emit(before, channel.name)
+        if use is not None:
+            channel.use = use
+        self.rows_changed.emit()
+
+    def first_rows(self) -> list[ImageRow]:
+        """One row a field."""
+        rows = self.used_rows()
+        if self.layout.arrangement == "channels":
+            return list({row.group: row for row in reversed(rows)}.values())
+        return rows
+
+    def channel_colours(self) -> dict[str, str]:
+        """Red, green or blue, or empty, of the channels whose layers are all shown alike."""
+        colours: dict[str, set[str]] = {}
+        if self.layout.arrangement == "channels":
+            for row in self.used_rows():
+                layer = row.layer()
+                if layer is not None and not layer.rgb:
+                    colours.setdefault(row.channel, set()).add(shown_colour(layer))
+        return {name: seen.pop() for name, seen in colours.items() if len(seen) == 1}
+
+    def _watch(self, layers: Iterable[Layer]) -> None:
+        """Notice when what a layer holds is changed."""
+        for layer in layers:
+            if layer not in self._versions:
+                self._versions[layer] = 0
+                layer.events.data.connect(self._on_contents)
+                if isinstance(layer, Labels):
+                    layer.events.paint.connect(self._on_contents)
+                else:
+                    layer.events.colormap.connect(self._on_colour)
+
+    def _on_contents(self, event: Any) -> None:
+        layer = event.source
+        self._versions[layer] = self._versions.get(layer, 0) + 1
+        self.rows_changed.emit()
+
+    def _on_colour(self) -> None:
+        self.rows_changed.emit()
+
+    def contents(self, layer: Layer | None) -> tuple[str, int]:
+        """What tells the contents of a layer from what it held before, and from other layers."""
+        if layer is None:
+            return "", 0
+        return str(layer.unique_id), self._versions.get(layer, 0)
+
+    def image_problems(self) -> Generator[str, None, None]:
+        """What the images still need, as sentences."""
+        used = self.used_rows()
+        if not self.rows:
+            yield "Open images first, or File > Open Sample > MicroDL."
+            return
+        if not used:
+            yield "Tick at least one image in the column Use."
+            return
+        for row in used:
+            layer = row.layer()
+            if layer is not None and layer.rgb and not self.layout.split_rgb:
+                yield (
+                    f"'{layer.name}' is an RGB image but grey channels are meant; choose to use "
+                    "red, green and blue as channels, or untick it."
+                )
+                return
+            if layer is not None and leading_shape(layer) and self.layout.channel_axis == "ask":
+                shape = " x ".join(map(str, (*leading_shape(layer), *plane_shape(layer))))
+                yield f"'{layer.name}' is a stack of {shape}; say which axis holds the channels."
+                return
+        if not any(c.use for c in self.channels):
+            yield "Tick at least one channel."

@@ -1,0 +1,332 @@
+"""Which model is read: what is known of it, on which channels, and what that takes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Generator
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.text import listed
+from napari_microdl.gui.session.layers import is_lazy, plane_shape
+from napari_microdl.gui.session.run_settings import RunSettings
+from napari_microdl.models.channels import match_channels
+from napari_microdl.models.registry import (
+    known_spec,
+    model_spec,
+    needs_weights,
+    published_name,
+    weights_pin,
+)
+from napari_microdl.models.terms import terms_of
+from napari_microdl.pipeline.channels import joint_of
+from napari_microdl.pipeline.estimate import estimate_run
+from napari_microdl.pipeline.pace import estimate_seconds
+from napari_microdl.tokens import TilePlan
+
+if TYPE_CHECKING:
+    from napari_microdl.concepts.dictionary import ConceptDictionary
+    from napari_microdl.core.config import PipelineConfig
+    from napari_microdl.fields.field import Field
+    from napari_microdl.models.base import ChannelRule, ModelSpec
+    from napari_microdl.models.recipe import Joint
+    from napari_microdl.pipeline.run import PipelineResult
+
+
+# What a colour stands for: itself, as in RGB images, or what it shows by an old custom.
+_COLOURS = ({"red": "red", "green": "green", "blue": "blue"}, {"blue": "DNA"})
+
+
+class ModelChoice:
+    """The model that the settings name.
+
+    Parameters
+    ----------
+    settings : RunSettings
+        Whose settings and channels these are.
+
+    Attributes
+    ----------
+    channel_choices : dict of str to str
+        Channel of the images by channel of the model, where a person has said so.
+    """
+
+    def __init__(self, settings: RunSettings) -> None:
+        # Weak, so that a session goes at once when its viewer does.
+        self._owner = weakref.ref(settings)
+        self.channel_choices: dict[str, str] = {}
+        settings.channel_renamed.connect(self._on_renamed)
+        # Of one channel; the slowest run of each model, because kept tokens take no time.
+        self._seconds_a_tile: dict[str, float] = {}
+        self._specs: dict[tuple[str, Joint], ModelSpec] = {}
+        # Model, joint and channels of settings whose model has not been looked at yet.
+        self._waiting: tuple[str, Joint, tuple[str, ...] | None] | None = None
+
+    @property
+    def _settings(self) -> RunSettings:
+        settings = self._owner()
+        assert settings is not None
+        return settings
+
+    @property
+    def joint(self) -> Joint:
+        """How the model is asked to read channels, see `napari_microdl.models.recipe.Joint`."""
+        used = [channel.name for channel in self._settings.channels if channel.use]
+        return joint_of(self._settings.config.joint, used)
+
+    @property
+    def spec(self) -> ModelSpec | None:
+        """Facts about the chosen model; None while a file or folder has not been looked at."""
+        key = (self._settings.config.model, self.joint)
+        if key not in self._specs:
+            known = known_spec(key[0], joint=key[1])
+            if known is not None:
+                self._specs[key] = known
+        return self._specs.get(key)
+
+    def asked_joint(self) -> bool | None:
+        """The setting `joint` of a run: what is shown, where the model leaves the choice."""
+        spec = self.spec
+        if spec is not None and self.joint == "preferred" and spec.channels.either:
+            return spec.channels.joint
+        return self._settings.config.joint
+
+    @property
+    def applied(self) -> ConceptDictionary | None:
+        """The dictionary that is applied and so decides the model; None where one is fitted."""
+        settings = self._settings
+        return settings.dictionary if settings.apply_dictionary else None
+
+    def run_config(self) -> PipelineConfig:
+        """The settings, with those of a dictionary that is applied filled in."""
+        config, dictionary = self._settings.config, self.applied
+        if dictionary is None:
+            return config
+        # Imported here: the window opens without the code behind a dictionary, which takes seconds.
+        from napari_microdl.pipeline.inputs import config_of
+
+        return config_of(dictionary, config)
+
+    def terms(self) -> str:
+        """What the weights that a run will use may be used for, as sentences.
+
+        Returns
+        -------
+        str
+            Those of the dictionary's model where one is applied; empty while a file or folder has
+            not been looked at.
+        """
+        dictionary = self.applied
+        spec = self.spec if dictionary is None else dictionary.model
+        if spec is None:
+            return ""
+        pin = ""
+        # What is no place on the hub is refused by the run.
+        with suppress(MicrodlError):
+            pin = weights_pin(self.run_config().model)
+        return f"{terms_of(spec)} {pin}".rstrip()
+
+    def take_spec(self, model: str, joint: Joint, spec: ModelSpec) -> None:
+        """Take in what was found in a file or folder.
+
+        Parameters
+        ----------
+        model : str
+            The setting of that name.
+        joint : bool, "preferred" or None
+            How it was asked to read channels.
+        spec : ModelSpec
+            What was found.
+        """
+        self._specs[model, joint] = spec
+        config = self._settings.config
+        if self._waiting == (model, joint, config.channels):
+            self.take_channels()
+        self._settings.settings_changed.emit()
+
+    def take_channels(self) -> bool:
+        """Take the settings' channels for those that the model names, whatever they are called.
+
+        Returns
+        -------
+        bool
+            False where the settings name none or not as many; of a file or folder they are taken
+            once it has been looked at.
+        """
+        config, wanted = self._settings.config, self.channels()
+        waits = self.spec is None
+        self._waiting = (config.model, self.joint, config.channels) if waits else None
+        if not wanted or config.channels is None or len(wanted) != len(config.channels):
+            return False
+        self.channel_choices = dict(zip(wanted, config.channels, strict=True))
+        return True
+
+    def channels(self) -> dict[str, str | None]:
+        """Channel of the images for each channel that the model names.
+
+        Returns
+        -------
+        dict of str to (str or None)
+            What a person chose, or else what the names leave no doubt about, or the colours where
+            the names say nothing; None where somebody has to say. Empty for a model that takes any
+            channels.
+        """
+        spec = self.spec
+        if spec is None or not spec.channels.names:
+            return {}
+        names = tuple(c.name for c in self._settings.channels)
+        matched = match_channels(spec.channels, names)
+        matched = _by_colour(spec.channels, matched, self._settings.channel_colours())
+        found = dict(zip(spec.channels.names, matched, strict=True))
+        chosen = {w: c for w, c in self.channel_choices.items() if w in found and c in names}
+        return {**found, **chosen}
+
+    def all_channels(self) -> tuple[str, ...]:
+        """Every channel that the model names, with those that were left out."""
+        published = published_name(self._settings.config.model)
+        if self.spec is None or published is None or published.channels is None:
+            return self.spec.channels.names if self.spec else ()
+        return model_spec(published.model).channels.names
+
+    def can_leave_out(self) -> bool:
+        """Whether the model will do with fewer channels than it now has."""
+        published = published_name(self._settings.config.model)
+        if self.spec is None or published is None:
+            return False
+        subsets = model_spec(published.model).channels.subsets
+        return subsets and len(self.spec.channels.names) > 1
+
+    def used_channels(self) -> tuple[str, ...] | None:
+        """Channels of the images that a run reads, in order; None for all as they come."""
+        if mapped := self.channels():
+            return tuple(name for name in mapped.values() if name is not None) or None
+        channels = self._settings.channels
+        names = [c.name for c in channels]
+        order = [n for n in self._settings.config.channels or () if n in names]
+        order += [n for n in names if n not in order]
+        used = tuple(n for n in order if channels[names.index(n)].use)
+        # Where nothing is known of the model, an order that was asked for may not be that of all.
+        asked = self.spec is None and self._settings.config.channels is not None
+        return None if used == tuple(names) and not asked else used
+
+    def cost(self) -> str:
+        """What reading the tokens will take, as far as is known before the start."""
+        dictionary = self.applied
+        if dictionary is not None:
+            spec, n_channels = dictionary.model, len(dictionary.spec.channel_names)
+        elif self.spec is not None:
+            spec, n_channels = self.spec, len(self.used_channels() or self._settings.channels)
+        else:
+            return ""
+        layers = [row.layer() for row in self._settings.first_rows()]
+        shapes = [plane_shape(layer) for layer in layers if layer is not None]
+        if not shapes:
+            return ""
+        # One layer that is read from a file makes the fields of a run lazy.
+        channels = [row.layer() for row in self._settings.used_rows()]
+        lazy = any(is_lazy(layer) for layer in channels if layer is not None)
+        config = self.run_config()
+        try:
+            estimate = estimate_run(shapes, n_channels, spec, config, lazy=lazy)
+        except MicrodlError:
+            return ""
+        sentence = f"{estimate}, beside the model."
+        pace = self._seconds_a_tile.get(config.model)
+        if pace is not None:
+            seconds, by = pace * estimate.n_tiles * n_channels, "at the pace of the last run"
+        elif config.device in ("auto", "cpu"):
+            seconds = estimate_seconds(estimate.n_tiles, n_channels, spec, config)
+            by = "on the processor, by its arithmetic"
+        else:
+            # How fast a card is shows with the first run.
+            return sentence
+        told = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
+        return f"{sentence} About {told} {by}, less where tokens are kept."
+
+    def _on_renamed(self, before: str, now: str) -> None:
+        for wanted, chosen in self.channel_choices.items():
+            if chosen == before:
+                self.channel_choices[wanted] = now
+
+    def choose_channel(self, wanted: str, channel: str) -> None:
+        """Say which channel of the images is a channel of the model.
+
+        Parameters
+        ----------
+        wanted : str
+            Channel of the model.
+        channel : str
+            Channel of the images.
+        """
+        self.channel_choices[wanted] = channel
+        kept = self.channels()
+        if wanted not in kept:
+            self._keep([name for name in self.all_channels() if name in kept or name == wanted])
+        self._settings.settings_changed.emit()
+
+    def leave_out(self, wanted: str) -> None:
+        """Say that the images do not show a channel of the model.
+
+        Parameters
+        ----------
+        wanted : str
+            Channel of the model; see `can_leave_out`.
+        """
+        self.channel_choices.pop(wanted, None)
+        self._keep([name for name in self.channels() if name != wanted])
+
+    def _keep(self, names: list[str]) -> None:
+        published = published_name(self._settings.config.model)
+        assert published is not None
+        channels = None if tuple(names) == self.all_channels() else tuple(names)
+        self._settings.configure(model=str(published._replace(channels=channels)))
+
+    def problems(self) -> Generator[str, None, None]:
+        """What has to be said before the model can run, as sentences."""
+        spec = self.spec
+        if spec is None or self._settings.apply_dictionary or not self._settings.used_rows():
+            return
+        mapped = self.channels()
+        missing = [wanted for wanted, channel in mapped.items() if channel is None]
+        chosen = [channel for channel in mapped.values() if channel is not None]
+        repeated = sorted({channel for channel in chosen if chosen.count(channel) > 1})
+        used = sum(channel.use for channel in self._settings.channels)
+        most = spec.channels.most
+        if missing:
+            or_not = ", or that it is not in the images" if self.can_leave_out() else ""
+            yield f"Say which channel of the images is {listed(missing, 11)}{or_not}."
+        elif repeated:
+            yield f"The channel {listed(repeated)} stands for two of the model's; choose others."
+        elif not mapped and most is not None and used > most:
+            yield f"{spec.title} takes at most {most} channels; untick some in step 1."
+        if needs_weights(self._settings.config.model):
+            yield (
+                f"The weights of {spec.title} are not on the hub; get them from {spec.source} and "
+                "choose their file."
+            )
+
+    def note_pace(self, result: PipelineResult, fields: list[Field]) -> None:
+        """Remember how long a run took the model."""
+        spec = result.dictionary.spec
+        plan = TilePlan(spec.patch_size, spec.tile_size, spec.halo)
+        tiles = sum(len(plan.origins(field.shape)) for field in fields) * len(spec.channel_names)
+        pace = result.report["seconds"]["embed"] / tiles
+        model = result.config.model
+        self._seconds_a_tile[model] = max(pace, self._seconds_a_tile.get(model, 0.0))
+
+
+def _by_colour(
+    rule: ChannelRule, matched: tuple[str | None, ...], colours: dict[str, str]
+) -> tuple[str | None, ...]:
+    """Channels that no name has given, by the colours in which they are shown."""
+    for meaning in _COLOURS:
+        free = {name: c for name, c in colours.items() if name not in matched and c in meaning}
+        # Two of one colour stand for neither.
+        named = {meaning[c]: n for n, c in free.items() if list(free.values()).count(c) == 1}
+        again = match_channels(rule, tuple(named))
+        matched = tuple(
+            named[word] if known is None and word is not None else known
+            for known, word in zip(matched, again, strict=True)
+        )
+    return matched

@@ -1,0 +1,126 @@
+"""The store of tokens for the docks and napari's Preferences: its size, and how to clear it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QApplication
+
+from napari_microdl.gui.session.settings import plugin_settings, token_cache
+from napari_microdl.gui.widgets.jobs import JobRunner
+
+
+@dataclass(frozen=True)
+class _Looking:
+    stage: str = "cache"
+
+
+def _measure(clear: bool) -> Generator[Any, None, tuple[int, int]]:
+    """Bytes in the store and bytes that were deleted; many files take a while to look at."""
+    yield _Looking()
+    cache = token_cache()
+    before = cache.size()
+    if clear:
+        cache.clear()
+    after = cache.size() if clear else before
+    return after, before - after
+
+
+def amount(n_bytes: int) -> str:
+    """A size as it is told.
+
+    Parameters
+    ----------
+    n_bytes : int
+        The size.
+
+    Returns
+    -------
+    str
+        In MB or GB, of 10^6 and 10^9 bytes.
+    """
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"
+
+
+class TokenStore(QObject):
+    """Measures and clears the store in the background, for every dock and for the Preferences.
+
+    Preferences are built from the manifest, which knows neither buttons nor labels. So the size
+    stands in a line of text that is written anew whenever somebody else changes it, and clearing
+    is a box that unticks itself when it is done. A box that was ticked while nothing of the plugin
+    was loaded is heeded as soon as something is.
+
+    Parameters
+    ----------
+    parent : QObject
+        The application.
+    """
+
+    measured = Signal(object)
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._told: str | None = None
+        self._clearing = False
+        self._runner = JobRunner(self)
+        self._runner.succeeded.connect(self._on_measured)
+        self._runner.failed.connect(self._on_failed)
+        self._chosen = plugin_settings()
+        if self._chosen is not None:
+            self._chosen.events.tokens_kept.connect(self._tell)
+            self._chosen.events.clear_tokens.connect(self._on_box)
+            self._on_box()
+        self.look()
+
+    def look(self) -> None:
+        """Measure anew; `measured` sends the size in bytes. A clearing is not interrupted."""
+        if not self._clearing:
+            self._runner.start(_measure(clear=False))
+
+    def clear(self) -> None:
+        """Delete all tokens, then measure."""
+        self._clearing = True
+        self._runner.start(_measure(clear=True))
+
+    def _on_box(self, _: object = None) -> None:
+        if self._chosen.clear_tokens and not self._clearing:
+            self.clear()
+
+    def _on_measured(self, sizes: tuple[int, int]) -> None:
+        size, deleted = sizes
+        cleared, self._clearing = self._clearing, False
+        self._told = amount(size)
+        self._tell()
+        self._untick()
+        if cleared:
+            show_info(f"Deleted {amount(deleted)} of kept tokens.")
+        self.measured.emit(size)
+
+    def _on_failed(self, sentence: str) -> None:
+        self._clearing = False
+        self._untick()
+        show_warning(sentence)
+
+    def _untick(self) -> None:
+        if self._chosen is not None:
+            self._chosen.clear_tokens = False
+
+    def _tell(self, _: object = None) -> None:
+        """Write the size where Preferences show it, over whatever was typed there."""
+        if self._chosen is not None and self._told is not None:
+            self._chosen.tokens_kept = self._told
+
+
+def token_store() -> TokenStore:
+    """The one object that looks after the store, made when first asked for.
+
+    Returns
+    -------
+    TokenStore
+    """
+    application = QApplication.instance()
+    return application.findChild(TokenStore) or TokenStore(application)

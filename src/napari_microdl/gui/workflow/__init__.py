@@ -1,0 +1,1 @@
+"""The dock *Concept workflow* and its steps."""

@@ -1,0 +1,459 @@
+"""The Concept workflow dock: from open images to a dictionary, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from napari.utils.notifications import show_error
+from napari.viewer import Viewer
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QFrame,
+    QGridLayout,
+    QMenu,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.text import listed
+from napari_microdl.gui.dock import Dock, sentence_label
+from napari_microdl.gui.overlays.cell_layers import remove_cells, show_all
+from napari_microdl.gui.overlays.picking import camera_of
+from napari_microdl.gui.session.freshness import StepName
+from napari_microdl.gui.session.work import Work, compare_layers
+from napari_microdl.gui.widgets.collapsible import Step
+from napari_microdl.gui.widgets.jobs import JobRunner
+from napari_microdl.gui.workflow.cell_preview import CellPreview
+from napari_microdl.gui.workflow.files import WorkflowFiles
+from napari_microdl.gui.workflow.steps import (
+    CellsStep,
+    DictionaryStep,
+    ImagesStep,
+    ModelStep,
+    WhiteningStep,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from napari_microdl.gui.session.layers import Source
+    from napari_microdl.pipeline.reading import Tokens
+    from napari_microdl.pipeline.run import PipelineResult, Progress
+    from napari_microdl.pipeline.whitening import Whitened
+
+# Stage of the core that a run up to a step ends with.
+_LAST_STAGE: dict[StepName, str] = {
+    "cells": "segment",
+    "model": "whiten",
+    "whitening": "whiten",
+    "dictionary": "encode",
+}
+
+
+class ConceptWorkflow(Dock):
+    """Guided dock: images and channels, cells, model, whitening, dictionary, run.
+
+    Parameters
+    ----------
+    napari_viewer : napari.viewer.Viewer
+        The viewer.
+
+    Signals
+    -------
+    run_finished
+        A run up to the last step has ended and is shown.
+    """
+
+    run_finished = Signal()
+
+    def __init__(self, napari_viewer: Viewer) -> None:
+        super().__init__(napari_viewer)
+        self.jobs = JobRunner(self)
+        self.jobs.progressed.connect(self._on_progress)
+        self.jobs.succeeded.connect(self._on_success)
+        self.jobs.failed.connect(self._on_failure)
+        self.jobs.cancelled.connect(self._on_cancelled)
+        self.jobs.running_changed.connect(self._on_running)
+        # The run in progress, and what to do with what the job returns.
+        self._work: Work | None = None
+        self._then: Callable[[Any], None] = self._finish
+        self._curve_shown = False
+        self.preview = CellPreview(self.viewer, self.session, self)
+        self.preview.told.connect(self.say)
+        self.preview.jobs.running_changed.connect(self._offer_cancel)
+        self.files = WorkflowFiles(self.viewer, self.session, self)
+        self.files.told.connect(self.say)
+
+        self.images = ImagesStep(self.session, self.viewer)
+        self.cells = CellsStep(self.session, self.viewer)
+        self.model = ModelStep(self.session)
+        self.whitening = WhiteningStep(self.session)
+        self.dictionary = DictionaryStep(self.session)
+        self.steps: dict[StepName, Step] = {
+            "images": self.images,
+            "cells": self.cells,
+            "model": self.model,
+            "whitening": self.whitening,
+            "dictionary": self.dictionary,
+        }
+        for name, step in self.steps.items():
+            step.run_wanted.connect(partial(self.run_step, name))
+        self.cells.preview_wanted.connect(self.preview.look)
+        self.cells.live_changed.connect(self.preview.set_live)
+        self.model.compare_wanted.connect(self._on_compare)
+        self.dictionary.load_wanted.connect(self.files.ask_load_dictionary)
+        self.dictionary.save_wanted.connect(self.files.ask_save_dictionary)
+
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.setSpacing(4)
+        for step in self.steps.values():
+            column.addWidget(step)
+        self.notes = sentence_label()
+        self.notes.hide()
+        column.addWidget(self.notes)
+        column.addStretch(1)
+        self.scroll = QScrollArea()
+        self.scroll.setWidget(inside)
+        self.scroll.setWidgetResizable(True)
+        self.scroll.setFrameShape(QFrame.Shape.NoFrame)
+        self.scroll.setMinimumHeight(120)
+
+        self.run_button = QPushButton("Run all")
+        self.run_button.setToolTip(
+            "Runs all steps in the background; what is up to date is not done again."
+        )
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop at once; what is shown stays as it is.")
+        self.cancel_button.setEnabled(False)
+        self.explore_button = QPushButton("Explore")
+        self.explore_button.setToolTip("Opens the Concept explorer, which shows what a run found.")
+        self.bar = QProgressBar()
+        self.bar.setRange(0, 100)
+        self.bar.hide()
+        self.status = sentence_label()
+        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.run_button.clicked.connect(self.run)
+        self.cancel_button.clicked.connect(self._cancel)
+        self.explore_button.clicked.connect(self._explore)
+        self.settings_button = QPushButton("Settings")
+        self.settings_button.setToolTip(
+            "Load or save all settings and the table of fields, as files that the command line "
+            "takes too."
+        )
+        menu = QMenu(self.settings_button)
+        menu.addAction("Load settings...", self.files.ask_load_settings)
+        menu.addAction("Save settings...", self.files.ask_save_settings)
+        self.settings_button.setMenu(menu)
+        # Two rows: in one, large letters would widen the dock.
+        buttons = QGridLayout()
+        for button, row, column in (
+            (self.run_button, 0, 0),
+            (self.cancel_button, 0, 1),
+            (self.settings_button, 1, 0),
+            (self.explore_button, 1, 1),
+        ):
+            buttons.addWidget(button, row, column)
+        buttons.setColumnStretch(0, 1)
+        buttons.setColumnStretch(1, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(2, 2, 2, 2)
+        layout.addWidget(self.scroll, 1)
+        layout.addWidget(self.status)
+        layout.addWidget(self.bar)
+        layout.addLayout(buttons)
+        # Several changes in one go (a sample of eight layers) make one refresh.
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(0)
+        self._later.timeout.connect(self._follow_layers)
+        for name, step in self.steps.items():
+            step.set_expanded(name in self.session.open_steps)
+            step.heading.toggled.connect(self._on_opened)
+        self.resume()
+
+    # Following the viewer and the session ------------------------------------------------------
+
+    def connect_signals(self) -> None:
+        """Connect to layers, theme and session."""
+        layers = self.viewer.layers
+        connect = self.connections.connect
+        connect(layers.events.inserted, self._on_layers)
+        connect(layers.events.removed, self._on_layers)
+        connect(layers.events.reordered, self._on_layers)
+        connect(self.viewer.events.theme, self._on_theme)
+        connect(self.session.rows_changed, self.refresh_steps)
+        connect(self.session.settings_changed, self.refresh_steps)
+        connect(self.session.dictionary_changed, self.refresh_steps)
+        connect(self.session.run_changed, self.refresh_steps)
+        connect(self.session.steps_changed, self.refresh_steps)
+        camera = camera_of(self.viewer)
+        for signal in (
+            camera.events.center,
+            camera.events.zoom,
+            self.viewer.dims.events.point,
+            layers.selection.events.active,
+            self.session.settings_changed,
+            self.session.rows_changed,
+        ):
+            connect(signal, self.preview.follow)
+
+    def suspend(self) -> None:
+        """Cancel the job and stop listening."""
+        super().suspend()
+        self._later.stop()
+        self.jobs.stop()
+        self._leave()
+        self.model.stop()
+        self.preview.stop()
+        self.files.jobs.stop()
+
+    def refresh(self) -> None:
+        """Read layers and session anew."""
+        self._on_theme()
+        self.session.update_images(self.viewer.layers)
+        self._on_running(self.jobs.is_running)
+        if self.session.run is not None and not self.status.text():
+            # The dock is a new one, the run is not.
+            self._tell(self.session.run.result, self.session.run.sources)
+
+    def _on_opened(self) -> None:
+        steps = self.steps.items()
+        self.session.open_steps = {name for name, step in steps if step.is_expanded}
+
+    def _on_layers(self) -> None:
+        self._later.start()
+
+    def _follow_layers(self) -> None:
+        self._later.stop()
+        self.session.update_images(self.viewer.layers)
+
+    def _on_theme(self) -> None:
+        self.dictionary.curve.set_colours(self.theme_colours())
+        self.whitening.spectrum.set_colours(self.theme_colours())
+        self.model.curve.set_colours(self.theme_colours())
+
+    def refresh_steps(self) -> None:
+        """Show the state of the session in every step, with what each still needs."""
+        needs: dict[str, str] = {}
+        for problem in self.session.problems():
+            needs.setdefault(problem.step, problem.sentence)
+        marks = self.session.marks()
+        for name, step in self.steps.items():
+            step.refresh()
+            step.set_need(needs.get(name, ""))
+            step.set_mark(marks.get(name, ""))
+        self.dictionary.save.setEnabled(self.session.dictionary is not None)
+
+    # Running -----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run all steps in the background."""
+        self.run_step("dictionary")
+
+    def run_step(self, step: StepName) -> None:
+        """Run up to a step in the background; what is up to date is not done again.
+
+        Parameters
+        ----------
+        step : str
+            The last step to be run.
+        """
+        if self._later.isActive():
+            self._follow_layers()
+        self.jobs.stop()
+        self._leave()
+        try:
+            work = self.session.begin(step)
+        except MicrodlError as error:
+            self._refuse(error, step)
+            return
+        then: dict[StepName, Callable[[Any], None]] = {
+            "cells": self._show_cells,
+            "model": self._show_tokens,
+            "whitening": self._show_whitening,
+            "dictionary": self._finish,
+        }
+        self._work, self._then = work, then[step]
+        self._curve_shown = False
+        if step == "dictionary":
+            self.dictionary.curve.clear()
+        self.notes.hide()
+        self.say("Starting...")
+        self.jobs.start(work.steps(), "MicroDL", _LAST_STAGE[step])
+
+    def _refuse(self, error: MicrodlError, step: StepName) -> None:
+        """Say what is missing, and show where."""
+        self.say(f"⚠ {error}")
+        for problem in self.session.problems():
+            if step in problem.blocks:
+                self.steps[problem.step].set_expanded(True)
+                self.scroll.ensureWidgetVisible(self.steps[problem.step])
+                return
+
+    def _leave(self) -> list[StepName]:
+        """Let go of the run in progress; steps that it has finished."""
+        work, self._work = self._work, None
+        if work is None:
+            return []
+        self.session.leave(work)
+        return work.finished_steps()
+
+    def _on_running(self, running: bool) -> None:
+        self.run_button.setEnabled(not running)
+        for step in self.steps.values():
+            step.run_button.setEnabled(not running)
+        self.preview.pause(running)
+        self.cells.preview.setEnabled(not running)
+        self.model.compare.setEnabled(not running)
+        self._offer_cancel()
+        self.bar.setVisible(running)
+        self.bar.setValue(0)
+
+    def _offer_cancel(self) -> None:
+        self.cancel_button.setEnabled(self.jobs.is_running or self.preview.jobs.is_running)
+
+    def _cancel(self) -> None:
+        """Cancel the run, or the preview; they are never there together."""
+        self.jobs.cancel()
+        self.preview.cancel()
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.bar.setValue(self.jobs.percent(progress))
+        self.say(progress.message)
+        if progress.record is not None:
+            self.dictionary.curve.add(progress.record)
+            if not self._curve_shown and self.dictionary.curve.isVisible():
+                self.scroll.ensureWidgetVisible(self.dictionary.curve)
+                # Once in view it is left to the user to scroll.
+                seen = self.dictionary.curve.visibleRegion().boundingRect().height()
+                self._curve_shown = seen == self.dictionary.curve.height()
+
+    def _on_cancelled(self) -> None:
+        finished = self._leave()
+        self.dictionary.curve.clear()
+        kept = f" Done and kept for the next run: {listed(finished)}." if finished else ""
+        self.say(f"Cancelled: nothing was changed.{kept}")
+
+    def _on_failure(self, sentence: str) -> None:
+        self._leave()
+        self.say(f"⚠ {sentence}")
+        show_error(sentence)
+
+    def _on_success(self, result: Any) -> None:
+        self._then(result)
+
+    def _finish(self, result: PipelineResult) -> None:
+        work, self._work = self._work, None
+        assert work is not None
+        remove_cells(self.viewer)
+        self.session.finish(result, work.fields, work.sources)
+        if self.model.is_expanded:
+            self.model.kept.look()
+        self._tell(result, work.sources)
+        self.run_finished.emit()
+
+    def _tell(self, result: PipelineResult, sources: Sequence[Source]) -> None:
+        """Sum a run up, with its fit and its notes."""
+        if not self.session.apply_dictionary:
+            self.dictionary.curve.set_history(result.dictionary.icfl.history_)
+        best = result.activations.ranking.iloc[0]
+        sentence = (
+            f"Done: {len(result.activations.units)} {result.config.unit}s, "
+            f"{result.activations.n_concepts} concepts."
+        )
+        if best["selectivity"] == best["selectivity"]:
+            sentence += (
+                f" '{best['name']}' tells '{best['label']}' apart best (selectivity "
+                f"{best['selectivity']:.2f}, AUC {best['auc']:.2f})."
+            )
+        closed = [s.name for s in sources if s.layer() not in self.viewer.layers]
+        if closed:
+            sentence += f" No overlay for {', '.join(closed)}: the image was closed."
+        lost = [self.session.tag_note] if self.session.tag_note else []
+        self._show_notes([*lost, *result.warnings], sentence)
+
+    def _show_notes(self, notes: Sequence[str], sentence: str) -> None:
+        self.notes.setText("\n".join(["Notes of this run:", *(f"• {n}" for n in notes)]))
+        self.notes.setVisible(bool(notes))
+        self.say(sentence + (" There are notes below the steps." if notes else ""))
+
+    def _show_cells(self, labels: list[NDArray[np.integer] | None]) -> None:
+        work, finished = self._work, self._leave()
+        assert work is not None
+        assert "cells" in finished
+        counts = [_count(cells) for cells in labels if cells is not None]
+        shown = show_all(self.viewer, labels, work.sources)
+        each = f"{min(counts)} to {max(counts)} in each"
+        where = f"shown on {shown} image{'s' if shown != 1 else ''}" if shown else "of your labels"
+        self.say(f"{sum(counts)} cells in {len(counts)} fields, {each}; {where}.")
+
+    def _show_tokens(self, tokens: Tokens) -> None:
+        self.session.take_tokens(tokens)
+        self._leave()
+        if self.model.is_expanded:
+            self.model.kept.look()
+        patches = sum(grid.position.size for grid in tokens.grids)
+        width = tokens.grids[0].tokens.shape[-1]
+        self._show_notes(
+            tokens.notes,
+            f"Tokens are read: {patches} patches in {len(tokens.grids)} fields, {width} numbers "
+            f"each, by {tokens.model.title} on {tokens.device}.",
+        )
+
+    def _show_whitening(self, whitened: Whitened) -> None:
+        self.session.take_whitening(whitened)
+        self._leave()
+        whitening = whitened.whitening
+        sentence = f"{len(whitened.vectors)} samples, not whitened."
+        if whitening is not None:
+            self.whitening.set_expanded(True)
+            sentence = (
+                f"{len(whitened.vectors)} samples are whitened on {whitening.n_samples_seen_} "
+                f"controls, shrunk by {whitening.shrinkage:g} times the median."
+            )
+        self._show_notes(whitened.notes, sentence)
+
+    def say(self, sentence: str) -> None:
+        """Show a sentence in the status line."""
+        self.status.setText(sentence)
+
+    def _explore(self) -> None:
+        self.viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+
+    # Comparing layers --------------------------------------------------------------------------
+
+    def _on_compare(self) -> None:
+        try:
+            fields, _, config = self.session.prepare()
+        except MicrodlError as error:
+            self._refuse(error, "dictionary")
+            return
+        self._then = self._show_layers
+        self.say("Starting...")
+        self.jobs.start(compare_layers(fields, config), "MicroDL layers")
+
+    def _show_layers(self, table: pd.DataFrame) -> None:
+        self.model.show_layers(table)
+        best = table.loc[table["auc"].idxmax()]
+        self.say(
+            f"Layer {best['layer']:.0f} tells treated from control best: AUC {best['auc']:.2f} on "
+            "fields that the probe has not seen. The layer in use was not changed."
+        )
+
+
+def _count(labels: NDArray[np.integer]) -> int:
+    """Cells in an image; numbers may have gaps."""
+    import pandas as pd
+
+    numbers = pd.unique(labels.ravel())
+    return int((numbers > 0).sum())

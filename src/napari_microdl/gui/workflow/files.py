@@ -1,0 +1,151 @@
+"""Dictionaries, settings and the plan of the window that the workflow loads and saves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari.viewer import Viewer
+from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QFileDialog, QWidget
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.session.files import put_back, read_back, take_down, write_steps
+from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.jobs import JobRunner
+
+_SETTINGS = "Settings (*.json);;All files (*)"
+_FILES = "Concept dictionary (*.microdl.safetensors);;All files (*)"
+
+
+class WorkflowFiles(QObject):
+    """Asks for files and takes them into the session; a bad file changes nothing.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        Where the images are.
+    session : Session
+        What is loaded into and saved from.
+    parent : QWidget
+        The dock.
+
+    Signals
+    -------
+    told
+        A sentence for the status line.
+    """
+
+    told = Signal(str)
+
+    def __init__(self, viewer: Viewer, session: Session, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._session = session
+        self._viewer, self._window = viewer, parent
+        self.jobs = JobRunner(self)
+        self.jobs.succeeded.connect(self._on_saved)
+        self.jobs.failed.connect(self._on_failed)
+        self.jobs.cancelled.connect(self._on_cancelled)
+
+    def _on_saved(self, sentence: str) -> None:
+        self.told.emit(sentence)
+
+    def _on_failed(self, sentence: str) -> None:
+        self.told.emit(f"⚠ {sentence}")
+
+    def _on_cancelled(self) -> None:
+        self.told.emit("⚠ Cancelled: the settings may be saved in part.")
+
+    def ask_load_dictionary(self) -> None:
+        """Ask which dictionary to load."""
+        path, _ = QFileDialog.getOpenFileName(self._window, "Load a dictionary", "", _FILES)
+        if path:
+            self.load_dictionary(path)
+
+    def load_dictionary(self, path: str | Path) -> None:
+        """Load a dictionary and choose to apply it.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        """
+        from napari_microdl.concepts.dictionary import ConceptDictionary
+
+        try:
+            dictionary = ConceptDictionary.load(path)
+        except (MicrodlError, OSError) as error:
+            self.told.emit(f"⚠ {error}")
+            return
+        self._session.set_dictionary(dictionary, Path(path))
+        self._session.choose(apply_dictionary=True)
+        self.told.emit(f"Loaded {Path(path).name}; press Run all to apply it.")
+
+    def ask_save_dictionary(self) -> None:
+        """Ask where to save the dictionary at hand."""
+        path, _ = QFileDialog.getSaveFileName(
+            self._window, "Save the dictionary", "concepts.microdl.safetensors", _FILES
+        )
+        if path:
+            self.save_dictionary(path)
+
+    def save_dictionary(self, path: str | Path) -> None:
+        """Save the dictionary at hand.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file.
+        """
+        if self._session.dictionary is None:
+            self.told.emit("⚠ There is no dictionary to save yet; fit one first.")
+            return
+        try:
+            written = self._session.dictionary.save(path)
+        except (MicrodlError, OSError) as error:
+            self.told.emit(f"⚠ The dictionary could not be saved: {error}")
+            return
+        self._session.dictionary_file = written
+        self.told.emit(f"Saved {written.name}.")
+
+    def ask_load_settings(self) -> None:
+        """Ask which settings to load."""
+        path, _ = QFileDialog.getOpenFileName(self._window, "Load settings", "", _SETTINGS)
+        if path:
+            self.load_settings(path)
+
+    def load_settings(self, path: str | Path) -> None:
+        """Take all settings from a file, and the plan of the window where it was saved.
+
+        Parameters
+        ----------
+        path : str or Path
+            As `save_settings` or the command line wrote it.
+        """
+        path = Path(path)
+        try:
+            said = put_back(self._session, self._viewer.layers, read_back(path))
+        except MicrodlError as error:
+            self.told.emit(f"⚠ {error}")
+            return
+        self.told.emit(
+            f"Settings of {path.name} are in place; press Run all to use them. {said}".rstrip()
+        )
+
+    def ask_save_settings(self) -> None:
+        """Ask where to save the settings."""
+        path, _ = QFileDialog.getSaveFileName(
+            self._window, "Save settings", "settings.json", _SETTINGS
+        )
+        if path:
+            self.save_settings(path)
+
+    def save_settings(self, path: str | Path) -> None:
+        """Write all settings, and beside them the table of fields, as the command line takes them.
+
+        Parameters
+        ----------
+        path : str or Path
+            The file of the settings.
+        """
+        self.told.emit("Saving settings...")
+        self.jobs.start(write_steps(take_down(self._session, path), path), "MicroDL settings")

@@ -1,0 +1,214 @@
+"""Cells: what one sample is, and where cells come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from functools import partial
+from typing import Any
+
+from napari.layers import Labels
+from napari.viewer import Viewer
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QHeaderView,
+    QPushButton,
+    QSpinBox,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+)
+
+from napari_microdl.gui.session.layers import is_input
+from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.collapsible import Step
+from napari_microdl.gui.widgets.inputs import combo, show_choice, show_number
+from napari_microdl.gui.widgets.table_size import fit_height
+
+
+class CellsStep(Step):
+    """Cells: what one sample is, and where cells come from."""
+
+    preview_wanted = Signal()
+    live_changed = Signal(bool)
+
+    def __init__(self, session: Session, viewer: Viewer) -> None:
+        super().__init__(session, "2  Cells", "Find cells")
+        self._viewer = weakref.ref(viewer)
+        self.unit = combo(
+            {"Cells": "cell", "Square crops": "crop", "Single patches": "token"},
+            lambda value: session.configure(unit=value),
+            "What one sample is: the mean token of a cell, of a crop, or a patch by itself.",
+        )
+        self.source = combo(
+            {"Built-in segmentation": "segmentation", "My Labels layers": "labels"},
+            lambda value: session.choose(cell_source=value),
+            "Where the cells come from. A Labels layer from a trained segmentation is better where "
+            "there is one.",
+        )
+        self.channel = combo(
+            {}, lambda value: self._segment(channel=value), "Channel in which cells are bright."
+        )
+        self.diameter = QDoubleSpinBox()
+        self.diameter.setRange(4, 2000)
+        self.diameter.setDecimals(0)
+        self.diameter.setSuffix(" px")
+        self.diameter.setToolTip("Typical diameter of a cell in pixels.")
+        self.diameter.valueChanged.connect(lambda value: self._segment(diameter=float(value)))
+        self.threshold = combo(
+            {"Local, for uneven light": "local", "One for the image (Otsu)": "otsu"},
+            lambda value: self._segment(threshold=value),
+            "How cells are told from background.",
+        )
+        self.min_area = QDoubleSpinBox()
+        self.min_area.setRange(0, 1e7)
+        self.min_area.setDecimals(0)
+        self.min_area.setSuffix(" px²")
+        self.min_area.setSpecialValueText("auto")
+        self.min_area.setToolTip("Smaller objects are dropped; auto is a sixth of a typical cell.")
+        self.min_area.valueChanged.connect(lambda value: self._segment(min_area=value or None))
+        self.preview = QPushButton("Preview")
+        self.preview.setToolTip(
+            "Finds the cells of the selected image in the part that is in view, as a run would."
+        )
+        self.preview.clicked.connect(self.preview_wanted)
+        self.live = QCheckBox("Live")
+        self.live.setToolTip(
+            "Keeps the preview up to date while you move in the image and try settings."
+        )
+        self.live.toggled.connect(self.live_changed)
+        self.crop_size = QSpinBox()
+        self.crop_stride = QSpinBox()
+        for box, name in ((self.crop_size, "crop_size"), (self.crop_stride, "crop_stride")):
+            box.setRange(1, 4096)
+            box.setSuffix(" px")
+            box.setToolTip(
+                "Edge of a square crop."
+                if name == "crop_size"
+                else "From one crop to the next; less than the crop size lets them overlap."
+            )
+            box.valueChanged.connect(lambda value, name=name: session.configure(**{name: value}))
+        self.labels = QTableWidget(0, 2)
+        self.labels.setHorizontalHeaderLabels(["Field", "Labels layer"])
+        self.labels.verticalHeader().hide()
+        self.labels.setTabKeyNavigation(False)
+        self.labels.setAccessibleName("Labels layers of the fields")
+        self.labels.setToolTip("Which Labels layer holds the cells of each field.")
+        # Number of the row of images behind every row of the table.
+        self._labelled: list[int] = []
+        header = self.labels.horizontalHeader()
+        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+
+        layout = QVBoxLayout(self.content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        self._form = self.form()
+        self._form.addRow("One sample is", self.unit)
+        self._form.addRow("Crop size", self.crop_size)
+        self._form.addRow("Every", self.crop_stride)
+        self._form.addRow("Cells from", self.source)
+        self._form.addRow("Channel", self.channel)
+        self._form.addRow("Cell diameter", self.diameter)
+        self._form.addRow("Threshold", self.threshold)
+        self._form.addRow("Smallest cell", self.min_area)
+        layout.addLayout(self._form)
+        preview = QHBoxLayout()
+        preview.addWidget(self.preview, 1)
+        preview.addWidget(self.live)
+        layout.addLayout(preview)
+        layout.addWidget(self.labels)
+
+    def _segment(self, **changes: Any) -> None:
+        segmentation = dataclasses.replace(self.session.config.segmentation, **changes)
+        self.session.configure(segmentation=segmentation)
+
+    def refresh(self) -> None:
+        """Show the settings that matter for the chosen unit."""
+        config = self.session.shown_config()
+        segmentation = config.segmentation
+        for widget in (self.unit, self.crop_size, self.crop_stride):
+            widget.setEnabled(self.session.applied is None)
+        cells = config.unit == "cell"
+        built_in = cells and self.session.cell_source == "segmentation"
+        show_choice(self.unit, config.unit)
+        show_choice(self.source, self.session.cell_source)
+        show_choice(self.threshold, segmentation.threshold)
+        names = [channel.name for channel in self.session.channels]
+        self.channel.clear()
+        self.channel.addItem(f"first ({names[0]})" if names else "first", None)
+        for name in names:
+            self.channel.addItem(name, name)
+        show_choice(self.channel, segmentation.channel)
+        show_number(self.diameter, segmentation.diameter)
+        show_number(self.min_area, segmentation.min_area or 0)
+        show_number(self.crop_size, config.crop_size)
+        show_number(self.crop_stride, config.crop_stride)
+        crops = config.unit == "crop"
+        for widget, shown in (
+            (self.crop_size, crops),
+            (self.crop_stride, crops),
+            (self.source, cells),
+            (self.channel, built_in and len(names) > 1),
+            (self.diameter, built_in),
+            (self.threshold, built_in),
+            (self.min_area, built_in),
+        ):
+            self._form.setRowVisible(widget, shown)
+        self.preview.setVisible(built_in)
+        self.live.setVisible(built_in)
+        self.run_button.setVisible(cells)
+        self.run_button.setText("Find cells" if built_in else "Check cells")
+        self.labels.setVisible(cells and not built_in)
+        if cells and not built_in:
+            self._show_labels()
+        self.set_summary(
+            {
+                "cell": "cells of the built-in segmentation" if built_in else "cells of my labels",
+                "crop": f"crops of {config.crop_size} px, every {config.crop_stride} px",
+                "token": "single patches",
+            }[config.unit]
+        )
+
+    def _choose_labels(self, place: int, layer: Labels | None) -> None:
+        labels = None if layer is None else weakref.ref(layer)
+        self.session.edit_rows([self._labelled[place]], labels=labels)
+
+    def _labels_box(self, place: int) -> QComboBox:
+        """The box of a row; it stays, because the keyboard may be in it."""
+        box = self.labels.cellWidget(place, 1)
+        if not isinstance(box, QComboBox):
+            box = combo(
+                {}, partial(self._choose_labels, place), "Labels layer with one number a cell."
+            )
+            self.labels.setCellWidget(place, 1, box)
+            before = self.labels.cellWidget(place - 1, 1) if place else self.labels
+            self.setTabOrder(before, box)
+        return box
+
+    def _show_labels(self) -> None:
+        viewer = self._viewer()
+        if viewer is None:
+            return
+        candidates = [x for x in viewer.layers if isinstance(x, Labels) and is_input(x)]
+        channels = self.session.layout.arrangement == "channels"
+        first_of: dict[str, int] = {}
+        for number, row in enumerate(self.session.rows):
+            if row.use:
+                first_of.setdefault(row.group if channels else str(number), number)
+        self.labels.setRowCount(len(first_of))
+        self._labelled = list(first_of.values())
+        for place, number in enumerate(self._labelled):
+            row = self.session.rows[number]
+            name = QTableWidgetItem(row.group if channels else row.name)
+            name.setFlags(Qt.ItemFlag.ItemIsEnabled)
+            self.labels.setItem(place, 0, name)
+            box = self._labels_box(place)
+            box.clear()
+            box.addItem("choose...", None)
+            for layer in candidates:
+                box.addItem(layer.name, layer)
+            show_choice(box, row.labels_layer())
+        fit_height(self.labels, len(first_of), 2, 8)

@@ -1,0 +1,182 @@
+"""Dictionary: fit a new one or apply a loaded one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QCheckBox,
+    QHBoxLayout,
+    QPushButton,
+    QRadioButton,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.collapsible import Step
+from napari_microdl.gui.widgets.inputs import show_number
+from napari_microdl.gui.widgets.plots import FitCurve
+from napari_microdl.models.terms import terms_of
+
+
+class DictionaryStep(Step):
+    """Dictionary: fit a new one or apply a loaded one."""
+
+    load_wanted = Signal()
+    save_wanted = Signal()
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(session, "5  Dictionary", "Fit")
+        self.fit = QRadioButton("Fit a new dictionary")
+        self.apply = QRadioButton("Apply the loaded one")
+        self.fit.setToolTip("Learn concepts from the images that are in use.")
+        self.apply.setToolTip(
+            "Look for the concepts of the dictionary at hand; it decides model, layer, channels "
+            "and whitening, so that results compare with those of its own images."
+        )
+        modes = QButtonGroup(self)
+        modes.addButton(self.fit)
+        modes.addButton(self.apply)
+        self.fit.clicked.connect(lambda: session.choose(apply_dictionary=False))
+        self.apply.clicked.connect(lambda: session.choose(apply_dictionary=True))
+        self.load = QPushButton("Load...")
+        self.load.setToolTip("Open a dictionary (*.microdl.safetensors) to apply it.")
+        self.load.clicked.connect(self.load_wanted)
+        self.save = QPushButton("Save...")
+        self.save.setToolTip(
+            "Save the dictionary at hand with whitening, names and notes: all that is needed to "
+            "apply it to other images."
+        )
+        self.save.clicked.connect(self.save_wanted)
+        self.loaded = sentence_label()
+        self.sizes = QWidget()
+        form = self.form()
+        self.sizes.setLayout(form)
+        self.n_atoms = self._size(
+            form,
+            "Concepts",
+            "n_atoms",
+            8192,
+            "Number of dictionary atoms; each is a concept. More of them tell apart what is weak "
+            "or rare and would be merged otherwise.",
+        )
+        self.n_iterations = self._size(
+            form, "Rounds", "n_iterations", 100, "Rounds of the matching pursuit (J in the paper)."
+        )
+        self.per_iteration = self._size(
+            form,
+            "Picked a round",
+            "atoms_per_iteration",
+            100,
+            "Atoms picked in each round (L in the paper); a code has at most rounds x picked.",
+        )
+        self.control_atoms = self._size(
+            form,
+            "Of these, from controls",
+            "control_atoms",
+            8191,
+            "Control-first: so many concepts are learned on controls and kept, the others on what "
+            "they leave of the treated samples, so that each is known to be seen in controls or "
+            "only in treated samples. Take three of four, and at least six controls for each.",
+        )
+        self.control_atoms.setSpecialValueText("off")
+        self.positive = self._tick(
+            form,
+            "Positive codes only",
+            "positive_code",
+            "A sample's code says what is present, never what is missing.",
+        )
+        self.early = self._tick(
+            form,
+            "Stop early",
+            "early_stopping",
+            "Ends the fit once samples that were held out are no longer reconstructed better.",
+        )
+        self.automatic = sentence_label()
+        self.curve = FitCurve()
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.load)
+        buttons.addWidget(self.save)
+        layout = QVBoxLayout(self.content)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.fit)
+        layout.addWidget(self.sizes)
+        layout.addWidget(self.automatic)
+        layout.addWidget(self.apply)
+        layout.addLayout(buttons)
+        layout.addWidget(self.loaded)
+        # Outside the content: the fit is watched with the step collapsed, too.
+        self.layout().addWidget(self.curve)
+
+    def _size(self, form: Any, label: str, name: str, most: int, tip: str) -> QSpinBox:
+        box = QSpinBox()
+        box.setRange(0, most)
+        box.setSpecialValueText("auto")
+        box.setToolTip(tip)
+        box.valueChanged.connect(lambda value: self.session.configure(**{name: value or None}))
+        form.addRow(label, box)
+        return box
+
+    def _tick(self, form: Any, text: str, name: str, tip: str) -> QCheckBox:
+        box = QCheckBox(text)
+        box.setToolTip(tip)
+        box.clicked.connect(lambda ticked: self.session.configure(**{name: bool(ticked)}))
+        form.addRow(box)
+        return box
+
+    def refresh(self) -> None:
+        """Show mode, sizes and the dictionary at hand."""
+        session = self.session
+        config, dictionary = session.config, session.dictionary
+        self.fit.setChecked(not session.apply_dictionary)
+        self.run_button.setText("Apply" if session.apply_dictionary else "Fit")
+        self.apply.setChecked(session.apply_dictionary)
+        show_number(self.n_atoms, config.n_atoms or 0)
+        show_number(self.n_iterations, config.n_iterations or 0)
+        show_number(self.per_iteration, config.atoms_per_iteration or 0)
+        show_number(self.control_atoms, config.control_atoms or 0)
+        self.positive.setChecked(config.positive_code)
+        self.early.setChecked(config.early_stopping)
+        self.sizes.setVisible(not session.apply_dictionary)
+        self.automatic.setVisible(not session.apply_dictionary)
+        self.automatic.setText(self._automatic())
+        if dictionary is None:
+            self.loaded.setText("No dictionary yet: fit one or load a *.microdl.safetensors file.")
+        else:
+            spec = dictionary.spec
+            decides = ""
+            if session.apply_dictionary:
+                decides = " It decides model, layer, channels, sample unit and whitening."
+            decides += f" {terms_of(dictionary.model)}"
+            self.loaded.setText(
+                f"At hand: {dictionary.n_concepts} concepts of {spec.unit}s, model "
+                f"'{spec.model_id}', layer {spec.layer}, channels {', '.join(spec.channel_names)}."
+                + decides
+            )
+        if session.apply_dictionary:
+            self.set_summary("apply the loaded dictionary")
+        else:
+            size = "auto" if config.n_atoms is None else str(config.n_atoms)
+            self.set_summary(f"fit a new one, concepts: {size}")
+
+    def _automatic(self) -> str:
+        """What "auto" picks, from the number of samples of the last run."""
+        run = self.session.run
+        if run is None:
+            return (
+                "Auto takes about one concept for 24 samples, at most 20 active in each; "
+                "the numbers appear here after the first run."
+            )
+        from napari_microdl.estimators.icfl import default_size
+
+        samples, width = run.result.activations.vectors.shape
+        atoms, rounds, picked = default_size(samples, width)
+        return (
+            f"With the {samples} {run.result.config.unit}s of the last run, auto takes {atoms} "
+            f"concepts, at most {rounds} x {picked} active in each."
+        )

@@ -1,0 +1,154 @@
+"""Fetches weights from the Hugging Face hub, at one commit, or from what it has cached."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.safetensors_files import file_sha256
+from napari_microdl.models.families.hugging_face_files import PROCESSOR_NAMES
+from napari_microdl.models.recipe import HubSource
+from napari_microdl.models.weights.first_use import check_first_use
+from napari_microdl.models.weights.shards import (
+    WEIGHTS_NAMES,
+    is_index,
+    shard_names,
+    weights_files,
+    weights_sha256,
+)
+
+SCHEME = "hf://"
+SIDE_NAMES = ("config.json", *PROCESSOR_NAMES)
+
+
+def parse_reference(reference: str) -> HubSource:
+    """Repository and commit out of ``hf://organisation/name@commit``.
+
+    Raises
+    ------
+    MicrodlError
+        If it has another form, or names a branch, whose weights may change at any time.
+    """
+    found = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)(?:@(.*))?", reference)
+    if not found:
+        raise MicrodlError(
+            f"'{reference}' names no model on the hub; write hf://organisation/name@commit."
+        )
+    return _pinned(HubSource(found[1], found[2] or ""))
+
+
+def _pinned(source: HubSource) -> HubSource:
+    if not re.fullmatch(r"[0-9a-f]{40}", source.revision):
+        raise MicrodlError(
+            f"Name the commit of {source.repository} by its 40 hex digits, as in "
+            f"hf://{source.repository}@<commit>, so that the weights cannot change unseen."
+        )
+    return source
+
+
+def is_offline() -> bool:
+    """Whether ``HF_HUB_OFFLINE`` forbids the network."""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
+    """One file of a repository, beside its configuration.
+
+    Parameters
+    ----------
+    source : HubSource
+        Repository and commit.
+    names : sequence of str
+        The first of these that is there; its weights by default.
+
+    Returns
+    -------
+    Path
+        The file, within the hub's cache folder; beside an index lie the files that it names.
+
+    Raises
+    ------
+    MicrodlError
+        If no commit is named, the extra is missing, the file is neither cached nor to be had, is
+        damaged, or is not the one that was used first where no digest is pinned.
+    """
+    _pinned(source)
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            RepositoryNotFoundError,
+        )
+    except ImportError as error:
+        raise MicrodlError(
+            "Models from the hub need the package huggingface_hub; install napari-microdl[hub], or "
+            "give a file or folder."
+        ) from error
+
+    def download(name: str) -> Path | None:
+        try:
+            return Path(
+                hf_hub_download(
+                    source.repository,
+                    name,
+                    revision=source.revision,
+                    cache_dir=os.environ.get("HF_HUB_CACHE"),
+                    local_files_only=is_offline(),
+                )
+            )
+        except EntryNotFoundError:
+            # Also what is raised where there is no network and nothing cached.
+            return None
+
+    # No cause is passed on: those errors quote request headers.
+    try:
+        for name in SIDE_NAMES:
+            download(name)
+        found = next((path for name in names if (path := download(name))), None)
+        shards = shard_names(found) if found is not None and is_index(found) else ()
+        lacking = next((name for name in shards if download(name) is None), "")
+    except GatedRepoError:
+        problem = "asks to accept its licence on its page and to log in (hf auth login) first"
+        raise _not_fetched(source, problem) from None
+    except RepositoryNotFoundError:
+        raise _not_fetched(source, "does not exist, or not for you") from None
+    except Exception as error:
+        # Whatever the hub, its HTTP library (another in every major version, and not every timeout
+        # is an OSError) or its transfer library raises: they have no class in common.
+        problem = f"could not be fetched ({type(error).__name__})"
+        raise _not_fetched(source, problem) from None
+    if found is None:
+        problem = (
+            "is not in the cache, and HF_HUB_OFFLINE forbids the network"
+            if is_offline()
+            else f"has no {names[0]} at that commit, or the network is down"
+        )
+        raise _not_fetched(source, problem)
+    if lacking:
+        problem = f"has no {lacking} in the cache or at that commit, or the network is down"
+        raise _not_fetched(source, problem)
+    for file in weights_files(found):
+        _check_blob(file, file_sha256(file))
+    digest = weights_sha256(found)
+    if found.name in WEIGHTS_NAMES and not source.sha256:
+        check_first_use(source, found.name, digest)
+    return found
+
+
+def _not_fetched(source: HubSource, problem: str) -> MicrodlError:
+    return MicrodlError(
+        f"{source.repository} {problem}; give a file or folder that you have instead."
+    )
+
+
+def _check_blob(path: Path, digest: str) -> None:
+    """Large files lie in the cache under their digest, which the commit fixes."""
+    blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", blob.name) and digest != blob.name:
+        raise MicrodlError(
+            f"'{path.name}' in the hub's cache is damaged; delete '{blob}' and fetch it again."
+        )

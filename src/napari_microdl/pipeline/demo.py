@@ -1,0 +1,112 @@
+"""The main job on the bundled sample, without a display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.pipeline.files import write_run
+from napari_microdl.pipeline.run import PipelineResult, Progress, run_pipeline
+from napari_microdl.report.figures import (
+    distribution_figure,
+    gallery_figure,
+    heatmap_figure,
+    unit_figure,
+)
+
+_TOP_CONCEPTS = 10
+_FIGURE_CONCEPTS = 3
+
+
+def finding(result: PipelineResult) -> str:
+    """One sentence on the best concept.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        Result of a run with at least two conditions.
+
+    Returns
+    -------
+    str
+    """
+    activations = result.activations
+    best = activations.ranking.iloc[0]
+    concept = int(activations.ranking.index[0])
+    active = activations.activation(concept) > 0
+    conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
+    control = activations.units["Metadata_control"].to_numpy(bool)
+    unit = result.config.unit
+    return (
+        f"{best['name'].capitalize()} marks the '{best['label']}' condition: it is active in "
+        f"{active[conditions == best['label']].mean():.0%} of its {unit}s and in "
+        f"{active[control].mean():.0%} of the control {unit}s (average selectivity "
+        f"{best['selectivity']:.2f}, AUC of its direction {best['auc']:.2f})."
+    )
+
+
+def _save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110)
+
+
+def write_outputs(result: PipelineResult, out: Path) -> None:
+    """Write the table, the dictionary, the report and the figures of a run on the sample.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        Result of `run_pipeline` on `napari_microdl.fields.samples.transfluor`.
+    out : Path
+        Folder, made where it is missing; files of an earlier run are replaced.
+    """
+    fields = transfluor()
+    activations = result.activations
+    top = [int(c) for c in activations.ranking.index[:_TOP_CONCEPTS]]
+    write_run(result, out, concepts=top, remarks={"finding": finding(result)})
+    # A control, a well in which reacting and resting cells lie side by side, a treated well.
+    names = [f.well for f in fields]
+    shown = [names.index(well) for well in ("O11", "O01", "O05")]
+    figures = {
+        "overlay_heatmap.png": heatmap_figure(result, fields, shown, top[0]),
+        "overlay_units.png": unit_figure(result, fields, shown, top[0]),
+        "gallery.png": gallery_figure(activations, fields, top[:_FIGURE_CONCEPTS]),
+        "distribution.png": distribution_figure(
+            activations, top[:_FIGURE_CONCEPTS], result.config.unit
+        ),
+    }
+    for name, figure in figures.items():
+        _save(figure, out / name)
+
+
+def run_demo(
+    out: Path,
+    config: PipelineConfig | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> str:
+    """Run the main job on the sample and write everything it finds.
+
+    Parameters
+    ----------
+    out : Path
+        Folder to write to.
+    config : PipelineConfig, optional
+        Settings; the defaults where not given.
+    progress : callable, optional
+        Called with every `Progress`.
+
+    Returns
+    -------
+    str
+        A sentence on what was found.
+    """
+    # A folder that cannot be written to is found before the work, not after.
+    out.mkdir(parents=True, exist_ok=True)
+    result = run_pipeline(transfluor(), config, progress=progress)
+    write_outputs(result, out)
+    return finding(result)

@@ -1,0 +1,112 @@
+"""Every figure of a run as plain values: what `report.json` holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.fields.field import Field
+from napari_microdl.metrics import active, reconstruction_cosine
+
+_PACKAGES = ("napari-microdl", "numpy", "scipy", "scikit-learn", "scikit-image", "torch")
+
+
+def build_report(
+    fields: Sequence[Field],
+    config: PipelineConfig,
+    activations: ConceptActivations,
+    share: dict[str, float],
+    seconds: dict[str, float],
+    notes: list[str],
+) -> dict[str, Any]:
+    """Collect the figures of a run.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    config : PipelineConfig
+        Settings used.
+    activations : ConceptActivations
+        Result.
+    share : dict of str to float
+        Share of token variance that grid positions explain, before and after their removal.
+    seconds : dict of str to float
+        Time of every stage.
+    notes : list of str
+        What was chosen, and what a user should know.
+
+    Returns
+    -------
+    dict
+        Plain values that JSON can hold, without NaN.
+    """
+    icfl = activations.dictionary.icfl
+    whitening = activations.dictionary.whitening
+    ranking = activations.ranking
+    fit: dict[str, Any] = {
+        "n_samples": len(activations.units),
+        "n_control_samples": int(activations.units["Metadata_control"].sum()),
+        "n_atoms": activations.n_concepts,
+        "n_iterations": int(icfl.n_iterations_),
+        "atoms_per_iteration": int(icfl.atoms_per_iteration_),
+        "n_dead_here": int(ranking["dead"].sum()),
+        "mean_active_per_unit": float(
+            active(activations.codes).nnz / max(len(activations.units), 1)
+        ),
+        "reconstruction_cosine": reconstruction_cosine(
+            activations.vectors, icfl.inverse_transform(activations.codes)
+        ),
+    }
+    if icfl.history_:
+        fit["r2"] = float(icfl.history_[-1].r2)
+        fit["steps"] = int(icfl.history_[-1].step)
+    if whitening is not None:
+        spectrum = np.asarray(whitening.explained_variance_, float)
+        fit["whitening_dimensions"] = len(spectrum)
+        fit["whitening_shrinkage"] = float(whitening.shrinkage)
+        fit["whitening_eigenvalue_median"] = float(np.median(spectrum))
+        fit["whitening_eigenvalue_largest"] = float(spectrum.max())
+    concepts = [
+        {
+            "concept": int(concept),
+            **{
+                key: None if isinstance(value, float) and not np.isfinite(value) else value
+                for key, value in row.items()
+            },
+        }
+        for concept, row in zip(
+            ranking.index[:20], ranking.head(20).to_dict("records"), strict=True
+        )
+    ]
+    return {
+        "config": config.to_dict(),
+        "config_hash": config.hash,
+        "spec": dataclasses.asdict(activations.dictionary.spec),
+        "fields": [
+            {
+                "name": f.name,
+                "condition": f.condition,
+                "control": f.is_control,
+                "well": f.well,
+                "site": f.site,
+                "plate": f.plate,
+                "units": len(units),
+            }
+            for f, units in zip(fields, activations.geometry, strict=True)
+        ],
+        "position": {key: float(value) for key, value in share.items()},
+        "fit": fit,
+        "concepts": concepts,
+        "notes": list(notes),
+        "seconds": dict(seconds),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+    }

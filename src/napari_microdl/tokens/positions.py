@@ -1,0 +1,282 @@
+"""Removes what a token owes to its place in the model's grid rather than to the image."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.core.arrays import iter_right_vectors
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.stepping import run_through
+from napari_microdl.tokens import TokenGrid
+
+
+class PlacedTokens(Protocol):
+    """Tokens with their places, as a `TokenGrid` has them, some rows at a time."""
+
+    @property
+    def position(self) -> NDArray[np.int32]:
+        """Place in the model's own grid of every token."""
+
+    def bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows of the grid and their tokens, from the first to the last."""
+
+
+def _iter_sums_by_position(
+    grids: Iterable[PlacedTokens], n_positions: int
+) -> Generator[None, None, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+    sums: NDArray[np.float64] | None = None
+    counts = np.zeros(n_positions, np.int64)
+    for grid in grids:
+        for rows, tokens in grid.bands():
+            yield
+            flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
+            position = grid.position[rows].ravel()
+            order = np.argsort(position, kind="stable")
+            present, starts = np.unique(position[order], return_index=True)
+            if sums is None:
+                sums = np.zeros((n_positions, flat.shape[1]))
+            sums[present] += np.add.reduceat(flat[order], starts, axis=0)
+            counts += np.bincount(position, minlength=n_positions)
+    if sums is None:
+        raise MicrodlError("There are no tokens to learn the position component from.")
+    return sums, counts
+
+
+def position_share(grids: Iterable[PlacedTokens]) -> float:
+    """Share of the variance of tokens that their place in the tile explains.
+
+    Parameters
+    ----------
+    grids : iterable of TokenGrid
+        Tokens of one or more fields; iterated twice.
+
+    Returns
+    -------
+    float
+        Between-position sum of squares over the total, 0 to 1, all dimensions together, less the
+        share that grouping at random would give (adjusted as the coefficient of determination is).
+    """
+    return run_through(iter_position_share(grids))
+
+
+def iter_position_share(grids: Iterable[PlacedTokens]) -> Generator[None, None, float]:
+    """`position_share`, at least one iteration a grid.
+
+    Parameters
+    ----------
+    grids : iterable of TokenGrid
+        Tokens of one or more fields; iterated twice.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    float
+        As `position_share` returns it.
+    """
+    grids = list(grids)
+    n_positions = max(int(g.position.max()) for g in grids) + 1
+    sums, counts = yield from _iter_sums_by_position(grids, n_positions)
+    n = int(counts.sum())
+    grand = sums.sum(0) / n
+    total = 0.0
+    for grid in grids:
+        for _, tokens in grid.bands():
+            yield
+            total += float(((tokens - grand) ** 2).sum(dtype=np.float64))
+    seen = counts > 0
+    means = sums[seen] / counts[seen, None]
+    between = float((counts[seen] * ((means - grand) ** 2).sum(1)).sum())
+    groups = int(seen.sum())
+    if n <= groups or total == 0:
+        return 0.0
+    return max(0.0, 1.0 - (1.0 - between / total) * (n - 1) / (n - groups))
+
+
+class PositionComponent:
+    """What tokens owe to their place in the model's grid: a mean per place, and a few directions.
+
+    Parameters
+    ----------
+    offsets : ndarray of shape (n_positions, d)
+        Mean token of every place less the grand mean, subtracted; zero for places never seen.
+    basis : ndarray of shape (r, d)
+        Orthonormal directions along which the means vary. Tokens are projected off them, because
+        how strongly a place shows depends on the image: what the mean leaves lies along the same
+        directions.
+
+    Notes
+    -----
+    Ours; the paper averages over whole crops, which hides it. Position explained more than half of
+    the token variance of the built-in model, and after subtracting the means alone the concepts of
+    single cells still followed the columns of the tiles.
+    """
+
+    def __init__(self, offsets: NDArray[np.float32], basis: NDArray[np.float32]) -> None:
+        self.offsets = offsets
+        self.basis = basis
+
+    @classmethod
+    def fit(
+        cls, grids: Iterable[PlacedTokens], n_positions: int, explained: float = 0.99
+    ) -> PositionComponent:
+        """Measure means and directions.
+
+        Parameters
+        ----------
+        grids : iterable of TokenGrid
+            Tokens of all fields at hand, treated ones too: what they lack would be left in them
+            and pass for a treatment.
+        n_positions : int
+            Places in the model's grid.
+        explained : float, default=0.99
+            Share of the variance of the means that the directions have to cover.
+
+        Returns
+        -------
+        PositionComponent
+        """
+        return run_through(cls.iter_fit(grids, n_positions, explained))
+
+    @classmethod
+    def iter_fit(
+        cls, grids: Iterable[PlacedTokens], n_positions: int, explained: float = 0.99
+    ) -> Generator[None, None, PositionComponent]:
+        """`fit`, at least one iteration a grid.
+
+        Parameters
+        ----------
+        grids, n_positions, explained
+            As for `fit`.
+
+        Yields
+        ------
+        None
+            Stop iterating to cancel.
+
+        Returns
+        -------
+        PositionComponent
+        """
+        sums, counts = yield from _iter_sums_by_position(grids, n_positions)
+        grand = sums.sum(0) / counts.sum()
+        means = sums / np.maximum(counts, 1)[:, None]
+        offsets = np.where(counts[:, None] > 0, means - grand, 0.0)
+        strengths, directions = yield from iter_right_vectors(offsets)
+        energy = np.cumsum(strengths**2)
+        # Never more than an eighth of the token: the rest is for the image.
+        most = max(1, offsets.shape[1] // 8)
+        rank = 0
+        if energy[-1] > 0:
+            rank = min(int(np.searchsorted(energy, explained * energy[-1])) + 1, most)
+        return cls(offsets.astype(np.float32), directions[:rank].astype(np.float32))
+
+    def remove(self, grid: TokenGrid) -> TokenGrid:
+        """The grid without its position component; the input is left as it is.
+
+        Parameters
+        ----------
+        grid : TokenGrid
+            Tokens of one field.
+
+        Returns
+        -------
+        TokenGrid
+
+        Raises
+        ------
+        MicrodlError
+            If the grid was made with larger tiles.
+        """
+        if int(grid.position.max()) >= len(self.offsets):
+            raise MicrodlError(
+                f"The tile grid has more places than the {len(self.offsets)} that the position "
+                "means were fitted for; use the tile size of the dictionary."
+            )
+        return grid.map(self.take_off)
+
+    def take_off(
+        self, tokens: NDArray[np.float32], position: NDArray[np.int32]
+    ) -> NDArray[np.float32]:
+        """Tokens without the component.
+
+        Parameters
+        ----------
+        tokens : ndarray of shape (rows, columns, d)
+            Left as they are.
+        position : ndarray of shape (rows, columns)
+            Place of each in the model's grid.
+
+        Returns
+        -------
+        ndarray of shape (rows, columns, d)
+        """
+        left: NDArray[np.float32] = tokens - self.offsets[position]
+        left -= (left @ self.basis.T) @ self.basis
+        return left
+
+
+def left_out_share(grids: Sequence[TokenGrid], n_positions: int) -> float:
+    """Position share that is left in fields which the component was not fitted on.
+
+    Parameters
+    ----------
+    grids : sequence of TokenGrid
+        Tokens of all fields; every other one is left out.
+    n_positions : int
+        Places in the model's grid.
+
+    Returns
+    -------
+    float
+        As `position_share`; with a single field, what is left in that field.
+    """
+    return run_through(iter_left_out_share(grids, n_positions))
+
+
+def iter_left_out_share(
+    grids: Sequence[TokenGrid], n_positions: int
+) -> Generator[None, None, float]:
+    """`left_out_share`, several iterations a grid.
+
+    Parameters
+    ----------
+    grids, n_positions
+        As for `left_out_share`.
+
+    Yields
+    ------
+    None
+        Stop iterating to cancel.
+
+    Returns
+    -------
+    float
+        As `left_out_share` returns it.
+    """
+    component = yield from PositionComponent.iter_fit(grids[::2], n_positions)
+    without = [_WithoutPosition(g, component) for g in grids[1::2] or grids]
+    return (yield from iter_position_share(without))
+
+
+class _WithoutPosition:
+    """A grid without its position component, which is taken off anew whenever tokens are asked for.
+
+    Half of the fields would otherwise be there twice, in memory or on disk.
+    """
+
+    def __init__(self, grid: TokenGrid, component: PositionComponent) -> None:
+        self._grid, self._component = grid, component
+        self.position = grid.position
+
+    def bands(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Rows of the grid and their tokens, from the first to the last."""
+        for rows, tokens in self._grid.bands():
+            yield rows, self._component.take_off(tokens, self.position[rows])

@@ -1,0 +1,567 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.estimators.icfl import ICFL
+from napari_microdl.estimators.whitening import ControlWhitening
+from napari_microdl.models.base import ModelSpec
+from napari_microdl.models.registry import known_spec
+from napari_microdl.models.terms import terms_of
+from napari_microdl.tokens.positions import PositionComponent
+
+WIDTH, ATOMS, PLACES = 10, 16, 16
+KEY = "napari_microdl"
+SPEC = DictionarySpec(
+    model_id="builtin",
+    weights_sha256="ab" * 32,
+    weights_licence="BSD-3-Clause",
+    layer=5,
+    site="residual",
+    channel_names=("DNA", "Actin"),
+    channel_tokens="mean",
+    scaling="plate",
+    tile_size=32,
+    halo=1,
+    patch_size=8,
+    unit="crop",
+    crop_size=64,
+    crop_stride=16,
+)
+
+
+def samples(n: int, seed: int) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(size=(n, WIDTH)) * np.linspace(0.5, 5, WIDTH) + 2
+    return x.astype(np.float32)
+
+
+def make(
+    *, whiten: bool = True, position: bool = True, n_components: int | None = 7, **icfl: Any
+) -> ConceptDictionary:
+    x = samples(300, 0)
+    whitening = None
+    if whiten:
+        whitening = ControlWhitening(n_components, shrinkage=0.2).fit(x[:150])
+        x = whitening.transform(x)
+    settings = {
+        "n_atoms": ATOMS,
+        "n_iterations": 2,
+        "atoms_per_iteration": 3,
+        "max_steps": 4,
+        "random_state": 0,
+    }
+    fitted = ICFL(**{**settings, **icfl}).fit(x)
+    offsets = np.random.default_rng(1).normal(size=(PLACES, WIDTH)).astype(np.float32)
+    basis = np.linalg.svd(offsets)[2][:2]
+    return ConceptDictionary(
+        SPEC,
+        fitted,
+        whitening,
+        PositionComponent(offsets, basis) if position else None,
+        names=[f"name {i}" for i in range(ATOMS - 1)] + ["Körnchen µ"],
+        notes=["bright spots"] + [""] * (ATOMS - 1),
+        provenance={"config": {"layer": 5}, "fields": [{"name": "O01"}]},
+        figures={"r2": 0.5, "n_samples": 300},
+    )
+
+
+@pytest.fixture(scope="module")
+def dictionary() -> ConceptDictionary:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def saved(dictionary: ConceptDictionary, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return dictionary.save(tmp_path_factory.mktemp("dictionary") / "whole")
+
+
+def header_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()[KEY])
+
+
+def older(path: Path, model: str, licence: str, provenance: dict[str, Any]) -> ConceptDictionary:
+    """A dictionary as files held it before their spec said what its weights may be used for."""
+    header = header_of(path)
+    for name in ("weights_non_commercial", "weights_source"):
+        del header["spec"][name]
+    header["spec"] |= {"model_id": model, "weights_licence": licence}
+    header["provenance"] = provenance
+    old = path.with_name("old.microdl.safetensors")
+    save_file(load_file(path), old, {KEY: json.dumps(header)})
+    return ConceptDictionary.load(old)
+
+
+@pytest.mark.parametrize(
+    ("model", "licence", "written", "read"),
+    [
+        ("unidino", "CC-BY-NC-4.0", True, True),
+        ("dinov2-small", "Apache-2.0", False, False),
+        ("channelvit-jump-cp[DNA,ER]", "CC-BY-NC-4.0", True, True),
+        # Of these nobody had stated it, but the files said that it is not forbidden.
+        ("our-vit", "not stated, see its source", False, None),
+        ("our-vit", "CC-BY-4.0", False, None),
+        ("dinov2-small", "not stated, see its source", False, None),
+        # Stated in a description.
+        ("our-vit", "ours", True, True),
+    ],
+)
+def test_older_files_are_believed_only_where_the_licence_is_known(
+    saved: Path, model: str, licence: str, written: bool, read: bool | None
+):
+    told = {"weights_source": "our lab", "weights_non_commercial": written}
+    dictionary = older(saved, model, licence, told)
+    assert dictionary.spec.weights_non_commercial is read
+    assert dictionary.spec.weights_source == dictionary.model.source == "our lab"
+    assert dictionary.provenance == told | {"weights_non_commercial": read}
+
+
+def test_files_without_any_terms_have_those_of_a_known_model_or_none(saved: Path):
+    spec = older(saved, "unidino", "CC-BY-NC-4.0", {}).spec
+    known = known_spec("unidino")
+    assert (spec.weights_non_commercial, spec.weights_source) == (True, known.source)
+    for model in ("our-vit", "unidino[DNA]"):
+        dictionary = older(saved, model, "ours", {})
+        assert dictionary.spec.weights_non_commercial is None
+        assert dictionary.provenance == {}
+        assert terms_of(dictionary.model) == (
+            "Licence of the weights: ours (whether commercial use is allowed is not stated). "
+            "Source: not stated."
+        )
+
+
+@pytest.mark.parametrize("non_commercial", [True, False, None])
+def test_what_the_weights_may_be_used_for_is_kept(
+    dictionary: ConceptDictionary, tmp_path: Path, non_commercial: bool | None
+):
+    # Also where the model is no known one, so that nothing but the file can tell.
+    spec = dataclasses.replace(
+        SPEC, model_id="x", weights_non_commercial=non_commercial, weights_source="y"
+    )
+    path = dataclasses.replace(dictionary, spec=spec).save(tmp_path / "terms")
+    assert ConceptDictionary.load(path).spec == spec
+
+
+def one_sentence(path: Path) -> str:
+    with pytest.raises(MicrodlError) as caught:
+        ConceptDictionary.load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    assert path.name in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"whiten": False},
+        {"position": False, "n_components": None},
+        {"update": "adam", "init": "linear", "selection": "absolute"},
+        {"refit": "full"},
+        {"refit": "block", "allow_repeats": True},
+        {"positive_code": True},
+        {"atoms_per_iteration": None, "n_iterations": None},
+    ],
+)
+def test_a_file_brings_everything_back(tmp_path: Path, options: dict[str, Any]):
+    original = make(**options)
+    path = original.save(tmp_path / "a.microdl.safetensors")
+    loaded = ConceptDictionary.load(path)
+    fresh = samples(50, 9)
+    np.testing.assert_array_equal(loaded.whiten(fresh), original.whiten(fresh))
+    codes, expected = loaded.encode(fresh), original.encode(fresh)
+    assert codes.nnz > 0
+    np.testing.assert_array_equal(codes.indptr, expected.indptr)
+    np.testing.assert_array_equal(codes.indices, expected.indices)
+    np.testing.assert_array_equal(codes.data, expected.data)
+    assert loaded.spec == original.spec
+    for name in ("update", "selection", "refit", "allow_repeats", "positive_code"):
+        assert getattr(loaded.icfl, name) == getattr(original.icfl, name)
+    for name in ("names", "notes", "tags", "provenance", "figures"):
+        assert getattr(loaded, name) == getattr(original, name)
+    np.testing.assert_array_equal(loaded.icfl.dead_, original.icfl.dead_)
+    if original.position is None:
+        assert loaded.position is None
+    else:
+        np.testing.assert_array_equal(loaded.position.offsets, original.position.offsets)
+        np.testing.assert_array_equal(loaded.position.basis, original.position.basis)
+    # Bit for bit: saving what was loaded writes the same file.
+    again = loaded.save(tmp_path / "b.microdl.safetensors")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_the_group_of_each_atom_is_kept(tmp_path: Path):
+    original = make()
+    groups = ["seen in controls"] * 3 + ["only in treated"] * (ATOMS - 3)
+    original.icfl = ICFL.from_arrays(
+        original.icfl.components_, groups=groups, n_iterations=2, atoms_per_iteration=3
+    )
+    path = original.save(tmp_path / "a")
+    assert ConceptDictionary.load(path).icfl.groups_.tolist() == groups
+    tensors = load_file(path)
+    numbers = tensors.pop("icfl.groups")
+    assert numbers.tolist() == [1] * 3 + [2] * (ATOMS - 3)
+    # Without them, as files of plain fits may be, nothing is told apart.
+    metadata = {KEY: json.dumps(header_of(path))}
+    save_file(tensors, path, metadata=metadata)
+    assert set(ConceptDictionary.load(path).icfl.groups_) == {"any"}
+    save_file({**tensors, "icfl.groups": numbers + 7}, path, metadata=metadata)
+    assert "do not fit together" in one_sentence(path)
+
+
+def test_the_file_is_plain_safetensors_with_a_readable_header(saved: Path):
+    header = header_of(saved)
+    assert header["schema_version"] == 1
+    assert header["spec"]["channel_names"] == ["DNA", "Actin"]
+    assert header["names"][-1] == "Körnchen µ"
+    tensors = load_file(saved)
+    assert tensors["icfl.components"].shape == (ATOMS, 7)
+    assert tensors["icfl.components"].dtype == np.float32
+    assert tensors["whitening.mean"].dtype == np.float64
+    assert tensors["position.offsets"].shape == (PLACES, WIDTH)
+    assert tensors["position.basis"].shape == (2, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("x", "x.microdl.safetensors"),
+        ("x.safetensors", "x.microdl.safetensors"),
+        ("x.microdl.safetensors", "x.microdl.safetensors"),
+        ("x.microdl", "x.microdl.safetensors"),
+        ("plate 1.5", "plate 1.5.microdl.safetensors"),
+    ],
+)
+def test_the_suffix_is_completed(
+    tmp_path: Path, dictionary: ConceptDictionary, name: str, written: str
+):
+    for path in (tmp_path / name, str(tmp_path / name)):
+        assert dictionary.save(path) == tmp_path / written
+    assert [p.name for p in tmp_path.iterdir()] == [written]
+
+
+def test_a_failing_write_leaves_the_old_file(
+    tmp_path: Path, dictionary: ConceptDictionary, monkeypatch: pytest.MonkeyPatch
+):
+    path = dictionary.save(tmp_path / "x")
+    before = path.read_bytes()
+    changed = make(position=False)
+
+    def disk_is_full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", disk_is_full)
+        with pytest.raises(OSError, match="No space left"):
+            changed.save(path)
+    assert path.read_bytes() == before
+
+    def not_allowed(self: Path, target: Path) -> Path:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", not_allowed)
+        with pytest.raises(OSError, match="Permission denied"):
+            changed.save(path)
+    assert path.read_bytes() == before
+
+    changed.figures = {"r2": float("nan")}
+    with pytest.raises(ValueError, match="JSON"):
+        changed.save(path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == [path.name], "a part was left behind"
+
+
+def test_truncated_foreign_and_missing_files_give_one_sentence(tmp_path: Path, saved: Path):
+    path = tmp_path / "x.microdl.safetensors"
+    content = saved.read_bytes()
+    for kept in (0, 5, 9, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:kept])
+        assert "is not a readable safetensors file" in one_sentence(path)
+    assert "cannot be read" in one_sentence(tmp_path / "none")
+    save_file({"a": np.ones(3)}, path, metadata={"other": "x"})
+    assert one_sentence(path) == (
+        "'x.microdl.safetensors' is a safetensors file but not a concept dictionary; choose a "
+        "file that ends in .microdl.safetensors."
+    )
+
+
+class Payload:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple:
+        return open, (str(self.mark), "w")
+
+
+def test_a_pickled_dictionary_is_never_opened(tmp_path: Path):
+    path = tmp_path / "x.microdl.safetensors"
+    path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    assert "it is a pickle, which may hold code" in one_sentence(path)
+    torch.save({"icfl.components": torch.ones(2, 2), "x": Payload(tmp_path / "executed")}, path)
+    assert "PyTorch checkpoints" in one_sentence(path)
+    assert not (tmp_path / "executed").exists()
+
+
+def tampered(saved: Path, folder: Path, change: Callable[[dict, dict], None]) -> Path:
+    tensors, header = load_file(saved), header_of(saved)
+    change(tensors, header)
+    path = folder / "x.microdl.safetensors"
+    save_file(tensors, path, metadata={KEY: json.dumps(header)})
+    return path
+
+
+def put(part: str, key: str, value: Any) -> Callable[[dict, dict], None]:
+    return lambda _, header: header[part].update({key: value})
+
+
+def tensor(name: str, value: np.ndarray) -> Callable[[dict, dict], None]:
+    return lambda tensors, _: tensors.update({name: value})
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_schema_is_refused(tmp_path: Path, saved: Path, version: Any):
+    path = tampered(saved, tmp_path, lambda _, h: h.update(schema_version=version))
+    assert one_sentence(path) == (
+        f"'x.microdl.safetensors' has schema version {version} but this version of napari-microdl "
+        "reads 1; update napari-microdl."
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", "null", '"text"', "{}", "[" * 100_000 + "]" * 100_000]
+)
+def test_a_damaged_header_is_refused(tmp_path: Path, saved: Path, text: str):
+    path = tmp_path / "x.microdl.safetensors"
+    save_file(load_file(saved), path, metadata={KEY: text})
+    assert "header of 'x.microdl.safetensors' is damaged" in one_sentence(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        (part, value)
+        for part in ("spec", "icfl", "whitening", "names", "notes", "provenance", "figures")
+        for value in ("missing", 3, "text", [1, 2, 3], {"a": 1})
+        # Any words may stand in these two.
+        if not (part in ("provenance", "figures") and isinstance(value, dict))
+    ],
+)
+def test_a_part_of_the_wrong_kind_is_refused(tmp_path: Path, saved: Path, part: str, value: Any):
+    def change(_: dict, header: dict) -> None:
+        if value == "missing":
+            del header[part]
+        else:
+            header[part] = value
+
+    one_sentence(tampered(saved, tmp_path, change))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "icfl.components",
+        "whitening.mean",
+        "whitening.components",
+        "whitening.explained_variance",
+        "whitening.scale",
+    ],
+)
+def test_a_missing_tensor_is_refused(tmp_path: Path, saved: Path, name: str):
+    one_sentence(tampered(saved, tmp_path, lambda tensors, _: tensors.pop(name)))
+
+
+@settings(max_examples=40)
+@given(data=st.data())
+def test_tensors_of_other_shapes_are_refused(
+    saved: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    shapes = {name: t.shape for name, t in load_file(saved).items()}
+    name = data.draw(st.sampled_from(sorted(shapes)))
+    shape = data.draw(
+        st.lists(st.integers(0, 20), max_size=3).map(tuple).filter(lambda s: s != shapes[name])
+    )
+    # A dictionary of another width fits where the whitening is also of another width, and so on:
+    # one tensor alone never does.
+    one_sentence(tampered(saved, tmp_path_factory.getbasetemp(), tensor(name, np.ones(shape))))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        put("spec", "layer", 0),
+        put("spec", "layer", 2.5),
+        put("spec", "layer", "5"),
+        put("spec", "tile_size", 0),
+        put("spec", "tile_size", 40),
+        put("spec", "patch_size", -8),
+        put("spec", "patch_size", 3),
+        put("spec", "halo", -1),
+        put("spec", "halo", 2),
+        put("spec", "halo", "1"),
+        put("spec", "site", "mlp"),
+        put("spec", "unit", "well"),
+        put("spec", "scaling", "tile"),
+        put("spec", "channel_tokens", "sum"),
+        put("spec", "crop_size", 0),
+        put("spec", "channel_names", []),
+        put("spec", "channel_names", 3),
+        put("spec", "weights_non_commercial", "no"),
+        put("spec", "weights_non_commercial", 0),
+        put("spec", "weights_source", None),
+        put("spec", "unknown", 3),
+        put("icfl", "selection", "best"),
+        put("icfl", "update", "sgd"),
+        put("icfl", "refit", "none"),
+        put("icfl", "n_iterations", 0),
+        put("icfl", "n_iterations", "2"),
+        put("icfl", "n_iterations", 2.5),
+        put("icfl", "n_iterations", None),
+        put("icfl", "atoms_per_iteration", -1),
+        put("icfl", "allow_repeats", "yes"),
+        put("icfl", "unknown", 3),
+        put("whitening", "n_samples_seen", "many"),
+        put("whitening", "n_samples_seen", float("inf")),
+        put("whitening", "unknown", 3),
+        lambda _, header: header["names"].pop(),
+        lambda _, header: header["notes"].append("one more"),
+        lambda _, header: header["tags"].append("perturbed"),
+        lambda _, header: header["tags"].__setitem__(0, "odd"),
+        tensor("icfl.unknown", np.ones(3)),
+        tensor("whitening.unknown", np.ones(3)),
+        tensor("whitening.mean", np.full(WIDTH, np.nan)),
+        tensor("icfl.components", np.full((ATOMS, 7), np.inf, np.float32)),
+    ],
+)
+def test_tampering_is_refused(tmp_path: Path, saved: Path, change: Callable):
+    one_sentence(tampered(saved, tmp_path, change))
+
+
+@settings(max_examples=60)
+@given(place=st.integers(8, 10**6), flip=st.integers(1, 255))
+def test_a_flipped_byte_gives_a_dictionary_or_one_sentence(
+    saved: Path, tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
+):
+    content = bytearray(saved.read_bytes())
+    # Most flips in the header, where they matter.
+    (length,) = struct.unpack("<Q", content[:8])
+    content[8 + place % (length + 200)] ^= flip
+    path = tmp_path_factory.getbasetemp() / "flipped.microdl.safetensors"
+    path.write_bytes(content)
+    # Anything but an error of the package fails the test.
+    with contextlib.suppress(MicrodlError):
+        loaded = ConceptDictionary.load(path)
+        assert loaded.n_concepts == ATOMS
+        assert np.isfinite(loaded.icfl.components_).all()
+
+
+def model_spec(**changes: Any) -> ModelSpec:
+    facts = {
+        "model_id": "builtin",
+        "title": "",
+        "patch_size": 8,
+        "dim": 5,
+        "depth": 8,
+        "default_layer": 5,
+        "tile_size": 32,
+        "weights_sha256": "ab" * 32,
+        "licence": "",
+        "source": "",
+    }
+    return ModelSpec(**{**facts, **changes})
+
+
+def test_only_the_model_of_the_dictionary_is_accepted():
+    SPEC.check_model(model_spec())
+    with pytest.raises(MicrodlError) as caught:
+        SPEC.check_model(model_spec(model_id="random-init"))
+    assert str(caught.value) == (
+        "The dictionary was made with the model 'builtin' but 'random-init' is chosen; "
+        "choose the dictionary's model."
+    )
+    with pytest.raises(MicrodlError) as caught:
+        SPEC.check_model(model_spec(weights_sha256="cd" * 32))
+    assert str(caught.value) == (
+        "The dictionary was made with other weights of 'builtin' (sha256 abababababab, here "
+        "cdcdcdcdcdcd); load those weights or fit a new dictionary."
+    )
+
+
+def test_the_curve_of_the_intensities_is_kept_and_old_files_have_the_logarithm(
+    tmp_path: Path, saved: Path
+):
+    made = dataclasses.replace(make(), spec=dataclasses.replace(SPEC, intensity="linear"))
+    assert ConceptDictionary.load(made.save(tmp_path / "linear")).spec.intensity == "linear"
+    old = tampered(saved, tmp_path, lambda tensors, header: header["spec"].pop("intensity"))
+    assert ConceptDictionary.load(old).spec.intensity == "log"
+    unknown = tampered(saved, tmp_path, put("spec", "intensity", "gamma"))
+    assert "intensity is 'gamma' where one of log, linear is needed" in one_sentence(unknown)
+
+
+@pytest.mark.parametrize("name", ["layer", "tile_size", "patch_size", "crop_size", "crop_stride"])
+def test_geometry_must_be_whole_numbers_above_zero(name: str):
+    for value in (0, -1, 2.0, None, "8"):
+        with pytest.raises(MicrodlError) as caught:
+            dataclasses.replace(SPEC, **{name: value})
+        assert str(caught.value) == (f"{name} is {value!r} where a whole number above 0 is needed.")
+
+
+def test_names_and_notes_have_defaults_and_must_fit(dictionary: ConceptDictionary):
+    plain = ConceptDictionary(SPEC, dictionary.icfl)
+    assert plain.names == [f"concept {i}" for i in range(ATOMS)]
+    assert plain.notes == [""] * ATOMS
+    assert plain.n_concepts == ATOMS
+    with pytest.raises(MicrodlError, match="has 16 concepts but 2 names, 16 notes and 16 tags"):
+        ConceptDictionary(SPEC, dictionary.icfl, names=["a", "b"])
+
+
+def test_tags_are_optional_in_a_file_and_one_of_two_words(
+    dictionary: ConceptDictionary, tmp_path: Path
+):
+    tags = ["perturbed", "", "control-like"] + [""] * (ATOMS - 3)
+    tagged = dataclasses.replace(dictionary, tags=tags)
+    assert ConceptDictionary.load(tagged.save(tmp_path / "new")).tags == tags
+    path = tampered(tagged.save(tmp_path / "old"), tmp_path, lambda _, header: header.pop("tags"))
+    assert ConceptDictionary.load(path).tags == [""] * ATOMS
+    with pytest.raises(MicrodlError, match="The tag 'odd' is not known"):
+        dataclasses.replace(dictionary, tags=["odd"] + [""] * (ATOMS - 1))
+
+
+def test_cosines_are_those_of_the_atoms(dictionary: ConceptDictionary):
+    vectors = dictionary.whiten(samples(20, 3)) * np.float32(7)
+    vectors[4] = 0
+    for concept in (0, ATOMS - 1):
+        atom = dictionary.icfl.components_[concept].astype(float)
+        cosines = dictionary.cosine(vectors, concept)
+        for vector, cosine in zip(vectors.astype(float), cosines, strict=True):
+            length = np.linalg.norm(vector) * np.linalg.norm(atom)
+            expected = vector @ atom / length if length else 0
+            assert cosine == pytest.approx(expected, abs=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(dictionary.directions, axis=1), 1, atol=1e-6)
+
+
+def test_without_whitening_samples_stay_as_they_are():
+    plain = make(whiten=False)
+    x = samples(5, 4)
+    np.testing.assert_array_equal(plain.whiten(x), x)

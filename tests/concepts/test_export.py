@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from concepts.test_activations import ATOMS, make
+from napari_microdl.concepts import export
+from napari_microdl.concepts.export import (
+    iter_write_anndata,
+    iter_write_table,
+    label_features,
+    to_anndata,
+    write_anndata,
+    write_table,
+)
+from napari_microdl.core.errors import MicrodlError
+
+
+def test_csv_keeps_values_and_a_named_index(tmp_path: Path):
+    _, activations = make()
+    ranking = activations.ranking
+    back = pd.read_csv(write_table(ranking, tmp_path / "concepts.csv"))
+    assert back["concept"].tolist() == ranking.index.tolist()
+    np.testing.assert_allclose(back["effect"], ranking["effect"])
+    back = pd.read_csv(write_table(activations.units, tmp_path / "units.csv"))
+    assert list(back.columns) == list(activations.units.columns)
+
+
+def test_parquet_keeps_values_and_types(tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    _, activations = make()
+    table = activations.to_frame([2])
+    back = pd.read_parquet(write_table(table, tmp_path / "cells.parquet"))
+    pd.testing.assert_frame_equal(back, table, check_dtype=False)
+    assert back["Metadata_control"].dtype == bool
+    assert back["activation_2"].dtype == np.float32
+
+
+def test_another_suffix_is_refused(tmp_path: Path):
+    with pytest.raises(MicrodlError, match=r"'a\.xlsx' is neither CSV nor Parquet"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / "a.xlsx")
+    with pytest.raises(MicrodlError, match=r"end it in \.h5ad"):
+        write_anndata(make()[1], tmp_path / "a.csv")
+
+
+def test_a_missing_package_is_asked_for(tmp_path: Path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MicrodlError, match="need the package pyarrow: pip install"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / "a.parquet")
+    _, activations = make()
+    monkeypatch.setitem(sys.modules, "anndata", None)
+    with pytest.raises(MicrodlError, match="need the package anndata: pip install"):
+        to_anndata(activations)
+
+
+@pytest.fixture
+def anndata() -> ModuleType:
+    return pytest.importorskip("anndata")
+
+
+def test_anndata_keeps_codes_units_and_concepts(anndata: ModuleType, tmp_path: Path):
+    _, activations = make()
+    activations.tag_units(np.array([3]), "perturbed")
+    activations.dictionary.names[2] = "bright spots"
+    activations.dictionary.notes[2] = "seen in puncta"
+    back = anndata.read_h5ad(write_anndata(activations, tmp_path / "cells.h5ad"))
+    np.testing.assert_array_equal(back.X.toarray(), activations.codes.toarray())
+    assert back.obs["Metadata_condition"].tolist() == (
+        activations.units["Metadata_condition"].tolist()
+    )
+    assert back.obs["Metadata_tag"].tolist()[3] == "perturbed"
+    assert back.var.loc["concept_2", "note"] == "seen in puncta"
+    np.testing.assert_allclose(
+        back.var["effect"].to_numpy(), activations.ranking.sort_index()["effect"]
+    )
+    np.testing.assert_array_equal(back.obsm["whitened"], activations.vectors)
+    np.testing.assert_array_equal(back.obsm["spatial"][:, 0], activations.units["x"])
+
+
+def test_anndata_and_features_say_which_concepts_are_technical(anndata: ModuleType, tmp_path: Path):
+    _, activations = make()
+    numbers = range(activations.n_concepts)
+    more = pd.DataFrame(
+        {
+            "technical": [n in {2, 5} for n in numbers],
+            "batch_by": "sites",
+            "batch_share": [n / 10 for n in numbers],
+        },
+        index=pd.Index(numbers, name="concept"),
+    )
+    path = write_anndata(activations, tmp_path / "cells.h5ad", more)
+    for found in (to_anndata(activations, more), anndata.read_h5ad(path)):
+        assert list(found.var_names[found.var["technical"].to_numpy(bool)]) == [
+            "concept_2",
+            "concept_5",
+        ]
+        assert set(found.var["batch_by"]) == {"sites"}
+        np.testing.assert_allclose(found.var["batch_share"], more["batch_share"])
+    assert "technical" not in to_anndata(activations).var
+    features = label_features(activations, 1, [1, 2], technical=[2, 5])
+    assert list(features.columns[-2:]) == ["concept 1", "concept 2 [technical]"]
+
+
+def test_features_of_labels_carry_the_column_that_napari_matches():
+    _, activations = make()
+    activations.dictionary.names[:3] = ["well", "spots", "spots"]
+    activations.tag_units(activations.rows_of_field(1)[:1], "control-like")
+    features = label_features(activations, 1, [0, 1, 2, 5])
+    assert list(features.columns) == [
+        "index", "condition", "well", "tag", "well (0)", "spots (1)", "spots (2)", "concept 5"
+    ]  # fmt: skip
+    assert features["index"].tolist() == [3, 7, 11, 900]
+    assert features["tag"].tolist() == ["control-like", "", "", ""]
+    for concept, column in ((0, "well (0)"), (5, "concept 5")):
+        _, values = activations.unit_values(1, concept)
+        np.testing.assert_array_equal(features[column], values)
+    active = int((~activations.ranking["dead"]).sum())
+    assert label_features(activations, 1).shape == (4, 4 + active)
+    assert active <= ATOMS
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is written in many parts, as of a million cells."""
+    for name in ("_NUMBERS_OF_TEXT", "_NUMBERS_OF_PARQUET", "_NUMBERS_OF_ANNDATA"):
+        monkeypatch.setattr(export, name, 60)
+
+
+def test_a_table_written_in_parts_is_that_of_pandas(small_blocks: None, tmp_path: Path):
+    pytest.importorskip("pyarrow")
+    _, activations = make()
+    table = activations.to_frame()
+    table.to_csv(tmp_path / "expected.csv", index=False)
+    write_table(table, tmp_path / "cells.csv")
+    assert (tmp_path / "cells.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
+    table.to_parquet(tmp_path / "expected.parquet", index=False)
+    back = pd.read_parquet(write_table(table, tmp_path / "cells.parquet"))
+    pd.testing.assert_frame_equal(back, pd.read_parquet(tmp_path / "expected.parquet"))
+    for name in ("none.csv", "none.parquet"):
+        write_table(table.iloc[:0], tmp_path / name)
+    assert list(pd.read_csv(tmp_path / "none.csv").columns) == list(table.columns)
+    assert len(pd.read_parquet(tmp_path / "none.parquet")) == 0
+
+
+def test_anndata_written_in_parts_is_that_of_the_package(
+    small_blocks: None, anndata: ModuleType, tmp_path: Path
+):
+    _, activations = make()
+    to_anndata(activations).write_h5ad(tmp_path / "expected.h5ad")
+    expected = anndata.read_h5ad(tmp_path / "expected.h5ad")
+    back = anndata.read_h5ad(write_anndata(activations, tmp_path / "cells.h5ad"))
+    assert type(back.X) is type(expected.X)
+    assert (back.X.dtype, back.X.nnz) == (expected.X.dtype, expected.X.nnz)
+    np.testing.assert_array_equal(back.X.toarray(), expected.X.toarray())
+    for name in ("obs", "var"):
+        pd.testing.assert_frame_equal(getattr(back, name), getattr(expected, name))
+    assert set(back.obsm) == set(expected.obsm)
+    for name, values in expected.obsm.items():
+        assert back.obsm[name].dtype == values.dtype
+        np.testing.assert_array_equal(back.obsm[name], values)
+    assert dict(back.uns) == dict(expected.uns)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.h5ad"])
+def test_stopping_at_any_step_leaves_the_old_file(small_blocks: None, tmp_path: Path, name: str):
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("anndata")
+    _, activations = make()
+    table = activations.to_frame()
+    path = tmp_path / name
+    path.write_text("what was there")
+
+    def steps() -> object:
+        if name == "a.h5ad":
+            return iter_write_anndata(activations, path)
+        return iter_write_table(table, path)
+
+    number = 0
+    while True:
+        number += 1
+        some = steps()
+        ended = any(next(some, None) is None for _ in range(number))
+        if ended:
+            break
+        some.close()
+        assert path.read_text() == "what was there"
+        assert list(tmp_path.iterdir()) == [path]
+    assert number > 4
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() != b"what was there"
+
+
+def test_a_missing_folder_is_said(tmp_path: Path):
+    with pytest.raises(MicrodlError, match="There is no folder"):
+        write_table(pd.DataFrame({"a": [1]}), tmp_path / "none" / "a.csv")

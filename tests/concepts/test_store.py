@@ -1,0 +1,236 @@
+"""Activations on disk against the same activations in memory."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from concepts.test_activations import ATOMS, make
+from napari_microdl.concepts import store as activation_store
+from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.store import (
+    ActivationWriter,
+    iter_open_activations,
+    iter_save_activations,
+    open_activations,
+    save_activations,
+)
+from napari_microdl.core.errors import MicrodlError
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything goes in many parts, as a table of a million cells does."""
+    monkeypatch.setattr("napari_microdl.concepts.store._VALUES_AT_ONCE", 7)
+    monkeypatch.setattr("napari_microdl.concepts.store._UNITS_AT_ONCE", 3)
+    monkeypatch.setattr("napari_microdl.metrics.group_tests._VALUES_AT_ONCE", 9)
+    monkeypatch.setattr("napari_microdl.metrics.selectivity._ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("napari_microdl.concepts.activations._CONCEPTS_AT_ONCE", 3)
+
+
+def made() -> ConceptActivations:
+    _, activations = make()
+    activations.dictionary.names[3] = "bright spots"
+    activations.dictionary.notes[3] = "seen near the rim"
+    activations.tag_units(np.array([2, 5]), "perturbed")
+    return activations
+
+
+def lies_on_disk(array: object) -> bool:
+    """Whether an array is a view of a file, and no copy in memory."""
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "base", None)
+    return array is not None
+
+
+def test_nothing_changes_on_the_way_through_the_folder(small_blocks, tmp_path):
+    memory = made()
+    expected = memory.ranking
+    disk = open_activations(save_activations(memory, tmp_path / "a"), memory.grids, memory.geometry)
+    assert disk.columns is not None
+    for codes in (disk.codes, disk.columns):
+        assert lies_on_disk(codes.data)
+        assert lies_on_disk(codes.indices)
+    assert lies_on_disk(disk.vectors)
+    pd.testing.assert_frame_equal(disk.units, memory.units, check_dtype=False)
+    assert disk.unit_tags.tolist() == memory.unit_tags.tolist()
+    assert disk.dictionary.notes == memory.dictionary.notes
+    np.testing.assert_array_equal(disk.codes.toarray(), memory.codes.toarray())
+    np.testing.assert_array_equal(disk.vectors, memory.vectors)
+    pd.testing.assert_frame_equal(disk.ranking, expected, check_dtype=False)
+    for concept in range(ATOMS):
+        np.testing.assert_array_equal(disk.activation(concept), memory.activation(concept))
+        np.testing.assert_allclose(disk.alignment(concept), memory.alignment(concept), atol=1e-6)
+        np.testing.assert_array_equal(disk.heatmap(1, concept), memory.heatmap(1, concept))
+        for sign in (1, -1):
+            rows = disk.top_units(concept, 5, sign)
+            np.testing.assert_array_equal(rows, memory.top_units(concept, 5, sign))
+    for row in (0, 9):
+        np.testing.assert_array_equal(disk.concepts_of(row)[0], memory.concepts_of(row)[0])
+        np.testing.assert_array_equal(disk.similar_units(row)[0], memory.similar_units(row)[0])
+    pd.testing.assert_frame_equal(
+        disk.compare("blank", "puncta"), memory.compare("blank", "puncta")
+    )
+    pd.testing.assert_frame_equal(disk.to_frame(), memory.to_frame(), check_dtype=False, atol=1e-6)
+
+
+def test_cells_written_in_parts_are_ranked_as_in_memory(small_blocks, tmp_path):
+    """Parts that are cut out of a larger table begin in its middle; one of them is empty."""
+    memory = made()
+    folder = tmp_path / "a"
+    with ActivationWriter(folder, memory.dictionary) as writer:
+        for begin, end in ((0, 5), (5, 5), (5, 16)):
+            rows = slice(begin, end)
+            writer.add(memory.tagged_units().iloc[rows], memory.codes[rows], memory.vectors[rows])
+        with pytest.raises(MicrodlError, match=r"is missing|no whole set"):
+            open_activations(folder)
+        writer.finish()
+    disk = open_activations(folder)
+    pd.testing.assert_frame_equal(disk.ranking, memory.ranking, check_dtype=False, atol=1e-6)
+    assert disk.grids == disk.geometry == []
+    assert disk.unit_tags[5] == "perturbed"
+    by_concept = disk.columns
+    assert by_concept is not None
+    np.testing.assert_array_equal(by_concept.toarray(), memory.codes.toarray())
+    assert all((np.diff(by_concept[:, [c]].indices) > 0).all() for c in range(ATOMS))
+
+
+def test_a_folder_is_replaced_only_where_it_is_ours(tmp_path):
+    memory = made()
+    folder = save_activations(memory, tmp_path / "a")
+    disk = open_activations(folder)
+    with pytest.raises(MicrodlError, match="being read from"):
+        save_activations(disk, folder)
+    memory.tag_units(np.array([2]), "")
+    assert open_activations(save_activations(memory, folder)).unit_tags[2] == ""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.docx").write_text("x")
+    with pytest.raises(MicrodlError, match="holds other files"):
+        save_activations(memory, tmp_path / "b")
+    # What a stopped writer left is no obstacle, and is not opened.
+    (folder / "activations.json").unlink()
+    with pytest.raises(MicrodlError, match=r"activations\.json is missing"):
+        open_activations(folder)
+    save_activations(memory, folder)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["new folder", "activations there"])
+def test_stopping_at_any_step_leaves_the_folder_as_it_was(small_blocks, tmp_path, before):
+    folder = tmp_path / "a"
+    if before:
+        save_activations(made(), folder)
+    there = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    number = 0
+    while True:
+        number += 1
+        other = made()
+        other.dictionary.names[0] = "another"
+        steps = iter_save_activations(other, folder)
+        told = [next(steps, None) for _ in range(number)]
+        if told[-1] is None:
+            break
+        steps.close()
+        found = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        assert found == there
+        assert len(list(tmp_path.iterdir())) == int(before)
+    # Its steps are many: cells, codes turned round, columns, the ranking.
+    assert number > 40
+    # Nothing is left beside it where it ended, and what was told never runs backwards.
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert told[:-1] == sorted(told[:-1])
+    assert open_activations(folder).dictionary.names[0] == "another"
+
+
+def test_opening_can_be_stopped_between_its_checks(small_blocks, tmp_path):
+    folder = save_activations(made(), tmp_path / "a")
+    assert sum(1 for _ in iter_open_activations(folder)) > 20
+
+
+def test_cells_that_do_not_fit_the_dictionary_are_refused(tmp_path, monkeypatch):
+    memory = made()
+    with ActivationWriter(tmp_path / "a", memory.dictionary) as writer:
+        with pytest.raises(MicrodlError, match="do not fit 16 cells of a dictionary of 8 concepts"):
+            writer.add(memory.units, memory.codes, memory.vectors[:3])
+        monkeypatch.setattr(activation_store, "_MOST_VALUES", memory.codes.nnz - 1)
+        with pytest.raises(MicrodlError, match="codes at most"):
+            writer.add(memory.units, memory.codes, memory.vectors)
+        with pytest.raises(MicrodlError, match="nothing to write"):
+            writer.finish()
+
+
+def change_manifest(folder: Path, **changes: object) -> None:
+    path = folder / "activations.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def far_index(folder: Path, name: str) -> None:
+    array = np.load(folder / name)
+    array[len(array) // 2] = 10**6
+    np.save(folder / name, array)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda f: (f / "vectors.npy").unlink(), r"vectors\.npy is missing"),
+        (lambda f: change_manifest(f, schema_version=9), "another version"),
+        (lambda f: change_manifest(f, n_units=15), "does not hold 15 entries"),
+        (lambda f: change_manifest(f, n_values="many"), "cannot be read"),
+        (lambda f: far_index(f, "codes.indices.npy"), "outside of their table"),
+        (lambda f: far_index(f, "columns.indices.npy"), "outside of their table"),
+        (lambda f: far_index(f, "columns.indptr.npy"), "outside of their table"),
+        (lambda f: far_index(f, "units.00.npy"), "outside of its texts"),
+        (lambda f: np.save(f / "vectors.npy", np.zeros((16, 6))), "is float64 of"),
+        (lambda f: (f / "codes.data.npy").write_bytes(b"\x93NUMPY\x01\x00"), "cannot be read"),
+        (
+            lambda f: (f / "vectors.npy").write_bytes((f / "vectors.npy").read_bytes()[:-8]),
+            "cannot be read",
+        ),
+        (lambda f: (f / "codes.data.npy").write_bytes(pickle.dumps([1])), "cannot be read"),
+        (lambda f: (f / "activations.json").write_text("{"), "cannot be read"),
+    ],
+)
+def test_a_damaged_folder_is_told_and_nothing_of_it_runs(tmp_path, damage, sentence):
+    folder = save_activations(made(), tmp_path / "a")
+    damage(folder)
+    with pytest.raises(MicrodlError, match=sentence):
+        open_activations(folder)
+
+
+def test_a_pickled_array_is_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    folder = save_activations(made(), tmp_path / "a")
+    np.save(folder / "units.07.npy", np.array([Trap()], object), allow_pickle=True)
+    with pytest.raises(MicrodlError, match="cannot be read"):
+        open_activations(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_growing_array_is_a_plain_npy_file(tmp_path):
+    random = np.random.default_rng(0)
+    parts = [random.random((n, 3), np.float32) for n in (4, 0, 7)]
+    array = activation_store._GrowingArray(tmp_path / "x.npy", np.float32, (3,))
+    for part in parts:
+        array.append(part)
+    array.close()
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.concatenate(parts))
+
+
+def test_codes_keep_their_explicit_zeros_and_order(tmp_path):
+    memory = made()
+    codes = sparse.csr_array(memory.codes)
+    codes.data[1] = 0
+    changed = ConceptActivations(memory.units, codes, memory.vectors, memory.dictionary, [], [])
+    disk = open_activations(save_activations(changed, tmp_path / "a"))
+    for name in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(disk.codes, name), getattr(codes, name))

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.metadata import (
+    column,
+    describe_row,
+    match_table,
+    read_names,
+    read_table,
+    select,
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        (
+            "{well}_{site}_{condition}.tif",
+            "B02_s1_DMSO.tif",
+            {"well": "B02", "site": "s1", "condition": "DMSO"},
+        ),
+        ("{well}{site}*", "A01f03d4.TIF", {"well": "A01", "site": "f03"}),
+        (
+            "{plate}-{field}-{channel}",
+            "p1-pos 7-actin",
+            {"plate": "p1", "field": "pos 7", "channel": "actin"},
+        ),
+        ("{condition} (*)", "10 uM (a.b)", {"condition": "10 uM"}),
+        ("{well}_{well}", "B02_B02", {"well": "B02"}),
+        ("{well}_{well}", "B02_B03", {}),
+        (r"(?P<well>[A-P]\d+)-.*", "C05-x", {"well": "C05"}),
+        (r"(?P<well>[A-P]\d+)(-(?P<site>\d))?", "C05", {"well": "C05", "site": ""}),
+        ("{well}_{site}", "something else", {}),
+    ],
+)
+def test_a_pattern_reads_a_name(pattern: str, name: str, expected: dict[str, str]):
+    assert read_names([name], pattern) == [expected]
+
+
+_WORDS = st.text(st.characters(whitelist_categories=("Lu", "Ll", "Nd")), min_size=1, max_size=8)
+
+
+@given(
+    st.lists(
+        st.tuples(_WORDS, st.from_regex(r"[A-P][0-9]{2}", fullmatch=True), st.integers(0, 99)),
+        min_size=1,
+    )
+)
+def test_what_was_written_into_names_is_read_back(parts: list[tuple[str, str, int]]):
+    names = [f"{condition}+{well}.{site}" for condition, well, site in parts]
+    read = read_names(names, "{condition}+{well}.{site}")
+    assert read == [
+        {"condition": condition, "well": well, "site": str(site)} for condition, well, site in parts
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [
+        ("{wel}", "{wel}, which is not known"),
+        ("plain text", "names nothing"),
+        (r"(?P<well>[", "is not a regular expression"),
+        (r"(?P<colour>.*)", "{colour}, which is not known"),
+    ],
+)
+def test_a_bad_pattern_says_what_to_write(pattern: str, words: str):
+    with pytest.raises(MicrodlError, match="pattern") as caught:
+        read_names(["a"], pattern)
+    assert words in str(caught.value)
+    assert "{well}" in str(caught.value)
+
+
+def table(**columns: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(columns)
+
+
+def fields(*names: str, wells: tuple[str, ...] = (), sites: tuple[str, ...] = ()) -> list[Field]:
+    blank = ("",) * len(names)
+    return [
+        Field(np.ones((1, 2, 2)), ("DNA",), name, well=well, site=site)
+        for name, well, site in zip(names, wells or blank, sites or blank, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_a_table_is_read_as_text(tmp_path: Path, ending: str):
+    separator = "," if ending == ".csv" else "\t"
+    path = tmp_path / f"plate{ending}"
+    path.write_text(
+        separator.join(["Metadata_Well", "dose"]) + f"\nA01{separator}007\nNA{separator}\n"
+    )
+    read = read_table(path)
+    assert read.to_dict("list") == {"Metadata_Well": ["A01", "NA"], "dose": ["007", ""]}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "cannot be read"), ("", "cannot be read"), ("a,b\n", "holds no rows")],
+)
+def test_a_table_that_is_none_is_refused(tmp_path: Path, content: str | None, words: str):
+    path = tmp_path / "plate.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(MicrodlError, match=words):
+        read_table(path)
+
+
+def test_columns_are_found_in_any_case_and_the_first_name_wins():
+    t = table(treatment=["a"], Metadata_Condition=["b"], Metadata_WELL=["A01"])
+    assert column(t, "condition", "treatment") == "Metadata_Condition"
+    assert column(t, "treatment") == "treatment"
+    assert column(t, "well") == "Metadata_WELL"
+    assert column(t, "site") is None
+
+
+def test_a_row_tells_what_the_table_has():
+    t = table(Metadata_Well=["A01", "B01"], compound=["x", "y"], Metadata_control=["True", "no"])
+    assert describe_row(t, 0) == {"well": "A01", "condition": "x", "is_control": True}
+    assert describe_row(t, 1) == {"well": "B01", "condition": "y", "is_control": False}
+    with pytest.raises(MicrodlError, match="Row 1 has 'maybe' in the column control"):
+        describe_row(table(control=["maybe"]), 0)
+
+
+def test_fields_are_matched_by_name_whatever_folder_and_ending():
+    t = table(FileName_DNA=["b.ome.tif", "x/a.tif", "c.tif"], Metadata_Well=["B", "A", "C"])
+    assert match_table(fields("a.tiff", "b", "d"), t) == [1, 0, None]
+
+
+def test_fields_are_matched_by_well_and_site_where_there_are_no_names():
+    t = table(
+        Metadata_Well=["A01", "A01", "B01"], Metadata_Site=["1", "2", "1"], dose=["0", "1", "2"]
+    )
+    known = fields("p", "q", "r", wells=("B01", "A01", "A01"), sites=("1", "2", "3"))
+    assert match_table(known, t) == [2, 1, None]
+
+
+def test_a_table_that_cannot_be_matched_says_why():
+    with pytest.raises(MicrodlError, match="no column that tells which field"):
+        match_table(fields("a"), table(Metadata_Well=["A01"]))
+    with pytest.raises(MicrodlError, match=r"Rows 1 and 2 .* same Metadata_field \('a'\)"):
+        match_table(fields("a"), table(Metadata_field=["a", "a"]))
+    # Rows that no field asks for may repeat.
+    assert match_table(fields("b"), table(Metadata_field=["a", "a", "b"])) == [2]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("Metadata_condition == 'DMSO'", [True, False, True]),
+        ('Metadata_condition != "DMSO"', [False, True, False]),
+        ("Metadata_well in ['A01', 'B01'] and Metadata_condition == 'DMSO'", [True, False, False]),
+        ("Metadata_condition == 'f(x)'", [False, False, False]),
+        ("not (Metadata_well in ('A01', 'B01'))", [False, False, True]),
+    ],
+)
+def test_a_query_picks_rows(query: str, expected: list[bool]):
+    t = table(Metadata_condition=["DMSO", "drug", "DMSO"], Metadata_well=["A01", "B01", "C01"])
+    assert select(t, query).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("Metadata_dose == '1'", "the columns are Metadata_condition"),
+        ("Metadata_condition", "not a yes-or-no question"),
+        ("Metadata_condition ==", "cannot be answered"),
+        ("", "cannot be answered"),
+        ("@pd.io.common.os.system('x')", "calls something"),
+        ("Metadata_condition.__class__", "calls something"),
+        ("Metadata_condition.map(print)", "calls something"),
+        ("Metadata_condition.to_csv ('x')", "calls something"),
+    ],
+)
+def test_a_query_that_is_no_comparison_is_refused(query: str, words: str):
+    with pytest.raises(MicrodlError, match="query") as caught:
+        select(table(Metadata_condition=["DMSO"]), query)
+    assert words in str(caught.value)

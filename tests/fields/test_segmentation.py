@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from napari_microdl.core import child_process
+from napari_microdl.core.config import SegmentationConfig
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.stepping import run_through
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.segmentation import iter_segment_cells, measure_levels, segment_cells
+
+
+def discs(radius: int = 12, across: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Image and labels of discs of different brightness on a sloping, noisy background."""
+    rng = np.random.default_rng(seed)
+    pitch = int(3.2 * radius)
+    edge = pitch * across
+    y, x = np.mgrid[:edge, :edge]
+    labels = np.zeros((edge, edge), int)
+    image = 20 + 10 * x / edge
+    for i in range(across):
+        for j in range(across):
+            shift = rng.integers(-radius // 4, radius // 4 + 1, 2)
+            centre = pitch * np.array([i + 0.5, j + 0.5]) + shift
+            inside = (y - centre[0]) ** 2 + (x - centre[1]) ** 2 <= radius**2
+            labels[inside] = i * across + j + 1
+            image[inside] += rng.uniform(40, 120)
+    image = ndimage.gaussian_filter(image, 1) + rng.normal(0, 3, image.shape)
+    return image.astype(np.float32), labels
+
+
+def best_overlaps(found: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Intersection over union of every true object with its best match."""
+    overlaps = []
+    for label in range(1, truth.max() + 1):
+        inside = truth == label
+        scores = [
+            (inside & (found == other)).sum() / (inside | (found == other)).sum()
+            for other in np.unique(found[inside])
+            if other
+        ]
+        overlaps.append(max(scores, default=0.0))
+    return np.array(overlaps)
+
+
+@pytest.mark.parametrize("threshold", ["local", "otsu"])
+@pytest.mark.parametrize("radius", [8, 16])
+def test_discs_are_counted_and_outlined(threshold: str, radius: int):
+    image, truth = discs(radius)
+    found = segment_cells(image, SegmentationConfig(diameter=2 * radius, threshold=threshold))
+    assert abs(found.max() - truth.max()) <= 0.05 * truth.max()
+    overlaps = best_overlaps(found, truth)
+    assert np.median(overlaps) > 0.8
+    assert (overlaps > 0.6).mean() > 0.95
+
+
+def test_touching_discs_are_parted():
+    y, x = np.mgrid[:80, :120]
+    image = np.full((80, 120), 10.0)
+    for centre in (45, 77):
+        image[(y - 40) ** 2 + (x - centre) ** 2 <= 17**2] = 100
+    found = segment_cells(ndimage.gaussian_filter(image, 1), SegmentationConfig(diameter=34))
+    assert found.max() == 2
+    assert found[40, 45] != found[40, 77]
+
+
+def test_labels_are_connected_without_gaps_and_in_the_image():
+    image, _ = discs(10)
+    found = segment_cells(image, SegmentationConfig(diameter=20))
+    assert found.shape == image.shape
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(np.unique(found), np.arange(found.max() + 1))
+    for label in range(1, found.max() + 1):
+        assert ndimage.label(found == label, np.ones((3, 3)))[1] == 1
+
+
+def test_objects_below_the_smallest_area_are_dropped():
+    y, x = np.mgrid[:100, :200]
+    image = np.full((100, 200), 10.0)
+    image[(y - 50) ** 2 + (x - 60) ** 2 <= 20**2] = 100
+    image[(y - 50) ** 2 + (x - 150) ** 2 <= 9**2] = 100
+    both = segment_cells(image, SegmentationConfig(diameter=40, min_area=50))
+    large = segment_cells(image, SegmentationConfig(diameter=40, min_area=500))
+    assert (both.max(), large.max()) == (2, 1)
+    assert large[50, 60] == 1
+    assert large[50, 150] == 0
+    # A sixth of a disc of the diameter.
+    assert SegmentationConfig(diameter=40).smallest_area == pytest.approx(np.pi * 400 / 6)
+
+
+@pytest.mark.parametrize("threshold", ["local", "otsu"])
+@pytest.mark.parametrize("value", [0, 0.1, 200])
+def test_a_constant_image_holds_no_cells(threshold: str, value: float):
+    found = segment_cells(np.full((64, 70), value), SegmentationConfig(threshold=threshold))
+    assert found.shape == (64, 70)
+    assert found.max() == 0
+
+
+def test_brightness_and_number_type_do_not_matter():
+    image, _ = discs(12)
+    byte = np.clip(image, 0, 255).astype(np.uint8)
+    config = SegmentationConfig(diameter=24)
+    expected = segment_cells(byte, config)
+    assert expected.max() > 0
+    for same in (byte.astype(np.uint16) * 100, byte.astype(float) - 500, byte.astype(np.int32)):
+        found = segment_cells(same, config)
+        assert found.max() == expected.max()
+        assert (found > 0).sum() == pytest.approx((expected > 0).sum(), rel=0.01)
+
+
+def test_the_image_is_left_as_it_is():
+    image, _ = discs(8, 3)
+    before = image.copy()
+    segment_cells(image, SegmentationConfig(diameter=16))
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("threshold", ["local", "otsu"])
+def test_real_fields_hold_a_sane_number_of_cells(sample_fields: list[Field], threshold: str):
+    for field in (sample_fields[0], sample_fields[4]):
+        found = segment_cells(field.read()[0], SegmentationConfig(threshold=threshold))
+        areas = np.bincount(found.ravel())[1:]
+        assert 40 <= len(areas) <= 120
+        assert 0.1 < (found > 0).mean() < 0.8
+        assert areas.min() >= SegmentationConfig().smallest_area - 1
+        assert 300 < np.median(areas) < 3000
+
+
+def test_more_than_one_channel_is_refused():
+    with pytest.raises(MicrodlError) as caught:
+        segment_cells(np.zeros((3, 20, 20)))
+    assert str(caught.value) == (
+        "Segmentation needs one grey image (y, x) but got the shape (3, 20, 20); "
+        "choose one channel."
+    )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_and_infinity_are_refused(bad: float):
+    image = discs(8, 3)[0]
+    image[5, 5] = bad
+    with pytest.raises(MicrodlError, match="NaN or infinite values"):
+        segment_cells(image)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(MicrodlError, match="Threshold 'huang' is not known; use local or otsu"):
+        SegmentationConfig(threshold="huang")
+    for diameter in (0, 3.9, -40, np.nan):
+        with pytest.raises(MicrodlError, match="is too small; use 4 or more"):
+            SegmentationConfig(diameter=diameter)
+
+
+def test_a_negative_area_is_refused():
+    with pytest.raises(
+        MicrodlError, match=r"^A smallest area of -3 px is below 0; use 0 or more\.$"
+    ):
+        SegmentationConfig(min_area=-3)
+
+
+@pytest.mark.parametrize("threshold", ["local", "otsu"])
+def test_a_part_has_the_cells_of_the_whole_where_it_was_not_cut(threshold: str):
+    image = transfluor()[4].read()[0]
+    config = SegmentationConfig(diameter=16, threshold=threshold)
+    whole = segment_cells(image, config)
+    levels = measure_levels(image, config)
+    part = segment_cells(image[100:400, 50:420], config, levels)
+    inside = slice(4 * 16, -4 * 16)
+    found, expected = part[inside, inside], whole[100:400, 50:420][inside, inside]
+    np.testing.assert_array_equal(found > 0, expected > 0)
+    pairs = np.unique(np.stack([found[found > 0], expected[found > 0]]), axis=1)
+    assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1] > 20
+    # By its own brightness alone a part may be judged otherwise.
+    alone = segment_cells(image[100:400, 50:420], config)
+    assert not np.array_equal(alone > 0, part > 0)
+
+
+def test_steps_end_in_the_same_cells_and_can_be_left():
+    image = transfluor()[4].read()[0]
+    steps = iter_segment_cells(image)
+    next(steps)
+    steps.close()
+    with pytest.raises(StopIteration):
+        next(steps)
+    count = 0
+
+    def counted(_: None) -> None:
+        nonlocal count
+        count += 1
+
+    np.testing.assert_array_equal(
+        run_through(iter_segment_cells(image), counted), segment_cells(image)
+    )
+    assert count > 4
+
+
+def test_a_large_image_is_segmented_in_a_process_that_ends_when_it_is_left(monkeypatch):
+    image = transfluor()[4].read()[0]
+    expected = segment_cells(image)
+    monkeypatch.setattr("napari_microdl.fields.segmentation._MOST_PIXELS", image.size - 1)
+    started = []
+    start = child_process._start
+
+    def noted() -> Any:
+        started.append(start())
+        return started[-1]
+
+    monkeypatch.setattr(child_process, "_start", noted)
+    np.testing.assert_array_equal(segment_cells(image), expected)
+    steps = iter_segment_cells(image)
+    next(steps)
+    assert started[1].poll() is None
+    steps.close()
+    assert started[1].returncode not in (None, 0)
+    with pytest.raises(MicrodlError, match="NaN or infinite"):
+        segment_cells(np.full(image.shape, np.nan, np.float32))

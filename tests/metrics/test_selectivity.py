@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import sparse
+from sklearn.metrics import roc_auc_score
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.metrics import (
+    activation_shares,
+    active,
+    average_selectivity,
+    max_selectivity,
+    separation_auc,
+)
+
+# Five samples, three concepts; negative and stored zero codes are not active.
+CODES = sparse.csr_array(
+    np.array(
+        [
+            [1.0, 0.0, -2.0],
+            [0.5, 0.0, 1.0],
+            [0.0, 0.1, 0.0],
+            [2.0, 0.0, 0.0],
+            [0.0, 0.0, 3.0],
+        ]
+    )
+)
+LABELS = ["drug", "drug", "drug", "none", "none"]
+
+
+def test_by_hand():
+    classes, shares, counts = activation_shares(CODES, LABELS)
+    assert classes.tolist() == ["drug", "none"]
+    assert counts.tolist() == [3, 2]
+    np.testing.assert_allclose(shares, [[2 / 3, 1 / 3, 1 / 3], [1 / 2, 0, 1 / 2]])
+    _, average = average_selectivity(CODES, LABELS)
+    np.testing.assert_allclose(average, [[1 / 6, 1 / 3, -1 / 6], [-1 / 6, -1 / 3, 1 / 6]])
+    # With two labels both are the same.
+    np.testing.assert_allclose(max_selectivity(CODES, LABELS)[1], average)
+
+
+def test_three_labels_by_hand():
+    codes = sparse.csr_array(np.array([[1.0], [1.0], [1.0], [0.0], [0.0], [0.0]]))
+    labels = ["a", "a", "b", "b", "c", "c"]  # shares 1, 1/2, 0
+    np.testing.assert_allclose(
+        average_selectivity(codes, labels)[1][:, 0], [1 - 1 / 4, 1 / 2 - 2 / 4, 0 - 3 / 4]
+    )
+    np.testing.assert_allclose(
+        max_selectivity(codes, labels)[1][:, 0], [1 - 1 / 2, 1 / 2 - 1, 0 - 1]
+    )
+
+
+def test_a_stored_zero_is_not_active():
+    codes = sparse.csr_array(([0.0, 1.0, -1.0], [0, 1, 2], [0, 3]), shape=(1, 3))
+    assert active(codes).toarray().tolist() == [[0, 1, 0]]
+    assert active(codes).nnz == 1
+    assert codes.nnz == 3, "the input was changed"
+
+
+@given(
+    codes=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 12), st.integers(1, 4)),
+        elements=st.sampled_from([-1.0, 0.0, 0.0, 0.5, 2.0]),
+    ),
+    data=st.data(),
+)
+def test_selectivities_equal_loops(codes: np.ndarray, data: st.DataObject):
+    labels = np.array(
+        data.draw(
+            st.lists(st.sampled_from("abcd"), min_size=len(codes), max_size=len(codes)),
+        )
+    )
+    classes, average = average_selectivity(sparse.csr_array(codes), labels)
+    _, maximum = max_selectivity(sparse.csr_array(codes), labels)
+    assert classes.tolist() == sorted(set(labels.tolist()))
+    for row, label in enumerate(classes):
+        for concept in range(codes.shape[1]):
+            on = codes[:, concept] > 0
+            if len(classes) < 2:
+                assert math.isnan(average[row, concept])
+                assert math.isnan(maximum[row, concept])
+                continue
+            inside = on[labels == label].mean()
+            assert average[row, concept] == pytest.approx(inside - on[labels != label].mean())
+            others = [on[labels == other].mean() for other in classes if other != label]
+            assert maximum[row, concept] == pytest.approx(inside - max(others))
+
+
+def test_labels_of_another_length_are_refused():
+    for function in (activation_shares, average_selectivity, max_selectivity):
+        with pytest.raises(MicrodlError) as caught:
+            function(CODES, LABELS[:3])
+        assert str(caught.value) == "There are 5 samples but 3 labels."
+
+
+@given(data=st.data(), n=st.integers(2, 30))
+def test_the_area_is_that_of_scikit_learn_with_ties(data: st.DataObject, n: int):
+    # Few different scores: many ties.
+    scores = np.array(
+        data.draw(st.lists(st.sampled_from([-1.0, 0.0, 0.25, 1.0]), min_size=n, max_size=n)),
+        np.float32,
+    )
+    positive = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n)))
+    area = separation_auc(scores, positive)
+    if positive.all() or not positive.any():
+        assert math.isnan(area)
+    else:
+        assert area == pytest.approx(roc_auc_score(positive, scores))
+
+
+def test_the_area_by_hand():
+    positive = np.array([True, True, False, False])
+    assert separation_auc(np.array([3.0, 4, 1, 2]), positive) == 1
+    assert separation_auc(np.array([1.0, 2, 3, 4]), positive) == 0
+    assert separation_auc(np.array([1.0, 1, 1, 1]), positive) == 0.5
+    assert separation_auc(np.array([1.0, 3, 2, 0]), positive) == 0.75

@@ -1,0 +1,311 @@
+"""Fit and apply on files through the command line, compared with the same run in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+
+from concepts.test_activations import make
+from napari_microdl.cli import main
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.config_files import read_config, write_config
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.metrics import average_selectivity
+from napari_microdl.models.registry import model_spec
+from napari_microdl.pipeline.files import evaluate_run, mark_controls
+from napari_microdl.pipeline.run import PipelineResult, run_pipeline
+from napari_microdl.report import EvaluationChoices
+
+CONFIG = PipelineConfig(n_atoms=16, max_steps=50, unit="crop", shrinkage=1.0)
+WRITTEN = ["concepts.csv", "crops.csv", "dictionary.microdl.safetensors", "report.json"]
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[Field]:
+    chosen = [f for f in transfluor() if f.well in {"O01", "O05", "O11", "O12"}]
+    return [dataclasses.replace(f, data=f.data[:, 100:356, 100:356]) for f in chosen]
+
+
+@pytest.fixture(scope="module")
+def plate(fields: list[Field], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table whose rows mark no controls."""
+    folder = tmp_path_factory.mktemp("plate")
+    for field in fields:
+        tifffile.imwrite(folder / f"{field.name}.tif", field.data[0])
+    table = pd.DataFrame(
+        {
+            "FileName_GFP": [f"{f.name}.tif" for f in fields],
+            "Metadata_Field": [f.name for f in fields],
+            "Metadata_Well": [f.well for f in fields],
+            "Metadata_Site": [f.site for f in fields],
+            "Metadata_condition": [f.condition for f in fields],
+        }
+    )
+    table.to_csv(folder / "fields.csv", index=False)
+    return folder / "fields.csv"
+
+
+def test_the_licence_is_told_before_weights_are_fetched(
+    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    settings = tmp_path / "settings.json"
+    write_config(dataclasses.replace(CONFIG, model="openphenom"), settings)
+    query = ["--controls", "Metadata_condition == 'diffuse'"]
+    out = tmp_path / "fitted"
+    assert main(["fit", str(plate), "--config", str(settings), "--out", str(out), *query]) != 0
+    told, _, problem = capsys.readouterr().err.partition("\n")
+    assert told.startswith("Model: OpenPhenom CA-MAE ViT-S/16. Licence of the weights: Recursion's")
+    assert "(no commercial use). Source: Recursion, huggingface.co/recursionpharma/" in told
+    assert "Commit 0f92333685f6; the sha256 of the first download" in told
+    assert "recursionpharma/OpenPhenom is not in the cache" in problem
+
+
+@pytest.mark.parametrize("command", ["apply", "evaluate"])
+def test_the_terms_of_a_dictionarys_model_are_told_before_weights_are_fetched(
+    command: str,
+    plate: Path,
+    fields: list[Field],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    dictionary = run_pipeline(fields, CONFIG).dictionary
+    known = model_spec("openphenom")
+    for number, (non_commercial, words) in enumerate(
+        [
+            (True, "(no commercial use)"),
+            (None, "(whether commercial use is allowed is not stated)"),
+        ]
+    ):
+        dictionary.spec = dataclasses.replace(
+            dictionary.spec,
+            model_id="openphenom",
+            weights_licence=known.licence,
+            weights_source=known.source,
+            weights_non_commercial=non_commercial,
+        )
+        file = dictionary.save(tmp_path / f"phenom{number}")
+        assert main([command, str(file), str(plate), "--out", str(tmp_path / "out")]) == 2
+        told, _, problem = capsys.readouterr().err.partition("\n")
+        assert told.startswith(
+            f"Model: openphenom. Licence of the weights: {known.licence} {words}. "
+            f"Source: {known.source}. Commit 0f92333685f6; the sha256 of the first download"
+        )
+        assert "recursionpharma/OpenPhenom is not in the cache" in problem
+
+
+def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
+    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    from transformers.models.vit_msn.configuration_vit_msn import ViTMSNConfig
+    from transformers.models.vit_msn.modeling_vit_msn import ViTMSNModel
+
+    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = ViTMSNConfig(**shape, intermediate_size=48, image_size=128, patch_size=16)
+    ViTMSNModel(config).save_pretrained(tmp_path / "lab-msn")
+    capsys.readouterr()
+    settings = tmp_path / "settings.json"
+    write_config(dataclasses.replace(CONFIG, model=str(tmp_path / "lab-msn")), settings)
+    common = [str(plate), "--config", str(settings), "--out"]
+    fitted, applied = tmp_path / "fitted", tmp_path / "applied"
+    query = ["--controls", "Metadata_condition == 'diffuse'"]
+    assert main(["fit", *common, str(fitted), *query]) == 0
+    told = capsys.readouterr().err.partition("\n")[0]
+    assert told.startswith("Model: lab-msn (vit_msn). ")
+    assert "not stated, see its source" in told
+    assert "local folder 'lab-msn'" in told
+    dictionary = fitted / "dictionary.microdl.safetensors"
+    assert ConceptDictionary.load(dictionary).spec.patch_size == 16
+    assert main(["apply", str(dictionary), *common, str(applied)]) == 0
+    first, second = (pd.read_csv(out / "crops.csv") for out in (fitted, applied))
+    concepts = [name for name in first if name.startswith("cosine_")]
+    np.testing.assert_allclose(first[concepts], second[concepts], atol=1e-5)
+
+
+def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
+    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    settings = tmp_path / "settings.json"
+    write_config(CONFIG, settings)
+    fitted, applied = tmp_path / "fitted", tmp_path / "applied"
+    query = "Metadata_condition == 'diffuse'"
+    common = [str(plate), "--config", str(settings), "--out"]
+    assert main(["fit", *common, str(fitted), "--controls", query]) == 0
+    output = capsys.readouterr()
+    assert "16 concepts" in output.out
+    licence = "Licence of the weights: BSD-3-Clause (commercial use is allowed). Source: trained by"
+    assert output.err.startswith(f"Model: Built-in MAE ViT-T/8, channel-agnostic. {licence}")
+    assert sorted(p.name for p in fitted.iterdir()) == [*WRITTEN, "settings.json"]
+    assert read_config(fitted / "settings.json") == CONFIG
+
+    expected = run_pipeline(fields, CONFIG)
+    written = ConceptDictionary.load(fitted / WRITTEN[2])
+    np.testing.assert_array_equal(written.icfl.components_, expected.dictionary.icfl.components_)
+    table = pd.read_csv(fitted / "crops.csv", keep_default_na=False)
+    frame = expected.activations.to_frame()
+    assert table.columns.tolist() == frame.columns.tolist()
+    np.testing.assert_allclose(table["cosine_3"], frame["cosine_3"], atol=1e-6)
+    assert table["Metadata_control"].tolist() == frame["Metadata_control"].tolist()
+
+    assert main(["apply", str(fitted / WRITTEN[2]), *common, str(applied)]) == 0
+    assert capsys.readouterr().err.startswith(f"Model: builtin. {licence} napari-microdl")
+    again = pd.read_csv(applied / "crops.csv", keep_default_na=False)
+    # Nobody said which fields are controls, and none is needed to apply a dictionary.
+    assert not again["Metadata_control"].any()
+    np.testing.assert_allclose(again["activation_3"], table["activation_3"], atol=1e-5)
+    assert json.loads((applied / "report.json").read_text())["config"]["n_atoms"] == 16
+
+
+def test_evaluate_measures_what_apply_finds(
+    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    expected = run_pipeline(fields, CONFIG)
+    dictionary = expected.dictionary.save(tmp_path / "puncta.microdl.safetensors")
+    out = tmp_path / "out"
+    query = "Metadata_condition == 'diffuse'"
+    arguments = [str(dictionary), str(plate), "--out", str(out), "--controls", query]
+    assert main(["evaluate", *arguments]) == 0
+    output = capsys.readouterr()
+    assert f"The evaluation is in {out / 'evaluation.html'}." in output.out
+    assert f"Note: The dictionary was fitted on {len(fields)} of these" in output.out
+    assert "with an average selectivity of" in output.out
+    # Progress has a line a measure.
+    assert any(line.startswith("Shuffling labels") for line in output.err.splitlines())
+    written = json.loads((out / "evaluation.json").read_text())
+    conditions = [f.condition for f in fields for _ in range(49)]
+    classes, selectivity = average_selectivity(expected.activations.codes, conditions)
+    rows = {row["label"]: row for row in written["labels"]}
+    assert set(rows) == set(classes)
+    for label, values in zip(classes, selectivity, strict=True):
+        assert rows[label]["selectivity"] == pytest.approx(values.max(), abs=1e-6)
+    page = (out / "evaluation.html").read_text()
+    assert "<svg" in page
+    # Nothing is fetched when the page is opened.
+    assert page.count("src=") == page.count('src="data:image/png;base64,') > 0
+    assert "<link" not in page
+
+
+def test_every_choice_of_evaluate_has_an_option(
+    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    half = [f for f in fields if f.well in {"O01", "O11"}]
+    dictionary = run_pipeline(half, CONFIG).dictionary.save(tmp_path / "half")
+    table = pd.read_csv(plate)
+    table["Metadata_Compound"] = np.where(table["Metadata_condition"] == "puncta", "iso", "none")
+    table.to_csv(plate.with_name("compounds.csv"), index=False)
+    out = tmp_path / "out"
+    arguments = [str(dictionary), str(plate.with_name("compounds.csv")), "--out", str(out)]
+    options = ["--labels", "compound", "--independent", "fields", "--shuffles", "7", "--seeds", "1"]
+    options += ["--batches", "well"]
+    assert main(["evaluate", *arguments, *options, "--no-handcrafted", "--unseen-only"]) == 0
+    written = json.loads((out / "evaluation.json").read_text())
+    assert written["choices"] == {
+        "labels": "compound",
+        "independent": "fields",
+        "n_permutations": 7,
+        "handcrafted": False,
+        "library": "scikit-image",
+        "n_seeds": 1,
+        "unseen_only": True,
+        "random_state": 0,
+        "batches": "well",
+    }
+    # The table marks no controls.
+    assert any("Controls are of 0 batches" in note for note in written["notes"])
+    unseen = [f for f in fields if f.well in {"O05", "O12"}]
+    assert written["summary"]["n_fields"] == len(unseen)
+    assert [row["label"] for row in written["labels"]] == ["iso", "none"]
+    assert written["labels"][0]["p_value"] in {n / 8 for n in range(1, 9)}
+    crops = pd.read_csv(out / "crops.csv").query("Metadata_Well in ['O05', 'O12']")
+    active = crops.filter(like="activation_") > 0
+    # The well with puncta got the compound.
+    treated = crops["Metadata_Well"] == "O05"
+    selectivity = active[treated].mean() - active[~treated].mean()
+    assert written["labels"][0]["selectivity"] == pytest.approx(selectivity.max())
+    assert written["seeds"]["n_seeds"] == 1
+    assert written["handcrafted"] == {}
+    capsys.readouterr()
+    for wrong, sentence in (
+        (["--shuffles", "0"], "0 shuffles and 0 further seeds were asked for"),
+        (["--labels", "dose"], "There is no column 'dose' to take labels from"),
+        (["--batches", "week"], "There is no column 'week' to take labels from"),
+    ):
+        unused = str(tmp_path / "unused")
+        assert main(["evaluate", *arguments[:2], "--out", unused, *wrong]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert sentence in error
+    # Nothing was begun.
+    assert not (tmp_path / "unused").exists()
+
+
+def test_the_ranking_is_written_again_with_what_is_technical(tmp_path: Path):
+    fields, activations = make(("diffuse", "puncta") * 3, (True, False) * 3)
+    activations.units["Metadata_Plate"] = np.where(activations.units["field"] < 3, "p1", "p2")
+    result = PipelineResult(
+        PipelineConfig(unit="cell"), activations.dictionary, activations, [None] * 6, {}
+    )
+    choices = EvaluationChoices(n_permutations=9, handcrafted=False)
+    report = evaluate_run(result, fields, tmp_path, choices)
+    written = pd.read_csv(tmp_path / "concepts.csv", index_col="concept")
+    assert list(written.index) == list(activations.ranking.index)
+    assert set(written["technical"]) <= {True, False}
+    q = {row["concept"]: row["q_value"] for row in report.batches}
+    assert list(written["technical"]) == [q[concept] < 0.05 for concept in written.index]
+    assert list(written["batch_q"]) == pytest.approx([q[concept] for concept in written.index])
+    assert set(written["batch_by"]) == {"plates"}
+
+
+def test_a_library_of_measurements_that_is_missing_is_said_before_the_work(
+    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    arguments = ["evaluate", "missing.microdl.safetensors", str(plate), "--library", "cp_measure"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "pip install 'napari-microdl[cellprofiler]'" in error
+    # Without cells to measure it is the dictionary that is missing.
+    assert main([*arguments, "--out", str(tmp_path / "out"), "--no-handcrafted"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "missing.microdl.safetensors" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "No control field is chosen"),
+        (["--controls", "Metadata_condition == 'DMSO'"], "No control field is chosen"),
+        (["--controls", "Metadata_dose == '1'"], "the columns are Metadata_Field"),
+        (["--config", "missing.json"], "settings 'missing.json' cannot be read"),
+    ],
+)
+def test_what_cannot_be_run_gives_one_sentence(
+    plate: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+):
+    assert main(["fit", str(plate), "--out", str(tmp_path / "out"), *arguments]) == 2
+    *_, error = capsys.readouterr().err.splitlines()
+    assert sentence in error
+    assert error.startswith("napari-microdl: ")
+
+
+def test_a_query_marks_controls_and_takes_marks_away(fields: list[Field]):
+    marked = mark_controls(fields, "Metadata_Well == 'O05'")
+    assert [f.is_control for f in marked] == [f.well == "O05" for f in fields]
+    with pytest.raises(MicrodlError, match="yes-or-no"):
+        mark_controls(fields, "Metadata_Well")

@@ -1,0 +1,802 @@
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+import stat
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from models import published
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.core.config import PipelineConfig, SegmentationConfig
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.estimators.icfl import ICFL
+from napari_microdl.estimators.shrinkage import choose_shrinkage
+from napari_microdl.estimators.whitening import ControlWhitening, FewControlsWarning
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.intensity import IntensityScaling
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.models.base import ChannelRule
+from napari_microdl.models.encoder import EncoderModel, PrecisionTrial
+from napari_microdl.models.registry import RECIPES, load_model
+from napari_microdl.pipeline import run as pipeline
+from napari_microdl.pipeline.run import PipelineResult, Progress, iter_pipeline, run_pipeline
+from napari_microdl.tokens import (
+    TilePlan,
+    TokenCache,
+    TokenStorage,
+    embed,
+    embed_field,
+    estimate_embedding,
+)
+from napari_microdl.tokens.grid import TokenWriter
+from napari_microdl.tokens.images import TileCutter
+from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
+from napari_microdl.tokens.units import pool, units_of
+from tokens.stand_ins import finish as finish_steps
+
+SMALL = PipelineConfig(
+    model="random-init",
+    layer=2,
+    n_atoms=8,
+    n_iterations=2,
+    atoms_per_iteration=2,
+    max_steps=5,
+    crop_size=32,
+    crop_stride=16,
+    batch_size=2,
+    device="cpu",
+    random_state=3,
+)
+
+
+def small(**changes: Any) -> PipelineConfig:
+    return dataclasses.replace(SMALL, **changes)
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[Field]:
+    """A corner of two treated and two control wells; not a multiple of the patch."""
+    sample = transfluor()
+    return [
+        dataclasses.replace(sample[i], data=sample[i].data[:, :125, :130]) for i in (0, 5, 1, 4)
+    ]
+
+
+@pytest.fixture(scope="module")
+def result(fields: list[Field]) -> PipelineResult:
+    return run_pipeline(fields, SMALL)
+
+
+def finish(
+    fields: list[Field],
+    config: PipelineConfig | None = None,
+    dictionary: ConceptDictionary | None = None,
+) -> tuple[list[Progress], PipelineResult]:
+    steps = iter_pipeline(fields, config, dictionary)
+    seen = []
+    while True:
+        try:
+            seen.append(next(steps))
+        except StopIteration as finished:
+            return seen, finished.value
+
+
+def assert_same_codes(one: PipelineResult, other: PipelineResult) -> None:
+    for name in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(
+            getattr(one.activations.codes, name), getattr(other.activations.codes, name)
+        )
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        small(unit="crop", model="builtin", layer=None, site="attention", scaling="plate"),
+        small(unit="token", whiten=False, remove_position=False, tile_size=64, halo=1),
+        small(shrinkage=3.0, n_components=20, update="adam", selection="absolute"),
+    ],
+    ids=["cell", "crop", "token", "options"],
+)
+def test_a_run_equals_its_public_pieces_put_together(fields: list[Field], config: PipelineConfig):
+    grids = embed(
+        fields,
+        load_model(config.model, seed=config.random_state),
+        layer=config.layer,
+        site=config.site,
+        scaling=config.scaling,
+        tile_size=config.tile_size,
+        halo=config.halo,
+        # Another batch size is another order of sums.
+        batch_size=config.batch_size,
+    )
+    control = [f.is_control for f in fields]
+    shares = {"token_position_share": position_share(grids)}
+    if config.remove_position:
+        places = ((config.tile_size or 128) // 8) ** 2
+        shares["token_position_share_after"] = left_out_share(grids, places)
+        component = PositionComponent.fit(grids, places)
+        grids = [component.remove(g) for g in grids]
+    labels = [segment_cells(f.read()[0]) if config.unit == "cell" else None for f in fields]
+    units = [
+        units_of(g, config.unit, labels=cells, crop_size=32, crop_stride=16)
+        for g, cells in zip(grids, labels, strict=True)
+    ]
+    vectors = np.concatenate([pool(g, u) for g, u in zip(grids, units, strict=True)])
+    of_field = np.repeat(np.arange(4), [len(u) for u in units])
+    samples = vectors
+    if config.whiten:
+        rows = np.array(control)[of_field]
+        shrinkage = config.shrinkage
+        if shrinkage is None:
+            shrinkage = choose_shrinkage(vectors[rows], of_field[rows])
+        whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
+        with warnings.catch_warnings(action="ignore", category=FewControlsWarning):
+            samples = whitening.fit(vectors[rows]).transform(vectors)
+    icfl = ICFL(
+        8, 2, 2, update=config.update, selection=config.selection, max_steps=5, random_state=3
+    )
+    codes = icfl.fit(samples).transform(samples)
+
+    run = run_pipeline(fields, config)
+    np.testing.assert_array_equal(run.activations.vectors, samples)
+    np.testing.assert_array_equal(run.activations.codes.toarray(), codes.toarray())
+    np.testing.assert_array_equal(run.dictionary.icfl.components_, icfl.components_)
+    np.testing.assert_array_equal(run.activations.units["field"], of_field)
+    for made, expected in zip(run.activations.grids, grids, strict=True):
+        np.testing.assert_array_equal(made.tokens, expected.tokens)
+    for made, expected in zip(run.labels, labels, strict=True):
+        assert (made is None) == (expected is None)
+        np.testing.assert_array_equal(made, expected)
+    assert run.report["position"] == shares
+
+
+def test_every_stage_reports_its_steps(fields: list[Field]):
+    seen, _ = finish(fields, SMALL)
+    stages = list(dict.fromkeys(step.stage for step in seen))
+    assert stages == ["scale", "segment", "embed", "whiten", "fit", "encode"]
+    assert [s.stage for s in seen] == sorted((s.stage for s in seen), key=stages.index)
+    for step in seen:
+        assert 0 <= step.done <= step.total
+        assert step.message
+        assert (step.record is not None) == (step.stage == "fit")
+    embedding = [s for s in seen if s.stage == "embed"]
+    # Tiles of 128 px with a halo of 2 patches: 12 x 12 of 16 x 17 patches each, two at a time.
+    tiles = [(s.done, s.total) for s in embedding if "Reading" in s.message]
+    assert tiles == [(done, 16) for done in range(2, 17, 2)]
+    # Every field is told before its cells are found, and again whenever a step of that is done.
+    segmented = [s.done for s in seen if s.stage == "segment"]
+    assert segmented == sorted(segmented)
+    assert set(segmented) == {0, 1, 2, 3}
+    records = [s.record for s in seen if s.stage == "fit"]
+    assert [r.step for r in records[:5]] == [1, 2, 3, 4, 5]
+    assert (seen[-1].done, seen[-1].total) == (1, 1)
+
+
+def test_a_callback_hears_every_step(fields: list[Field], result: PipelineResult):
+    heard: list[Progress] = []
+    same = run_pipeline(fields, SMALL, progress=heard.append)
+    seen, _ = finish(fields, SMALL)
+    # How often a run says that it still loads is up to the machine.
+    told, expected = (
+        [(s.stage, s.done, s.total) for s in steps if s.message != "Loading the model"]
+        for steps in (heard, seen)
+    )
+    assert told == expected
+    assert_same_codes(result, same)
+
+
+def test_stopping_at_any_step_leaves_nothing(
+    fields: list[Field], result: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    filters = list(warnings.filters)
+    images = [f.data.copy() for f in fields]
+    n_steps = len(finish(fields, SMALL)[0])
+    for stop in (1, 3, 6, 9, 14, 16, 18, n_steps - 1):
+        steps = iter_pipeline(fields, SMALL)
+        for _ in range(stop):
+            next(steps)
+        steps.close()
+        with pytest.raises(StopIteration):
+            next(steps)
+        assert warnings.filters == filters
+    assert not list(tmp_path.iterdir())
+    for field, image in zip(fields, images, strict=True):
+        np.testing.assert_array_equal(field.data, image)
+    assert_same_codes(run_pipeline(fields, SMALL), result)
+
+
+def test_a_run_can_be_stopped_while_its_model_loads(
+    fields: list[Field], monkeypatch: pytest.MonkeyPatch
+):
+    may_end, began = threading.Event(), threading.Event()
+
+    def load_slowly(*args: Any, **options: Any) -> Any:
+        began.set()
+        may_end.wait(timeout=60)
+        return load_model(*args, **options)
+
+    monkeypatch.setattr(pipeline, "load_model", load_slowly)
+    steps = iter_pipeline(fields, SMALL)
+    loading = 0
+    while loading < 3:
+        loading += next(steps).message == "Loading the model"
+    steps.close()
+    # The run is over although the loading, which nothing can interrupt, is not.
+    assert began.wait(timeout=60)
+    assert not may_end.is_set()
+    may_end.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("load-model"):
+            thread.join(timeout=60)
+
+
+def test_what_is_wrong_with_a_model_is_said_by_the_run(
+    fields: list[Field], monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_args: Any, **_options: Any) -> Any:
+        raise MicrodlError("The weights are damaged.")
+
+    monkeypatch.setattr(pipeline, "load_model", fail)
+    assert error_of(fields, SMALL) == "The weights are damaged."
+
+
+def test_stopping_an_application_leaves_the_dictionary(fields: list[Field], result: PipelineResult):
+    before = (dict(result.dictionary.provenance), dict(result.dictionary.figures))
+    steps = iter_pipeline(fields, SMALL, result.dictionary)
+    next(steps)
+    next(steps)
+    steps.close()
+    assert (result.dictionary.provenance, result.dictionary.figures) == before
+
+
+def test_warnings_of_others_are_neither_taken_nor_silenced(fields: list[Field]):
+    """The run waits at every step while the program around it goes on, in other threads too."""
+    steps = iter_pipeline(fields, SMALL)
+    heard = 0
+    filters = list(warnings.filters)
+    for step in _until_done(steps):
+        if isinstance(step, PipelineResult):
+            assert not any("of another" in note for note in step.warnings)
+            break
+        assert warnings.filters == filters
+        with pytest.warns(UserWarning, match="of another"):
+            warnings.warn("of another", UserWarning, stacklevel=1)
+        heard += 1
+    assert heard > 10
+
+
+def _until_done(steps: Any) -> Iterator[Any]:
+    while True:
+        try:
+            yield next(steps)
+        except StopIteration as finished:
+            yield finished.value
+            return
+
+
+def test_one_seed_gives_one_result_and_another_seed_another(
+    fields: list[Field], result: PipelineResult
+):
+    same = run_pipeline(fields, SMALL)
+    assert_same_codes(result, same)
+    np.testing.assert_array_equal(
+        result.dictionary.icfl.components_, same.dictionary.icfl.components_
+    )
+    assert result.activations.ranking.equals(same.activations.ranking)
+    built = [run_pipeline(fields, small(model="builtin", random_state=s)) for s in (3, 4)]
+    atoms = [run.dictionary.icfl.components_ for run in built]
+    assert np.abs(atoms[0] - atoms[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"unit": "crop", "site": "attention", "scaling": "plate", "halo": 1},
+        {"unit": "token", "whiten": False, "remove_position": False, "tile_size": 64},
+    ],
+    ids=["cell", "crop", "token"],
+)
+def test_a_saved_dictionary_gives_the_same_codes(
+    fields: list[Field], tmp_path: Path, changes: dict[str, Any]
+):
+    config = small(**changes)
+    fitted = run_pipeline(fields, config)
+    path = fitted.dictionary.save(tmp_path / "d")
+    loaded = ConceptDictionary.load(path)
+    # Settings of the samples come from the file, whatever is asked for here.
+    other = PipelineConfig(model="builtin", layer=7, unit="crop", random_state=3, batch_size=2)
+    seen, applied = finish(fields, other, loaded)
+    assert_same_codes(fitted, applied)
+    assert "fit" not in {s.stage for s in seen}
+    assert applied.dictionary is loaded
+    for name in ("model", "layer", "site", "unit", "halo", "whiten", "remove_position", "scaling"):
+        assert getattr(applied.config, name) == getattr(config, name)
+    assert applied.report["spec"] == fitted.report["spec"]
+    # Applying changes nothing in the file.
+    assert loaded.save(tmp_path / "again").read_bytes() == path.read_bytes()
+    # And needs no control. Other tiles in a batch change the last digits of tokens.
+    alone = run_pipeline([fields[0]], other, dictionary=loaded)
+    if changes.get("scaling") != "plate":
+        codes = fitted.activations.codes.toarray()[: len(alone.activations.units)]
+        np.testing.assert_allclose(alone.activations.codes.toarray(), codes, atol=1e-4)
+
+
+def test_a_dictionary_without_provenance_is_not_given_that_of_another_run(
+    fields: list[Field], result: PipelineResult
+):
+    bare = dataclasses.replace(result.dictionary, provenance={}, figures={})
+    run_pipeline(fields, SMALL, dictionary=bare)
+    assert bare.provenance == {}
+    assert bare.figures == {}
+
+
+def test_a_dictionary_of_another_model_is_refused(fields: list[Field], result: PipelineResult):
+    # The seed of an untrained model stands for its weights.
+    with pytest.raises(MicrodlError, match="made with other weights of 'random-init'"):
+        run_pipeline(fields, small(random_state=4), dictionary=result.dictionary)
+
+
+def test_labels_that_come_with_a_field_are_its_cells(fields: list[Field]):
+    labels = np.zeros((125, 130), np.uint16)
+    labels[10:40, 10:40], labels[60:100, 70:125] = 500, 20
+    own = [dataclasses.replace(f, labels=labels) for f in fields]
+    run = run_pipeline(own, SMALL)
+    for cells in run.labels:
+        np.testing.assert_array_equal(cells, labels)
+    assert run.activations.units["label"].tolist() == [20, 500] * 4
+    assert run.activations.units["area"].tolist() == [2200, 900] * 4
+
+
+def test_channels_are_found_by_name_and_the_segmentation_uses_its_own(fields: list[Field]):
+    two = []
+    for n, f in enumerate(fields):
+        other = np.random.default_rng(n).gamma(2, 20, (125, 130)).astype(np.uint8)
+        planes, names = [f.data[0], other], ["GFP", "noise"]
+        if n % 2:  # The order differs from field to field.
+            planes, names = planes[::-1], names[::-1]
+        two.append(dataclasses.replace(f, data=np.stack(planes), channel_names=tuple(names)))
+    one = run_pipeline(fields, SMALL)
+    same = run_pipeline(
+        two, small(channels=("GFP",), segmentation=SegmentationConfig(channel="GFP"))
+    )
+    assert_same_codes(one, same)
+    joined = run_pipeline(two, small(unit="crop"))
+    assert joined.activations.grids[0].tokens.shape[-1] == 2 * 192
+    assert joined.dictionary.spec.channel_names == ("GFP", "noise")
+    mean = run_pipeline(two, small(unit="crop", channel_tokens="mean"))
+    assert mean.activations.grids[0].tokens.shape[-1] == 192
+
+
+def test_lazy_images_give_the_same(fields: list[Field], result: PipelineResult):
+    lazy = [dataclasses.replace(f, data=da.from_array(f.data, chunks=(1, 50, 50))) for f in fields]
+    assert_same_codes(run_pipeline(lazy, SMALL), result)
+
+
+def test_positions_are_removed_and_the_share_reported(result: PipelineResult):
+    position = result.report["position"]
+    assert position["token_position_share"] > 0.05
+    assert position["token_position_share_after"] < 0.5 * position["token_position_share"]
+
+
+def test_the_report_is_plain_json(fields: list[Field], result: PipelineResult):
+    report = json.loads(json.dumps(result.report, allow_nan=False))
+    assert report["config"] == json.loads(json.dumps(SMALL.to_dict()))
+    assert report["config_hash"] == SMALL.hash
+    assert [f["name"] for f in report["fields"]] == [f.name for f in fields]
+    assert [f["control"] for f in report["fields"]] == [False, True, False, True]
+    assert sum(f["units"] for f in report["fields"]) == report["fit"]["n_samples"]
+    assert report["fit"]["n_samples"] == len(result.activations.units)
+    control = result.activations.units["Metadata_control"].sum()
+    assert report["fit"]["n_control_samples"] == control
+    assert report["fit"]["n_atoms"] == 8
+    assert report["notes"] == result.warnings
+    assert set(report["seconds"]) == {"scale", "segment", "embed", "whiten", "fit", "encode"}
+    assert [c["concept"] for c in report["concepts"]] == result.activations.ranking.index.tolist()
+    x = result.activations.vectors.astype(float)
+    y = result.activations.codes.toarray() @ result.dictionary.icfl.components_.astype(float)
+    cosines = [
+        a @ b / np.linalg.norm(a) / np.linalg.norm(b) if b.any() else 0
+        for a, b in zip(x, y, strict=True)
+    ]
+    assert report["fit"]["reconstruction_cosine"] == pytest.approx(np.mean(cosines), abs=1e-6)
+    # Active means a code above 0, here as everywhere.
+    on = (result.activations.codes.toarray() > 0).sum(1).mean()
+    assert report["fit"]["mean_active_per_unit"] == pytest.approx(on)
+    assert result.dictionary.provenance["config"] == SMALL.to_dict()
+    assert result.dictionary.figures["n_samples"] == report["fit"]["n_samples"]
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_a_report_without_two_conditions_has_no_nan(fields: list[Field], whiten: bool):
+    same = [dataclasses.replace(f, condition="", is_control=True) for f in fields]
+    run = run_pipeline(same, small(unit="crop", whiten=whiten))
+    report = json.loads(json.dumps(run.report, allow_nan=False))
+    assert {c["selectivity"] for c in report["concepts"]} == {None}
+    assert {c["auc"] for c in report["concepts"]} == {None}
+
+
+def test_few_controls_and_chosen_sizes_are_said(fields: list[Field]):
+    run = run_pipeline(fields, small(n_atoms=None, n_iterations=None, atoms_per_iteration=None))
+    n = len(run.activations.units)
+    controls = int(run.activations.units["Metadata_control"].sum())
+    icfl = run.dictionary.icfl
+    assert any(f"There are {controls} control samples for 192" in note for note in run.warnings)
+    assert any("times the median eigenvalue" in note for note in run.warnings)
+    assert any(
+        f"{n} cells: a dictionary of {icfl.n_atoms_} atoms with at most "
+        f"{icfl.n_iterations_} x {icfl.atoms_per_iteration_} active was chosen." == note
+        for note in run.warnings
+    )
+
+
+def error_of(fields: list[Field], config: PipelineConfig = SMALL) -> str:
+    with pytest.raises(MicrodlError) as caught:
+        run_pipeline(fields, config)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+def test_no_fields_and_no_control_give_one_sentence(fields: list[Field]):
+    assert error_of([]) == "There are no fields; choose at least one image."
+    treated = [f for f in fields if not f.is_control]
+    assert error_of(treated) == (
+        "No control field is chosen; mark at least one untreated field as control, "
+        "or switch the whitening off."
+    )
+    run = run_pipeline(treated, small(whiten=False, unit="crop"))
+    assert run.dictionary.whitening is None
+
+
+def test_missing_channels_give_one_sentence(fields: list[Field]):
+    assert error_of(fields, small(channels=("DNA",))) == (
+        "Field 'O01_f01' has no channel 'DNA'; its channels are 'GFP'."
+    )
+    renamed = [*fields[:3], dataclasses.replace(fields[3], channel_names=("RFP",))]
+    assert error_of(renamed) == "Field 'O11_f01' has no channel 'GFP'; its channels are 'RFP'."
+    extra = np.concatenate([fields[3].data] * 2)
+    more = dataclasses.replace(fields[3], data=extra, channel_names=("GFP", "RFP"))
+    assert error_of([*fields[:3], more]) == (
+        "Field 'O11_f01' has the channels ('GFP', 'RFP') but 'O01_f01' has ('GFP',); "
+        "choose the channels that all fields share."
+    )
+    assert "has no channel 'DNA'" in error_of(
+        fields, small(segmentation=SegmentationConfig(channel="DNA"))
+    )
+
+
+def test_bad_images_and_labels_are_named_by_their_field(fields: list[Field]):
+    def third(**changes: Any) -> list[Field]:
+        return [*fields[:2], dataclasses.replace(fields[2], **changes), fields[3]]
+
+    broken = fields[2].data.astype(np.float32)
+    broken[0, 5, 5] = np.nan
+    assert "of field 'O05_f01' holds NaN" in error_of(third(data=broken))
+    constant = np.full((1, 125, 130), 7, np.uint8)
+    assert "of field 'O05_f01' is constant" in error_of(third(data=constant))
+    empty = np.zeros((125, 130), int)
+    assert error_of(third(labels=empty)) == (
+        "Field 'O05_f01': The labels are empty: no pixel is above 0; draw or segment cells first."
+    )
+    with pytest.raises(MicrodlError, match="The labels of field 'O05_f01' have the shape"):
+        third(labels=np.ones((512, 512), int))
+    # No cells to be found: smooth noise only.
+    assert error_of(third(data=fields[2].data[:, :20, :20]), small(unit="crop")) == (
+        "Field 'O05_f01': No crop of 32 px fits into an image of 20 x 20 px; take smaller crops."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model": "dino"}, "Model 'dino' is not known"),
+        ({"layer": 9}, "Layer 9 does not exist"),
+        ({"layer": 0}, "layer"),
+        ({"site": "mlp"}, "site"),
+        ({"unit": "well"}, "unit"),
+        ({"scaling": "tile"}, "scaling is 'tile', which is not known"),
+        ({"channel_tokens": "sum"}, "channel"),
+        ({"device": "tpu"}, "Device 'tpu' is not available"),
+        ({"precision": "fp16"}, "precision is 'fp16', which is not known"),
+        ({"batch_size": 0}, "Batch size 0"),
+        ({"halo": 8}, "A halo of 8 tokens leaves nothing"),
+        ({"tile_size": 100}, "Tile size 100 px is not a multiple"),
+        ({"update": "sgd"}, "update is 'sgd'"),
+        ({"selection": "best"}, "selection"),
+        ({"refit": "none"}, "refit"),
+        ({"n_atoms": 0}, "n_atoms is 0"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"shrinkage": -1.0}, "shrinkage is -1.0"),
+        ({"n_components": 500}, "n_components is 500"),
+        ({"crop_size": 0, "unit": "crop"}, "crop"),
+    ],
+)
+def test_settings_that_do_not_exist_give_one_sentence(
+    fields: list[Field], changes: dict[str, Any], sentence: str
+):
+    # What is a choice among names is refused when the settings are made, the rest by its stage.
+    with pytest.raises(MicrodlError) as caught:
+        run_pipeline(fields, small(**changes))
+    assert sentence.lower() in str(caught.value).lower()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_printed_algorithm_can_be_asked_for(fields: list[Field]):
+    run = run_pipeline(fields, small(update="adam", init="linear", learning_rate=1e-3))
+    icfl = run.dictionary.icfl
+    assert (icfl.update, icfl.init, icfl.learning_rate) == ("adam", "linear", 1e-3)
+    assert np.any(icfl.bias_ != 0)
+
+
+def test_positions_stay_where_a_tile_has_too_few_tokens_a_place(fields: list[Field]):
+    one = dataclasses.replace(fields[0], data=fields[0].data[:, :64, :64], is_control=True)
+    config = small(unit="token", n_components=5)
+    run = run_pipeline([one], config)
+    assert run.dictionary.position is None
+    assert "token_position_share_after" not in run.report["position"]
+    (note,) = [n for n in run.warnings if "tokens for each place" in n]
+    assert note.startswith("There are only 1.0 tokens")
+
+
+def test_memory_is_told_before_the_first_tile(fields: list[Field]):
+    seen, _ = finish(fields, SMALL)
+    embedding = [s for s in seen if s.stage == "embed"]
+    sentence = r"16 tiles will take about \d+ MB of memory, beside the model\."
+    assert re.fullmatch(sentence, embedding[0].message)
+    assert [s for s in seen if s.stays] == [embedding[0]]
+    assert (embedding[0].done, embedding[0].total) == (0, 16)
+
+
+def test_a_second_run_takes_its_tokens_from_the_cache(
+    fields: list[Field], result: PipelineResult, monkeypatch: pytest.MonkeyPatch
+):
+    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    passes: list[int] = []
+    tokens = model.tokens
+    monkeypatch.setattr(model, "tokens", lambda *a: passes.append(len(a[0])) or tokens(*a))
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
+    without = run_pipeline(fields, small(cache=False))
+    assert sum(passes) == 16
+    assert TokenCache().size() == 0
+    for expected in (32, 32):
+        assert_same_codes(run_pipeline(fields, SMALL), without)
+        assert sum(passes) == expected
+    assert TokenCache().size() > 0
+
+
+def test_a_run_that_backs_off_says_so(fields: list[Field], monkeypatch: pytest.MonkeyPatch):
+    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    tokens = model.tokens
+
+    def one_tile(tiles: np.ndarray, *where: Any) -> np.ndarray:
+        if len(tiles) > 1:
+            raise MemoryError
+        return tokens(tiles, *where)
+
+    monkeypatch.setattr(model, "tokens", one_tile)
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
+    note = "Memory ran out: the model was given 1 tile at a time instead of a batch of 2."
+    assert note in run_pipeline(fields, SMALL).warnings
+
+
+@pytest.mark.parametrize(("used", "ratio"), [("bf16", 2.34), ("fp32", 0.51)])
+def test_fast_arithmetic_is_noted_with_its_error(
+    fields: list[Field], used: str, ratio: float, monkeypatch: pytest.MonkeyPatch
+):
+    measured = EncoderModel._try
+
+    def timed(*where: Any) -> PrecisionTrial:
+        return dataclasses.replace(measured(*where), used=used, speed_ratio=ratio)
+
+    monkeypatch.setattr(EncoderModel, "_try", timed)
+    plan = TilePlan(8, 128, 2)
+    scaler = IntensityScaling().fit(fields)
+    cutter = TileCutter(scaler.apply(0, fields[0].read()), plan)
+    first_two = cutter.cut(plan.origins(fields[0].shape)[:2])
+    exact, rough = (
+        load_model(SMALL.model, device="cpu", precision=precision, seed=SMALL.random_state)
+        .tokens(first_two, 2, "residual")
+        .astype(float)
+        for precision in ("fp32", "bf16")
+    )
+    error = np.linalg.norm(rough - exact) / np.linalg.norm(exact)
+    assert error > 1e-3
+    note = (
+        f"Fast arithmetic: the model ran in {used}; bfloat16 is {ratio:.1f} times as fast as "
+        f"float32 here, and changes tokens by {100 * error:.1f}%."
+    )
+    # Also where all tokens were kept.
+    for _ in range(2):
+        assert note in run_pipeline(fields, small(precision="fast")).warnings
+    assert not [n for n in run_pipeline(fields, small(precision=used)).warnings if "Fast" in n]
+
+
+def test_a_cache_that_cannot_be_written_to_is_noted(
+    fields: list[Field], own_cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    blocked = own_cache / "file"
+    blocked.write_text("")
+    monkeypatch.setenv("NAPARI_MICRODL_CACHE", str(blocked))
+    notes = run_pipeline(fields, SMALL).warnings
+    assert any(note.startswith("Tokens could not be kept in") for note in notes)
+
+
+@pytest.mark.parametrize("curve", ["log", "linear"])
+def test_intensities_are_scaled_as_the_model_wants_and_that_is_kept(
+    fields: list[Field], curve: str, monkeypatch: pytest.MonkeyPatch
+):
+    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    model.spec = dataclasses.replace(model.spec, intensity=curve)
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
+    run = run_pipeline(fields, small(remove_position=False))
+    assert run.dictionary.spec.intensity == curve
+    scaler = IntensityScaling(curve=curve).fit(fields)
+    image = scaler.apply(0, fields[0].read())
+    steps = embed_field(image, model, TilePlan(8, 128, 2), layer=2, batch_size=2)
+    _, expected = finish_steps(steps)
+    np.testing.assert_array_equal(run.activations.grids[0].tokens, expected.tokens)
+    limits = [dataclasses.asdict(entry) for entry in scaler.describe()]
+    assert run.report["intensity"] == run.dictionary.provenance["intensity"] == limits
+    # Applied again, the dictionary decides.
+    again = run_pipeline(fields, SMALL, dictionary=run.dictionary)
+    assert_same_codes(again, run)
+
+
+def test_a_model_that_takes_fewer_channels_is_refused_before_anything_is_read(
+    fields: list[Field], monkeypatch: pytest.MonkeyPatch
+):
+    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    model.spec = dataclasses.replace(model.spec, channels=ChannelRule(least=3, most=3))
+    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
+    with pytest.raises(MicrodlError, match="takes 3 channels, but 1 is chosen; choose more"):
+        run_pipeline(fields, SMALL)
+
+
+def test_grids_in_files_give_the_concepts_of_grids_in_memory(
+    fields: list[Field], result: PipelineResult, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(pipeline, "TokenStorage", lambda: TokenStorage(0))
+    monkeypatch.setattr("napari_microdl.tokens.grid._BAND_BYTES", 4 * 192 * 17 * 5)
+    run = run_pipeline(fields, SMALL)
+    assert not any(grid.in_memory for grid in run.activations.grids)
+    np.testing.assert_allclose(run.activations.vectors, result.activations.vectors, atol=1e-4)
+    for concept in (0, 3):
+        here = run.activations.heatmap(0, concept)
+        tokens = run.activations.grids[0].tokens.reshape(-1, 192)
+        expected = run.dictionary.cosine(run.dictionary.whiten(np.array(tokens)), concept)
+        np.testing.assert_allclose(here.ravel(), expected, atol=1e-5)
+
+
+def bytes_without_name() -> int:
+    """Size of the files that this process holds and that no folder lists any more."""
+    sizes = {}
+    for file in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            status = file.stat()
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 0:
+                sizes[status.st_dev, status.st_ino] = status.st_size
+    return sum(sizes.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("remove_position", [True, False])
+def test_disk_space_is_told_as_it_is_taken(
+    fields: list[Field], monkeypatch: pytest.MonkeyPatch, *, remove_position: bool
+):
+    # Fields of several sizes, the largest neither first nor last.
+    edges = (72, 120, 96, 64)
+    some = [
+        dataclasses.replace(f, data=f.data[:, :edge]) for f, edge in zip(fields, edges, strict=True)
+    ]
+    monkeypatch.setattr(pipeline, "TokenStorage", lambda: TokenStorage(0))
+    finished, taken, before = TokenWriter.finish, [], bytes_without_name()
+
+    def spy(writer: TokenWriter) -> np.ndarray:
+        tokens = finished(writer)
+        taken.append(bytes_without_name() - before)
+        return tokens
+
+    monkeypatch.setattr(TokenWriter, "finish", spy)
+    config = small(remove_position=remove_position)
+    run = run_pipeline(some, config)
+    assert (run.dictionary.position is not None) == remove_position
+    spec = load_model(SMALL.model, device="cpu").spec
+    estimate = estimate_embedding(
+        [f.shape for f in some],
+        1,
+        spec,
+        TilePlan(8, 128, 2),
+        remove_position=remove_position,
+        memory_bytes=0,
+    )
+    assert max(taken) == estimate.disk
+    # That is what runs ask for.
+    asked = []
+    monkeypatch.setattr(
+        "napari_microdl.pipeline.estimate.estimate_embedding",
+        lambda *_, **options: asked.append(options["remove_position"]) or estimate,
+    )
+    run_pipeline(some, config)
+    run_pipeline(some, SMALL, dictionary=run.dictionary)
+    assert asked == [remove_position] * 2
+
+
+def test_terms_that_nobody_states_are_not_stated_by_the_dictionary(
+    fields: list[Field], tmp_path: Path
+):
+    lab = published.small(RECIPES["unidino"])
+    published.write(published.timm_state(lab.config), tmp_path / "lab.safetensors")
+    (tmp_path / "lab.toml").write_text(
+        'weights = "lab.safetensors"\nlayout = "timm"\n[model]\ntile_size = 48\n'
+        "[vit]\ndim = 24\ndepth = 3\nn_heads = 3\npatch_size = 16\nposition_grid = [3, 3]\n"
+        'positions = "learned"\nposition_offset = 0.1\n'
+    )
+    config = small(model=str(tmp_path / "lab.toml"), halo=0, unit="crop", whiten=False)
+    words = (
+        "Licence of the weights: not stated, see its source (whether commercial use is allowed is "
+        "not stated). Source: local file 'lab.toml'."
+    )
+    fitted = run_pipeline(fields, config)
+    fitted.dictionary.save(tmp_path / "lab")
+    saved = ConceptDictionary.load(tmp_path / "lab.microdl.safetensors")
+    assert saved.spec.weights_non_commercial is None
+    assert saved.provenance["weights_non_commercial"] is None
+    applied = run_pipeline(fields, config, dictionary=saved)
+    for run in (fitted, applied):
+        assert run.report["spec"]["weights_non_commercial"] is None
+        assert run.report["weights_terms"] == words
+
+
+def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
+    fields: list[Field], tmp_path: Path
+):
+    state = published.timm_state(RECIPES["channelvit-jump-cp"].config, embedding=True)
+    weights = published.write(state, tmp_path / "weights.pth")
+    names = ("Hoechst", "conA")
+    two = [
+        dataclasses.replace(f, data=np.repeat(f.data[:, :96, :96], 2, 0), channel_names=names)
+        for f in fields
+    ]
+    whole = f"channelvit-jump-cp@{weights}"
+    config = small(model=f"channelvit-jump-cp[DNA,ER]@{weights}", tile_size=96, halo=0, layer=1)
+    config = dataclasses.replace(config, unit="crop", whiten=False, cache=False)
+    fitted = run_pipeline(two, config)
+    spec = fitted.dictionary.spec
+    assert spec.model_id == "channelvit-jump-cp[DNA,ER]"
+    assert spec.channel_names == ("Hoechst", "conA")
+    # What its weights may be used for goes with the dictionary into its file.
+    fitted.dictionary.save(tmp_path / "some.microdl.safetensors")
+    saved = ConceptDictionary.load(tmp_path / "some.microdl.safetensors")
+    published_spec = RECIPES["channelvit-jump-cp"].spec
+    assert saved.spec.weights_licence == published_spec.licence
+    assert saved.provenance["weights_source"] == published_spec.source
+    assert saved.provenance["weights_non_commercial"] is True
+    assert saved.spec.weights_non_commercial is True
+    assert saved.spec.weights_source == published_spec.source
+    # So does the model itself.
+    model = saved.model
+    assert (model.dim, model.patch_size, model.tile_size) == (384, 8, 96)
+    again = run_pipeline(two, small(model=whole), dictionary=fitted.dictionary)
+    assert again.dictionary.spec.model_id == spec.model_id
+    assert_same_codes(fitted, again)
+    # Without the dictionary, the whole model lacks channels, found by name or given in any order.
+    with pytest.raises(MicrodlError, match=r"there, 'channelvit-jump-cp\[ER,DNA\]'\."):
+        run_pipeline(two, dataclasses.replace(config, model=whole))
+    with pytest.raises(MicrodlError, match=r"as in 'channelvit-jump-cp\[Mito\]', or choose more"):
+        run_pipeline(two, dataclasses.replace(config, model=whole, channels=names))

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import re
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from napari_microdl.fields.field import Field
+from napari_microdl.pipeline.run import PipelineResult
+from napari_microdl.report import EvaluationReport, evaluation_figures, iter_evaluation
+from napari_microdl.report.evaluation_figures import (
+    draw_reconstruction,
+    iter_pictures,
+    separation_figure,
+)
+from napari_microdl.report.figures import grey
+from napari_microdl.report.html import html_report, iter_html_report
+from napari_microdl.report.unit_pictures import unit_window
+from report.test_evaluate import FEW, cells, fields, six_fields
+from tokens.stand_ins import finish
+
+# Fixtures are found by their names.
+__all__ = ["cells", "fields"]
+_PICTURE = re.compile(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)">')
+
+
+@pytest.fixture(scope="module")
+def report(cells: PipelineResult, fields: list[Field]) -> EvaluationReport:
+    steps = iter_evaluation(cells.activations, FEW, fields=fields, cells=cells.labels)
+    return finish(steps)[1]
+
+
+def test_the_page_holds_all_it_needs_and_no_markup_of_labels():
+    activations = six_fields()
+    activations.units["Metadata_kind"] = np.where(
+        activations.units["Metadata_control"], "$a & <b>", "$c$ <script>"
+    )
+    choices = dataclasses.replace(FEW, labels="kind")
+    _, report = finish(iter_evaluation(activations, choices))
+    page = html_report(report, "cell", "A <title>")
+    assert page.count("<svg") == 2
+    assert page.count("<table>") == 4
+    assert "<script" not in page
+    assert "<td>$a &amp; &lt;b&gt;</td>" in page
+    assert "A &lt;title&gt;" in page
+    assert "src=" not in page
+    assert "http" not in re.sub(r"<svg.*?</svg>", "", page, flags=re.DOTALL)
+    # What every number means is said twice: on hovering and below.
+    for heading in ("Selectivity", "AUC", "By luck"):
+        assert re.search(rf'<th title="[^"]+">{heading}</th>', page)
+        assert f"<li>{heading}: " in page
+    report.batches = report.batches * 20
+    assert f"{len(report.batches) - 50} more rows" in html_report(report)
+
+
+def test_pictures_are_inside_and_small(
+    cells: PipelineResult,
+    fields: list[Field],
+    report: EvaluationReport,
+):
+    steps, page = finish(iter_html_report(report, cells.activations, fields))
+    best = {row["concept"] for row in report.labels}
+    assert len(steps) == len(best)
+    found = _PICTURE.findall(page)
+    assert len(found) == 2 * len(best)
+    assert page.count("<img") == page.count("src=") == len(found)
+    for alt, data in found:
+        with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+            assert picture.format == "PNG"
+            assert 900 < picture.width < 1100
+            assert len(picture.convert("RGB").getcolors(10_000)) > 50
+        assert "best for" in alt
+    assert len(page) < 400_000 * len(best)
+
+
+def test_the_most_selective_concepts_come_first_and_once(
+    cells: PipelineResult,
+    fields: list[Field],
+    report: EvaluationReport,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    drawn = []
+    monkeypatch.setattr(evaluation_figures, "_png", lambda figure: drawn.append(figure) or b"")
+    rows = [
+        {"label": "weak", "concept": 1, "selectivity": 0.1},
+        {"label": "strong", "concept": 3, "selectivity": 0.9},
+        {"label": "medium", "concept": 1, "selectivity": 0.5},
+        {"label": "none", "concept": 2, "selectivity": 0.0},
+    ]
+    of_rows = dataclasses.replace(report, labels=rows)
+    pictures = finish(iter_pictures(of_rows, cells.activations, fields, most=2))[1]
+    assert [p.concept for p in pictures] == [3, 1]
+    assert pictures[1].heading == "concept 1, best for 'medium', 'weak'"
+    assert len(drawn) == 4
+    # The heatmap is that of the field with the most aligned cell.
+    activations = cells.activations
+    number = int(activations.units["field"][activations.top_units(3, 1)[0]])
+    image, bars, cosines = drawn[1].axes[:3]
+    assert fields[number].name in image.get_title()
+    heatmap = activations.heatmap(number, 3)
+    limit = float(np.abs(heatmap).max())
+    assert image.images[1].get_clim() == (-limit, limit)
+    assert len(bars.patches) == 1
+    assert [t.get_text().split("\n")[0] for t in cosines.get_yticklabels()] == [
+        "diffuse (control)",
+        "puncta",
+    ]
+
+
+def test_the_gallery_is_in_the_channel_that_the_heatmap_follows(
+    cells: PipelineResult,
+    fields: list[Field],
+    report: EvaluationReport,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    drawn = []
+    monkeypatch.setattr(evaluation_figures, "_png", lambda figure: drawn.append(figure) or b"")
+    dull = [
+        dataclasses.replace(
+            f, data=np.concatenate([f.data * 0, f.data]), channel_names=("dull", "GFP")
+        )
+        for f in fields
+    ]
+    (pictures, *_) = finish(iter_pictures(report, cells.activations, dull))[1]
+    row = int(cells.activations.top_units(pictures.concept, 1)[0])
+    number, window = unit_window(cells.activations, row)
+    shown = drawn[0].axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown, grey(fields[number])[window])
+    assert "in channel GFP" in pictures.caption
+    bars = drawn[1].axes[1]
+    assert [t.get_text().split(" (")[0] for t in bars.get_yticklabels()] == ["dull", "GFP"]
+
+
+def test_the_curve_is_that_of_the_rows():
+    axes = Figure().subplots()
+    rows = [
+        {"k": 1, "cosine": 0.5, "r2": None},
+        {"k": 4, "cosine": 0.8, "r2": 0.6},
+    ]
+    draw_reconstruction(axes, rows)
+    curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert curves == {"cosine": [[1, 0.5], [4, 0.8]], "R2": [[4, 0.6]]}
+    assert list(axes.get_xticks()) == [1, 4]
+
+
+def test_of_many_labels_twelve_are_drawn():
+    row = {
+        "name": "$x",
+        "concept": 3,
+        "edges": [0, 0.5, 1],
+        "label": [1, 0],
+        "others": [0, 1],
+        "auc": None,
+    }
+    figure = separation_figure([row] * 14)
+    assert sum(axes.axison for axes in figure.axes) == 12
+    assert figure.axes[0].get_title() == "$x: concept 3"

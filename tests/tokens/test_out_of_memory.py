@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.tokens import BackingOff, TilePlan, TokenCache, embed_field
+from napari_microdl.tokens.out_of_memory import is_out_of_memory
+from tokens.stand_ins import JOINT, PatchMean, finish
+
+PLAN = TilePlan(4, 16, 1)
+IMAGE = np.random.default_rng(6).random((1, 60, 70)).astype(np.float32)
+
+
+def too_much_for_torch() -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def too_much_for_numpy() -> None:
+    np.empty(2**60, np.uint8)
+
+
+def too_much_for_cuda() -> None:
+    # The class that CUDA raises; its words are those of torch.
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def too_much_for_mps() -> None:
+    raise RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)")
+
+
+def too_much_on_windows() -> None:
+    raise RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you "
+        "tried to allocate 1099511627776 bytes."
+    )
+
+
+WAYS = [
+    too_much_for_torch,
+    too_much_for_numpy,
+    too_much_for_cuda,
+    too_much_for_mps,
+    too_much_on_windows,
+]
+
+
+class Narrow(PatchMean):
+    """Runs out of memory above so many tiles at a time."""
+
+    def __init__(self, most: int, run_out: Callable[[], None], **changes: object) -> None:
+        super().__init__(4, **changes)
+        self.most = most
+        self.run_out = run_out
+        self.refused: list[int] = []
+
+    def tokens(self, tiles: np.ndarray, layer: int, site: str) -> np.ndarray:
+        if len(tiles) > self.most:
+            self.refused.append(len(tiles))
+            self.run_out()
+        return super().tokens(tiles, layer, site)
+
+
+@pytest.mark.parametrize("run_out", WAYS)
+def test_a_run_goes_on_with_smaller_passes(run_out: Callable[[], None]):
+    model = Narrow(2, run_out)
+    careful = BackingOff(model)
+    done, grid = finish(embed_field(IMAGE, careful, PLAN, batch_size=9))
+    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN, batch_size=9))
+    np.testing.assert_array_equal(grid.tokens, expected.tokens)
+    # 8 x 9 tiles, and halved twice, once in the whole run.
+    assert done == list(range(9, 73, 9))
+    assert model.refused == [9, 4]
+    assert careful.most_tiles == 2
+    assert max(n for n, *_ in model.batches) == 2
+    assert sum(n for n, *_ in model.batches) == 72
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_what_a_device_keeps_aside_is_let_go_before_the_next_pass(
+    device: str, monkeypatch: pytest.MonkeyPatch
+):
+    events: list[str] = []
+
+    def run_out() -> None:
+        events.append("out of memory")
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: device == "cuda")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: device == "mps")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("cuda emptied"))
+    monkeypatch.setattr(torch.mps, "empty_cache", lambda: events.append("mps emptied"))
+    finish(embed_field(IMAGE, Narrow(2, run_out), PLAN, batch_size=9))
+    assert events == ["out of memory", f"{device} emptied"] * 2
+
+
+def test_a_single_field_backs_off_without_being_asked():
+    model = Narrow(3, too_much_for_torch)
+    _, grid = finish(embed_field(IMAGE, model, PLAN, batch_size=8))
+    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN))
+    np.testing.assert_array_equal(grid.tokens, expected.tokens)
+
+
+@pytest.mark.parametrize("run_out", WAYS)
+def test_too_little_memory_for_one_tile_gives_one_sentence(run_out: Callable[[], None]):
+    model = Narrow(0, run_out)
+    with pytest.raises(MicrodlError) as caught:
+        finish(embed_field(IMAGE, model, PLAN))
+    assert str(caught.value) == (
+        "There is not enough memory for the model 'Patch mean' to see a single tile of 16 x 16 px "
+        "with 1 channel; close other programs, use smaller tiles or choose a smaller model."
+    )
+    assert model.refused == [8, 4, 2, 1]
+
+
+def test_only_what_a_model_allows_is_suggested():
+    model = Narrow(0, too_much_for_numpy, channels=JOINT, tile_size=16, fixed_tile=True)
+    with pytest.raises(MicrodlError) as caught:
+        finish(embed_field(np.repeat(IMAGE, 3, 0), model, PLAN))
+    assert str(caught.value).endswith(
+        "with 3 channels; close other programs or choose a smaller model."
+    )
+    with pytest.raises(MicrodlError, match="programs, use fewer channels, use smaller tiles or"):
+        finish(embed_field(np.repeat(IMAGE, 3, 0), Narrow(0, too_much_for_numpy), PLAN))
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no memory")]
+)
+def test_other_errors_go_through(error: Exception):
+    def fail() -> None:
+        raise error
+
+    assert not is_out_of_memory(error)
+    with pytest.raises(type(error), match=str(error)):
+        finish(embed_field(IMAGE, Narrow(2, fail), PLAN))
+
+
+def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
+    class Trying(Narrow):
+        used_precision = "fast"
+
+        def settle_precision(self, tiles: np.ndarray, layers: tuple[int, ...], site: str) -> str:
+            if self.used_precision == "fast":
+                self.tokens(tiles[:3], layers[0], site)
+                self.used_precision = "bf16"
+            return self.used_precision
+
+    model = Trying(1, too_much_for_torch)
+    careful = BackingOff(model)
+    cache = TokenCache(tmp_path)
+    _, grid = finish(embed_field(IMAGE, careful, PLAN, batch_size=8, cache=cache))
+    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN, batch_size=8))
+    np.testing.assert_array_equal(grid.tokens, expected.tokens)
+    # Tries of the trial with 8, 4 and 2 tiles; passes are small from the start.
+    assert model.refused == [3, 3, 2]
+    assert careful.most_tiles == 1
+    assert len(model.batches) == 1 + 72
+    hopeless = Trying(0, too_much_for_torch)
+    with pytest.raises(MicrodlError, match="There is not enough memory for the model"):
+        finish(embed_field(IMAGE, hopeless, PLAN, cache=TokenCache(tmp_path / "other")))
+
+
+def test_arrays_of_a_failed_pass_are_let_go_before_the_next():
+    class Holding(PatchMean):
+        """Keeps a large array in the frame that fails."""
+
+        alive = 0
+
+        def tokens(self, tiles: np.ndarray, layer: int, site: str) -> np.ndarray:
+            assert Holding.alive == 0
+            held = Held()
+            if len(tiles) > 1:
+                raise MemoryError
+            del held
+            return super().tokens(tiles, layer, site)
+
+    class Held:
+        def __init__(self) -> None:
+            Holding.alive += 1
+
+        def __del__(self) -> None:
+            Holding.alive -= 1
+
+    finish(embed_field(IMAGE, Holding(4), PLAN, batch_size=8))
+    assert Holding.alive == 0
