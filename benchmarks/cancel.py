@@ -139,7 +139,7 @@ def main() -> None:
     sample = transfluor()
     fields = [enlarged(field) for field in sample if field.well in ("O05", "O07", "O11", "O12")]
     treated, control = (next(f for f in fields if f.is_control is kind) for kind in (False, True))
-    config = PipelineConfig(segmentation=SegmentationConfig(diameter=DIAMETER))
+    config = PipelineConfig.of(segmentation=SegmentationConfig(diameter=DIAMETER))
     watch = Watch()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -148,7 +148,7 @@ def main() -> None:
         watch.say()
         activations = result.activations
         print(f"{len(activations.units):,d} cells, {activations.n_concepts:,d} concepts")
-        steps = iter_measure_levels(control.read()[0], config.segmentation)
+        steps = iter_measure_levels(control.read()[0], config.cells)
         watch.follow(steps, "preview: levels of the image")
         small = [dataclasses.replace(f, data=f.data[:, :512, :512]) for f in fields]
         scores = iter_layer_scores(small, config, arguments.layers, cache=cache)

@@ -165,7 +165,7 @@ def made_up_run(
             sources.append(sources[number % n_fields])
             grids.append(grids[number % n_fields])
         activations.grids, activations.geometry = grids, [units] * TABLE_FIELDS
-        config = PipelineConfig(unit="cell")
+        config = PipelineConfig.of(unit="cell")
         labels_of = [labels] * TABLE_FIELDS
         result = PipelineResult(config, activations.dictionary, activations, labels_of, REPORT)
         return result, fields, sources
@@ -179,7 +179,7 @@ def made_up_run(
         grids,
         [units] * n_fields,
     )
-    config = PipelineConfig(unit="cell")
+    config = PipelineConfig.of(unit="cell")
     return (
         PipelineResult(config, dictionary, activations, [labels] * n_fields, REPORT),
         fields,

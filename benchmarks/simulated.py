@@ -166,7 +166,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = TokenCache(Path(folder))
         for seed, method in wanted:
-            config = PipelineConfig(random_state=seed, **CONFIGS[method])
+            config = PipelineConfig.of(random_state=seed, **CONFIGS[method])
             fitted: PipelineResult = run_through(iter_pipeline(parts[0], config, cache=cache))
             applied: PipelineResult = run_through(
                 iter_pipeline(parts[1], config, fitted.dictionary, cache=cache)

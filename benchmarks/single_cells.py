@@ -42,7 +42,7 @@ def main() -> None:
     print("seed  selectivity   AUC of wells   rho in O01   AUC in O01")
     rows = []
     for seed in range(arguments.seeds):
-        result = run_pipeline(fields, PipelineConfig(random_state=seed))
+        result = run_pipeline(fields, PipelineConfig.of(random_state=seed))
         activations, labels = result.activations, result.labels[number]
         assert labels is not None
         best = activations.ranking.iloc[0]

@@ -14,6 +14,7 @@ os.environ["NAPARI_CONFIG"] = ""
 import pytest
 from hypothesis import HealthCheck, settings
 
+import matrices
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
 
@@ -22,6 +23,24 @@ settings.register_profile(
     "napari-microdl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("napari-microdl")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full",
+        action="store_true",
+        help="try every combination of the parameters of which every two are tried otherwise",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "pairwise(parameters): as many cases as it takes for every two values to meet"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    matrices.parametrize(metafunc, full=metafunc.config.getoption("full"))
 
 
 @pytest.fixture(scope="session")

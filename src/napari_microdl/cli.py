@@ -175,8 +175,7 @@ class _ProgressLine:
 def _run(options: argparse.Namespace) -> None:
     """Fit, apply or evaluate a dictionary."""
     from napari_microdl.concepts.dictionary import ConceptDictionary
-    from napari_microdl.core.config import PipelineConfig
-    from napari_microdl.core.config_files import read_config
+    from napari_microdl.core.config import PipelineConfig, read_config
     from napari_microdl.metrics import require_library
     from napari_microdl.models.registry import model_spec, weights_pin
     from napari_microdl.models.terms import terms_of
@@ -211,12 +210,12 @@ def _run(options: argparse.Namespace) -> None:
         named = [] if choices.batches == AUTOMATIC else [choices.batches]
         check_labels(fields, options.table, choices.labels, *named)
     config = PipelineConfig() if options.config is None else read_config(options.config)
-    dictionary, place = None, config.model
+    dictionary, place = None, config.model.name
     if options.command != "fit":
         dictionary = ConceptDictionary.load(options.dictionary)
-        spec, place = dictionary.model, config_of(dictionary, config).model
+        spec, place = dictionary.model, config_of(dictionary, config).model.name
     else:
-        spec = model_spec(config.model, joint=config.joint)
+        spec = model_spec(config.model.name, joint=config.model.joint)
     terms = f"Model: {spec.title}. {terms_of(spec)} {weights_pin(place)}"
     # Before any of its weights are fetched.
     print(terms.rstrip(), file=sys.stderr, flush=True)
@@ -234,7 +233,7 @@ def _run(options: argparse.Namespace) -> None:
         print(f"Note: {note}")
     activations = result.activations
     print(
-        f"{len(activations.units)} {result.config.unit}s, {activations.n_concepts} concepts: the "
+        f"{len(activations.units)} {result.config.units.kind}s, {activations.n_concepts} concepts: the "
         f"tables, the dictionary and the report are in {options.out}."
     )
     if choices is not None:
@@ -242,7 +241,7 @@ def _run(options: argparse.Namespace) -> None:
         line = _ProgressLine()
         report = evaluate_run(result, fields, options.out, choices, progress=line)
         line.finish()
-        for sentence in summary_sentences(report, result.config.unit):
+        for sentence in summary_sentences(report, result.config.units.kind):
             print(sentence)
         for note in report.notes:
             print(f"Note: {note}")

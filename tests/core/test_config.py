@@ -59,7 +59,7 @@ def test_every_setting_is_tried_here():
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_a_setting_goes_through_json_and_changes_the_hash(name: str):
-    config = PipelineConfig(**{name: OTHERS[name]})
+    config = PipelineConfig.of(**{name: OTHERS[name]})
     text = json.dumps(config.to_dict(), allow_nan=False)
     assert PipelineConfig.from_dict(json.loads(text)) == config
     assert config.hash != PipelineConfig().hash
@@ -68,7 +68,7 @@ def test_a_setting_goes_through_json_and_changes_the_hash(name: str):
 
 def test_every_setting_of_the_segmentation_changes_the_hash():
     hashes = {
-        PipelineConfig(segmentation=SegmentationConfig(**{name: value})).hash
+        PipelineConfig.of(segmentation=SegmentationConfig(**{name: value})).hash
         for name, value in {
             "channel": "DNA",
             "diameter": 20.0,
@@ -89,7 +89,7 @@ def test_the_hash_is_the_same_in_every_process():
         timeout=120,
         env={**os.environ, "PYTHONHASHSEED": "1"},
     )
-    assert done.stdout.strip() == PipelineConfig(layer=3).hash
+    assert done.stdout.strip() == PipelineConfig.of(layer=3).hash
     assert len(PipelineConfig().hash) == 12
     int(PipelineConfig().hash, 16)
 
@@ -98,8 +98,8 @@ def test_what_is_missing_keeps_its_default():
     assert PipelineConfig.from_dict({}) == PipelineConfig()
     values = {"unit": "token", "segmentation": {"diameter": 20}}
     config = PipelineConfig.from_dict(values)
-    assert config.unit == "token"
-    assert config.segmentation == SegmentationConfig(diameter=20)
+    assert config.units.kind == "token"
+    assert config.cells == SegmentationConfig(diameter=20)
     assert values == {"unit": "token", "segmentation": {"diameter": 20}}, "the input was changed"
 
 

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from napari_microdl.core.config import PipelineConfig, SegmentationConfig
-from napari_microdl.core.config_files import read_config, write_config
+from napari_microdl.core.config import PipelineConfig, SegmentationConfig, read_config, write_config
 from napari_microdl.core.errors import MicrodlError
 
-CHANGED = PipelineConfig(
+CHANGED = PipelineConfig.of(
     layer=3,
     site="attention",
     channels=("DNA", "ER"),
@@ -36,7 +35,7 @@ def test_settings_come_back_as_they_were(tmp_path: Path, config: PipelineConfig)
 def test_settings_that_are_left_out_keep_their_default(tmp_path: Path):
     path = tmp_path / "settings.json"
     path.write_text('{"n_atoms": 32, "shrinkage": 1, "segmentation": {"diameter": 20}}')
-    assert read_config(path) == PipelineConfig(
+    assert read_config(path) == PipelineConfig.of(
         n_atoms=32, shrinkage=1, segmentation=SegmentationConfig(diameter=20)
     )
 

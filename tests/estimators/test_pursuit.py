@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import threading
 
 import numpy as np
@@ -13,21 +12,24 @@ from numpy.testing import assert_allclose, assert_array_equal
 from threadpoolctl import threadpool_info
 
 import references
+from matrices import pairwise
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.pursuit import codes_to_csr, compiled, matching_pursuit
 from napari_microdl.estimators.pursuit.torch_backend import least_squares
 
-VARIANTS = list(
-    itertools.product(["signed", "absolute"], ["block", "full", "final"], [True, False])
-)
+VARIANTS = {
+    "selection": ["signed", "absolute"],
+    "refit": ["block", "full", "final"],
+    "allow_repeats": [True, False],
+}
 METHODS = ["compiled", "gram", "residual"]
 # Where a kernel can run here.
 PLACES = [(method, "cpu") for method in METHODS]
 if torch.cuda.is_available():
     PLACES += [("gram", "cuda"), ("residual", "cuda")]
-variants = pytest.mark.parametrize(("selection", "refit", "allow_repeats"), VARIANTS)
+PLACED_VARIANTS = {("method", "device"): PLACES, **VARIANTS}
+TOLERANCES = {("dtype", "tolerance"): [(np.float32, 1e-4), (np.float64, 1e-9)]}
 methods = pytest.mark.parametrize("method", METHODS)
-places = pytest.mark.parametrize(("method", "device"), PLACES)
 
 
 @pytest.fixture
@@ -47,9 +49,7 @@ def reconstruction(indices, values, atoms):
     return references.dense_codes(indices, values, len(atoms)) @ atoms
 
 
-@variants
-@places
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-9)])
+@pairwise({**PLACED_VARIANTS, **TOLERANCES})
 def test_every_variant_agrees_with_the_slow_reference(
     selection, refit, allow_repeats, method, device, dtype, tolerance
 ):
@@ -72,8 +72,7 @@ def test_a_large_dictionary_of_odd_size_agrees_with_the_slow_reference(method):
     assert_allclose(values, expected[1], atol=1e-9)
 
 
-@variants
-@places
+@pairwise(PLACED_VARIANTS)
 def test_of_equally_good_atoms_the_first_is_picked(selection, refit, allow_repeats, method, device):
     # Small whole numbers are exact in floating point, so that ties are ties.
     rng = np.random.default_rng(1)
@@ -87,10 +86,7 @@ def test_of_equally_good_atoms_the_first_is_picked(selection, refit, allow_repea
     assert_allclose(values, expected[1], atol=1e-12)
 
 
-@variants
-@places
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-9)])
-@pytest.mark.parametrize(("n_iterations", "per_iteration"), [(3, 4), (2, 6)])
+@pairwise({**PLACED_VARIANTS, **TOLERANCES, ("n_iterations", "per_iteration"): [(3, 4), (2, 6)]})
 def test_duplicate_atoms_zero_atoms_and_zero_samples_agree_with_the_slow_reference(
     selection, refit, allow_repeats, method, device, dtype, tolerance, n_iterations, per_iteration
 ):
@@ -109,8 +105,7 @@ def test_duplicate_atoms_zero_atoms_and_zero_samples_agree_with_the_slow_referen
     assert_allclose(residual, x - reconstruction(indices, expected, atoms), atol=tolerance)
 
 
-@variants
-@places
+@pairwise(PLACED_VARIANTS)
 def test_fewer_atoms_than_picks(selection, refit, allow_repeats, method, device):
     x, atoms = random_problem(n_atoms=3)
     how = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
@@ -219,7 +214,7 @@ def test_matrix_products_take_no_more_threads_than_torch_may_use(threads, monkey
     assert set(seen) == {1}
 
 
-@variants
+@pairwise(VARIANTS)
 def test_without_numba_the_codes_are_the_same(selection, refit, allow_repeats, monkeypatch):
     x, atoms = random_problem(n_samples=200)
     arguments = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
@@ -234,10 +229,14 @@ def test_without_numba_the_codes_are_the_same(selection, refit, allow_repeats, m
         matching_pursuit(x, atoms, 3, 4, method="compiled", **arguments)
 
 
-@methods
-@pytest.mark.parametrize("refit", ["block", "full", "final"])
-@pytest.mark.parametrize("allow_repeats", [True, False])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), (np.float64, 1e-9)])
+@pairwise(
+    {
+        "method": METHODS,
+        "refit": ["block", "full", "final"],
+        "allow_repeats": [True, False],
+        **TOLERANCES,
+    }
+)
 def test_positive_codes_agree_with_non_negative_least_squares(
     method, refit, allow_repeats, dtype, tolerance
 ):

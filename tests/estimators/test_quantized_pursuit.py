@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 import references
+from matrices import pairwise
 from napari_microdl import ICFL
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.pursuit import matching_pursuit, rounding
@@ -18,6 +19,8 @@ from napari_microdl.estimators.pursuit.gram import rounded_gram_matrix
 from napari_microdl.estimators.pursuit.jit import multiplies_bytes
 
 SELECTIONS = ["signed", "absolute"]
+REFITS = ["block", "final"]
+VARIANTS = {"selection": SELECTIONS, "allow_repeats": [True, False], "refit": REFITS}
 _WITH = pytest.mark.skipif(
     not multiplies_bytes(), reason="the processor has no instructions for it"
 )
@@ -75,10 +78,7 @@ def exact_values(x, indices, atoms, per_iteration, refit, positive=False):
     return values
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
-@pytest.mark.parametrize("allow_repeats", [True, False])
-@pytest.mark.parametrize("refit", ["block", "final"])
-@pytest.mark.parametrize("correlation", [0.0, 0.8])
+@pairwise({**VARIANTS, "correlation": [0.0, 0.8]})
 def test_it_reconstructs_as_well_as_the_exact_pursuit(
     selection, allow_repeats, refit, correlation, products
 ):
@@ -91,9 +91,7 @@ def test_it_reconstructs_as_well_as_the_exact_pursuit(
     assert_allclose(explained(x, codes, atoms), explained(x, exact, atoms), atol=1e-3)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
-@pytest.mark.parametrize("refit", ["block", "final"])
-@pytest.mark.parametrize("per_iteration", [1, 3, 5, 7])
+@pairwise({"selection": SELECTIONS, "refit": REFITS, "per_iteration": [1, 3, 5, 7]})
 def test_the_coefficients_of_its_picks_are_exact(selection, refit, per_iteration, products):
     x, atoms = planted(n_samples=40)
     atoms *= np.random.default_rng(1).uniform(0.5, 2, size=(len(atoms), 1)).astype(np.float32)
@@ -105,7 +103,7 @@ def test_the_coefficients_of_its_picks_are_exact(selection, refit, per_iteration
     assert_allclose(values, expected, atol=2e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("refit", ["block", "final"])
+@pytest.mark.parametrize("refit", REFITS)
 def test_positive_codes_are_the_non_negative_least_squares_of_its_picks(refit, products):
     x, atoms = planted(n_samples=40)
     atoms += 0.05
@@ -135,9 +133,7 @@ def test_single_large_numbers_do_not_drown_the_others(products):
     assert_allclose(explained(x, codes, atoms), explained(x, exact, atoms), atol=1e-3)
 
 
-@pytest.mark.parametrize("selection", SELECTIONS)
-@pytest.mark.parametrize("allow_repeats", [True, False])
-@pytest.mark.parametrize("refit", ["block", "final"])
+@pairwise(VARIANTS)
 def test_duplicates_zeros_and_few_atoms_give_finite_codes(selection, allow_repeats, refit):
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(12, 24)).astype(np.float32)

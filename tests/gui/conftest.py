@@ -25,7 +25,7 @@ from .patience import PATIENCE, PatientBot
 SIZE = 160
 # Two treated and two control wells are enough to run every stage.
 WELLS = ("O05", "O07", "O11", "O12")
-SMALL = PipelineConfig(
+SMALL = PipelineConfig.of(
     model="random-init",
     unit="crop",
     crop_size=32,
@@ -84,7 +84,7 @@ def cell_run() -> SmallRun:
         )
         for f in small_fields()
     ]
-    config = replace(SMALL, unit="cell", n_atoms=8, channels=("GFP",))
+    config = SMALL.with_settings(unit="cell", n_atoms=8, channels=("GFP",))
     return SmallRun(fields, config, run_pipeline(fields, config))
 
 
@@ -136,5 +136,5 @@ def image() -> np.ndarray:
 @pytest.fixture(scope="session")
 def cell_dictionary() -> ConceptDictionary:
     """A small dictionary of cells."""
-    config = replace(SMALL, unit="cell", n_atoms=8)
+    config = SMALL.with_settings(unit="cell", n_atoms=8)
     return run_pipeline(small_fields(), config).dictionary

@@ -46,7 +46,7 @@ def test_the_dictionarys_unit_decides_whether_labels_are_read(
     click(qtbot, workflow.dictionary.heading)
     click(qtbot, workflow.dictionary.apply)
     run(qtbot, workflow)
-    assert workflow.session.run.result.config.unit == "cell"
+    assert workflow.session.run.result.config.units.kind == "cell"
     assert len(workflow.session.run.result.activations.units) == 100
 
 
@@ -66,4 +66,4 @@ def test_other_channel_names_are_said_before_the_run_and_can_be_written(
     workflow.session.edit_channel(0, name="GFP")
     assert workflow.images.need.text() == ""
     run(qtbot, workflow)
-    assert workflow.session.run.result.config.channels == ("GFP",)
+    assert workflow.session.run.result.config.tokens.channels == ("GFP",)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,11 +40,13 @@ def explored_stack(open_viewer: Any, small_run: Any, qtbot: Any, flat: bool) -> 
     session = explorer.session
     session.set_layout(Layout(channel_axis="none"), viewer.layers)
     session.choose(cell_source="labels")
-    session.configure(**replace(small_run.config, unit="cell", n_atoms=8, whiten=False).to_dict())
-    session.configure(segmentation=small_run.config.segmentation)
+    session.configure(
+        **small_run.config.with_settings(unit="cell", n_atoms=8, whiten=False).to_dict()
+    )
+    session.configure(segmentation=small_run.config.cells)
     fields, sources, config = session.prepare()
     assert len(fields) == 4
-    result = run_pipeline(fields, replace(config, max_steps=5))
+    result = run_pipeline(fields, config.with_settings(max_steps=5))
     session.finish(result, fields, sources)
     qtbot.waitUntil(lambda: explorer.table.currentIndex().isValid())
     return viewer, explorer, image, own, result

@@ -129,7 +129,7 @@ def test_a_run_opened_from_a_folder_is_measured_without_its_images(
     assert_alike(report.probes, expected.probes)
     assert_alike(report.seeds, expected.seeds)
     run = explorer.session.run
-    of_cells = replace(run.result, config=replace(run.result.config, unit="cell"))
+    of_cells = replace(run.result, config=run.result.config.with_settings(unit="cell"))
     panel.choices.offer(replace(run, result=of_cells))
     assert not panel.choices.handcrafted.isEnabled()
     assert "not open" in panel.choices.handcrafted.toolTip()
@@ -244,7 +244,7 @@ def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
     choices = panel.choices
     assert not choices.library.isEnabled()
     run = explorer.session.run
-    of_cells = replace(run.result, config=replace(run.result.config, unit="cell"))
+    of_cells = replace(run.result, config=run.result.config.with_settings(unit="cell"))
     choices.offer(replace(run, result=of_cells))
     assert choices.library.isEnabled()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -434,7 +434,7 @@ def test_a_whole_run_takes_no_mouse(open_viewer: Any, qtbot: Any):
     while window.focusWidget() is not workflow.cells.unit:
         press(TAB)
     press(Qt.Key.Key_Down)
-    assert workflow.session.config.unit == "crop"
+    assert workflow.session.config.units.kind == "crop"
     while window.focusWidget() is not workflow.run_button:
         press(TAB)
     press(Qt.Key.Key_Space)

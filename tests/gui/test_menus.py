@@ -44,7 +44,7 @@ def test_selected_images_are_ticked_in_the_workflow(viewer):
 def test_measuring_takes_cells(viewer):
     session_of(viewer).configure(unit="crop")
     run("measure")
-    assert session_of(viewer).config.unit == "cell"
+    assert session_of(viewer).config.units.kind == "cell"
     assert docks(viewer) == {"Concept workflow"}
 
 
@@ -82,7 +82,7 @@ def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(
     assert docks(viewer) == {"Concept workflow"}
     session = session_of(viewer.__wrapped__)
     assert [row.use for row in session.rows] == [True, False, False, True]
-    assert session.config.unit == unit
+    assert session.config.units.kind == unit
     assert docks(other) == set()
     assert session_of(other.__wrapped__).rows == []
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint
 
-from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.config_files import write_config
+from napari_microdl.core.config import PipelineConfig, write_config
 from napari_microdl.gui.session.layers import FIELD_TAG
 from napari_microdl.gui.session.settings import token_cache
 from napari_microdl.models.registry import list_models, model_spec
@@ -117,7 +116,7 @@ def test_channels_are_filled_in_by_name_and_asked_for_where_in_doubt(open_viewer
     choose(qtbot, step.channels["Mito"], "conA")
     assert "'conA' stands for two" in step.need.text()
     choose(qtbot, step.channels["Mito"], "channel 5")
-    assert session.run_config().channels == names
+    assert session.run_config().tokens.channels == names
     # A renamed channel keeps its place.
     session.edit_channel(4, name="TMRM")
     assert step.channels["Mito"].currentText() == "TMRM"
@@ -143,7 +142,7 @@ def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
     for wanted in ("AGP", "RNA"):
         choose(qtbot, step.channels[wanted], "not in the images")
     choose(qtbot, step.channels["ER"], "brefeldin")
-    assert session.config.model == "channelvit-jump-cp[Mito,ER,DNA]"
+    assert session.config.model.name == "channelvit-jump-cp[Mito,ER,DNA]"
     assert step.model.currentText() == "ChannelViT-S/8, five Cell Painting channels"
     shown = {wanted: box.currentText() for wanted, box in step.channels.items()}
     assert shown == {
@@ -153,7 +152,7 @@ def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
         "ER": "brefeldin",
         "DNA": "Hoechst",
     }
-    assert session.run_config().channels == ("MitoTracker", "brefeldin", "Hoechst")
+    assert session.run_config().tokens.channels == ("MitoTracker", "brefeldin", "Hoechst")
     assert "are not on the hub" in step.need.text()
     # Its weights are given as those of the whole model.
     monkeypatch.setattr(
@@ -161,14 +160,16 @@ def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
         lambda *_: (str(tmp_path / "weights.pth"), ""),
     )
     click(qtbot, step.file)
-    assert session.config.model == f"channelvit-jump-cp[Mito,ER,DNA]@{tmp_path / 'weights.pth'}"
+    assert (
+        session.config.model.name == f"channelvit-jump-cp[Mito,ER,DNA]@{tmp_path / 'weights.pth'}"
+    )
     assert step.weights.text() == "weights.pth"
     assert not step.need.text()
     # A channel is taken in again by saying which it is.
     choose(qtbot, step.channels["ER"], "not in the images")
     choose(qtbot, step.channels["AGP"], "brefeldin")
-    assert session.run_config().channels == ("MitoTracker", "brefeldin", "Hoechst")
-    assert session.config.model.startswith("channelvit-jump-cp[Mito,AGP,DNA]@")
+    assert session.run_config().tokens.channels == ("MitoTracker", "brefeldin", "Hoechst")
+    assert session.config.model.name.startswith("channelvit-jump-cp[Mito,AGP,DNA]@")
     for wanted in ("AGP", "DNA"):
         choose(qtbot, step.channels[wanted], "not in the images")
     # The last one stays.
@@ -176,7 +177,7 @@ def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
     assert "not in the images" not in [box.itemText(i) for i in range(box.count())]
     for wanted in ("AGP", "RNA", "ER", "DNA"):
         choose(qtbot, step.channels[wanted], "brefeldin")
-    assert session.config.model == f"channelvit-jump-cp@{tmp_path / 'weights.pth'}"
+    assert session.config.model.name == f"channelvit-jump-cp@{tmp_path / 'weights.pth'}"
 
 
 def test_what_is_known_of_weights_from_the_hub_is_shown(docked: Any, qtbot: Any):
@@ -246,18 +247,18 @@ def test_colour_images_are_read_as_one_until_the_box_is_unticked(
     small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
     session.configure(model=str(dino_folder), **small)
     qtbot.waitUntil(lambda: session.model.spec is not None)
-    assert session.config.joint is None
+    assert session.config.model.joint is None
     assert step.joint.isVisible()
     assert step.joint.isChecked()
     assert [box.currentText() for box in step.channels.values()] == ["red", "green", "blue"]
     # What the command line is given says so, too.
-    assert session.run_config().joint is True
+    assert session.run_config().model.joint is True
     run(qtbot, workflow)
     assert session.dictionary.spec.joint
     assert session.dictionary.whitening.n_features_in_ == 24
     assert not step.mark.text()
     qtbot.mouseClick(step.joint, LEFT, pos=QPoint(8, step.joint.height() // 2))
-    assert session.config.joint is False
+    assert session.config.model.joint is False
     qtbot.waitUntil(lambda: session.model.spec is not None)
     assert not step.channels
     run(qtbot, workflow)
@@ -271,15 +272,15 @@ def test_channels_of_settings_win_over_names_also_before_a_folder_is_looked_at(
 ):
     workflow = painted(open_viewer, qtbot, ("blue", "green", "red"))
     step, session = workflow.model, workflow.session
-    config = PipelineConfig(model=str(dino_folder), joint=True, channels=order[::-1])
+    config = PipelineConfig.of(model=str(dino_folder), joint=True, channels=order[::-1])
     write_config(config, tmp_path / "settings.json")
     workflow.files.load_settings(tmp_path / "settings.json")
     # A run that starts now is given them, too.
     assert session.model.spec is None
-    assert session.run_config().channels == order[::-1]
+    assert session.run_config().tokens.channels == order[::-1]
     qtbot.waitUntil(lambda: session.model.spec is not None)
     assert [box.currentText() for box in step.channels.values()] == list(order[::-1])
-    assert session.run_config().channels == order[::-1]
+    assert session.run_config().tokens.channels == order[::-1]
 
 
 def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
@@ -458,7 +459,7 @@ def test_layers_are_compared_as_the_core_compares_them(docked: Any, qtbot: Any):
     np.testing.assert_allclose(axes.lines[0].get_ydata(), expected["auc"])
     best = expected["layer"][expected["auc"].idxmax()]
     assert f"Layer {best} tells treated from control best" in workflow.status.text()
-    assert workflow.session.config.layer is None
+    assert workflow.session.config.tokens.layer is None
     # Scores of one model say nothing about another.
     choose(qtbot, workflow.model.model, "DINOv2 ViT-S/14")
     assert not workflow.model.curve.isVisible()

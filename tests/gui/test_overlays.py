@@ -257,7 +257,7 @@ def test_cells_are_painted_and_outlined_with_their_features(make_napari_viewer, 
     viewer = make_napari_viewer()
     # Labels need not be 1, 2, 3: other tools leave gaps.
     fields = [replace(f, labels=segment_cells(f.read()[0]) * 1000) for f in small_run.fields[1:3]]
-    config = replace(small_run.config, unit="cell", n_atoms=4, shrinkage=1.0)
+    config = small_run.config.with_settings(unit="cell", n_atoms=4, shrinkage=1.0)
     result = run_pipeline(fields, config)
     layers = [viewer.add_image(f.read()[0], name=f.name) for f in fields]
     sources = [

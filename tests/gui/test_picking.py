@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -123,7 +122,7 @@ def test_a_closed_image_takes_its_overlays_and_marks_along(explored):
 def test_every_pixel_leads_to_the_unit_that_covers_it(make_napari_viewer, small_run, unit):
     """In an image that lies askew, by the labels or boxes themselves."""
     fields = small_run.fields[:2]
-    config = replace(small_run.config, unit=unit, n_atoms=8, max_steps=5, whiten=False)
+    config = small_run.config.with_settings(unit=unit, n_atoms=8, max_steps=5, whiten=False)
     result = run_pipeline(fields, config)
     viewer = make_napari_viewer()
     layers = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from .clicks import click_entry
 
 @pytest.fixture(scope="module")
 def cell_run(small_run: Any) -> PipelineResult:
-    config = replace(small_run.config, unit="cell", n_atoms=8, max_steps=5, whiten=False)
+    config = small_run.config.with_settings(unit="cell", n_atoms=8, max_steps=5, whiten=False)
     return run_pipeline(small_run.fields[:2], config)
 
 

@@ -38,7 +38,7 @@ def test_the_sample_needs_nothing():
     assert [channel.name for channel in session.channels] == ["GFP"]
     fields, sources, config = session.prepare()
     assert len(fields) == len(sources) == 4
-    assert config.channels is None
+    assert config.tokens.channels is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_renamed_and_unticked_channels_reach_the_run():
     session.edit_channel(1, use=False)
     fields, _, config = session.prepare()
     assert fields[0].channel_names == ("DNA", "channel 2", "channel 3")
-    assert config.channels == ("DNA", "channel 3")
+    assert config.tokens.channels == ("DNA", "channel 3")
 
 
 def test_what_was_entered_survives_another_image_being_opened():

@@ -34,7 +34,7 @@ def test_a_new_session_takes_what_was_chosen(chosen, make_napari_viewer):
     assert read_settings() == Settings("cpu", "crop", cache_folder=Path("~/tokens"))
     assert token_cache().folder == Path("~/tokens").expanduser()
     config = session_of(make_napari_viewer()).config
-    assert (config.device, config.unit) == ("cpu", "crop")
+    assert (config.model.device, config.units.kind) == ("cpu", "crop")
 
 
 def test_an_older_napari_has_the_defaults(monkeypatch):
@@ -83,7 +83,7 @@ def test_device_and_unit_are_chosen_by_clicks_in_the_preferences(
     assert workflow.cells.unit.currentText() == "Square crops"
     assert workflow.model.device.currentText() == "CPU"
     config = workflow.session.run_config()
-    assert (config.device, config.unit) == ("cpu", "crop")
+    assert (config.model.device, config.units.kind) == ("cpu", "crop")
 
 
 def test_the_preferences_are_changed_by_keys_and_taken_back_by_cancel(preferences: Any, qtbot: Any):

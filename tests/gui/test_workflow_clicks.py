@@ -120,7 +120,7 @@ def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
     in_view(qtbot, workflow, step.min_area)
     click_choice(step.threshold, "One for the image (Otsu)")
     write(qtbot, step.min_area, "150")
-    segmentation = workflow.session.run_config().segmentation
+    segmentation = workflow.session.run_config().cells
     assert (segmentation.threshold, segmentation.min_area) == ("otsu", 150)
     click(qtbot, step.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
@@ -131,7 +131,7 @@ def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
         areas = np.bincount(np.asarray(layer.data).ravel())[1:]
         assert areas.min() >= 150
     write(qtbot, step.min_area, "0")
-    assert workflow.session.run_config().segmentation.min_area is None
+    assert workflow.session.run_config().cells.min_area is None
 
 
 def test_size_and_stride_decide_the_crops(docked: Any, qtbot: Any):
@@ -144,7 +144,7 @@ def test_size_and_stride_decide_the_crops(docked: Any, qtbot: Any):
     write(qtbot, step.crop_stride, "40")
     workflow.session.configure(n_atoms=4, max_steps=5)
     run(qtbot, workflow)
-    assert workflow.session.run.result.config.crop_stride == 40
+    assert workflow.session.run.result.config.units.crop_stride == 40
     geometry = workflow.session.run.result.activations.geometry[0]
     top, left, bottom, right = geometry.boxes.T
     assert set(bottom - top) == set(right - left) == {80}
@@ -176,11 +176,11 @@ def test_channels_are_renamed_left_out_and_put_together_by_clicks(stacked: Any, 
     assert [channel.name for channel in session.channels] == ["dirt", "GFP"]
     in_view(qtbot, workflow, step.channel_tokens)
     click_choice(step.channel_tokens, "Averaged")
-    assert session.run_config().channel_tokens == "mean"
+    assert session.run_config().tokens.channel_tokens == "mean"
     tick(qtbot, step.channels, 0, 0)
-    assert session.run_config().channels == ("GFP",)
+    assert session.run_config().tokens.channels == ("GFP",)
     tick(qtbot, step.channels, 0, 0)
-    assert session.run_config().channels is None
+    assert session.run_config().tokens.channels is None
 
 
 def test_channels_are_in_view_when_step_1_is_folded_up_and_a_click_opens_it(
@@ -229,11 +229,11 @@ def test_images_that_are_channels_are_renamed_together(docked: Any, qtbot: Any):
     assert [(c.name, c.use) for c in session.channels] == [("w0", False), ("GFP", True)]
     # Cells are found in the same channel as before.
     assert workflow.cells.channel.currentText() == "GFP"
-    assert session.run_config().segmentation.channel == "GFP"
+    assert session.run_config().cells.channel == "GFP"
     tick(qtbot, step.table, 2, 5)
     fields, _, config = session.prepare()
     assert [field.channel_names for field in fields] == [("w0", "GFP")] * 2
-    assert config.channels == ("GFP",)
+    assert config.tokens.channels == ("GFP",)
     np.testing.assert_array_equal(fields[1].read((1,))[0], planes[3])
 
 
@@ -244,7 +244,7 @@ def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked: Any, qtbot: Any)
     in_view(qtbot, workflow, step.channel)
     name = workflow.session.channels[1].name
     click_choice(step.channel, name)
-    assert workflow.session.run_config().segmentation.channel == name
+    assert workflow.session.run_config().cells.channel == name
     click(qtbot, step.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     shown = outputs(viewer)

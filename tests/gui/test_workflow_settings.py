@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
-from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.config_files import read_config, write_config
+from napari_microdl.core.config import PipelineConfig, read_config, write_config
 from napari_microdl.gui.session.layers import TAG
 
 from .clicks import click_entry
@@ -50,15 +48,13 @@ def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
     qtbot.waitUntil(lambda: workflow.status.text().startswith("Saved settings.json"))
     assert read_config(path) == before
 
-    write_config(
-        dataclasses.replace(PipelineConfig(), unit="crop", n_atoms=12, channels=("GFP",)), path
-    )
+    write_config(PipelineConfig.of(unit="crop", n_atoms=12, channels=("GFP",)), path)
     click_entry(workflow.settings_button, load)
     assert "settings.json are in place" in workflow.status.text()
     assert workflow.dictionary.n_atoms.value() == 12
     assert workflow.cells.unit.currentText() == "Square crops"
     # The only channel in its own order is the same as all of them.
-    assert workflow.session.run_config() == PipelineConfig(unit="crop", n_atoms=12)
+    assert workflow.session.run_config() == PipelineConfig.of(unit="crop", n_atoms=12)
 
 
 @pytest.mark.parametrize(
@@ -88,11 +84,11 @@ def test_channels_of_settings_are_taken_in_their_order(open_viewer: Any, qtbot: 
     layer.metadata["napari_microdl_field"] = {"channel_names": ("DNA", "ER", "actin")}
     layer.axis_labels = ("c", "y", "x")
     workflow.session.update_images(viewer.layers)
-    assert workflow.session.run_config().channels is None
-    workflow.session.take_config(PipelineConfig(channels=("actin", "DNA")))
-    assert workflow.session.run_config().channels == ("actin", "DNA")
+    assert workflow.session.run_config().tokens.channels is None
+    workflow.session.take_config(PipelineConfig.of(channels=("actin", "DNA")))
+    assert workflow.session.run_config().tokens.channels == ("actin", "DNA")
     workflow.session.edit_channel(1, use=True)
-    assert workflow.session.run_config().channels == ("actin", "DNA", "ER")
+    assert workflow.session.run_config().tokens.channels == ("actin", "DNA", "ER")
 
 
 def test_the_preview_follows_the_settings_while_it_is_live(docked: Any, qtbot: Any):

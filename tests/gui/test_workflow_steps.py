@@ -138,7 +138,7 @@ def test_cancel_keeps_finished_steps_and_nothing_of_what_is_shown_changes(docked
     assert marks(workflow) == ["", "", "done", "done", "changed"]
     workflow.session.configure(max_steps=20)
     assert run_step(qtbot, workflow, "dictionary") == ["scale", "fit", "encode"]
-    assert workflow.session.run.result.config.layer == 3
+    assert workflow.session.run.result.config.tokens.layer == 3
 
 
 def test_a_step_asks_for_what_it_needs_and_not_for_more(docked: Any, qtbot: Any):

@@ -81,7 +81,7 @@ def test_a_concept_of_the_pipeline_follows_the_planted_factor_within_wells():
         channels=("RNA",),
     )
     apart = {f.name for f in fields if f.well in ("A03", "A04", "A07", "A08")}
-    config = PipelineConfig(cache=False)
+    config = PipelineConfig.of(cache=False)
     fitted = run_pipeline([f for f in fields if f.name not in apart], config)
     applied = run_pipeline(
         [f for f in fields if f.name in apart], config, dictionary=fitted.dictionary

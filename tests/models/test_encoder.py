@@ -16,8 +16,8 @@ from napari_microdl.models.encoder import EncoderModel
 from napari_microdl.models.families.builtin import load_builtin
 from napari_microdl.models.recipe import Recipe, describe
 from napari_microdl.models.registry import RECIPES
-from napari_microdl.models.vit.network import VisionTransformer
 from napari_microdl.models.vit.config import Preprocessing, VitConfig
+from napari_microdl.models.vit.network import VisionTransformer
 from napari_microdl.models.weights.loading import load_published
 
 

@@ -15,8 +15,8 @@ from napari_microdl.models.encoder import prepare
 from napari_microdl.models.families.microdl import CONFIG as BUILTIN_CONFIG
 from napari_microdl.models.families.microdl import PREPROCESSING as BUILTIN_PREPROCESSING
 from napari_microdl.models.registry import RECIPES
-from napari_microdl.models.vit.network import VisionTransformer, VitConfig, sincos_positions
 from napari_microdl.models.vit.blocks import ParallelBlock
+from napari_microdl.models.vit.network import VisionTransformer, VitConfig, sincos_positions
 from napari_microdl.models.vit.positions import rotary_positions
 from napari_microdl.models.weights.assembly import empty_network
 

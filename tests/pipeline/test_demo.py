@@ -17,7 +17,7 @@ from napari_microdl.pipeline import demo
 from napari_microdl.pipeline.demo import finding, run_demo
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 
-CONFIG = PipelineConfig(
+CONFIG = PipelineConfig.of(
     model="random-init",
     layer=1,
     unit="crop",

@@ -14,8 +14,7 @@ import tifffile
 from concepts.test_activations import make
 from napari_microdl.cli import main
 from napari_microdl.concepts.dictionary import ConceptDictionary
-from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.config_files import read_config, write_config
+from napari_microdl.core.config import PipelineConfig, read_config, write_config
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
@@ -25,7 +24,7 @@ from napari_microdl.pipeline.files import evaluate_run, mark_controls
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 from napari_microdl.report import EvaluationChoices
 
-CONFIG = PipelineConfig(n_atoms=16, max_steps=50, unit="crop", shrinkage=1.0)
+CONFIG = PipelineConfig.of(n_atoms=16, max_steps=50, unit="crop", shrinkage=1.0)
 WRITTEN = ["concepts.csv", "crops.csv", "dictionary.microdl.safetensors", "report.json"]
 
 
@@ -60,7 +59,7 @@ def test_the_licence_is_told_before_weights_are_fetched(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     settings = tmp_path / "settings.json"
-    write_config(dataclasses.replace(CONFIG, model="openphenom"), settings)
+    write_config(CONFIG.with_settings(model="openphenom"), settings)
     query = ["--controls", "Metadata_condition == 'diffuse'"]
     out = tmp_path / "fitted"
     assert main(["fit", str(plate), "--config", str(settings), "--out", str(out), *query]) != 0
@@ -118,7 +117,7 @@ def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
     ViTMSNModel(config).save_pretrained(tmp_path / "lab-msn")
     capsys.readouterr()
     settings = tmp_path / "settings.json"
-    write_config(dataclasses.replace(CONFIG, model=str(tmp_path / "lab-msn")), settings)
+    write_config(CONFIG.with_settings(model=str(tmp_path / "lab-msn")), settings)
     common = [str(plate), "--config", str(settings), "--out"]
     fitted, applied = tmp_path / "fitted", tmp_path / "applied"
     query = ["--controls", "Metadata_condition == 'diffuse'"]
@@ -255,7 +254,7 @@ def test_the_ranking_is_written_again_with_what_is_technical(tmp_path: Path):
     fields, activations = make(("diffuse", "puncta") * 3, (True, False) * 3)
     activations.units["Metadata_Plate"] = np.where(activations.units["field"] < 3, "p1", "p2")
     result = PipelineResult(
-        PipelineConfig(unit="cell"), activations.dictionary, activations, [None] * 6, {}
+        PipelineConfig.of(unit="cell"), activations.dictionary, activations, [None] * 6, {}
     )
     choices = EvaluationChoices(n_permutations=9, handcrafted=False)
     report = evaluate_run(result, fields, tmp_path, choices)

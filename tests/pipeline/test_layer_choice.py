@@ -19,7 +19,7 @@ from napari_microdl.tokens import embed
 from napari_microdl.tokens.units import pool, units_of
 from tokens.stand_ins import finish
 
-CONFIG = PipelineConfig(
+CONFIG = PipelineConfig.of(
     model="random-init",
     unit="crop",
     crop_size=32,
@@ -160,7 +160,7 @@ def test_cells_are_units_too_and_stopping_leaves_nothing():
     some = [
         field(name, control=name < "t", labels=labels) for name in ("c0", "c1", "t0", "t1", "t2")
     ]
-    config = PipelineConfig(model="random-init", tile_size=64, halo=1, device="cpu")
+    config = PipelineConfig.of(model="random-init", tile_size=64, halo=1, device="cpu")
     _, table = finish(iter_layer_scores(some, config, layers=(2,)))
     assert table["n_units"].item() == 10
     steps = iter_layer_scores(some, config)

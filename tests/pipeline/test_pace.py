@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -13,13 +11,13 @@ from napari_microdl.models.families.builtin import random_init
 from napari_microdl.models.registry import model_spec
 from napari_microdl.pipeline import pace
 
-CONFIG = PipelineConfig(model="random-init")
+CONFIG = PipelineConfig.of(model="random-init")
 
 
 @pytest.mark.parametrize(("layer", "tile_size"), [(None, None), (3, None), (8, 64)])
 def test_operations_are_those_that_torch_counts(layer: int | None, tile_size: int | None):
     model = random_init("cpu")
-    config = dataclasses.replace(CONFIG, layer=layer, tile_size=tile_size)
+    config = CONFIG.with_settings(layer=layer, tile_size=tile_size)
     edge = tile_size or model.spec.tile_size
     tiles = np.random.default_rng(0).random((2, 1, edge, edge), np.float32)
     # Of the fused attention nothing is counted.

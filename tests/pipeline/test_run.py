@@ -46,7 +46,7 @@ from napari_microdl.tokens.positions import PositionComponent, left_out_share, p
 from napari_microdl.tokens.units import pool, units_of
 from tokens.stand_ins import finish as finish_steps
 
-SMALL = PipelineConfig(
+SMALL = PipelineConfig.of(
     model="random-init",
     layer=2,
     n_atoms=8,
@@ -62,7 +62,7 @@ SMALL = PipelineConfig(
 
 
 def small(**changes: Any) -> PipelineConfig:
-    return dataclasses.replace(SMALL, **changes)
+    return SMALL.with_settings(**changes)
 
 
 @pytest.fixture(scope="module")
@@ -113,40 +113,46 @@ def assert_same_codes(one: PipelineResult, other: PipelineResult) -> None:
 def test_a_run_equals_its_public_pieces_put_together(fields: list[Field], config: PipelineConfig):
     grids = embed(
         fields,
-        load_model(config.model, seed=config.random_state),
-        layer=config.layer,
-        site=config.site,
-        scaling=config.scaling,
-        tile_size=config.tile_size,
-        halo=config.halo,
+        load_model(config.model.name, seed=config.random_state),
+        layer=config.tokens.layer,
+        site=config.tokens.site,
+        scaling=config.tokens.scaling,
+        tile_size=config.tokens.tile_size,
+        halo=config.tokens.halo,
         # Another batch size is another order of sums.
-        batch_size=config.batch_size,
+        batch_size=config.model.batch_size,
     )
     control = [f.is_control for f in fields]
     shares = {"token_position_share": position_share(grids)}
-    if config.remove_position:
-        places = ((config.tile_size or 128) // 8) ** 2
+    if config.tokens.remove_position:
+        places = ((config.tokens.tile_size or 128) // 8) ** 2
         shares["token_position_share_after"] = left_out_share(grids, places)
         component = PositionComponent.fit(grids, places)
         grids = [component.remove(g) for g in grids]
-    labels = [segment_cells(f.read()[0]) if config.unit == "cell" else None for f in fields]
+    labels = [segment_cells(f.read()[0]) if config.units.kind == "cell" else None for f in fields]
     units = [
-        units_of(g, config.unit, labels=cells, crop_size=32, crop_stride=16)
+        units_of(g, config.units.kind, labels=cells, crop_size=32, crop_stride=16)
         for g, cells in zip(grids, labels, strict=True)
     ]
     vectors = np.concatenate([pool(g, u) for g, u in zip(grids, units, strict=True)])
     of_field = np.repeat(np.arange(4), [len(u) for u in units])
     samples = vectors
-    if config.whiten:
+    if config.whitening.enabled:
         rows = np.array(control)[of_field]
-        shrinkage = config.shrinkage
+        shrinkage = config.whitening.shrinkage
         if shrinkage is None:
             shrinkage = choose_shrinkage(vectors[rows], of_field[rows])
-        whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
+        whitening = ControlWhitening(config.whitening.n_components, shrinkage=shrinkage)
         with warnings.catch_warnings(action="ignore", category=FewControlsWarning):
             samples = whitening.fit(vectors[rows]).transform(vectors)
     icfl = ICFL(
-        8, 2, 2, update=config.update, selection=config.selection, max_steps=5, random_state=3
+        8,
+        2,
+        2,
+        update=config.dictionary.update,
+        selection=config.dictionary.selection,
+        max_steps=5,
+        random_state=3,
     )
     codes = icfl.fit(samples).transform(samples)
 
@@ -319,7 +325,7 @@ def test_a_saved_dictionary_gives_the_same_codes(
     path = fitted.dictionary.save(tmp_path / "d")
     loaded = ConceptDictionary.load(path)
     # Settings of the samples come from the file, whatever is asked for here.
-    other = PipelineConfig(model="builtin", layer=7, unit="crop", random_state=3, batch_size=2)
+    other = PipelineConfig.of(model="builtin", layer=7, unit="crop", random_state=3, batch_size=2)
     seen, applied = finish(fields, other, loaded)
     assert_same_codes(fitted, applied)
     assert "fit" not in {s.stage for s in seen}
@@ -566,7 +572,7 @@ def test_memory_is_told_before_the_first_tile(fields: list[Field]):
 def test_a_second_run_takes_its_tokens_from_the_cache(
     fields: list[Field], result: PipelineResult, monkeypatch: pytest.MonkeyPatch
 ):
-    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    model = load_model(SMALL.model.name, device="cpu", seed=SMALL.random_state)
     passes: list[int] = []
     tokens = model.tokens
     monkeypatch.setattr(model, "tokens", lambda *a: passes.append(len(a[0])) or tokens(*a))
@@ -581,7 +587,7 @@ def test_a_second_run_takes_its_tokens_from_the_cache(
 
 
 def test_a_run_that_backs_off_says_so(fields: list[Field], monkeypatch: pytest.MonkeyPatch):
-    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    model = load_model(SMALL.model.name, device="cpu", seed=SMALL.random_state)
     tokens = model.tokens
 
     def one_tile(tiles: np.ndarray, *where: Any) -> np.ndarray:
@@ -610,7 +616,7 @@ def test_fast_arithmetic_is_noted_with_its_error(
     cutter = TileCutter(scaler.apply(0, fields[0].read()), plan)
     first_two = cutter.cut(plan.origins(fields[0].shape)[:2])
     exact, rough = (
-        load_model(SMALL.model, device="cpu", precision=precision, seed=SMALL.random_state)
+        load_model(SMALL.model.name, device="cpu", precision=precision, seed=SMALL.random_state)
         .tokens(first_two, 2, "residual")
         .astype(float)
         for precision in ("fp32", "bf16")
@@ -641,7 +647,7 @@ def test_a_cache_that_cannot_be_written_to_is_noted(
 def test_intensities_are_scaled_as_the_model_wants_and_that_is_kept(
     fields: list[Field], curve: str, monkeypatch: pytest.MonkeyPatch
 ):
-    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    model = load_model(SMALL.model.name, device="cpu", seed=SMALL.random_state)
     model.spec = dataclasses.replace(model.spec, intensity=curve)
     monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
     run = run_pipeline(fields, small(remove_position=False))
@@ -661,7 +667,7 @@ def test_intensities_are_scaled_as_the_model_wants_and_that_is_kept(
 def test_a_model_that_takes_fewer_channels_is_refused_before_anything_is_read(
     fields: list[Field], monkeypatch: pytest.MonkeyPatch
 ):
-    model = load_model(SMALL.model, device="cpu", seed=SMALL.random_state)
+    model = load_model(SMALL.model.name, device="cpu", seed=SMALL.random_state)
     model.spec = dataclasses.replace(model.spec, channels=ChannelRule(least=3, most=3))
     monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
     with pytest.raises(MicrodlError, match="takes 3 channels, but 1 is chosen; choose more"):
@@ -716,7 +722,7 @@ def test_disk_space_is_told_as_it_is_taken(
     config = small(remove_position=remove_position)
     run = run_pipeline(some, config)
     assert (run.dictionary.position is not None) == remove_position
-    spec = load_model(SMALL.model, device="cpu").spec
+    spec = load_model(SMALL.model.name, device="cpu").spec
     estimate = estimate_embedding(
         [f.shape for f in some],
         1,
@@ -775,7 +781,7 @@ def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     ]
     whole = f"channelvit-jump-cp@{weights}"
     config = small(model=f"channelvit-jump-cp[DNA,ER]@{weights}", tile_size=96, halo=0, layer=1)
-    config = dataclasses.replace(config, unit="crop", whiten=False, cache=False)
+    config = config.with_settings(unit="crop", whiten=False, cache=False)
     fitted = run_pipeline(two, config)
     spec = fitted.dictionary.spec
     assert spec.model_id == "channelvit-jump-cp[DNA,ER]"
@@ -797,6 +803,6 @@ def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     assert_same_codes(fitted, again)
     # Without the dictionary, the whole model lacks channels, found by name or given in any order.
     with pytest.raises(MicrodlError, match=r"there, 'channelvit-jump-cp\[ER,DNA\]'\."):
-        run_pipeline(two, dataclasses.replace(config, model=whole))
+        run_pipeline(two, config.with_settings(model=whole))
     with pytest.raises(MicrodlError, match=r"as in 'channelvit-jump-cp\[Mito\]', or choose more"):
-        run_pipeline(two, dataclasses.replace(config, model=whole, channels=names))
+        run_pipeline(two, config.with_settings(model=whole, channels=names))

@@ -13,8 +13,7 @@ import tifffile
 
 from models import published
 from napari_microdl.cli import main
-from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.config_files import write_config
+from napari_microdl.core.config import PipelineConfig, write_config
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.stepping import run_through
 from napari_microdl.fields.field import Field
@@ -34,7 +33,7 @@ NOTE = (
     "wrong."
 )
 MODEL_CHANNELS = dict(zip(("DNA", "RNA", "ER", "AGP", "Mito"), IN_ORDER, strict=True))
-CONFIG = PipelineConfig(
+CONFIG = PipelineConfig.of(
     unit="crop",
     crop_size=16,
     crop_stride=16,
@@ -84,7 +83,7 @@ def test_cell_dino_gets_its_channels_in_its_own_order(tmp_path: Path):
     state = published.timm_state(RECIPES["cell-dino-cp-vits8"].config)
     name = f"cell-dino-cp-vits8@{published.write(state, tmp_path / 'weights.pth')}"
     fields = painted(128)
-    run = run_pipeline(fields, dataclasses.replace(CONFIG, model=name))
+    run = run_pipeline(fields, CONFIG.with_settings(model=name))
     assert run.dictionary.spec.channel_names == IN_ORDER
     assert NOTE in run.warnings
     assert NOTE in run.report["notes"]
@@ -109,10 +108,10 @@ def tokens(fields: list[Field], config: PipelineConfig, kept: KeptStages | None 
 
 def test_channels_that_the_settings_name_always_win(lab: Path):
     fields, kept = painted(48), KeptStages()
-    config = dataclasses.replace(CONFIG, model=str(lab))
+    config = CONFIG.with_settings(model=str(lab))
     by_name = tokens(fields, config, kept)
     given = {
-        names: run_pipeline(fields, dataclasses.replace(config, channels=names))
+        names: run_pipeline(fields, config.with_settings(channels=names))
         for names in (IN_ORDER, STAINS)
     }
     for names, run in given.items():
@@ -121,7 +120,7 @@ def test_channels_that_the_settings_name_always_win(lab: Path):
         assert not [note for note in run.warnings if "by their names" in note]
         # Tokens of the one are not taken for those of the other.
         tokens(fields, config, kept)
-        again = tokens(fields, dataclasses.replace(config, channels=names), kept)
+        again = tokens(fields, config.with_settings(channels=names), kept)
         for here, there in zip(again, run.activations.grids, strict=True):
             np.testing.assert_array_equal(here, there.tokens)
     for named, right, wrong in zip(
@@ -132,7 +131,7 @@ def test_channels_that_the_settings_name_always_win(lab: Path):
 
 
 def test_channels_that_the_model_does_not_know_are_left_out(lab: Path):
-    config = dataclasses.replace(CONFIG, model=str(lab))
+    config = CONFIG.with_settings(model=str(lab))
     more = painted(48, ("brightfield", *STAINS))
     run = run_pipeline(more, config)
     assert run.dictionary.spec.channel_names == IN_ORDER
@@ -143,7 +142,7 @@ def test_channels_that_the_model_does_not_know_are_left_out(lab: Path):
 
 def test_a_model_that_takes_any_channels_gets_them_as_they_come():
     fields = painted(64, ("Mito", "DNA"))
-    run = run_pipeline(fields, dataclasses.replace(CONFIG, tile_size=64))
+    run = run_pipeline(fields, CONFIG.with_settings(tile_size=64))
     assert run.dictionary.spec.channel_names == ("Mito", "DNA")
     assert run.report["model_channels"] == {}
     assert not [note for note in run.warnings if "by their names" in note]
@@ -155,7 +154,7 @@ def test_names_that_leave_a_doubt_are_refused(lab: Path, *, layers: bool, by_nam
     # Of a known model before weights are asked for, which are not there.
     model = "cell-dino-cp-vits8" if by_name else str(lab)
     title = "Cell-DINO ViT-S/8 (Cell Painting)" if by_name else "lab"
-    config = dataclasses.replace(CONFIG, model=model)
+    config = CONFIG.with_settings(model=model)
     fields = painted(48, ("Mito", "AGP", "DAPI", "Hoechst", "channel 5"), n=4)
     with pytest.raises(MicrodlError) as caught:
         finish(iter_layer_scores(fields, config)) if layers else run_pipeline(fields, config)
@@ -168,7 +167,7 @@ def test_names_that_leave_a_doubt_are_refused(lab: Path, *, layers: bool, by_nam
 
 
 def test_a_model_that_does_with_fewer_channels_says_how():
-    config = dataclasses.replace(CONFIG, model="channelvit-jump-cp")
+    config = CONFIG.with_settings(model="channelvit-jump-cp")
     with pytest.raises(MicrodlError) as caught:
         run_pipeline(painted(48, ("DNA", "Mito", "x")), config)
     assert str(caught.value).endswith(
@@ -177,9 +176,9 @@ def test_a_model_that_does_with_fewer_channels_says_how():
 
 
 def test_layers_are_compared_on_the_channels_of_the_model(lab: Path):
-    fields, config = painted(48, n=4), dataclasses.replace(CONFIG, model=str(lab))
+    fields, config = painted(48, n=4), CONFIG.with_settings(model=str(lab))
     scores = [
-        finish(iter_layer_scores(fields, dataclasses.replace(config, channels=names)))[1]
+        finish(iter_layer_scores(fields, config.with_settings(channels=names)))[1]
         for names in (None, IN_ORDER, STAINS)
     ]
     pd.testing.assert_frame_equal(scores[0], scores[1])
@@ -204,7 +203,7 @@ def test_the_command_line_maps_channels_and_says_so(
 ):
     for channels in (None, STAINS):
         settings, out = tmp_path / "settings.json", tmp_path / f"out-{channels is None}"
-        write_config(dataclasses.replace(CONFIG, model=str(lab), channels=channels), settings)
+        write_config(CONFIG.with_settings(model=str(lab), channels=channels), settings)
         arguments = [str(table), "--config", str(settings), "--out", str(out)]
         assert main(["fit", *arguments]) == 0
         assert (f"Note: {NOTE}" in capsys.readouterr().out) == (channels is None)
@@ -220,7 +219,7 @@ def test_the_command_line_refuses_names_that_leave_a_doubt(
     text = table.read_text().replace("FileName_conA", "FileName_green")
     table.write_text(text)
     settings = tmp_path / "settings.json"
-    write_config(dataclasses.replace(CONFIG, model="cell-dino-cp-vits8"), settings)
+    write_config(CONFIG.with_settings(model="cell-dino-cp-vits8"), settings)
     arguments = [str(table), "--config", str(settings), "--out", str(tmp_path / "out")]
     assert main(["fit", *arguments]) == 2
     _, refused = capsys.readouterr().err.splitlines()
@@ -270,18 +269,18 @@ def test_the_colours_of_an_image_go_together_into_a_model_of_photographs(
     photographs: Path, names: tuple[str, ...], joint: bool | None, expected: bool
 ):
     fields = painted(56, names)
-    config = dataclasses.replace(CONFIG, model=str(photographs), joint=joint, crop_size=28)
+    config = CONFIG.with_settings(model=str(photographs), joint=joint, crop_size=28)
     if joint:
         # Nothing in their names says which is red.
-        config = dataclasses.replace(config, channels=names)
+        config = config.with_settings(channels=names)
     run = run_pipeline(fields, config)
     assert run.dictionary.spec.joint == expected
-    asked = dataclasses.replace(config, joint=expected)
+    asked = config.with_settings(joint=expected)
     for grid, same in zip(run.activations.grids, tokens(fields, asked), strict=True):
         assert grid.tokens.shape[-1] == (24 if expected else 72)
         np.testing.assert_array_equal(grid.tokens, same)
     # Applied to other images, the dictionary decides.
-    again = run_pipeline(fields, dataclasses.replace(config, joint=None), dictionary=run.dictionary)
+    again = run_pipeline(fields, config.with_settings(joint=None), dictionary=run.dictionary)
     for grid, same in zip(run.activations.grids, again.activations.grids, strict=True):
         np.testing.assert_array_equal(grid.tokens, same.tokens)
 

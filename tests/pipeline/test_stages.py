@@ -23,7 +23,7 @@ from napari_microdl.pipeline.run import (
     run_pipeline,
 )
 
-SMALL = PipelineConfig(
+SMALL = PipelineConfig.of(
     model="random-init",
     layer=2,
     n_atoms=8,
@@ -47,7 +47,7 @@ WORK = {
 
 
 def small(**changes: Any) -> PipelineConfig:
-    return dataclasses.replace(SMALL, **changes)
+    return SMALL.with_settings(**changes)
 
 
 @pytest.fixture(scope="module")

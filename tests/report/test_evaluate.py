@@ -56,7 +56,7 @@ from napari_microdl.report.text import (
 from tokens.stand_ins import finish
 
 FEW = EvaluationChoices(n_permutations=19)
-CONFIG = PipelineConfig(
+CONFIG = PipelineConfig.of(
     model="random-init",
     layer=1,
     n_atoms=8,
@@ -545,7 +545,7 @@ def test_the_limit_of_a_rare_label_counts_what_is_active_elsewhere(
 
 
 def test_crops_are_not_measured_by_hand(fields: list[Field]):
-    result = run_pipeline(fields, dataclasses.replace(CONFIG, unit="crop"))
+    result = run_pipeline(fields, CONFIG.with_settings(unit="crop"))
     _, report = finish(iter_evaluation(result.activations, FEW, fields=fields, cells=result.labels))
     assert report.handcrafted == {}
     assert "No handcrafted measurements: they are of cells, and the samples of this run are " in (

@@ -24,7 +24,7 @@ from napari_microdl.report.figures import (
 )
 from napari_microdl.report.unit_pictures import outlines_of, unit_window
 
-CONFIG = PipelineConfig(
+CONFIG = PipelineConfig.of(
     model="random-init",
     layer=1,
     n_atoms=8,
@@ -49,7 +49,7 @@ def cells(fields: list[Field]) -> PipelineResult:
 
 @pytest.fixture(scope="module")
 def crops(fields: list[Field]) -> PipelineResult:
-    return run_pipeline(fields, dataclasses.replace(CONFIG, unit="crop"))
+    return run_pipeline(fields, CONFIG.with_settings(unit="crop"))
 
 
 def pixels_of(figure: Figure) -> np.ndarray:

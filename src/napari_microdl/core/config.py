@@ -1,14 +1,18 @@
-"""All settings of a run in one frozen record, shared by the GUI, the command line and the files."""
+"""All settings of a run: a group for each stage, shared by the window, the command line and files.
+
+A group is what its stage is made from: the cache of stages compares it, the window marks a step by
+it, and a dictionary records it. Which setting belongs to which stage is written here alone.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from napari_microdl.core.errors import MicrodlError
 
@@ -24,91 +28,77 @@ ChannelTokens = Literal["concat", "mean"]
 Update = Literal["newton", "adam"]
 Init = Literal["data", "linear"]
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "site": get_args(Site),
-    "channel_tokens": get_args(ChannelTokens),
-    "scaling": get_args(ScalingMode),
-    "unit": get_args(UnitKind),
-    "update": get_args(Update),
-    "init": get_args(Init),
-    "selection": get_args(Selection),
-    "refit": ("auto", *get_args(Refit)),
-    "precision": get_args(Precision),
-}
+# JSON has lists only.
+Channels = Annotated[tuple[str, ...], Field(strict=False)]
+Group = Literal["model", "tokens", "cells", "units", "whitening", "dictionary"]
+
+# Beside the settings stands what the window alone needs: its images and how they make up fields.
+_WINDOW = "window"
+_NO_GROUP = ("cache", "random_state")
 
 
-@dataclass(frozen=True)
-class SegmentationConfig:
-    """Parameters of the built-in segmentation.
+class Settings(BaseModel):
+    """Settings that cannot be changed, checked when they are made.
 
-    Parameters
-    ----------
-    channel : str, optional
-        Channel to segment; the first where not given.
-    diameter : float, default=40
-        Typical diameter of a cell in pixels. Seeds lie at least about half of it apart.
-    threshold : {"local", "otsu"}
-        Local threshold, for uneven brightness, or one threshold for the image (Otsu).
-    min_area : float, optional
-        Smaller objects are dropped, in pixels; a sixth of a disc of `diameter` where not given.
+    Raises
+    ------
+    MicrodlError
+        If a setting is not known or not possible; one sentence names it.
     """
 
-    channel: str | None = None
-    diameter: float = 40.0
-    threshold: Threshold = "local"
-    min_area: float | None = None
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    def __post_init__(self) -> None:
-        if self.threshold not in get_args(Threshold):
-            raise MicrodlError(f"Threshold '{self.threshold}' is not known; use local or otsu.")
-        if not self.diameter >= 4:
-            raise MicrodlError(
-                f"A cell diameter of {self.diameter} px is too small; use 4 or more."
-            )
+    if not TYPE_CHECKING:
 
-        if self.min_area is not None and not self.min_area >= 0:
-            raise MicrodlError(f"A smallest area of {self.min_area} px is below 0; use 0 or more.")
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise MicrodlError(_sentence(type(self), error)) from None
 
-    @property
-    def smallest_area(self) -> float:
-        """Area in pixels below which an object is dropped."""
-        if self.min_area is not None:
-            return self.min_area
-        return float(np.pi * self.diameter**2 / 24)
+    def replace(self, **changes: Any) -> Self:
+        """The same settings but for some, checked like all others.
+
+        Parameters
+        ----------
+        **changes
+            Fields of this group.
+        """
+        return type(self)(**{**self.__dict__, **changes})
 
 
-# Settings that decide the whitening, and those that decide the dictionary.
-WHITENING_SETTINGS = ("whiten", "shrinkage", "n_components")
-DICTIONARY_SETTINGS = (
-    "n_atoms",
-    "n_iterations",
-    "atoms_per_iteration",
-    "update",
-    "init",
-    "learning_rate",
-    "selection",
-    "refit",
-    "positive_code",
-    "control_atoms",
-    "max_steps",
-    "early_stopping",
-    "random_state",
-)
-
-
-@dataclass(frozen=True)
-class PipelineConfig:
-    """Settings of a run from fields to concepts.
+class ModelConfig(Settings):
+    """The model that reads tokens, and how it runs.
 
     Parameters
     ----------
-    model : str, default="builtin"
+    name : str, default="builtin"
         Name of the foundation model, a published one with its weights as ``NAME@PATH``, or a file,
         folder or place on the hub (`napari_microdl.models.registry.load_model`).
     joint : bool, optional
         Of models of RGB images: read three channels together (True) or each as a grey image
         (False). Where not given, as the model's rule says; if it leaves the choice, channels that
         are called red, green and blue (or R, G, B) go in together and others one by one.
+    device : {"auto", "cpu", "cuda", "mps"}
+        Where the model runs.
+    precision : {"fp32", "bf16", "fast"}
+        Arithmetic of the model; "fast" measures both and takes bfloat16 where it is faster.
+    batch_size : int, default=8
+        Tiles of one channel a forward pass; halved where memory runs out.
+    """
+
+    name: str = "builtin"
+    joint: bool | None = None
+    device: str = "auto"
+    precision: Precision = "fp32"
+    batch_size: int = 8
+
+
+class TokensConfig(Settings):
+    """What is read of the model, and from which images.
+
+    Parameters
+    ----------
     layer : int, optional
         Layer to read; the model's default where not given.
     site : {"residual", "attention"}
@@ -124,21 +114,88 @@ class PipelineConfig:
         Edge of a tile in pixels; the model's native size where not given.
     halo : int, default=2
         Tokens dropped along the edges of a tile.
-    unit : {"cell", "crop", "token"}
-        What one sample is.
-    crop_size, crop_stride : int, default=64 and 32
-        Geometry of crops in pixels.
-    segmentation : SegmentationConfig
-        Used for cells in fields that come without labels.
     remove_position : bool, default=True
         Remove what tokens owe to their place in the tile, measured on all fields.
-    whiten : bool, default=True
-        Centre and whiten on controls and normalise (paper, section 3.1).
+    """
+
+    layer: int | None = None
+    site: Site = "residual"
+    channels: Channels | None = None
+    channel_tokens: ChannelTokens = "concat"
+    scaling: ScalingMode = "image"
+    tile_size: int | None = None
+    halo: int = 2
+    remove_position: bool = True
+
+
+class SegmentationConfig(Settings):
+    """The built-in segmentation, for fields that come without labels.
+
+    Parameters
+    ----------
+    channel : str, optional
+        Channel to segment; the first where not given.
+    diameter : float, default=40
+        Typical diameter of a cell in pixels. Seeds lie at least about half of it apart.
+    threshold : {"local", "otsu"}
+        Local threshold, for uneven brightness, or one threshold for the image (Otsu).
+    min_area : float, optional
+        Smaller objects are dropped, in pixels; a sixth of a disc of `diameter` where not given.
+    """
+
+    channel: str | None = None
+    diameter: Annotated[float, Field(ge=4)] = 40.0
+    threshold: Threshold = "local"
+    min_area: Annotated[float, Field(ge=0)] | None = None
+
+    @property
+    def smallest_area(self) -> float:
+        """Area in pixels below which an object is dropped."""
+        if self.min_area is not None:
+            return self.min_area
+        return float(np.pi * self.diameter**2 / 24)
+
+
+class UnitsConfig(Settings):
+    """What one sample is.
+
+    Parameters
+    ----------
+    kind : {"cell", "crop", "token"}
+        Cells, square crops, or single tokens.
+    crop_size, crop_stride : int, default=64 and 32
+        Geometry of crops in pixels.
+    """
+
+    kind: UnitKind = "cell"
+    crop_size: int = 64
+    crop_stride: int = 32
+
+
+class WhiteningConfig(Settings):
+    """Whitening on controls (paper, section 3.1).
+
+    Parameters
+    ----------
+    enabled : bool, default=True
+        Centre and whiten on controls and normalise.
     shrinkage : float, optional
         Added to the eigenvalues, in units of their median; where not given, chosen on control
         fields that are left out (`napari_microdl.estimators.shrinkage.choose_shrinkage`).
     n_components : int, optional
         Whitened directions kept; all where not given.
+    """
+
+    enabled: bool = True
+    shrinkage: float | None = None
+    n_components: int | None = None
+
+
+class DictionaryConfig(Settings):
+    """How the dictionary is learned; parameters of `napari_microdl.estimators.icfl.ICFL`.
+
+    Parameters
+    ----------
     n_atoms, n_iterations, atoms_per_iteration : int, optional
         M, J and L of the dictionary; chosen from the number of samples where not given.
     update : {"newton", "adam"}
@@ -149,47 +206,19 @@ class PipelineConfig:
         Rate of "adam".
     selection : {"signed", "absolute"}
         How atoms are picked.
+    refit : {"auto", "block", "full", "final"}
+        Which coefficients are refitted; "auto" suits the update.
     positive_code : bool, default=False
         Allow no negative coefficients.
     control_atoms : int, optional
         Atoms learned on controls and frozen before the others are learned on treated samples
         (control-first); where not given, all are learned on all samples.
-    refit : {"auto", "block", "full", "final"}
-        Which coefficients are refitted; "auto" suits the update.
     max_steps : int, optional
         Steps of the fit; chosen from the number of samples where not given.
     early_stopping : bool, default=False
         End the fit once the reconstruction of held-out samples no longer improves.
-    device : {"auto", "cpu", "cuda", "mps"}
-        Where the model runs.
-    precision : {"fp32", "bf16", "fast"}
-        Arithmetic of the model; "fast" measures both and takes bfloat16 where it is faster.
-    batch_size : int, default=8
-        Tiles of one channel a forward pass; halved where memory runs out.
-    cache : bool, default=True
-        Keep tokens on disk, so that the same images need not go through the model again
-        (`napari_microdl.tokens.TokenCache`).
-    random_state : int, default=0
-        Seed of everything random.
     """
 
-    model: str = "builtin"
-    joint: bool | None = None
-    layer: int | None = None
-    site: Site = "residual"
-    channels: tuple[str, ...] | None = None
-    channel_tokens: ChannelTokens = "concat"
-    scaling: ScalingMode = "image"
-    tile_size: int | None = None
-    halo: int = 2
-    unit: UnitKind = "cell"
-    crop_size: int = 64
-    crop_stride: int = 32
-    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
-    remove_position: bool = True
-    whiten: bool = True
-    shrinkage: float | None = None
-    n_components: int | None = None
     n_atoms: int | None = None
     n_iterations: int | None = None
     atoms_per_iteration: int | None = None
@@ -202,33 +231,94 @@ class PipelineConfig:
     control_atoms: int | None = None
     max_steps: int | None = None
     early_stopping: bool = False
-    device: str = "auto"
-    precision: Precision = "fp32"
-    batch_size: int = 8
+
+
+class PipelineConfig(Settings):
+    """Settings of a run from fields to concepts, a group for each stage.
+
+    Parameters
+    ----------
+    model : ModelConfig
+        The model, and how it runs.
+    tokens : TokensConfig
+        What is read of it.
+    cells : SegmentationConfig
+        The built-in segmentation.
+    units : UnitsConfig
+        What one sample is.
+    whitening : WhiteningConfig
+        Whitening on controls.
+    dictionary : DictionaryConfig
+        How the dictionary is learned.
+    cache : bool, default=True
+        Keep tokens on disk, so that the same images need not go through the model again
+        (`napari_microdl.tokens.TokenCache`).
+    random_state : int, default=0
+        Seed of everything random.
+
+    Examples
+    --------
+    Groups can be given as dicts; `of` takes settings by their own names, whichever group they are
+    in:
+
+    >>> config = PipelineConfig(units={"kind": "crop"}, dictionary={"n_atoms": 64})
+    >>> config == PipelineConfig.of(unit="crop", n_atoms=64)
+    True
+    """
+
+    model: ModelConfig = ModelConfig()
+    tokens: TokensConfig = TokensConfig()
+    cells: SegmentationConfig = SegmentationConfig()
+    units: UnitsConfig = UnitsConfig()
+    whitening: WhiteningConfig = WhiteningConfig()
+    dictionary: DictionaryConfig = DictionaryConfig()
     cache: bool = True
     random_state: int = 0
 
-    def __post_init__(self) -> None:
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise MicrodlError(
-                    f"The setting {name} is {value!r}, which is not known; use one of "
-                    f"{', '.join(map(repr, choices))}."
-                )
+    @classmethod
+    def of(cls, **settings: Any) -> Self:
+        """Settings by their own names; the others keep their defaults.
+
+        Parameters
+        ----------
+        **settings
+            Fields of any group; `kind` of the units is called ``unit``, `name` of the model
+            ``model``, `enabled` of the whitening ``whiten``, and the group of the cells
+            ``segmentation``.
+        """
+        return cls().with_settings(**settings)
+
+    def with_settings(self, **settings: Any) -> Self:
+        """The same settings but for some, given by their own names as in `of`."""
+        return type(self)(**self._in_groups(settings))
+
+    def _in_groups(self, settings: dict[str, Any]) -> dict[str, Any]:
+        groups: dict[str, Any] = {name: dict(self.__dict__[name].__dict__) for name in _GROUPS}
+        groups |= {name: self.__dict__[name] for name in _NO_GROUP}
+        unknown = sorted(set(settings) - set(_PLACES))
+        if unknown:
+            raise MicrodlError(_unknown(unknown))
+        for name, value in settings.items():
+            group, field = _PLACES[name]
+            if field is None:
+                groups[group] = value
+            else:
+                groups[group][field] = value
+        return groups
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values that JSON can hold."""
-        return dataclasses.asdict(self)
+        return self.model_dump(mode="json")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> PipelineConfig:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Settings from plain values.
 
         Parameters
         ----------
         values : dict
-            As `to_dict` gives them; what is missing keeps its default.
+            As `to_dict` gives them, or by their own names without groups, as versions before 0.2
+            wrote them; what is missing keeps its default.
 
         Returns
         -------
@@ -237,27 +327,189 @@ class PipelineConfig:
         Raises
         ------
         MicrodlError
-            If a setting is not known.
+            If a setting is not known or not possible.
         """
-        values = dict(values)
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise MicrodlError(
-                f"The settings hold {', '.join(map(repr, unknown))}, which this version does not "
-                "know; remove or correct them."
-            )
-        if values.get("channels") is not None:
-            values["channels"] = tuple(values["channels"])
-        if isinstance(values.get("segmentation"), dict):
-            try:
-                values["segmentation"] = SegmentationConfig(**values["segmentation"])
-            except TypeError as error:
-                raise MicrodlError(f"The segmentation settings do not fit: {error}.") from error
-        return cls(**values)
+        # No version wrote a group beside settings without one: "model" was a text then.
+        grouped = any(
+            name in _GROUPS and (name != "model" or isinstance(values[name], dict))
+            for name in values
+        )
+        return cls(**values) if grouped else cls.of(**values)
 
     @property
     def hash(self) -> str:
         """Twelve hex digits that change with any setting."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+_GROUPS: dict[str, type[Settings]] = {
+    "model": ModelConfig,
+    "tokens": TokensConfig,
+    "cells": SegmentationConfig,
+    "units": UnitsConfig,
+    "whitening": WhiteningConfig,
+    "dictionary": DictionaryConfig,
+}
+# Group and field of every setting by its own name; None stands for the whole group.
+_PLACES: dict[str, tuple[str, str | None]] = {
+    field: (group, field)
+    for group, record in _GROUPS.items()
+    if group != "cells"
+    for field in record.model_fields
+    if field not in ("name", "kind", "enabled")
+} | {
+    "model": ("model", "name"),
+    "unit": ("units", "kind"),
+    "whiten": ("whitening", "enabled"),
+    "segmentation": ("cells", None),
+    "cache": ("cache", None),
+    "random_state": ("random_state", None),
+}
+
+
+def write_config(
+    config: PipelineConfig, path: str | Path, window: dict[str, Any] | None = None
+) -> None:
+    """Write all settings as JSON.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+        Settings.
+    path : str or Path
+        File; one that is there is replaced.
+    window : dict, optional
+        What the window alone needs, see `read_window`.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    values = config.to_dict() if window is None else {**config.to_dict(), _WINDOW: window}
+    text = json.dumps(values, indent=2)
+    Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def read_config(path: str | Path) -> PipelineConfig:
+    """Read settings.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON file as `write_config` writes it; settings that are left out keep their default, and
+        what the window alone needs is passed over.
+
+    Returns
+    -------
+    PipelineConfig
+
+    Raises
+    ------
+    MicrodlError
+        If the file cannot be read, or a setting is not known or of the wrong kind.
+    """
+    values = _read_values(Path(path))
+    values.pop(_WINDOW, None)
+    return PipelineConfig.from_dict(values)
+
+
+def read_window(path: str | Path) -> dict[str, Any] | None:
+    """Read what the window alone needs, such as its images and the table of their fields.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON file as `write_config` writes it.
+
+    Returns
+    -------
+    dict or None
+        As it stands in the file, unchecked; None where the file was not written by the window.
+
+    Raises
+    ------
+    MicrodlError
+        If the file cannot be read.
+    """
+    found: dict[str, Any] | None = _read_values(Path(path)).get(_WINDOW)
+    return found
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    """The object in a file, its window an object too."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MicrodlError(
+            f"The settings '{path.name}' cannot be read ({error.strerror}); check that the file "
+            "exists."
+        ) from error
+    except ValueError as error:
+        raise MicrodlError(
+            f"The settings '{path.name}' are not JSON ({error}); correct or save them again."
+        ) from error
+    if not isinstance(values, dict):
+        raise MicrodlError(
+            f"The settings '{path.name}' are a {type(values).__name__}; a JSON object with one "
+            "entry a setting is needed."
+        )
+    if not isinstance(values.get(_WINDOW, {}), dict):
+        raise MicrodlError(
+            f"The entry {_WINDOW} of the settings '{path.name}' is {json.dumps(values[_WINDOW])} "
+            "but must be an object."
+        )
+    return values
+
+
+# What a setting must be, by the kind of the error that pydantic found.
+_MUST_BE = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list of texts",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+}
+
+
+def _sentence(record: type[Settings], error: ValidationError) -> str:
+    errors = error.errors(include_url=False)
+    unknown = sorted(str(e["loc"][-1]) for e in errors if e["type"] == "extra_forbidden")
+    if unknown:
+        return _unknown(unknown)
+    first = errors[0]
+    if first["type"] == "value_error":
+        # A group has said it already.
+        return str(first["ctx"]["error"])
+    name, value = str(first["loc"][0]), first["input"]
+    group = next((group for group, kind in _GROUPS.items() if kind is record), None)
+    place = name if group is None else f"{group}.{name}"
+    if first["type"] == "greater_than_equal":
+        return f"The setting {place} is {value} but must be {first['ctx']['ge']:g} or more."
+    if first["type"] == "literal_error":
+        return (
+            f"The setting {place} is {value!r}, which is not known; use one of "
+            f"{', '.join(map(repr, _words(record.model_fields[name].annotation)))}."
+        )
+    must_be = _MUST_BE.get(first["type"], first["msg"].removeprefix("Input should be "))
+    if type(None) in get_args(record.model_fields[name].annotation):
+        must_be += " or null"
+    shown = json.dumps(value, default=repr)
+    return f"The setting {place} is {shown} but must be {must_be}."
+
+
+def _words(annotation: Any) -> list[str]:
+    """The words that a choice knows."""
+    parts = get_args(annotation)
+    return [w for part in parts for w in ([part] if isinstance(part, str) else _words(part))]
+
+
+def _unknown(names: list[str]) -> str:
+    return (
+        f"The settings hold {', '.join(map(repr, names))}, which this version does not know; "
+        "remove or correct them."
+    )

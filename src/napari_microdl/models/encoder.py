@@ -19,8 +19,8 @@ from napari_microdl.models.base import ModelSpec
 from napari_microdl.models.device import bounded_threads
 from napari_microdl.models.families.transformers import TransformersConfig
 from napari_microdl.models.families.transformers_network import TransformersNetwork
-from napari_microdl.models.vit.network import VisionTransformer
 from napari_microdl.models.vit.config import Preprocessing, VitConfig
+from napari_microdl.models.vit.network import VisionTransformer
 
 TRIAL_TILES = 2
 TRIAL_REPEATS = 3

@@ -51,7 +51,7 @@ def named_channels(
     MicrodlError
         If names leave a doubt about any channel of the model; says which, and what to do.
     """
-    return tuple(channels) if config.channels is not None else in_order_of(model, channels)
+    return tuple(channels) if config.tokens.channels is not None else in_order_of(model, channels)
 
 
 def channels_by_model(channels: Sequence[str], model: ModelSpec) -> dict[str, str]:
@@ -90,7 +90,7 @@ def channel_note(channels: Sequence[str], config: PipelineConfig, model: ModelSp
         Empty where the settings name the channels, or the model takes any.
     """
     pairs = channels_by_model(channels, model)
-    if config.channels is not None or not pairs:
+    if config.tokens.channels is not None or not pairs:
         return ""
     told = ", ".join(f"'{channel}' as {wanted}" for wanted, channel in pairs.items())
     return (

@@ -41,7 +41,7 @@ def finding(result: PipelineResult) -> str:
     active = activations.activation(concept) > 0
     conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
     control = activations.units["Metadata_control"].to_numpy(bool)
-    unit = result.config.unit
+    unit = result.config.units.kind
     return (
         f"{best['name'].capitalize()} marks the '{best['label']}' condition: it is active in "
         f"{active[conditions == best['label']].mean():.0%} of its {unit}s and in "
@@ -77,7 +77,7 @@ def write_outputs(result: PipelineResult, out: Path) -> None:
         "overlay_units.png": unit_figure(result, fields, shown, top[0]),
         "gallery.png": gallery_figure(activations, fields, top[:_FIGURE_CONCEPTS]),
         "distribution.png": distribution_figure(
-            activations, top[:_FIGURE_CONCEPTS], result.config.unit
+            activations, top[:_FIGURE_CONCEPTS], result.config.units.kind
         ),
     }
     for name, figure in figures.items():

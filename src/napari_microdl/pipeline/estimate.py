@@ -45,9 +45,9 @@ def estimate_run(
         shapes,
         n_channels,
         model,
-        TilePlan(model.patch_size, config.tile_size or model.tile_size, config.halo),
-        channel_tokens=config.channel_tokens,
-        batch_size=config.batch_size,
+        TilePlan(model.patch_size, config.tokens.tile_size or model.tile_size, config.tokens.halo),
+        channel_tokens=config.tokens.channel_tokens,
+        batch_size=config.model.batch_size,
         lazy=lazy,
-        remove_position=config.remove_position,
+        remove_position=config.tokens.remove_position,
     )

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_microdl.concepts.dictionary import ConceptDictionary
-from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.config_files import write_config
+from napari_microdl.core.config import PipelineConfig, write_config
 from napari_microdl.core.stepping import run_through
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.metadata import PREFIX, metadata_table, read_table, select
@@ -49,7 +48,7 @@ def units_file(result: PipelineResult) -> str:
     -------
     str
     """
-    return f"{result.config.unit}s.csv"
+    return f"{result.config.units.kind}s.csv"
 
 
 def write_run(

@@ -44,20 +44,20 @@ def check_fields(
     """
     if not fields:
         raise MicrodlError("There are no fields; choose at least one image.")
-    if fitting and config.whiten and not any(f.is_control for f in fields):
+    if fitting and config.whitening.enabled and not any(f.is_control for f in fields):
         raise MicrodlError(
             "No control field is chosen; mark at least one untreated field as control, "
             "or switch the whitening off."
         )
-    channels = config.channels or fields[0].channel_names
+    channels = config.tokens.channels or fields[0].channel_names
     for f in fields:
         f.channel_indices(channels)
-        if config.channels is None and set(f.channel_names) != set(channels):
+        if config.tokens.channels is None and set(f.channel_names) != set(channels):
             raise MicrodlError(
                 f"Field '{f.name}' has the channels {f.channel_names} but '{fields[0].name}' has "
                 f"{channels}; choose the channels that all fields share."
             )
-    known = known_spec(config.model, joint=joint_of(config.joint, channels))
+    known = known_spec(config.model.name, joint=joint_of(config.model.joint, channels))
     return channels if known is None else named_channels(channels, config, known)
 
 
@@ -97,7 +97,7 @@ def config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> Pipeline
 
 def _model_of(spec: DictionarySpec, config: PipelineConfig) -> str:
     """The dictionary's model, from where the settings say that its weights lie."""
-    name = config.model
+    name = config.model.name
     here, made_with = published_name(name), published_name(spec.model_id)
     if here is not None and made_with is not None and here.model == made_with.model:
         return str(made_with._replace(place=here.place))
@@ -133,17 +133,17 @@ def spec_of(
         model_id=model.model_id,
         weights_sha256=model.weights_sha256,
         weights_licence=model.licence,
-        layer=model.default_layer if config.layer is None else config.layer,
-        site=config.site,
+        layer=model.default_layer if config.tokens.layer is None else config.tokens.layer,
+        site=config.tokens.site,
         channel_names=channels,
-        channel_tokens=config.channel_tokens,
-        scaling=config.scaling,
+        channel_tokens=config.tokens.channel_tokens,
+        scaling=config.tokens.scaling,
         tile_size=plan.tile_size,
         halo=plan.halo,
         patch_size=plan.patch_size,
-        unit=config.unit,
-        crop_size=config.crop_size,
-        crop_stride=config.crop_stride,
+        unit=config.units.kind,
+        crop_size=config.units.crop_size,
+        crop_stride=config.units.crop_stride,
         intensity=model.intensity,
         joint=model.channels.joint,
         weights_non_commercial=model.non_commercial,

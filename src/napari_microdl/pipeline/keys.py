@@ -88,24 +88,24 @@ def iter_keys(
     StageKeys
     """
     cells, images = [], []
-    segmented = (config.segmentation.channel,) if config.segmentation.channel else None
+    segmented = (config.cells.channel,) if config.cells.channel else None
     for index, f in enumerate(fields):
         step = Progress("scale", index, len(fields), f"Looking at {f.name}")
         yield step
         content = yield from retold(_iter_content(f.data), step)
         images.append((content, f.channel_indices(channels)))
-        if config.unit != "cell":
+        if config.units.kind != "cell":
             continue
         if f.labels is not None:
             cells.append((yield from retold(_iter_content(f.labels), step)))
         else:
-            cells.append((content, f.channel_indices(segmented)[0], config.segmentation))
+            cells.append((content, f.channel_indices(segmented)[0], config.cells))
     # The seed is the weights of an untrained model; others have none of it.
-    seed = config.random_state if config.model == "random-init" else None
+    seed = config.random_state if config.model.name == "random-init" else None
     # A position component and a curve that are given; held, so that no other is taken for them.
     given = None if dictionary is None else (dictionary.position, dictionary.spec)
     segment = (_of(config, _SEGMENT), tuple(cells))
-    read = (_of(config, _READ), channels, tuple(images), _file(config.model), seed, given)
+    read = (_of(config, _READ), channels, tuple(images), _file(config.model.name), seed, given)
     pool = (read, segment, _of(config, _POOL))
     whiten = (pool, tuple(f.is_control for f in fields), _of(config, WHITENING_SETTINGS))
     learn = (whiten, _of(config, DICTIONARY_SETTINGS))

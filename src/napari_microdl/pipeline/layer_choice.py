@@ -89,9 +89,11 @@ def iter_layer_scores(
         if not 1 <= layer <= depth:
             raise MicrodlError(f"Layer {layer} does not exist: this model has layers 1 to {depth}.")
     channels = named_channels(channels, config, model.spec)
-    plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
+    plan = TilePlan(
+        model.spec.patch_size, config.tokens.tile_size or model.spec.tile_size, config.tokens.halo
+    )
     check_wants(model.spec, plan, len(channels))
-    scaler = IntensityScaling(config.scaling, curve=model.spec.intensity)
+    scaler = IntensityScaling(config.tokens.scaling, curve=model.spec.intensity)
     yield from iter_scale(fields, scaler, channels)
     labels = yield from iter_segment(fields, config)
 
@@ -106,9 +108,9 @@ def iter_layer_scores(
             model,
             plan,
             layers,
-            site=config.site,
-            channel_tokens=config.channel_tokens,
-            batch_size=config.batch_size,
+            site=config.tokens.site,
+            channel_tokens=config.tokens.channel_tokens,
+            batch_size=config.model.batch_size,
             cache=cache,
             # Pooled and dropped before the next field.
             storage=TokenStorage(),
@@ -127,10 +129,10 @@ def iter_layer_scores(
         yield Progress("embed", before, sum(counts), f"Averaging tokens in {f.name}")
         units = units_of(
             grids[layers[0]],
-            config.unit,
+            config.units.kind,
             labels=labels[index],
-            crop_size=config.crop_size,
-            crop_stride=config.crop_stride,
+            crop_size=config.units.crop_size,
+            crop_stride=config.units.crop_stride,
         )
         for layer, grid in grids.items():
             yield Progress("embed", before, sum(counts), f"Averaging tokens in {f.name}")

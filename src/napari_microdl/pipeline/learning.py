@@ -62,28 +62,28 @@ def iter_learn(
     """
     notes: list[str] = []
     icfl = ICFL(
-        config.n_atoms,
-        config.n_iterations,
-        config.atoms_per_iteration,
-        update=config.update,
-        init=config.init,
-        learning_rate=config.learning_rate,
-        selection=config.selection,
-        refit=config.refit,
-        positive_code=config.positive_code,
-        control_atoms=config.control_atoms,
-        max_steps=config.max_steps,
-        early_stopping=config.early_stopping,
+        config.dictionary.n_atoms,
+        config.dictionary.n_iterations,
+        config.dictionary.atoms_per_iteration,
+        update=config.dictionary.update,
+        init=config.dictionary.init,
+        learning_rate=config.dictionary.learning_rate,
+        selection=config.dictionary.selection,
+        refit=config.dictionary.refit,
+        positive_code=config.dictionary.positive_code,
+        control_atoms=config.dictionary.control_atoms,
+        max_steps=config.dictionary.max_steps,
+        early_stopping=config.dictionary.early_stopping,
         random_state=config.random_state,
     )
-    controls = None if config.control_atoms is None else samples.is_control(fields)
+    controls = None if config.dictionary.control_atoms is None else samples.is_control(fields)
     records = icfl.fit_iter(whitened.vectors, controls=controls)
     for record in steps_noted(records, notes):
         message = f"Fitting the dictionary: R2 {record.r2:.3f}"
         yield Progress("fit", record.step, record.total_steps or record.step, message, record)
-    if config.n_atoms is None:
+    if config.dictionary.n_atoms is None:
         notes.append(
-            f"{len(whitened.vectors)} {config.unit}s: a dictionary of {icfl.n_atoms_} atoms with "
+            f"{len(whitened.vectors)} {config.units.kind}s: a dictionary of {icfl.n_atoms_} atoms with "
             f"at most {icfl.n_iterations_} x {icfl.atoms_per_iteration_} active was chosen."
         )
     spec = spec_of(config, tokens.model, tokens.plan, tokens.channels)

@@ -57,8 +57,8 @@ def operations(n_tiles: int, n_channels: int, model: ModelSpec, config: Pipeline
     -------
     float
     """
-    layers = model.default_layer if config.layer is None else config.layer
-    tokens = ((config.tile_size or model.tile_size) // model.patch_size) ** 2
+    layers = model.default_layer if config.tokens.layer is None else config.tokens.layer
+    tokens = ((config.tokens.tile_size or model.tile_size) // model.patch_size) ** 2
     each = 24.0 * model.dim**2 + 4.0 * tokens * model.dim
     return n_tiles * model.channels.n_token_channels(n_channels) * layers * tokens * each
 

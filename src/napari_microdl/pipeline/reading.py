@@ -134,11 +134,13 @@ def iter_measure(
     MicrodlError
         If the model does not take these channels or tiles, or an image shows nothing.
     """
-    plan = TilePlan(model.spec.patch_size, config.tile_size or model.spec.tile_size, config.halo)
+    plan = TilePlan(
+        model.spec.patch_size, config.tokens.tile_size or model.spec.tile_size, config.tokens.halo
+    )
     check_wants(model.spec, plan, len(channels))
     # Settings that no dictionary can have are refused before anything is read.
     spec_of(config, model.spec, plan, channels)
-    scaler = IntensityScaling(config.scaling, curve=curve or model.spec.intensity)
+    scaler = IntensityScaling(config.tokens.scaling, curve=curve or model.spec.intensity)
     yield from iter_scale(fields, scaler, channels)
     return Intensities(channels, plan, scaler)
 
@@ -252,7 +254,7 @@ def iter_take_position(
     places = tokens.plan.tile_tokens**2
     share = {"token_position_share": (yield from retold(iter_position_share(grids), step(0)))}
     position = None if dictionary is None else dictionary.position
-    if dictionary is None and config.remove_position:
+    if dictionary is None and config.tokens.remove_position:
         per_place = _tokens_per_place(grids)
         if per_place < _LEAST_TOKENS_PER_PLACE:
             notes.append(
@@ -302,10 +304,10 @@ def _grids(
             ScaledImage(f, measured.scaler, index, channels),
             model,
             plan,
-            layer=config.layer,
-            site=config.site,
-            channel_tokens=config.channel_tokens,
-            batch_size=config.batch_size,
+            layer=config.tokens.layer,
+            site=config.tokens.site,
+            channel_tokens=config.tokens.channel_tokens,
+            batch_size=config.model.batch_size,
             cache=cache,
             storage=storage,
         )
@@ -321,7 +323,7 @@ def _grids(
         notes.append(
             f"Memory ran out: the model was given {model.most_tiles} "
             f"tile{'s' if model.most_tiles > 1 else ''} at a time instead of a batch of "
-            f"{config.batch_size}."
+            f"{config.model.batch_size}."
         )
     trial = getattr(model.model, "trial", None)
     if trial is not None:

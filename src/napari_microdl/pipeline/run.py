@@ -411,11 +411,11 @@ def iter_load(
     try:
         loading = loader.submit(
             load_model,
-            config.model,
-            device=config.device,
-            precision=config.precision,
+            config.model.name,
+            device=config.model.device,
+            precision=config.model.precision,
             seed=config.random_state,
-            joint=joint_of(config.joint, channels),
+            joint=joint_of(config.model.joint, channels),
         )
         while not loading.done():
             yield Progress("scale", 0, 1, "Loading the model")

@@ -36,15 +36,15 @@ def iter_segment(
     list of (ndarray of shape (height, width) or None)
     """
     labels: list[NDArray[np.integer] | None] = [None] * len(fields)
-    if config.unit != "cell":
+    if config.units.kind != "cell":
         return labels
     for index, f in enumerate(fields):
         progress = Progress("segment", index, len(fields), f"Finding cells in {f.name}")
         yield progress
         labels[index] = f.read_labels()
         if labels[index] is None:
-            name = config.segmentation.channel
+            name = config.cells.channel
             channel = f.channel_indices((name,) if name else None)[0]
-            steps = iter_segment_cells(f.read((channel,))[0], config.segmentation)
+            steps = iter_segment_cells(f.read((channel,))[0], config.cells)
             labels[index] = yield from retold(steps, progress)
     return labels

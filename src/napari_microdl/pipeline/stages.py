@@ -81,10 +81,10 @@ def iter_pool(
         try:
             units = units_of(
                 grid,
-                config.unit,
+                config.units.kind,
                 labels=cells,
-                crop_size=config.crop_size,
-                crop_stride=config.crop_stride,
+                crop_size=config.units.crop_size,
+                crop_stride=config.units.crop_stride,
             )
         except MicrodlError as error:
             raise MicrodlError(f"Field '{f.name}': {error}") from error

@@ -62,23 +62,23 @@ def iter_whiten(
     -------
     Whitened
     """
-    if not config.whiten:
+    if not config.whitening.enabled:
         return Whitened(None, samples.vectors)
     notes: list[str] = []
     is_control = samples.is_control(fields)
     n_controls = int(is_control.sum())
-    step = Progress("whiten", 0, 1, f"Whitening on {n_controls} control {config.unit}s")
+    step = Progress("whiten", 0, 1, f"Whitening on {n_controls} control {config.units.kind}s")
     yield step
     controls = samples.vectors[is_control]
-    shrinkage = config.shrinkage
+    shrinkage = config.whitening.shrinkage
     if shrinkage is None:
         trials = iter_shrinkage(controls, samples.of_field()[is_control])
         shrinkage = yield from retold(trials, step)
         notes.append(
-            f"{n_controls} control {config.unit}s with {controls.shape[1]} dimensions: the "
+            f"{n_controls} control {config.units.kind}s with {controls.shape[1]} dimensions: the "
             f"whitening is shrunk by {shrinkage:g} times the median eigenvalue."
         )
-    whitening = ControlWhitening(config.n_components, shrinkage=shrinkage)
+    whitening = ControlWhitening(config.whitening.n_components, shrinkage=shrinkage)
     yield from retold(steps_noted(whitening.iter_fit(controls), notes), step)
     vectors = yield from retold(_iter_transform(whitening, samples.vectors), step)
     return Whitened(whitening, vectors, tuple(notes))

@@ -152,7 +152,7 @@ def unit_figure(
         colormap="magma",
         limits=(0.0, float(activations.activation(concept).max()) or 1.0),
         alpha=0.8,
-        label=f"activation of {name} in each {result.config.unit}",
+        label=f"activation of {name} in each {result.config.units.kind}",
     )
 
 

@@ -83,7 +83,7 @@ class CellPanel(Panel):
     def show_selection(self) -> None:
         """Show the unit that is looked at."""
         run, row = self.session.run, self.selection.current
-        unit = "cell" if run is None else run.result.config.unit
+        unit = "cell" if run is None else run.result.config.units.kind
         known = run is not None and row is not None
         for button in (self.previous, self.next):
             button.setEnabled(run is not None)

@@ -244,7 +244,7 @@ class ConceptExplorer(Dock):
             return
         self._on_view()
         own = all(source.has_own_labels for source in run.sources) and run.has_images
-        self.kinds["cells"].setVisible(run.result.config.unit == "cell" and not own)
+        self.kinds["cells"].setVisible(run.result.config.units.kind == "cell" and not own)
         self._on_concept()
 
     def _on_concept(self) -> None:

@@ -155,7 +155,7 @@ class Choices(Step):
                 if name not in _NO_BATCHES:
                     self.batches.addItem(_label_name(name), name)
             self.batches.setCurrentIndex(max(self.batches.findData(before), 0))
-        unit = run.result.config.unit
+        unit = run.result.config.units.kind
         cannot = ""
         if unit != "cell":
             cannot = f"Cells are measured by hand, and the samples of this run are {unit}s."

@@ -90,7 +90,7 @@ def _write(
     if run.has_images:
         page = yield from iter_html_report(report, run.result.activations, run.fields)
     else:
-        page = html_report(report, run.result.config.unit)
+        page = html_report(report, run.result.config.units.kind)
     files = path.with_suffix(".html"), path.with_suffix(".json")
     try:
         files[0].write_text(page, encoding="utf-8")
@@ -262,7 +262,7 @@ class EvaluationPanel(Panel):
         self.plot.show_rows(report.reconstruction if report is not None else [])
         sentences, notes = [], []
         if report is not None and run is not None:
-            sentences = summary_sentences(report, run.result.config.unit)
+            sentences = summary_sentences(report, run.result.config.units.kind)
             notes = report.notes
         _put(self.summary, "\n".join(sentences))
         _put(self.notes, "\n".join(f"Note: {note}" for note in notes))

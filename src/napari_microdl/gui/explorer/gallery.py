@@ -144,7 +144,7 @@ class PictureList(QListWidget):
             item.setData(Qt.ItemDataRole.UserRole, int(row))
             item.setToolTip(
                 f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"
-                f"{run.result.config.unit} {unit['label']}, cosine {cosine:.3f}"
+                f"{run.result.config.units.kind} {unit['label']}, cosine {cosine:.3f}"
                 + ("\nClick to go there." if run.has_images else "")
             )
             self.addItem(item)

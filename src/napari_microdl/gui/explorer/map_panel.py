@@ -100,7 +100,9 @@ def _map_steps(run: Run, method: str) -> Generator[JobStep, None, tuple[str, str
     if method == "umap":
         places = yield from told(iter_umap_map(codes), "UMAP")
         known = int(np.isfinite(places[:, 0]).sum())
-        drawn = f" of {known:,} random {run.result.config.unit}s" if known < len(places) else ""
+        drawn = (
+            f" of {known:,} random {run.result.config.units.kind}s" if known < len(places) else ""
+        )
         return run.run_id, method, places, f"UMAP of activations{drawn}"
     places, share = yield from told(iter_pca_map(codes), "PCA")
     title = f"first two principal components ({share.sum():.0%} of the variance)"
@@ -179,7 +181,7 @@ class MapPanel(Panel):
         chosen = len(self.selection.rows)
         self.clear_button.setEnabled(chosen > 0)
         if self._made is not None and self.session.run is not None:
-            unit = self.session.run.result.config.unit
+            unit = self.session.run.result.config.units.kind
             self._say(
                 f"{counted(chosen, unit)} selected and outlined in the images."
                 if chosen

@@ -72,7 +72,7 @@ class ConceptPlot(Plot):
         run, concept, kind, label, field = self._shown
         activations, text = run.result.activations, self.colours["text"]
         if kind == "conditions":
-            draw_distribution(axes, activations, concept, run.result.config.unit, text=text)
+            draw_distribution(axes, activations, concept, run.result.config.units.kind, text=text)
             # Short enough for a narrow dock.
             axes.set_xlabel("cosine with the concept")
         elif kind == "wells":

@@ -61,7 +61,7 @@ class SelectButton(QPushButton):
         self.setEnabled(run is not None)
         if run is None:
             return
-        unit = run.result.config.unit
+        unit = run.result.config.units.kind
         self._add(
             f"{unit.capitalize()}s with the concept on show",
             f"Every {unit} in which the concept is active, of all images.",

@@ -87,7 +87,7 @@ class TagPanel(Panel):
     def show_selection(self) -> None:
         """Say how many units would be tagged, and the recall."""
         run = self.session.run
-        unit = "cell" if run is None else run.result.config.unit
+        unit = "cell" if run is None else run.result.config.units.kind
         chosen = len(self.selection.rows)
         self.units_heading.setText(
             counted(chosen, f"selected {unit}")

@@ -255,7 +255,7 @@ class Overlays:
             assert run is not None
             units: Units = run.result.activations.geometry[field]
             labels = run.result.labels[field]
-            if run.result.config.unit == "cell" and labels is not None:
+            if run.result.config.units.kind == "cell" and labels is not None:
                 found = LabelPainter(labels, units.ids)
             else:
                 shape = run.result.activations.grids[field].image_shape

@@ -51,7 +51,7 @@ def unit_at(run: Run, world: ArrayLike, fields: list[int]) -> int | None:
 def _unit_of_field(run: Run, number: int, y: float, x: float) -> int | None:
     activations = run.result.activations
     labels = run.result.labels[number]
-    if run.result.config.unit != "cell" or labels is None:
+    if run.result.config.units.kind != "cell" or labels is None:
         return activations.unit_at(number, y, x)
     row, column = (int(np.floor(v + 0.5)) for v in (y, x))
     if not (0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]):

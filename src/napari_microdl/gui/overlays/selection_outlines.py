@@ -107,7 +107,7 @@ class Marks:
         source = run.sources[field]
         layer = Labels(
             output_data(data, source),
-            name=f"selected {run.result.config.unit}s, {source.name}",
+            name=f"selected {run.result.config.units.kind}s, {source.name}",
             colormap=DirectLabelColormap(color_dict={None: _CLEAR, 1: _YELLOW}),
             opacity=1,
             **output_geometry(source),

@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 from napari.layers import Labels, Layer
 
-from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.config_files import read_config, read_window, write_config
+from napari_microdl.core.config import PipelineConfig, read_config, read_window, write_config
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import listed
 from napari_microdl.fields.field_files import (
@@ -86,7 +85,7 @@ def take_down(plan: Plan, path: str | Path) -> WindowFiles:
     path = Path(path)
     config, rows = plan.run_config(), plan.used_rows()
     by_channel = plan.layout.arrangement == "channels"
-    with_labels = config.unit == "cell" and plan.cell_source == "labels"
+    with_labels = config.units.kind == "cell" and plan.cell_source == "labels"
     fields: list[FieldFiles] = []
     drawn: list[bool] = []
     reasons: list[str] = []

@@ -51,7 +51,7 @@ class KeptTags:
         missing = tagged - int((numbers >= len(self._known) - tagged).sum())
         if before is None or not missing:
             return ""
-        unit = before.result.config.unit
+        unit = before.result.config.units.kind
         was = "has lost its tag" if missing == 1 else "have lost their tags"
         return (
             f"{counted(missing, f'tagged {unit}')} of the run before {was}: this run does not have "
@@ -84,7 +84,7 @@ class KeptTags:
 
 def _described(run: Run, rows: NDArray[np.int64]) -> pd.DataFrame:
     """What tells units of a run from all others, in the columns of `_SAME`."""
-    unit = run.result.config.unit
+    unit = run.result.config.units.kind
     units = run.result.activations.units.iloc[rows]
     images = units["Metadata_Field"].astype(str).to_numpy(object)
     if unit != "cell":

@@ -73,12 +73,12 @@ class ModelChoice:
     def joint(self) -> Joint:
         """How the model is asked to read channels, see `napari_microdl.models.recipe.Joint`."""
         used = [channel.name for channel in self._settings.channels if channel.use]
-        return joint_of(self._settings.config.joint, used)
+        return joint_of(self._settings.config.model.joint, used)
 
     @property
     def spec(self) -> ModelSpec | None:
         """Facts about the chosen model; None while a file or folder has not been looked at."""
-        key = (self._settings.config.model, self.joint)
+        key = (self._settings.config.model.name, self.joint)
         if key not in self._specs:
             known = known_spec(key[0], joint=key[1])
             if known is not None:
@@ -90,7 +90,7 @@ class ModelChoice:
         spec = self.spec
         if spec is not None and self.joint == "preferred" and spec.channels.either:
             return spec.channels.joint
-        return self._settings.config.joint
+        return self._settings.config.model.joint
 
     @property
     def applied(self) -> ConceptDictionary | None:
@@ -124,7 +124,7 @@ class ModelChoice:
         pin = ""
         # What is no place on the hub is refused by the run.
         with suppress(MicrodlError):
-            pin = weights_pin(self.run_config().model)
+            pin = weights_pin(self.run_config().model.name)
         return f"{terms_of(spec)} {pin}".rstrip()
 
     def take_spec(self, model: str, joint: Joint, spec: ModelSpec) -> None:
@@ -141,7 +141,7 @@ class ModelChoice:
         """
         self._specs[model, joint] = spec
         config = self._settings.config
-        if self._waiting == (model, joint, config.channels):
+        if self._waiting == (model, joint, config.tokens.channels):
             self.take_channels()
         self._settings.settings_changed.emit()
 
@@ -156,10 +156,14 @@ class ModelChoice:
         """
         config, wanted = self._settings.config, self.channels()
         waits = self.spec is None
-        self._waiting = (config.model, self.joint, config.channels) if waits else None
-        if not wanted or config.channels is None or len(wanted) != len(config.channels):
+        self._waiting = (config.model.name, self.joint, config.tokens.channels) if waits else None
+        if (
+            not wanted
+            or config.tokens.channels is None
+            or len(wanted) != len(config.tokens.channels)
+        ):
             return False
-        self.channel_choices = dict(zip(wanted, config.channels, strict=True))
+        self.channel_choices = dict(zip(wanted, config.tokens.channels, strict=True))
         return True
 
     def channels(self) -> dict[str, str | None]:
@@ -184,14 +188,14 @@ class ModelChoice:
 
     def all_channels(self) -> tuple[str, ...]:
         """Every channel that the model names, with those that were left out."""
-        published = published_name(self._settings.config.model)
+        published = published_name(self._settings.config.model.name)
         if self.spec is None or published is None or published.channels is None:
             return self.spec.channels.names if self.spec else ()
         return model_spec(published.model).channels.names
 
     def can_leave_out(self) -> bool:
         """Whether the model will do with fewer channels than it now has."""
-        published = published_name(self._settings.config.model)
+        published = published_name(self._settings.config.model.name)
         if self.spec is None or published is None:
             return False
         subsets = model_spec(published.model).channels.subsets
@@ -203,11 +207,11 @@ class ModelChoice:
             return tuple(name for name in mapped.values() if name is not None) or None
         channels = self._settings.channels
         names = [c.name for c in channels]
-        order = [n for n in self._settings.config.channels or () if n in names]
+        order = [n for n in self._settings.config.tokens.channels or () if n in names]
         order += [n for n in names if n not in order]
         used = tuple(n for n in order if channels[names.index(n)].use)
         # Where nothing is known of the model, an order that was asked for may not be that of all.
-        asked = self.spec is None and self._settings.config.channels is not None
+        asked = self.spec is None and self._settings.config.tokens.channels is not None
         return None if used == tuple(names) and not asked else used
 
     def cost(self) -> str:
@@ -232,10 +236,10 @@ class ModelChoice:
         except MicrodlError:
             return ""
         sentence = f"{estimate}, beside the model."
-        pace = self._seconds_a_tile.get(config.model)
+        pace = self._seconds_a_tile.get(config.model.name)
         if pace is not None:
             seconds, by = pace * estimate.n_tiles * n_channels, "at the pace of the last run"
-        elif config.device in ("auto", "cpu"):
+        elif config.model.device in ("auto", "cpu"):
             seconds = estimate_seconds(estimate.n_tiles, n_channels, spec, config)
             by = "on the processor, by its arithmetic"
         else:
@@ -277,7 +281,7 @@ class ModelChoice:
         self._keep([name for name in self.channels() if name != wanted])
 
     def _keep(self, names: list[str]) -> None:
-        published = published_name(self._settings.config.model)
+        published = published_name(self._settings.config.model.name)
         assert published is not None
         channels = None if tuple(names) == self.all_channels() else tuple(names)
         self._settings.configure(model=str(published._replace(channels=channels)))
@@ -300,7 +304,7 @@ class ModelChoice:
             yield f"The channel {listed(repeated)} stands for two of the model's; choose others."
         elif not mapped and most is not None and used > most:
             yield f"{spec.title} takes at most {most} channels; untick some in step 1."
-        if needs_weights(self._settings.config.model):
+        if needs_weights(self._settings.config.model.name):
             yield (
                 f"The weights of {spec.title} are not on the hub; get them from {spec.source} and "
                 "choose their file."
@@ -312,7 +316,7 @@ class ModelChoice:
         plan = TilePlan(spec.patch_size, spec.tile_size, spec.halo)
         tiles = sum(len(plan.origins(field.shape)) for field in fields) * len(spec.channel_names)
         pace = result.report["seconds"]["embed"] / tiles
-        model = result.config.model
+        model = result.config.model.name
         self._seconds_a_tile[model] = max(pace, self._seconds_a_tile.get(model, 0.0))
 
 

@@ -67,12 +67,12 @@ class Plan(RunSettings):
 
     def _on_renamed(self, before: str, now: str) -> None:
         """Settings name channels, which are the same ones afterwards."""
-        cells, channels = self.config.segmentation, self.config.channels
+        cells, channels = self.config.cells, self.config.tokens.channels
         if cells.channel == before:
             cells = dataclasses.replace(cells, channel=now)
         if channels is not None:
             channels = tuple(now if name == before else name for name in channels)
-        self.config = dataclasses.replace(self.config, segmentation=cells, channels=channels)
+        self.config = self.config.with_settings(segmentation=cells, channels=channels)
 
     def run_config(self) -> PipelineConfig:
         """Settings as a run gets them, with the chosen channels and how they are read in."""
@@ -108,7 +108,7 @@ class Plan(RunSettings):
             If the settings name a channel that the images do not have; nothing has changed then.
         """
         offered = [c.name for c in self.channels]
-        missing = [name for name in config.channels or () if name not in offered]
+        missing = [name for name in config.tokens.channels or () if name not in offered]
         if missing and offered:
             raise MicrodlError(
                 f"The settings use the channel {listed(missing)}, but the images have "
@@ -117,7 +117,9 @@ class Plan(RunSettings):
         self.config = config
         if not self.model.take_channels():
             for channel in self.channels:
-                channel.use = config.channels is None or channel.name in config.channels
+                channel.use = (
+                    config.tokens.channels is None or channel.name in config.tokens.channels
+                )
         self.settings_changed.emit()
 
     def problems(self) -> list[Problem]:
@@ -125,7 +127,7 @@ class Plan(RunSettings):
         found = [Problem("images", s, _ALL) for s in self.image_problems()]
         found += [Problem("images", s, _SAMPLES) for s in self._control_problems()]
         channels = self.layout.arrangement == "channels"
-        needs_labels = self.shown_config().unit == "cell" and self.cell_source == "labels"
+        needs_labels = self.shown_config().units.kind == "cell" and self.cell_source == "labels"
         # The cells of a field are those of its first channel.
         first: dict[Any, ImageRow] = {}
         for row in self.used_rows():
@@ -150,7 +152,7 @@ class Plan(RunSettings):
     def _control_problems(self) -> Generator[str, None, None]:
         used = self.used_rows()
         fitting = used and not self.apply_dictionary
-        if fitting and self.config.whiten and not any(row.is_control for row in used):
+        if fitting and self.config.whitening.enabled and not any(row.is_control for row in used):
             yield (
                 "Pick at least one control field: tick Control for an untreated image, "
                 "or switch the whitening off."
@@ -190,7 +192,7 @@ class Plan(RunSettings):
             raise MicrodlError(problems[0].sentence)
         config = self.run_config()
         # Without them where they are not needed yet, as they may be missing or not fit.
-        of_cells = self.shown_config().unit == "cell"
+        of_cells = self.shown_config().units.kind == "cell"
         with_labels = step != "model" and of_cells and self.cell_source == "labels"
         fields, sources = build_fields(
             self.used_rows(), self.layout, [c.name for c in self.channels], with_labels=with_labels
@@ -203,18 +205,22 @@ class Plan(RunSettings):
         used = self.used_rows()
         labels = [row.labels_layer() for row in used]
         heeded = self.shown_config()
-        cells: tuple[Any, ...] = (heeded.unit,)
-        if heeded.unit == "crop":
-            cells += (heeded.crop_size, heeded.crop_stride)
-        elif heeded.unit == "cell" and self.cell_source == "segmentation":
-            cells += (config.segmentation,)
-        elif heeded.unit == "cell":
+        cells: tuple[Any, ...] = (heeded.units.kind,)
+        if heeded.units.kind == "crop":
+            cells += (heeded.units.crop_size, heeded.units.crop_stride)
+        elif heeded.units.kind == "cell" and self.cell_source == "segmentation":
+            cells += (config.cells,)
+        elif heeded.units.kind == "cell":
             cells += tuple(self.contents(layer) for layer in labels)
         facets: dict[Facet, Any] = {
             "pixels": tuple(
                 (row.key, row.group, row.channel, self.contents(row.layer())) for row in used
             ),
-            "channels": (config.channels, config.channel_tokens, config.scaling),
+            "channels": (
+                config.tokens.channels,
+                config.tokens.channel_tokens,
+                config.tokens.scaling,
+            ),
             "controls": tuple(row.is_control for row in used),
             "conditions": tuple(
                 (row.name, row.condition, row.well, row.site, row.plate) for row in used

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -40,7 +39,7 @@ class RunSettings(Images):
         **changes
             Attributes of `PipelineConfig`.
         """
-        config = dataclasses.replace(self.config, **changes)
+        config = self.config.with_settings(**changes)
         if config != self.config:
             self.config = config
             self.settings_changed.emit()

@@ -181,7 +181,7 @@ class Session(Plan):
             Of an earlier run.
         """
         dictionary = activations.dictionary
-        config = dataclasses.replace(PipelineConfig(), unit=dictionary.spec.unit)
+        config = PipelineConfig.of(unit=dictionary.spec.unit)
         # Imported here: it brings the model's code along, which takes seconds.
         from napari_microdl.pipeline.run import PipelineResult
 

@@ -77,7 +77,7 @@ class Work:
         stages = set() if self._run is None else self._run.finished
         last: dict[StepName, str] = {
             # Crops and patches are known once tokens are averaged over them.
-            "cells": "segment" if self.config.unit == "cell" else "pool",
+            "cells": "segment" if self.config.units.kind == "cell" else "pool",
             "model": "read",
             # A dictionary that is applied has its whitening; samples are all that is needed.
             "whitening": "whiten" if self.dictionary is None else "pool",

@@ -198,7 +198,7 @@ class CellPreview(QObject):
             if not only_news:
                 self.told.emit(f"⚠ {error}")
             return
-        config = self._session.config.segmentation
+        config = self._session.config.cells
         region = visible_region(source)
         if not region.area:
             region = Region(0, 0, *field.shape)

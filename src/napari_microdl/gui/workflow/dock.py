@@ -368,7 +368,7 @@ class ConceptWorkflow(Dock):
             self.dictionary.curve.set_history(result.dictionary.icfl.history_)
         best = result.activations.ranking.iloc[0]
         sentence = (
-            f"Done: {len(result.activations.units)} {result.config.unit}s, "
+            f"Done: {len(result.activations.units)} {result.config.units.kind}s, "
             f"{result.activations.n_concepts} concepts."
         )
         if best["selectivity"] == best["selectivity"]:

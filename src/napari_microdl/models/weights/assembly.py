@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from napari_microdl.models.vit.network import VisionTransformer
 from napari_microdl.models.vit.config import VitConfig
+from napari_microdl.models.vit.network import VisionTransformer
 from napari_microdl.models.weights.keys import KeyMap
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import weakref
 from functools import partial
 from typing import Any
@@ -122,18 +121,18 @@ class CellsStep(Step):
         layout.addWidget(self.labels)
 
     def _segment(self, **changes: Any) -> None:
-        segmentation = dataclasses.replace(self.session.config.segmentation, **changes)
+        segmentation = self.session.config.cells.replace(**changes)
         self.session.configure(segmentation=segmentation)
 
     def refresh(self) -> None:
         """Show the settings that matter for the chosen unit."""
         config = self.session.shown_config()
-        segmentation = config.segmentation
+        segmentation = config.cells
         for widget in (self.unit, self.crop_size, self.crop_stride):
             widget.setEnabled(self.session.applied is None)
-        cells = config.unit == "cell"
+        cells = config.units.kind == "cell"
         built_in = cells and self.session.cell_source == "segmentation"
-        show_choice(self.unit, config.unit)
+        show_choice(self.unit, config.units.kind)
         show_choice(self.source, self.session.cell_source)
         show_choice(self.threshold, segmentation.threshold)
         names = [channel.name for channel in self.session.channels]
@@ -144,9 +143,9 @@ class CellsStep(Step):
         show_choice(self.channel, segmentation.channel)
         show_number(self.diameter, segmentation.diameter)
         show_number(self.min_area, segmentation.min_area or 0)
-        show_number(self.crop_size, config.crop_size)
-        show_number(self.crop_stride, config.crop_stride)
-        crops = config.unit == "crop"
+        show_number(self.crop_size, config.units.crop_size)
+        show_number(self.crop_stride, config.units.crop_stride)
+        crops = config.units.kind == "crop"
         for widget, shown in (
             (self.crop_size, crops),
             (self.crop_stride, crops),
@@ -167,9 +166,9 @@ class CellsStep(Step):
         self.set_summary(
             {
                 "cell": "cells of the built-in segmentation" if built_in else "cells of my labels",
-                "crop": f"crops of {config.crop_size} px, every {config.crop_stride} px",
+                "crop": f"crops of {config.units.crop_size} px, every {config.units.crop_stride} px",
                 "token": "single patches",
-            }[config.unit]
+            }[config.units.kind]
         )
 
     def _choose_labels(self, place: int, layer: Labels | None) -> None:

@@ -136,12 +136,12 @@ class DictionaryStep(Step):
         self.fit.setChecked(not session.apply_dictionary)
         self.run_button.setText("Apply" if session.apply_dictionary else "Fit")
         self.apply.setChecked(session.apply_dictionary)
-        show_number(self.n_atoms, config.n_atoms or 0)
-        show_number(self.n_iterations, config.n_iterations or 0)
-        show_number(self.per_iteration, config.atoms_per_iteration or 0)
-        show_number(self.control_atoms, config.control_atoms or 0)
-        self.positive.setChecked(config.positive_code)
-        self.early.setChecked(config.early_stopping)
+        show_number(self.n_atoms, config.dictionary.n_atoms or 0)
+        show_number(self.n_iterations, config.dictionary.n_iterations or 0)
+        show_number(self.per_iteration, config.dictionary.atoms_per_iteration or 0)
+        show_number(self.control_atoms, config.dictionary.control_atoms or 0)
+        self.positive.setChecked(config.dictionary.positive_code)
+        self.early.setChecked(config.dictionary.early_stopping)
         self.sizes.setVisible(not session.apply_dictionary)
         self.automatic.setVisible(not session.apply_dictionary)
         self.automatic.setText(self._automatic())
@@ -161,7 +161,7 @@ class DictionaryStep(Step):
         if session.apply_dictionary:
             self.set_summary("apply the loaded dictionary")
         else:
-            size = "auto" if config.n_atoms is None else str(config.n_atoms)
+            size = "auto" if config.dictionary.n_atoms is None else str(config.dictionary.n_atoms)
             self.set_summary(f"fit a new one, concepts: {size}")
 
     def _automatic(self) -> str:
@@ -177,6 +177,6 @@ class DictionaryStep(Step):
         samples, width = run.result.activations.vectors.shape
         atoms, rounds, picked = default_size(samples, width)
         return (
-            f"With the {samples} {run.result.config.unit}s of the last run, auto takes {atoms} "
+            f"With the {samples} {run.result.config.units.kind}s of the last run, auto takes {atoms} "
             f"concepts, at most {rounds} x {picked} active in each."
         )

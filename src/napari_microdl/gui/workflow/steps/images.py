@@ -157,8 +157,8 @@ class ImagesStep(Step):
         self.table.fields_model.reload()
         self.table.fit()
         show_choice(self.arrangement, layout.arrangement)
-        show_choice(self.scaling, self.session.config.scaling)
-        show_choice(self.channel_tokens, self.session.config.channel_tokens)
+        show_choice(self.scaling, self.session.config.tokens.scaling)
+        show_choice(self.channel_tokens, self.session.config.tokens.channel_tokens)
         images = [layer for row in rows if (layer := row.layer()) is not None]
         stacks = [layer for layer in images if leading_shape(layer)]
         self._form.setRowVisible(self.channel_axis, bool(stacks))

@@ -192,7 +192,7 @@ class ModelStep(Step):
         path : str or Path
             File or folder.
         """
-        published = published_name(self.session.config.model)
+        published = published_name(self.session.config.model.name)
         if self.model.currentData() == _OWN:
             published = None
         self._failed = None
@@ -216,27 +216,29 @@ class ModelStep(Step):
         table : DataFrame
             From `napari_microdl.pipeline.layer_choice.iter_layer_scores`.
         """
-        self.curve.show_table(table, self.session.config.model)
+        self.curve.show_table(table, self.session.config.model.name)
 
     # Showing -----------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Show the chosen model."""
         config, spec = self.session.config, self.session.model.spec
-        published = published_name(config.model)
-        own = config.model in MODEL_NAMES
-        known = published.model if published else config.model if own else _OWN
+        published = published_name(config.model.name)
+        own = config.model.name in MODEL_NAMES
+        known = published.model if published else config.model.name if own else _OWN
         show_choice(self.model, known)
-        show_choice(self.site, config.site)
-        show_choice(self.device, config.device)
-        show_choice(self.precision, config.precision)
-        show_number(self.layer, config.layer or 0)
+        show_choice(self.site, config.tokens.site)
+        show_choice(self.device, config.model.device)
+        show_choice(self.precision, config.model.precision)
+        show_number(self.layer, config.tokens.layer or 0)
         self._form.setRowVisible(self._places, not own)
-        place = published.place if published else "" if own else config.model
-        elsewhere = "not chosen yet" if needs_weights(config.model) else "from the hub"
+        place = published.place if published else "" if own else config.model.name
+        elsewhere = "not chosen yet" if needs_weights(config.model.name) else "from the hub"
         self.weights.setText(Path(place).name if place else elsewhere)
         self.weights.setToolTip(place)
-        self.curve.follow(config.model, config.layer or (spec.default_layer if spec else None))
+        self.curve.follow(
+            config.model.name, config.tokens.layer or (spec.default_layer if spec else None)
+        )
         if spec is not None:
             self._describe(spec)
         dictionary = self.session.model.applied
@@ -253,8 +255,10 @@ class ModelStep(Step):
         if self.is_expanded:
             self._show_cost()
         self.cost.setVisible(bool(self.cost.text()))
-        layer = "recommended layer" if config.layer is None else f"layer {config.layer}"
-        title, site = spec.title if spec else Path(config.model).name, config.site
+        layer = (
+            "recommended layer" if config.tokens.layer is None else f"layer {config.tokens.layer}"
+        )
+        title, site = spec.title if spec else Path(config.model.name).name, config.tokens.site
         if dictionary is not None:
             # What a run reads, whatever is chosen above.
             spec, site = dictionary.model, dictionary.spec.site
@@ -266,7 +270,7 @@ class ModelStep(Step):
         self.set_summary(f"{title}{terms}; {layer}, {where}")
 
     def _look_up(self) -> None:
-        asked = (self.session.config.model, self.session.model.joint)
+        asked = (self.session.config.model.name, self.session.model.joint)
         if self._failed is not None and self._failed[0] == asked:
             self.licence.setText(self._failed[1])
         elif not self._runner.is_running:

@@ -64,12 +64,12 @@ class WhiteningStep(Step):
         applied = self.session.applied
         for widget in (self.whiten, self.remove_position, self.shrinkage):
             widget.setEnabled(applied is None)
-        self.whiten.setChecked(config.whiten)
-        self.remove_position.setChecked(config.remove_position)
-        chosen = config.shrinkage if applied is None else None
+        self.whiten.setChecked(config.whitening.enabled)
+        self.remove_position.setChecked(config.tokens.remove_position)
+        chosen = config.whitening.shrinkage if applied is None else None
         show_number(self.shrinkage, _AUTO if chosen is None else chosen)
-        self._form.setRowVisible(self.shrinkage, config.whiten)
-        position = "position removed" if config.remove_position else "position kept"
+        self._form.setRowVisible(self.shrinkage, config.whitening.enabled)
+        position = "position removed" if config.tokens.remove_position else "position kept"
         whitening = self.session.whitening
         self.spectrum.show_whitening(whitening)
         auto = "auto"
@@ -77,8 +77,8 @@ class WhiteningStep(Step):
             auto = f"auto (last: {whitening.shrinkage:g})"
         show_special(self.shrinkage, auto)
         shrinkage = auto if chosen is None else f"{chosen:g}"
-        words = f"on controls, shrinkage {shrinkage}" if config.whiten else "off"
+        words = f"on controls, shrinkage {shrinkage}" if config.whitening.enabled else "off"
         if applied is not None and applied.whitening is not None:
             words = f"as in the dictionary, shrinkage {applied.whitening.shrinkage:g}"
-        self.run_button.setVisible(config.whiten)
+        self.run_button.setVisible(config.whitening.enabled)
         self.set_summary(f"{words}; {position}")
