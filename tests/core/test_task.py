@@ -17,12 +17,16 @@ from napari_microdl.estimators.whitening import ControlWhitening, FewControlsWar
 def test_work_ends_at_its_next_look_after_it_was_cancelled():
     task = Task()
     done: list[int] = []
-    with task.active(), pytest.raises(Cancelled):
+
+    def count() -> None:
         for number in range(5):
             current_task().progress(number, 5, "Counting")
             done.append(number)
             if number == 2:
                 task.cancel()
+
+    with task.active(), pytest.raises(Cancelled):
+        count()
     assert done == [0, 1, 2]
     # What follows is another's work.
     current_task().check()
