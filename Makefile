@@ -1,6 +1,7 @@
 # Everything runs in a virtual environment that is made here; nothing is installed by hand.
 #   make demo    the main job on the bundled sample, without a display; leaves demo-output/
-#   make test    the whole suite on a virtual screen
+#   make test    the whole suite, in WORKERS processes on virtual screens
+#   make test-full  the same, and every combination of parameters that it tries in pairs only
 #   make lint    format, types, layers and manifest
 #   make build   wheel and sdist into dist/
 # pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
@@ -9,21 +10,27 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO_OUTPUT ?= demo-output
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# The tests of a module stay together, since they share what is slow to make.
+IN_PARALLEL = --numprocesses $(WORKERS) --dist loadscope
 # What an installation depends on. The package is installed in place and follows its source, all but
 # the version, which is read from __init__.py when it is installed.
 INPUTS := pyproject.toml constraints.txt src/napari_microdl/__init__.py $(VENV)/.made
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint build check-wheel system-deps clean
+.PHONY: demo test test-full lint build check-wheel system-deps clean
 
 demo: $(VENV)/.base
 	$(BIN)/napari-microdl demo --headless --out $(DEMO_OUTPUT)
 
 test: system-deps $(VENV)/.test
-	scripts/with-display $(BIN)/python -m pytest $(PYTEST_ARGS)
+	scripts/with-display $(BIN)/python -m pytest $(IN_PARALLEL) $(FULL) $(PYTEST_ARGS)
+
+test-full: FULL := --full
+test-full: test
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ import sys
 import tempfile
 import time
 import types
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -57,11 +57,11 @@ from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.models.encoder import EncoderModel
-from napari_microdl.models.registry import RECIPES, load_model, model_spec
+from napari_microdl.models.registry import load_model, model_spec, recipes
 from napari_microdl.models.vit.network import VisionTransformer
-from napari_microdl.pipeline.pace import estimate_seconds, processor_rate
+from napari_microdl.pipeline.estimate import estimate_seconds, processor_rate
 from napari_microdl.tokens import (
-    BackingOff,
+    MemoryLimited,
     ScaledImage,
     TilePlan,
     TokenCache,
@@ -70,8 +70,8 @@ from napari_microdl.tokens import (
     estimate_embedding,
 )
 from napari_microdl.tokens.estimate import tiles_at_once
-from napari_microdl.tokens.images import TileCutter
 from napari_microdl.tokens.positions import PositionComponent, position_share
+from napari_microdl.tokens.tiles import TileCutter
 from napari_microdl.tokens.units import pool, units_of
 
 Floats = NDArray[np.float32]
@@ -80,16 +80,6 @@ DINOV2 = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
 DINOV2_PATCH, DINOV2_TILE = 14, 518
 # What the plugin takes unless told otherwise, by the names of `embed`.
 DEFAULT_HALO, DEFAULT_BATCH = 2, 8
-
-
-def finish(steps: Generator[int, None, TokenGrid]) -> TokenGrid:
-    """Run a generator to its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as finished:
-            grid: TokenGrid = finished.value
-            return grid
 
 
 class Memory:
@@ -140,7 +130,7 @@ def spread(ratios: NDArray[np.float64]) -> str:
 def random_dinov2() -> EncoderModel:
     """DINOv2-S as the plugin runs it by default, with random weights."""
     torch.manual_seed(0)
-    recipe = RECIPES["dinov2-small"]
+    recipe = recipes()["dinov2-small"]
     return EncoderModel(
         VisionTransformer(recipe.config),
         recipe.spec,
@@ -188,24 +178,22 @@ def speed_of(title: str, model: Any, edge: int, repeats: int, *, with_cache: boo
         batches = [cutter.cut(origins[i : i + n_tiles]) for i in range(0, len(origins), n_tiles)]
         ways: dict[str, Callable[[], Any]] = {
             "model alone": lambda: [model.tokens(b, layer, "residual") for b in batches],
-            "embed_field, scaled in memory": lambda: finish(embed_field(image, model, plan)),
-            "embed_field, uint16 from zarr": lambda: finish(embed_field(scaled, model, plan)),
-            "the same, scaling measured first": lambda: finish(
-                embed_field(ScaledImage(stored, scaler(), 0), model, plan)
+            "embed_field, scaled in memory": lambda: embed_field(image, model, plan),
+            "embed_field, uint16 from zarr": lambda: embed_field(scaled, model, plan),
+            "the same, scaling measured first": lambda: embed_field(
+                ScaledImage(stored, scaler(), 0), model, plan
             ),
         }
-        kept = ""
+        cached = ""
         if with_cache:
             cache = TokenCache(Path(folder) / "cache")
-            finish(embed_field(image, model, plan, cache=cache))
-            kept = f"; {cache.size() / 1e6:.0f} MB in the cache"
-            ways["scaled in memory, all in the cache"] = lambda: finish(
-                embed_field(image, model, plan, cache=cache)
+            embed_field(image, model, plan, cache=cache)
+            cached = f"; {cache.size() / 1e6:.0f} MB in the cache"
+            ways["scaled in memory, all in the cache"] = lambda: embed_field(
+                image, model, plan, cache=cache
             )
-            ways["scaled in memory, none in the cache"] = lambda: finish(
-                embed_field(
-                    image, model, plan, cache=TokenCache(Path(tempfile.mkdtemp(dir=folder)))
-                )
+            ways["scaled in memory, none in the cache"] = lambda: embed_field(
+                image, model, plan, cache=TokenCache(Path(tempfile.mkdtemp(dir=folder)))
             )
         for run in ways.values():
             run()
@@ -216,8 +204,8 @@ def speed_of(title: str, model: Any, edge: int, repeats: int, *, with_cache: boo
                     run()
     print(
         f"\nspeed: {title}, layer {layer} of {spec.depth}, {edge} x {edge} px, {channels} "
-        f"channels, {len(origins)} tiles of {plan.tile_size} px with a halo of {plan.halo}{kept}; "
-        f"median (range) of {repeats} rounds"
+        f"channels, {len(origins)} tiles of {plan.tile_size} px with a halo of "
+        f"{plan.halo}{cached}; median (range) of {repeats} rounds"
     )
     rows = []
     alone = seconds["model alone"]
@@ -232,11 +220,12 @@ def speed_of(title: str, model: Any, edge: int, repeats: int, *, with_cache: boo
             )
         )
     print_columns(("way", "CPU s", "times the model", "wall s", "times the model"), rows)
-    told = estimate_seconds(len(origins), channels, spec, PipelineConfig())
+    estimated = estimate_seconds(len(origins), channels, spec, PipelineConfig())
     taken = float(np.median(seconds["embed_field, scaled in memory"].wall))
     print(
-        f"told before the first run: {told:.2f} s, from products at "
-        f"{processor_rate() / 1e9:.0f} GFLOP/s; taken: {taken:.2f} wall s, {taken / told:.2f} times"
+        f"told before the first run: {estimated:.2f} s, from products at "
+        f"{processor_rate() / 1e9:.0f} GFLOP/s; taken: {taken:.2f} wall s, "
+        f"{taken / estimated:.2f} times"
     )
 
 
@@ -316,13 +305,13 @@ def seams(data: Path) -> None:
         images = [scaler.apply(i, f.read()) for i, f in enumerate(fields)]
         for halo in (0, 1, 2):
             plan = TilePlan(p, model.spec.tile_size, halo)
-            raw = [finish(embed_field(image, model, plan)) for image in images]
+            raw = [embed_field(image, model, plan) for image in images]
             component = PositionComponent.fit(raw, plan.tile_tokens**2)
 
             def embed(
                 image: Floats, plan: TilePlan = plan, component: PositionComponent = component
             ) -> TokenGrid:
-                return component.remove(finish(embed_field(image, model, plan)))
+                return component.remove(embed_field(image, model, plan))
 
             removed = [component.remove(grid) for grid in raw]
             cells = [f"{title}, halo {halo}"]
@@ -341,7 +330,7 @@ def seams(data: Path) -> None:
 
 def large_worker(size: int) -> dict[str, float]:
     """Peak memory of one large image, in a process of its own."""
-    model = BackingOff(load_model("builtin", device="cpu"))
+    model = MemoryLimited(load_model("builtin", device="cpu"))
     plan = TilePlan(model.spec.patch_size, model.spec.tile_size, 2)
     with tempfile.TemporaryDirectory() as folder:
         large = stored_field(Path(folder), 1, size)
@@ -349,7 +338,7 @@ def large_worker(size: int) -> dict[str, float]:
         model.tokens(noise(1, 128)[None], model.spec.default_layer, "residual")
         memory, start = Memory(), time.process_time()
         scaler = IntensityScaling().fit([large])
-        grid = finish(embed_field(ScaledImage(large, scaler, 0), model, plan, layer=1))
+        grid = embed_field(ScaledImage(large, scaler, 0), model, plan, layer=1)
         embedded = memory.peak()
         seconds = time.process_time() - start
         position_share([grid])
@@ -542,7 +531,7 @@ def dinov2_worker(task: dict[str, Any]) -> dict[str, float]:
         layer = model.spec.depth
 
         def run() -> Any:
-            grid = finish(embed_field(image, model, plan, layer=layer, batch_size=way.batch_size))
+            grid = embed_field(image, model, plan, layer=layer, batch_size=way.batch_size)
             return grid_to_pixels(grid.tokens[..., 0], DINOV2_PATCH, grid.image_shape)
 
         model.tokens(image[None, :, :DINOV2_PATCH, :DINOV2_PATCH], layer, "residual")

@@ -47,23 +47,12 @@ from napari_microdl.tokens.units import Units
 
 SIZE, PATCH, WIDTH, CONCEPTS, ACTIVE = 2048, 8, 192, 1024, 20
 TABLE_CONCEPTS, TABLE_ACTIVE, TABLE_WIDTH, TABLE_FIELDS, CELLS_OF_FIELD = 8192, 100, 384, 200, 5_000
-# The session notes how long a run took the model.
-REPORT = {"intensity": [], "seconds": {"embed": 0.0}}
+# The session remembers how long a run took the model.
+REPORT = {"intensity": [], "seconds": {"tokens": 0.0}}
 SPEC = DictionarySpec(
-    model_id="made-up",
-    weights_sha256="0" * 64,
-    weights_licence="",
-    layer=1,
-    site="residual",
-    channel_names=("a",),
-    channel_tokens="concat",
-    scaling="image",
-    tile_size=128,
-    halo=0,
-    patch_size=PATCH,
-    unit="cell",
-    crop_size=64,
-    crop_stride=64,
+    model={"id": "made-up", "weights_sha256": "0" * 64, "licence": "", "patch_size": PATCH},
+    tokens={"layer": 1, "channels": ("a",), "tile_size": 128, "halo": 0},
+    units={"kind": "cell", "crop_size": 64, "crop_stride": 64},
 )
 
 
@@ -222,7 +211,7 @@ def switching(n_cells: int, repeats: int) -> None:
     settle(1.0)
 
     def show(number: int) -> None:
-        session.show_concept(int(order[number % len(order)]))
+        session.view.show_concept(int(order[number % len(order)]))
 
     times = {}
     for name, kinds in (
@@ -230,10 +219,10 @@ def switching(n_cells: int, repeats: int) -> None:
         ("heatmap", ["heatmap"]),
         ("both", ["activation", "heatmap"]),
     ):
-        session.show(kinds=kinds, all_fields=False)
+        session.view.show(kinds=kinds, all_fields=False)
         settle(0.5)
         times[name] = seconds_of(show, repeats)
-    session.show(kinds=[])
+    session.view.show(kinds=[])
     planes = np.random.default_rng(0).random((2, SIZE, SIZE)).astype(np.float32)
     plain = viewer.add_image(planes[0])
 
@@ -301,7 +290,7 @@ def on_disk(folder: Path, repeats: int) -> None:
         assert isinstance(explorer, ConceptExplorer)
         explorer.tabs.setCurrentWidget(explorer.tags)
         session, table = explorer.session, explorer.table
-        session.kinds = frozenset()
+        session.view.kinds = frozenset()
         clock = Clock()
         session.finish(result, fields, sources)
         QApplication.processEvents()
@@ -332,13 +321,13 @@ def on_disk(folder: Path, repeats: int) -> None:
         explorer.filter.clear()
 
         def show(number: int) -> None:
-            session.show_concept(int(activations.ranking.index[number]))
+            session.view.show_concept(int(activations.ranking.index[number]))
 
         for kinds in (["activation"], ["activation", "heatmap"]):
-            session.show(kinds=kinds, all_fields=False)
+            session.view.show(kinds=kinds, all_fields=False)
             settle(0.5)
             say(f"another concept: {' and '.join(kinds)}", seconds_of(show, repeats))
-        run = session.run
+        run = session.run.current
         assert run is not None
         for name, panel in (("plots", explorer.plots), ("gallery", explorer.gallery)):
             explorer.tabs.setCurrentWidget(panel)

@@ -49,7 +49,7 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from napari_microdl import ICFL, ControlWhitening
 from napari_microdl.estimators.icfl.fit import Fit
-from napari_microdl.estimators.icfl.records import FitRecord
+from napari_microdl.estimators.icfl.plan import FitRecord
 from napari_microdl.metrics import activation_shares, average_selectivity
 
 CONTROL = -1

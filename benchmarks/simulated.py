@@ -34,8 +34,7 @@ from napari_microdl import Field, PipelineConfig
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.stepping import run_through
 from napari_microdl.fields.simulator import CONTROL, FACTORS, simulate_plate
-from napari_microdl.metrics import cell_measurements
-from napari_microdl.metrics.factor_recovery import factor_recovery
+from napari_microdl.metrics import cell_measurements, factor_recovery
 from napari_microdl.pipeline.run import PipelineResult, iter_pipeline
 from napari_microdl.tokens import TokenCache
 

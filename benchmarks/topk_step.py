@@ -19,7 +19,7 @@ import sparsify.sparse_coder
 import torch
 from sparsify import SparseCoder, SparseCoderConfig
 
-from napari_microdl.estimators.topk_learner import PARAMETERS, AutoencoderLearner
+from napari_microdl.estimators.topk_sae import (PARAMETERS, AutoencoderLearner)
 from napari_microdl.estimators.topk_sae import TopKSAE
 
 _AUX_WEIGHT = 1 / 32

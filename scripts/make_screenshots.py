@@ -45,7 +45,7 @@ def main(folder: Path, theme: str) -> None:
     end = time.monotonic() + _LONGEST_RUN_S
     while workflow.jobs.is_running and time.monotonic() < end:
         wait(0.1)
-    if workflow.session.run is None:
+    if workflow.session.run.current is None:
         raise SystemExit(f"The run did not finish: {workflow.status.text()}")
     save("explorer")
     explorer.kinds["activation"].click()

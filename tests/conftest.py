@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 # Read when torch and the BLAS libraries load, so set before any test imports them: more threads
@@ -37,6 +40,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "pairwise(parameters): as many cases as it takes for every two values to meet"
     )
+    # Of two windows on one screen one takes the keys of the other.
+    if hasattr(config, "workerinput") and sys.platform == "linux" and shutil.which("Xvfb"):
+        own_screen(config)
+
+
+def own_screen(config: pytest.Config) -> None:
+    """Give a process of a parallel run a virtual screen of its own, as scripts/with-display does."""
+    reads, writes = os.pipe()
+    screen = subprocess.Popen(
+        ["Xvfb", "-displayfd", str(writes), "-screen", "0", "1920x1080x24", "-nolisten", "tcp"],
+        stderr=subprocess.DEVNULL,
+        pass_fds=[writes],
+    )
+    config.add_cleanup(screen.wait)
+    config.add_cleanup(screen.terminate)
+    os.close(writes)
+    with os.fdopen(reads) as number:
+        os.environ["DISPLAY"] = ":" + number.readline().strip()
+    os.environ.pop("WAYLAND_DISPLAY", None)
+    os.environ.update(QT_QPA_PLATFORM="xcb", LIBGL_ALWAYS_SOFTWARE="1")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -18,17 +18,18 @@ def recorded() -> Iterator[list[Progress]]:
         yield heard
 
 
-class _Looking(Task):
-    """Cancels itself at a look of the work, counted over `check` and `progress`."""
+class Looked(Task):
+    """Counts the looks of the work, over `check` and `progress`, and cancels itself at one."""
 
-    def __init__(self, after: int) -> None:
+    def __init__(self, cancel_after: int | None = None) -> None:
         super().__init__()
-        self._looks_left = after
+        self.looks = 0
+        self._cancel_after = cancel_after
 
     def check(self) -> None:
-        if self._looks_left == 0:
+        if self.looks == self._cancel_after:
             self.cancel()
-        self._looks_left -= 1
+        self.looks += 1
         super().check()
 
 
@@ -41,6 +42,6 @@ def cancelling(after: int = 0) -> Iterator[Task]:
     after : int
         Looks that pass before.
     """
-    task = _Looking(after)
+    task = Looked(after)
     with task.active(), pytest.raises(Cancelled):
         yield task

@@ -3,18 +3,18 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from napari_microdl.cli import main
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.pipeline import demo
-from napari_microdl.pipeline.run import Progress
 
 ESTIMATE = re.compile(r"\d+ tiles will take about \d+ MB of memory, beside the model\.")
 
@@ -62,8 +62,8 @@ def test_the_headless_demo_runs_and_says_what_it_found(
     ]
     # One line a stage in a log.
     lines = output.err.splitlines()
-    assert len(lines) == 7
-    assert lines[-1] == "Done (1/1)"
+    assert len(lines) == 8
+    assert lines[-2:] == ["Done (1/1)", "Writing the results (0/1)"]
     # And one for what a run takes, before it takes it.
     (estimate,) = [number for number, line in enumerate(lines) if ESTIMATE.fullmatch(line)]
     assert lines[estimate + 1].startswith("Reading tokens of ")
@@ -86,7 +86,8 @@ def test_a_folder_that_cannot_be_written_gives_one_sentence(
 def test_bad_input_gives_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    def refuse(out: Path, progress: Callable[[Progress], None]) -> str:
+    def refuse(out: Path) -> str:
+        current_task().progress(0, 1, "Looking")
         raise MicrodlError("There are no fields; choose at least one image.")
 
     monkeypatch.setattr(demo, "run_demo", refuse)
@@ -96,21 +97,28 @@ def test_bad_input_gives_one_sentence(
     )
 
 
-def test_progress_stays_on_one_line_where_somebody_watches(
+def test_progress_is_a_bar_a_stage_where_somebody_watches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def steps(out: Path, progress: Callable[[Progress], None]) -> str:
-        for done in range(3):
-            progress(Progress("embed", done, 2, "Reading"))
-        return "Found."
+    def steps(out: Path) -> str:
+        task = current_task()
+        with task.stage("tokens"):
+            for done in range(3):
+                task.progress(done, 4, "Reading")
+        with task.stage("dictionary"):
+            task.progress(1, 2, "Fitting")
+            raise MicrodlError("It did not go well.")
 
     terminal = Terminal()
     monkeypatch.setattr(demo, "run_demo", steps)
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert main(["demo", "--headless", "--out", str(tmp_path)]) == 0
-    assert terminal.getvalue().count("\r") == 3
-    assert terminal.getvalue().count("\n") == 1
-    assert "Reading (2/2)" in terminal.getvalue()
+    assert main(["demo", "--headless", "--out", str(tmp_path)]) == 2
+    reading, fitting, error, end = terminal.shown()
+    # A stage that ended is done, one that did not stays where it was.
+    assert re.fullmatch(r"Reading: 100%\|\S+\| 00:0\d, 00:00 left", reading)
+    assert re.fullmatch(r"Fitting:  50%\|.+\| 00:0\d, (00:0\d|\?) left", fitting)
+    assert error == "napari-microdl: It did not go well."
+    assert end == ""
 
 
 def test_what_a_run_takes_stays_on_the_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -119,9 +127,18 @@ def test_what_a_run_takes_stays_on_the_terminal(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sys, "stderr", terminal)
     assert main(["demo", "--headless", "--out", str(tmp_path)]) == 0
     shown = terminal.shown()
-    assert len(shown) == 3
-    assert ESTIMATE.fullmatch(shown[0])
-    assert shown[1:] == ["Done (1/1)", ""]
+    assert [line.partition(": 100%")[0] for line in shown if "100%" in line] == [
+        "Measuring intensities in O16_f01",
+        "Finding cells in O16_f01",
+        "Reading tokens of O16_f01 on cpu",
+        "Whitening on 39 control cells",
+        shown[5].partition(": 100%")[0],
+        "Done",
+        "Writing the results",
+    ]
+    assert shown[5].startswith("Fitting the dictionary: R2 0.")
+    assert len(shown) == 9
+    assert ESTIMATE.fullmatch(shown[2])
 
 
 def test_without_a_window_system_the_sentence_says_what_to_install(
@@ -139,4 +156,21 @@ def test_unknown_arguments_exit_with_two(arguments: list[str], capsys: pytest.Ca
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     assert caught.value.code == 2
-    assert "usage: napari-microdl" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("Usage: napari-microdl")
+    assert error.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize("command", ["demo", "fit", "apply", "evaluate"])
+def test_every_command_has_help_that_loads_nothing_heavy(command: str):
+    code = (
+        "import sys\n"
+        "from napari_microdl.cli import main\n"
+        f"assert main(['{command}', '--help']) == 0\n"
+        "print([n for n in ('torch', 'sklearn', 'pandas', 'napari', 'tqdm') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.startswith(f"Usage: napari-microdl {command}")
+    assert done.stdout.splitlines()[-1] == "[]"

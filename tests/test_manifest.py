@@ -10,7 +10,7 @@ import pytest
 from npe2 import PluginManifest
 
 from napari_microdl.core.config import PipelineConfig, UnitKind
-from napari_microdl.gui.session.settings import Settings
+from napari_microdl.gui.session.preferences import Preferences
 
 PACKAGED = Path(str(files("napari_microdl"))) / "napari.yaml"
 TOP_LEVEL = Path(__file__).parents[1] / "napari.yaml"
@@ -55,8 +55,8 @@ def test_every_command_is_offered_somewhere():
 def test_defaults_of_the_preferences_are_those_of_the_package():
     properties = CONTRIBUTED.configurations["runs"].properties
     shown = {name: p.default for name, p in properties.items()}
-    assert shown["device"] == Settings().device == PipelineConfig().device
-    assert shown["default_unit"] == Settings().default_unit == PipelineConfig().unit
-    assert shown["cache_gigabytes"] == Settings().cache_gigabytes
+    assert shown["device"] == Preferences().device == PipelineConfig().model.device
+    assert shown["default_unit"] == Preferences().default_unit == PipelineConfig().units.kind
+    assert shown["cache_gigabytes"] == Preferences().cache_gigabytes
     assert shown["cache_folder"] == ""
     assert properties["default_unit"].enum == list(get_args(UnitKind))

@@ -41,7 +41,6 @@ from sklearn.preprocessing import StandardScaler
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.models.base import TokenModel
-from napari_microdl.models.families.builtin import TILE_SIZE
 from napari_microdl.models.registry import load_model
 from napari_microdl.tokens import TokenGrid, embed
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
@@ -161,7 +160,7 @@ def token_features(task: Task, model: TokenModel, layer: int) -> tuple[Features,
     """Mean tokens without their position component, and its share before and after."""
     grids = embed(task.fields, model, layer=layer)
     before = position_share(grids)
-    places = (TILE_SIZE // model.spec.patch_size) ** 2
+    places = (model.spec.tile_size // model.spec.patch_size) ** 2
     after = left_out_share(grids, places)
     component = PositionComponent.fit(grids, places)
     pooled = [pool_boxes(component.remove(g), b) for g, b in zip(grids, task.boxes, strict=True)]

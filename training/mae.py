@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from napari_microdl.models.vit import Block, VisionTransformer, VitConfig, sincos_positions
+from napari_microdl.models.vit.blocks import Block
+from napari_microdl.models.vit.config import VitConfig
+from napari_microdl.models.vit.network import VisionTransformer
+from napari_microdl.models.vit.positions import sincos_positions
 
 # Added to a patch's variance before it is normalised: about the camera noise of a scaled image, so
 # that empty background does not turn into a target of pure noise.

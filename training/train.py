@@ -18,7 +18,8 @@ from torch import Tensor
 
 from corpus import SHARES, Plane, load_corpus
 from mae import MaskedAutoencoder
-from napari_microdl.models.families.builtin import CONFIG, standardise
+from napari_microdl.models.encoder import prepare
+from napari_microdl.models.families.builtin import CONFIG, PREPROCESSING
 
 # (edge of the model input, crops a batch, share of visible patches): small crops are cheap and
 # local, large ones teach context and other grid sizes.
@@ -59,7 +60,7 @@ def sample_batch(corpus: dict[str, list[Plane]], seed: int, step: int) -> tuple[
         batch = torch.nn.functional.interpolate(
             batch, (edge, edge), mode="bilinear", antialias=taken > edge, align_corners=False
         )
-    return standardise(batch), round(visible * (edge // 8) ** 2)
+    return prepare(batch, PREPROCESSING), round(visible * (edge // 8) ** 2)
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:

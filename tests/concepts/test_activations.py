@@ -10,7 +10,7 @@ from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from napari_microdl.concepts.activations import ConceptActivations, unit_table
+from napari_microdl.concepts.activations import ConceptActivations, label_aucs, unit_table
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import ICFL
@@ -21,20 +21,9 @@ from napari_microdl.tokens.units import Units, pool, units_of
 
 WIDTH, ATOMS, PATCH = 6, 8, 4
 SPEC = DictionarySpec(
-    model_id="m",
-    weights_sha256="0" * 64,
-    weights_licence="",
-    layer=1,
-    site="residual",
-    channel_names=("a",),
-    channel_tokens="concat",
-    scaling="image",
-    tile_size=16,
-    halo=0,
-    patch_size=PATCH,
-    unit="cell",
-    crop_size=8,
-    crop_stride=8,
+    model={"id": "m", "weights_sha256": "0" * 64, "licence": "", "patch_size": PATCH},
+    tokens={"layer": 1, "channels": ("a",), "tile_size": 16, "halo": 0},
+    units={"kind": "cell", "crop_size": 8, "crop_stride": 8},
 )
 
 
@@ -280,18 +269,21 @@ def test_codes_below_zero_are_shown_but_not_counted():
     assert not math.isnan(ranking.loc[1, "auc"])
 
 
-def test_an_area_under_many_units_is_taken_of_a_draw(monkeypatch):
+def test_areas_are_taken_of_a_draw_of_many_units_and_some_concepts_at_a_time():
     _, activations = make()
-    monkeypatch.setattr("napari_microdl.concepts.activations._MOST_UNITS_OF_A_SIDE", 7)
-    # Six of seven or fewer are all of them, so only the side that is larger is drawn from.
-    conditions = activations.units["Metadata_condition"].to_numpy()
-    assert {(conditions == c).sum() for c in ("puncta", "blank")} == {8, 4}
-    for concept, row in activations.ranking.iterrows():
-        positive = conditions == row["label"]
-        exact = roc_auc_score(positive, activations.alignment(int(concept)))
+    conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
+    labels = activations.ranking.sort_index()["label"].to_numpy(str)
+    given = activations.vectors, activations.dictionary.directions, conditions, labels
+    whole = label_aucs(*given, concepts_at_once=3)
+    drawn = label_aucs(*given, most_of_a_side=7)
+    for concept, label in enumerate(labels):
+        positive = conditions == label
+        exact = roc_auc_score(positive, activations.alignment(concept))
+        assert whole[concept] == pytest.approx(exact)
         # Leaving out a part of each side moves the area by no more than that part.
         kept = min(7, positive.sum()) * min(7, (~positive).sum())
-        assert abs(row["auc"] - exact) <= 1 - kept / (positive.sum() * (~positive).sum())
+        assert abs(drawn[concept] - exact) <= 1 - kept / (positive.sum() * (~positive).sum())
+    assert (drawn != whole).any()
 
 
 def test_two_conditions_are_compared_and_a_wrong_choice_is_said(

@@ -22,29 +22,33 @@ from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.whitening import ControlWhitening
-from napari_microdl.models.base import ModelSpec
+from napari_microdl.models.base import ModelSpec, terms_of
 from napari_microdl.models.registry import known_spec
-from napari_microdl.models.terms import terms_of
 from napari_microdl.tokens.positions import PositionComponent
 
 WIDTH, ATOMS, PLACES = 10, 16, 16
 KEY = "napari_microdl"
 SPEC = DictionarySpec(
-    model_id="builtin",
-    weights_sha256="ab" * 32,
-    weights_licence="BSD-3-Clause",
-    layer=5,
-    site="residual",
-    channel_names=("DNA", "Actin"),
-    channel_tokens="mean",
-    scaling="plate",
-    tile_size=32,
-    halo=1,
-    patch_size=8,
-    unit="crop",
-    crop_size=64,
-    crop_stride=16,
+    model={
+        "id": "builtin",
+        "weights_sha256": "ab" * 32,
+        "licence": "BSD-3-Clause",
+        "patch_size": 8,
+    },
+    tokens={
+        "layer": 5,
+        "channels": ("DNA", "Actin"),
+        "channel_tokens": "mean",
+        "scaling": "plate",
+        "tile_size": 32,
+        "halo": 1,
+    },
+    units={"kind": "crop", "crop_stride": 16},
 )
+
+
+def other_model(**changes: Any) -> DictionarySpec:
+    return SPEC.replace(model=SPEC.model.replace(**changes))
 
 
 def samples(n: int, seed: int) -> np.ndarray:
@@ -97,9 +101,19 @@ def header_of(path: Path) -> dict[str, Any]:
         return json.loads(file.metadata()[KEY])
 
 
+def of_schema_1(header: dict[str, Any]) -> dict[str, Any]:
+    """A header as version 0.1 wrote it, whose spec had no groups."""
+    model, tokens, units = (dict(header["spec"][name]) for name in ("model", "tokens", "units"))
+    del tokens["remove_position"]
+    spec = {"model_id": model.pop("id"), "channel_names": tokens.pop("channels")}
+    spec |= {f"weights_{n}": model.pop(n) for n in ("licence", "source", "non_commercial")}
+    spec |= {"unit": units.pop("kind"), **model, **tokens, **units}
+    return {**header, "schema_version": 1, "spec": spec}
+
+
 def older(path: Path, model: str, licence: str, provenance: dict[str, Any]) -> ConceptDictionary:
     """A dictionary as files held it before their spec said what its weights may be used for."""
-    header = header_of(path)
+    header = of_schema_1(header_of(path))
     for name in ("weights_non_commercial", "weights_source"):
         del header["spec"][name]
     header["spec"] |= {"model_id": model, "weights_licence": licence}
@@ -107,6 +121,21 @@ def older(path: Path, model: str, licence: str, provenance: dict[str, Any]) -> C
     old = path.with_name("old.microdl.safetensors")
     save_file(load_file(path), old, {KEY: json.dumps(header)})
     return ConceptDictionary.load(old)
+
+
+def test_a_file_of_schema_1_says_the_same(saved: Path, tmp_path: Path):
+    path = tmp_path / "x.microdl.safetensors"
+    save_file(load_file(saved), path, {KEY: json.dumps(of_schema_1(header_of(saved)))})
+    found, expected = ConceptDictionary.load(path), ConceptDictionary.load(saved)
+    assert found.spec == expected.spec
+    assert found.save(tmp_path / "y").read_bytes() == saved.read_bytes()
+    header = of_schema_1(header_of(saved))
+    header["spec"]["unknown"] = 3
+    save_file(load_file(saved), path, {KEY: json.dumps(header)})
+    assert "hold 'unknown'" in one_sentence(path)
+    del header["spec"]["unknown"], header["spec"]["unit"]
+    save_file(load_file(saved), path, {KEY: json.dumps(header)})
+    assert "do not fit together" in one_sentence(path)
 
 
 @pytest.mark.parametrize(
@@ -128,18 +157,18 @@ def test_older_files_are_believed_only_where_the_licence_is_known(
 ):
     told = {"weights_source": "our lab", "weights_non_commercial": written}
     dictionary = older(saved, model, licence, told)
-    assert dictionary.spec.weights_non_commercial is read
-    assert dictionary.spec.weights_source == dictionary.model.source == "our lab"
+    assert dictionary.spec.model.non_commercial is read
+    assert dictionary.spec.model.source == dictionary.model.source == "our lab"
     assert dictionary.provenance == told | {"weights_non_commercial": read}
 
 
 def test_files_without_any_terms_have_those_of_a_known_model_or_none(saved: Path):
     spec = older(saved, "unidino", "CC-BY-NC-4.0", {}).spec
     known = known_spec("unidino")
-    assert (spec.weights_non_commercial, spec.weights_source) == (True, known.source)
+    assert (spec.model.non_commercial, spec.model.source) == (True, known.source)
     for model in ("our-vit", "unidino[DNA]"):
         dictionary = older(saved, model, "ours", {})
-        assert dictionary.spec.weights_non_commercial is None
+        assert dictionary.spec.model.non_commercial is None
         assert dictionary.provenance == {}
         assert terms_of(dictionary.model) == (
             "Licence of the weights: ours (whether commercial use is allowed is not stated). "
@@ -152,9 +181,7 @@ def test_what_the_weights_may_be_used_for_is_kept(
     dictionary: ConceptDictionary, tmp_path: Path, non_commercial: bool | None
 ):
     # Also where the model is no known one, so that nothing but the file can tell.
-    spec = dataclasses.replace(
-        SPEC, model_id="x", weights_non_commercial=non_commercial, weights_source="y"
-    )
+    spec = other_model(id="x", non_commercial=non_commercial, source="y")
     path = dataclasses.replace(dictionary, spec=spec).save(tmp_path / "terms")
     assert ConceptDictionary.load(path).spec == spec
 
@@ -230,8 +257,8 @@ def test_the_group_of_each_atom_is_kept(tmp_path: Path):
 
 def test_the_file_is_plain_safetensors_with_a_readable_header(saved: Path):
     header = header_of(saved)
-    assert header["schema_version"] == 1
-    assert header["spec"]["channel_names"] == ["DNA", "Actin"]
+    assert header["schema_version"] == 2
+    assert header["spec"]["tokens"]["channels"] == ["DNA", "Actin"]
     assert header["names"][-1] == "Körnchen µ"
     tensors = load_file(saved)
     assert tensors["icfl.components"].shape == (ATOMS, 7)
@@ -332,20 +359,29 @@ def tampered(saved: Path, folder: Path, change: Callable[[dict, dict], None]) ->
     return path
 
 
-def put(part: str, key: str, value: Any) -> Callable[[dict, dict], None]:
-    return lambda _, header: header[part].update({key: value})
+def put(part: str, *place: Any) -> Callable[[dict, dict], None]:
+    """Write a value into a part of the header: the keys that lead to it come before it."""
+    *groups, key, value = place
+
+    def change(_: dict, header: dict) -> None:
+        group = header[part]
+        for name in groups:
+            group = group[name]
+        group[key] = value
+
+    return change
 
 
 def tensor(name: str, value: np.ndarray) -> Callable[[dict, dict], None]:
     return lambda tensors, _: tensors.update({name: value})
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_is_refused(tmp_path: Path, saved: Path, version: Any):
     path = tampered(saved, tmp_path, lambda _, h: h.update(schema_version=version))
     assert one_sentence(path) == (
         f"'x.microdl.safetensors' has schema version {version} but this version of napari-microdl "
-        "reads 1; update napari-microdl."
+        "reads 1 and 2; update napari-microdl."
     )
 
 
@@ -410,26 +446,29 @@ def test_tensors_of_other_shapes_are_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        put("spec", "layer", 0),
-        put("spec", "layer", 2.5),
-        put("spec", "layer", "5"),
-        put("spec", "tile_size", 0),
-        put("spec", "tile_size", 40),
-        put("spec", "patch_size", -8),
-        put("spec", "patch_size", 3),
-        put("spec", "halo", -1),
-        put("spec", "halo", 2),
-        put("spec", "halo", "1"),
-        put("spec", "site", "mlp"),
-        put("spec", "unit", "well"),
-        put("spec", "scaling", "tile"),
-        put("spec", "channel_tokens", "sum"),
-        put("spec", "crop_size", 0),
-        put("spec", "channel_names", []),
-        put("spec", "channel_names", 3),
-        put("spec", "weights_non_commercial", "no"),
-        put("spec", "weights_non_commercial", 0),
-        put("spec", "weights_source", None),
+        put("spec", "tokens", "layer", 0),
+        put("spec", "tokens", "layer", 2.5),
+        put("spec", "tokens", "layer", "5"),
+        put("spec", "tokens", "tile_size", 0),
+        put("spec", "tokens", "tile_size", 40),
+        put("spec", "model", "patch_size", -8),
+        put("spec", "model", "patch_size", 3),
+        put("spec", "tokens", "halo", -1),
+        put("spec", "tokens", "halo", 2),
+        put("spec", "tokens", "halo", "1"),
+        put("spec", "tokens", "site", "mlp"),
+        put("spec", "units", "kind", "well"),
+        put("spec", "tokens", "scaling", "tile"),
+        put("spec", "tokens", "channel_tokens", "sum"),
+        put("spec", "units", "crop_size", 0),
+        put("spec", "tokens", "channels", []),
+        put("spec", "tokens", "channels", 3),
+        put("spec", "model", "non_commercial", "no"),
+        put("spec", "model", "non_commercial", 0),
+        put("spec", "model", "source", None),
+        put("spec", "tokens", "layer", None),
+        put("spec", "tokens", "channels", [3]),
+        put("spec", "model", "unknown", 3),
         put("spec", "unknown", 3),
         put("icfl", "selection", "best"),
         put("icfl", "update", "sgd"),
@@ -511,12 +550,17 @@ def test_only_the_model_of_the_dictionary_is_accepted():
 def test_the_curve_of_the_intensities_is_kept_and_old_files_have_the_logarithm(
     tmp_path: Path, saved: Path
 ):
-    made = dataclasses.replace(make(), spec=dataclasses.replace(SPEC, intensity="linear"))
-    assert ConceptDictionary.load(made.save(tmp_path / "linear")).spec.intensity == "linear"
-    old = tampered(saved, tmp_path, lambda tensors, header: header["spec"].pop("intensity"))
-    assert ConceptDictionary.load(old).spec.intensity == "log"
-    unknown = tampered(saved, tmp_path, put("spec", "intensity", "gamma"))
-    assert "intensity is 'gamma' where one of log, linear is needed" in one_sentence(unknown)
+    made = dataclasses.replace(make(), spec=other_model(intensity="linear"))
+    assert ConceptDictionary.load(made.save(tmp_path / "linear")).model.intensity == "linear"
+    old = tampered(
+        saved, tmp_path, lambda tensors, header: header["spec"]["model"].pop("intensity")
+    )
+    assert ConceptDictionary.load(old).model.intensity == "log"
+    unknown = tampered(saved, tmp_path, put("spec", "model", "intensity", "gamma"))
+    assert one_sentence(unknown) == (
+        "The parts of 'x.microdl.safetensors' do not fit together (The setting intensity is "
+        "'gamma', which is not known; use one of 'log', 'linear'); save the dictionary again."
+    )
 
 
 @pytest.mark.parametrize("name", ["layer", "tile_size", "patch_size", "crop_size", "crop_stride"])

@@ -9,16 +9,14 @@ import pandas as pd
 import pytest
 
 from concepts.test_activations import ATOMS, make
-from napari_microdl.concepts import export
 from napari_microdl.concepts.export import (
-    iter_write_anndata,
-    iter_write_table,
     label_features,
     to_anndata,
     write_anndata,
     write_table,
 )
 from napari_microdl.core.errors import MicrodlError
+from tasks import Looked, cancelling
 
 
 def test_csv_keeps_values_and_a_named_index(tmp_path: Path):
@@ -124,22 +122,20 @@ def test_features_of_labels_carry_the_column_that_napari_matches():
     assert active <= ATOMS
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is written in many parts, as of a million cells."""
-    for name in ("_NUMBERS_OF_TEXT", "_NUMBERS_OF_PARQUET", "_NUMBERS_OF_ANNDATA"):
-        monkeypatch.setattr(export, name, 60)
+# So few at once that everything is written in many parts, as of a million cells.
+FEW = 60
 
 
-def test_a_table_written_in_parts_is_that_of_pandas(small_blocks: None, tmp_path: Path):
+def test_a_table_written_in_parts_is_that_of_pandas(tmp_path: Path):
     pytest.importorskip("pyarrow")
     _, activations = make()
     table = activations.to_frame()
     table.to_csv(tmp_path / "expected.csv", index=False)
-    write_table(table, tmp_path / "cells.csv")
+    write_table(table, tmp_path / "cells.csv", numbers_at_once=FEW)
     assert (tmp_path / "cells.csv").read_bytes() == (tmp_path / "expected.csv").read_bytes()
     table.to_parquet(tmp_path / "expected.parquet", index=False)
-    back = pd.read_parquet(write_table(table, tmp_path / "cells.parquet"))
+    written = write_table(table, tmp_path / "cells.parquet", numbers_at_once=FEW)
+    back = pd.read_parquet(written)
     pd.testing.assert_frame_equal(back, pd.read_parquet(tmp_path / "expected.parquet"))
     for name in ("none.csv", "none.parquet"):
         write_table(table.iloc[:0], tmp_path / name)
@@ -147,13 +143,12 @@ def test_a_table_written_in_parts_is_that_of_pandas(small_blocks: None, tmp_path
     assert len(pd.read_parquet(tmp_path / "none.parquet")) == 0
 
 
-def test_anndata_written_in_parts_is_that_of_the_package(
-    small_blocks: None, anndata: ModuleType, tmp_path: Path
-):
+def test_anndata_written_in_parts_is_that_of_the_package(anndata: ModuleType, tmp_path: Path):
     _, activations = make()
     to_anndata(activations).write_h5ad(tmp_path / "expected.h5ad")
     expected = anndata.read_h5ad(tmp_path / "expected.h5ad")
-    back = anndata.read_h5ad(write_anndata(activations, tmp_path / "cells.h5ad"))
+    path = write_anndata(activations, tmp_path / "cells.h5ad", numbers_at_once=FEW)
+    back = anndata.read_h5ad(path)
     assert type(back.X) is type(expected.X)
     assert (back.X.dtype, back.X.nnz) == (expected.X.dtype, expected.X.nnz)
     np.testing.assert_array_equal(back.X.toarray(), expected.X.toarray())
@@ -167,32 +162,31 @@ def test_anndata_written_in_parts_is_that_of_the_package(
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.h5ad"])
-def test_stopping_at_any_step_leaves_the_old_file(small_blocks: None, tmp_path: Path, name: str):
+def test_cancelling_at_any_look_leaves_the_old_file(tmp_path: Path, name: str):
     pytest.importorskip("pyarrow")
     pytest.importorskip("anndata")
     _, activations = make()
     table = activations.to_frame()
+    # It is looked up once it is known.
+    assert len(activations.ranking)
     path = tmp_path / name
-    path.write_text("what was there")
 
-    def steps() -> object:
+    def write() -> None:
         if name == "a.h5ad":
-            return iter_write_anndata(activations, path)
-        return iter_write_table(table, path)
+            write_anndata(activations, path, numbers_at_once=FEW)
+        else:
+            write_table(table, path, numbers_at_once=FEW)
 
-    number = 0
-    while True:
-        number += 1
-        some = steps()
-        ended = any(next(some, None) is None for _ in range(number))
-        if ended:
-            break
-        some.close()
+    with Looked().active() as counted:
+        write()
+    assert counted.looks > 4
+    assert list(tmp_path.iterdir()) == [path]
+    path.write_text("what was there")
+    for number in range(counted.looks):
+        with cancelling(number):
+            write()
         assert path.read_text() == "what was there"
         assert list(tmp_path.iterdir()) == [path]
-    assert number > 4
-    assert list(tmp_path.iterdir()) == [path]
-    assert path.read_bytes() != b"what was there"
 
 
 def test_a_missing_folder_is_said(tmp_path: Path):

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from scipy.spatial.distance import pdist
 
-from napari_microdl.concepts import projection as cell_map
+from napari_microdl.concepts import projection
 from napari_microdl.core.errors import MicrodlError
 
 
@@ -18,7 +18,7 @@ def codes(n: int = 60) -> sparse.csr_array:
 
 def test_places_and_shares_are_those_of_a_singular_value_decomposition():
     x = codes()
-    places, share = cell_map.pca_map(x)
+    places, share = projection.pca_map(x)
     centred = x.toarray() - x.toarray().mean(axis=0)
     u, s, _ = np.linalg.svd(centred, full_matrices=False)
     expected = u[:, :2] * s[:2]
@@ -27,12 +27,11 @@ def test_places_and_shares_are_those_of_a_singular_value_decomposition():
     np.testing.assert_allclose(share, s[:2] ** 2 / (s**2).sum())
 
 
-def test_of_many_units_a_draw_is_fitted_and_all_are_placed(monkeypatch):
-    monkeypatch.setattr(cell_map, "_MOST_FITTED", 40)
+def test_of_many_units_a_draw_is_fitted_and_all_are_placed():
     x = codes()
-    places, _ = cell_map.pca_map(x)
+    places, _ = projection.pca_map(x, most_fitted=40)
     assert places.shape == (60, 2)
-    again, _ = cell_map.pca_map(x)
+    again, _ = projection.pca_map(x, most_fitted=40)
     np.testing.assert_array_equal(places, again)
     # All are projected by one linear map, so places follow from codes.
     dense = np.column_stack([x.toarray(), np.ones(60)])
@@ -42,13 +41,13 @@ def test_of_many_units_a_draw_is_fitted_and_all_are_placed(monkeypatch):
 
 def test_too_few_units_are_said():
     with pytest.raises(MicrodlError, match="at least 3 units and 3 concepts; here are 2 and 9"):
-        cell_map.pca_map(codes(2))
+        projection.pca_map(codes(2))
 
 
 def test_umap_is_asked_for_where_it_is_missing(monkeypatch):
-    monkeypatch.setattr(cell_map.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(projection.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MicrodlError, match="pip install umap-learn"):
-        cell_map.umap_map(codes())
+        projection.umap_map(codes())
 
 
 # What umap-learn says on import without tensorflow, which only its parametric kind needs.
@@ -56,22 +55,21 @@ UMAP_IMPORT = "ignore:Tensorflow not installed:ImportWarning"
 
 
 @pytest.mark.filterwarnings(UMAP_IMPORT)
-def test_umap_keeps_neighbours_together_and_repeats_itself(monkeypatch):
+def test_umap_keeps_neighbours_together_and_repeats_itself():
     pytest.importorskip("umap")
     random = np.random.default_rng(0)
     kind = np.repeat([0, 1, 2], 30)
     dense = random.random((90, 9)) * 0.2
     dense[np.arange(90), 3 * kind] += 1
     x = sparse.csr_array(dense.astype(np.float32))
-    places = cell_map.umap_map(x)
+    places = projection.umap_map(x)
     centres = np.stack([places[kind == k].mean(axis=0) for k in range(3)])
     nearest = np.linalg.norm(places[:, None] - centres, axis=-1).argmin(axis=1)
     np.testing.assert_array_equal(nearest, kind)
-    np.testing.assert_array_equal(cell_map.umap_map(x), places)
+    np.testing.assert_array_equal(projection.umap_map(x), places)
     # The fewest that it takes, and a draw of too many.
-    assert np.isfinite(cell_map.umap_map(x[:4])).all()
-    monkeypatch.setattr(cell_map, "_MOST_FITTED", 40)
-    drawn = np.isfinite(cell_map.umap_map(x))
+    assert np.isfinite(projection.umap_map(x[:4])).all()
+    drawn = np.isfinite(projection.umap_map(x, most_fitted=40))
     assert drawn.all(axis=1).sum() == drawn.any(axis=1).sum() == 40
     with pytest.raises(MicrodlError, match="at least 4 units"):
-        cell_map.umap_map(x[:3])
+        projection.umap_map(x[:3])

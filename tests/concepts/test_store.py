@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,26 +14,18 @@ import pytest
 from scipy import sparse
 
 from concepts.test_activations import ATOMS, make
-from napari_microdl.concepts import store as activation_store
+from napari_microdl.concepts import store
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.store import (
     ActivationWriter,
-    iter_open_activations,
-    iter_save_activations,
     open_activations,
     save_activations,
 )
 from napari_microdl.core.errors import MicrodlError
+from tasks import Looked, cancelling, recorded
 
-
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything goes in many parts, as a table of a million cells does."""
-    monkeypatch.setattr("napari_microdl.concepts.store._VALUES_AT_ONCE", 7)
-    monkeypatch.setattr("napari_microdl.concepts.store._UNITS_AT_ONCE", 3)
-    monkeypatch.setattr("napari_microdl.metrics.group_tests._VALUES_AT_ONCE", 9)
-    monkeypatch.setattr("napari_microdl.metrics.selectivity._ROWS_AT_ONCE", 5)
-    monkeypatch.setattr("napari_microdl.concepts.activations._CONCEPTS_AT_ONCE", 3)
+# Everything goes in many parts, as a table of a million cells does.
+SAVED = {"units_at_once": 3, "values_at_once": 7}
 
 
 def made() -> ConceptActivations:
@@ -50,10 +43,11 @@ def lies_on_disk(array: object) -> bool:
     return array is not None
 
 
-def test_nothing_changes_on_the_way_through_the_folder(small_blocks, tmp_path):
+def test_nothing_changes_on_the_way_through_the_folder(tmp_path):
     memory = made()
     expected = memory.ranking
-    disk = open_activations(save_activations(memory, tmp_path / "a"), memory.grids, memory.geometry)
+    folder = save_activations(memory, tmp_path / "a", **SAVED)
+    disk = open_activations(folder, memory.grids, memory.geometry, values_at_once=7)
     assert disk.columns is not None
     for codes in (disk.codes, disk.columns):
         assert lies_on_disk(codes.data)
@@ -81,11 +75,11 @@ def test_nothing_changes_on_the_way_through_the_folder(small_blocks, tmp_path):
     pd.testing.assert_frame_equal(disk.to_frame(), memory.to_frame(), check_dtype=False, atol=1e-6)
 
 
-def test_cells_written_in_parts_are_ranked_as_in_memory(small_blocks, tmp_path):
+def test_cells_written_in_parts_are_ranked_as_in_memory(tmp_path):
     """Parts that are cut out of a larger table begin in its middle; one of them is empty."""
     memory = made()
     folder = tmp_path / "a"
-    with ActivationWriter(folder, memory.dictionary) as writer:
+    with ActivationWriter(folder, memory.dictionary, values_at_once=7) as writer:
         for begin, end in ((0, 5), (5, 5), (5, 16)):
             rows = slice(begin, end)
             writer.add(memory.tagged_units().iloc[rows], memory.codes[rows], memory.vectors[rows])
@@ -122,43 +116,51 @@ def test_a_folder_is_replaced_only_where_it_is_ours(tmp_path):
 
 
 @pytest.mark.parametrize("before", [False, True], ids=["new folder", "activations there"])
-def test_stopping_at_any_step_leaves_the_folder_as_it_was(small_blocks, tmp_path, before):
+def test_cancelling_at_any_look_leaves_the_folder_as_it_was(tmp_path, before):
     folder = tmp_path / "a"
     if before:
         save_activations(made(), folder)
     there = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    number = 0
-    while True:
-        number += 1
-        other = made()
-        other.dictionary.names[0] = "another"
-        steps = iter_save_activations(other, folder)
-        told = [next(steps, None) for _ in range(number)]
-        if told[-1] is None:
-            break
-        steps.close()
+    other = made()
+    other.dictionary.names[0] = "another"
+    with Looked().active() as counted:
+        save_activations(made(), tmp_path / "b", **SAVED)
+    shutil.rmtree(tmp_path / "b")
+    # Its looks are many: cells, codes turned round, columns, the ranking.
+    assert counted.looks > 40
+    for number in range(counted.looks):
+        # The ranking is looked up once it is known.
+        other.__dict__.pop("ranking", None)
+        with cancelling(number):
+            save_activations(other, folder, **SAVED)
         found = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert found == there
         assert len(list(tmp_path.iterdir())) == int(before)
-    # Its steps are many: cells, codes turned round, columns, the ranking.
-    assert number > 40
+    with recorded() as heard:
+        save_activations(other, folder, **SAVED)
     # Nothing is left beside it where it ended, and what was told never runs backwards.
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    assert told[:-1] == sorted(told[:-1])
+    shares = [progress.share for progress in heard]
+    assert shares == sorted(shares)
+    assert {progress.message for progress in heard} == {"Saving activations"}
     assert open_activations(folder).dictionary.names[0] == "another"
 
 
-def test_opening_can_be_stopped_between_its_checks(small_blocks, tmp_path):
+def test_opening_can_be_cancelled_between_its_checks(tmp_path):
     folder = save_activations(made(), tmp_path / "a")
-    assert sum(1 for _ in iter_open_activations(folder)) > 20
+    with Looked().active() as counted:
+        open_activations(folder, values_at_once=7)
+    assert counted.looks > 20
+    with cancelling(counted.looks - 1):
+        open_activations(folder, values_at_once=7)
 
 
-def test_cells_that_do_not_fit_the_dictionary_are_refused(tmp_path, monkeypatch):
+def test_cells_that_do_not_fit_the_dictionary_are_refused(tmp_path):
     memory = made()
-    with ActivationWriter(tmp_path / "a", memory.dictionary) as writer:
+    most = memory.codes.nnz - 1
+    with ActivationWriter(tmp_path / "a", memory.dictionary, most_values=most) as writer:
         with pytest.raises(MicrodlError, match="do not fit 16 cells of a dictionary of 8 concepts"):
             writer.add(memory.units, memory.codes, memory.vectors[:3])
-        monkeypatch.setattr(activation_store, "_MOST_VALUES", memory.codes.nnz - 1)
         with pytest.raises(MicrodlError, match="codes at most"):
             writer.add(memory.units, memory.codes, memory.vectors)
         with pytest.raises(MicrodlError, match="nothing to write"):
@@ -219,7 +221,7 @@ def test_a_pickled_array_is_not_run(tmp_path):
 def test_a_growing_array_is_a_plain_npy_file(tmp_path):
     random = np.random.default_rng(0)
     parts = [random.random((n, 3), np.float32) for n in (4, 0, 7)]
-    array = activation_store._GrowingArray(tmp_path / "x.npy", np.float32, (3,))
+    array = store._GrowingArray(tmp_path / "x.npy", np.float32, (3,))
     for part in parts:
         array.append(part)
     array.close()

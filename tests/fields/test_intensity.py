@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling, linear_scale, log_scale
+from tasks import cancelling, recorded
 
 RNG = np.random.default_rng(5)
 
@@ -169,15 +170,17 @@ def test_measuring_can_be_stopped_in_every_field_and_channel(mode: str):
     scaling = IntensityScaling(mode).fit(fields)
     before = scaling.limits_.copy()
     brighter = [field(f.read() * 2 + 1, f.name) for f in fields]
-    for stop in range(1, 7):
-        steps = scaling.iter_fit(brighter)
-        told = [next(steps) for _ in range(stop)]
-        steps.close()
-        assert told == [0, 0, 1, 1, 2, 2][:stop]
+    # One look for every field, and one for each of its channels.
+    for looks in range(9):
+        with cancelling(looks):
+            scaling.fit(brighter)
         np.testing.assert_array_equal(scaling.limits_, before)
-    for _ in scaling.iter_fit(brighter):
-        pass
+    with recorded() as reports:
+        scaling.fit(brighter)
     np.testing.assert_allclose(scaling.limits_, before * 2 + 1)
+    assert [(p.done, p.total, p.message) for p in reports] == [
+        (n, 3, f"Measuring intensities in {n}") for n in range(3)
+    ]
 
 
 def test_a_refused_fit_leaves_the_earlier_limits():

@@ -46,12 +46,12 @@ def test_a_pattern_reads_a_name(pattern: str, name: str, expected: dict[str, str
     assert read_names([name], pattern) == [expected]
 
 
-_WORDS = st.text(st.characters(whitelist_categories=("Lu", "Ll", "Nd")), min_size=1, max_size=8)
+_NAMES = st.text(st.characters(whitelist_categories=("Lu", "Ll", "Nd")), min_size=1, max_size=8)
 
 
 @given(
     st.lists(
-        st.tuples(_WORDS, st.from_regex(r"[A-P][0-9]{2}", fullmatch=True), st.integers(0, 99)),
+        st.tuples(_NAMES, st.from_regex(r"[A-P][0-9]{2}", fullmatch=True), st.integers(0, 99)),
         min_size=1,
     )
 )
@@ -64,7 +64,7 @@ def test_what_was_written_into_names_is_read_back(parts: list[tuple[str, str, in
 
 
 @pytest.mark.parametrize(
-    ("pattern", "words"),
+    ("pattern", "sentence"),
     [
         ("{wel}", "{wel}, which is not known"),
         ("plain text", "names nothing"),
@@ -72,10 +72,10 @@ def test_what_was_written_into_names_is_read_back(parts: list[tuple[str, str, in
         (r"(?P<colour>.*)", "{colour}, which is not known"),
     ],
 )
-def test_a_bad_pattern_says_what_to_write(pattern: str, words: str):
+def test_a_bad_pattern_says_what_to_write(pattern: str, sentence: str):
     with pytest.raises(MicrodlError, match="pattern") as caught:
         read_names(["a"], pattern)
-    assert words in str(caught.value)
+    assert sentence in str(caught.value)
     assert "{well}" in str(caught.value)
 
 
@@ -103,14 +103,14 @@ def test_a_table_is_read_as_text(tmp_path: Path, ending: str):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "sentence"),
     [(None, "cannot be read"), ("", "cannot be read"), ("a,b\n", "holds no rows")],
 )
-def test_a_table_that_is_none_is_refused(tmp_path: Path, content: str | None, words: str):
+def test_a_table_that_is_none_is_refused(tmp_path: Path, content: str | None, sentence: str):
     path = tmp_path / "plate.csv"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(MicrodlError, match=words):
+    with pytest.raises(MicrodlError, match=sentence):
         read_table(path)
 
 
@@ -168,7 +168,7 @@ def test_a_query_picks_rows(query: str, expected: list[bool]):
 
 
 @pytest.mark.parametrize(
-    ("query", "words"),
+    ("query", "sentence"),
     [
         ("Metadata_dose == '1'", "the columns are Metadata_condition"),
         ("Metadata_condition", "not a yes-or-no question"),
@@ -180,7 +180,7 @@ def test_a_query_picks_rows(query: str, expected: list[bool]):
         ("Metadata_condition.to_csv ('x')", "calls something"),
     ],
 )
-def test_a_query_that_is_no_comparison_is_refused(query: str, words: str):
+def test_a_query_that_is_no_comparison_is_refused(query: str, sentence: str):
     with pytest.raises(MicrodlError, match="query") as caught:
         select(table(Metadata_condition=["DMSO"]), query)
-    assert words in str(caught.value)
+    assert sentence in str(caught.value)

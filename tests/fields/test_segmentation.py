@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,10 @@ from scipy import ndimage
 from napari_microdl.core import child_process
 from napari_microdl.core.config import SegmentationConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
-from napari_microdl.fields.segmentation import iter_segment_cells, measure_levels, segment_cells
+from napari_microdl.fields.segmentation import measure_levels, segment_cells
+from tasks import cancelling
 
 
 def discs(radius: int = 12, across: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -148,19 +149,19 @@ def test_nan_and_infinity_are_refused(bad: float):
         segment_cells(image)
 
 
-def test_settings_that_make_no_sense_are_refused():
-    with pytest.raises(MicrodlError, match="Threshold 'huang' is not known; use local or otsu"):
-        SegmentationConfig(threshold="huang")
-    for diameter in (0, 3.9, -40, np.nan):
-        with pytest.raises(MicrodlError, match="is too small; use 4 or more"):
-            SegmentationConfig(diameter=diameter)
-
-
-def test_a_negative_area_is_refused():
-    with pytest.raises(
-        MicrodlError, match=r"^A smallest area of -3 px is below 0; use 0 or more\.$"
-    ):
-        SegmentationConfig(min_area=-3)
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"threshold": "huang"}, "cells.threshold is 'huang', which is not known; use one of"),
+        ({"diameter": 3.9}, "cells.diameter is 3.9 but must be 4 or more."),
+        ({"diameter": -40}, "cells.diameter is -40 but must be 4 or more."),
+        ({"diameter": np.nan}, "cells.diameter is nan but must be 4 or more."),
+        ({"min_area": -3}, "cells.min_area is -3 but must be 0 or more."),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(setting: dict[str, Any], sentence: str):
+    with pytest.raises(MicrodlError, match=f"^The setting {re.escape(sentence)}"):
+        SegmentationConfig(**setting)
 
 
 @pytest.mark.parametrize("threshold", ["local", "otsu"])
@@ -180,42 +181,34 @@ def test_a_part_has_the_cells_of_the_whole_where_it_was_not_cut(threshold: str):
     assert not np.array_equal(alone > 0, part > 0)
 
 
-def test_steps_end_in_the_same_cells_and_can_be_left():
+def test_segmentation_can_be_cancelled_between_its_steps():
     image = transfluor()[4].read()[0]
-    steps = iter_segment_cells(image)
-    next(steps)
-    steps.close()
-    with pytest.raises(StopIteration):
-        next(steps)
-    count = 0
-
-    def counted(_: None) -> None:
-        nonlocal count
-        count += 1
-
-    np.testing.assert_array_equal(
-        run_through(iter_segment_cells(image), counted), segment_cells(image)
-    )
-    assert count > 4
+    for looks in range(12):
+        with cancelling(looks):
+            segment_cells(image)
+    for looks in range(3):
+        with cancelling(looks):
+            measure_levels(image)
 
 
 def test_a_large_image_is_segmented_in_a_process_that_ends_when_it_is_left(monkeypatch):
     image = transfluor()[4].read()[0]
     expected = segment_cells(image)
-    monkeypatch.setattr("napari_microdl.fields.segmentation._MOST_PIXELS", image.size - 1)
+    most = image.size - 1
     started = []
     start = child_process._start
 
-    def noted() -> Any:
+    def counted() -> Any:
         started.append(start())
         return started[-1]
 
-    monkeypatch.setattr(child_process, "_start", noted)
-    np.testing.assert_array_equal(segment_cells(image), expected)
-    steps = iter_segment_cells(image)
-    next(steps)
-    assert started[1].poll() is None
-    steps.close()
+    monkeypatch.setattr(child_process, "_start", counted)
+    found = segment_cells(image, pixels_in_this_process=most)
+    np.testing.assert_array_equal(found, expected)
+    with cancelling(1):
+        segment_cells(image, pixels_in_this_process=most)
+    assert len(started) == 2
     assert started[1].returncode not in (None, 0)
+    nothing = np.full(image.shape, np.nan, np.float32)
     with pytest.raises(MicrodlError, match="NaN or infinite"):
-        segment_cells(np.full(image.shape, np.nan, np.float32))
+        segment_cells(nothing, pixels_in_this_process=most)

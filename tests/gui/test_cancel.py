@@ -3,87 +3,97 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from napari.utils import progress as napari_progress
 from qtpy.QtCore import Qt, QThreadPool
 
-from napari_microdl.concepts.store import save_activations
+from napari_microdl.concepts import store
+from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.core import child_process
-from napari_microdl.gui.explorer import compare_panel, map_panel, opening, saving
-from napari_microdl.gui.session.work import Work
+from napari_microdl.core.task import Stage, Task, current_task
+from napari_microdl.gui.explorer import map_panel, saving
+from napari_microdl.gui.session.run import Work
 from napari_microdl.gui.workflow import cell_preview
 from napari_microdl.gui.workflow import dock as workflow_module
 
 from .clicks import click_entry
 from .patience import PATIENCE
-from .test_explorer_tabs import open_tab
-from .test_workflow import cancel_at, click, docked, outputs, quiet
+from .steps import LEFT, cancel_at, click, docked, open_tab, outputs, quiet
 
 __all__ = ["docked", "quiet"]
 
-LEFT = Qt.MouseButton.LeftButton
-
 
 class Gate:
-    """Holds the second step of a generator, so that a test can act meanwhile; counts what follows.
+    """Holds a function when it looks whether it was cancelled, so that a test can act meanwhile.
 
     Parameters
     ----------
-    make : callable
-        Returns the generator, which has several steps.
+    function : callable
+        Runs in the background.
+    at : int
+        Which of its looks is held.
     """
 
-    def __init__(self, make: Callable[..., Generator[Any, None, Any]]) -> None:
-        self._make = make
+    def __init__(self, function: Callable[..., Any], at: int) -> None:
+        self._function = function
+        self._at = at
         self._open = threading.Event()
         self._reached = threading.Event()
-        self.steps_after = 0
+        self.looks = 0
         self.ended = False
 
-    def __call__(self, *args: Any, **options: Any) -> Generator[Any, None, Any]:
-        steps = self._make(*args, **options)
-        try:
-            yield next(steps)
-            step = next(steps)
-            # Here a person cancels, in the middle of the second step.
-            self._reached.set()
-            self._open.wait()
-            while True:
-                yield step
-                self.steps_after += 1
-                step = next(steps)
-        except StopIteration as finished:
-            self.ended = True
-            return finished.value
-        finally:
-            steps.close()
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        with _GatedTask(self, current_task()).active():
+            result = self._function(*args, **options)
+        self.ended = True
+        return result
 
     def __get__(self, owner: Any, _: type) -> Any:
         """As a method: a module's own name is none."""
         return partial(self, owner)
 
+    def look(self) -> None:
+        """Hold the look that is meant."""
+        self.looks += 1
+        if self.looks == self._at:
+            # Here a person cancels.
+            self._reached.set()
+            assert self._open.wait(PATIENCE)
+
     def wait(self, qtbot: Any) -> None:
-        """Wait until the second step has begun, however long ago that was."""
+        """Wait until the look is held, however long ago that was."""
         qtbot.waitUntil(self._reached.is_set)
 
     def open(self) -> None:
-        """Let the generator go on, and wait until its thread has ended."""
+        """Let the function go on; it has to end at that very look."""
         self._open.set()
         assert QThreadPool.globalInstance().waitForDone(PATIENCE)
+        assert self.looks == self._at
+        assert not self.ended
+
+
+class _GatedTask(Task):
+    def __init__(self, gate: Gate, parent: Task) -> None:
+        super().__init__(parent=parent)
+        self._gate = gate
+
+    def check(self) -> None:
+        self._gate.look()
+        super().check()
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Puts a gate into a generator function of a module."""
+    """Puts a gate into a function of a module or a class."""
     made: list[Gate] = []
 
-    def put(module: Any, name: str) -> Gate:
-        made.append(Gate(getattr(module, name)))
-        monkeypatch.setattr(module, name, made[-1])
+    def put(owner: Any, name: str, at: int = 2) -> Gate:
+        made.append(Gate(getattr(owner, name), at))
+        monkeypatch.setattr(owner, name, made[-1])
         return made[-1]
 
     yield put
@@ -91,26 +101,26 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
         one._open.set()
 
 
-@pytest.mark.parametrize("stage", ["scale", "segment", "embed", "whiten", "fit", "encode"])
+@pytest.mark.parametrize("stage", get_args(Stage))
 def test_cancel_in_every_stage_of_a_run(docked, qtbot, stage):
     viewer, workflow = docked
-    workflow.session.configure(unit="cell", n_atoms=4, max_steps=500)
+    workflow.session.settings.configure(unit="cell", n_atoms=4, max_steps=500)
     layers = list(viewer.layers)
     cancel_at(qtbot, workflow, stage, lambda: click(qtbot, workflow.cancel_button))
     assert workflow.status.text().startswith("Cancelled: nothing was changed.")
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(50)
     assert list(viewer.layers) == layers
-    assert workflow.session.run is None
+    assert workflow.session.run.current is None
     assert not workflow.cancel_button.isEnabled()
     assert not napari_progress._all_instances
 
 
-@pytest.mark.parametrize("name", ["cells", "model", "whitening"])
+@pytest.mark.parametrize("name", ["cells", "tokens", "whitening"])
 def test_cancel_in_a_single_step(docked, qtbot, gate, name):
     viewer, workflow = docked
-    workflow.session.configure(unit="cell", n_atoms=4)
-    stopped = gate(Work, "steps")
+    workflow.session.settings.configure(unit="cell", n_atoms=4)
+    stopped = gate(Work, "run")
     step = workflow.steps[name]
     click(qtbot, step.heading)
     workflow.scroll.ensureWidgetVisible(step.run_button)
@@ -118,23 +128,20 @@ def test_cancel_in_a_single_step(docked, qtbot, gate, name):
     stopped.wait(qtbot)
     click(qtbot, workflow.cancel_button)
     stopped.open()
-    assert stopped.steps_after == 0
-    assert not stopped.ended
     assert workflow.status.text().startswith("Cancelled: nothing was changed.")
     assert outputs(viewer) == []
 
 
 def test_cancel_of_the_comparison_of_layers(docked, qtbot, gate):
     _, workflow = docked
-    workflow.session.configure(unit="crop")
+    workflow.session.settings.configure(unit="crop")
     stopped = gate(workflow_module, "compare_layers")
-    click(qtbot, workflow.model.heading)
-    click(qtbot, workflow.model.compare)
+    click(qtbot, workflow.tokens.heading)
+    click(qtbot, workflow.tokens.compare)
     stopped.wait(qtbot)
     click(qtbot, workflow.cancel_button)
     stopped.open()
-    assert stopped.steps_after == 0
-    assert not workflow.model.curve.has_contents()
+    assert not workflow.tokens.curve.has_contents()
     assert workflow.status.text().startswith("Cancelled")
 
 
@@ -147,7 +154,6 @@ def test_cancel_of_a_preview(docked, qtbot, gate):
     stopped.wait(qtbot)
     click(qtbot, workflow.cancel_button)
     stopped.open()
-    assert stopped.steps_after == 0
     qtbot.wait(50)
     assert outputs(viewer) == []
     assert workflow.status.text() == "Cancelled: there is no new preview."
@@ -160,7 +166,7 @@ def test_cancel_of_a_map_and_the_way_back(explored, qtbot, gate, method):
         pytest.importorskip("umap")
     _, explorer = explored
     panel = explorer.map
-    stopped = gate(map_panel, f"iter_{method}_map")
+    stopped = gate(map_panel, f"{method}_map")
     open_tab(explorer, panel, qtbot)
     if method == "umap":
         qtbot.waitUntil(panel.plot.has_contents)
@@ -170,11 +176,10 @@ def test_cancel_of_a_map_and_the_way_back(explored, qtbot, gate, method):
     assert panel.job_bar.isVisible()
     qtbot.mouseClick(panel.job_bar.cancel_button, LEFT)
     stopped.open()
-    assert stopped.steps_after == 0
     assert panel.message.text() == "Cancelled."
     assert panel.job_bar.isHidden()
     # Another concept is no reason to begin again; the button is.
-    explorer.session.show_concept(3)
+    explorer.session.view.show_concept(3)
     qtbot.wait(300)
     assert not panel.jobs.is_running
     if method == "pca":
@@ -189,11 +194,11 @@ def test_a_umap_ends_with_its_process_when_the_explorer_is_closed(explored, qtbo
     started: list[Any] = []
     start = child_process._start
 
-    def noted() -> Any:
+    def start_recorded() -> Any:
         started.append(start())
         return started[-1]
 
-    monkeypatch.setattr(child_process, "_start", noted)
+    monkeypatch.setattr(child_process, "_start", start_recorded)
     open_tab(explorer, explorer.map, qtbot)
     qtbot.waitUntil(explorer.map.plot.has_contents)
     explorer.map.method.setFocus()
@@ -208,14 +213,13 @@ def test_a_umap_ends_with_its_process_when_the_explorer_is_closed(explored, qtbo
 def test_cancel_of_a_comparison_and_the_way_back(explored, qtbot, gate):
     _, explorer = explored
     panel = explorer.compare
-    stopped = gate(compare_panel, "_compare_steps")
+    stopped = gate(ConceptActivations, "compare")
     open_tab(explorer, panel, qtbot)
     stopped.wait(qtbot)
     qtbot.mouseClick(panel.job_bar.cancel_button, LEFT)
     stopped.open()
-    assert stopped.steps_after == 0
     assert panel.message.text() == "Cancelled."
-    explorer.session.show_concept(3)
+    explorer.session.view.show_concept(3)
     qtbot.wait(300)
     assert not panel.jobs.is_running
     assert panel.comparison() is None
@@ -225,26 +229,26 @@ def test_cancel_of_a_comparison_and_the_way_back(explored, qtbot, gate):
 
 
 SAVES = {
-    "concepts": ("_concepts_steps", "concepts.csv"),
-    "units": ("_units_steps", "cells.csv"),
-    "comparison": ("_comparison_steps", "comparison.csv"),
-    "anndata": ("iter_write_anndata", "cells.h5ad"),
-    "heatmap": ("_heatmap_steps", "heatmap.tif"),
-    "dictionary": ("_dictionary_steps", "mine.microdl.safetensors"),
-    "folder": ("_folder_steps", "activations"),
+    "concepts": "concepts.csv",
+    "units": "cells.csv",
+    "comparison": "comparison.csv",
+    "anndata": "cells.h5ad",
+    "heatmap": "heatmap.tif",
+    "dictionary": "mine.microdl.safetensors",
+    "folder": "activations",
 }
 
 
 @pytest.mark.parametrize("entry", SAVES)
 def test_a_cancelled_save_writes_nothing(explored, qtbot, gate, monkeypatch, tmp_path, entry):
     _, explorer = explored
-    steps, name = SAVES[entry]
-    said: list[str] = []
-    monkeypatch.setattr(saving, "show_info", said.append)
+    messages: list[str] = []
+    monkeypatch.setattr(saving, "show_info", messages.append)
     monkeypatch.setattr(
-        saving.QFileDialog, "getSaveFileName", lambda *_, **__: (str(tmp_path / name), "")
+        saving.QFileDialog, "getSaveFileName", lambda *_, **__: (str(tmp_path / SAVES[entry]), "")
     )
-    stopped = gate(saving, steps)
+    # A dictionary looks once, before the file takes its place.
+    stopped = gate(saving, "_write", at=1 if entry == "dictionary" else 2)
     button = explorer.save_button
     click_entry(button, button.entries[entry])
     stopped.wait(qtbot)
@@ -252,23 +256,20 @@ def test_a_cancelled_save_writes_nothing(explored, qtbot, gate, monkeypatch, tmp
     qtbot.mouseClick(button.job_bar.cancel_button, LEFT)
     assert button.isEnabled()
     stopped.open()
-    assert stopped.steps_after == 0
-    assert not stopped.ended
     assert list(tmp_path.iterdir()) == []
-    assert said == []
+    assert messages == []
 
 
 def test_cancel_while_a_folder_is_opened(explored, qtbot, gate, small_run, monkeypatch, tmp_path):
     _, explorer = explored
-    folder = save_activations(small_run.result.activations, tmp_path / "activations")
-    monkeypatch.setattr(opening.QFileDialog, "getExistingDirectory", lambda *_: str(folder))
-    stopped = gate(opening, "_open_steps")
-    run = explorer.session.run
+    folder = store.save_activations(small_run.result.activations, tmp_path / "activations")
+    monkeypatch.setattr(saving.QFileDialog, "getExistingDirectory", lambda *_: str(folder))
+    stopped = gate(store, "open_activations")
+    run = explorer.session.run.current
     qtbot.mouseClick(explorer.open_button, LEFT)
     stopped.wait(qtbot)
     qtbot.mouseClick(explorer.open_button.job_bar.cancel_button, LEFT)
     stopped.open()
-    assert stopped.steps_after == 0
     qtbot.wait(50)
-    assert explorer.session.run is run
+    assert explorer.session.run.current is run
     assert explorer.open_button.isEnabled()

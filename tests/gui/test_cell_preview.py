@@ -15,8 +15,7 @@ from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import TAG
 
-from .test_workflow import LEFT, click, outputs
-from .test_workflow_settings import write
+from .steps import LEFT, click, outputs, write
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def looked_at(open_viewer: Any, qtbot: Any) -> Any:
     viewer.window.resize(1000, 700)
     _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     image = viewer.add_image(transfluor()[4].read()[0], name="a", scale=(1.5, 1.5))
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 1)
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 1)
     click(qtbot, workflow.cells.heading)
     return viewer, workflow, image
 
@@ -69,7 +68,7 @@ def test_the_part_in_view_has_the_cells_of_the_whole_image(
     if lazy:
         image.data = da.from_array(plane, chunks=100)
     config = SegmentationConfig(diameter=20, threshold=threshold)
-    workflow.session.configure(segmentation=config)
+    workflow.session.settings.configure(segmentation=config)
     look_at(qtbot, viewer, (450, 300), 2)
     layer = previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.preview))
     region = region_of(layer)
@@ -121,7 +120,7 @@ def test_the_same_view_is_not_segmented_again(looked_at: Any, qtbot: Any):
     previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.live))
     begun: list[bool] = []
     workflow.preview.jobs.running_changed.connect(begun.append)
-    workflow.session.edit_rows([0], condition="x")
+    workflow.session.images.edit_rows([0], condition="x")
     viewer.add_points([[1, 1]])
     qtbot.wait(500)
     assert begun == []
@@ -132,7 +131,7 @@ def test_the_image_that_fills_the_view_is_taken_where_the_selected_one_is_not_in
 ):
     viewer, workflow, _ = looked_at
     other = viewer.add_image(transfluor()[5].read()[0], name="b", translate=(0, 2000))
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 2)
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 2)
     look_at(qtbot, viewer, (300, 300), 3)
     assert viewer.layers.selection.active.name == "b"
     layer = previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.preview))
@@ -148,7 +147,7 @@ def test_the_frame_at_the_slider_is_previewed(open_viewer: Any, qtbot: Any):
     _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     frames = np.stack([f.read()[0][:160, :160] for f in transfluor()[:3]])
     viewer.add_image(frames, name="movie", translate=(10, 0, 0))
-    workflow.session.set_layout(type(workflow.session.layout)(channel_axis="none"), viewer.layers)
+    workflow.session.images.set_layout(type(workflow.session.images.layout)(channel_axis="none"), viewer.layers)
     click(qtbot, workflow.cells.heading)
     viewer.dims.set_current_step(0, 2)
     layer = previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.preview))

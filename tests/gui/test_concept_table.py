@@ -12,7 +12,6 @@ from qtpy.QtCore import QModelIndex, Qt
 from qtpy.QtTest import QAbstractItemModelTester
 
 from napari_microdl.gui.explorer.concept_table import COLUMNS, HEADINGS, NAME, ConceptTable
-from napari_microdl.gui.session.selection import Selection
 from napari_microdl.gui.session.session import Session
 
 N = 300
@@ -47,8 +46,8 @@ def table(qtbot: Any) -> ConceptTable:
     activations = SimpleNamespace(ranking=ranking())
     dictionary = SimpleNamespace(names=list(NAMES), notes=[""] * N, tags=[""] * N)
     result: Any = SimpleNamespace(activations=activations, dictionary=dictionary)
-    session.run = SimpleNamespace(result=result)
-    made = ConceptTable(session, Selection(session))
+    session.run.current = SimpleNamespace(result=result)
+    made = ConceptTable(session)
     qtbot.addWidget(made)
     made.reload()
     return made
@@ -114,9 +113,9 @@ def test_flagged_concepts_are_named_and_can_be_hidden(table):
 
 def test_words_change_in_place_after_sorting(table):
     table.sortByColumn(HEADINGS.index("AUC"), Qt.SortOrder.DescendingOrder)
-    dictionary = table.concepts._session.run.result.dictionary
+    dictionary = table.concepts._session.run.current.result.dictionary
     dictionary.tags[5] = "perturbed"
-    table.concepts.refresh_words()
+    table.concepts.refresh_texts()
     tags = dict(zip(column(table, "Name"), column(table, "Tag"), strict=True))
     assert {name for name, tag in tags.items() if tag} == {"concept 5"}
     table.proxy.search("perturbed")

@@ -19,7 +19,7 @@ SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", found.append)
     return found
@@ -38,13 +38,10 @@ def explored_stack(open_viewer: Any, small_run: Any, qtbot: Any, flat: bool) -> 
     cells = SQUARES if flat else labels
     own = viewer.add_labels(cells, name="series cells", **({} if flat else lie))
     session = explorer.session
-    session.set_layout(Layout(channel_axis="none"), viewer.layers)
-    session.choose(cell_source="labels")
-    session.configure(
-        **small_run.config.with_settings(unit="cell", n_atoms=8, whiten=False).to_dict()
-    )
-    session.configure(segmentation=small_run.config.cells)
-    fields, sources, config = session.prepare()
+    session.images.set_layout(Layout(channel_axis="none"), viewer.layers)
+    session.settings.choose(cell_source="labels")
+    session.plan.take_config(small_run.config.with_settings(unit="cell", n_atoms=8, whiten=False))
+    fields, sources, config = session.plan.prepare()
     assert len(fields) == 4
     result = run_pipeline(fields, config.with_settings(max_steps=5))
     session.finish(result, fields, sources)
@@ -54,11 +51,11 @@ def explored_stack(open_viewer: Any, small_run: Any, qtbot: Any, flat: bool) -> 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["labels a frame", "labels for all frames"])
 def test_a_hovered_cell_reads_its_own_frame(
-    open_viewer: Any, small_run: Any, qtbot: Any, said: list[str], flat: bool
+    open_viewer: Any, small_run: Any, qtbot: Any, messages: list[str], flat: bool
 ):
     viewer, explorer, _, own, result = explored_stack(open_viewer, small_run, qtbot, flat)
     click_entry(explorer.save_button, explorer.save_button.entries["features"])
-    assert said[0].startswith("Activations of 8 concepts copied to 1 Labels layer. Where one numb")
+    assert messages[0].startswith("Activations of 8 concepts copied to 1 Labels layer. Where")
     activations = result.activations
     slider = explorer.viewer.window._qt_viewer.dims.slider_widgets[0].slider
 
@@ -96,7 +93,7 @@ def test_a_hovered_cell_reads_its_own_frame(
 
 
 def test_labels_with_a_channel_axis_alone_have_a_row_a_label(
-    open_viewer: Any, small_run: Any, qtbot: Any, said: list[str]
+    open_viewer: Any, small_run: Any, qtbot: Any, messages: list[str]
 ):
     viewer = open_viewer()
     _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
@@ -105,12 +102,12 @@ def test_labels_with_a_channel_axis_alone_have_a_row_a_label(
     viewer.add_image(stack, name="two channels")
     own = viewer.add_labels(SQUARES, name="two channels cells")
     session = explorer.session
-    session.set_layout(Layout(channel_axis=0), viewer.layers)
-    session.choose(cell_source="labels")
-    session.configure(model="random-init", n_atoms=8, whiten=False, max_steps=5, device="cpu")
-    fields, sources, config = session.prepare()
+    session.images.set_layout(Layout(channel_axis=0), viewer.layers)
+    session.settings.choose(cell_source="labels")
+    session.settings.configure(model="random-init", n_atoms=8, whiten=False, max_steps=5, device="cpu")
+    fields, sources, config = session.plan.prepare()
     session.finish(run_pipeline(fields, config), fields, sources)
     click_entry(explorer.save_button, explorer.save_button.entries["features"])
-    assert said == ["Activations of 8 concepts copied to 1 Labels layer."]
+    assert messages == ["Activations of 8 concepts copied to 1 Labels layer."]
     assert own.features["index"].tolist() == list(range(1, 26))
     assert "frame" not in own.features

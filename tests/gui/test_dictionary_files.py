@@ -13,13 +13,12 @@ from qtpy.QtWidgets import QApplication
 
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.plugin import reader_writer as dictionary_files
 from napari_microdl.gui.plugin.reader_writer import get_reader, write_dictionary
 from napari_microdl.gui.session.layers import TAG
-from napari_microdl.gui.viewer_session import session_of
 
-from .test_picking import canvas_of
-from .test_workflow import click, docked, quiet, run
+from .steps import canvas_of, click, docked, quiet, run
 
 __all__ = ["docked", "quiet"]
 
@@ -45,13 +44,13 @@ def test_a_dictionary_is_dropped_onto_the_canvas_and_applied(
     layers = list(viewer.layers)
     drop(viewer, small_run.result.dictionary.save(tmp_path / "mine"))
     assert list(viewer.layers) == layers
-    assert workflow.session.dictionary.names == small_run.result.dictionary.names
+    assert workflow.session.settings.dictionary.names == small_run.result.dictionary.names
     assert workflow.dictionary.apply.isChecked()
     click(qtbot, workflow.dictionary.heading)
     assert workflow.dictionary.run_button.text() == "Apply"
     run(qtbot, workflow)
     np.testing.assert_allclose(
-        workflow.session.run.result.activations.codes.toarray(),
+        workflow.session.run.current.result.activations.codes.toarray(),
         small_run.result.activations.codes.toarray(),
         atol=1e-5,
     )
@@ -64,8 +63,8 @@ def test_an_opened_dictionary_is_ready_to_be_applied(make_napari_viewer, small_r
     assert viewer.open(str(path), plugin="napari-microdl") == []
     assert not viewer.layers
     session = session_of(viewer)
-    assert session.dictionary.names == small_run.result.dictionary.names
-    assert session.apply_dictionary
+    assert session.settings.dictionary.names == small_run.result.dictionary.names
+    assert session.settings.apply_dictionary
 
 
 def test_napari_finds_the_reader_by_the_name_alone(make_napari_viewer, small_run, tmp_path):
@@ -89,13 +88,13 @@ def test_a_damaged_file_that_is_dropped_is_said_and_changes_nothing(
     monkeypatch.setattr(dictionary_files, "show_error", said.append)
     path = small_run.result.dictionary.save(tmp_path / "mine")
     drop(viewer, path)
-    kept, layers = workflow.session.dictionary, list(viewer.layers)
+    kept, layers = workflow.session.settings.dictionary, list(viewer.layers)
     bad = tmp_path / "bad.microdl.safetensors"
     bad.write_bytes(path.read_bytes()[:-1])
     drop(viewer, bad)
     assert len(said) == 1
     assert "'bad.microdl.safetensors'" in said[0]
-    assert workflow.session.dictionary is kept
+    assert workflow.session.settings.dictionary is kept
     assert list(viewer.layers) == layers
 
 

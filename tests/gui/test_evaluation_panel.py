@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import warnings
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,19 @@ from qtpy.QtCore import Qt, QThreadPool
 from qtpy.QtWidgets import QFileDialog
 from scipy import sparse, stats
 
-from gui.test_explorer_tabs import open_tab
 from napari_microdl.concepts.store import open_activations, save_activations
 from napari_microdl.gui.explorer import evaluation_panel
 from napari_microdl.gui.explorer.concept_table import FLAG
 from napari_microdl.gui.explorer.evaluation_panel import EvaluationPanel
-from napari_microdl.gui.widgets.jobs import percent_done
 from napari_microdl.report import (
     EvaluationChoices,
     EvaluationReport,
-    EvaluationStep,
-    iter_evaluation,
+    evaluate,
 )
-from tokens.stand_ins import finish
 
 from .patience import PATIENCE
+from .steps import LEFT, open_tab
 
-LEFT = Qt.MouseButton.LeftButton
 FEW = EvaluationChoices(n_permutations=19, handcrafted=False)
 
 
@@ -90,7 +85,7 @@ def test_a_click_measures_the_run_and_shows_what_was_found(panel, small_run, qtb
     assert panel.summary.isHidden()
     assert not panel.save_button.isEnabled()
     report = evaluated(panel, qtbot)
-    _, expected = finish(iter_evaluation(small_run.result.activations, FEW))
+    expected = evaluate(small_run.result.activations, FEW)
     assert report == expected
     labels = panel.tables["labels"].view
     assert [row[0] for row in cells_of(labels)] == ["diffuse", "puncta"]
@@ -109,7 +104,7 @@ def test_a_click_measures_the_run_and_shows_what_was_found(panel, small_run, qtb
     np.testing.assert_allclose(drawn, [row["cosine"] for row in report.reconstruction])
     assert panel.tables["batches"].isHidden()
     assert panel.tables["handcrafted"].isHidden()
-    # Room for what was found; a line says what was asked.
+    # Room for what was found; a line says what was chosen.
     assert not panel.choices.is_expanded
     assert panel.choices.summary.text() == "Condition, by wells, 19 shuffles"
     assert panel.save_button.isEnabled()
@@ -124,11 +119,11 @@ def test_a_run_opened_from_a_folder_is_measured_without_its_images(
     explorer.session.open_activations(open_activations(tmp_path / "saved"))
     panel.choices.seeds.setValue(1)
     report = evaluated(panel, qtbot)
-    _, expected = finish(iter_evaluation(small_run.result.activations, replace(FEW, n_seeds=1)))
+    expected = evaluate(small_run.result.activations, replace(FEW, n_seeds=1))
     assert_alike(report.labels, expected.labels)
     assert_alike(report.probes, expected.probes)
     assert_alike(report.seeds, expected.seeds)
-    run = explorer.session.run
+    run = explorer.session.run.current
     of_cells = replace(run.result, config=run.result.config.with_settings(unit="cell"))
     panel.choices.offer(replace(run, result=of_cells))
     assert not panel.choices.handcrafted.isEnabled()
@@ -155,7 +150,7 @@ def test_what_was_found_is_there_when_the_explorer_is_opened_again(panel, explor
     assert again.evaluation.summary.text() == summary
     assert cells_of(again.evaluation.tables["labels"].view) == labels
     assert again.evaluation.choices.summary.text() == "Condition, by fields, 19 shuffles"
-    assert again.evaluation.asked.isHidden()
+    assert again.evaluation.outdated.isHidden()
     assert again.evaluation.save_button.isEnabled()
 
 
@@ -180,29 +175,29 @@ def test_a_row_shows_its_concept(panel, explored, qtbot):
     view = panel.tables["labels"].view
     panel.scroll.ensureWidgetVisible(view)
     concepts = [row["concept"] for row in report.labels]
-    explorer.session.show_concept(next(c for c in range(24) if c not in concepts))
+    explorer.session.view.show_concept(next(c for c in range(24) if c not in concepts))
     place = view.visualItemRect(view.item(1, 0)).center()
     qtbot.mouseClick(view.viewport(), LEFT, pos=place)
-    assert explorer.session.concept == concepts[1]
+    assert explorer.session.view.concept == concepts[1]
     assert explorer.table.selected_concepts() == [concepts[1]]
     qtbot.keyClick(view, Qt.Key.Key_Up)
-    assert explorer.session.concept == concepts[0]
+    assert explorer.session.view.concept == concepts[0]
     # A row that is selected already is meant again.
-    explorer.session.show_concept(next(c for c in range(24) if c not in concepts))
+    explorer.session.view.show_concept(next(c for c in range(24) if c not in concepts))
     qtbot.mouseClick(view.viewport(), LEFT, pos=view.visualItemRect(view.item(0, 0)).center())
-    assert explorer.session.concept == concepts[0]
+    assert explorer.session.view.concept == concepts[0]
 
 
 def test_concepts_are_called_by_their_present_names(panel, explored, qtbot):
     _, explorer = explored
     report = evaluated(panel, qtbot)
     concept = report.labels[1]["concept"]
-    before = explorer.session.run.result.dictionary.names[concept]
+    before = explorer.session.run.current.result.dictionary.names[concept]
     try:
-        explorer.session.rename_concept(concept, "spots")
+        explorer.session.run.rename_concept(concept, "spots")
         assert cells_of(panel.tables["labels"].view)[1][1] == "spots"
     finally:
-        explorer.session.rename_concept(concept, before)
+        explorer.session.run.rename_concept(concept, before)
 
 
 def test_choices_are_asked_as_chosen(panel, small_run, qtbot):
@@ -221,14 +216,14 @@ def test_choices_are_asked_as_chosen(panel, small_run, qtbot):
         FEW, labels="Metadata_control", independent="fields", n_seeds=1, batches="Metadata_Well"
     )
     assert EvaluationChoices(**report.choices) == expected
-    assert_alike(report, finish(iter_evaluation(small_run.result.activations, expected))[1])
+    assert_alike(report, evaluate(small_run.result.activations, expected))
     assert "With 1 further seed, matched concepts" in panel.summary.text()
-    assert panel.asked.isHidden()
-    # Figures stay, and say that they answer another question by now.
+    assert panel.outdated.isHidden()
+    # Figures stay, and say that they were measured with other settings.
     choices.labels.setCurrentText("Condition")
-    assert panel.asked.text().startswith("⚠ Asked was: Control or treated, by fields, 19 shuffles")
+    assert panel.outdated.text().startswith("⚠ Measured with: Control or treated, by fields, 19 s")
     choices.labels.setCurrentText("Control or treated")
-    assert panel.asked.isHidden()
+    assert panel.outdated.isHidden()
 
 
 def test_crops_cannot_be_measured_by_hand_and_the_box_says_so(panel):
@@ -243,7 +238,7 @@ def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
     _, explorer = explored
     choices = panel.choices
     assert not choices.library.isEnabled()
-    run = explorer.session.run
+    run = explorer.session.run.current
     of_cells = replace(run.result, config=run.result.config.with_settings(unit="cell"))
     choices.offer(replace(run, result=of_cells))
     assert choices.library.isEnabled()
@@ -266,9 +261,9 @@ def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     choices.refresh()
     assert choices.to_install.isHidden()
-    asked = EvaluationChoices(n_permutations=9)
-    choices.choose(asked)
-    assert choices.choices() == asked
+    chosen = EvaluationChoices(n_permutations=9)
+    choices.choose(chosen)
+    assert choices.choices() == chosen
 
 
 @pytest.mark.parametrize(
@@ -286,11 +281,11 @@ def test_it_says_whether_fields_were_seen(
     _, explorer = explored
     dictionary = small_run.result.dictionary
     listed = dictionary.provenance["fields"]
-    told = [{"name": "other"}, *listed[:n_fitted]] if n_fitted is not None else []
-    changed = replace(dictionary, provenance={**dictionary.provenance, "fields": told})
+    known = [{"name": "other"}, *listed[:n_fitted]] if n_fitted is not None else []
+    changed = replace(dictionary, provenance={**dictionary.provenance, "fields": known})
     activations = replace(small_run.result.activations, dictionary=changed)
     result = replace(small_run.result, dictionary=changed, activations=activations)
-    explorer.session.finish(result, small_run.fields, explorer.session.run.sources)
+    explorer.session.finish(result, small_run.fields, explorer.session.run.current.sources)
     assert sentence in panel.warning.text()
     assert panel.choices.unseen.isEnabled() == can_choose
     # Honest figures unless somebody wants others.
@@ -301,7 +296,7 @@ def test_it_says_whether_fields_were_seen(
         qtbot.mouseClick(panel.choices.heading, LEFT)
         panel.scroll.ensureWidgetVisible(panel.choices.unseen)
         panel.choices.unseen.click()
-        assert "fields not used for fitting" in panel.asked.text()
+        assert "fields not used for fitting" in panel.outdated.text()
 
 
 def test_cancel_stops_at_once_and_keeps_what_was_shown(panel, qtbot):
@@ -333,17 +328,16 @@ def test_a_result_of_an_earlier_run_is_not_shown(panel, explored, small_run, qtb
     _, explorer = explored
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
-    def slow(*_: Any, **__: Any) -> Generator[EvaluationStep, None, EvaluationReport]:
-        yield EvaluationStep("wait", 0, 1, "Waiting")
+    def slow(*_: Any, **__: Any) -> EvaluationReport:
         begun.set()
         assert go_on.wait(20)
         ended.set()
         return EvaluationReport(summary={})
 
-    monkeypatch.setattr(evaluation_panel, "iter_evaluation", slow)
+    monkeypatch.setattr(evaluation_panel, "evaluate", slow)
     qtbot.mouseClick(panel.evaluate_button, LEFT)
     qtbot.waitUntil(begun.is_set)
-    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
+    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.current.sources)
     go_on.set()
     qtbot.waitUntil(ended.is_set)
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
@@ -361,7 +355,7 @@ def test_another_run_clears_what_was_found_and_the_same_run_does_not(
     evaluated(panel, qtbot)
     explorer.refresh()
     assert panel.report is not None
-    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
+    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.current.sources)
     assert panel.report is None
     assert panel.tables["labels"].isHidden()
     assert panel.choices.is_expanded
@@ -387,7 +381,7 @@ def test_concepts_that_tell_plates_apart_are_flagged_until_another_run(
     codes = sparse.csr_array(codes)
     made = replace(whole, units=units, codes=codes)
     result = replace(small_run.result, activations=made)
-    explorer.session.finish(result, small_run.fields, explorer.session.run.sources)
+    explorer.session.finish(result, small_run.fields, explorer.session.run.current.sources)
 
     def flags() -> dict[int, str]:
         model = explorer.table.concepts
@@ -443,11 +437,11 @@ def test_concepts_that_tell_plates_apart_are_flagged_until_another_run(
     saved = tmp_path / "cells.h5ad"
     explorer.save_button.entries["anndata"].trigger()
     qtbot.waitUntil(lambda: saved.exists() and not explorer.save_button.jobs.is_running)
-    marks = anndata.read_h5ad(saved).var["technical"].to_numpy(bool)
-    assert set(np.flatnonzero(marks)) == technical
+    flagged = anndata.read_h5ad(saved).var["technical"].to_numpy(bool)
+    assert set(np.flatnonzero(flagged)) == technical
     # The run's own ranking knows nothing of it, and another run has no such flag.
     assert "technical" not in made.ranking
-    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
+    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.current.sources)
     assert not any("technical" in flag for flag in flags().values())
 
 
@@ -468,7 +462,7 @@ def test_two_viewers_evaluate_side_by_side(panel, small_run, open_viewer, explor
     _, explorer = explored
     _, second = open_viewer().window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     assert not second.evaluation.evaluate_button.isEnabled()
-    second.session.finish(small_run.result, small_run.fields, explorer.session.run.sources)
+    second.session.finish(small_run.result, small_run.fields, explorer.session.run.current.sources)
     second.evaluation.choices.shuffles.setValue(9)
     second.evaluation.evaluate()
     first = evaluated(panel, qtbot)
@@ -532,11 +526,3 @@ def test_the_curve_follows_the_theme_and_can_be_saved(panel, explored, qtbot, tm
     assert panel.plot.canvas.figure.axes[0].get_xlabel().startswith("concepts that a sample")
     explorer.save_plot(tmp_path / "curve.svg")
     assert (tmp_path / "curve.svg").read_text("utf-8").startswith("<?xml")
-
-
-def test_steps_of_an_evaluation_fill_the_whole_bar():
-    assert [percent_done(EvaluationStep("probe", n, 300, "")) for n in (0, 150, 300)] == [
-        0,
-        50,
-        100,
-    ]

@@ -13,33 +13,23 @@ from qtpy.QtCore import QPoint, Qt
 
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.concepts.painting import grid_to_pixels
+from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.explorer.concept_table import HEADINGS
 from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.explorer.gallery import picture_of
 from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import TAG
-from napari_microdl.gui.viewer_session import session_of
 
 from .clicks import click_entry
 from .conftest import SIZE
-
-LEFT = Qt.MouseButton.LeftButton
-
-
-def overlays(viewer: Any) -> dict[str, Any]:
-    return {x.metadata[TAG]["kind"]: x for x in viewer.layers if TAG in x.metadata}
-
-
-def shown_rows(explorer: ConceptExplorer) -> list[str]:
-    proxy = explorer.table.proxy
-    return [proxy.index(row, 1).data() for row in range(proxy.rowCount())]
+from .steps import LEFT, overlays, shown_names
 
 
 def test_concepts_are_listed_best_first(explored, small_run):
     _, explorer = explored
     ranking = small_run.result.activations.ranking
     assert explorer.message.isHidden()
-    assert shown_rows(explorer) == ranking["name"].tolist()
+    assert shown_names(explorer) == ranking["name"].tolist()
     proxy = explorer.table.proxy
     best = ranking.iloc[0]
     shown = {h: proxy.index(0, c).data() for c, h in enumerate(HEADINGS)}
@@ -64,17 +54,17 @@ def test_concepts_are_listed_best_first(explored, small_run):
 
 def test_flagged_concepts_are_hidden_by_a_click(explored, qtbot):
     _, explorer = explored
-    ranking = explorer.session.run.result.activations.ranking
+    ranking = explorer.session.run.current.result.activations.ranking
     ranking.loc[ranking.index[2], "dead"] = True
     try:
-        explorer.session.run_changed.emit()
-        everything = shown_rows(explorer)
+        explorer.session.run.changed.emit()
+        everything = shown_names(explorer)
         box = explorer.hide_flagged
         qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
         flagged = ranking["dead"] | (ranking["duplicate_of"] >= 0)
-        assert shown_rows(explorer) == ranking["name"][~flagged].tolist()
+        assert shown_names(explorer) == ranking["name"][~flagged].tolist()
         qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
-        assert shown_rows(explorer) == everything
+        assert shown_names(explorer) == everything
     finally:
         # The run is shared by all tests.
         ranking.loc[ranking.index[2], "dead"] = False
@@ -96,15 +86,15 @@ def test_arrow_keys_switch_the_overlay(explored, small_run, qtbot):
 
 def test_sorting_compares_numbers_and_filtering_keeps_the_rest(explored, qtbot):
     _, explorer = explored
-    everything = shown_rows(explorer)
+    everything = shown_names(explorer)
     column = HEADINGS.index("AUC")
     explorer.table.sortByColumn(column, Qt.SortOrder.DescendingOrder)
     proxy = explorer.table.proxy
     aucs = [float(proxy.index(row, column).data()) for row in range(proxy.rowCount())]
     assert aucs == sorted(aucs, reverse=True)
     qtbot.keyClicks(explorer.filter, everything[3])
-    assert everything[3] in shown_rows(explorer)
-    assert len(shown_rows(explorer)) < len(everything)
+    assert everything[3] in shown_names(explorer)
+    assert len(shown_names(explorer)) < len(everything)
 
 
 def test_overlay_switches_add_and_remove_layers(explored, qtbot):
@@ -125,11 +115,11 @@ def test_a_name_travels_to_table_layer_and_dictionary(explored, small_run):
     try:
         assert proxy.setData(proxy.index(0, 1), "bright spots")
         assert small_run.result.dictionary.names[best] == "bright spots"
-        assert shown_rows(explorer)[0] == "bright spots"
+        assert shown_names(explorer)[0] == "bright spots"
         assert "bright spots" in overlays(viewer)["activation"].name
         assert not proxy.setData(proxy.index(0, 1), "  ")
     finally:
-        explorer.session.rename_concept(best, old)
+        explorer.session.run.rename_concept(best, old)
 
 
 def test_the_gallery_shows_the_extremes_and_a_click_goes_there(explored, small_run, qtbot):
@@ -157,9 +147,9 @@ def test_a_picture_is_cut_around_its_unit_in_the_contrast_of_its_layer(explored,
     row = int(np.flatnonzero((units["y"] > 60) & (units["x"] > 60) & (units["field"] == 1))[0])
     y, x = int(units["y"][row] - 22), int(units["x"][row] - 22)
     data = small_run.fields[1].read()[0].astype(float)
-    low, high = explorer.session.run.sources[1].layer().contrast_limits
+    low, high = explorer.session.run.current.sources[1].layer().contrast_limits
     expected = np.clip((data - low) / (high - low), 0, 1)[y : y + 45, x : x + 45] ** 0.6 * 255
-    np.testing.assert_allclose(picture_of(explorer.session.run, row, 0), expected, atol=1)
+    np.testing.assert_allclose(picture_of(explorer.session.run.current, row, 0), expected, atol=1)
 
 
 def choose_file(monkeypatch: pytest.MonkeyPatch, path: Any) -> None:
@@ -195,7 +185,7 @@ def test_plot_and_tables_are_saved(explored, small_run, qtbot, monkeypatch, tmp_
     assert compared["name"].tolist() == small_run.result.dictionary.names
     heatmap = tifffile.imread(save("heatmap", "heatmap.tif"))
     field = explorer.overlays.field_of(explorer.viewer.layers.selection.active)
-    grid = small_run.result.activations.heatmap(field, explorer.session.concept)
+    grid = small_run.result.activations.heatmap(field, explorer.session.view.concept)
     np.testing.assert_array_equal(heatmap, grid_to_pixels(grid, 8, (SIZE, SIZE)))
     loaded = ConceptDictionary.load(save("dictionary", "mine.microdl.safetensors"))
     assert loaded.names == small_run.result.dictionary.names
@@ -209,11 +199,11 @@ def test_a_table_that_cannot_be_saved_is_said(
     explored, qtbot, tmp_path, monkeypatch, name, sentence
 ):
     _, explorer = explored
-    said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", said.append)
+    messages: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", messages.append)
     choose_file(monkeypatch, tmp_path / name)
     click_save(qtbot, explorer, "concepts")
-    assert sentence in said[0]
+    assert sentence in messages[0]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -225,12 +215,12 @@ def test_it_fits_a_small_laptop_screen(explored):
 
 def test_a_reopened_explorer_shows_the_same_run(explored, qtbot):
     viewer, explorer = explored
-    names = shown_rows(explorer)
+    names = shown_names(explorer)
     viewer.window.remove_dock_widget(explorer)
-    explorer.session.show_concept(3)
+    explorer.session.view.show_concept(3)
     _, again = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     assert again is not explorer
-    assert shown_rows(again) == names
+    assert shown_names(again) == names
     assert session_of(viewer.__wrapped__) is again.session
 
 
@@ -239,31 +229,31 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
 ):
     _, explorer = explored
     folder = tmp_path / "activations"
-    said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", said.append)
+    messages: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", messages.append)
     monkeypatch.setattr(
         "napari_microdl.gui.explorer.saving.QFileDialog.getSaveFileName",
         lambda *_, **__: (str(folder), ""),
     )
     click_entry(explorer.save_button, explorer.save_button.entries["folder"])
-    qtbot.waitUntil(lambda: said == [f"Saved to {folder}."])
+    qtbot.waitUntil(lambda: messages == [f"Saved to {folder}."])
 
     viewer = open_viewer()
     # It shows the session too, and must not look for figures of a run that was not made here.
     viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     _, other = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     monkeypatch.setattr(
-        "napari_microdl.gui.explorer.opening.QFileDialog.getExistingDirectory",
+        "napari_microdl.gui.explorer.saving.QFileDialog.getExistingDirectory",
         lambda *_: str(folder),
     )
     qtbot.mouseClick(other.open_button, LEFT)
-    qtbot.waitUntil(lambda: other.session.run is not None)
-    assert shown_rows(other) == shown_rows(explorer)
+    qtbot.waitUntil(lambda: other.session.run.current is not None)
+    assert shown_names(other) == shown_names(explorer)
     assert "without its images" in other.message.text()
     assert not any(box.isEnabled() for box in other.kinds.values())
     other.table.setFocus()
     qtbot.keyClick(other.table, Qt.Key.Key_Down)
-    concept = other.session.concept
+    concept = other.session.view.concept
     assert concept == small_run.result.activations.ranking.index[1]
     # Every tab is looked at; what needs images says so or shows numbers alone.
     for number in range(other.tabs.count()):
@@ -281,38 +271,38 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
     assert rows == expected.top_units(concept, 10).tolist()
     other.selection.select([rows[0]])
     assert other.cell.concepts.count() == len(expected.concepts_of(rows[0])[0])
-    monkeypatch.setattr("napari_microdl.gui.explorer.dock.show_info", said.append)
+    monkeypatch.setattr("napari_microdl.gui.explorer.dock.show_info", messages.append)
     other.go_to_unit(rows[0])
-    assert said[-1].endswith("is not open.")
+    assert messages[-1].endswith("is not open.")
     choose_file(monkeypatch, tmp_path / "heatmap.tif")
     click_entry(other.save_button, other.save_button.entries["heatmap"])
-    assert "no heatmap" in said[-1]
+    assert "no heatmap" in messages[-1]
     assert not (tmp_path / "heatmap.tif").exists()
 
 
 def test_a_folder_that_holds_no_activations_is_said(explored, qtbot, monkeypatch, tmp_path):
     _, explorer = explored
-    run = explorer.session.run
-    said: list[str] = []
+    run = explorer.session.run.current
+    messages: list[str] = []
     monkeypatch.setattr(
-        "napari_microdl.gui.explorer.opening.QFileDialog.getExistingDirectory",
+        "napari_microdl.gui.explorer.saving.QFileDialog.getExistingDirectory",
         lambda *_: str(tmp_path),
     )
-    explorer.open_button.jobs.failed.connect(said.append)
+    explorer.open_button.jobs.failed.connect(messages.append)
     qtbot.mouseClick(explorer.open_button, LEFT)
-    qtbot.waitUntil(lambda: bool(said))
-    assert "activations.json is missing" in said[0]
-    assert explorer.session.run is run
+    qtbot.waitUntil(lambda: bool(messages))
+    assert "activations.json is missing" in messages[0]
+    assert explorer.session.run.current is run
     assert explorer.open_button.isEnabled()
 
 
 def test_a_table_too_large_for_text_gets_a_few_concepts(explored, qtbot, monkeypatch, tmp_path):
     _, explorer = explored
-    said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", said.append)
-    monkeypatch.setattr("napari_microdl.gui.explorer.saving._MOST_NUMBERS", 1000)
+    messages: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", messages.append)
+    explorer.save_button.most_numbers = 1000
     choose_file(monkeypatch, tmp_path / "cells.csv")
     click_save(qtbot, explorer, "units")
-    assert "Of 24 concepts the table gets 20" in said[0]
+    assert "Of 24 concepts the table gets 20" in messages[0]
     columns = pd.read_csv(tmp_path / "cells.csv").columns
     assert sum(c.startswith("activation_") for c in columns) == 20

@@ -15,17 +15,23 @@ from napari_microdl.gui.explorer.concept_table import HEADINGS, NAME, TAG
 from napari_microdl.gui.explorer.gallery import picture_of
 from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import TAG as OUTPUT
-from napari_microdl.report.unit_pictures import outlines_of
+from napari_microdl.concepts.painting import outlines_of
 
 from .clicks import click_choice, write_in_table
 from .conftest import explore
-from .test_explorer import overlays, shown_rows
-from .test_explorer_tabs import open_tab, pixel_of
-from .test_picking import canvas_of, marks
-from .test_workflow import click, tick
-from .test_workflow_clicks import in_view
+from .steps import (
+    LEFT,
+    canvas_of,
+    click,
+    in_view,
+    open_tab,
+    overlays,
+    pixel_of,
+    selection_outlines,
+    shown_names,
+    tick,
+)
 
-LEFT = Qt.MouseButton.LeftButton
 ROW = Qt.ItemDataRole.UserRole
 
 
@@ -57,7 +63,7 @@ def shown_units(view: Any) -> list[int]:
 
 def test_overlays_go_on_all_images_and_back_by_the_box(explored: Any, qtbot: Any):
     viewer, explorer = explored
-    viewer.layers.selection.active = explorer.session.run.sources[2].layer()
+    viewer.layers.selection.active = explorer.session.run.current.sources[2].layer()
 
     def fields() -> list[int]:
         return sorted(x.metadata[OUTPUT]["field"] for x in viewer.layers if OUTPUT in x.metadata)
@@ -83,7 +89,7 @@ def test_outlines_make_a_layer_of_cells_that_tells_their_activation(
     assert type(layer).__name__ == "Labels"
     assert layer.contour == 1
     np.testing.assert_array_equal(layer.data, cell_run.result.labels[field])
-    ids, values = activations.unit_values(field, explorer.session.concept)
+    ids, values = activations.unit_values(field, explorer.session.view.concept)
     assert len(ids) > 3
     assert layer.features["index"].tolist() == ids.tolist()
     np.testing.assert_allclose(layer.features["activation"], values)
@@ -107,8 +113,8 @@ def test_the_gallery_shows_the_channel_that_is_chosen(explored_cells: Any, qtbot
     for sign, view in explorer.gallery.lists.items():
         assert shown_units(view) == rows[sign]
         for row, shown in zip(rows[sign], view.pictures, strict=True):
-            np.testing.assert_array_equal(shown.grey, picture_of(explorer.session.run, row, 1))
-            assert not np.array_equal(shown.grey, picture_of(explorer.session.run, row, 0))
+            np.testing.assert_array_equal(shown.grey, picture_of(explorer.session.run.current, row, 1))
+            assert not np.array_equal(shown.grey, picture_of(explorer.session.run.current, row, 0))
         for new, old in zip(pictures(view), before[sign], strict=True):
             assert not np.array_equal(new, old)
 
@@ -119,7 +125,7 @@ def test_patches_that_make_a_unit_aligned_are_outlined_in_its_picture(
     _, explorer = explored
     open_tab(explorer, explorer.gallery, qtbot)
     qtbot.waitUntil(lambda: explorer.gallery.lists[1].count() > 0)
-    activations, concept = small_run.result.activations, explorer.session.concept
+    activations, concept = small_run.result.activations, explorer.session.view.concept
     outlined = 0
     for sign, view in explorer.gallery.lists.items():
         for row, picture in zip(shown_units(view), pictures(view), strict=True):
@@ -129,7 +135,7 @@ def test_patches_that_make_a_unit_aligned_are_outlined_in_its_picture(
             assert not (sign * (blue - red) > 60).any()
             lines = outlines_of(activations, row, concept, sign)
             assert coloured.any() == bool(len(lines))
-            size = picture_of(explorer.session.run, row, 0).shape[0]
+            size = picture_of(explorer.session.run.current, row, 0).shape[0]
             zoom = picture.shape[1] / size
             near = np.zeros(coloured.shape, bool)
             for x1, y1, x2, y2 in lines * zoom:
@@ -151,7 +157,7 @@ def test_a_click_on_an_anti_aligned_picture_goes_there(explored: Any, small_run:
     view = explorer.gallery.lists[-1]
     qtbot.waitUntil(lambda: view.count() > 0)
     activations = small_run.result.activations
-    rows = activations.top_units(explorer.session.concept, 10, -1).tolist()
+    rows = activations.top_units(explorer.session.view.concept, 10, -1).tolist()
     assert shown_units(view) == rows
     for number in (2, 0):
         view.scrollToItem(view.item(number))
@@ -171,7 +177,7 @@ def test_the_label_of_the_histograms_is_chosen_by_a_click(
     panel = explorer.plots
     qtbot.waitUntil(panel.plot.has_contents)
     click_choice(panel.kind, "One label against the rest")
-    activations, concept = small_run.result.activations, explorer.session.concept
+    activations, concept = small_run.result.activations, explorer.session.view.concept
     conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
     values = activations.alignment(concept)
     names = sorted(set(conditions))
@@ -207,7 +213,7 @@ def test_a_concept_is_renamed_in_the_table(explored: Any, small_run: Any, qtbot:
         else:
             write_in_table(qtbot, table, 0, NAME, "bright spots")
         qtbot.waitUntil(lambda: dictionary.names[best] == "bright spots")
-        assert shown_rows(explorer)[0] == "bright spots"
+        assert shown_names(explorer)[0] == "bright spots"
         assert "bright spots" in overlays(viewer)["activation"].name
         qtbot.waitUntil(
             lambda: "bright spots" in explorer.plots.plot.canvas.figure.axes[0].get_title()
@@ -220,7 +226,7 @@ def test_a_concept_is_renamed_in_the_table(explored: Any, small_run: Any, qtbot:
         qtbot.mouseDClick(table.viewport(), LEFT, pos=place)
         assert not [x for x in table.findChildren(QLineEdit) if x.isVisible()]
     finally:
-        explorer.session.rename_concept(best, old)
+        explorer.session.run.rename_concept(best, old)
 
 
 @pytest.mark.parametrize("heading", ["Name", "Effect", "q cells", "AUC"])
@@ -235,7 +241,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order(
         "q cells": ranking["q_value"], "AUC": ranking["auc"],
     }[heading]  # fmt: skip
     header = table.horizontalHeader()
-    concept = explorer.session.concept
+    concept = explorer.session.view.concept
     orders = set()
     for _ in range(2):
         table.scrollTo(table.model().index(0, column))
@@ -245,8 +251,8 @@ def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order(
         falling = header.sortIndicatorOrder() == Qt.SortOrder.DescendingOrder
         # Concepts that are equal stay in the order of the ranking.
         expected = values.sort_values(ascending=not falling, kind="stable").index
-        assert shown_rows(explorer) == ranking["name"].loc[expected].tolist()
-        assert explorer.session.concept == concept
+        assert shown_names(explorer) == ranking["name"].loc[expected].tolist()
+        assert explorer.session.view.concept == concept
         assert table.selected_concepts() == [concept]
         orders.add(falling)
     assert orders == {True, False}
@@ -288,7 +294,7 @@ def test_a_tag_of_a_concept_is_chosen_and_taken_away_by_clicks(
     explored: Any, small_run: Any, qtbot: Any
 ):
     _, explorer = explored
-    dictionary, concept = small_run.result.dictionary, explorer.session.concept
+    dictionary, concept = small_run.result.dictionary, explorer.session.view.concept
     open_tab(explorer, explorer.tags, qtbot)
     proxy = explorer.table.proxy
     row = [proxy.index(i, NAME).data() for i in range(proxy.rowCount())].index(
@@ -327,7 +333,7 @@ def test_a_lasso_outlines_its_units_in_the_viewer(explored: Any, small_run: Any,
     plot = explorer.map.plot
     qtbot.waitUntil(plot.has_contents)
     click_choice(explorer.where, "on all images")
-    assert marks(viewer) == []
+    assert selection_outlines(viewer) == []
     low, high = np.quantile(plot._places, 0.3, axis=0), np.quantile(plot._places, 0.7, axis=0)
     corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])]
     line = [pixel_of(plot, corner) for corner in corners]
@@ -338,7 +344,7 @@ def test_a_lasso_outlines_its_units_in_the_viewer(explored: Any, small_run: Any,
     activations, rows = small_run.result.activations, explorer.selection.rows
     assert len(rows)
     fields = activations.units["field"].to_numpy()[rows]
-    layers = {layer.metadata[OUTPUT]["field"]: layer for layer in marks(viewer)}
+    layers = {layer.metadata[OUTPUT]["field"]: layer for layer in selection_outlines(viewer)}
     assert set(layers) == set(fields.tolist())
     for field, layer in layers.items():
         assert layer.contour > 0
@@ -350,7 +356,7 @@ def test_a_lasso_outlines_its_units_in_the_viewer(explored: Any, small_run: Any,
         np.testing.assert_array_equal(layer.data > 0, expected)
     # Yellow lines are drawn, of which there are none without a selection.
     for layer in viewer.layers:
-        layer.visible = layer in marks(viewer)
+        layer.visible = layer in selection_outlines(viewer)
 
     def yellow() -> int:
         drawn = viewer.screenshot(canvas_only=True, flash=False)[..., :3].astype(int)
@@ -358,7 +364,7 @@ def test_a_lasso_outlines_its_units_in_the_viewer(explored: Any, small_run: Any,
 
     assert yellow() > 100
     qtbot.mouseClick(explorer.map.clear_button, LEFT)
-    assert marks(viewer) == []
+    assert selection_outlines(viewer) == []
     assert yellow() == 0
 
 
@@ -400,16 +406,16 @@ def state_of(viewer: Any, explorer: Any, workflow: Any) -> dict[str, Any]:
         "layers": [(x.name, x.visible, x.metadata.get(OUTPUT, {})) for x in viewer.layers],
         "selected layers": {x.name for x in viewer.layers.selection},
         "camera": (*camera_of(viewer).center, camera_of(viewer).zoom),
-        "concept": session.concept,
-        "kinds": set(session.kinds),
-        "everywhere": session.show_all_fields,
-        "run": session.run.run_id,
+        "concept": session.view.concept,
+        "kinds": set(session.view.kinds),
+        "everywhere": session.view.all_fields,
+        "run": session.run.current.run_id,
         "units": explorer.selection.rows.tolist(),
-        "tags": session.run.result.activations.unit_tags.tolist(),
-        "rows of the table": shown_rows(explorer),
+        "tags": session.run.current.result.activations.unit_tags.tolist(),
+        "rows of the table": shown_names(explorer),
         "tab": explorer.tabs.currentIndex(),
-        "settings": session.config,
-        "images": [(row.name, row.use, row.condition, row.is_control) for row in session.rows],
+        "settings": session.settings.config,
+        "images": [(row.name, row.use, row.condition, row.is_control) for row in session.images.rows],
         "open steps": [step.is_expanded for step in workflow.steps.values()],
         "status": workflow.status.text(),
     }
@@ -423,7 +429,7 @@ def test_clicks_in_one_viewer_change_nothing_in_another(
         viewer = open_viewer()
         _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
         explorer = explore(viewer, run, qtbot)
-        qtbot.waitUntil(lambda w=workflow: len(w.session.rows) == 4)
+        qtbot.waitUntil(lambda w=workflow: len(w.session.images.rows) == 4)
         both.append((viewer, explorer, workflow))
     for (viewer, explorer, workflow), other in (both, both[::-1]):
         viewer.__wrapped__.window.activate()
@@ -441,7 +447,7 @@ def test_clicks_in_one_viewer_change_nothing_in_another(
         view = explorer.gallery.lists[-1]
         qtbot.waitUntil(lambda v=view: v.count() > 1)
         # One that is elsewhere than what is looked at.
-        units = explorer.session.run.result.activations.units
+        units = explorer.session.run.current.result.activations.units
         selected = viewer.layers.selection.active.name
         elsewhere = next(
             view.item(number)
@@ -457,11 +463,11 @@ def test_clicks_in_one_viewer_change_nothing_in_another(
         click(qtbot, workflow.cells.heading)
         in_view(qtbot, workflow, workflow.cells.unit)
         click_choice(workflow.cells.unit, "Single patches")
-        in_view(qtbot, workflow, workflow.images.table)
-        tick(qtbot, workflow.images.table, 0, 0)
-        tick(qtbot, workflow.images.table, 1, 3)
+        in_view(qtbot, workflow, workflow.fields.table)
+        tick(qtbot, workflow.fields.table, 0, 0)
+        tick(qtbot, workflow.fields.table, 1, 3)
         changed = state_of(viewer, explorer, workflow)
         same = {name for name in own if own[name] == changed[name]}
         assert same == {"run", "status"}
         assert state_of(*other) == untouched
-        explorer.session.run.result.activations.unit_tags[:] = ""
+        explorer.session.run.current.result.activations.unit_tags[:] = ""

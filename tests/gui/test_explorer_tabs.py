@@ -7,33 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import Qt
 
-from napari_microdl.concepts.channel_attribution import channel_correlations
+from napari_microdl.concepts.painting import channel_correlations
 from napari_microdl.gui.explorer.plot_panel import KINDS
-from napari_microdl.metrics.tag_recall import tag_recall
+from napari_microdl.metrics import tag_recall
 from napari_microdl.report.concept_figures import volcano_places
-from napari_microdl.report.unit_pictures import outlines_of
+from napari_microdl.concepts.painting import outlines_of
 
 from .clicks import click_choice
-
-LEFT = Qt.MouseButton.LeftButton
-
-
-def open_tab(explorer: Any, panel: Any, qtbot: Any) -> None:
-    bar = explorer.tabs.tabBar()
-    number = explorer.tabs.indexOf(panel)
-    # Tabs that do not fit are scrolled to.
-    bar.setCurrentIndex(number - 1 if number else 1)
-    qtbot.mouseClick(bar, LEFT, pos=bar.tabRect(number).center())
-    assert explorer.tabs.currentWidget() is panel
-
-
-def pixel_of(plot: Any, place: Any) -> QPoint:
-    """Where a place of the only axes is drawn."""
-    plot.canvas.draw()
-    x, y = plot.canvas.figure.axes[0].transData.transform(place)
-    return QPoint(round(x), round(plot.canvas.figure.bbox.height - y))
+from .steps import LEFT, open_tab, pixel_of
 
 
 @pytest.mark.parametrize("kind", ["conditions", "wells", "channels", "cosines"])
@@ -42,7 +25,7 @@ def test_every_plot_shows_the_concept(explored, small_run, qtbot, kind):
     qtbot.waitUntil(explorer.plots.plot.has_contents)
     click_choice(explorer.plots.kind, KINDS[kind][0])
     axes = explorer.plots.plot.canvas.figure.axes[0]
-    activations, concept = small_run.result.activations, explorer.session.concept
+    activations, concept = small_run.result.activations, explorer.session.view.concept
     assert activations.dictionary.names[concept] in axes.get_title()
     assert explorer.plots.label.isHidden() == (kind != "cosines")
     if kind == "wells":
@@ -77,9 +60,9 @@ def test_a_click_in_the_comparison_chooses_the_concept(explored, small_run, qtbo
     places = volcano_places(compared)
     # The most extreme concept stands apart from the others.
     target = int(np.argmin(places[:, 0]))
-    assert explorer.session.concept != target
+    assert explorer.session.view.concept != target
     qtbot.mouseClick(plot.canvas, LEFT, pos=pixel_of(plot, places[target]))
-    chosen = explorer.session.concept
+    chosen = explorer.session.view.concept
     np.testing.assert_allclose(places[chosen], places[target])
     assert explorer.table.selected_concepts() == [chosen]
 
@@ -105,7 +88,7 @@ def test_the_comparison_is_by_wells_where_there_are_any(explored, small_run, qtb
     explorer.compare.by.setCurrentText("by wells")
     # One well a condition.
     explorer.compare._compared[2]["q_wells"] = np.nan
-    explorer.compare.show_concept(explorer.session.run, explorer.session.concept)
+    explorer.compare.show_concept(explorer.session.run.current, explorer.session.view.concept)
     assert "takes two wells of each condition" in explorer.compare.message.text()
     assert "(cells)" in plot.canvas.figure.axes[0].get_ylabel()
 
@@ -210,7 +193,7 @@ def test_tags_of_units_give_a_recall(explored, small_run, qtbot):
         for rows, tag in ((control, "control-like"), (~control, "perturbed")):
             explorer.selection.select(np.flatnonzero(rows))
             qtbot.mouseClick(explorer.tags.unit_buttons[tag], LEFT)
-        found = tag_recall(activations.alignment(explorer.session.concept), control, ~control)
+        found = tag_recall(activations.alignment(explorer.session.view.concept), control, ~control)
         text = explorer.tags.recall.text()
         assert f"{found.recalled} of {control.sum()} control-like cells" in text
         assert f"p = {found.p_value:.2g}" in text
@@ -226,7 +209,7 @@ def test_tags_and_notes_of_concepts_go_into_the_dictionary(explored, small_run, 
     dictionary = small_run.result.dictionary
     open_tab(explorer, explorer.tags, qtbot)
     qtbot.wait(200)
-    concept = explorer.session.concept
+    concept = explorer.session.view.concept
     try:
         explorer.table.setFocus()
         qtbot.keyClick(explorer.table, Qt.Key.Key_Down, Qt.KeyboardModifier.ShiftModifier)
@@ -236,7 +219,7 @@ def test_tags_and_notes_of_concepts_go_into_the_dictionary(explored, small_run, 
         assert [i for i, tag in enumerate(dictionary.tags) if tag] == sorted(chosen)
         qtbot.keyClicks(explorer.filter, "perturbed")
         assert explorer.table.proxy.rowCount() == 2
-        explorer.session.show_concept(concept)
+        explorer.session.view.show_concept(concept)
         qtbot.wait(200)
         explorer.tags.note.setFocus()
         qtbot.keyClicks(explorer.tags.note, "seen in spots")

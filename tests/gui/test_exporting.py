@@ -20,8 +20,7 @@ from napari_microdl.report.concept_figures import volcano_places
 from napari_microdl.report.text import rows_of
 
 from .clicks import click_entry, menu_answered
-from .test_explorer_tabs import open_tab, pixel_of
-from .test_workflow import choose, click, docked, quiet, run
+from .steps import choose, click, docked, open_tab, pixel_of, quiet, run
 
 __all__ = ["docked", "quiet"]
 
@@ -40,7 +39,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def choose_file(name: str) -> Path:
         path = tmp_path / name
-        for module in ("exporting", "saving"):
+        for module in ("widgets.save_actions", "explorer.saving"):
             monkeypatch.setattr(
                 f"napari_microdl.gui.{module}.QFileDialog.getSaveFileName",
                 lambda *options: (offered.append(options[2]), (str(path), ""))[1],
@@ -109,17 +108,17 @@ def test_plots_of_the_workflow_are_saved_as_pictures_and_tables(
     _, workflow = docked
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.unit, "Square crops")
-    click(qtbot, workflow.model.heading)
+    click(qtbot, workflow.tokens.heading)
     click(qtbot, workflow.whitening.heading)
     run(qtbot, workflow)
-    dictionary = workflow.session.dictionary
-    click(qtbot, workflow.model.compare)
+    dictionary = workflow.session.settings.dictionary
+    click(qtbot, workflow.tokens.compare)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     tables = {}
     for name, plot in (
         ("fit", workflow.dictionary.curve),
         ("controls", workflow.whitening.spectrum),
-        ("layers", workflow.model.curve),
+        ("layers", workflow.tokens.curve),
     ):
         picture = chosen(f"{name}.png")
         right_click(plot.canvas, "Save picture...")
@@ -145,19 +144,19 @@ def test_the_table_of_images_is_saved_and_can_be_filled_in_from(
     docked: Any, qtbot: Any, chosen: Any, monkeypatch: pytest.MonkeyPatch
 ):
     _, workflow = docked
-    session, table = workflow.session, workflow.images.table
-    session.edit_rows([0], condition="bright, 3 µM", use=False)
+    session, table = workflow.session, workflow.fields.table
+    session.images.edit_rows([0], condition="bright, 3 µM", use=False)
     path = chosen("fields.csv")
     right_click(table.viewport(), "Save table...")
     found = pd.read_csv(path, keep_default_na=False)
-    assert found["image"].tolist() == [row.layer().name for row in session.rows]
+    assert found["image"].tolist() == [row.layer().name for row in session.images.rows]
     assert found["use"].tolist() == [False, True, True, True]
-    assert found["Metadata_condition"].tolist() == [row.condition for row in session.rows]
-    assert found["Metadata_control"].tolist() == [row.is_control for row in session.rows]
-    wells = [row.well for row in session.rows]
-    session.edit_rows(range(4), condition="", well="", is_control=False)
-    click(qtbot, workflow.images.fill)
-    dialog = workflow.images.findChild(FillFields)
+    assert found["Metadata_condition"].tolist() == [row.condition for row in session.images.rows]
+    assert found["Metadata_control"].tolist() == [row.is_control for row in session.images.rows]
+    wells = [row.well for row in session.images.rows]
+    session.images.edit_rows(range(4), condition="", well="", is_control=False)
+    click(qtbot, workflow.fields.fill)
+    dialog = workflow.fields.findChild(FillFields)
     qtbot.waitExposed(dialog)
     dialog.tabs.setCurrentWidget(dialog.table)
     monkeypatch.setattr(
@@ -166,14 +165,14 @@ def test_the_table_of_images_is_saved_and_can_be_filled_in_from(
     )
     click(qtbot, dialog.table.choose)
     click(qtbot, dialog.table.apply)
-    assert [row.condition for row in session.rows] == found["Metadata_condition"].tolist()
-    assert [row.well for row in session.rows] == wells
+    assert [row.condition for row in session.images.rows] == found["Metadata_condition"].tolist()
+    assert [row.well for row in session.images.rows] == wells
     # As the menu key has it, with fields of several images.
-    choose(qtbot, workflow.images.arrangement, "Images are channels")
+    choose(qtbot, workflow.fields.arrangement, "Images are channels")
     path = chosen("channels.csv")
     menu_key(table, "Save table...")
     found = pd.read_csv(path, keep_default_na=False)
-    assert found["channel"].tolist() == [row.channel for row in session.rows]
+    assert found["channel"].tolist() == [row.channel for row in session.images.rows]
     assert found["Metadata_Field"].tolist() == ["field 1"] * 4
 
 
@@ -202,7 +201,7 @@ def test_the_plot_in_view_is_saved_from_every_tab(explored: Any, qtbot: Any, cho
         assert is_picture(chosen(f"{name}.png"))
         drawings[name] = chosen(f"{name}.svg").read_text()
         # The same by a right click, which neither selects nor lassoes anything.
-        before = explorer.session.concept, explorer.selection.rows.tolist()
+        before = explorer.session.view.concept, explorer.selection.rows.tolist()
         view = explorer.gallery.lists[1].viewport() if plot is None else plot.canvas
         path = chosen(f"{name} again.png")
         right_click(view, "Save picture...")
@@ -214,7 +213,7 @@ def test_the_plot_in_view_is_saved_from_every_tab(explored: Any, qtbot: Any, cho
             qtbot.mouseClick(
                 plot.canvas, Qt.MouseButton.RightButton, pos=pixel_of(plot, points[other])
             )
-        assert before == (explorer.session.concept, explorer.selection.rows.tolist())
+        assert before == (explorer.session.view.concept, explorer.selection.rows.tolist())
     assert len(set(drawings.values())) == 4
 
 
@@ -266,7 +265,7 @@ def test_the_gallery_and_the_cell_give_their_tables_and_pictures(
     _, explorer = explored
     activations = small_run.result.activations
     open_tab(explorer, explorer.gallery, qtbot)
-    concept = explorer.session.concept
+    concept = explorer.session.view.concept
     view = explorer.gallery.lists[-1]
     qtbot.waitUntil(lambda: view.count() == 10)
     path = chosen("opposite.csv")
@@ -344,9 +343,9 @@ def test_a_picture_that_cannot_be_saved_is_said(
     sentence: str,
 ):
     _, explorer = explored
-    said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.widgets.save_actions.show_info", said.append)
+    messages: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.widgets.save_actions.show_info", messages.append)
     qtbot.waitUntil(explorer.plots.plot.has_contents)
     chosen(name)
     right_click(explorer.plots.plot.canvas, "Save picture...")
-    assert sentence in said[0]
+    assert sentence in messages[0]

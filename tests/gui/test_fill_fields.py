@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QTableWidget
 
 from napari_microdl.gui.session.layers import Layout
 from napari_microdl.gui.workflow.fill_fields import FillFields
 
-LEFT = Qt.MouseButton.LeftButton
+from .steps import LEFT
+
 NAMES = ("B02_s1_DMSO", "B03_s1_drug", "notes")
 
 
@@ -23,18 +23,8 @@ def docked(open_viewer: Any, qtbot: Any) -> Any:
     _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     for number, name in enumerate(NAMES):
         viewer.add_image(np.random.default_rng(number).random((32, 32)), name=name)
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == len(NAMES))
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == len(NAMES))
     return viewer, workflow
-
-
-@pytest.fixture
-def dialog(docked: Any, qtbot: Any) -> FillFields:
-    _, workflow = docked
-    qtbot.mouseClick(workflow.images.fill, LEFT)
-    found = workflow.images.findChild(FillFields)
-    qtbot.waitExposed(found)
-    assert found.isVisible()
-    return found
 
 
 def write(qtbot: Any, box: Any, text: str) -> None:
@@ -54,7 +44,7 @@ def shown(table: QTableWidget) -> list[list[str]]:
 
 
 def known(workflow: Any, *names: str) -> list[tuple[Any, ...]]:
-    return [tuple(getattr(row, name) for name in names) for row in workflow.session.rows]
+    return [tuple(getattr(row, name) for name in names) for row in workflow.session.images.rows]
 
 
 def test_names_fill_the_table_as_the_preview_shows(docked: Any, dialog: FillFields, qtbot: Any):
@@ -84,10 +74,10 @@ def test_names_tell_fields_and_channels_apart(open_viewer: Any, qtbot: Any):
     _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     for name in ("p1 DNA", "p1 actin", "p2 DNA", "p2 actin"):
         viewer.add_image(np.random.default_rng(0).random((32, 32)), name=name)
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 4)
-    workflow.session.set_layout(Layout("channels"), viewer.layers)
-    qtbot.mouseClick(workflow.images.fill, LEFT)
-    dialog = workflow.images.findChild(FillFields)
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 4)
+    workflow.session.images.set_layout(Layout("channels"), viewer.layers)
+    qtbot.mouseClick(workflow.fields.fill, LEFT)
+    dialog = workflow.fields.findChild(FillFields)
     write(qtbot, dialog.names.pattern, "{field} {channel}")
     qtbot.mouseClick(dialog.names.apply, LEFT)
     assert known(workflow, "group", "channel") == [
@@ -96,7 +86,7 @@ def test_names_tell_fields_and_channels_apart(open_viewer: Any, qtbot: Any):
         ("p2", "DNA"),
         ("p2", "actin"),
     ]
-    assert [c.name for c in workflow.session.channels] == ["DNA", "actin"]
+    assert [c.name for c in workflow.session.images.channels] == ["DNA", "actin"]
     # A query is asked of fields: both channels of one follow.
     dialog.tabs.setCurrentWidget(dialog.query)
     write(qtbot, dialog.query.query, "Metadata_Field == 'p2'")

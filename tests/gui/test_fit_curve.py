@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint
 
-from .test_workflow import LEFT, choose, click, docked, quiet
-from .test_workflow_settings import write
+from .steps import LEFT, choose, click, docked, quiet, write
 
 __all__ = ["docked", "quiet"]
 
@@ -18,7 +17,7 @@ __all__ = ["docked", "quiet"]
 def ready(docked: Any, qtbot: Any) -> Any:
     """The dock with crops chosen and the last step open; a fit would take minutes."""
     _, workflow = docked
-    workflow.session.configure(max_steps=100_000)
+    workflow.session.settings.configure(max_steps=100_000)
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.unit, "Square crops")
     click(qtbot, workflow.cells.heading)
@@ -31,7 +30,7 @@ def fit(qtbot: Any, workflow: Any) -> Any:
     click(qtbot, workflow.dictionary.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     assert workflow.status.text().startswith("Done: ")
-    return workflow.session.dictionary.icfl.history_
+    return workflow.session.settings.dictionary.icfl.history_
 
 
 def drawn(workflow: Any) -> tuple[np.ndarray, np.ndarray, str, float]:
@@ -72,7 +71,7 @@ def test_the_curve_grows_while_the_fit_runs(ready: Any, qtbot: Any):
 
 
 def test_a_finished_fit_shows_its_whole_curve(ready: Any, qtbot: Any):
-    ready.session.configure(max_steps=60)
+    ready.session.settings.configure(max_steps=60)
     history = fit(qtbot, ready)
     steps, r2, title, end = drawn(ready)
     assert steps.tolist() == [record.step for record in history]
@@ -82,7 +81,7 @@ def test_a_finished_fit_shows_its_whole_curve(ready: Any, qtbot: Any):
 
 
 def test_stop_early_ends_the_fit_before_its_last_step(ready: Any, qtbot: Any):
-    ready.session.configure(max_steps=600)
+    ready.session.settings.configure(max_steps=600)
     assert fit(qtbot, ready)[-1].step == 600
     box = ready.dictionary.early
     qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
@@ -90,7 +89,7 @@ def test_stop_early_ends_the_fit_before_its_last_step(ready: Any, qtbot: Any):
     assert history[-1].step < 600
     measured = [r.held_out_r2 for r in history if r.held_out_r2 is not None and r.step % 20 == 0]
     # It ended because samples that it had not learned from were no longer reconstructed better.
-    estimator = ready.session.dictionary.icfl
+    estimator = ready.session.settings.dictionary.icfl
     last = estimator.n_iter_no_change
     assert len(measured) > last
     assert max(measured[-last:]) < max(measured[:-last]) + estimator.tol

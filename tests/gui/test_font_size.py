@@ -9,7 +9,7 @@ from napari.settings import get_settings
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QAbstractButton, QLabel, QTableView, QWidget
 
-from .test_workflow import docked, quiet
+from .steps import docked, quiet
 
 __all__ = ["docked", "quiet"]
 
@@ -57,11 +57,11 @@ def test_nothing_in_the_workflow_is_cut_off(docked: Any, qtbot: Any, sized: Any,
     sized(size)
     for number, step in enumerate(workflow.steps.values()):
         step.set_expanded(True)
-        step.set_mark("out of date" if number else "")
+        step.set_state("out of date" if number else "")
     window = workflow.window()
     assert (window.width(), window.height()) == (WIDTH, HEIGHT)
     assert workflow.font().pointSize() == size
-    bold = QFontMetrics(workflow.model.heading.font())
+    bold = QFontMetrics(workflow.tokens.heading.font())
     assert bold.height() >= QFontMetrics(workflow.font()).height()
     # Nothing is beyond the right edge; what is below is scrolled to.
     nothing_cut_off(qtbot, workflow)

@@ -9,9 +9,7 @@ import pytest
 
 from napari_microdl.concepts.store import open_activations, save_activations
 
-from .test_explorer_tabs import open_tab
-from .test_workflow import LEFT, choose, click, docked, quiet, run
-from .test_workflow_settings import write
+from .steps import LEFT, choose, click, docked, open_tab, quiet, run, write
 
 __all__ = ["docked", "quiet"]
 
@@ -22,7 +20,7 @@ SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype
 def tagged(docked: Any, qtbot: Any) -> Any:
     """A run on labels of the user, with tags on the cells 3 and 8 of the second field."""
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     for image in list(viewer.layers):
         viewer.add_labels(SQUARES.copy(), name=f"{image.name} cells")
     click(qtbot, workflow.cells.heading)
@@ -37,13 +35,13 @@ def tagged(docked: Any, qtbot: Any) -> Any:
 
 
 def row_of(workflow: Any, field: int, label: int) -> int:
-    units = workflow.session.run.result.activations.units
+    units = workflow.session.run.current.result.activations.units
     (row,) = np.flatnonzero((units["field"] == field) & (units["label"] == label))
     return int(row)
 
 
 def tags_of(workflow: Any) -> dict[tuple[int, int], str]:
-    activations = workflow.session.run.result.activations
+    activations = workflow.session.run.current.result.activations
     rows = np.flatnonzero(activations.unit_tags != "")
     units = activations.units.iloc[rows]
     keys = zip(units["field"].tolist(), units["label"].tolist(), strict=True)
@@ -55,11 +53,11 @@ BOTH = {(1, 3): "control-like", (1, 8): "perturbed"}
 
 def test_tags_are_there_after_another_fit_of_the_same_cells(tagged: Any, qtbot: Any):
     _, workflow, explorer = tagged
-    before = workflow.session.run
+    before = workflow.session.run.current
     click(qtbot, workflow.dictionary.heading)
     write(qtbot, workflow.dictionary.n_atoms, "5")
     run(qtbot, workflow)
-    assert workflow.session.run is not before
+    assert workflow.session.run.current is not before
     assert tags_of(workflow) == BOTH
     assert "lost" not in workflow.notes.text()
     assert "of 1 control-like cells recalled" in explorer.tags.recall.text()
@@ -73,7 +71,7 @@ def test_tags_are_there_after_another_fit_of_the_same_cells(tagged: Any, qtbot: 
 
 def test_a_cell_that_was_changed_loses_its_tag_and_that_is_said(tagged: Any, qtbot: Any):
     _, workflow, _ = tagged
-    labels = workflow.session.rows[1].labels_layer()
+    labels = workflow.session.images.rows[1].labels_layer()
     # One pixel less is another cell; the number is the same.
     corner = tuple(i[:1] for i in np.nonzero(SQUARES == 8))
     labels.data_setitem(corner, 0)
@@ -96,26 +94,26 @@ def test_tags_wait_while_samples_are_crops_and_crops_are_of_one_image(tagged: An
     explorer.selection.select([row_of(workflow, 0, 2)])
     qtbot.mouseClick(explorer.tags.unit_buttons["perturbed"], LEFT)
     # Another image under the same name, in which the same crop shows something else.
-    image = workflow.session.rows[0].layer()
+    image = workflow.session.images.rows[0].layer()
     viewer.layers.remove(image)
     viewer.add_image(image.data[::-1], name=image.name, metadata=image.metadata)
-    name = workflow.session.run.fields[0].name
-    qtbot.waitUntil(lambda: workflow.session.rows[-1].name == name)
+    name = workflow.session.run.current.fields[0].name
+    qtbot.waitUntil(lambda: workflow.session.images.rows[-1].name == name)
     run(qtbot, workflow)
     assert tags_of(workflow) == {}
     assert "1 tagged crop of the run before has lost its tag" in workflow.notes.text()
     choose(qtbot, workflow.cells.unit, "Cells")
     run(qtbot, workflow)
     # The fields come in another order, and the cells are found by name.
-    assert workflow.session.run.fields[-1].name == name
+    assert workflow.session.run.current.fields[-1].name == name
     assert tags_of(workflow) == {(0, 3): "control-like", (0, 8): "perturbed"}
 
 
 def test_tags_of_a_folder_go_on_to_a_run_on_the_same_cells(tagged: Any, qtbot: Any, tmp_path: Any):
     _, workflow, _ = tagged
-    save_activations(workflow.session.run.result.activations, tmp_path / "a")
-    workflow.session.run.result.activations.unit_tags[:] = ""
-    workflow.session.run.result.activations.unit_tags[row_of(workflow, 1, 3)] = "perturbed"
+    save_activations(workflow.session.run.current.result.activations, tmp_path / "a")
+    workflow.session.run.current.result.activations.unit_tags[:] = ""
+    workflow.session.run.current.result.activations.unit_tags[row_of(workflow, 1, 3)] = "perturbed"
     workflow.session.open_activations(open_activations(tmp_path / "a"))
     assert tags_of(workflow) == BOTH
     run(qtbot, workflow)

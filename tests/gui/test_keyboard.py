@@ -22,15 +22,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_microdl.gui.explorer.concept_table import HEADINGS
-from napari_microdl.gui.widgets.points import point_by_key
+from napari_microdl.gui.widgets.plots import point_by_key
 from napari_microdl.report.concept_figures import volcano_places
 
 from .conftest import small_layers
-from .test_explorer import shown_rows
-from .test_explorer_tabs import open_tab
-from .test_fill_fields import dialog
-from .test_picking import marks
-from .test_workflow import docked, quiet
+from .steps import dialog, docked, open_tab, quiet, selection_outlines, shown_names
 
 __all__ = ["dialog", "docked", "quiet"]
 
@@ -101,15 +97,15 @@ def test_tab_reaches_every_control_of_the_workflow_and_leaves_it(
     viewer.add_labels(np.ones((160, 160), int), name="mine")
     for step in workflow.steps.values():
         step.set_expanded(True)
-    workflow.session.choose(cell_source=source)
+    workflow.session.settings.choose(cell_source=source)
     # A model with channels that have to be said, and files.
-    workflow.session.configure(model="cell-dino-cp-vits8")
-    workflow.session.choose(apply_dictionary=False)
+    workflow.session.settings.configure(model="cell-dino-cp-vits8")
+    workflow.session.settings.choose(apply_dictionary=False)
     qtbot.wait(50)
-    seen = tab_through(workflow, workflow.images.heading)
+    seen = tab_through(workflow, workflow.fields.heading)
     assert missed(workflow, seen) == []
     assert len(seen) == len(set(seen)) > 40
-    boxes = list(workflow.model.channels.values())
+    boxes = list(workflow.tokens.channels.values())
     assert len(boxes) == 5
     if source == "labels":
         boxes += [workflow.cells.labels.cellWidget(row, 1) for row in range(4)]
@@ -125,8 +121,8 @@ def test_tab_reaches_what_other_units_need(docked: Any, qtbot: Any, unit: Any):
     _, workflow = docked
     for step in workflow.steps.values():
         step.set_expanded(True)
-    workflow.session.configure(unit=unit)
-    seen = tab_through(workflow, workflow.images.heading)
+    workflow.session.settings.configure(unit=unit)
+    seen = tab_through(workflow, workflow.fields.heading)
     assert missed(workflow, seen) == []
     assert (workflow.cells.crop_size in seen) == (unit == "crop")
 
@@ -170,7 +166,7 @@ def test_tab_reaches_every_control_of_the_dialog_that_fills_fields(
 
 def test_fields_are_edited_by_the_keyboard(docked: Any, qtbot: Any):
     _, workflow = docked
-    table = workflow.images.table
+    table = workflow.fields.table
     look_at(qtbot, workflow, table)
     table.setCurrentIndex(table.model().index(0, 2))
     qtbot.keyClick(table, Qt.Key.Key_F2)
@@ -178,11 +174,11 @@ def test_fields_are_edited_by_the_keyboard(docked: Any, qtbot: Any):
     assert isinstance(editor, QLineEdit)
     qtbot.keyClicks(editor, "DMSO")
     qtbot.keyClick(editor, Qt.Key.Key_Return)
-    qtbot.waitUntil(lambda: workflow.session.rows[0].condition == "DMSO")
-    before = workflow.session.rows[0].is_control
+    qtbot.waitUntil(lambda: workflow.session.images.rows[0].condition == "DMSO")
+    before = workflow.session.images.rows[0].is_control
     qtbot.keyClick(table, Qt.Key.Key_Right)
     qtbot.keyClick(table, Qt.Key.Key_Space)
-    assert workflow.session.rows[0].is_control != before
+    assert workflow.session.images.rows[0].is_control != before
     qtbot.keyClick(table, Qt.Key.Key_Down)
     assert table.currentIndex().row() == 1
 
@@ -191,15 +187,15 @@ def test_channels_are_edited_by_the_keyboard(docked: Any, qtbot: Any):
     viewer, workflow = docked
     viewer.layers.clear()
     viewer.add_image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), name="smear")
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 1)
-    qtbot.keyClick(workflow.images.split_rgb, Qt.Key.Key_Space)
-    table = workflow.images.channels
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 1)
+    qtbot.keyClick(workflow.fields.split_rgb, Qt.Key.Key_Space)
+    table = workflow.fields.channels
     look_at(qtbot, workflow, table)
     table.setCurrentIndex(table.model().index(0, 0))
     qtbot.keyClick(table, Qt.Key.Key_Down)
     assert table.currentRow() == 1
     qtbot.keyClick(table, Qt.Key.Key_Space)
-    assert [c.use for c in workflow.session.channels] == [True, False, True]
+    assert [c.use for c in workflow.session.images.channels] == [True, False, True]
     qtbot.keyClick(table, Qt.Key.Key_Right)
     qtbot.keyClick(table, Qt.Key.Key_F2)
     editor = QApplication.focusWidget()
@@ -207,30 +203,30 @@ def test_channels_are_edited_by_the_keyboard(docked: Any, qtbot: Any):
     qtbot.keyClicks(editor, "eosin")
     qtbot.keyClick(editor, Qt.Key.Key_Return)
     names = ["red", "eosin", "blue"]
-    qtbot.waitUntil(lambda: [c.name for c in workflow.session.channels] == names)
+    qtbot.waitUntil(lambda: [c.name for c in workflow.session.images.channels] == names)
 
 
 def test_labels_are_chosen_by_the_keyboard_and_the_focus_stays(docked: Any, qtbot: Any):
     viewer, workflow = docked
     layers = [viewer.add_labels(np.ones((160, 160), int), name=f"cells {i}") for i in range(3)]
     workflow.cells.set_expanded(True)
-    workflow.session.choose(cell_source="labels")
+    workflow.session.settings.choose(cell_source="labels")
     box = workflow.cells.labels.cellWidget(1, 1)
     box.setFocus()
     window = workflow.window()
     for layer in layers:
         assert window.focusWidget() is box
         qtbot.keyClick(window.focusWidget(), Qt.Key.Key_Down)
-        assert workflow.session.rows[1].labels_layer().name == layer.name
+        assert workflow.session.images.rows[1].labels_layer().name == layer.name
     assert box.currentText() == "cells 2"
-    assert workflow.session.rows[0].labels_layer() is not workflow.session.rows[1].labels_layer()
+    assert workflow.session.images.rows[0].labels_layer() is not workflow.session.images.rows[1].labels_layer()
 
 
 def test_cells_are_picked_one_by_one_with_the_keyboard(explored: Any, small_run: Any, qtbot: Any):
     viewer, explorer = explored
     open_tab(explorer, explorer.cell, qtbot)
     activations = small_run.result.activations
-    viewer.layers.selection.active = explorer.session.run.sources[2].layer()
+    viewer.layers.selection.active = explorer.session.run.current.sources[2].layer()
     rows = activations.rows_of_field(2)
     assert len(rows) > 3
     explorer.cell.next.setFocus()
@@ -239,7 +235,7 @@ def test_cells_are_picked_one_by_one_with_the_keyboard(explored: Any, small_run:
         assert explorer.selection.current == row
         unit = activations.units.iloc[row]
         assert f"crop {unit['label']} of {unit['Metadata_Field']}" in explorer.cell.heading.text()
-        (layer,) = marks(viewer)
+        (layer,) = selection_outlines(viewer)
         top, left, bottom, right = activations.geometry[2].boxes[row - rows[0]]
         y, x = np.nonzero(np.asarray(layer.data))
         assert (y.min(), x.min(), y.max() + 1, x.max() + 1) == (top, left, bottom, right)
@@ -248,10 +244,10 @@ def test_cells_are_picked_one_by_one_with_the_keyboard(explored: Any, small_run:
         qtbot.keyClick(explorer.cell.previous, Qt.Key.Key_Space)
         assert explorer.selection.current == row
     # Of another image that is selected, the first.
-    viewer.layers.selection.active = explorer.session.run.sources[0].layer()
+    viewer.layers.selection.active = explorer.session.run.current.sources[0].layer()
     qtbot.keyClick(explorer.cell.next, Qt.Key.Key_Space)
     assert explorer.selection.current == 0
-    viewer.layers.selection.active = explorer.session.run.sources[1].layer()
+    viewer.layers.selection.active = explorer.session.run.current.sources[1].layer()
     qtbot.keyClick(explorer.cell.previous, Qt.Key.Key_Space)
     assert explorer.selection.current == activations.rows_of_field(1)[-1]
 
@@ -285,22 +281,22 @@ def test_arrow_keys_go_from_point_to_point_of_the_comparison(
     places = volcano_places(small_run.result.activations.compare(*explorer.compare.chosen))
     plot.setFocus()
     qtbot.keyClick(plot, Qt.Key.Key_Home)
-    seen = [explorer.session.concept]
+    seen = [explorer.session.view.concept]
     for _ in range(len(places) - 1):
         qtbot.keyClick(plot, Qt.Key.Key_Right)
-        seen.append(explorer.session.concept)
+        seen.append(explorer.session.view.concept)
     assert sorted(seen) == list(range(len(places)))
     assert (np.diff(places[seen, 0]) >= 0).all()
     qtbot.keyClick(plot, Qt.Key.Key_Right)
-    assert explorer.session.concept == seen[-1]
+    assert explorer.session.view.concept == seen[-1]
     qtbot.keyClick(plot, Qt.Key.Key_Left)
-    assert explorer.session.concept == seen[-2]
+    assert explorer.session.view.concept == seen[-2]
     qtbot.keyClick(plot, Qt.Key.Key_End)
-    assert explorer.session.concept == seen[-1]
-    heights = [places[explorer.session.concept, 1]]
+    assert explorer.session.view.concept == seen[-1]
+    heights = [places[explorer.session.view.concept, 1]]
     for key in [Qt.Key.Key_Up] * len(places) + [Qt.Key.Key_Down] * 3:
         qtbot.keyClick(plot, key)
-        heights.append(places[explorer.session.concept, 1])
+        heights.append(places[explorer.session.view.concept, 1])
     assert heights[len(places)] == places[:, 1].max()
     assert np.diff(heights[: len(places)]).min() >= 0 >= np.diff(heights[len(places) :]).max()
     # The ring follows, and the table.
@@ -310,8 +306,8 @@ def test_arrow_keys_go_from_point_to_point_of_the_comparison(
         for c in plot.canvas.figure.axes[0].collections
         if not len(c.get_facecolor())
     ]
-    np.testing.assert_allclose(ringed[0][0], places[explorer.session.concept])
-    assert explorer.table.selected_concepts() == [explorer.session.concept]
+    np.testing.assert_allclose(ringed[0][0], places[explorer.session.view.concept])
+    assert explorer.table.selected_concepts() == [explorer.session.view.concept]
 
 
 def test_a_frame_shows_that_the_comparison_hears_keys(explored: Any, qtbot: Any):
@@ -369,9 +365,9 @@ def test_cells_are_selected_by_condition_image_or_concept_without_a_lasso(
         "Crops of the image in view",
         *(f"Condition {name}" for name in names),
     ]
-    active = np.flatnonzero(activations.codes.toarray()[:, explorer.session.concept] > 0)
-    explorer.session.show(all_fields=True)
-    viewer.layers.selection.active = explorer.session.run.sources[2].layer()
+    active = np.flatnonzero(activations.codes.toarray()[:, explorer.session.view.concept] > 0)
+    explorer.session.view.show(all_fields=True)
+    viewer.layers.selection.active = explorer.session.run.current.sources[2].layer()
     for number, expected in enumerate(
         (
             active,
@@ -383,7 +379,9 @@ def test_cells_are_selected_by_condition_image_or_concept_without_a_lasso(
         assert len(expected)
         assert explorer.selection.rows.tolist() == expected.tolist()
         assert f"{len(expected)} crops selected" in explorer.map.message.text()
-        outlined = {layer.metadata["napari_microdl"]["field"] for layer in marks(viewer)}
+        outlined = {
+            layer.metadata["napari_microdl"]["field"] for layer in selection_outlines(viewer)
+        }
         assert outlined == set(activations.units["field"].to_numpy()[expected].tolist())
     qtbot.keyClick(explorer.map.clear_button, Qt.Key.Key_Space)
     assert not len(explorer.selection.rows)
@@ -393,19 +391,19 @@ def test_a_column_is_sorted_by_the_keyboard(explored: Any, qtbot: Any):
     _, explorer = explored
     table = explorer.table
     look_at(qtbot, explorer, table)
-    names = shown_rows(explorer)
+    names = shown_names(explorer)
     while table.currentIndex().column() < HEADINGS.index("AUC"):
         qtbot.keyClick(table, Qt.Key.Key_Right)
     assert table.currentIndex().column() == HEADINGS.index("AUC")
-    concept = explorer.session.concept
+    concept = explorer.session.view.concept
     for key, reverse in ((Qt.Key.Key_Down, True), (Qt.Key.Key_Up, False)):
         qtbot.keyClick(table, key, Qt.KeyboardModifier.AltModifier)
         proxy = table.proxy
         column = HEADINGS.index("AUC")
         shown = [proxy.index(row, column).data() for row in range(proxy.rowCount())]
         assert [float(text) for text in shown] == sorted(map(float, shown), reverse=reverse)
-        assert shown_rows(explorer) != names
-        assert explorer.session.concept == concept
+        assert shown_names(explorer) != names
+        assert explorer.session.view.concept == concept
     assert [action.text() for action in table.actions()] == [
         "Sort by this column, smallest first",
         "Sort by this column, largest first",
@@ -418,8 +416,8 @@ def test_a_whole_run_takes_no_mouse(open_viewer: Any, qtbot: Any):
     _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     for layer in small_layers():
         viewer.add_layer(layer)
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 4)
-    workflow.session.configure(
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 4)
+    workflow.session.settings.configure(
         model="random-init", device="cpu", crop_size=32, n_atoms=5, n_iterations=2,
         atoms_per_iteration=2, max_steps=10, layer=2,
     )  # fmt: skip
@@ -434,12 +432,12 @@ def test_a_whole_run_takes_no_mouse(open_viewer: Any, qtbot: Any):
     while window.focusWidget() is not workflow.cells.unit:
         press(TAB)
     press(Qt.Key.Key_Down)
-    assert workflow.session.config.units.kind == "crop"
+    assert workflow.session.settings.config.units.kind == "crop"
     while window.focusWidget() is not workflow.run_button:
         press(TAB)
     press(Qt.Key.Key_Space)
     assert workflow.jobs.is_running
-    qtbot.waitUntil(lambda: workflow.session.run is not None)
+    qtbot.waitUntil(lambda: workflow.session.run.current is not None)
     while window.focusWidget() is not workflow.explore_button:
         press(TAB)
     press(Qt.Key.Key_Space)

@@ -19,8 +19,8 @@ def our_viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch) -> View
 def test_the_demo_opens_the_sample_and_both_docks_ready_to_run(our_viewer, qtbot):
     viewer, workflow, explorer = launch.open_demo()
     assert viewer is our_viewer
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 8)
-    assert workflow.session.problems() == []
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 8)
+    assert workflow.session.plan.problems() == []
     assert workflow.session is explorer.session
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from napari._app_model import get_app_model
 
+from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.session.layers import TAG
-from napari_microdl.gui.viewer_session import session_of
 
 from .clicks import click_menus
 from .conftest import small_layers
@@ -34,7 +34,7 @@ def test_selected_images_are_ticked_in_the_workflow(viewer):
     viewer.layers.selection = {viewer.layers[1], viewer.layers[2]}
     run("learn")
     assert docks(viewer) == {"Concept workflow"}
-    rows = session_of(viewer).rows
+    rows = session_of(viewer).images.rows
     assert [row.use for row in rows] == [False, True, True, False]
     viewer.layers.selection = set()
     run("learn")
@@ -42,16 +42,16 @@ def test_selected_images_are_ticked_in_the_workflow(viewer):
 
 
 def test_measuring_takes_cells(viewer):
-    session_of(viewer).configure(unit="crop")
+    session_of(viewer).settings.configure(unit="crop")
     run("measure")
-    assert session_of(viewer).config.units.kind == "cell"
+    assert session_of(viewer).settings.config.units.kind == "cell"
     assert docks(viewer) == {"Concept workflow"}
 
 
 @pytest.mark.parametrize("kind", ["heatmap", "activation"])
 def test_an_overlay_is_shown_on_the_selected_image(explored, kind):
     viewer, explorer = explored
-    explorer.session.show(all_fields=True)
+    explorer.session.view.show(all_fields=True)
     viewer.layers.selection.active = viewer.layers[2]
     run(kind)
     tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]
@@ -73,7 +73,7 @@ def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(
     for one in (viewer, other):
         for layer in small_layers():
             one.add_layer(layer)
-    session_of(viewer.__wrapped__).configure(unit="crop")
+    session_of(viewer.__wrapped__).settings.configure(unit="crop")
     viewer.layers.selection = {viewer.layers[0], viewer.layers[3]}
     # napari asks which viewer is in front.
     window = viewer.__wrapped__.window._qt_window
@@ -81,10 +81,10 @@ def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(
     click_menus(window, "Layers", menu, entry)
     assert docks(viewer) == {"Concept workflow"}
     session = session_of(viewer.__wrapped__)
-    assert [row.use for row in session.rows] == [True, False, False, True]
-    assert session.config.units.kind == unit
+    assert [row.use for row in session.images.rows] == [True, False, False, True]
+    assert session.settings.config.units.kind == unit
     assert docks(other) == set()
-    assert session_of(other.__wrapped__).rows == []
+    assert session_of(other.__wrapped__).images.rows == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_an_overlay_is_shown_by_clicks_in_the_layers_menu(
     explored: Any, menu: str, entry: str, kind: str
 ):
     viewer, explorer = explored
-    explorer.session.show(kinds=[], all_fields=True)
+    explorer.session.view.show(kinds=[], all_fields=True)
     viewer.layers.selection.active = viewer.layers[1]
     click_menus(viewer.__wrapped__.window._qt_window, "Layers", menu, entry)
     tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]

@@ -13,10 +13,10 @@ from scipy.ndimage import map_coordinates
 
 from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
 from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.overlays.overlays import DIVERGING, side_by_side
 from napari_microdl.gui.session.layers import TAG, Source
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.viewer_session import session_of
 from napari_microdl.pipeline.run import run_pipeline
 
 RANDOM = np.random.default_rng(0)
@@ -101,16 +101,16 @@ def shown(make_napari_viewer: Any, small_run: Any) -> tuple[Any, Session]:
         sources.append(Source(weakref.ref(layer), (), field.name))
     session = session_of(viewer)
     session.finish(small_run.result, small_run.fields, sources)
-    session.show(all_fields=False)
+    session.view.show(all_fields=False)
     return viewer, session
 
 
 def test_overlays_show_what_the_core_computed(shown, small_run):
     viewer, session = shown
     activations = small_run.result.activations
-    session.show(kinds=["heatmap", "activation"], all_fields=True)
-    for concept in (session.concept, activations.ranking.index[3]):
-        session.show_concept(int(concept))
+    session.view.show(kinds=["heatmap", "activation"], all_fields=True)
+    for concept in (session.view.concept, activations.ranking.index[3]):
+        session.view.show_concept(int(concept))
         heatmaps, painted = outputs(viewer, "heatmap"), outputs(viewer, "activation")
         assert len(heatmaps) == len(painted) == 4
         for layer in heatmaps:
@@ -136,9 +136,9 @@ def test_overlays_show_what_the_core_computed(shown, small_run):
 
 def test_overlays_carry_the_transforms_of_their_source(shown):
     viewer, session = shown
-    session.show(kinds=["heatmap", "activation"], all_fields=True)
+    session.view.show(kinds=["heatmap", "activation"], all_fields=True)
     for overlay in outputs(viewer, "heatmap") + outputs(viewer, "activation"):
-        source = session.run.sources[overlay.metadata[TAG]["field"]].layer()
+        source = session.run.current.sources[overlay.metadata[TAG]["field"]].layer()
         for name in ("rotate", "shear"):
             np.testing.assert_allclose(getattr(overlay, name), getattr(source, name))
         np.testing.assert_allclose(overlay.affine.affine_matrix, source.affine.affine_matrix)
@@ -157,11 +157,11 @@ def test_overlays_carry_the_transforms_of_their_source(shown):
 def test_the_drawn_heatmap_is_that_of_every_pixel(explored, small_run):
     viewer, explorer = explored
     session = explorer.session
-    source = session.run.sources[0].layer()
+    source = session.run.current.sources[0].layer()
     source.scale, source.rotate = (0.5, 0.25), 15
-    session.show(kinds=[], all_fields=False)
+    session.view.show(kinds=[], all_fields=False)
     viewer.layers.selection.active = source
-    session.show(kinds=["heatmap"])
+    session.view.show(kinds=["heatmap"])
     (layer,) = outputs(viewer, "heatmap")
     layer.opacity = 1
     for other in viewer.layers:
@@ -195,7 +195,7 @@ def test_outputs_say_where_they_come_from(shown, small_run):
     viewer, session = shown
     (layer,) = outputs(viewer, "activation")
     tag = layer.metadata[TAG]
-    assert tag["run_id"] == session.run.run_id
+    assert tag["run_id"] == session.run.current.run_id
     assert tag["config_hash"] == small_run.config.hash
     assert tag["source"] == small_run.fields[tag["field"]].name
 
@@ -204,7 +204,7 @@ def test_a_concept_is_switched_in_place(shown):
     viewer, session = shown
     (before,) = outputs(viewer, "activation")
     data = before.data
-    session.show_concept(int(session.run.result.activations.ranking.index[1]))
+    session.view.show_concept(int(session.run.current.result.activations.ranking.index[1]))
     (after,) = outputs(viewer, "activation")
     assert after is before
     assert not np.array_equal(after.data, data, equal_nan=True)
@@ -213,7 +213,7 @@ def test_a_concept_is_switched_in_place(shown):
 def test_overlays_follow_the_selected_image_and_leave_the_selection_alone(shown):
     viewer, session = shown
     for number in (0, 2):
-        image = session.run.sources[number].layer()
+        image = session.run.current.sources[number].layer()
         viewer.layers.selection.active = image
         (overlay,) = outputs(viewer, "activation")
         assert overlay.metadata[TAG]["field"] == number
@@ -222,12 +222,12 @@ def test_overlays_follow_the_selected_image_and_leave_the_selection_alone(shown)
 
 def test_clean_up_goes_by_tag_and_not_by_name(shown, small_run):
     viewer, session = shown
-    session.show(kinds=["heatmap", "activation"], all_fields=True)
+    session.view.show(kinds=["heatmap", "activation"], all_fields=True)
     mine = viewer.add_image(np.zeros((4, 4)), name=outputs(viewer, "heatmap")[0].name)
     outputs(viewer, "heatmap")[1].name = "renamed by the user"
-    old = session.run.run_id
-    session.show(all_fields=False)
-    session.finish(small_run.result, small_run.fields, session.run.sources)
+    old = session.run.current.run_id
+    session.view.show(all_fields=False)
+    session.finish(small_run.result, small_run.fields, session.run.current.sources)
     tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]
     assert mine in viewer.layers
     assert len(tags) == 2
@@ -236,20 +236,20 @@ def test_clean_up_goes_by_tag_and_not_by_name(shown, small_run):
 
 def test_an_overlay_that_the_user_deletes_stays_away(shown):
     viewer, session = shown
-    session.show(kinds=["heatmap", "activation"])
+    session.view.show(kinds=["heatmap", "activation"])
     viewer.layers.remove(outputs(viewer, "heatmap")[0])
-    assert session.kinds == {"activation"}
-    session.show_concept(int(session.run.result.activations.ranking.index[1]))
+    assert session.view.kinds == {"activation"}
+    session.view.show_concept(int(session.run.current.result.activations.ranking.index[1]))
     assert outputs(viewer, "heatmap") == []
     assert len(outputs(viewer, "activation")) == 1
 
 
 def test_closing_an_image_leaves_the_others_working(shown):
     viewer, session = shown
-    session.show(all_fields=True)
-    viewer.layers.remove(session.run.sources[0].layer())
-    session.show_concept(int(session.run.result.activations.ranking.index[1]))
-    session.show(kinds=["heatmap"])
+    session.view.show(all_fields=True)
+    viewer.layers.remove(session.run.current.sources[0].layer())
+    session.view.show_concept(int(session.run.current.result.activations.ranking.index[1]))
+    session.view.show(kinds=["heatmap"])
     assert {x.metadata[TAG]["field"] for x in outputs(viewer, "heatmap")} == {1, 2, 3}
 
 
@@ -265,12 +265,12 @@ def test_cells_are_painted_and_outlined_with_their_features(make_napari_viewer, 
     ]
     session = session_of(viewer)
     session.finish(result, fields, sources)
-    session.show(kinds=["activation", "cells"], all_fields=True)
+    session.view.show(kinds=["activation", "cells"], all_fields=True)
     images = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "activation")}
     outlines = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "cells")}
     assert set(images) == set(outlines) == {0, 1}
     for field, image in images.items():
-        ids, values = result.activations.unit_values(field, session.concept)
+        ids, values = result.activations.unit_values(field, session.view.concept)
         np.testing.assert_array_equal(outlines[field].data, fields[field].labels)
         np.testing.assert_array_equal(outlines[field].features["index"], ids)
         for label, value in zip(ids, values, strict=True):

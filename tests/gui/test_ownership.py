@@ -13,9 +13,7 @@ from qtpy.QtCore import QPoint
 from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import TAG, is_input, is_output
 
-from .test_picking import canvas_of
-from .test_workflow import LEFT, choose, click, docked, run
-from .test_workflow_steps import run_step
+from .steps import LEFT, canvas_of, choose, click, docked, run, run_step
 
 __all__ = ["docked"]
 
@@ -48,20 +46,20 @@ def paint(viewer: Any, layer: Labels, qtbot: Any) -> None:
 
 
 def chosen_labels(workflow: Any) -> list[Labels | None]:
-    return [row.labels_layer() for row in workflow.session.rows]
+    return [row.labels_layer() for row in workflow.session.images.rows]
 
 
 def test_a_duplicate_of_an_overlay_is_the_persons(docked: Any, qtbot: Any):
     viewer, workflow = docked
-    workflow.session.configure(unit="crop")
+    workflow.session.settings.configure(unit="crop")
     run(qtbot, workflow)
     overlay = next(x for x in viewer.layers if is_output(x))
     copy = duplicate(viewer, overlay)
     shown = copy.data.copy()
     # It is no further field.
-    assert len(workflow.session.rows) == 4
+    assert len(workflow.session.images.rows) == 4
     assert not is_input(copy)
-    workflow.session.configure(n_atoms=12)
+    workflow.session.settings.configure(n_atoms=12)
     run(qtbot, workflow)
     assert overlay not in viewer.layers
     assert copy in viewer.layers
@@ -70,7 +68,7 @@ def test_a_duplicate_of_an_overlay_is_the_persons(docked: Any, qtbot: Any):
 
 def test_cells_that_were_corrected_by_hand_stay_and_can_be_used(docked: Any, qtbot: Any):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     run_step(qtbot, workflow, "cells")
     found = [x for x in viewer.layers if isinstance(x, Labels)]
     assert len(found) == 4
@@ -93,9 +91,9 @@ def test_cells_that_were_corrected_by_hand_stay_and_can_be_used(docked: Any, qtb
     (layer,) = [x for x in chosen_labels(workflow) if x is not None]
     np.testing.assert_array_equal(layer.data, corrected)
     # What is painted from now on changes what a run would do.
-    before = workflow.session.contents(layer)
+    before = workflow.session.images.contents(layer)
     paint(viewer, mine, qtbot)
-    assert workflow.session.contents(layer) != before
+    assert workflow.session.images.contents(layer) != before
 
 
 def test_a_part_that_was_previewed_and_corrected_is_not_previewed_over(docked: Any, qtbot: Any):

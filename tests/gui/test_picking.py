@@ -7,21 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from napari.layers import Labels
 from qtpy.QtCore import QPoint, Qt
 
 from napari_microdl.gui.overlays.picking import camera_of, go_to, unit_at
-from napari_microdl.gui.overlays.selection_outlines import KIND
 from napari_microdl.gui.session.layers import TAG, Source
-from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.session.run import Run
 from napari_microdl.pipeline.run import run_pipeline
 
-LEFT = Qt.MouseButton.LeftButton
+from .steps import LEFT, canvas_of, selection_outlines
+
 ROW = Qt.ItemDataRole.UserRole
-
-
-def canvas_of(viewer: Any) -> Any:
-    return viewer.__wrapped__.window._qt_viewer.canvas.native
 
 
 def click_unit(viewer: Any, run: Run, row: int, qtbot: Any, modifier: Any = None) -> None:
@@ -35,16 +30,12 @@ def click_unit(viewer: Any, run: Run, row: int, qtbot: Any, modifier: Any = None
     qtbot.mouseClick(canvas, LEFT, modifier, middle)
 
 
-def marks(viewer: Any) -> list[Labels]:
-    return [x for x in viewer.layers if x.metadata.get(TAG, {}).get("kind") == KIND]
-
-
 def test_a_clicked_unit_tells_its_concepts_and_what_is_like_it(explored, small_run, qtbot):
     viewer, explorer = explored
     activations = small_run.result.activations
     # A crop far from the edge and with concepts.
     row = int(np.flatnonzero(np.diff(activations.codes.indptr) > 1)[3])
-    click_unit(viewer, explorer.session.run, row, qtbot)
+    click_unit(viewer, explorer.session.run.current, row, qtbot)
     assert explorer.selection.current == row
     assert explorer.tabs.currentWidget() is explorer.cell
     unit = activations.units.iloc[row]
@@ -59,7 +50,7 @@ def test_a_clicked_unit_tells_its_concepts_and_what_is_like_it(explored, small_r
 
     place = listed.visualItemRect(listed.item(1)).center()
     qtbot.mouseClick(listed.viewport(), LEFT, pos=place)
-    assert explorer.session.concept == expected[1]
+    assert explorer.session.view.concept == expected[1]
     place = similar.visualItemRect(similar.item(0)).center()
     qtbot.mouseClick(similar.viewport(), LEFT, pos=place)
     assert explorer.selection.current == rows[0]
@@ -70,28 +61,28 @@ def test_selected_units_are_outlined_and_shift_adds(explored, small_run, qtbot):
     viewer, explorer = explored
     geometry = small_run.result.activations.geometry[0]
     first, second = 0, len(geometry) - 1
-    explorer.session.show(all_fields=False)
-    click_unit(viewer, explorer.session.run, first, qtbot)
-    (layer,) = marks(viewer)
+    explorer.session.view.show(all_fields=False)
+    click_unit(viewer, explorer.session.run.current, first, qtbot)
+    (layer,) = selection_outlines(viewer)
     top, left, bottom, right = geometry.boxes[first]
     expected = np.zeros(layer.data.shape, bool)
     expected[top:bottom, left:right] = True
     np.testing.assert_array_equal(layer.data > 0, expected)
-    click_unit(viewer, explorer.session.run, second, qtbot, Qt.KeyboardModifier.ShiftModifier)
+    click_unit(viewer, explorer.session.run.current, second, qtbot, Qt.KeyboardModifier.ShiftModifier)
     assert explorer.selection.rows.tolist() == [first, second]
     top, left, bottom, right = geometry.boxes[second]
     expected[top:bottom, left:right] = True
-    np.testing.assert_array_equal(marks(viewer)[0].data > 0, expected)
-    viewer.layers.remove(marks(viewer)[0])
+    np.testing.assert_array_equal(selection_outlines(viewer)[0].data > 0, expected)
+    viewer.layers.remove(selection_outlines(viewer)[0])
     assert not len(explorer.selection.rows)
-    assert not marks(viewer)
+    assert not selection_outlines(viewer)
 
 
 def test_a_drag_picks_nothing_and_a_closed_dock_does_not_listen(explored, qtbot):
     viewer, explorer = explored
     canvas = canvas_of(viewer)
     middle = QPoint(canvas.width() // 2, canvas.height() // 2)
-    go_to(viewer.__wrapped__, explorer.session.run, 5)
+    go_to(viewer.__wrapped__, explorer.session.run.current, 5)
     qtbot.mousePress(canvas, LEFT, pos=middle)
     qtbot.mouseMove(canvas, middle + QPoint(30, 0))
     qtbot.mouseMove(canvas, middle + QPoint(40, 0))
@@ -100,20 +91,20 @@ def test_a_drag_picks_nothing_and_a_closed_dock_does_not_listen(explored, qtbot)
     listening = len(viewer.mouse_drag_callbacks)
     viewer.window.remove_dock_widget(explorer)
     assert len(viewer.mouse_drag_callbacks) == listening - 1
-    click_unit(viewer, explorer.session.run, 5, qtbot)
+    click_unit(viewer, explorer.session.run.current, 5, qtbot)
     assert not len(explorer.selection.rows)
 
 
 def test_a_closed_image_takes_its_overlays_and_marks_along(explored):
     viewer, explorer = explored
-    explorer.session.show(kinds=["activation", "heatmap"], all_fields=True)
-    units = explorer.session.run.result.activations.units
+    explorer.session.view.show(kinds=["activation", "heatmap"], all_fields=True)
+    units = explorer.session.run.current.result.activations.units
     explorer.selection.select(np.flatnonzero(units["field"] < 2))
-    assert len(marks(viewer)) == 2
+    assert len(selection_outlines(viewer)) == 2
     viewer.layers.remove(units["Metadata_Field"].iloc[0])
     fields = {x.metadata[TAG]["field"] for x in viewer.layers if TAG in x.metadata}
     assert fields == {1, 2, 3}
-    assert [x.metadata[TAG]["field"] for x in marks(viewer)] == [1]
+    assert [x.metadata[TAG]["field"] for x in selection_outlines(viewer)] == [1]
     explorer.go_to_unit(0)
     assert explorer.selection.current is None
 

@@ -58,10 +58,10 @@ def test_the_workflow_takes_the_simulated_plate_as_it_is(open_viewer):
     viewer = open_viewer()
     viewer.open_sample("napari-microdl", "simulated")
     session = Session()
-    session.set_layout(Layout(), viewer.layers)
-    assert session.problems() == []
-    assert [channel.name for channel in session.channels] == ["DNA", "RNA"]
-    fields, _, _ = session.prepare()
+    session.images.set_layout(Layout(), viewer.layers)
+    assert session.plan.problems() == []
+    assert [channel.name for channel in session.images.channels] == ["DNA", "RNA"]
+    fields, _, _ = session.plan.prepare()
     expected, _ = simulated()
     for ours, theirs in zip(fields, expected, strict=True):
         np.testing.assert_array_equal(ours.read(), theirs.read())

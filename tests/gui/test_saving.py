@@ -25,8 +25,8 @@ def cell_run(small_run: Any) -> PipelineResult:
 def test_activations_are_copied_to_the_labels_and_stay(
     make_napari_viewer, small_run, cell_run, qtbot, monkeypatch, own
 ):
-    said: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", said.append)
+    messages: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", messages.append)
     viewer = make_napari_viewer()
     explorer = ConceptExplorer(viewer)
     qtbot.addWidget(explorer)
@@ -37,18 +37,18 @@ def test_activations_are_copied_to_the_labels_and_stay(
         sources.append(Source(weakref.ref(layer), (), field.name, has_own_labels=own))
         if own:
             labels = viewer.add_labels(cell_run.labels[number], name=f"mine {number}")
-            session.update_images(viewer.layers)
-            row = next(r for r in session.rows if r.layer() is layer)
+            session.images.update(viewer.layers)
+            row = next(r for r in session.images.rows if r.layer() is layer)
             assert isinstance(row, ImageRow)
             row.labels = weakref.ref(labels)
     session.finish(cell_run, small_run.fields[:2], sources)
     click_entry(explorer.save_button, explorer.save_button.entries["features"])
     if not own:
-        assert "No open Labels layer shows the cells" in said.pop()
-        session.show(kinds=["cells"], all_fields=True)
+        assert "No open Labels layer shows the cells" in messages.pop()
+        session.view.show(kinds=["cells"], all_fields=True)
         click_entry(explorer.save_button, explorer.save_button.entries["features"])
-    assert said == ["Activations of 8 concepts copied to 2 Labels layers."]
-    session.show_concept(int(cell_run.activations.ranking.index[1]))
+    assert messages == ["Activations of 8 concepts copied to 2 Labels layers."]
+    session.view.show_concept(int(cell_run.activations.ranking.index[1]))
     for number in range(2):
         layer = (
             viewer.layers[f"mine {number}"]

@@ -10,21 +10,21 @@ from napari.components import LayerList
 from napari.layers import Image, Labels
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.session.layers import Layout
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.viewer_session import session_of
 
 from .conftest import small_layers
 
 
 def session_with(*layers, **layout) -> Session:
     session = Session()
-    session.set_layout(Layout(**layout), LayerList(layers))
+    session.images.set_layout(Layout(**layout), LayerList(layers))
     return session
 
 
 def sentences(session: Session) -> list[str]:
-    return [problem.sentence for problem in session.problems()]
+    return [problem.sentence for problem in session.plan.problems()]
 
 
 def grey(name: str = "a", shape: tuple[int, ...] = (20, 30)) -> Image:
@@ -34,9 +34,9 @@ def grey(name: str = "a", shape: tuple[int, ...] = (20, 30)) -> Image:
 def test_the_sample_needs_nothing():
     session = session_with(*small_layers())
     assert sentences(session) == []
-    assert [row.is_control for row in session.rows] == [False, False, True, True]
-    assert [channel.name for channel in session.channels] == ["GFP"]
-    fields, sources, config = session.prepare()
+    assert [row.is_control for row in session.images.rows] == [False, False, True, True]
+    assert [channel.name for channel in session.images.channels] == ["GFP"]
+    fields, sources, config = session.plan.prepare()
     assert len(fields) == len(sources) == 4
     assert config.tokens.channels is None
 
@@ -54,41 +54,41 @@ def test_what_is_missing_is_said_in_one_sentence(layers, sentence):
     session = session_with(*layers)
     assert sentences(session)[0].startswith(sentence)
     with pytest.raises(MicrodlError, match=f"^{sentence}"):
-        session.prepare()
+        session.plan.prepare()
 
 
 def test_no_image_or_channel_ticked_is_said():
     session = session_with(*small_layers())
-    session.edit_channel(0, use=False)
+    session.images.edit_channel(0, use=False)
     assert sentences(session) == ["Tick at least one channel."]
-    session.edit_rows(range(4), use=False)
+    session.images.edit_rows(range(4), use=False)
     assert sentences(session) == ["Tick at least one image in the column Use."]
 
 
 def test_a_labelled_channel_axis_is_filled_in_and_can_be_changed():
     layer = Image(np.zeros((3, 20, 30)), axis_labels=("c", "y", "x"))
     session = session_with(layer)
-    assert session.layout.channel_axis == 0
-    assert [c.name for c in session.channels] == ["channel 1", "channel 2", "channel 3"]
-    session.set_layout(Layout(channel_axis="none"), LayerList([layer]))
-    assert len(session.rows) == 3
+    assert session.images.layout.channel_axis == 0
+    assert [c.name for c in session.images.channels] == ["channel 1", "channel 2", "channel 3"]
+    session.images.set_layout(Layout(channel_axis="none"), LayerList([layer]))
+    assert len(session.images.rows) == 3
 
 
 def test_condition_and_control_are_shared_by_the_channels_of_a_field():
     session = session_with(grey("dna"), grey("actin"), arrangement="channels")
-    session.edit_rows([1], is_control=True, condition="DMSO")
-    assert [(row.is_control, row.condition) for row in session.rows] == [(True, "DMSO")] * 2
-    fields, _, _ = session.prepare()
+    session.images.edit_rows([1], is_control=True, condition="DMSO")
+    assert [(row.is_control, row.condition) for row in session.images.rows] == [(True, "DMSO")] * 2
+    fields, _, _ = session.plan.prepare()
     assert fields[0].channel_names == ("dna", "actin")
 
 
 def test_renamed_and_unticked_channels_reach_the_run():
     layer = Image(np.random.default_rng(0).random((3, 20, 30)), name="a")
     session = session_with(layer, channel_axis=0)
-    session.edit_rows([0], is_control=True)
-    session.edit_channel(0, name="DNA")
-    session.edit_channel(1, use=False)
-    fields, _, config = session.prepare()
+    session.images.edit_rows([0], is_control=True)
+    session.images.edit_channel(0, name="DNA")
+    session.images.edit_channel(1, use=False)
+    fields, _, config = session.plan.prepare()
     assert fields[0].channel_names == ("DNA", "channel 2", "channel 3")
     assert config.tokens.channels == ("DNA", "channel 3")
 
@@ -96,10 +96,10 @@ def test_renamed_and_unticked_channels_reach_the_run():
 def test_what_was_entered_survives_another_image_being_opened():
     first = grey("a")
     session = session_with(first)
-    session.edit_rows([0], condition="DMSO", is_control=True, name="mine")
-    session.update_images(LayerList([first, grey("b")]))
-    assert [row.name for row in session.rows] == ["mine", "b"]
-    assert session.rows[0].condition == "DMSO"
+    session.images.edit_rows([0], condition="DMSO", is_control=True, name="mine")
+    session.images.update(LayerList([first, grey("b")]))
+    assert [row.name for row in session.images.rows] == ["mine", "b"]
+    assert session.images.rows[0].condition == "DMSO"
 
 
 def test_labels_are_suggested_by_name_and_never_guessed():
@@ -107,9 +107,9 @@ def test_labels_are_suggested_by_name_and_never_guessed():
     cells = np.ones((20, 30), int)
     named = Labels(cells, name="a1 cells")
     session = session_with(a, b, named, Labels(cells, name="other"))
-    assert [row.labels_layer() for row in session.rows] == [named, None]
-    session.edit_rows([0], is_control=True)
-    session.choose(cell_source="labels")
+    assert [row.labels_layer() for row in session.images.rows] == [named, None]
+    session.images.edit_rows([0], is_control=True)
+    session.settings.choose(cell_source="labels")
     assert sentences(session) == ["Choose a Labels layer for 'b2', or the built-in segmentation."]
 
 
@@ -123,15 +123,15 @@ def test_labels_are_suggested_by_name_and_never_guessed():
 def test_labels_that_do_not_fit_are_refused_before_anything_runs(labels, sentence):
     image, cells = grey(), Labels(labels, name="cells")
     session = session_with(image, cells)
-    session.edit_rows([0], is_control=True, labels=weakref.ref(cells))
-    session.choose(cell_source="labels")
+    session.images.edit_rows([0], is_control=True, labels=weakref.ref(cells))
+    session.settings.choose(cell_source="labels")
     with pytest.raises(MicrodlError, match=f"^{sentence}"):
-        session.prepare()
+        session.plan.prepare()
 
 
 def test_a_dictionary_to_apply_is_asked_for():
     session = session_with(*small_layers())
-    session.choose(apply_dictionary=True)
+    session.settings.choose(apply_dictionary=True)
     assert sentences(session) == ["Load a dictionary to apply, or choose to fit one."]
 
 

@@ -8,12 +8,16 @@ from napari.settings import get_plugin_settings, get_settings
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QPushButton
 
-from napari_microdl.gui.session.settings import PLUGIN, Settings, read_settings, token_cache
-from napari_microdl.gui.viewer_session import session_of
+from napari_microdl.gui.dock import session_of
+from napari_microdl.gui.session.preferences import (
+    PLUGIN,
+    Preferences,
+    read_preferences,
+    token_cache,
+)
 
 from .clicks import click_choice, click_menus
-
-LEFT = Qt.MouseButton.LeftButton
+from .steps import LEFT
 
 
 @pytest.fixture
@@ -26,20 +30,20 @@ def chosen() -> Any:
 
 
 def test_untouched_preferences_are_the_defaults():
-    assert read_settings() == Settings()
+    assert read_preferences() == Preferences()
 
 
 def test_a_new_session_takes_what_was_chosen(chosen, make_napari_viewer):
     chosen.update({"device": "cpu", "default_unit": "crop", "cache_folder": " ~/tokens "})
-    assert read_settings() == Settings("cpu", "crop", cache_folder=Path("~/tokens"))
+    assert read_preferences() == Preferences("cpu", "crop", cache_folder=Path("~/tokens"))
     assert token_cache().folder == Path("~/tokens").expanduser()
-    config = session_of(make_napari_viewer()).config
+    config = session_of(make_napari_viewer()).settings.config
     assert (config.model.device, config.units.kind) == ("cpu", "crop")
 
 
 def test_an_older_napari_has_the_defaults(monkeypatch):
     monkeypatch.delattr("napari.settings.get_plugin_settings")
-    assert read_settings() == Settings()
+    assert read_preferences() == Preferences()
 
 
 @pytest.fixture
@@ -77,12 +81,12 @@ def test_device_and_unit_are_chosen_by_clicks_in_the_preferences(
     click_choice(boxes["device"], "cpu")
     click_choice(boxes["default_unit"], "crop")
     press(qtbot, dialog, "OK")
-    assert read_settings() == Settings("cpu", "crop")
+    assert read_preferences() == Preferences("cpu", "crop")
     viewer = open_viewer()
     _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     assert workflow.cells.unit.currentText() == "Square crops"
-    assert workflow.model.device.currentText() == "CPU"
-    config = workflow.session.run_config()
+    assert workflow.tokens.device.currentText() == "CPU"
+    config = workflow.session.plan.run_config()
     assert (config.model.device, config.units.kind) == ("cpu", "crop")
 
 
@@ -94,6 +98,6 @@ def test_the_preferences_are_changed_by_keys_and_taken_back_by_cancel(preference
             before = box.currentIndex()
             qtbot.keyClick(box, Qt.Key.Key_Down)
             assert box.currentIndex() == before + 1
-    assert read_settings() == Settings("cpu", "token")
+    assert read_preferences() == Preferences("cpu", "token")
     press(qtbot, dialog, "Cancel")
-    assert read_settings() == Settings()
+    assert read_preferences() == Preferences()

@@ -27,7 +27,7 @@ def test_the_overlay_on_the_selected_image_follows_the_slider(
     ]
     session = explorer.session
     session.finish(small_run.result, small_run.fields, sources)
-    session.show(kinds=["activation"], all_fields=False)
+    session.view.show(kinds=["activation"], all_fields=False)
     viewer.layers.selection.active = stack
     activations = small_run.result.activations
     for frame in (2, 0, 3):
@@ -36,9 +36,9 @@ def test_the_overlay_on_the_selected_image_follows_the_slider(
         assert overlay.metadata[TAG]["field"] == frame
         assert overlay.translate[0] == frame
         painted = overlay.data.reshape(overlay.data.shape[-2:])
-        _, values = activations.unit_values(frame, session.concept)
+        _, values = activations.unit_values(frame, session.view.concept)
         assert painted[0, 0] == np.float32(values[0])
-        assert explorer.overlays.field_of(session.run.sources[0].layer()) == frame
+        assert explorer.overlays.field_of(session.run.current.sources[0].layer()) == frame
     # The overlay itself may be selected, too.
     viewer.layers.selection.active = overlay
     viewer.dims.set_point(0, 1)

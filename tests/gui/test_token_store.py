@@ -11,9 +11,9 @@ from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import QApplication, QCheckBox, QLineEdit
 
-from napari_microdl.gui.session.settings import PLUGIN, token_cache
+from napari_microdl.gui.dock import session_of
+from napari_microdl.gui.session.preferences import PLUGIN, token_cache
 from napari_microdl.gui.session.token_store import TokenStore, amount, token_store
-from napari_microdl.gui.viewer_session import session_of
 
 
 def keep(n_bytes: int) -> Path:

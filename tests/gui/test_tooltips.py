@@ -15,7 +15,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from .test_workflow import docked
+from .steps import docked
 
 __all__ = ["docked"]
 

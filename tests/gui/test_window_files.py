@@ -21,8 +21,8 @@ from napari_microdl.gui.workflow.fill_fields import FillFields
 from napari_microdl.pipeline.files import DICTIONARY
 
 from .clicks import click_entry
-from .conftest import SMALL, small_fields
-from .test_workflow import choose, click, docked, quiet, run, tick
+from .conftest import small_fields
+from .steps import choose, click, docked, quiet, run, tick
 
 __all__ = ["docked", "quiet"]
 
@@ -60,7 +60,7 @@ def opened(open_viewer: Any, qtbot: Any, paths: list[Path], labelled: bool = Fal
     if labelled:
         for path in paths[::2]:
             viewer.add_labels(SQUARES.copy(), name=f"cells of {path.stem}")
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == len(paths))
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == len(paths))
     return viewer, workflow
 
 
@@ -75,22 +75,22 @@ def settings(workflow: Any, number: int, qtbot: Any) -> str:
 
 def fill_in(workflow: Any, qtbot: Any) -> None:
     """Fields and channels from the names, conditions and controls by hand."""
-    choose(qtbot, workflow.images.arrangement, "Images are channels")
-    click(qtbot, workflow.images.fill)
-    dialog = workflow.images.findChild(FillFields)
+    choose(qtbot, workflow.fields.arrangement, "Images are channels")
+    click(qtbot, workflow.fields.fill)
+    dialog = workflow.fields.findChild(FillFields)
     qtbot.waitExposed(dialog)
     dialog.names.pattern.selectAll()
     qtbot.keyClicks(dialog.names.pattern, "{field}_{channel}")
     click(qtbot, dialog.names.apply)
     dialog.close()
-    table = workflow.images.table
+    table = workflow.fields.table
     for row, condition in ((0, "puncta"), (2, "puncta"), (4, "diffuse"), (6, "diffuse")):
         table.selectRow(row)
-        workflow.images.condition.clear()
-        qtbot.keyClicks(workflow.images.condition, condition)
-        qtbot.keyClick(workflow.images.condition, Qt.Key.Key_Return)
+        workflow.fields.condition.clear()
+        qtbot.keyClicks(workflow.fields.condition, condition)
+        qtbot.keyClick(workflow.fields.condition, Qt.Key.Key_Return)
         if condition == "diffuse":
-            click(qtbot, workflow.images.mark_control)
+            click(qtbot, workflow.fields.control)
 
 
 def command_line(words: list[str], folder: Path) -> None:
@@ -120,7 +120,7 @@ def assert_same_plan(found: Any, expected: Any) -> None:
         expected.cell_source,
         expected.apply_dictionary,
     )
-    fields = [session.prepare()[0] for session in (found, expected)]
+    fields = [session.plan.prepare()[0] for session in (found, expected)]
     for one, other in zip(*fields, strict=True):
         assert one.name == other.name
         assert one.channel_names == other.channel_names
@@ -134,19 +134,20 @@ def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it
     viewer, workflow = opened(open_viewer, qtbot, files, labelled=True)
     fill_in(workflow, qtbot)
     # Sizes that no person has to set.
-    workflow.session.configure(
-        **{k: v for k, v in SMALL.to_dict().items() if k not in {"segmentation", "unit"}}
+    rounds = {"n_iterations": 2, "atoms_per_iteration": 2}
+    workflow.session.settings.configure(
+        model="random-init", device="cpu", max_steps=40, n_atoms=24, **rounds
     )
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.source, "My Labels layers")
     # One field takes no part, and has a condition all the same.
-    tick(qtbot, workflow.images.table, 2, 0)
-    tick(qtbot, workflow.images.table, 3, 0)
+    tick(qtbot, workflow.fields.table, 2, 0)
+    tick(qtbot, workflow.fields.table, 3, 0)
     # Without labels of its own layer: a person chose those of another field.
     other = viewer.layers["cells of O07_spots"]
     other.data = SQUARES[::-1].copy()
     choose(qtbot, workflow.cells.labels.cellWidget(0, 1), other.name)
-    assert len(workflow.session.prepare()[0]) == 3
+    assert len(workflow.session.plan.prepare()[0]) == 3
 
     said = settings(workflow, 1, qtbot)
     assert said.startswith("Saved settings.json and settings.fields.csv and settings.labels. In ")
@@ -156,7 +157,7 @@ def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it
     assert table["Metadata_control"].tolist() == [False, True, True]
 
     run(qtbot, workflow)
-    expected = workflow.session.run.result
+    expected = workflow.session.run.current.result
     command = shlex.split(said.split("the same: ")[1].replace("DIR", "out"))
     assert command[:2] == ["napari-microdl", "fit"]
     command_line(command, dialogs.parent)
@@ -178,16 +179,16 @@ def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it
         "Settings of settings.json are in place; press Run all to use them."
     )
     assert_same_plan(fresh.session, workflow.session)
-    assert fresh.session.rows[0].labels_layer().name == other.name
-    assert fresh.session.rows[2].condition == "puncta"
+    assert fresh.session.images.rows[0].labels_layer().name == other.name
+    assert fresh.session.images.rows[2].condition == "puncta"
     # A table that somebody changed by hand is what counts, as for the command line.
     table["Metadata_condition"] = ["PUNCTA", "diffuse", "diffuse"]
     table.iloc[[0, 1]].to_csv(dialogs.parent / "settings.fields.csv", index=False)
     settings(fresh, 0, qtbot)
-    assert [row.condition for row in fresh.session.rows[::2]] == [
+    assert [row.condition for row in fresh.session.images.rows[::2]] == [
         "PUNCTA", "puncta", "diffuse", "diffuse",
     ]  # fmt: skip
-    assert [row.use for row in fresh.session.rows[::2]] == [True, False, True, False]
+    assert [row.use for row in fresh.session.images.rows[::2]] == [True, False, True, False]
 
 
 def test_stacks_with_renamed_channels_and_an_applied_dictionary_come_back(
@@ -200,27 +201,27 @@ def test_stacks_with_renamed_channels_and_an_applied_dictionary_come_back(
         tifffile.imwrite(paths[-1], np.stack([plane, plane[::-1]]), photometric="minisblack")
     _, workflow = opened(open_viewer, qtbot, paths)
     session = workflow.session
-    choose(qtbot, workflow.images.channel_axis, "axis 0 (2 planes)")
-    assert len(session.rows) == 2
-    session.edit_channel(1, name="turned")
-    session.edit_channel(0, name="GFP")
-    session.edit_channel(1, use=False)
+    choose(qtbot, workflow.fields.channel_axis, "axis 0 (2 planes)")
+    assert len(session.images.rows) == 2
+    session.images.edit_channel(1, name="turned")
+    session.images.edit_channel(0, name="GFP")
+    session.images.edit_channel(1, use=False)
     small_run.result.dictionary.save(tmp_path / "mine")
     workflow.files.load_dictionary(tmp_path / "mine.microdl.safetensors")
-    session.configure(unit="crop")
+    session.settings.configure(unit="crop")
     said = settings(workflow, 1, qtbot)
     command = shlex.split(said.split("the same: ")[1].replace("DIR", "out"))
     assert command[1:4] == ["apply", "mine.microdl.safetensors", "settings.fields.csv"]
     command_line(command, dialogs.parent)
     run(qtbot, workflow)
     crops = pd.read_csv(dialogs.parent / "out" / "crops.csv")
-    activations = session.run.result.activations
+    activations = session.run.current.result.activations
     np.testing.assert_allclose(crops["cosine_3"], activations.alignment(3), atol=1e-5)
 
     _, fresh = opened(open_viewer, qtbot, paths)
     settings(fresh, 0, qtbot)
     assert_same_plan(fresh.session, session)
-    assert fresh.session.dictionary.names == session.dictionary.names
+    assert fresh.session.settings.dictionary.names == session.settings.dictionary.names
     assert fresh.dictionary.apply.isChecked()
 
 
@@ -228,7 +229,7 @@ def test_images_without_files_are_said_and_come_back_by_name(
     docked: Any, open_viewer: Any, dialogs: Path, qtbot: Any
 ):
     viewer, workflow = docked
-    table, step = workflow.images.table, workflow.images
+    table, step = workflow.fields.table, workflow.fields
     table.selectRow(1)
     qtbot.keyClicks(step.condition, "bright")
     click(qtbot, step.set_condition)
@@ -249,14 +250,16 @@ def test_images_without_files_are_said_and_come_back_by_name(
         # The same names, and nothing known of them.
         again.add_image(layer.data, name=layer.name)
     again.add_image(viewer.layers[0].data, name="a stranger")
-    qtbot.waitUntil(lambda: len(fresh.session.rows) == 4)
+    qtbot.waitUntil(lambda: len(fresh.session.images.rows) == 4)
     said = settings(fresh, 0, qtbot)
     assert "The settings know nothing of 'a stranger', left as it was." in said
     assert f"Not open, and so not in place: '{viewer.layers[0].name}'." in said
-    for one, other in zip(fresh.session.rows, workflow.session.rows[1:], strict=False):
+    for one, other in zip(
+        fresh.session.images.rows, workflow.session.images.rows[1:], strict=False
+    ):
         for name in ("name", "use", "condition", "is_control", "well", "site"):
             assert getattr(one, name) == getattr(other, name)
-    assert fresh.session.rows[0].condition == "bright"
+    assert fresh.session.images.rows[0].condition == "bright"
 
 
 def test_what_keeps_the_command_line_from_it_is_said(
@@ -266,15 +269,15 @@ def test_what_keeps_the_command_line_from_it_is_said(
     viewer.layers[0].data = viewer.layers[0].data + 1
     assert f"'{files[0].stem}' was changed since it was opened" in settings(workflow, 1, qtbot)
     # Two fields of one name are none: everything stands in the settings alone.
-    workflow.session.edit_rows([0, 1], name="twice")
-    workflow.session.edit_rows([1], condition="DMSO")
+    workflow.session.images.edit_rows([0, 1], name="twice")
+    workflow.session.images.edit_rows([1], condition="DMSO")
     dialogs.with_name("settings.fields.csv").unlink()
     said = settings(workflow, 1, qtbot)
     assert "Two fields are called 'twice'" in said
     assert not dialogs.with_name("settings.fields.csv").exists()
-    workflow.session.edit_rows([0, 1], name="once", condition="")
+    workflow.session.images.edit_rows([0, 1], name="once", condition="")
     settings(workflow, 0, qtbot)
-    assert [(r.name, r.condition) for r in workflow.session.rows] == [
+    assert [(r.name, r.condition) for r in workflow.session.images.rows] == [
         ("twice", ""), ("twice", "DMSO"),
     ]  # fmt: skip
 
@@ -282,16 +285,19 @@ def test_what_keeps_the_command_line_from_it_is_said(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"channels": ["ER"]}, "use the channel 'ER', but the images have"),
+        ({"tokens": {"channels": ["ER"]}}, "use the channel 'ER', but the images have"),
         ({"window": 3}, "entry window of the settings 'settings.json' is 3 but must be an object"),
-        ({"window": {"images": [{"use": True}]}}, "images: layer is missing"),
+        ({"window": {"images": [{"use": True}]}}, "'settings.json': The setting layer is missing."),
         ({"window": {"images": [{"layer": "a", "use": 1}]}}, "use is 1 but must be true or false"),
-        ({"window": {"image": []}}, "holds 'image', which this version does not know"),
-        ({"window": {"arrangement": "rows"}}, "arrangement is 'rows'; use one of 'fields', 'chan"),
+        ({"window": {"image": []}}, "hold 'image', which this version does not know"),
+        ({"window": {"arrangement": "rows"}}, "use one of 'fields', 'channels'"),
         ({"window": {"channel_axis": True}}, "channel_axis is true but must be a whole number"),
-        ({"window": {"images": [{"layer": "a", "plane": ["x"]}]}}, 'plane is ["x"]; use whole'),
-        ({"window": {"images": [{"layer": "a", "known": {"well": 3}}]}}, 'holds {"well": 3}'),
-        ({"window": {"model_channels": {"DNA": 3}}}, 'hold {"DNA": 3}, but need texts'),
+        (
+            {"window": {"images": [{"layer": "a", "plane": ["x"]}]}},
+            'plane is "x" but must be a who',
+        ),
+        ({"window": {"images": [{"layer": "a", "known": {"well": 3}}]}}, "well is 3 but must be a"),
+        ({"window": {"model_channels": {"DNA": 3}}}, "model_channels is 3 but must be a text"),
         ({"window": {"fields": "gone.csv"}}, "'gone.csv' cannot be read as a table"),
         (
             {"window": {"apply_dictionary": True, "dictionary": "gone.microdl.safetensors"}},
@@ -310,11 +316,17 @@ def test_files_that_cannot_be_used_change_nothing(
     window = change.get("window", {})
     if isinstance(window, dict):
         change = {**change, "window": {**values["window"], **window}}
-    dialogs.write_text(json.dumps({**values, "n_atoms": 7, **change}))
-    before = (session.config, session.layout, [vars(row).copy() for row in session.rows])
+    values["dictionary"]["n_atoms"] = 7
+    dialogs.write_text(json.dumps({**values, **change}))
+
+    def state() -> tuple[Any, ...]:
+        rows = [vars(row).copy() for row in session.images.rows]
+        return session.settings.config, session.images.layout, rows
+
+    before = state()
     assert sentence in settings(workflow, 0, qtbot)
-    assert before == (session.config, session.layout, [vars(row).copy() for row in session.rows])
-    assert workflow.images.arrangement.currentText() == "Each image is a field"
+    assert state() == before
+    assert workflow.fields.arrangement.currentText() == "Each image is a field"
 
 
 def test_a_settings_file_that_cannot_be_written_is_said(

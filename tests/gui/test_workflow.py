@@ -8,72 +8,16 @@ import numpy as np
 import pytest
 from napari.layers import Image, Labels
 from napari.utils import progress as napari_progress
-from qtpy.QtCore import QPoint, Qt, QThreadPool
+from qtpy.QtCore import Qt, QThreadPool
 
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.gui.session.layers import TAG
-from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.pipeline.run import run_pipeline
 
 from .clicks import click_layers
-from .conftest import SIZE, SMALL, small_fields, small_layers
+from .conftest import SIZE, SMALL, small_fields
 from .patience import PATIENCE
-
-LEFT = Qt.MouseButton.LeftButton
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Collects what would pop up; the pop-up's own timers would outlive the test."""
-    shown: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.workflow.dock.show_error", shown.append)
-    return shown
-
-
-@pytest.fixture
-def docked(open_viewer: Any, qtbot: Any) -> Any:
-    """A viewer with the small layers and the workflow dock."""
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
-    for layer in small_layers():
-        viewer.add_layer(layer)
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 4)
-    # Sizes that no person has to set; everything that a test is about is clicked.
-    workflow.session.configure(
-        **{k: v for k, v in SMALL.to_dict().items() if k not in {"segmentation", "unit"}}
-    )
-    return viewer, workflow
-
-
-def click(qtbot: Any, button: Any) -> None:
-    assert button.isEnabled()
-    qtbot.mouseClick(button, LEFT)
-
-
-def choose(qtbot: Any, box: Any, text: str) -> None:
-    """Choose from a combo box with the keyboard, as one does with a click and a letter."""
-    box.setFocus()
-    number = box.findText(text)
-    assert number >= 0
-    steps = number - box.currentIndex()
-    for _ in range(abs(steps)):
-        qtbot.keyClick(box, Qt.Key.Key_Down if steps > 0 else Qt.Key.Key_Up)
-
-
-def tick(qtbot: Any, table: Any, row: int, column: int) -> None:
-    """Click the tick box of a table cell."""
-    box = table.visualRect(table.model().index(row, column))
-    qtbot.mouseClick(table.viewport(), LEFT, pos=QPoint(box.left() + 10, box.center().y()))
-
-
-def outputs(viewer: Any) -> list[Any]:
-    return [layer for layer in viewer.layers if TAG in layer.metadata]
-
-
-def run(qtbot: Any, workflow: ConceptWorkflow) -> None:
-    click(qtbot, workflow.run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
-    assert workflow.status.text().startswith("Done: ")
+from .steps import cancel_at, choose, click, outputs, run, tick
 
 
 def test_from_sample_to_overlays_by_clicks(docked, qtbot):
@@ -87,7 +31,7 @@ def test_from_sample_to_overlays_by_clicks(docked, qtbot):
     assert explorer.where.currentText() == "on all images"
 
     expected = run_pipeline(small_fields(), SMALL)
-    assert workflow.session.run.result.config == SMALL
+    assert workflow.session.run.current.result.config == SMALL
     best = int(expected.activations.ranking.index[0])
     found = {(x.metadata[TAG]["kind"], x.metadata[TAG]["field"]): x for x in outputs(viewer)}
     assert set(found) == {(kind, f) for kind in ("heatmap", "activation") for f in range(4)}
@@ -102,14 +46,14 @@ def test_from_sample_to_overlays_by_clicks(docked, qtbot):
             mean[top:bottom, left:right] += value
             count[top:bottom, left:right] += 1
         np.testing.assert_allclose(found["activation", field].data, mean / count, atol=1e-5)
-        source = workflow.session.run.sources[field].layer()
+        source = workflow.session.run.current.sources[field].layer()
         corners = [x.data_to_world((-0.5, -0.5)) for x in (found["heatmap", field], source)]
         np.testing.assert_allclose(*corners)
 
 
 def test_built_in_cells_are_previewed_and_used(docked, qtbot):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     click(qtbot, workflow.cells.heading)
     with qtbot.waitSignal(workflow.preview.jobs.succeeded):
         click(qtbot, workflow.cells.preview)
@@ -119,49 +63,35 @@ def test_built_in_cells_are_previewed_and_used(docked, qtbot):
     run(qtbot, workflow)
     assert {x.metadata[TAG]["kind"] for x in outputs(viewer)} == {"activation"}
     assert workflow.notes.text().startswith("Notes of this run:")
-    labels = workflow.session.run.result.labels
-    assert sum(int(x.max()) for x in labels) == len(workflow.session.run.result.activations.units)
+    labels = workflow.session.run.current.result.labels
+    assert sum(int(x.max()) for x in labels) == len(workflow.session.run.current.result.activations.units)
 
 
 def test_the_users_labels_are_the_cells(docked, qtbot):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     squares = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
     for image in [x for x in viewer.layers if isinstance(x, Image)]:
         viewer.add_labels(squares, name=f"{image.name} cells")
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.source, "My Labels layers")
     run(qtbot, workflow)
-    assert len(workflow.session.run.result.activations.units) == 100
+    assert len(workflow.session.run.current.result.activations.units) == 100
     assert not any(isinstance(x, Labels) for x in outputs(viewer))
 
 
-def cancel_at(qtbot: Any, workflow: ConceptWorkflow, stage: str, act: Any) -> None:
-    """Press Run, and do something in the middle of a stage."""
-    done = []
-
-    def on_progress(progress: Any) -> None:
-        if progress.stage == stage and not done:
-            done.append(progress)
-            act()
-
-    workflow.jobs.progressed.connect(on_progress)
-    click(qtbot, workflow.run_button)
-    qtbot.waitUntil(lambda: bool(done))
-
-
-@pytest.mark.parametrize("stage", ["embed", "fit"])
+@pytest.mark.parametrize("stage", ["tokens", "dictionary"])
 def test_cancel_leaves_nothing_behind(docked, qtbot, stage):
     viewer, workflow = docked
-    workflow.session.configure(unit="crop", max_steps=100_000)
+    workflow.session.settings.configure(unit="crop", max_steps=100_000)
     layers = list(viewer.layers)
     cancel_at(qtbot, workflow, stage, lambda: click(qtbot, workflow.cancel_button))
     assert workflow.status.text().startswith("Cancelled: nothing was changed.")
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(50)
     assert list(viewer.layers) == layers
-    assert workflow.session.run is None
-    assert workflow.session.dictionary is None
+    assert workflow.session.run.current is None
+    assert workflow.session.settings.dictionary is None
     assert workflow.run_button.isEnabled()
     assert not workflow.cancel_button.isEnabled()
     assert not workflow.bar.isVisible()
@@ -175,34 +105,34 @@ def delete(qtbot: Any, viewer: Any, *layers: Any) -> None:
     assert not set(layers) & set(viewer.layers)
 
 
-STAGES = ["scale", "segment", "embed", "whiten", "fit", "encode"]
+STAGES = ["fields", "cells", "tokens", "whitening", "dictionary", "activations"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_image_deleted_during_the_run_is_left_out_of_the_overlays(docked, qtbot, quiet, stage):
     viewer, workflow = docked
-    workflow.session.configure(unit="cell", n_atoms=4)
+    workflow.session.settings.configure(unit="cell", n_atoms=4)
     image = viewer.layers[0]
     with qtbot.waitSignal(workflow.jobs.succeeded):
         cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, image))
     assert "No overlay for O05_f01: the image was closed." in workflow.status.text()
     assert {x.metadata[TAG]["field"] for x in outputs(viewer)} == {1, 2, 3}
     # The run has read it, and says what it found there.
-    assert set(workflow.session.run.result.activations.units["field"]) == {0, 1, 2, 3}
-    assert len(workflow.session.rows) == 3
+    assert set(workflow.session.run.current.result.activations.units["field"]) == {0, 1, 2, 3}
+    assert len(workflow.session.images.rows) == 3
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     assert not napari_progress._all_instances
     assert quiet == []
 
 
-@pytest.mark.parametrize("stage", ["segment", "fit"])
+@pytest.mark.parametrize("stage", ["cells", "dictionary"])
 def test_all_images_deleted_during_the_run_leave_a_run_without_overlays(
     docked, qtbot, quiet, stage
 ):
     viewer, workflow = docked
-    workflow.session.configure(unit="cell", n_atoms=4)
+    workflow.session.settings.configure(unit="cell", n_atoms=4)
     images = list(viewer.layers)
-    names = [row.name for row in workflow.session.rows]
+    names = [row.name for row in workflow.session.images.rows]
     with qtbot.waitSignal(workflow.jobs.succeeded):
         cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, *images))
     assert f"No overlay for {', '.join(names)}: the image was closed." in workflow.status.text()
@@ -225,10 +155,10 @@ def test_all_images_deleted_during_the_run_leave_a_run_without_overlays(
     assert quiet == []
 
 
-@pytest.mark.parametrize("stage", ["scale", "segment", "embed", "fit"])
+@pytest.mark.parametrize("stage", ["fields", "cells", "tokens", "dictionary"])
 def test_labels_deleted_during_the_run_were_read_before(docked, qtbot, quiet, stage):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     squares = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
     cells = [
         viewer.add_labels(squares, name=f"{image.name} cells")
@@ -240,7 +170,7 @@ def test_labels_deleted_during_the_run_were_read_before(docked, qtbot, quiet, st
     with qtbot.waitSignal(workflow.jobs.succeeded):
         cancel_at(qtbot, workflow, stage, lambda: delete(qtbot, viewer, *cells[:2]))
     assert workflow.status.text().startswith("Done: 100 cells")
-    units = workflow.session.run.result.activations.units
+    units = workflow.session.run.current.result.activations.units
     assert units["area"].tolist() == [32 * 32] * 100
     assert {x.metadata[TAG]["field"] for x in outputs(viewer)} == {0, 1, 2, 3}
     # What the next run lacks is said, and it does not begin.
@@ -255,20 +185,20 @@ def test_labels_deleted_during_the_run_were_read_before(docked, qtbot, quiet, st
 
 def test_closing_the_dock_during_a_run_ends_it(docked, qtbot):
     viewer, workflow = docked
-    workflow.session.configure(unit="crop", max_steps=100_000)
+    workflow.session.settings.configure(unit="crop", max_steps=100_000)
     (dock,) = viewer.window.dock_widgets
-    cancel_at(qtbot, workflow, "embed", lambda: viewer.window.remove_dock_widget(workflow))
+    cancel_at(qtbot, workflow, "tokens", lambda: viewer.window.remove_dock_widget(workflow))
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     assert not napari_progress._all_instances
     assert outputs(viewer) == []
     _, again = viewer.window.add_plugin_dock_widget("napari-microdl", dock.split(" (")[0])
-    assert len(again.session.rows) == 4
+    assert len(again.session.images.rows) == 4
 
 
 def test_closing_the_viewer_during_a_run_ends_it(docked, qtbot):
     viewer, workflow = docked
-    workflow.session.configure(unit="crop", max_steps=100_000)
-    cancel_at(qtbot, workflow, "embed", lambda: None)
+    workflow.session.settings.configure(unit="crop", max_steps=100_000)
+    cancel_at(qtbot, workflow, "tokens", lambda: None)
     viewer.close()
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(50)
@@ -277,7 +207,7 @@ def test_closing_the_viewer_during_a_run_ends_it(docked, qtbot):
 
 def test_conditions_and_controls_are_set_for_several_rows(docked, qtbot):
     _, workflow = docked
-    table, step = workflow.images.table, workflow.images
+    table, step = workflow.fields.table, workflow.fields
     for row in (2, 3):
         tick(qtbot, table, row, 3)
     assert step.need.text().startswith("⚠ Pick at least one control field")
@@ -288,20 +218,20 @@ def test_conditions_and_controls_are_set_for_several_rows(docked, qtbot):
     )
     qtbot.keyClicks(step.condition, "DMSO")
     click(qtbot, step.set_condition)
-    click(qtbot, step.mark_control)
-    assert [row.condition for row in workflow.session.rows[:2]] == ["DMSO"] * 2
-    assert [row.is_control for row in workflow.session.rows] == [True, True, False, False]
+    click(qtbot, step.control)
+    assert [row.condition for row in workflow.session.images.rows[:2]] == ["DMSO"] * 2
+    assert [row.is_control for row in workflow.session.images.rows] == [True, True, False, False]
     assert step.need.isHidden()
 
 
 def test_no_control_is_said_and_nothing_runs(docked, qtbot):
     _, workflow = docked
     for row in (2, 3):
-        tick(qtbot, workflow.images.table, row, 3)
-    click(qtbot, workflow.images.heading)
+        tick(qtbot, workflow.fields.table, row, 3)
+    click(qtbot, workflow.fields.heading)
     click(qtbot, workflow.run_button)
     assert workflow.status.text().startswith("⚠ Pick at least one control field")
-    assert workflow.images.is_expanded
+    assert workflow.fields.is_expanded
     assert not workflow.jobs.is_running
 
 
@@ -309,13 +239,13 @@ def test_rgb_is_refused_until_the_user_splits_it(docked, qtbot):
     viewer, workflow = docked
     viewer.layers.clear()
     viewer.add_image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), name="smear")
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 1)
-    tick(qtbot, workflow.images.table, 0, 3)
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 1)
+    tick(qtbot, workflow.fields.table, 0, 3)
     click(qtbot, workflow.run_button)
     assert workflow.status.text().startswith("⚠ 'smear' is an RGB image")
-    click(qtbot, workflow.images.split_rgb)
-    assert [c.name for c in workflow.session.channels] == ["red", "green", "blue"]
-    assert workflow.images.need.isHidden()
+    click(qtbot, workflow.fields.split_rgb)
+    assert [c.name for c in workflow.session.images.channels] == ["red", "green", "blue"]
+    assert workflow.fields.need.isHidden()
 
 
 @pytest.mark.parametrize(
@@ -327,10 +257,10 @@ def test_rgb_is_refused_until_the_user_splits_it(docked, qtbot):
 )
 def test_an_image_that_shows_nothing_is_named(docked, qtbot, quiet, image, sentence):
     viewer, workflow = docked
-    workflow.session.configure(unit="crop")
+    workflow.session.settings.configure(unit="crop")
     viewer.add_image(image, name="bad", contrast_limits=(0, 1))
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 5)
-    qtbot.waitUntil(lambda: workflow.session.rows[4].name == "bad")
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 5)
+    qtbot.waitUntil(lambda: workflow.session.images.rows[4].name == "bad")
     with qtbot.waitSignal(workflow.jobs.failed):
         click(qtbot, workflow.run_button)
     status = workflow.status.text()
@@ -365,13 +295,13 @@ def test_a_dictionary_is_saved_loaded_and_applied(docked, qtbot, small_run, tmp_
     workflow.files.load_dictionary(path)
     assert workflow.dictionary.apply.isChecked()
     run(qtbot, workflow)
-    applied = workflow.session.run.result
+    applied = workflow.session.run.current.result
     np.testing.assert_allclose(
         applied.activations.codes.toarray(),
         small_run.result.activations.codes.toarray(),
         atol=1e-5,
     )
-    workflow.session.rename_concept(int(applied.activations.ranking.index[0]), "spots")
+    workflow.session.run.rename_concept(int(applied.activations.ranking.index[0]), "spots")
     workflow.files.save_dictionary(tmp_path / "again")
     saved = ConceptDictionary.load(tmp_path / "again.microdl.safetensors")
     assert "spots" in saved.names
@@ -380,37 +310,37 @@ def test_a_dictionary_is_saved_loaded_and_applied(docked, qtbot, small_run, tmp_
 @pytest.mark.parametrize("content", [b"", b"\x80\x04\x95pickle", b"half a file"])
 def test_a_bad_dictionary_file_is_refused_and_nothing_is_lost(docked, small_run, tmp_path, content):
     _, workflow = docked
-    workflow.session.set_dictionary(small_run.result.dictionary)
+    workflow.session.settings.set_dictionary(small_run.result.dictionary)
     path = tmp_path / "bad.microdl.safetensors"
     path.write_bytes(content)
     workflow.files.load_dictionary(path)
     assert workflow.status.text().startswith("⚠ ")
-    assert workflow.session.dictionary is small_run.result.dictionary
-    assert not workflow.session.apply_dictionary
+    assert workflow.session.settings.dictionary is small_run.result.dictionary
+    assert not workflow.session.settings.apply_dictionary
 
 
 def test_channels_as_layers_are_shown_and_editable(docked, qtbot):
     _, workflow = docked
-    choose(qtbot, workflow.images.arrangement, "Images are channels")
-    model = workflow.images.table.fields_model
+    choose(qtbot, workflow.fields.arrangement, "Images are channels")
+    model = workflow.fields.table.fields_model
     assert [heading for heading, _ in model.columns()] == [
         "Use", "Image", "Field", "Channel", "Condition", "Control", "Well", "Site"
     ]  # fmt: skip
     for row, (field, channel) in enumerate([("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]):
         model.setData(model.index(row, 2), field)
         model.setData(model.index(row, 3), channel)
-    assert [c.name for c in workflow.session.channels] == ["x", "y"]
-    fields, _, _ = workflow.session.prepare()
+    assert [c.name for c in workflow.session.images.channels] == ["x", "y"]
+    fields, _, _ = workflow.session.plan.prepare()
     assert [f.name for f in fields] == ["a", "b"]
     assert fields[1].channel_names == ("x", "y")
 
 
 def test_the_model_step_states_the_licence(docked, qtbot):
     _, workflow = docked
-    click(qtbot, workflow.model.heading)
+    click(qtbot, workflow.tokens.heading)
     terms = "Licence of the weights: BSD-3-Clause (commercial use is allowed). Source: "
-    assert terms in workflow.model.licence.text()
-    assert workflow.model.layer.maximum() == 8
+    assert terms in workflow.tokens.licence.text()
+    assert workflow.tokens.layer.maximum() == 8
 
 
 def test_it_fits_a_small_laptop_screen(docked, qtbot):

@@ -17,9 +17,7 @@ from napari_microdl.fields.segmentation import segment_cells
 
 from .clicks import click_choice, write_in_table
 from .conftest import small_fields
-from .test_picking import canvas_of
-from .test_workflow import LEFT, click, docked, outputs, quiet, run, tick
-from .test_workflow_settings import write
+from .steps import LEFT, canvas_of, click, docked, in_view, outputs, quiet, run, tick, write
 
 __all__ = ["docked", "quiet"]
 
@@ -30,25 +28,14 @@ def click_tick(qtbot: Any, box: Any) -> None:
     qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
 
 
-def in_view(qtbot: Any, workflow: Any, widget: Any) -> None:
-    """Scroll to a control, as a person has to before clicking it."""
-
-    def seen() -> bool:
-        # A step that was just opened is laid out a little later.
-        workflow.scroll.ensureWidgetVisible(widget)
-        return bool(widget.visibleRegion().contains(widget.rect().center()))
-
-    qtbot.waitUntil(seen)
-
-
 @pytest.mark.parametrize(
     ("step", "box", "text", "setting", "value"),
     [
         ("cells", "unit", "Single patches", "unit", "token"),
-        ("model", "site", "Attention output", "site", "attention"),
-        ("model", "device", "Choose for me", "device", "auto"),
-        ("model", "precision", "bfloat16", "precision", "bf16"),
-        ("images", "scaling", "All together", "scaling", "plate"),
+        ("tokens", "site", "Attention output", "site", "attention"),
+        ("tokens", "device", "Choose for me", "device", "auto"),
+        ("tokens", "precision", "bfloat16", "precision", "bf16"),
+        ("tokens", "scaling", "All together", "scaling", "plate"),
     ],
 )
 def test_a_choice_that_is_clicked_is_what_a_run_takes(
@@ -58,18 +45,19 @@ def test_a_choice_that_is_clicked_is_what_a_run_takes(
     if not workflow.steps[step].is_expanded:
         click(qtbot, workflow.steps[step].heading)
     widget = getattr(workflow.steps[step], box)
-    before = getattr(workflow.session.run_config(), setting)
+    before = workflow.session.plan.run_config()
     in_view(qtbot, workflow, widget)
     click_choice(widget, text)
     assert widget.currentText() == text
-    assert getattr(workflow.session.run_config(), setting) == value != before
+    after = workflow.session.plan.run_config()
+    assert after == before.with_settings(**{setting: value}) != before
 
 
 @pytest.mark.parametrize(
     ("step", "box", "setting"),
     [
         ("whitening", "whiten", "whiten"),
-        ("whitening", "remove_position", "remove_position"),
+        ("tokens", "remove_position", "remove_position"),
         ("dictionary", "positive", "positive_code"),
         ("dictionary", "early", "early_stopping"),
     ],
@@ -81,17 +69,19 @@ def test_a_tick_that_is_clicked_is_what_a_run_takes(
     click(qtbot, workflow.steps[step].heading)
     widget = getattr(workflow.steps[step], box)
     in_view(qtbot, workflow, widget)
-    before = getattr(workflow.session.run_config(), setting)
-    for expected in (not before, before):
+    before, was = workflow.session.plan.run_config(), widget.isChecked()
+    assert before == before.with_settings(**{setting: was})
+    for expected in (not was, was):
         click_tick(qtbot, widget)
         assert widget.isChecked() == expected
-        assert getattr(workflow.session.run_config(), setting) == expected
+        config = workflow.session.plan.run_config()
+        assert config == before.with_settings(**{setting: expected})
 
 
 @pytest.mark.parametrize(
     ("step", "box", "typed", "setting", "value"),
     [
-        ("model", "layer", "3", "layer", 3),
+        ("tokens", "layer", "3", "layer", 3),
         ("whitening", "shrinkage", "2.5", "shrinkage", 2.5),
         ("dictionary", "n_atoms", "17", "n_atoms", 17),
         ("dictionary", "n_iterations", "3", "n_iterations", 3),
@@ -106,11 +96,14 @@ def test_a_number_that_is_typed_is_what_a_run_takes(
     click(qtbot, workflow.steps[step].heading)
     widget = getattr(workflow.steps[step], box)
     in_view(qtbot, workflow, widget)
+    before = workflow.session.plan.run_config()
     write(qtbot, widget, typed)
-    assert getattr(workflow.session.run_config(), setting) == value
+    assert workflow.session.plan.run_config() == before.with_settings(**{setting: value})
     # One step up by the arrow in the box.
     qtbot.keyClick(widget, Qt.Key.Key_Up)
-    assert getattr(workflow.session.run_config(), setting) > value
+    assert widget.value() > value
+    after = workflow.session.plan.run_config()
+    assert after == before.with_settings(**{setting: widget.value()})
 
 
 def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
@@ -120,7 +113,7 @@ def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
     in_view(qtbot, workflow, step.min_area)
     click_choice(step.threshold, "One for the image (Otsu)")
     write(qtbot, step.min_area, "150")
-    segmentation = workflow.session.run_config().cells
+    segmentation = workflow.session.plan.run_config().cells
     assert (segmentation.threshold, segmentation.min_area) == ("otsu", 150)
     click(qtbot, step.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
@@ -131,7 +124,7 @@ def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
         areas = np.bincount(np.asarray(layer.data).ravel())[1:]
         assert areas.min() >= 150
     write(qtbot, step.min_area, "0")
-    assert workflow.session.run_config().cells.min_area is None
+    assert workflow.session.plan.run_config().cells.min_area is None
 
 
 def test_size_and_stride_decide_the_crops(docked: Any, qtbot: Any):
@@ -142,10 +135,10 @@ def test_size_and_stride_decide_the_crops(docked: Any, qtbot: Any):
     in_view(qtbot, workflow, step.crop_stride)
     write(qtbot, step.crop_size, "80")
     write(qtbot, step.crop_stride, "40")
-    workflow.session.configure(n_atoms=4, max_steps=5)
+    workflow.session.settings.configure(n_atoms=4, max_steps=5)
     run(qtbot, workflow)
-    assert workflow.session.run.result.config.units.crop_stride == 40
-    geometry = workflow.session.run.result.activations.geometry[0]
+    assert workflow.session.run.current.result.config.units.crop_stride == 40
+    geometry = workflow.session.run.current.result.activations.geometry[0]
     top, left, bottom, right = geometry.boxes.T
     assert set(bottom - top) == set(right - left) == {80}
     assert set(top) == set(left) == {0, 40, 80}
@@ -161,37 +154,39 @@ def stacked(docked: Any, qtbot: Any) -> Any:
         dim = np.random.default_rng(number).integers(0, 9, planes[0].shape).astype(np.uint8)
         layer = viewer.add_image(np.stack([dim, planes[number]]), name=f"well {number}")
         layer.axis_labels = ("c", "y", "x")
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 2)
-    click_choice(workflow.images.channel_axis, "axis 0 'c' (2 planes)")
-    assert len(workflow.session.channels) == 2
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 2)
+    click_choice(workflow.fields.channel_axis, "axis 0 'c' (2 planes)")
+    assert len(workflow.session.images.channels) == 2
     return viewer, workflow
 
 
 def test_channels_are_renamed_left_out_and_put_together_by_clicks(stacked: Any, qtbot: Any):
     _, workflow = stacked
-    step, session = workflow.images, workflow.session
+    step, session = workflow.fields, workflow.session
     for row, name in enumerate(("dirt", "GFP")):
         in_view(qtbot, workflow, step.channels)
         write_in_table(qtbot, step.channels, row, 1, name)
-    assert [channel.name for channel in session.channels] == ["dirt", "GFP"]
-    in_view(qtbot, workflow, step.channel_tokens)
-    click_choice(step.channel_tokens, "Averaged")
-    assert session.run_config().tokens.channel_tokens == "mean"
+    assert [channel.name for channel in session.images.channels] == ["dirt", "GFP"]
+    click(qtbot, workflow.tokens.heading)
+    in_view(qtbot, workflow, workflow.tokens.channel_tokens)
+    click_choice(workflow.tokens.channel_tokens, "Averaged")
+    assert session.plan.run_config().tokens.channel_tokens == "mean"
+    in_view(qtbot, workflow, step.channels)
     tick(qtbot, step.channels, 0, 0)
-    assert session.run_config().tokens.channels == ("GFP",)
+    assert session.plan.run_config().tokens.channels == ("GFP",)
     tick(qtbot, step.channels, 0, 0)
-    assert session.run_config().tokens.channels is None
+    assert session.plan.run_config().tokens.channels is None
 
 
 def test_channels_are_in_view_when_step_1_is_folded_up_and_a_click_opens_it(
     stacked: Any, qtbot: Any
 ):
     _, workflow = stacked
-    step, session = workflow.images, workflow.session
+    step, session = workflow.fields, workflow.session
     click(qtbot, step.heading)
     assert not step.channels.isVisible()
     in_view(qtbot, workflow, step.summary)
-    one, other = (channel.name for channel in session.channels)
+    one, other = (channel.name for channel in session.images.channels)
     assert step.summary.text().endswith(f"channels: {one}, {other}")
     qtbot.mouseClick(step.summary, LEFT)
     assert step.is_expanded
@@ -206,14 +201,14 @@ def test_channels_are_in_view_when_step_1_is_folded_up_and_a_click_opens_it(
 
 def test_images_that_are_channels_are_renamed_together(docked: Any, qtbot: Any):
     viewer, workflow = docked
-    step, session = workflow.images, workflow.session
+    step, session = workflow.fields, workflow.session
     viewer.layers.clear()
     planes = [field.read()[0] for field in small_fields()]
     for number, plane in enumerate(planes):
         viewer.add_image(plane, name=f"{'ab'[number // 2]} w{number % 2}")
-    qtbot.waitUntil(lambda: len(session.rows) == 4)
+    qtbot.waitUntil(lambda: len(session.images.rows) == 4)
     click_choice(step.arrangement, "Images are channels")
-    for number, row in enumerate(session.rows):
+    for number, row in enumerate(session.images.rows):
         in_view(qtbot, workflow, step.table)
         write_in_table(qtbot, step.table, number, 2, "ab"[number // 2])
         write_in_table(qtbot, step.table, number, 3, f"w{number % 2}")
@@ -225,13 +220,13 @@ def test_images_that_are_channels_are_renamed_together(docked: Any, qtbot: Any):
     click_choice(workflow.cells.channel, "w1")
     in_view(qtbot, workflow, step.channels)
     write_in_table(qtbot, step.channels, 1, 1, "GFP")
-    assert [row.channel for row in session.rows] == ["w0", "GFP"] * 2
-    assert [(c.name, c.use) for c in session.channels] == [("w0", False), ("GFP", True)]
+    assert [row.channel for row in session.images.rows] == ["w0", "GFP"] * 2
+    assert [(c.name, c.use) for c in session.images.channels] == [("w0", False), ("GFP", True)]
     # Cells are found in the same channel as before.
     assert workflow.cells.channel.currentText() == "GFP"
-    assert session.run_config().cells.channel == "GFP"
+    assert session.plan.run_config().cells.channel == "GFP"
     tick(qtbot, step.table, 2, 5)
-    fields, _, config = session.prepare()
+    fields, _, config = session.plan.prepare()
     assert [field.channel_names for field in fields] == [("w0", "GFP")] * 2
     assert config.tokens.channels == ("GFP",)
     np.testing.assert_array_equal(fields[1].read((1,))[0], planes[3])
@@ -242,9 +237,9 @@ def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked: Any, qtbot: Any)
     step = workflow.cells
     click(qtbot, step.heading)
     in_view(qtbot, workflow, step.channel)
-    name = workflow.session.channels[1].name
+    name = workflow.session.images.channels[1].name
     click_choice(step.channel, name)
-    assert workflow.session.run_config().cells.channel == name
+    assert workflow.session.plan.run_config().cells.channel == name
     click(qtbot, step.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     shown = outputs(viewer)
@@ -258,28 +253,28 @@ def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked: Any, qtbot: Any)
 
 def test_condition_and_field_are_edited_in_the_table(docked: Any, qtbot: Any):
     _, workflow = docked
-    table, session = workflow.images.table, workflow.session
+    table, session = workflow.fields.table, workflow.session
     write_in_table(qtbot, table, 0, 2, "10 uM")
     write_in_table(qtbot, table, 3, 1, "my field")
-    assert session.rows[0].condition == "10 uM"
-    assert session.rows[3].name == "my field"
+    assert session.images.rows[0].condition == "10 uM"
+    assert session.images.rows[3].name == "my field"
     # A field needs a name.
     write_in_table(qtbot, table, 3, 1, "")
-    assert session.rows[3].name == "my field"
-    fields, _, _ = session.prepare()
+    assert session.images.rows[3].name == "my field"
+    fields, _, _ = session.plan.prepare()
     assert fields[0].condition == "10 uM"
     assert fields[3].name == "my field"
 
 
 def test_treated_takes_the_mark_of_a_control_away(docked: Any, qtbot: Any):
     _, workflow = docked
-    step, rows = workflow.images, workflow.session.rows
+    step, rows = workflow.fields, workflow.session.images.rows
     assert [row.is_control for row in rows] == [False, False, True, True]
     place = step.table.visualRect(step.table.model().index(3, 1)).center()
     qtbot.mouseClick(step.table.viewport(), LEFT, pos=place)
-    click(qtbot, step.mark_treated)
+    click(qtbot, step.treated)
     assert [row.is_control for row in rows] == [False, False, True, False]
-    click(qtbot, step.mark_control)
+    click(qtbot, step.control)
     assert [row.is_control for row in rows] == [False, False, True, True]
 
 
@@ -305,7 +300,7 @@ def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
     assert not step.save.isEnabled()
     assert step.fit.isChecked()
     click(qtbot, step.load)
-    assert session.dictionary.names == small_run.result.dictionary.names
+    assert session.settings.dictionary.names == small_run.result.dictionary.names
     assert step.apply.isChecked()
     assert step.run_button.text() == "Apply"
     assert not step.sizes.isVisible()
@@ -313,7 +308,7 @@ def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
     click(qtbot, step.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     np.testing.assert_allclose(
-        session.run.result.activations.codes.toarray(),
+        session.run.current.result.activations.codes.toarray(),
         small_run.result.activations.codes.toarray(),
         atol=1e-5,
     )
@@ -323,11 +318,11 @@ def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
 
     in_view(qtbot, workflow, step.fit)
     click_tick(qtbot, step.fit)
-    assert not session.apply_dictionary
+    assert not session.settings.apply_dictionary
     assert step.run_button.text() == "Fit"
     assert step.sizes.isVisible()
     click_tick(qtbot, step.apply)
-    assert session.apply_dictionary
+    assert session.settings.apply_dictionary
 
 
 def test_apply_without_a_dictionary_is_said(docked: Any, qtbot: Any):
@@ -335,16 +330,17 @@ def test_apply_without_a_dictionary_is_said(docked: Any, qtbot: Any):
     click(qtbot, workflow.dictionary.heading)
     in_view(qtbot, workflow, workflow.dictionary.apply)
     click_tick(qtbot, workflow.dictionary.apply)
-    assert workflow.session.apply_dictionary
+    assert workflow.session.settings.apply_dictionary
     click(qtbot, workflow.run_button)
     assert workflow.status.text().startswith("⚠ ")
     assert not workflow.jobs.is_running
-    assert workflow.session.config == PipelineConfig.from_dict(workflow.session.config.to_dict())
+    config = workflow.session.settings.config
+    assert config == PipelineConfig.from_dict(config.to_dict())
 
 
 def test_a_click_on_set_changes_the_selected_rows_alone(docked: Any, qtbot: Any):
     _, workflow = docked
-    step, rows = workflow.images, workflow.session.rows
+    step, rows = workflow.fields, workflow.session.images.rows
     before = [row.condition for row in rows]
     for row, modifier in (
         (1, Qt.KeyboardModifier.NoModifier),
@@ -383,7 +379,7 @@ def test_the_plots_are_drawn_anew_when_a_key_switches_the_theme(
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])
 def test_cells_of_cellpose_are_found_by_their_names(docked: Any, qtbot: Any, dtype: Any):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     masks = [segment_cells(field.read()[0]).astype(dtype) for field in small_fields()]
     # The names that its plugin gives.
     for image, mask in zip(list(viewer.layers), masks, strict=True):
@@ -393,11 +389,11 @@ def test_cells_of_cellpose_are_found_by_their_names(docked: Any, qtbot: Any, dty
     in_view(qtbot, workflow, step.source)
     click_choice(step.source, "My Labels layers")
     for row in range(4):
-        name = workflow.session.rows[row].layer().name
+        name = workflow.session.images.rows[row].layer().name
         assert step.labels.cellWidget(row, 1).currentText() == f"{name}_cp_masks_000"
     assert step.run_button.text() == "Check cells"
     run(qtbot, workflow)
-    units = workflow.session.run.result.activations.units
+    units = workflow.session.run.current.result.activations.units
     found = [sorted(units["label"][units["field"] == field]) for field in range(4)]
     assert found == [sorted(set(mask.ravel().tolist()) - {0}) for mask in masks]
     # They are the person's, so there are no others to outline.
@@ -406,7 +402,7 @@ def test_cells_of_cellpose_are_found_by_their_names(docked: Any, qtbot: Any, dty
 
 def test_cells_of_stardist_are_chosen_by_clicks(docked: Any, qtbot: Any):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     masks = [segment_cells(field.read()[0]).astype(np.int32) for field in small_fields()]
     # Its plugin calls all alike, so that napari numbers them, and adds polygons.
     for mask in masks:
@@ -434,7 +430,7 @@ def test_cells_of_stardist_are_chosen_by_clicks(docked: Any, qtbot: Any):
     count = sum(len(np.unique(mask)) - 1 for mask in masks)
     assert workflow.status.text().startswith(f"{count} cells in 4 fields, ")
     run(qtbot, workflow)
-    units = workflow.session.run.result.activations.units
+    units = workflow.session.run.current.result.activations.units
     for field, mask in enumerate(masks):
         areas = np.bincount(mask.ravel())[1:]
         assert units["area"][units["field"] == field].tolist() == areas[areas > 0].tolist()

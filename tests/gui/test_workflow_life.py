@@ -15,22 +15,21 @@ from qtpy.QtCore import Qt, QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication, QDialog
 
 from napari_microdl.gui.session.layers import TAG, Layout
+from napari_microdl.gui.session.run import Work
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.session.work import Work
 
 from .conftest import small_layers
 from .patience import PATIENCE
-from .test_workflow import cancel_at, click, docked, outputs, quiet, run
-from .test_workflow_settings import write
+from .steps import cancel_at, click, docked, outputs, quiet, run, write
 
 __all__ = ["docked", "quiet"]
 
 
 def channels_of(*layers: Image, model: str) -> dict[str, str | None]:
     session = Session()
-    session.set_layout(Layout(arrangement="channels"), LayerList(layers))
-    session.configure(model=model)
-    return session.model.channels()
+    session.images.set_layout(Layout(arrangement="channels"), LayerList(layers))
+    session.settings.configure(model=model)
+    return session.plan.model.channels()
 
 
 def grey(name: str, colormap: str) -> Image:
@@ -57,22 +56,22 @@ def test_another_colour_is_followed_and_a_choice_is_kept(docked: Any, qtbot: Any
     viewer.layers.clear()
     for name in ("a", "b", "c", "d", "e"):
         viewer.add_image(np.random.default_rng(0).random((64, 64)), name=name)
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 5)
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 5)
     session = workflow.session
-    session.set_layout(Layout(arrangement="channels"), viewer.layers)
-    session.configure(model="cell-dino-cp-vits8")
-    assert set(session.model.channels().values()) == {None}
+    session.images.set_layout(Layout(arrangement="channels"), viewer.layers)
+    session.settings.configure(model="cell-dino-cp-vits8")
+    assert set(session.plan.model.channels().values()) == {None}
     viewer.layers["c"].colormap = "blue"
-    (wanted,) = [w for w, name in session.model.channels().items() if name == "c"]
-    assert workflow.model.channels[wanted].currentText() == "c"
-    session.model.choose_channel(wanted, "d")
+    (wanted,) = [w for w, name in session.plan.model.channels().items() if name == "c"]
+    assert workflow.tokens.channels[wanted].currentText() == "c"
+    session.plan.model.choose_channel(wanted, "d")
     viewer.layers["b"].colormap = "blue"
-    assert session.model.channels()[wanted] == "d"
+    assert session.plan.model.channels()[wanted] == "d"
 
 
 def test_wells_and_sites_are_columns_where_they_are_known(docked: Any, qtbot: Any):
     viewer, workflow = docked
-    model = workflow.images.table.fields_model
+    model = workflow.fields.table.fields_model
 
     def headings() -> list[str]:
         return [model.headerData(i, Qt.Orientation.Horizontal) for i in range(model.columnCount())]
@@ -80,10 +79,10 @@ def test_wells_and_sites_are_columns_where_they_are_known(docked: Any, qtbot: An
     assert headings() == ["Use", "Field", "Condition", "Control", "Well", "Site"]
     assert model.data(model.index(0, 4)) == "O05"
     assert model.setData(model.index(0, 4), "P05")
-    assert workflow.session.rows[0].well == "P05"
+    assert workflow.session.images.rows[0].well == "P05"
     viewer.layers.clear()
     viewer.add_image(np.zeros((8, 8)))
-    qtbot.waitUntil(lambda: len(workflow.session.rows) == 1)
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 1)
     assert headings() == ["Use", "Field", "Condition", "Control"]
 
 
@@ -91,7 +90,7 @@ def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(docked: Any, 
     viewer, workflow = docked
     click(qtbot, workflow.cells.heading)
     click(qtbot, workflow.dictionary.heading)
-    workflow.session.configure(unit="crop")
+    workflow.session.settings.configure(unit="crop")
     run(qtbot, workflow)
     write(qtbot, workflow.dictionary.n_atoms, "9")
     status, notes = workflow.status.text(), workflow.notes.text()
@@ -102,7 +101,7 @@ def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(docked: Any, 
     assert [s.is_expanded for s in again.steps.values()] == [True, True, False, False, True]
     assert (again.status.text(), again.notes.text()) == (status, notes)
     assert again.dictionary.n_atoms.value() == 9
-    assert again.dictionary.mark.text() == "changed"
+    assert again.dictionary.state.text() == "changed"
     assert again.dictionary.curve.isVisible()
     assert again.whitening.spectrum.has_contents()
 
@@ -110,24 +109,22 @@ def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(docked: Any, 
 def test_two_viewers_run_at_once_and_each_has_its_own(
     open_viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
 ):
-    steps, both_begun = Work.steps, threading.Event()
+    run, both_begun = Work.run, threading.Event()
 
-    def held(work: Work, *args: Any, **options: Any) -> Any:
-        begun = steps(work, *args, **options)
-        yield next(begun)
+    def held(work: Work) -> Any:
         # Else the first could be done before the second is clicked.
         both_begun.wait()
-        return (yield from begun)
+        return run(work)
 
-    monkeypatch.setattr(Work, "steps", held)
+    monkeypatch.setattr(Work, "run", held)
     opened = []
     for number in range(2):
         viewer = open_viewer()
         _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
         for layer in small_layers():
             viewer.add_layer(layer)
-        qtbot.waitUntil(lambda w=workflow: len(w.session.rows) == 4)
-        workflow.session.configure(
+        qtbot.waitUntil(lambda w=workflow: len(w.session.images.rows) == 4)
+        workflow.session.settings.configure(
             model="random-init", device="cpu", unit="crop", crop_size=32, n_atoms=5 + number,
             n_iterations=2, atoms_per_iteration=2, max_steps=10, layer=2,
         )  # fmt: skip
@@ -137,19 +134,19 @@ def test_two_viewers_run_at_once_and_each_has_its_own(
     assert all(workflow.jobs.is_running for _, workflow in opened)
     both_begun.set()
     for _, workflow in opened:
-        qtbot.waitUntil(lambda w=workflow: w.session.run is not None)
+        qtbot.waitUntil(lambda w=workflow: w.session.run.current is not None)
     for number, (viewer, workflow) in enumerate(opened):
-        assert workflow.session.run.result.activations.n_concepts == 5 + number
+        assert workflow.session.run.current.result.activations.n_concepts == 5 + number
         runs = {x.metadata[TAG]["run_id"] for x in outputs(viewer)}
-        assert runs == {workflow.session.run.run_id}
+        assert runs == {workflow.session.run.current.run_id}
     # The end of one is no end of the other.
     (first, ended), (second, workflow) = opened
-    workflow.session.configure(layer=3)
+    workflow.session.settings.configure(layer=3)
     click(qtbot, workflow.run_button)
     # Its dock and not its window: on closing one, vispy draws the other with what it has deleted.
     first.window.remove_dock_widget(ended)
-    shown = workflow.session.run
-    qtbot.waitUntil(lambda: workflow.session.run is not shown)
+    shown = workflow.session.run.current
+    qtbot.waitUntil(lambda: workflow.session.run.current is not shown)
     assert len(outputs(second)) == 4
 
 
@@ -158,7 +155,7 @@ def test_the_dialog_before_a_viewer_is_closed_does_not_disturb_the_run(
     docked: Any, qtbot: Any, confirmed: bool
 ):
     _, workflow = docked
-    workflow.session.configure(unit="crop", max_steps=100_000)
+    workflow.session.settings.configure(unit="crop", max_steps=100_000)
     window = workflow.window()
     settings = get_settings().application
     before = settings.confirm_close_window
@@ -176,7 +173,7 @@ def test_the_dialog_before_a_viewer_is_closed_does_not_disturb_the_run(
             dialog.reject()
 
     try:
-        cancel_at(qtbot, workflow, "fit", lambda: None)
+        cancel_at(qtbot, workflow, "dictionary", lambda: None)
         QTimer.singleShot(300, answer)
         window.close(quit_app=False, confirm_need=True)
         assert asked == ["ConfirmCloseDialog"]

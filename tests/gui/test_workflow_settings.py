@@ -7,22 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QPoint
 
 from napari_microdl.core.config import PipelineConfig, read_config, write_config
 from napari_microdl.gui.session.layers import TAG
 
 from .clicks import click_entry
-from .test_workflow import LEFT, choose, click, docked, outputs, quiet, run
+from .steps import LEFT, choose, click, docked, outputs, quiet, run, write
 
 __all__ = ["docked", "quiet"]
-
-
-def write(qtbot: Any, box: Any, text: str) -> None:
-    box.setFocus()
-    box.selectAll()
-    qtbot.keyClicks(box, text)
-    qtbot.keyClick(box, Qt.Key.Key_Return)
 
 
 def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
@@ -40,10 +33,11 @@ def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
     write(qtbot, workflow.dictionary.control_atoms, "30")
     for box in (workflow.dictionary.positive, workflow.dictionary.early):
         qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
-    before = workflow.session.run_config()
-    assert (before.n_atoms, before.control_atoms) == (48, 30)
-    assert before.positive_code
-    assert before.early_stopping
+    before = workflow.session.plan.run_config()
+    chosen = before.dictionary
+    assert (chosen.n_atoms, chosen.control_atoms) == (48, 30)
+    assert chosen.positive_code
+    assert chosen.early_stopping
     click_entry(workflow.settings_button, save)
     qtbot.waitUntil(lambda: workflow.status.text().startswith("Saved settings.json"))
     assert read_config(path) == before
@@ -54,7 +48,7 @@ def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(
     assert workflow.dictionary.n_atoms.value() == 12
     assert workflow.cells.unit.currentText() == "Square crops"
     # The only channel in its own order is the same as all of them.
-    assert workflow.session.run_config() == PipelineConfig.of(unit="crop", n_atoms=12)
+    assert workflow.session.plan.run_config() == PipelineConfig.of(unit="crop", n_atoms=12)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +63,12 @@ def test_settings_that_cannot_be_used_change_nothing(
     docked: Any, tmp_path: Path, text: str, sentence: str
 ):
     _, workflow = docked
-    before = workflow.session.run_config()
+    before = workflow.session.plan.run_config()
     path = tmp_path / "settings.json"
     path.write_text(text)
     workflow.files.load_settings(path)
     assert sentence in workflow.status.text()
-    assert workflow.session.run_config() == before
+    assert workflow.session.plan.run_config() == before
 
 
 def test_channels_of_settings_are_taken_in_their_order(open_viewer: Any, qtbot: Any):
@@ -83,12 +77,12 @@ def test_channels_of_settings_are_taken_in_their_order(open_viewer: Any, qtbot: 
     layer = viewer.add_image(np.random.default_rng(0).random((3, 32, 32)))
     layer.metadata["napari_microdl_field"] = {"channel_names": ("DNA", "ER", "actin")}
     layer.axis_labels = ("c", "y", "x")
-    workflow.session.update_images(viewer.layers)
-    assert workflow.session.run_config().tokens.channels is None
-    workflow.session.take_config(PipelineConfig.of(channels=("actin", "DNA")))
-    assert workflow.session.run_config().tokens.channels == ("actin", "DNA")
-    workflow.session.edit_channel(1, use=True)
-    assert workflow.session.run_config().tokens.channels == ("actin", "DNA", "ER")
+    workflow.session.images.update(viewer.layers)
+    assert workflow.session.plan.run_config().tokens.channels is None
+    workflow.session.plan.take_config(PipelineConfig.of(channels=("actin", "DNA")))
+    assert workflow.session.plan.run_config().tokens.channels == ("actin", "DNA")
+    workflow.session.images.edit_channel(1, use=True)
+    assert workflow.session.plan.run_config().tokens.channels == ("actin", "DNA", "ER")
 
 
 def test_the_preview_follows_the_settings_while_it_is_live(docked: Any, qtbot: Any):
@@ -119,7 +113,7 @@ def test_the_spectrum_of_the_controls_is_drawn_with_the_shrinkage(docked: Any, q
     assert not spectrum.isVisible()
     run(qtbot, workflow)
     assert spectrum.isVisible()
-    whitening = workflow.session.dictionary.whitening
+    whitening = workflow.session.settings.dictionary.whitening
     (axes,) = spectrum._canvas.figure.axes
     drawn, added = axes.lines
     variance = whitening.explained_variance_
@@ -132,36 +126,36 @@ def test_the_spectrum_of_the_controls_is_drawn_with_the_shrinkage(docked: Any, q
     )
 
 
-def test_a_change_marks_its_step_and_those_behind_it(docked: Any, qtbot: Any):
+def test_a_change_is_said_of_its_step_and_those_behind_it(docked: Any, qtbot: Any):
     _, workflow = docked
-    workflow.session.configure(unit="crop")
+    workflow.session.settings.configure(unit="crop")
 
-    def marks() -> list[str]:
-        return [step.mark.text() for step in workflow.steps.values()]
+    def states() -> list[str]:
+        return [step.state.text() for step in workflow.steps.values()]
 
     none = [""] * 5
-    assert marks() == none
+    assert states() == none
     run(qtbot, workflow)
-    assert marks() == none
+    assert states() == none
     click(qtbot, workflow.cells.heading)
     write(qtbot, workflow.cells.crop_size, "48")
-    assert marks() == ["", "changed", "", "out of date", "out of date"]
-    shown = workflow.session.run
+    assert states() == ["", "changed", "", "out of date", "out of date"]
+    shown = workflow.session.run.current
     click(qtbot, workflow.dictionary.heading)
     write(qtbot, workflow.dictionary.n_iterations, "3")
-    assert marks() == ["", "changed", "", "out of date", "changed"]
+    assert states() == ["", "changed", "", "out of date", "changed"]
     # What is shown stays until somebody presses Run.
-    assert workflow.session.run is shown
+    assert workflow.session.run.current is shown
     write(qtbot, workflow.cells.crop_size, "32")
-    assert marks() == ["", "", "", "", "changed"]
-    workflow.session.edit_rows([0], condition="something else")
+    assert states() == ["", "", "", "", "changed"]
+    workflow.session.images.edit_rows([0], condition="something else")
     # A condition decides what concepts are compared by, and nothing before.
-    assert marks() == ["changed", "", "", "", "changed"]
-    workflow.session.edit_rows([0], is_control=True)
-    assert marks() == ["changed", "", "", "out of date", "changed"]
-    workflow.session.edit_rows([0], is_control=False)
+    assert states() == ["changed", "", "", "", "changed"]
+    workflow.session.images.edit_rows([0], is_control=True)
+    assert states() == ["changed", "", "", "out of date", "changed"]
+    workflow.session.images.edit_rows([0], is_control=False)
     run(qtbot, workflow)
-    assert marks() == none
-    # A setting that decides no result, such as the device, marks nothing.
-    workflow.session.configure(batch_size=4)
-    assert marks() == none
+    assert states() == none
+    # Tokens are read again with another batch size, as with another device.
+    workflow.session.settings.configure(batch_size=4)
+    assert states() == ["", "", "changed", "out of date", "out of date"]

@@ -17,38 +17,22 @@ from napari_microdl.pipeline.run import run_pipeline
 
 from .conftest import SIZE, small_fields
 from .patience import PATIENCE
-from .test_workflow import cancel_at, choose, click, docked, outputs, quiet, run
-from .test_workflow_settings import write
+from .steps import cancel_at, choose, click, docked, outputs, quiet, run, run_step, write
 
 __all__ = ["docked", "quiet"]
 
 
-def marks(workflow: ConceptWorkflow) -> list[str]:
-    return [step.mark.text() for step in workflow.steps.values()]
-
-
-def run_step(qtbot: Any, workflow: ConceptWorkflow, name: Any) -> list[str]:
-    """Click the button of a step; what was reported."""
-    heard: list[str] = []
-
-    def hear(progress: Any) -> None:
-        heard.append(progress.stage)
-
-    workflow.jobs.progressed.connect(hear)
-    click(qtbot, workflow.steps[name].run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
-    workflow.jobs.progressed.disconnect(hear)
-    assert not workflow.status.text().startswith("⚠")
-    return list(dict.fromkeys(heard))
+def states(workflow: ConceptWorkflow) -> list[str]:
+    return [step.state.text() for step in workflow.steps.values()]
 
 
 def test_steps_are_run_one_by_one_and_nothing_is_done_twice(docked: Any, qtbot: Any):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     selected = set(viewer.layers.selection)
 
-    assert run_step(qtbot, workflow, "cells") == ["scale", "segment"]
-    assert marks(workflow) == ["", "done", "", "", ""]
+    assert run_step(qtbot, workflow, "cells") == ["fields", "cells"]
+    assert states(workflow) == ["", "done", "", "", ""]
     expected = [segment_cells(f.read()[0]) for f in small_fields()]
     shown = outputs(viewer)
     assert [x.name for x in shown] == [f"cells, {f.name}" for f in small_fields()]
@@ -61,25 +45,25 @@ def test_steps_are_run_one_by_one_and_nothing_is_done_twice(docked: Any, qtbot: 
     )
     assert set(viewer.layers.selection) == selected
 
-    assert run_step(qtbot, workflow, "model") == ["scale", "embed", "whiten"]
-    assert marks(workflow) == ["", "done", "done", "", ""]
+    assert run_step(qtbot, workflow, "tokens") == ["fields", "tokens", "whitening"]
+    assert states(workflow) == ["", "done", "done", "", ""]
     assert workflow.status.text().startswith("Tokens are read: 1600 patches in 4 fields, 192 ")
-    assert "Measured when tokens were last read: GFP background" in workflow.images.measured.text()
+    assert "Measured when tokens were last read: GFP background" in workflow.tokens.measured.text()
 
     spectrum = workflow.whitening.spectrum
     assert spectrum.isHidden()
-    assert run_step(qtbot, workflow, "whitening") == ["scale", "whiten"]
-    assert marks(workflow) == ["", "done", "done", "done", ""]
+    assert run_step(qtbot, workflow, "whitening") == ["fields", "whitening"]
+    assert states(workflow) == ["", "done", "done", "done", ""]
     assert spectrum.isVisible()
-    whitening = workflow.session.whitening
+    whitening = workflow.session.run.whitening
     assert f"are whitened on {whitening.n_samples_seen_} controls" in workflow.status.text()
-    assert workflow.session.run is None
+    assert workflow.session.run.current is None
 
-    assert run_step(qtbot, workflow, "dictionary") == ["scale", "fit", "encode"]
-    assert marks(workflow) == [""] * 5
-    result = workflow.session.run.result
+    assert run_step(qtbot, workflow, "dictionary") == ["fields", "dictionary", "activations"]
+    assert states(workflow) == [""] * 5
+    result = workflow.session.run.current.result
     assert {x.metadata[TAG]["kind"] for x in outputs(viewer)} == {"activation"}
-    same = run_pipeline(small_fields(), workflow.session.run_config())
+    same = run_pipeline(small_fields(), workflow.session.plan.run_config())
     np.testing.assert_array_equal(
         result.activations.codes.toarray(), same.activations.codes.toarray()
     )
@@ -89,14 +73,14 @@ def test_steps_are_run_one_by_one_and_nothing_is_done_twice(docked: Any, qtbot: 
 
 def test_a_changed_dictionary_is_fitted_on_what_is_there(docked: Any, qtbot: Any):
     _, workflow = docked
-    workflow.session.configure(unit="crop")
+    workflow.session.settings.configure(unit="crop")
     run(qtbot, workflow)
-    grids = workflow.session.run.result.activations.grids
+    grids = workflow.session.run.current.result.activations.grids
     click(qtbot, workflow.dictionary.heading)
     write(qtbot, workflow.dictionary.n_atoms, "30")
-    assert marks(workflow) == ["", "", "", "", "changed"]
-    assert run_step(qtbot, workflow, "dictionary") == ["scale", "fit", "encode"]
-    again = workflow.session.run.result
+    assert states(workflow) == ["", "", "", "", "changed"]
+    assert run_step(qtbot, workflow, "dictionary") == ["fields", "dictionary", "activations"]
+    again = workflow.session.run.current.result
     assert again.activations.n_concepts == 30
     # The very same tokens, so that they are in memory once.
     assert again.activations.grids is grids
@@ -106,62 +90,62 @@ def test_a_step_that_was_run_again_is_done_and_those_behind_it_are_out_of_date(
     docked: Any, qtbot: Any
 ):
     _, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     run(qtbot, workflow)
-    shown = workflow.session.run
+    shown = workflow.session.run.current
     click(qtbot, workflow.cells.heading)
     write(qtbot, workflow.cells.diameter, "24")
-    assert marks(workflow) == ["", "changed", "", "out of date", "out of date"]
-    assert run_step(qtbot, workflow, "cells") == ["scale", "segment"]
-    assert marks(workflow) == ["", "done", "", "out of date", "out of date"]
-    assert workflow.session.run is shown
+    assert states(workflow) == ["", "changed", "", "out of date", "out of date"]
+    assert run_step(qtbot, workflow, "cells") == ["fields", "cells"]
+    assert states(workflow) == ["", "done", "", "out of date", "out of date"]
+    assert workflow.session.run.current is shown
     write(qtbot, workflow.cells.diameter, "25")
-    assert marks(workflow) == ["", "changed", "", "out of date", "out of date"]
+    assert states(workflow) == ["", "changed", "", "out of date", "out of date"]
     write(qtbot, workflow.cells.diameter, "40")
-    assert marks(workflow) == [""] * 5
+    assert states(workflow) == [""] * 5
 
 
 def test_cancel_keeps_finished_steps_and_nothing_of_what_is_shown_changes(docked: Any, qtbot: Any):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     run(qtbot, workflow)
-    shown, layers = workflow.session.run, list(viewer.layers)
-    workflow.session.configure(layer=3, max_steps=100_000)
-    cancel_at(qtbot, workflow, "fit", lambda: click(qtbot, workflow.cancel_button))
+    shown, layers = workflow.session.run.current, list(viewer.layers)
+    workflow.session.settings.configure(layer=3, max_steps=100_000)
+    cancel_at(qtbot, workflow, "dictionary", lambda: click(qtbot, workflow.cancel_button))
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     assert workflow.status.text() == (
-        "Cancelled: nothing was changed. Done and kept for the next run: 'cells', 'model', "
+        "Cancelled: nothing was changed. Done and kept for the next run: 'cells', 'tokens', "
         "'whitening'."
     )
-    assert workflow.session.run is shown
+    assert workflow.session.run.current is shown
     assert list(viewer.layers) == layers
-    assert marks(workflow) == ["", "", "done", "done", "changed"]
-    workflow.session.configure(max_steps=20)
-    assert run_step(qtbot, workflow, "dictionary") == ["scale", "fit", "encode"]
-    assert workflow.session.run.result.config.tokens.layer == 3
+    assert states(workflow) == ["", "", "done", "done", "changed"]
+    workflow.session.settings.configure(max_steps=20)
+    assert run_step(qtbot, workflow, "dictionary") == ["fields", "dictionary", "activations"]
+    assert workflow.session.run.current.result.config.tokens.layer == 3
 
 
 def test_a_step_asks_for_what_it_needs_and_not_for_more(docked: Any, qtbot: Any):
     _, workflow = docked
-    for row in workflow.session.rows:
+    for row in workflow.session.images.rows:
         row.is_control = False
-    workflow.session.rows_changed.emit()
+    workflow.session.images.changed.emit()
     run_step(qtbot, workflow, "cells")
-    run_step(qtbot, workflow, "model")
-    click(qtbot, workflow.images.heading)
+    run_step(qtbot, workflow, "tokens")
+    click(qtbot, workflow.fields.heading)
     for name in ("whitening", "dictionary"):
         click(qtbot, workflow.steps[name].run_button)
         assert workflow.status.text().startswith("⚠ Pick at least one control field")
         assert not workflow.jobs.is_running
-    assert workflow.images.is_expanded
+    assert workflow.fields.is_expanded
     click(qtbot, workflow.whitening.heading)
-    workflow.session.configure(whiten=False)
+    workflow.session.settings.configure(whiten=False)
     assert workflow.whitening.run_button.isHidden()
 
 
 def test_painting_in_labels_makes_what_was_made_of_them_out_of_date(docked: Any, qtbot: Any):
     viewer, workflow = docked
-    workflow.session.configure(n_atoms=4)
+    workflow.session.settings.configure(n_atoms=4)
     squares = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
     for image in [x for x in viewer.layers if isinstance(x, Image)]:
         viewer.add_labels(squares.copy(), name=f"{image.name} cells")
@@ -172,12 +156,12 @@ def test_painting_in_labels_makes_what_was_made_of_them_out_of_date(docked: Any,
     assert workflow.status.text() == "100 cells in 4 fields, 25 to 25 in each; of your labels."
     assert outputs(viewer) == []
     run(qtbot, workflow)
-    assert marks(workflow) == [""] * 5
+    assert states(workflow) == [""] * 5
     labels = next(x for x in viewer.layers if isinstance(x, Labels) and TAG not in x.metadata)
     labels.fill((5, 5), 77)
-    assert marks(workflow) == ["", "changed", "", "out of date", "out of date"]
+    assert states(workflow) == ["", "changed", "", "out of date", "out of date"]
     run(qtbot, workflow)
-    assert 77 in workflow.session.run.result.activations.units["label"].to_numpy()
+    assert 77 in workflow.session.run.current.result.activations.units["label"].to_numpy()
 
 
 def test_cells_of_a_time_series_are_one_layer_and_keyed_by_frame(open_viewer: Any, qtbot: Any):
@@ -186,11 +170,11 @@ def test_cells_of_a_time_series_are_one_layer_and_keyed_by_frame(open_viewer: An
     frames = np.stack([f.read()[0][:SIZE, :SIZE] for f in transfluor()[:3]])
     movie = viewer.add_image(frames, name="movie", scale=(1, 2, 2))
     movie.axis_labels = ("t", "y", "x")
-    workflow.session.update_images(viewer.layers)
-    click(qtbot, workflow.images.heading)
-    click(qtbot, workflow.images.heading)
-    choose(qtbot, workflow.images.channel_axis, "none: every plane is a field")
-    assert [row.name for row in workflow.session.rows] == [f"movie [{t}]" for t in range(3)]
+    workflow.session.images.update(viewer.layers)
+    click(qtbot, workflow.fields.heading)
+    click(qtbot, workflow.fields.heading)
+    choose(qtbot, workflow.fields.channel_axis, "none: every plane is a field")
+    assert [row.name for row in workflow.session.images.rows] == [f"movie [{t}]" for t in range(3)]
     run_step(qtbot, workflow, "cells")
     (cells,) = outputs(viewer)
     np.testing.assert_array_equal(cells.data, [segment_cells(frame) for frame in frames])
@@ -199,20 +183,20 @@ def test_cells_of_a_time_series_are_one_layer_and_keyed_by_frame(open_viewer: An
 
     own = viewer.add_labels(np.asarray(cells.data).copy(), name="tracked")
     own.data[:, :40, :40] = 500
-    workflow.session.edit_rows([0], is_control=True)
-    workflow.session.configure(
+    workflow.session.images.edit_rows([0], is_control=True)
+    workflow.session.settings.configure(
         model="random-init", n_atoms=4, n_iterations=2, atoms_per_iteration=2, max_steps=5
     )
-    workflow.session.configure(device="cpu")
+    workflow.session.settings.configure(device="cpu")
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.source, "My Labels layers")
     run(qtbot, workflow)
-    units = workflow.session.run.result.activations.units
+    units = workflow.session.run.current.result.activations.units
     # One number in three frames is three cells.
     assert units.loc[units["label"] == 500, "field"].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("name", ["cells", "model", "whitening"])
+@pytest.mark.parametrize("name", ["cells", "tokens", "whitening"])
 def test_closing_the_dock_while_a_step_runs_leaves_nothing(docked: Any, qtbot: Any, name: Any):
     viewer, workflow = docked
     layers = list(viewer.layers)

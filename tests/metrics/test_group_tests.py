@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.metrics import group_tests as concept_statistics
 from napari_microdl.metrics.group_tests import compare_groups, compare_wells, duplicates
+from tasks import Looked
 
 
 def draw(seed: int, n: int = 40, concepts: int = 7) -> tuple[sparse.csr_array, np.ndarray]:
@@ -87,8 +87,7 @@ def test_groups_that_do_not_fit_are_refused():
 
 
 @pytest.mark.parametrize("rows_at_once", [3, 1000])
-def test_of_two_that_point_the_same_way_the_less_active_is_the_duplicate(monkeypatch, rows_at_once):
-    monkeypatch.setattr("napari_microdl.metrics.group_tests._ROWS_AT_ONCE", rows_at_once)
+def test_of_two_that_point_the_same_way_the_less_active_is_the_duplicate(rows_at_once):
     random = np.random.default_rng(0)
     directions = random.normal(size=(12, 9)).astype(np.float32)
     directions[4] = directions[1] + 0.05 * random.normal(size=9)
@@ -99,7 +98,7 @@ def test_of_two_that_point_the_same_way_the_less_active_is_the_duplicate(monkeyp
     rate = random.random(12)
     rate[[1, 4, 9]] = 0.2, 0.5, 0.5
     cosine = directions @ directions.T
-    found = duplicates(directions, rate)
+    found = duplicates(directions, rate, rows_at_once=rows_at_once)
     # 4 and 9 are equally active, so the first of them is the original.
     assert found[4] == -1
     assert found[9] == 4
@@ -108,23 +107,18 @@ def test_of_two_that_point_the_same_way_the_less_active_is_the_duplicate(monkeyp
     assert (np.delete(found, [1, 9]) == -1).all()
 
 
-def test_concepts_in_many_blocks_are_those_of_one(monkeypatch):
+def test_concepts_in_many_blocks_are_those_of_one():
     codes, group = draw(3)
+    sides = group == 0, group == 1
     wells = np.array([f"W{i % 5}" for i in range(len(group))])
-    whole = compare_groups(codes, group == 0, group == 1)
-    by_well = compare_wells(codes, group == 0, group == 1, wells)
-    monkeypatch.setattr(concept_statistics, "_VALUES_AT_ONCE", 5)
     columns = sparse.csc_array(codes)
-    pd.testing.assert_frame_equal(compare_groups(columns, group == 0, group == 1), whole)
-    pd.testing.assert_frame_equal(compare_wells(columns, group == 0, group == 1, wells), by_well)
-    # Between any two blocks it can be stopped.
-    blocks = list(concept_statistics._blocks_of_concepts(columns.indptr, codes.shape[1]))
-    assert len(blocks) > 4
-    steps = list(concept_statistics.iter_compare_groups(columns, group == 0, group == 1))
-    assert len(steps) == len(blocks)
-    assert (
-        len(list(concept_statistics.iter_compare_wells(columns, group == 0, group == 1, wells))) > 4
-    )
+    for compare, more in ((compare_groups, ()), (compare_wells, (wells,))):
+        whole = compare(codes, *sides, *more)
+        with Looked().active() as task:
+            found = compare(columns, *sides, *more, values_at_once=5)
+        pd.testing.assert_frame_equal(found, whole)
+        # Between any two blocks it can be cancelled.
+        assert task.looks > 4
 
 
 def well_means(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,14 +16,12 @@ from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.metrics import (
     baseline_correlation,
     cell_measurements,
-    iter_cell_measurements,
     quantile_codes,
 )
-from napari_microdl.metrics.cellprofiler import cp_measure_is_installed
-from tokens.stand_ins import finish
+from tasks import recorded
 
 needs_cp_measure = pytest.mark.skipif(
-    not cp_measure_is_installed(), reason="cp-measure is not installed"
+    find_spec("cp_measure") is None, reason="cp-measure is not installed"
 )
 
 
@@ -93,9 +93,10 @@ def test_cellprofilers_measurements_agree_with_scikit_image_on_real_cells():
     # Numbers with gaps, as labels have them where cells were taken away.
     labels = segment_cells(image[0], SegmentationConfig()) * 3
     labels[labels == 6] = 0
-    steps, table = finish(iter_cell_measurements(image, labels, ("GFP",), library="cp_measure"))
+    with recorded() as heard:
+        table = cell_measurements(image, labels, ("GFP",), library="cp_measure")
     # Three kinds of shapes, and five of one channel: each a chance to cancel.
-    assert steps == [(n, 8) for n in range(8)]
+    assert [(p.done, p.total) for p in heard] == [(n, 8) for n in range(8)]
     names = ("label", "area", "solidity", "eccentricity", "intensity_mean", "intensity_max")
     known = regionprops_table(labels, image[0], names)
     assert len(known["label"]) > 10

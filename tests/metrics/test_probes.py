@@ -17,10 +17,10 @@ from napari_microdl.metrics import (
     balanced_accuracy,
     check_split,
     group_folds,
-    iter_probe_scores,
     probe_scores,
     relative_accuracy,
 )
+from tasks import cancelling, recorded
 
 
 def blobs(n_wells: int = 6, per_well: int = 20, n_labels: int = 3, apart: float = 2.0):
@@ -109,12 +109,20 @@ def test_a_fold_without_other_labels_has_no_area():
     assert np.isfinite(found.balanced_accuracy)
 
 
-def test_one_fold_an_iteration():
+def test_folds_are_told_and_can_be_cancelled():
     x, labels, wells = blobs()
     fold = group_folds(labels, wells, n_folds=3)
-    steps = iter_probe_scores(x, labels, fold, wells)
-    assert [next(steps), next(steps)] == [(0, 3), (1, 3)]
-    steps.close()
+    with recorded() as heard:
+        scores = probe_scores(x, labels, fold, wells)
+    assert [(p.done, p.total) for p in heard] == [(0, 3), (1, 3), (2, 3)]
+    with cancelling(2):
+        probe_scores(x, labels, fold, wells)
+    # Of many numbers in a process of its own.
+    wide = np.tile(x, (1, 1200))
+    with recorded() as heard:
+        probe_scores(wide, labels, fold, wells)
+    assert [(p.done, p.total) for p in heard] == [(0, 3), (0, 3), (1, 3), (2, 3)]
+    assert scores.n_folds == 3
 
 
 def test_wells_of_one_label_each_are_spread_evenly():
@@ -175,8 +183,8 @@ def test_balanced_accuracy_is_that_of_scikit_learn(data: list[tuple[str, str]]):
     assert balanced_accuracy(truth, told) == pytest.approx(expected)
 
 
-def test_what_is_kept_is_counted_from_chance():
+def test_what_is_left_is_counted_from_chance():
     reference = ProbeScores(0.9, 0.0, 0.5, 3, 2, 10)
-    kept = dataclasses.replace(reference, balanced_accuracy=0.8)
-    assert relative_accuracy(kept, reference) == pytest.approx(0.75)
-    assert np.isnan(relative_accuracy(kept, dataclasses.replace(reference, balanced_accuracy=0.5)))
+    less = dataclasses.replace(reference, balanced_accuracy=0.8)
+    assert relative_accuracy(less, reference) == pytest.approx(0.75)
+    assert np.isnan(relative_accuracy(less, dataclasses.replace(reference, balanced_accuracy=0.5)))

@@ -12,10 +12,10 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.metrics import (
     average_selectivity,
     best_selectivity_null,
-    iter_best_selectivity_null,
-    resampling,
+    group_draws,
+    selectivity_intervals,
 )
-from tokens.stand_ins import finish
+from tasks import recorded
 
 
 def random_codes(n: int, n_concepts: int, seed: int = 0, rate: float = 0.3) -> sparse.csr_array:
@@ -108,12 +108,12 @@ def test_a_planted_concept_is_found_among_lucky_ones():
     assert again.equals(table)
 
 
-def test_shuffles_come_a_few_at_a_time_and_are_the_same(monkeypatch: pytest.MonkeyPatch):
+def test_shuffles_come_a_few_at_a_time_and_are_the_same():
     codes, labels = random_codes(40, 10), np.array(["a", "b"] * 20)
     whole = best_selectivity_null(codes, labels, n_permutations=50)
-    monkeypatch.setattr(resampling, "_MOST_ENTRIES", 400)
-    seen, table = finish(iter_best_selectivity_null(codes, labels, n_permutations=50))
-    assert seen == [(0, 50), (20, 50), (40, 50)]
+    with recorded() as heard:
+        table = best_selectivity_null(codes, labels, n_permutations=50, entries_at_once=400)
+    assert [(p.done, p.total) for p in heard] == [(0, 50), (20, 50), (40, 50)]
     assert table["p_value"].between(1 / 51, 1).all()
     assert list(table["selectivity"]) == list(whole["selectivity"])
 
@@ -136,3 +136,91 @@ def test_what_cannot_be_shuffled_is_refused():
         best_selectivity_null(codes, labels[:3])
     with pytest.raises(MicrodlError, match="3 concepts and 0 shuffles"):
         best_selectivity_null(codes, labels, n_permutations=0)
+
+
+def wells_of(n: int, per_well: int, seed: int, spread: float) -> tuple[np.ndarray, np.ndarray]:
+    """Wells, and whether a concept is active in their cells, by a rate of each well's own."""
+    rng = np.random.default_rng(seed)
+    well = np.repeat(np.arange(n), per_well)
+    rate = np.clip(0.3 + 0.2 * (np.arange(n) % 2) + spread * rng.normal(size=n), 0, 1)
+    return well, rng.random(len(well)) < rate[well]
+
+
+def test_the_interval_is_that_of_wells_drawn_one_by_one():
+    well, on = wells_of(8, 30, 0, 0.1)
+    # Wells of different size.
+    some = np.random.default_rng(5).random(len(well)) < 0.3 + 0.08 * well
+    well, on = well[some], on[some]
+    labels = np.where(well % 2, "t", "c")
+    codes = sparse.csr_array(np.stack([on, ~on], axis=1).astype(float))
+    table = selectivity_intervals(codes, labels, well, np.array([1, 0]), n_resamples=8000)
+    np.testing.assert_allclose(
+        table["selectivity"], np.diag(average_selectivity(codes, labels)[1][:, ::-1])
+    )
+    rng = np.random.default_rng(1)
+    by_hand = []
+    for _ in range(4000):
+        shares = []
+        for side in (1, 0):
+            rows = [np.flatnonzero(well == w) for w in rng.choice(np.arange(side, 8, 2), 4)]
+            shares.append(on[np.concatenate(rows)].mean())
+        by_hand.append(shares[0] - shares[1])
+    np.testing.assert_allclose(
+        table.loc["t", ["low", "high"]].astype(float),
+        np.quantile(by_hand, [0.025, 0.975]),
+        atol=0.01,
+    )
+    assert list(table["n_groups"]) == [4, 4]
+
+
+def test_most_intervals_hold_the_truth_and_those_of_cells_do_not():
+    held = {"wells": 0, "cells": 0}
+    for seed in range(80):
+        well, on = wells_of(24, 25, seed, 0.08)
+        labels = np.where(well % 2, "t", "c")
+        codes = sparse.csr_array(on.astype(float)[:, None])
+        for name, groups in (("wells", well), ("cells", np.arange(len(well)))):
+            row = selectivity_intervals(
+                codes, labels, groups, np.array([0, 0]), n_resamples=300
+            ).loc["t"]
+            held[name] += bool(row["low"] <= 0.2 <= row["high"])
+    assert held["wells"] >= 68
+    assert held["cells"] < held["wells"]
+
+
+def test_groups_that_hold_every_label_are_drawn_whole():
+    """Plates with both labels: the difference within plates is certain, whatever their level."""
+    plate = np.repeat(np.arange(6), 20)
+    labels = np.tile(np.repeat(["t", "c"], 10), 6)
+    on = (np.arange(120) % 10) < plate + 2 * (labels == "t")
+    table = selectivity_intervals(
+        sparse.csr_array(on.astype(float)[:, None]), labels, plate, np.array([0, 0])
+    )
+    assert table.loc["t", "selectivity"] == pytest.approx(0.2)
+    np.testing.assert_allclose(table.loc["t", ["low", "high"]].astype(float), 0.2)
+
+
+@given(stratum=st.lists(st.integers(0, 2), min_size=1, max_size=12), n=st.integers(1, 5))
+def test_draws_keep_the_size_of_every_stratum(stratum: list[int], n: int):
+    kinds = np.array(stratum)
+    draws = group_draws(kinds, n, np.random.default_rng(0))
+    assert draws.shape == (n, len(stratum))
+    for kind in set(stratum):
+        assert (draws[:, kinds == kind].sum(axis=1) == (kinds == kind).sum()).all()
+
+
+def test_one_group_and_one_label_have_no_interval():
+    codes = sparse.csr_array(np.ones((4, 1)))
+    table = selectivity_intervals(codes, list("aabb"), [0, 0, 1, 2], np.array([0, 0]))
+    assert np.isnan(table.loc["a", "low"])
+    assert table.loc["b", "low"] == table.loc["b", "high"] == 0
+    alone = selectivity_intervals(codes, list("aaaa"), [0, 0, 1, 2], np.array([0]))
+    assert alone[["selectivity", "low", "high"]].isna().all(axis=None)
+
+
+def test_intervals_of_what_does_not_fit_are_refused():
+    codes, labels = sparse.csr_array(np.ones((4, 1))), list("aabb")
+    with pytest.raises(MicrodlError, match="2 labels but 1 concepts"):
+        selectivity_intervals(codes, labels, labels, np.array([0]))
+    with pytest.raises(MicrodlError, match="confidence of 95 is no share"):
+        selectivity_intervals(codes, labels, labels, np.array([0, 0]), confidence=95)

@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from models import naive, published, published_input
 from models.comparison import SECOND, Case, Difference, compare, tiles_of
+from napari_microdl.models.loading import load_published
 from napari_microdl.models.recipe import Recipe
-from napari_microdl.models.registry import RECIPES
-from napari_microdl.models.weights.loading import load_published
+from napari_microdl.models.registry import recipes
 
 
 def numpy_state(state: dict[str, torch.Tensor], prefix: str = "") -> naive.Arrays:
@@ -95,7 +95,7 @@ def parallel_read(recipe: Recipe, w: naive.Arrays, image: np.ndarray) -> naive.R
 def _cell_dino(name: str, channels: int, edges: tuple[int, int]) -> Case:
     return second_case(
         name,
-        published.small(RECIPES[name]),
+        published.small(recipes()[name]),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
         published_input.cell_dino,
@@ -107,7 +107,7 @@ def _cell_dino(name: str, channels: int, edges: tuple[int, int]) -> Case:
 
 def _some_channels(name: str, model_id: str, channels: list[int], *, embedding: bool) -> Case:
     """ChannelViT on some of the channels that its weights know, in another order than theirs."""
-    recipe = published.small(RECIPES[model_id])
+    recipe = published.small(recipes()[model_id])
     chosen = recipe.only([recipe.spec.channels.names[i] for i in channels])
 
     def read(recipe: Recipe, w: naive.Arrays, image: np.ndarray) -> naive.Read:
@@ -137,11 +137,11 @@ def _dino(state: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {"student": {}, "teacher": inner | {"module.head.last_layer.weight": torch.ones(2)}}
 
 
-OPENPHENOM = RECIPES["openphenom"]
-MAE_L = published.small(RECIPES["mae-vitl8"])
-DINOV2 = RECIPES["dinov2-small"].taking(True).alternative
-DINOV2_REGISTERS = RECIPES["dinov2-with-registers-small"].alternative
-DINOV3 = RECIPES["dinov3-vits16"].taking(True).alternative
+OPENPHENOM = recipes()["openphenom"]
+MAE_L = published.small(recipes()["mae-vitl8"])
+DINOV2 = recipes()["dinov2-small"].taking(True).alternative
+DINOV2_REGISTERS = recipes()["dinov2-with-registers-small"].alternative
+DINOV3 = recipes()["dinov3-vits16"].taking(True).alternative
 assert DINOV2 is not None
 assert DINOV2_REGISTERS is not None
 assert DINOV3 is not None
@@ -210,7 +210,7 @@ SECOND_CASES = (
     ),
     second_case(
         "DinoBloom",
-        published.small(RECIPES["dinobloom-s"]),
+        published.small(recipes()["dinobloom-s"]),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
         published_input.imagenet,
@@ -223,7 +223,7 @@ SECOND_CASES = (
     _cell_dino("channel-adaptive-dino-vitl16", 3, (48, 48)),
     second_case(
         "ChannelViT",
-        published.small(RECIPES["channelvit-jump-cp-bf"]),
+        published.small(recipes()["channelvit-jump-cp-bf"]),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
         published_input.jump,
@@ -233,7 +233,7 @@ SECOND_CASES = (
     ),
     second_case(
         "ChannelViT with channel sampling",
-        published.small(RECIPES["channelvit-jump-cp"]),
+        published.small(recipes()["channelvit-jump-cp"]),
         lambda recipe: published.timm_state(recipe.config, embedding=True),
         timm_read,
         published_input.jump,
@@ -252,7 +252,7 @@ SECOND_CASES = (
     ),
     second_case(
         "uniDINO",
-        published.small(RECIPES["unidino"]),
+        published.small(recipes()["unidino"]),
         lambda recipe: published.timm_state(recipe.config),
         timm_read,
         published_input.unit,

@@ -17,9 +17,9 @@ import torch
 from models import naive, published, published_input
 from models.second_cases import numpy_state, parallel_read, timm_read
 from napari_microdl.fields.field import Field
+from napari_microdl.models.loading import load_published
 from napari_microdl.models.recipe import Recipe
-from napari_microdl.models.registry import RECIPES
-from napari_microdl.models.weights.loading import load_published
+from napari_microdl.models.registry import recipes
 from napari_microdl.tokens import embed
 
 
@@ -37,11 +37,11 @@ def plain(recipe: Recipe) -> dict[str, torch.Tensor]:
     return published.timm_state(recipe.config)
 
 
-DINOV2 = RECIPES["dinov2-small"].taking(True).alternative
+DINOV2 = recipes()["dinov2-small"].taking(True).alternative
 assert DINOV2 is not None
 FAMILIES = {
     "openphenom": Family(
-        RECIPES["openphenom"],
+        recipes()["openphenom"],
         lambda recipe: published.parallel_state(recipe.config),
         parallel_read,
         published_input.openphenom,
@@ -49,7 +49,7 @@ FAMILIES = {
         "encoder.vit_backbone.",
     ),
     "mae-vitl8": Family(
-        RECIPES["mae-vitl8"],
+        recipes()["mae-vitl8"],
         lambda recipe: published.parallel_state(recipe.config),
         parallel_read,
         published_input.openphenom,
@@ -57,17 +57,17 @@ FAMILIES = {
         "encoder.vit_backbone.",
     ),
     "cell-dino": Family(
-        RECIPES["cell-dino-cp-vits8"], plain, timm_read, published_input.cell_dino, 5
+        recipes()["cell-dino-cp-vits8"], plain, timm_read, published_input.cell_dino, 5
     ),
     "channelvit": Family(
-        RECIPES["channelvit-jump-cp"],
+        recipes()["channelvit-jump-cp"],
         lambda recipe: published.timm_state(recipe.config, embedding=True),
         timm_read,
         published_input.jump,
         5,
     ),
     "dinov2": Family(DINOV2, plain, timm_read, published_input.imagenet, 3),
-    "unidino": Family(RECIPES["unidino"], plain, timm_read, published_input.unit, 2),
+    "unidino": Family(recipes()["unidino"], plain, timm_read, published_input.unit, 2),
 }
 
 

@@ -13,15 +13,16 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models.encoder import EncoderModel
 from napari_microdl.models.families import builtin
-from napari_microdl.models.families.builtin import CONFIG, BuiltinModel, load_builtin, random_init
+from napari_microdl.models.families.builtin import CONFIG, load_builtin, random_init
 from napari_microdl.models.vit.network import VisionTransformer
 
 WEIGHTS = Path(str(files("napari_microdl"))) / "data" / "mae" / "microdl_mae.safetensors"
 
 
 @pytest.fixture(scope="module")
-def model() -> BuiltinModel:
+def model() -> EncoderModel:
     return load_builtin("cpu")
 
 
@@ -30,7 +31,7 @@ def tiles() -> np.ndarray:
     return np.random.default_rng(0).random((2, 3, 32, 40), np.float32)
 
 
-def test_the_weights_are_small_finite_and_described(model: BuiltinModel):
+def test_the_weights_are_small_finite_and_described(model: EncoderModel):
     assert WEIGHTS.stat().st_size <= 8_000_000
     tensors = load_file(WEIGHTS)
     assert {str(t.dtype) for t in tensors.values()} == {"float16"}
@@ -46,7 +47,7 @@ def test_the_weights_are_small_finite_and_described(model: BuiltinModel):
     assert not spec.non_commercial
 
 
-def test_tokens_are_those_of_the_stored_weights(model: BuiltinModel, tiles: np.ndarray):
+def test_tokens_are_those_of_the_stored_weights(model: EncoderModel, tiles: np.ndarray):
     network = VisionTransformer(CONFIG).eval()
     stored = {k: torch.from_numpy(v.astype(np.float32)) for k, v in load_file(WEIGHTS).items()}
     network.load_state_dict(stored)
@@ -61,13 +62,13 @@ def test_tokens_are_those_of_the_stored_weights(model: BuiltinModel, tiles: np.n
             np.testing.assert_allclose(tokens[n, channel], expected, atol=2e-4)
 
 
-def test_channels_do_not_see_each_other(model: BuiltinModel, tiles: np.ndarray):
+def test_channels_do_not_see_each_other(model: EncoderModel, tiles: np.ndarray):
     tokens = model.tokens(tiles, 3, "attention")
     swapped = model.tokens(np.ascontiguousarray(tiles[:, [2, 0, 1]]), 3, "attention")
     np.testing.assert_allclose(swapped, tokens[:, [2, 0, 1]], atol=1e-4)
 
 
-def test_bf16_is_close_to_fp32(model: BuiltinModel, tiles: np.ndarray):
+def test_bf16_is_close_to_fp32(model: EncoderModel, tiles: np.ndarray):
     exact = model.tokens(tiles, 5, "residual").reshape(-1, 192)
     rough = load_builtin("cpu", "bf16").tokens(tiles, 5, "residual")
     assert rough.dtype == np.float32
@@ -78,7 +79,7 @@ def test_bf16_is_close_to_fp32(model: BuiltinModel, tiles: np.ndarray):
 
 
 def test_tiles_are_left_as_they_are_and_nothing_can_be_trained(
-    model: BuiltinModel, tiles: np.ndarray
+    model: EncoderModel, tiles: np.ndarray
 ):
     before = tiles.copy()
     model.tokens(tiles, 1, "residual")

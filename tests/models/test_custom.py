@@ -14,10 +14,10 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 
 from models import published
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.models.base import terms_of
 from napari_microdl.models.families.builtin import WEIGHTS, load_builtin
-from napari_microdl.models.registry import RECIPES, load_model, model_spec
-from napari_microdl.models.terms import terms_of
-from napari_microdl.models.weights.loading import load_published
+from napari_microdl.models.loading import load_published
+from napari_microdl.models.registry import load_model, model_spec, recipes
 
 TOML = """
 weights = "encoder.safetensors"
@@ -56,7 +56,7 @@ std = [1, 2.0]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A lab's own weights beside their description."""
-    config = replace(published.small(RECIPES["unidino"]).config, in_channels=2)
+    config = replace(published.small(recipes()["unidino"]).config, in_channels=2)
     published.write(published.timm_state(config), tmp_path / "lab" / "encoder.safetensors")
     (tmp_path / "lab" / "ours.toml").write_text(TOML)
     return tmp_path / "lab"
@@ -78,7 +78,7 @@ def test_a_description_is_all_that_a_lab_needs(folder: Path):
     assert (spec.model_id, spec.default_layer, spec.tile_size) == ("ours", 2, 48)
     assert (spec.intensity, spec.channels.names) == ("log", ("DNA", "ER"))
     # The same as the recipe by hand, with its constants.
-    recipe = published.small(RECIPES["unidino"])
+    recipe = published.small(recipes()["unidino"])
     recipe = replace(
         recipe,
         config=replace(recipe.config, in_channels=2),
@@ -86,9 +86,9 @@ def test_a_description_is_all_that_a_lab_needs(folder: Path):
     )
     plain = load_published(recipe, folder / "encoder.safetensors", "cpu", "fp32")
     tiles = np.random.default_rng(0).random((2, 2, 48, 64), np.float32)
-    by_hand = (tiles - np.float32([0.2, 0.3]).reshape(2, 1, 1)) / np.float32([1, 2])[:, None, None]
+    prepared = (tiles - np.float32([0.2, 0.3]).reshape(2, 1, 1)) / np.float32([1, 2])[:, None, None]
     np.testing.assert_array_equal(
-        by_file.tokens(tiles, 3, "attention"), plain.tokens(by_hand, 3, "attention")
+        by_file.tokens(tiles, 3, "attention"), plain.tokens(prepared, 3, "attention")
     )
 
 
@@ -174,16 +174,16 @@ def test_what_nobody_states_of_a_models_terms_is_not_known(folder: Path, tmp_pat
     description = folder / "ours.toml"
     assert model_spec(str(description)).non_commercial is None
     for stated in (True, False):
-        told = f"non_commercial = {str(stated).lower()}\ntitle"
-        description.write_text(TOML.replace("title", told, 1))
+        line = f"non_commercial = {str(stated).lower()}\ntitle"
+        description.write_text(TOML.replace("title", line, 1))
         assert model_spec(str(description)).non_commercial is stated
     # A family does not tell: Cell-DINO is a DINOv2, too, and may not be used commercially.
     for family in ("dinov2", "dinov3_vit"):
         changes = {"model_type": family, "rope_theta": 100.0, "intermediate_size": 96}
         spec = model_spec(dinov2_folder(tmp_path / family, **changes))
         assert (spec.licence, spec.non_commercial) == ("not stated, see its source", None)
-        told = f"{spec.licence} (whether commercial use is allowed is not stated). Source: local"
-        assert told in terms_of(spec)
+        terms = f"{spec.licence} (whether commercial use is allowed is not stated). Source: local"
+        assert terms in terms_of(spec)
 
 
 def test_an_edge_may_be_written_twice(tmp_path: Path):
@@ -194,10 +194,10 @@ def test_constants_of_the_image_processor_are_used(tmp_path: Path):
     folder = dinov2_folder(tmp_path)
     tiles = np.random.default_rng(0).random((1, 2, 28, 28), np.float32)
     usual = load_model(str(folder), device="cpu").tokens(tiles, 1, "residual")
-    processor = folder / "preprocessor_config.json"
-    processor.write_text(json.dumps({"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}))
+    settings = folder / "preprocessor_config.json"
+    settings.write_text(json.dumps({"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}))
     own = load_model(str(folder), device="cpu").tokens(tiles, 1, "residual")
-    processor.write_text(json.dumps({"do_normalize": False}))
+    settings.write_text(json.dumps({"do_normalize": False}))
     none = load_model(str(folder), device="cpu").tokens(tiles, 1, "residual")
     assert np.abs(usual - own).max() > 1e-3
     np.testing.assert_array_equal(own, none)
@@ -253,13 +253,13 @@ def test_a_folder_with_several_weights_asks_which(tmp_path: Path):
 
 
 def test_published_weights_are_recognised_by_their_tensors(tmp_path: Path):
-    recipe = RECIPES["unidino"]
+    recipe = recipes()["unidino"]
     path = published.write(
         {"teacher": published.timm_state(recipe.config)}, tmp_path / "checkpoint.pth"
     )
     assert load_model(str(path), device="cpu").spec.model_id == "unidino"
     assert model_spec(str(path)).model_id == "unidino"
-    both_forms = RECIPES["dinov2-small"].alternative
+    both_forms = recipes()["dinov2-small"].alternative
     assert both_forms is not None
     state = published.timm_state(both_forms.config)
     native = published.write(state, tmp_path / "dinov2_vits14_pretrain.pth")
@@ -272,7 +272,7 @@ def test_published_weights_are_recognised_by_their_tensors(tmp_path: Path):
 
 def test_weights_of_no_known_shape_ask_for_a_description(tmp_path: Path):
     path = published.write(
-        published.timm_state(published.small(RECIPES["unidino"]).config), tmp_path / "w.pth"
+        published.timm_state(published.small(recipes()["unidino"]).config), tmp_path / "w.pth"
     )
     assert refused(path) == (
         "'w.pth' fits no model that is known; describe it in a small TOML file and give that "
@@ -282,14 +282,14 @@ def test_weights_of_no_known_shape_ask_for_a_description(tmp_path: Path):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_a_truncated_file_is_not_recognised(tmp_path: Path, suffix: str):
-    state = published.timm_state(published.small(RECIPES["unidino"]).config)
+    state = published.timm_state(published.small(recipes()["unidino"]).config)
     path = published.write(state, tmp_path / f"w.{suffix}")
     path.write_bytes(path.read_bytes()[:2000])
     assert "damaged" in refused(path)
 
 
 def test_the_weights_of_another_model_are_refused_by_name(tmp_path: Path):
-    state = published.timm_state(RECIPES["unidino"].config)
+    state = published.timm_state(recipes()["unidino"].config)
     path = tmp_path / "w.safetensors"
     save_file(state, path)
     with pytest.raises(MicrodlError) as caught:
@@ -301,6 +301,6 @@ def test_the_weights_of_another_model_are_refused_by_name(tmp_path: Path):
 
 def test_a_folder_of_openphenom_is_recognised(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "MAE"}))
-    state = published.parallel_state(RECIPES["openphenom"].config)
+    state = published.parallel_state(recipes()["openphenom"].config)
     published.write(state, tmp_path / "model.safetensors")
     assert load_model(str(tmp_path), device="cpu").spec.model_id == "openphenom"

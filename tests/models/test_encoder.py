@@ -14,11 +14,11 @@ from napari_microdl.models import encoder
 from napari_microdl.models.base import ChannelRule
 from napari_microdl.models.encoder import EncoderModel
 from napari_microdl.models.families.builtin import load_builtin
+from napari_microdl.models.loading import load_published
 from napari_microdl.models.recipe import Recipe, describe
-from napari_microdl.models.registry import RECIPES
+from napari_microdl.models.registry import recipes
 from napari_microdl.models.vit.config import Preprocessing, VitConfig
 from napari_microdl.models.vit.network import VisionTransformer
-from napari_microdl.models.weights.loading import load_published
 
 
 def tiles_of(channels: int, edge: int, n: int = 2) -> np.ndarray:
@@ -32,10 +32,10 @@ def model_of(recipe: Recipe, precision: str = "fp32") -> EncoderModel:
     return EncoderModel(network, recipe.spec, torch.device("cpu"), precision, recipe.preprocessing)
 
 
-OPENPHENOM = published.small(RECIPES["openphenom"])
-CHANNELVIT = published.small(RECIPES["channelvit-jump-cp"])
-CELL_DINO = published.small(RECIPES["cell-dino-cp-vits8"])
-RGB = published.small(RECIPES["dinov2-small"])
+OPENPHENOM = published.small(recipes()["openphenom"])
+CHANNELVIT = published.small(recipes()["channelvit-jump-cp"])
+CELL_DINO = published.small(recipes()["cell-dino-cp-vits8"])
+RGB = published.small(recipes()["dinov2-small"])
 SEVERAL = (OPENPHENOM, CHANNELVIT, CELL_DINO, RGB, RGB.taking(True))
 
 
@@ -132,11 +132,11 @@ def test_grey_images_are_the_same_channel_three_times():
 
 def test_only_models_of_rgb_images_leave_a_choice():
     with pytest.raises(MicrodlError, match=r"OpenPhenom .* always reads its channels one by one"):
-        RECIPES["openphenom"].taking(True)
+        recipes()["openphenom"].taking(True)
     with pytest.raises(MicrodlError, match=r"Cell-DINO .* always reads its channels together"):
-        RECIPES["cell-dino-cp-vits8"].taking(False)
-    assert RECIPES["openphenom"].taking(False) is RECIPES["openphenom"]
-    assert not RECIPES["dinobloom-s"].taking(False).spec.channels.joint
+        recipes()["cell-dino-cp-vits8"].taking(False)
+    assert recipes()["openphenom"].taking(False) is recipes()["openphenom"]
+    assert not recipes()["dinobloom-s"].taking(False).spec.channels.joint
 
 
 def test_a_projection_of_its_own_for_each_channel():
@@ -226,7 +226,7 @@ def test_other_precisions_try_nothing():
 
 
 def test_the_default_layer_exists_and_the_tile_fits_for_every_model():
-    for recipe in RECIPES.values():
+    for recipe in recipes().values():
         for form in recipe.forms():
             spec, config = form.spec, form.config
             assert 1 <= spec.default_layer <= spec.depth == config.depth
@@ -241,7 +241,7 @@ def test_the_default_layer_exists_and_the_tile_fits_for_every_model():
 
 def test_only_two_families_norm_every_tile_by_itself():
     """As docs/embedding.md says: all others see the scale of the whole image or plate."""
-    normed = {name for name, r in RECIPES.items() if r.preprocessing.tile_norm != "none"}
+    normed = {name for name, r in recipes().items() if r.preprocessing.tile_norm != "none"}
     assert normed == {
         "openphenom",
         "mae-vitl8",
@@ -266,12 +266,12 @@ def test_a_spec_reads_two_thirds_up_unless_told():
     assert spec.default_layer == 1
     assert spec.channels == ChannelRule()
     # Where the paper read its models.
-    assert RECIPES["mae-vitl8"].spec.default_layer == 16
-    assert RECIPES["mae-vitg8"].spec.default_layer == 33
+    assert recipes()["mae-vitl8"].spec.default_layer == 16
+    assert recipes()["mae-vitg8"].spec.default_layer == 33
 
 
 def test_a_published_model_of_full_size_runs(tmp_path: Path):
-    recipe = RECIPES["openphenom"]
+    recipe = recipes()["openphenom"]
     state = published.parallel_state(recipe.config)
     encoder_only = {k: v for k, v in state.items() if k.startswith("encoder.vit_backbone.")}
     # Positions are stored once for each of eleven channels.

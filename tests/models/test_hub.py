@@ -19,7 +19,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from models import published
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.recipe import HubSource
-from napari_microdl.models.registry import RECIPES, load_model, model_spec, weights_pin
+from napari_microdl.models.registry import load_model, model_spec, recipes, weights_pin
 from napari_microdl.models.weights import hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -61,7 +61,7 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def vit_files(tmp_path: Path, seed: int = 0) -> dict[str, bytes]:
     """A small ViT as transformers names it, made of the names of timm."""
-    recipe = published.small(RECIPES["unidino"], depth=2)
+    recipe = published.small(recipes()["unidino"], depth=2)
     config = replace(recipe.config, in_channels=3, hidden_dim=48)
     state = {}
     for name, value in published.timm_state(config, seed).items():
@@ -120,7 +120,7 @@ def test_a_spec_needs_the_configuration_alone(tmp_path: Path, offline: Path):
     cached_repository(offline, "lab/vit", files)
     assert model_spec(f"hf://lab/vit@{COMMIT}").depth == 2
     reference = f"hf://recursionpharma/OpenPhenom@{COMMIT}"
-    assert model_spec(reference) == replace(RECIPES["openphenom"].spec, source=reference)
+    assert model_spec(reference) == replace(recipes()["openphenom"].spec, source=reference)
 
 
 @pytest.mark.parametrize("files", [{}, {"config.json": json.dumps(CONFIG).encode()}])
@@ -185,7 +185,9 @@ def test_an_error_of_the_http_library_gives_one_sentence(tmp_path: Path, proxy: 
         f"try: load_model('hf://lab/vit@{COMMIT}')\n"
         "except MicrodlError as error: print(error)"
     )
-    kept = {k: v for k, v in os.environ.items() if not k.upper().endswith(("PROXY", "OFFLINE"))}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.upper().endswith(("PROXY", "OFFLINE"))
+    }
     own = {"HTTPS_PROXY": proxy, "HF_HUB_CACHE": str(tmp_path), "HF_TOKEN": "hf_secret"}
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -193,7 +195,7 @@ def test_an_error_of_the_http_library_gives_one_sentence(tmp_path: Path, proxy: 
         text=True,
         check=False,
         timeout=120,
-        env={**kept, **own},
+        env={**environment, **own},
     )
     assert done.stdout == (
         "lab/vit could not be fetched (ProxyError); give a file or folder that you have instead.\n"
@@ -243,7 +245,7 @@ def test_a_published_model_comes_from_its_pinned_commit(offline: Path):
 
 
 def test_every_model_of_the_hub_has_a_commit_and_all_but_one_a_digest():
-    sources = {name: recipe.hub for name, recipe in RECIPES.items() if recipe.hub is not None}
+    sources = {name: recipe.hub for name, recipe in recipes().items() if recipe.hub is not None}
     for name, source in sources.items():
         assert hub._pinned(source) is source
         if name != "openphenom":
@@ -310,7 +312,7 @@ def test_where_no_record_can_be_written_weights_are_used_without_one(
 
 
 def test_a_pinned_digest_is_asked_for_by_name_and_by_commit(tmp_path: Path, offline: Path):
-    source = RECIPES["dinov2-small"].hub
+    source = recipes()["dinov2-small"].hub
     assert source is not None
     cached_repository(offline, source.repository, vit_files(tmp_path), source.revision)
     reference = f"hf://{source.repository}@{source.revision}"

@@ -32,14 +32,14 @@ from models.transformers_cases import randomised
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.base import ChannelRule
 from napari_microdl.models.encoder import prepare
-from napari_microdl.models.families.hugging_face_files import read_preprocessing
-from napari_microdl.models.families.transformers import (
+from napari_microdl.models.formats.transformers import (
     TRANSFORMERS,
     TRANSFORMERS_FAMILIES,
     USUAL_SETTINGS,
 )
 from napari_microdl.models.registry import load_model, model_spec
 from napari_microdl.models.vit.config import Preprocessing
+from napari_microdl.models.weights.files import read_preprocessing
 
 BY_NAME = {library.name: library for library in LIBRARY}
 CLIP = BY_NAME["CLIP, vision model"]
@@ -328,8 +328,8 @@ def test_only_the_vision_tower_is_kept_of_a_pytorch_file(tmp_path: Path, own_cac
     for file in (own_cache / "weights").glob("*"):
         file.unlink()
     np.testing.assert_array_equal(tokens_of(place), expected)
-    (kept,) = (own_cache / "weights").iterdir()
-    assert all(name.startswith("vision_model.") for name in load_file(kept))
+    (copy,) = (own_cache / "weights").iterdir()
+    assert all(name.startswith("vision_model.") for name in load_file(copy))
     np.testing.assert_array_equal(tokens_of(place), expected)
 
 

@@ -29,15 +29,15 @@ from models.transformers_cases import (
     ViTModel,
 )
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.models.families.custom import hugging_face_recipe
+from napari_microdl.models import loading
+from napari_microdl.models.formats.custom import hugging_face_recipe
 from napari_microdl.models.recipe import Recipe
-from napari_microdl.models.registry import PUBLISHED_NAMES, RECIPES
+from napari_microdl.models.registry import recipes
 from napari_microdl.models.vit.config import VitConfig
-from napari_microdl.models.weights import loading
 from napari_microdl.models.weights.assembly import empty_network
 
 Shapes = dict[str, tuple[int, ...]]
-EVERY_FORM = [form for recipe in RECIPES.values() for form in recipe.forms()]
+EVERY_FORM = [form for recipe in recipes().values() for form in recipe.forms()]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ FILES: list[tuple[str, str, Callable[[str, Numbers], Shapes]]] = [
 
 
 def test_the_numbers_of_every_model_and_every_set_of_names_are_written_down():
-    assert set(PUBLISHED) == set(PUBLISHED_NAMES)
+    assert set(PUBLISHED) == set(recipes())
     assert {(name, layout) for name, layout, _ in FILES} == {
         (form.spec.model_id, form.keys.name) for form in EVERY_FORM
     }
@@ -259,7 +259,7 @@ def test_two_models_of_one_shape_are_asked_for_by_name(
 )
 def test_a_file_of_other_shapes_is_not(wrong: dict[str, int], file_with: Callable[[Shapes], Path]):
     name = "dinov2-with-registers-small"
-    form = RECIPES[name].alternative
+    form = recipes()[name].alternative
     assert form is not None
     numbers = PUBLISHED[name]
     assert loading.recognise(file_with(pth_shapes(name, numbers)), [form]) is form

@@ -11,25 +11,25 @@ import torch
 
 from models import published
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.models import device
+from napari_microdl.models import encoder, loading
 from napari_microdl.models.base import ChannelRule
-from napari_microdl.models.device import bounded_threads, resolve_device, usable_cores
+from napari_microdl.models.encoder import bounded_threads, resolve_device, usable_cores
 from napari_microdl.models.registry import (
-    MODEL_NAMES,
-    PUBLISHED_NAMES,
-    RECIPES,
     list_models,
     load_model,
     model_spec,
     needs_weights,
     published_name,
+    recipes,
 )
-from napari_microdl.models.weights import loading
+
+# These bring their weights.
+OWN_NAMES = ("builtin", "random-init")
 
 
 def test_every_name_loads_a_model_of_that_name():
     tile = np.random.default_rng(0).random((1, 1, 16, 24), np.float32)
-    for name in MODEL_NAMES:
+    for name in OWN_NAMES:
         model = load_model(name, device="cpu")
         assert model.spec.model_id == name
         tokens = model.tokens(tile, model.spec.default_layer, "residual")
@@ -39,7 +39,7 @@ def test_every_name_loads_a_model_of_that_name():
 
 def test_published_models_are_described_before_they_are_loaded():
     specs = {spec.model_id: spec for spec in list_models()}
-    assert list(specs) == [*MODEL_NAMES, *PUBLISHED_NAMES]
+    assert list(specs) == [*OWN_NAMES, *recipes()]
     assert specs["openphenom"].non_commercial
     assert specs["openphenom"].fixed_tile
     assert specs["openphenom"].channels == ChannelRule(least=1, most=11)
@@ -53,6 +53,8 @@ def test_published_models_are_described_before_they_are_loaded():
         model_spec("none")
     with pytest.raises(MicrodlError, match="Model 'builtin2' is not known"):
         load_model("builtin2", weights="weights.pth")
+    with pytest.raises(MicrodlError, match="channel-agnostic takes no file of weights; leave it"):
+        load_model("builtin", weights="weights.pth")
 
 
 def test_some_channels_of_a_model_make_a_model_of_their_own(tmp_path: Path):
@@ -64,7 +66,7 @@ def test_some_channels_of_a_model_make_a_model_of_their_own(tmp_path: Path):
     assert model_spec("channelvit-jump-cp[Mito,AGP,RNA,ER,DNA]") == whole
     # Of the names that a dictionary keeps, the model can be found again.
     assert model_spec(some.model_id) == some
-    state = published.timm_state(RECIPES["channelvit-jump-cp"].config, embedding=True)
+    state = published.timm_state(recipes()["channelvit-jump-cp"].config, embedding=True)
     path = published.write(state, tmp_path / "weights.pth")
     tile = np.random.default_rng(0).random((1, 2, 16, 24), np.float32)
     model = load_model(f"channelvit-jump-cp[DNA,ER]@{path}", device="cpu")
@@ -120,7 +122,7 @@ def test_a_model_without_weights_says_so_whatever_its_channels():
 
 
 def test_a_file_that_fits_several_models_asks_which(monkeypatch: pytest.MonkeyPatch):
-    recipe = RECIPES["unidino"]
+    recipe = recipes()["unidino"]
     monkeypatch.setattr(loading, "tensor_shapes", lambda _: published.timm_shapes(recipe.config))
     with pytest.raises(
         MicrodlError, match=r"fits several models \(unidino, unidino\); write which"
@@ -139,19 +141,19 @@ def test_an_unknown_name_lists_those_that_exist(name: str):
         load_model(name)
     assert str(caught.value).startswith(
         f"Model '{name}' is not known; give a file, a folder, hf://organisation/name@commit, or "
-        "one of builtin, random-init, openphenom, "
+        "one of builtin, random-init, dinov2-small, "
     )
 
 
 def test_names_can_be_listed_without_torch():
     code = (
-        "import sys\nfrom napari_microdl.models.registry import MODEL_NAMES\n"
-        "assert 'torch' not in sys.modules\nprint(*MODEL_NAMES)"
+        "import sys\nfrom napari_microdl.models.registry import list_models\n"
+        "print(*(spec.model_id for spec in list_models()))\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    assert done.stdout.split() == list(MODEL_NAMES)
+    assert done.stdout.split() == [*OWN_NAMES, *recipes()]
 
 
 def test_the_fastest_device_is_taken(monkeypatch: pytest.MonkeyPatch):
@@ -182,7 +184,7 @@ def test_threads_are_bounded_while_the_model_runs_and_put_back(monkeypatch: pyte
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        monkeypatch.setattr(device, "usable_cores", lambda: 2)
+        monkeypatch.setattr(encoder, "usable_cores", lambda: 2)
 
         def work() -> None:
             with bounded_threads():
@@ -192,7 +194,7 @@ def test_threads_are_bounded_while_the_model_runs_and_put_back(monkeypatch: pyte
         with pytest.raises(RuntimeError, match="stop"):
             work()
         assert torch.get_num_threads() == 4
-        monkeypatch.setattr(device, "usable_cores", lambda: 64)
+        monkeypatch.setattr(encoder, "usable_cores", lambda: 64)
         with bounded_threads():
             assert torch.get_num_threads() == 4, "more threads than asked for"
     finally:

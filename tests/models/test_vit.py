@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +9,15 @@ import torch
 
 from models import naive
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import Stopped, stoppable
 from napari_microdl.models.encoder import prepare
-from napari_microdl.models.families.microdl import CONFIG as BUILTIN_CONFIG
-from napari_microdl.models.families.microdl import PREPROCESSING as BUILTIN_PREPROCESSING
-from napari_microdl.models.registry import RECIPES
+from napari_microdl.models.families.builtin import CONFIG as BUILTIN_CONFIG
+from napari_microdl.models.families.builtin import PREPROCESSING as BUILTIN_PREPROCESSING
+from napari_microdl.models.registry import recipes
 from napari_microdl.models.vit.blocks import ParallelBlock
 from napari_microdl.models.vit.network import VisionTransformer, VitConfig, sincos_positions
 from napari_microdl.models.vit.positions import rotary_positions
 from napari_microdl.models.weights.assembly import empty_network
+from tasks import cancelling
 
 CONFIG = VitConfig(dim=12, depth=4, n_heads=3, patch_size=4, in_channels=2, mlp_ratio=2.0)
 
@@ -122,7 +121,7 @@ def test_nothing_after_the_layer_asked_for_is_computed(
 def test_nothing_after_the_layer_asked_for_is_computed_in_parallel_blocks(site: str):
     """OpenPhenom's: attention and hidden layer come from one projection, whose norm tells a block
     that ran; of what follows it, attention needs its own out-projection alone."""
-    config = replace(RECIPES["openphenom"].config, dim=24, n_heads=3, depth=4, hidden_dim=48)
+    config = replace(recipes()["openphenom"].config, dim=24, n_heads=3, depth=4, hidden_dim=48)
     config = replace(config, position_grid=(3, 3))
     edge = 3 * config.patch_size
     tiles = np.random.default_rng(1).random((1, 2, edge, edge), np.float32)
@@ -145,24 +144,18 @@ def test_nothing_after_the_layer_asked_for_is_computed_in_parallel_blocks(site: 
         assert used == expected
 
 
-def test_a_pass_that_is_asked_to_stop_ends_with_its_block(
+def test_a_pass_that_is_cancelled_ends_with_its_block(
     network: VisionTransformer, images: np.ndarray
 ):
-    asked, begun = threading.Event(), []
-
-    def count(*_: object) -> None:
-        begun.append(1)
-        if len(begun) == 2:
-            asked.set()
-
-    handles = [block.register_forward_hook(count) for block in network.blocks]
+    done = []
+    handles = [block.register_forward_hook(lambda *_: done.append(1)) for block in network.blocks]
     try:
-        with stoppable(asked), torch.inference_mode(), pytest.raises(Stopped):
+        with cancelling(2), torch.inference_mode():
             network(torch.from_numpy(images))
     finally:
         for handle in handles:
             handle.remove()
-    assert len(begun) == 2
+    assert len(done) == 2
 
 
 def test_images_of_a_batch_do_not_see_each_other(network: VisionTransformer, images: np.ndarray):
@@ -234,15 +227,15 @@ def test_starting_weights_are_those_of_the_mae_reference():
     assert weights["cls_token"].std() == pytest.approx(0.02, rel=0.4)
 
 
-OFF_THE_PROCESSOR = [
-    (form.config, form.preprocessing) for r in RECIPES.values() for form in r.forms()
+EVERY_NETWORK = [
+    (form.config, form.preprocessing) for r in recipes().values() for form in r.forms()
 ]
 
 
-@pytest.mark.parametrize("number", range(len(OFF_THE_PROCESSOR) + 1))
+@pytest.mark.parametrize("number", range(len(EVERY_NETWORK) + 1))
 def test_nothing_stays_on_the_processor_while_a_model_runs_elsewhere(number: int):
     """On torch's device without memory, which refuses what lies on the processor as a GPU does."""
-    config, preprocessing = [*OFF_THE_PROCESSOR, (BUILTIN_CONFIG, BUILTIN_PREPROCESSING)][number]
+    config, preprocessing = [*EVERY_NETWORK, (BUILTIN_CONFIG, BUILTIN_PREPROCESSING)][number]
     config = replace(config, dim=24, n_heads=3, depth=2, hidden_dim=48)
     grid = (3, 2) if config.position_resize else (3, 3)
     if config.position_grid is not None:

@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 
 from models import published
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.models.registry import RECIPES, load_model
+from napari_microdl.models.loading import load_published
+from napari_microdl.models.registry import load_model, recipes
 from napari_microdl.models.weights.keys import HUGGING_FACE
-from napari_microdl.models.weights.loading import load_published
 
-UNIDINO = published.small(RECIPES["unidino"])
-OPENPHENOM = published.small(RECIPES["openphenom"])
+UNIDINO = published.small(recipes()["unidino"])
+OPENPHENOM = published.small(recipes()["openphenom"])
 State = dict[str, torch.Tensor]
 
 
@@ -94,8 +94,8 @@ def test_a_checkpoint_is_converted_once(
 ):
     path = published.write({"teacher": state}, tmp_path / "weights.pth")
     first = tokens_of(path)
-    (kept,) = (own_cache / "weights").iterdir()
-    assert kept.suffix == ".safetensors"
+    (copy,) = (own_cache / "weights").iterdir()
+    assert copy.suffix == ".safetensors"
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the checkpoint was read"))
     np.testing.assert_array_equal(tokens_of(path), first)
 
@@ -103,11 +103,11 @@ def test_a_checkpoint_is_converted_once(
 def test_a_damaged_converted_file_is_made_again(tmp_path: Path, own_cache: Path, state: State):
     path = published.write(state, tmp_path / "weights.pth")
     first = tokens_of(path)
-    (kept,) = (own_cache / "weights").iterdir()
-    whole = kept.read_bytes()
-    kept.write_bytes(whole[: len(whole) // 2])
+    (copy,) = (own_cache / "weights").iterdir()
+    whole = copy.read_bytes()
+    copy.write_bytes(whole[: len(whole) // 2])
     np.testing.assert_array_equal(tokens_of(path), first)
-    assert kept.read_bytes() == whole
+    assert copy.read_bytes() == whole
 
 
 def test_changed_numbers_of_a_converted_file_are_noticed(
@@ -115,16 +115,16 @@ def test_changed_numbers_of_a_converted_file_are_noticed(
 ):
     path = published.write(state, tmp_path / "weights.pth")
     first = tokens_of(path)
-    (kept,) = (own_cache / "weights").iterdir()
-    whole = kept.read_bytes()
+    (copy,) = (own_cache / "weights").iterdir()
+    whole = copy.read_bytes()
     start = 8 + int.from_bytes(whole[:8], "little")
     # The first, middle and last number, whatever tensor they are of.
     for at in (start, (start + len(whole)) // 8 * 4, len(whole) - 1):
         changed = bytearray(whole)
         changed[at] ^= 0x10
-        kept.write_bytes(changed)
+        copy.write_bytes(changed)
         np.testing.assert_array_equal(tokens_of(path), first)
-        assert kept.read_bytes() == whole
+        assert copy.read_bytes() == whole
 
 
 def test_a_header_that_names_other_tensors_is_noticed(
@@ -132,13 +132,13 @@ def test_a_header_that_names_other_tensors_is_noticed(
 ):
     path = published.write(state, tmp_path / "weights.pth")
     first = tokens_of(path)
-    (kept,) = (own_cache / "weights").iterdir()
-    whole = kept.read_bytes()
+    (copy,) = (own_cache / "weights").iterdir()
+    whole = copy.read_bytes()
     swapped = whole.replace(b"0.norm1", b"0.norm3").replace(b"0.norm2", b"0.norm1")
-    kept.write_bytes(swapped.replace(b"0.norm3", b"0.norm2"))
-    assert kept.read_bytes() != whole
+    copy.write_bytes(swapped.replace(b"0.norm3", b"0.norm2"))
+    assert copy.read_bytes() != whole
     np.testing.assert_array_equal(tokens_of(path), first)
-    assert kept.read_bytes() == whole
+    assert copy.read_bytes() == whole
 
 
 def test_a_converted_file_of_an_earlier_version_is_made_again(
@@ -146,22 +146,22 @@ def test_a_converted_file_of_an_earlier_version_is_made_again(
 ):
     path = published.write(state, tmp_path / "weights.pth")
     first = tokens_of(path)
-    (kept,) = (own_cache / "weights").iterdir()
-    whole = kept.read_bytes()
+    (copy,) = (own_cache / "weights").iterdir()
+    whole = copy.read_bytes()
     # It kept no digest of its own, so that nobody knows whether it is whole.
-    save_file({name: tensor + 1 for name, tensor in load_file(kept).items()}, kept)
+    save_file({name: tensor + 1 for name, tensor in load_file(copy).items()}, copy)
     np.testing.assert_array_equal(tokens_of(path), first)
-    assert kept.read_bytes() == whole
+    assert copy.read_bytes() == whole
 
 
 def test_copies_of_any_type_are_told_by_their_bytes(tmp_path: Path, own_cache: Path):
     state = {name: t.bfloat16() for name, t in published.timm_state(UNIDINO.config).items()}
     path = published.write(state, tmp_path / "weights.pth")
     first = tokens_of(path)
-    (kept,) = (own_cache / "weights").iterdir()
-    written = kept.stat().st_mtime_ns
+    (copy,) = (own_cache / "weights").iterdir()
+    written = copy.stat().st_mtime_ns
     np.testing.assert_array_equal(tokens_of(path), first)
-    assert kept.stat().st_mtime_ns == written
+    assert copy.stat().st_mtime_ns == written
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(
@@ -180,10 +180,10 @@ def test_only_the_encoder_is_kept_of_a_file_that_is_mostly_something_else(
     state["decoder.blocks.0.weight"] = torch.ones(1_000_000)
     path = published.write(state, tmp_path / "model.safetensors")
     first = tokens_of(path, OPENPHENOM)
-    (kept,) = (own_cache / "weights").iterdir()
-    with safe_open(kept, "np") as file:
+    (copy,) = (own_cache / "weights").iterdir()
+    with safe_open(copy, "np") as file:
         assert all(name.startswith("encoder.vit_backbone.") for name in file.keys())  # noqa: SIM118
-    assert kept.stat().st_size < path.stat().st_size / 4
+    assert copy.stat().st_size < path.stat().st_size / 4
     np.testing.assert_array_equal(tokens_of(path, OPENPHENOM), first)
     # Nothing is copied that is needed whole.
     lean = {k: v for k, v in state.items() if k.startswith("encoder.vit")}
@@ -195,10 +195,10 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 from models import published
-from napari_microdl.models.weights.loading import load_published
-from napari_microdl.models.registry import RECIPES
+from napari_microdl.models.loading import load_published
+from napari_microdl.models.registry import recipes
 import safetensors.torch
-recipe = published.small(RECIPES["openphenom"])
+recipe = published.small(recipes()["openphenom"])
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
 load_published(recipe, Path(sys.argv[1]), "cpu", "fp32")

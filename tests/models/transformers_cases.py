@@ -28,8 +28,8 @@ from transformers.models.vit_mae.modeling_vit_mae import ViTMAEModel
 
 from models import published
 from models.comparison import IMAGENET, TRANSFORMERS, Case, Difference, Tokens, compare, tiles_of
-from napari_microdl.models.registry import RECIPES, load_model
-from napari_microdl.models.weights.loading import load_published
+from napari_microdl.models.loading import load_published
+from napari_microdl.models.registry import load_model, recipes
 
 HALVES = (np.full(3, 0.5), np.full(3, 0.5))
 SHAPE = {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 56}
@@ -123,7 +123,7 @@ def subcell(folder: Path) -> Difference:
     state = {f"encoder.{k}": v for k, v in state.items()}
     state["pool_model.attention.weight"] = torch.ones(2, 2)
     path = published.write(state, folder / "encoder.pth")
-    recipe = RECIPES["subcell-rybg"]
+    recipe = recipes()["subcell-rybg"]
     recipe = replace(
         recipe,
         config=replace(

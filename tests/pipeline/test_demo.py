@@ -16,6 +16,7 @@ from napari_microdl.fields.samples import transfluor
 from napari_microdl.pipeline import demo
 from napari_microdl.pipeline.demo import finding, run_demo
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
+from tasks import recorded
 
 CONFIG = PipelineConfig.of(
     model="random-init",
@@ -118,8 +119,7 @@ def test_the_finding_is_that_of_the_best_concept():
 
 def test_a_folder_that_cannot_be_made_is_found_before_the_work(tmp_path: Path):
     (tmp_path / "file").write_text("not a folder")
-    steps: list[object] = []
-    with pytest.raises(OSError, match="file"):
-        run_demo(tmp_path / "file" / "out", CONFIG, progress=steps.append)
-    assert steps == []
+    with recorded() as heard, pytest.raises(OSError, match="file"):
+        run_demo(tmp_path / "file" / "out", CONFIG)
+    assert heard == []
     assert (tmp_path / "file").read_text() == "not a folder"

@@ -89,13 +89,13 @@ def test_the_terms_of_a_dictionarys_model_are_told_before_weights_are_fetched(
             (None, "(whether commercial use is allowed is not stated)"),
         ]
     ):
-        dictionary.spec = dataclasses.replace(
-            dictionary.spec,
-            model_id="openphenom",
-            weights_licence=known.licence,
-            weights_source=known.source,
-            weights_non_commercial=non_commercial,
+        model = dictionary.spec.model.replace(
+            id="openphenom",
+            licence=known.licence,
+            source=known.source,
+            non_commercial=non_commercial,
         )
+        dictionary.spec = dictionary.spec.replace(model=model)
         file = dictionary.save(tmp_path / f"phenom{number}")
         assert main([command, str(file), str(plate), "--out", str(tmp_path / "out")]) == 2
         told, _, problem = capsys.readouterr().err.partition("\n")
@@ -127,7 +127,7 @@ def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
     assert "not stated, see its source" in told
     assert "local folder 'lab-msn'" in told
     dictionary = fitted / "dictionary.microdl.safetensors"
-    assert ConceptDictionary.load(dictionary).spec.patch_size == 16
+    assert ConceptDictionary.load(dictionary).spec.model.patch_size == 16
     assert main(["apply", str(dictionary), *common, str(applied)]) == 0
     first, second = (pd.read_csv(out / "crops.csv") for out in (fitted, applied))
     concepts = [name for name in first if name.startswith("cosine_")]
@@ -165,7 +165,9 @@ def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
     # Nobody said which fields are controls, and none is needed to apply a dictionary.
     assert not again["Metadata_control"].any()
     np.testing.assert_allclose(again["activation_3"], table["activation_3"], atol=1e-5)
-    assert json.loads((applied / "report.json").read_text())["config"]["n_atoms"] == 16
+    assert (
+        json.loads((applied / "report.json").read_text())["config"]["dictionary"]["n_atoms"] == 16
+    )
 
 
 def test_evaluate_measures_what_apply_finds(
@@ -238,7 +240,7 @@ def test_every_choice_of_evaluate_has_an_option(
     assert written["handcrafted"] == {}
     capsys.readouterr()
     for wrong, sentence in (
-        (["--shuffles", "0"], "0 shuffles and 0 further seeds were asked for"),
+        (["--shuffles", "0"], "The setting n_permutations is 0 but must be 1 or more."),
         (["--labels", "dose"], "There is no column 'dose' to take labels from"),
         (["--batches", "week"], "There is no column 'week' to take labels from"),
     ):

@@ -14,10 +14,10 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
 from napari_microdl.models.registry import load_model
 from napari_microdl.pipeline import layer_choice
-from napari_microdl.pipeline.layer_choice import best_layer, field_folds, iter_layer_scores
+from napari_microdl.pipeline.layer_choice import best_layer, field_folds, layer_scores
 from napari_microdl.tokens import embed
 from napari_microdl.tokens.units import pool, units_of
-from tokens.stand_ins import finish
+from tasks import cancelling, recorded
 
 CONFIG = PipelineConfig.of(
     model="random-init",
@@ -49,11 +49,15 @@ def fields(n_control: int = 3, n_treated: int = 2) -> list[Field]:
 
 def test_the_table_is_that_of_scikit_learn_by_hand():
     some = fields()
-    seen, table = finish(iter_layer_scores(some, CONFIG, layers=(5, 1)))
+    with recorded() as seen:
+        table = layer_scores(some, CONFIG, layers=(5, 1))
     assert list(table["layer"]) == [1, 5]
     assert seen[-1].done == seen[-1].total == 2
-    tiles = [(s.done, s.total) for s in seen if s.message.startswith("Reading 2 layers of")]
-    assert tiles[-1] == (20, 20)
+    stages = list(dict.fromkeys(step.stage for step in seen))
+    assert stages == ["fields", "tokens", "dictionary"]
+    shares = [s.share for s in seen if s.message.startswith("Reading 2 layers of")]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
     # Three controls and two treated fields: the third control goes with the first.
     groups = np.repeat([0, 1, 0, 0, 1], 9)
     treated = np.repeat([False, False, False, True, True], 9)
@@ -87,7 +91,7 @@ def test_the_table_is_that_of_scikit_learn_by_hand():
 
 
 def test_every_layer_is_scored_where_none_is_named_and_the_best_is_the_first_of_the_best():
-    _, table = finish(iter_layer_scores(fields(2, 2), CONFIG))
+    table = layer_scores(fields(2, 2), CONFIG)
     assert list(table["layer"]) == list(range(1, 9))
     table["auc"] = [0.5, 0.7, 0.9, 0.9, 0.1, 0.2, 0.3, 0.4]
     assert best_layer(table) == 3
@@ -131,9 +135,9 @@ def test_every_part_has_both_kinds_and_wells_stay_together():
 def test_too_few_fields_give_one_sentence_before_a_model_is_loaded(
     some: list[Field], counts: str, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(layer_choice, "iter_load", None)
+    monkeypatch.setattr(layer_choice, "load_model_of", None)
     with pytest.raises(MicrodlError) as caught:
-        next(iter_layer_scores(some, CONFIG))
+        layer_scores(some, CONFIG)
     assert str(caught.value) == (
         "Layers are compared on fields that the probe has not seen, which takes control fields of "
         f"at least two wells and treated fields of two others; there are {counts}. Add fields, or "
@@ -143,27 +147,24 @@ def test_too_few_fields_give_one_sentence_before_a_model_is_loaded(
 
 def test_a_layer_that_does_not_exist_is_refused():
     with pytest.raises(MicrodlError, match="Layer 9 does not exist: this model has layers 1 to 8"):
-        finish(iter_layer_scores(fields(), CONFIG, layers=(2, 9)))
+        layer_scores(fields(), CONFIG, layers=(2, 9))
 
 
-def test_of_very_many_units_some_are_drawn(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(layer_choice, "_MOST_UNITS", 30)
-    _, table = finish(iter_layer_scores(fields(), CONFIG, layers=(1,)))
-    _, same = finish(iter_layer_scores(fields(), CONFIG, layers=(1,)))
+def test_of_very_many_units_some_are_drawn():
+    table = layer_scores(fields(), CONFIG, layers=(1,), most_units=30)
+    same = layer_scores(fields(), CONFIG, layers=(1,), most_units=30)
     assert table["n_units"].item() == 30
     assert table.equals(same)
 
 
-def test_cells_are_units_too_and_stopping_leaves_nothing():
+def test_cells_are_units_too_and_it_can_be_cancelled():
     labels = np.zeros((96, 96), int)
     labels[10:40, 10:40], labels[50:80, 50:90] = 1, 2
     some = [
         field(name, control=name < "t", labels=labels) for name in ("c0", "c1", "t0", "t1", "t2")
     ]
     config = PipelineConfig.of(model="random-init", tile_size=64, halo=1, device="cpu")
-    _, table = finish(iter_layer_scores(some, config, layers=(2,)))
+    table = layer_scores(some, config, layers=(2,))
     assert table["n_units"].item() == 10
-    steps = iter_layer_scores(some, config)
-    for _ in range(8):
-        next(steps)
-    steps.close()
+    with cancelling(40):
+        layer_scores(some, config)

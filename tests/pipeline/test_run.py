@@ -9,8 +9,9 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import dask.array as da
 import numpy as np
@@ -20,18 +21,19 @@ from models import published
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.config import PipelineConfig, SegmentationConfig
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import Cancelled, Progress, Stage, Task
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.shrinkage import choose_shrinkage
 from napari_microdl.estimators.whitening import ControlWhitening, FewControlsWarning
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
-from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.segmentation import segment_cells
-from napari_microdl.models.base import ChannelRule
+from napari_microdl.models.base import ChannelRule, ModelSpec
 from napari_microdl.models.encoder import EncoderModel, PrecisionTrial
-from napari_microdl.models.registry import RECIPES, load_model
-from napari_microdl.pipeline import run as pipeline
-from napari_microdl.pipeline.run import PipelineResult, Progress, iter_pipeline, run_pipeline
+from napari_microdl.models.registry import load_model, recipes
+from napari_microdl.pipeline import inputs
+from napari_microdl.pipeline.cache import StageCache
+from napari_microdl.pipeline.run import PipelineResult, PipelineRun, iter_pipeline, run_pipeline
 from napari_microdl.tokens import (
     TilePlan,
     TokenCache,
@@ -41,37 +43,16 @@ from napari_microdl.tokens import (
     estimate_embedding,
 )
 from napari_microdl.tokens.grid import TokenWriter
-from napari_microdl.tokens.images import TileCutter
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
+from napari_microdl.tokens.tiles import TileCutter
 from napari_microdl.tokens.units import pool, units_of
-from tokens.stand_ins import finish as finish_steps
-
-SMALL = PipelineConfig.of(
-    model="random-init",
-    layer=2,
-    n_atoms=8,
-    n_iterations=2,
-    atoms_per_iteration=2,
-    max_steps=5,
-    crop_size=32,
-    crop_stride=16,
-    batch_size=2,
-    device="cpu",
-    random_state=3,
-)
-
-
-def small(**changes: Any) -> PipelineConfig:
-    return SMALL.with_settings(**changes)
+from pipeline.small_run import SMALL, assert_same_codes, corner_fields, small, small_model
+from tasks import cancelling, recorded
 
 
 @pytest.fixture(scope="module")
 def fields() -> list[Field]:
-    """A corner of two treated and two control wells; not a multiple of the patch."""
-    sample = transfluor()
-    return [
-        dataclasses.replace(sample[i], data=sample[i].data[:, :125, :130]) for i in (0, 5, 1, 4)
-    ]
+    return corner_fields()
 
 
 @pytest.fixture(scope="module")
@@ -79,25 +60,27 @@ def result(fields: list[Field]) -> PipelineResult:
     return run_pipeline(fields, SMALL)
 
 
-def finish(
+@contextmanager
+def cancelling_in(stage: Stage) -> Iterator[None]:
+    """A task that is cancelled by the first progress of a stage."""
+
+    def look(progress: Progress) -> None:
+        if progress.stage == stage:
+            task.cancel()
+
+    task = Task(look)
+    with task.active():
+        yield
+
+
+def heard_of(
     fields: list[Field],
     config: PipelineConfig | None = None,
     dictionary: ConceptDictionary | None = None,
 ) -> tuple[list[Progress], PipelineResult]:
-    steps = iter_pipeline(fields, config, dictionary)
-    seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as finished:
-            return seen, finished.value
-
-
-def assert_same_codes(one: PipelineResult, other: PipelineResult) -> None:
-    for name in ("indptr", "indices", "data"):
-        np.testing.assert_array_equal(
-            getattr(one.activations.codes, name), getattr(other.activations.codes, name)
-        )
+    """All progress of a run, and its result."""
+    heard: list[Progress] = []
+    return heard, run_pipeline(fields, config, dictionary=dictionary, progress=heard.append)
 
 
 @pytest.mark.parametrize(
@@ -170,54 +153,52 @@ def test_a_run_equals_its_public_pieces_put_together(fields: list[Field], config
 
 
 def test_every_stage_reports_its_steps(fields: list[Field]):
-    seen, _ = finish(fields, SMALL)
+    seen, _ = heard_of(fields, SMALL)
     stages = list(dict.fromkeys(step.stage for step in seen))
-    assert stages == ["scale", "segment", "embed", "whiten", "fit", "encode"]
+    assert stages == ["fields", "cells", "tokens", "whitening", "dictionary", "activations"]
     assert [s.stage for s in seen] == sorted((s.stage for s in seen), key=stages.index)
     for step in seen:
         assert 0 <= step.done <= step.total
+        assert 0 <= step.share <= 1
         assert step.message
-        assert (step.record is not None) == (step.stage == "fit")
-    embedding = [s for s in seen if s.stage == "embed"]
+        assert (step.record is not None) == (step.stage == "dictionary")
+    reading = [s for s in seen if s.message.startswith("Reading tokens of")]
     # Tiles of 128 px with a halo of 2 patches: 12 x 12 of 16 x 17 patches each, two at a time.
-    tiles = [(s.done, s.total) for s in embedding if "Reading" in s.message]
-    assert tiles == [(done, 16) for done in range(2, 17, 2)]
+    assert [s.share for s in reading] == sorted([n / 8 for n in range(9)] + [1 / 4, 1 / 2, 3 / 4])
     # Every field is told before its cells are found, and again whenever a step of that is done.
-    segmented = [s.done for s in seen if s.stage == "segment"]
+    segmented = [s.done for s in seen if s.stage == "cells"]
     assert segmented == sorted(segmented)
     assert set(segmented) == {0, 1, 2, 3}
-    records = [s.record for s in seen if s.stage == "fit"]
+    records = [s.record for s in seen if s.stage == "dictionary"]
     assert [r.step for r in records[:5]] == [1, 2, 3, 4, 5]
-    assert (seen[-1].done, seen[-1].total) == (1, 1)
+    assert (seen[-1].done, seen[-1].total, seen[-1].message) == (1, 1, "Done")
 
 
-def test_a_callback_hears_every_step(fields: list[Field], result: PipelineResult):
-    heard: list[Progress] = []
-    same = run_pipeline(fields, SMALL, progress=heard.append)
-    seen, _ = finish(fields, SMALL)
-    # How often a run says that it still loads is up to the machine.
-    told, expected = (
-        [(s.stage, s.done, s.total) for s in steps if s.message != "Loading the model"]
-        for steps in (heard, seen)
-    )
-    assert told == expected
-    assert_same_codes(result, same)
+def test_the_task_around_a_run_hears_of_it_and_may_cancel_it(fields: list[Field]):
+    with recorded() as heard:
+        run_pipeline(fields, SMALL)
+    expected, _ = heard_of(fields, SMALL)
+    assert [(s.stage, s.done, s.total) for s in heard] == [
+        (s.stage, s.done, s.total) for s in expected
+    ]
+    with Task().active() as task, pytest.raises(Cancelled):
+        run_pipeline(fields, SMALL, progress=lambda _: task.cancel())
 
 
-def test_stopping_at_any_step_leaves_nothing(
+def test_cancelling_at_any_look_leaves_nothing(
     fields: list[Field], result: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
     filters = list(warnings.filters)
     images = [f.data.copy() for f in fields]
-    n_steps = len(finish(fields, SMALL)[0])
-    for stop in (1, 3, 6, 9, 14, 16, 18, n_steps - 1):
-        steps = iter_pipeline(fields, SMALL)
-        for _ in range(stop):
-            next(steps)
-        steps.close()
-        with pytest.raises(StopIteration):
-            next(steps)
+    # How often a run looks while its model loads is up to the machine.
+    for after in (1, 3, 9, 30, 60, 90):
+        with cancelling(after):
+            run_pipeline(fields, SMALL)
+        assert warnings.filters == filters
+    for stage in get_args(Stage):
+        with cancelling_in(stage), pytest.raises(Cancelled):
+            run_pipeline(fields, SMALL)
         assert warnings.filters == filters
     assert not list(tmp_path.iterdir())
     for field, image in zip(fields, images, strict=True):
@@ -225,7 +206,7 @@ def test_stopping_at_any_step_leaves_nothing(
     assert_same_codes(run_pipeline(fields, SMALL), result)
 
 
-def test_a_run_can_be_stopped_while_its_model_loads(
+def test_a_run_can_be_cancelled_while_its_model_loads(
     fields: list[Field], monkeypatch: pytest.MonkeyPatch
 ):
     may_end, began = threading.Event(), threading.Event()
@@ -235,18 +216,15 @@ def test_a_run_can_be_stopped_while_its_model_loads(
         may_end.wait(timeout=60)
         return load_model(*args, **options)
 
-    monkeypatch.setattr(pipeline, "load_model", load_slowly)
-    steps = iter_pipeline(fields, SMALL)
-    loading = 0
-    while loading < 3:
-        loading += next(steps).message == "Loading the model"
-    steps.close()
+    monkeypatch.setattr(inputs, "load_model", load_slowly)
     # The run is over although the loading, which nothing can interrupt, is not.
+    with cancelling(6):
+        run_pipeline(fields, SMALL)
     assert began.wait(timeout=60)
     assert not may_end.is_set()
     may_end.set()
     for thread in threading.enumerate():
-        if thread.name.startswith("load-model"):
+        if thread.name.startswith("napari-microdl"):
             thread.join(timeout=60)
 
 
@@ -256,42 +234,93 @@ def test_what_is_wrong_with_a_model_is_said_by_the_run(
     def fail(*_args: Any, **_options: Any) -> Any:
         raise MicrodlError("The weights are damaged.")
 
-    monkeypatch.setattr(pipeline, "load_model", fail)
+    monkeypatch.setattr(inputs, "load_model", fail)
     assert error_of(fields, SMALL) == "The weights are damaged."
 
 
-def test_stopping_an_application_leaves_the_dictionary(fields: list[Field], result: PipelineResult):
+def test_cancelling_an_application_leaves_the_dictionary(
+    fields: list[Field], result: PipelineResult
+):
     before = (dict(result.dictionary.provenance), dict(result.dictionary.figures))
-    steps = iter_pipeline(fields, SMALL, result.dictionary)
-    next(steps)
-    next(steps)
-    steps.close()
+    with cancelling(10):
+        run_pipeline(fields, SMALL, dictionary=result.dictionary)
     assert (result.dictionary.provenance, result.dictionary.figures) == before
 
 
 def test_warnings_of_others_are_neither_taken_nor_silenced(fields: list[Field]):
-    """The run waits at every step while the program around it goes on, in other threads too."""
-    steps = iter_pipeline(fields, SMALL)
-    heard = 0
+    """The program around a run goes on at every step of it, in other threads too."""
     filters = list(warnings.filters)
-    for step in _until_done(steps):
-        if isinstance(step, PipelineResult):
-            assert not any("of another" in note for note in step.warnings)
-            break
+    heard = 0
+
+    def others(progress: Progress) -> None:
+        nonlocal heard
         assert warnings.filters == filters
         with pytest.warns(UserWarning, match="of another"):
             warnings.warn("of another", UserWarning, stacklevel=1)
         heard += 1
+
+    result = run_pipeline(fields, SMALL, progress=others)
+    assert not any("of another" in note for note in result.warnings)
     assert heard > 10
 
 
-def _until_done(steps: Any) -> Iterator[Any]:
+def test_a_generator_of_the_progress_is_there_for_old_scripts(
+    fields: list[Field], result: PipelineResult
+):
+    steps = iter_pipeline(fields, SMALL)
+    seen = []
     while True:
         try:
-            yield next(steps)
+            seen.append(next(steps))
         except StopIteration as finished:
-            yield finished.value
-            return
+            assert_same_codes(finished.value, result)
+            break
+    expected, _ = heard_of(fields, SMALL)
+    assert [(s.stage, s.done) for s in seen] == [(s.stage, s.done) for s in expected]
+    with pytest.raises(MicrodlError, match="There are no fields"):
+        next(iter_pipeline([]))
+
+
+def test_closing_the_generator_cancels_the_run(fields: list[Field]):
+    running = set(threading.enumerate())
+    steps = iter_pipeline(fields, SMALL)
+    while next(steps).stage != "tokens":
+        pass
+    steps.close()
+    assert set(threading.enumerate()) == running
+    with pytest.raises(StopIteration):
+        next(steps)
+
+
+def test_any_object_that_reads_tokens_can_be_the_model(fields: list[Field]):
+    class MeanOfPatch:
+        """Its token is the mean and the largest of the patch."""
+
+        spec = ModelSpec("lab-mean", "Lab", 8, 2, 1, 1, 64, "ab" * 32, "MIT", "a script")
+
+        def tokens(self, tiles: np.ndarray, layer: int, site: str) -> np.ndarray:
+            n, channels, height, width = tiles.shape
+            patches = tiles.reshape(n, channels, height // 8, 8, width // 8, 8)
+            parts = [patches.mean(axis=(3, 5)), patches.max(axis=(3, 5))]
+            return np.stack(parts, axis=-1).astype(np.float32)
+
+    config = small(layer=None, unit="crop", n_atoms=4, whiten=False, cache=False)
+    stages = StageCache()
+    run = run_pipeline(fields, config, model=MeanOfPatch(), stages=stages)
+    assert run.config.model.name == run.dictionary.spec.model.id == "lab-mean"
+    assert run.dictionary.spec.model.weights_sha256 == "ab" * 32
+    assert run.report["device"] == "cpu"
+    again = run_pipeline(fields, config, model=MeanOfPatch(), dictionary=run.dictionary)
+    assert_same_codes(run, again)
+    # Its tokens are those of the same weights, not of another object.
+    kept = PipelineRun(fields, config, model=MeanOfPatch(), stages=stages).tokens()
+    assert kept.grids[0] is run.activations.grids[0]
+    other = MeanOfPatch()
+    other.spec = dataclasses.replace(other.spec, weights_sha256="")
+    unknown = PipelineRun(fields, config, model=other, stages=stages).tokens()
+    assert unknown.grids[0] is not run.activations.grids[0]
+    with pytest.raises(MicrodlError, match="made with other weights of 'lab-mean'"):
+        run_pipeline(fields, config, model=other, dictionary=run.dictionary)
 
 
 def test_one_seed_gives_one_result_and_another_seed_another(
@@ -326,12 +355,16 @@ def test_a_saved_dictionary_gives_the_same_codes(
     loaded = ConceptDictionary.load(path)
     # Settings of the samples come from the file, whatever is asked for here.
     other = PipelineConfig.of(model="builtin", layer=7, unit="crop", random_state=3, batch_size=2)
-    seen, applied = finish(fields, other, loaded)
+    seen, applied = heard_of(fields, other, loaded)
     assert_same_codes(fitted, applied)
-    assert "fit" not in {s.stage for s in seen}
+    assert "dictionary" not in {s.stage for s in seen}
     assert applied.dictionary is loaded
-    for name in ("model", "layer", "site", "unit", "halo", "whiten", "remove_position", "scaling"):
-        assert getattr(applied.config, name) == getattr(config, name)
+    assert applied.config.model.name == config.model.name
+    # What the settings leave to the model is known by then.
+    known = {"tile_size": 64 if "tile_size" in changes else 128, "channels": ("GFP",)}
+    assert applied.config.tokens == config.tokens.replace(**known)
+    assert applied.config.units == config.units
+    assert applied.config.whitening.enabled == config.whitening.enabled
     assert applied.report["spec"] == fitted.report["spec"]
     # Applying changes nothing in the file.
     assert loaded.save(tmp_path / "again").read_bytes() == path.read_bytes()
@@ -383,7 +416,7 @@ def test_channels_are_found_by_name_and_the_segmentation_uses_its_own(fields: li
     assert_same_codes(one, same)
     joined = run_pipeline(two, small(unit="crop"))
     assert joined.activations.grids[0].tokens.shape[-1] == 2 * 192
-    assert joined.dictionary.spec.channel_names == ("GFP", "noise")
+    assert joined.dictionary.spec.tokens.channels == ("GFP", "noise")
     mean = run_pipeline(two, small(unit="crop", channel_tokens="mean"))
     assert mean.activations.grids[0].tokens.shape[-1] == 192
 
@@ -411,7 +444,14 @@ def test_the_report_is_plain_json(fields: list[Field], result: PipelineResult):
     assert report["fit"]["n_control_samples"] == control
     assert report["fit"]["n_atoms"] == 8
     assert report["notes"] == result.warnings
-    assert set(report["seconds"]) == {"scale", "segment", "embed", "whiten", "fit", "encode"}
+    assert list(report["seconds"]) == [
+        "fields",
+        "cells",
+        "tokens",
+        "whitening",
+        "dictionary",
+        "activations",
+    ]
     assert [c["concept"] for c in report["concepts"]] == result.activations.ranking.index.tolist()
     x = result.activations.vectors.astype(float)
     y = result.activations.codes.toarray() @ result.dictionary.icfl.components_.astype(float)
@@ -561,33 +601,32 @@ def test_positions_stay_where_a_tile_has_too_few_tokens_a_place(fields: list[Fie
 
 
 def test_memory_is_told_before_the_first_tile(fields: list[Field]):
-    seen, _ = finish(fields, SMALL)
-    embedding = [s for s in seen if s.stage == "embed"]
+    seen, _ = heard_of(fields, SMALL)
+    embedding = [s for s in seen if s.stage == "tokens"]
     sentence = r"16 tiles will take about \d+ MB of memory, beside the model\."
     assert re.fullmatch(sentence, embedding[0].message)
     assert [s for s in seen if s.stays] == [embedding[0]]
-    assert (embedding[0].done, embedding[0].total) == (0, 16)
+    assert (embedding[0].done, embedding[0].total) == (0, 4)
 
 
 def test_a_second_run_takes_its_tokens_from_the_cache(
     fields: list[Field], result: PipelineResult, monkeypatch: pytest.MonkeyPatch
 ):
-    model = load_model(SMALL.model.name, device="cpu", seed=SMALL.random_state)
+    model = small_model()
     passes: list[int] = []
     tokens = model.tokens
     monkeypatch.setattr(model, "tokens", lambda *a: passes.append(len(a[0])) or tokens(*a))
-    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
-    without = run_pipeline(fields, small(cache=False))
+    without = run_pipeline(fields, small(cache=False), model=model)
     assert sum(passes) == 16
     assert TokenCache().size() == 0
     for expected in (32, 32):
-        assert_same_codes(run_pipeline(fields, SMALL), without)
+        assert_same_codes(run_pipeline(fields, SMALL, model=model), without)
         assert sum(passes) == expected
     assert TokenCache().size() > 0
 
 
 def test_a_run_that_backs_off_says_so(fields: list[Field], monkeypatch: pytest.MonkeyPatch):
-    model = load_model(SMALL.model.name, device="cpu", seed=SMALL.random_state)
+    model = small_model()
     tokens = model.tokens
 
     def one_tile(tiles: np.ndarray, *where: Any) -> np.ndarray:
@@ -596,9 +635,8 @@ def test_a_run_that_backs_off_says_so(fields: list[Field], monkeypatch: pytest.M
         return tokens(tiles, *where)
 
     monkeypatch.setattr(model, "tokens", one_tile)
-    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
     note = "Memory ran out: the model was given 1 tile at a time instead of a batch of 2."
-    assert note in run_pipeline(fields, SMALL).warnings
+    assert note in run_pipeline(fields, SMALL, model=model).warnings
 
 
 @pytest.mark.parametrize(("used", "ratio"), [("bf16", 2.34), ("fp32", 0.51)])
@@ -645,41 +683,36 @@ def test_a_cache_that_cannot_be_written_to_is_noted(
 
 @pytest.mark.parametrize("curve", ["log", "linear"])
 def test_intensities_are_scaled_as_the_model_wants_and_that_is_kept(
-    fields: list[Field], curve: str, monkeypatch: pytest.MonkeyPatch
+    fields: list[Field], curve: str
 ):
-    model = load_model(SMALL.model.name, device="cpu", seed=SMALL.random_state)
+    model = small_model()
     model.spec = dataclasses.replace(model.spec, intensity=curve)
-    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
-    run = run_pipeline(fields, small(remove_position=False))
-    assert run.dictionary.spec.intensity == curve
+    run = run_pipeline(fields, small(remove_position=False), model=model)
+    assert run.dictionary.spec.model.intensity == curve
     scaler = IntensityScaling(curve=curve).fit(fields)
     image = scaler.apply(0, fields[0].read())
-    steps = embed_field(image, model, TilePlan(8, 128, 2), layer=2, batch_size=2)
-    _, expected = finish_steps(steps)
+    expected = embed_field(image, model, TilePlan(8, 128, 2), layer=2, batch_size=2)
     np.testing.assert_array_equal(run.activations.grids[0].tokens, expected.tokens)
     limits = [dataclasses.asdict(entry) for entry in scaler.describe()]
     assert run.report["intensity"] == run.dictionary.provenance["intensity"] == limits
     # Applied again, the dictionary decides.
-    again = run_pipeline(fields, SMALL, dictionary=run.dictionary)
+    again = run_pipeline(fields, SMALL, model=small_model(), dictionary=run.dictionary)
     assert_same_codes(again, run)
 
 
 def test_a_model_that_takes_fewer_channels_is_refused_before_anything_is_read(
-    fields: list[Field], monkeypatch: pytest.MonkeyPatch
+    fields: list[Field],
 ):
-    model = load_model(SMALL.model.name, device="cpu", seed=SMALL.random_state)
+    model = small_model()
     model.spec = dataclasses.replace(model.spec, channels=ChannelRule(least=3, most=3))
-    monkeypatch.setattr(pipeline, "load_model", lambda *a, **options: model)
     with pytest.raises(MicrodlError, match="takes 3 channels, but 1 is chosen; choose more"):
-        run_pipeline(fields, SMALL)
+        run_pipeline(fields, SMALL, model=model)
 
 
 def test_grids_in_files_give_the_concepts_of_grids_in_memory(
-    fields: list[Field], result: PipelineResult, monkeypatch: pytest.MonkeyPatch
+    fields: list[Field], result: PipelineResult
 ):
-    monkeypatch.setattr(pipeline, "TokenStorage", lambda: TokenStorage(0))
-    monkeypatch.setattr("napari_microdl.tokens.grid._BAND_BYTES", 4 * 192 * 17 * 5)
-    run = run_pipeline(fields, SMALL)
+    run = PipelineRun(fields, SMALL, storage=TokenStorage(0)).result()
     assert not any(grid.in_memory for grid in run.activations.grids)
     np.testing.assert_allclose(run.activations.vectors, result.activations.vectors, atol=1e-4)
     for concept in (0, 3):
@@ -710,7 +743,6 @@ def test_disk_space_is_told_as_it_is_taken(
     some = [
         dataclasses.replace(f, data=f.data[:, :edge]) for f, edge in zip(fields, edges, strict=True)
     ]
-    monkeypatch.setattr(pipeline, "TokenStorage", lambda: TokenStorage(0))
     finished, taken, before = TokenWriter.finish, [], bytes_without_name()
 
     def spy(writer: TokenWriter) -> np.ndarray:
@@ -720,7 +752,7 @@ def test_disk_space_is_told_as_it_is_taken(
 
     monkeypatch.setattr(TokenWriter, "finish", spy)
     config = small(remove_position=remove_position)
-    run = run_pipeline(some, config)
+    run = PipelineRun(some, config, storage=TokenStorage(0)).result()
     assert (run.dictionary.position is not None) == remove_position
     spec = load_model(SMALL.model.name, device="cpu").spec
     estimate = estimate_embedding(
@@ -746,7 +778,7 @@ def test_disk_space_is_told_as_it_is_taken(
 def test_terms_that_nobody_states_are_not_stated_by_the_dictionary(
     fields: list[Field], tmp_path: Path
 ):
-    lab = published.small(RECIPES["unidino"])
+    lab = published.small(recipes()["unidino"])
     published.write(published.timm_state(lab.config), tmp_path / "lab.safetensors")
     (tmp_path / "lab.toml").write_text(
         'weights = "lab.safetensors"\nlayout = "timm"\n[model]\ntile_size = 48\n'
@@ -761,18 +793,18 @@ def test_terms_that_nobody_states_are_not_stated_by_the_dictionary(
     fitted = run_pipeline(fields, config)
     fitted.dictionary.save(tmp_path / "lab")
     saved = ConceptDictionary.load(tmp_path / "lab.microdl.safetensors")
-    assert saved.spec.weights_non_commercial is None
+    assert saved.spec.model.non_commercial is None
     assert saved.provenance["weights_non_commercial"] is None
     applied = run_pipeline(fields, config, dictionary=saved)
     for run in (fitted, applied):
-        assert run.report["spec"]["weights_non_commercial"] is None
+        assert run.report["spec"]["model"]["non_commercial"] is None
         assert run.report["weights_terms"] == words
 
 
 def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     fields: list[Field], tmp_path: Path
 ):
-    state = published.timm_state(RECIPES["channelvit-jump-cp"].config, embedding=True)
+    state = published.timm_state(recipes()["channelvit-jump-cp"].config, embedding=True)
     weights = published.write(state, tmp_path / "weights.pth")
     names = ("Hoechst", "conA")
     two = [
@@ -784,22 +816,22 @@ def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(
     config = config.with_settings(unit="crop", whiten=False, cache=False)
     fitted = run_pipeline(two, config)
     spec = fitted.dictionary.spec
-    assert spec.model_id == "channelvit-jump-cp[DNA,ER]"
-    assert spec.channel_names == ("Hoechst", "conA")
+    assert spec.model.id == "channelvit-jump-cp[DNA,ER]"
+    assert spec.tokens.channels == ("Hoechst", "conA")
     # What its weights may be used for goes with the dictionary into its file.
     fitted.dictionary.save(tmp_path / "some.microdl.safetensors")
     saved = ConceptDictionary.load(tmp_path / "some.microdl.safetensors")
-    published_spec = RECIPES["channelvit-jump-cp"].spec
-    assert saved.spec.weights_licence == published_spec.licence
+    published_spec = recipes()["channelvit-jump-cp"].spec
+    assert saved.spec.model.licence == published_spec.licence
     assert saved.provenance["weights_source"] == published_spec.source
     assert saved.provenance["weights_non_commercial"] is True
-    assert saved.spec.weights_non_commercial is True
-    assert saved.spec.weights_source == published_spec.source
+    assert saved.spec.model.non_commercial is True
+    assert saved.spec.model.source == published_spec.source
     # So does the model itself.
     model = saved.model
     assert (model.dim, model.patch_size, model.tile_size) == (384, 8, 96)
     again = run_pipeline(two, small(model=whole), dictionary=fitted.dictionary)
-    assert again.dictionary.spec.model_id == spec.model_id
+    assert again.dictionary.spec.model.id == spec.model.id
     assert_same_codes(fitted, again)
     # Without the dictionary, the whole model lacks channels, found by name or given in any order.
     with pytest.raises(MicrodlError, match=r"there, 'channelvit-jump-cp\[ER,DNA\]'\."):

@@ -22,7 +22,7 @@ from napari_microdl.report.figures import (
     layer_figure,
     unit_figure,
 )
-from napari_microdl.report.unit_pictures import outlines_of, unit_window
+from napari_microdl.concepts.painting import (outlines_of, unit_window)
 
 CONFIG = PipelineConfig.of(
     model="random-init",

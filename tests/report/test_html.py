@@ -20,7 +20,7 @@ from napari_microdl.report.evaluation_figures import (
 )
 from napari_microdl.report.figures import grey
 from napari_microdl.report.html import html_report, iter_html_report
-from napari_microdl.report.unit_pictures import unit_window
+from napari_microdl.concepts.painting import unit_window
 from report.test_evaluate import FEW, cells, fields, six_fields
 from tokens.stand_ins import finish
 

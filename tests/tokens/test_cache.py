@@ -20,7 +20,7 @@ from napari_microdl.models.encoder import EncoderModel, PrecisionTrial
 from napari_microdl.models.families.builtin import WEIGHTS, random_init
 from napari_microdl.models.registry import load_model
 from napari_microdl.tokens import TilePlan, TokenCache, TokenGrid, embed_field, embed_layers
-from tokens.stand_ins import PatchMean, finish
+from tokens.stand_ins import PatchMean
 
 PLAN = TilePlan(4, 16, 1)
 IMAGE = np.random.default_rng(5).random((2, 30, 40)).astype(np.float32)
@@ -33,7 +33,7 @@ def files(cache: TokenCache) -> list[Path]:
 def run(cache: TokenCache, model: Any = None, **options: Any) -> tuple[PatchMean, TokenGrid]:
     model = model or PatchMean(4)
     options = {"plan": PLAN, "image": IMAGE, **options}
-    _, grid = finish(embed_field(model=model, cache=cache, **options))
+    grid = embed_field(model=model, cache=cache, **options)
     return model, grid
 
 
@@ -50,7 +50,7 @@ def test_a_second_run_asks_no_model_and_gives_the_same_tokens(tmp_path: Path):
     second, same = run(again, batch_size=4)
     assert (again.hits, again.misses, second.batches) == (10, 0, [])
     np.testing.assert_array_equal(same.tokens, grid.tokens)
-    _, without = finish(embed_field(IMAGE, PatchMean(4), PLAN, batch_size=4))
+    without = embed_field(IMAGE, PatchMean(4), PLAN, batch_size=4)
     np.testing.assert_array_equal(same.tokens, without.tokens)
 
 
@@ -157,7 +157,7 @@ def test_the_same_weights_told_otherwise_are_another_model(
     _, other = run(cache, after, plan=plan, layer=2)
     assert cache.hits == 0
     assert cache.misses > 0
-    _, expected = finish(embed_field(IMAGE, after, plan, layer=2))
+    expected = embed_field(IMAGE, after, plan, layer=2)
     np.testing.assert_array_equal(other.tokens, expected.tokens)
     assert np.abs(other.tokens - grid.tokens).max() > 1e-3
 
@@ -203,9 +203,9 @@ def test_tokens_of_fast_arithmetic_are_kept_under_what_its_trial_chose(
 ):
     plan = TilePlan(8, 32, 1)
     expected = {
-        precision: finish(
-            embed_field(IMAGE, random_init("cpu", precision), plan, layer=3, batch_size=2)
-        )[1].tokens
+        precision: embed_field(
+            IMAGE, random_init("cpu", precision), plan, layer=3, batch_size=2
+        ).tokens
         for precision in ("bf16", "fp32")
     }
     assert np.abs(expected["bf16"] - expected["fp32"]).max() > 1e-3
@@ -238,17 +238,17 @@ def test_only_tiles_that_changed_are_computed_again(tmp_path: Path):
     changed[:, 0, 0] += 1
     model, grid = run(TokenCache(tmp_path), image=changed, batch_size=2)
     assert len(model.batches) == 1
-    _, expected = finish(embed_field(changed, PatchMean(4), PLAN))
+    expected = embed_field(changed, PatchMean(4), PLAN)
     np.testing.assert_array_equal(grid.tokens, expected.tokens)
 
 
 def test_only_layers_that_are_not_there_are_computed(tmp_path: Path):
     run(TokenCache(tmp_path), layer=2)
     cache = TokenCache(tmp_path)
-    _, grids = finish(embed_layers(IMAGE, PatchMean(4), PLAN, (1, 2), cache=cache))
+    grids = embed_layers(IMAGE, PatchMean(4), PLAN, (1, 2), cache=cache)
     assert cache.hits == cache.misses == 5
     for layer in (1, 2):
-        _, alone = finish(embed_field(IMAGE, PatchMean(4), PLAN, layer=layer))
+        alone = embed_field(IMAGE, PatchMean(4), PLAN, layer=layer)
         np.testing.assert_array_equal(grids[layer].tokens, alone.tokens)
 
 
@@ -289,11 +289,11 @@ def test_the_longest_unused_files_make_room(tmp_path: Path):
     for name in names[8:12]:
         cache.put(name, tokens)
         assert cache.size() <= cache.most_bytes
-    kept = [name for name in names if cache.get(name) is not None]
-    assert names[0] in kept
-    assert names[1] not in kept
-    assert set(names[8:12]) <= set(kept)
-    assert len(kept) >= 8
+    left = [name for name in names if cache.get(name) is not None]
+    assert names[0] in left
+    assert names[1] not in left
+    assert set(names[8:12]) <= set(left)
+    assert len(left) >= 8
     cache.clear()
     assert cache.size() == 0
     assert files(cache) == []
@@ -320,7 +320,7 @@ def test_a_folder_that_cannot_be_written_to_does_not_stop_a_run(tmp_path: Path):
     model, grid = run(cache)
     assert len(model.batches) == 5 * 4 // 4
     assert cache.problem.startswith(f"Tokens could not be kept in '{blocked}' (")
-    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN))
+    expected = embed_field(IMAGE, PatchMean(4), PLAN)
     np.testing.assert_array_equal(grid.tokens, expected.tokens)
 
 

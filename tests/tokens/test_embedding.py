@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
-from napari_microdl.models.families.builtin import BuiltinModel, random_init
+from napari_microdl.models.encoder import EncoderModel
+from napari_microdl.models.families.builtin import random_init
 from napari_microdl.tokens import TilePlan, embed, embed_field, embed_layers
-from tokens.stand_ins import JOINT, PatchMean, finish, plans, shapes, tile_at
+from tasks import cancelling, recorded
+from tokens.stand_ins import JOINT, PatchMean, plans, shapes, tile_at
 
 PATCH = 8
 
 
 @pytest.fixture(scope="module")
-def model() -> BuiltinModel:
+def model() -> EncoderModel:
     return random_init("cpu")
 
 
@@ -29,7 +31,9 @@ def test_each_token_stands_for_its_own_patch(
     model = PatchMean(plan.patch_size)
     p = plan.patch_size
     image = np.random.default_rng(0).random((channels, *shape)).astype(np.float32)
-    done, grid = finish(embed_field(image, model, plan, batch_size=batch_size))
+    with recorded() as reports:
+        grid = embed_field(image, model, plan, batch_size=batch_size)
+    done = [progress.done for progress in reports]
     rows, columns = plan.grid_shape(shape)
     assert grid.tokens.shape == (rows, columns, 2 * channels)
     assert (grid.patch_size, grid.image_shape) == (p, shape)
@@ -52,10 +56,10 @@ def test_each_token_stands_for_its_own_patch(
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (53, 70), (30, 9), (5, 3), (1, 1)])
-def test_tiling_equals_each_tile_alone(model: BuiltinModel, shape: tuple[int, int]):
+def test_tiling_equals_each_tile_alone(model: EncoderModel, shape: tuple[int, int]):
     plan = TilePlan(PATCH, 48, 1)
     image = np.random.default_rng(1).random((2, *shape)).astype(np.float32)
-    _, grid = finish(embed_field(image, model, plan, layer=2, batch_size=3))
+    grid = embed_field(image, model, plan, layer=2, batch_size=3)
     rows, columns = plan.grid_shape(shape)
     assert grid.tokens.shape == (rows, columns, 2 * 192)
     for i, j in plan.origins(shape):
@@ -73,8 +77,8 @@ def test_a_shift_by_one_patch_shifts_the_grid(plan: TilePlan, shape: tuple[int, 
     p = plan.patch_size
     model = PatchMean(p)
     image = np.random.default_rng(9).random((1, shape[0] + p, shape[1] + p)).astype(np.float32)
-    _, whole = finish(embed_field(image, model, plan))
-    _, moved = finish(embed_field(image[:, p:, p:], model, plan))
+    whole = embed_field(image, model, plan)
+    moved = embed_field(image[:, p:, p:], model, plan)
     # Patches that stick out are filled up with a mirror image of whatever there is.
     rows, columns = shape[0] // p, shape[1] // p
     here, there = (t[:rows, :columns, 0] for t in (moved.tokens, whole.tokens[1:, 1:]))
@@ -82,12 +86,12 @@ def test_a_shift_by_one_patch_shifts_the_grid(plan: TilePlan, shape: tuple[int, 
     np.testing.assert_array_equal(moved.position, whole.position[:-1, :-1])
 
 
-def test_a_shift_by_one_tile_shifts_the_grid(model: BuiltinModel):
+def test_a_shift_by_one_tile_shifts_the_grid(model: EncoderModel):
     plan = TilePlan(PATCH, 32, 1)
     step = plan.inner * PATCH
     image = np.random.default_rng(2).random((1, 8 * step, 6 * step)).astype(np.float32)
-    _, whole = finish(embed_field(image, model, plan))
-    _, moved = finish(embed_field(image[:, step:, step:], model, plan))
+    whole = embed_field(image, model, plan)
+    moved = embed_field(image[:, step:, step:], model, plan)
     # Tiles whose halo reaches over the new edge saw its mirror image instead.
     n = plan.inner
     here, there = moved.tokens[n:, n:], whole.tokens[2 * n :, 2 * n :]
@@ -96,12 +100,12 @@ def test_a_shift_by_one_tile_shifts_the_grid(model: BuiltinModel):
     np.testing.assert_array_equal(moved.position[n:, n:], whole.position[2 * n :, 2 * n :])
 
 
-def test_channels_are_put_side_by_side_or_averaged(model: BuiltinModel):
+def test_channels_are_put_side_by_side_or_averaged(model: EncoderModel):
     plan = TilePlan(PATCH, 48, 1)
     image = np.random.default_rng(3).random((3, 50, 44)).astype(np.float32)
-    each = [finish(embed_field(image[[c]], model, plan))[1].tokens for c in range(3)]
-    _, concat = finish(embed_field(image, model, plan, channel_tokens="concat"))
-    _, mean = finish(embed_field(image, model, plan, channel_tokens="mean"))
+    each = [embed_field(image[[c]], model, plan).tokens for c in range(3)]
+    concat = embed_field(image, model, plan, channel_tokens="concat")
+    mean = embed_field(image, model, plan, channel_tokens="mean")
     np.testing.assert_allclose(concat.tokens, np.concatenate(each, axis=-1), atol=1e-4)
     np.testing.assert_allclose(mean.tokens, np.mean(each, axis=0), atol=1e-4)
     assert mean.tokens.dtype == np.float32
@@ -112,23 +116,23 @@ def test_channels_that_are_seen_together_give_one_token_a_patch(channel_tokens: 
     model = PatchMean(4, channels=JOINT)
     plan = TilePlan(4, 16, 1)
     image = np.random.default_rng(8).random((3, 21, 30)).astype(np.float32)
-    done, grid = finish(
-        embed_field(image, model, plan, channel_tokens=channel_tokens, batch_size=4)
-    )
+    with recorded() as reports:
+        grid = embed_field(image, model, plan, channel_tokens=channel_tokens, batch_size=4)
+    done = [progress.done for progress in reports]
     assert grid.tokens.shape == (6, 8, 2)
-    _, alone = finish(embed_field(image.mean(0, keepdims=True), PatchMean(4), plan))
+    alone = embed_field(image.mean(0, keepdims=True), PatchMean(4), plan)
     np.testing.assert_allclose(grid.tokens, alone.tokens, atol=1e-6)
     # A tile is one pass however many channels it has.
     assert done == [4, 8, 12]
 
 
-def test_several_layers_are_those_read_one_by_one(model: BuiltinModel):
+def test_several_layers_are_those_read_one_by_one(model: EncoderModel):
     plan = TilePlan(PATCH, 48, 1)
     image = np.random.default_rng(10).random((2, 50, 70)).astype(np.float32)
-    _, several = finish(embed_layers(image, model, plan, (2, 5), site="attention"))
+    several = embed_layers(image, model, plan, (2, 5), site="attention")
     assert list(several) == [2, 5]
     for layer, grid in several.items():
-        _, alone = finish(embed_field(image, model, plan, layer=layer, site="attention"))
+        alone = embed_field(image, model, plan, layer=layer, site="attention")
         np.testing.assert_array_equal(grid.tokens, alone.tokens)
         np.testing.assert_array_equal(grid.position, alone.position)
 
@@ -143,33 +147,33 @@ def test_a_model_that_can_is_asked_for_all_layers_at_once():
 
     image = np.random.default_rng(11).random((1, 9, 9)).astype(np.float32)
     model = AtOnce(4)
-    _, grids = finish(embed_layers(image, model, TilePlan(4, 16, 0), (1, 3)))
+    grids = embed_layers(image, model, TilePlan(4, 16, 0), (1, 3))
     assert model.asked == ((1, 3), "residual")
     np.testing.assert_allclose(grids[3].tokens[..., 0], 3 * grids[1].tokens[..., 0])
 
 
-def test_layer_and_site_are_passed_on(model: BuiltinModel):
+def test_layer_and_site_are_passed_on(model: EncoderModel):
     plan = TilePlan(PATCH, 16, 0)
     image = np.random.default_rng(4).random((1, 16, 16)).astype(np.float32)
     for layer in (1, 7):
         for site in ("residual", "attention"):
-            _, grid = finish(embed_field(image, model, plan, layer=layer, site=site))
+            grid = embed_field(image, model, plan, layer=layer, site=site)
             expected = model.tokens(image[None], layer, site)[0, 0]
             np.testing.assert_allclose(grid.tokens, expected, atol=1e-5)
-    _, grid = finish(embed_field(image, model, plan))
+    grid = embed_field(image, model, plan)
     default = model.tokens(image[None], model.spec.default_layer, "residual")[0, 0]
     np.testing.assert_allclose(grid.tokens, default, atol=1e-5)
 
 
-def test_closing_stops_before_the_next_batch():
+@pytest.mark.parametrize("looks", [1, 2])
+def test_cancelling_stops_before_the_next_batch(looks: int):
     model = PatchMean(4)
-    steps = embed_field(np.ones((1, 64, 64), np.float32), model, TilePlan(4, 16, 1), batch_size=2)
-    assert next(steps) == 2
-    steps.close()
+    with cancelling(looks):
+        embed_field(np.ones((1, 64, 64), np.float32), model, TilePlan(4, 16, 1), batch_size=2)
     assert len(model.batches) == 1
 
 
-def test_fields_are_scaled_and_embedded_one_after_the_other(model: BuiltinModel):
+def test_fields_are_scaled_and_embedded_one_after_the_other(model: EncoderModel):
     rng = np.random.default_rng(5)
     fields = [
         Field(rng.gamma(2, 30, (2, 40, 56)), ("a", "b"), "numpy"),
@@ -181,7 +185,7 @@ def test_fields_are_scaled_and_embedded_one_after_the_other(model: BuiltinModel)
     for field, grid in zip(fields, grids, strict=True):
         # Scaled over the image alone: the other field has no say.
         scaled = IntensityScaling().fit([field], ("b",)).apply(0, field.read((1,)))
-        _, expected = finish(embed_field(scaled, model, plan, layer=3))
+        expected = embed_field(scaled, model, plan, layer=3)
         np.testing.assert_array_equal(grid.tokens, expected.tokens)
     plate = embed(fields, model, channels=("b",), scaling="plate", tile_size=48, halo=1, layer=3)
     assert np.abs(plate[1].tokens - grids[1].tokens).max() > 0.01
@@ -209,7 +213,7 @@ def test_a_model_can_be_given_by_name():
     ],
 )
 def test_options_that_do_not_exist_give_one_sentence(
-    model: BuiltinModel, options: dict, sentence: str
+    model: EncoderModel, options: dict, sentence: str
 ):
     field = Field(np.random.default_rng(7).random((1, 16, 16)), ("a",), "f")
     with pytest.raises(MicrodlError) as caught:
@@ -217,6 +221,6 @@ def test_options_that_do_not_exist_give_one_sentence(
     assert str(caught.value).startswith(sentence)
 
 
-def test_no_fields_give_one_sentence(model: BuiltinModel):
+def test_no_fields_give_one_sentence(model: EncoderModel):
     with pytest.raises(MicrodlError, match="There are no fields"):
         embed([], model)

@@ -15,7 +15,6 @@ from tokens.stand_ins import JOINT, spec
 MEASURE = """
 import sys
 import numpy as np
-from tokens.stand_ins import finish
 from napari_microdl.tokens import TilePlan, embed_field, estimate_embedding
 from napari_microdl.models.families.builtin import random_init
 
@@ -29,7 +28,7 @@ image = np.random.default_rng(0).random((channels, edge, edge), np.float32)
 # What torch needs for its first pass stays whatever comes after it.
 model.tokens(image[None, :, :16, :16], 2, "residual")
 before = memory("VmRSS")
-_, grid = finish(embed_field(image, model, plan, layer=2, batch_size=batch_size))
+grid = embed_field(image, model, plan, layer=2, batch_size=batch_size)
 estimate = estimate_embedding([(edge, edge)], channels, model.spec, plan, batch_size=batch_size)
 print(estimate.memory / (memory("VmHWM") - before))
 """
@@ -40,7 +39,6 @@ MEASURE_LAZY = """
 import sys
 import numpy as np
 import zarr
-from tokens.stand_ins import finish
 from napari_microdl.tokens import (
     ScaledImage, TilePlan, TokenStorage, embed_field, estimate_embedding
 )
@@ -64,7 +62,7 @@ model.tokens(rng.random((1, channels, 128, 128), np.float32), 1, "residual")
 before = memory("VmRSS")
 scaler = IntensityScaling().fit([field])
 image = ScaledImage(field, scaler, 0)
-_, grid = finish(embed_field(image, model, plan, layer=1, storage=storage))
+grid = embed_field(image, model, plan, layer=1, storage=storage)
 assert not grid.in_memory
 peak = memory("VmHWM") - before
 for lazy in (True, False):

@@ -15,7 +15,8 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.tokens import TilePlan, TokenGrid, TokenStorage, embed_field, grid
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.tokens.units import pool, units_of
-from tokens.stand_ins import PatchMean, finish
+from tasks import cancelling
+from tokens.stand_ins import PatchMean
 
 RNG = np.random.default_rng(4)
 
@@ -23,7 +24,7 @@ RNG = np.random.default_rng(4)
 @pytest.fixture
 def small_bands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three rows of a grid of 20 columns and 6 dimensions a band."""
-    monkeypatch.setattr(grid, "_BAND_BYTES", 3 * 4 * 20 * 6)
+    monkeypatch.setattr(grid, "BAND_BYTES", 3 * 4 * 20 * 6)
 
 
 def pair(shape: tuple[int, int, int] = (25, 20, 6)) -> tuple[TokenGrid, TokenGrid]:
@@ -81,15 +82,14 @@ def test_a_file_is_gone_with_its_grid_and_when_a_run_is_stopped(own_cache: Path)
     image = RNG.random((1, 200, 200)).astype(np.float32)
     plan = TilePlan(4, 16, 1)
     model = PatchMean(4)
-    _, made = finish(embed_field(image, model, plan, storage=TokenStorage(0)))
-    _, expected = finish(embed_field(image, model, plan))
+    made = embed_field(image, model, plan, storage=TokenStorage(0))
+    expected = embed_field(image, model, plan)
     assert not made.in_memory
     assert expected.in_memory
     np.testing.assert_array_equal(made.tokens, expected.tokens)
-    steps = embed_field(image, model, plan, storage=TokenStorage(0))
-    next(steps)
-    steps.close()
-    del made, steps
+    with cancelling(2):
+        embed_field(image, model, plan, storage=TokenStorage(0))
+    del made
     gc.collect()
     assert not list(own_cache.rglob("*"))
 
@@ -152,7 +152,7 @@ MEASURE = """
 import sys
 import numpy as np
 import zarr
-from tokens.stand_ins import PatchMean, finish
+from tokens.stand_ins import PatchMean
 from napari_microdl.tokens.units import pool, units_of
 from napari_microdl.tokens import ScaledImage, TilePlan, TokenStorage, embed_field
 from napari_microdl.fields.field import Field
@@ -173,7 +173,7 @@ small = Field(data[:, :256, :256], ("a",), "small")
 def run(field):
     scaler = IntensityScaling().fit([field])
     image = ScaledImage(field, scaler, 0)
-    _, made = finish(embed_field(image, model, plan, storage=TokenStorage(20 * 2**20)))
+    made = embed_field(image, model, plan, storage=TokenStorage(20 * 2**20))
     position_share([made])
     made = PositionComponent.fit([made], 256).remove(made)
     vectors = pool(made, units_of(made, "crop", crop_size=64, crop_stride=64))

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.tokens import BackingOff, TilePlan, TokenCache, embed_field
+from napari_microdl.tokens import MemoryLimited, TilePlan, TokenCache, embed_field
 from napari_microdl.tokens.out_of_memory import is_out_of_memory
-from tokens.stand_ins import JOINT, PatchMean, finish
+from tasks import recorded
+from tokens.stand_ins import JOINT, PatchMean
 
 PLAN = TilePlan(4, 16, 1)
 IMAGE = np.random.default_rng(6).random((1, 60, 70)).astype(np.float32)
@@ -68,9 +69,11 @@ class Narrow(PatchMean):
 @pytest.mark.parametrize("run_out", WAYS)
 def test_a_run_goes_on_with_smaller_passes(run_out: Callable[[], None]):
     model = Narrow(2, run_out)
-    careful = BackingOff(model)
-    done, grid = finish(embed_field(IMAGE, careful, PLAN, batch_size=9))
-    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN, batch_size=9))
+    careful = MemoryLimited(model)
+    with recorded() as reports:
+        grid = embed_field(IMAGE, careful, PLAN, batch_size=9)
+    done = [progress.done for progress in reports]
+    expected = embed_field(IMAGE, PatchMean(4), PLAN, batch_size=9)
     np.testing.assert_array_equal(grid.tokens, expected.tokens)
     # 8 x 9 tiles, and halved twice, once in the whole run.
     assert done == list(range(9, 73, 9))
@@ -94,14 +97,14 @@ def test_what_a_device_keeps_aside_is_let_go_before_the_next_pass(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: device == "mps")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: events.append("cuda emptied"))
     monkeypatch.setattr(torch.mps, "empty_cache", lambda: events.append("mps emptied"))
-    finish(embed_field(IMAGE, Narrow(2, run_out), PLAN, batch_size=9))
+    embed_field(IMAGE, Narrow(2, run_out), PLAN, batch_size=9)
     assert events == ["out of memory", f"{device} emptied"] * 2
 
 
 def test_a_single_field_backs_off_without_being_asked():
     model = Narrow(3, too_much_for_torch)
-    _, grid = finish(embed_field(IMAGE, model, PLAN, batch_size=8))
-    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN))
+    grid = embed_field(IMAGE, model, PLAN, batch_size=8)
+    expected = embed_field(IMAGE, PatchMean(4), PLAN)
     np.testing.assert_array_equal(grid.tokens, expected.tokens)
 
 
@@ -109,7 +112,7 @@ def test_a_single_field_backs_off_without_being_asked():
 def test_too_little_memory_for_one_tile_gives_one_sentence(run_out: Callable[[], None]):
     model = Narrow(0, run_out)
     with pytest.raises(MicrodlError) as caught:
-        finish(embed_field(IMAGE, model, PLAN))
+        embed_field(IMAGE, model, PLAN)
     assert str(caught.value) == (
         "There is not enough memory for the model 'Patch mean' to see a single tile of 16 x 16 px "
         "with 1 channel; close other programs, use smaller tiles or choose a smaller model."
@@ -120,12 +123,12 @@ def test_too_little_memory_for_one_tile_gives_one_sentence(run_out: Callable[[],
 def test_only_what_a_model_allows_is_suggested():
     model = Narrow(0, too_much_for_numpy, channels=JOINT, tile_size=16, fixed_tile=True)
     with pytest.raises(MicrodlError) as caught:
-        finish(embed_field(np.repeat(IMAGE, 3, 0), model, PLAN))
+        embed_field(np.repeat(IMAGE, 3, 0), model, PLAN)
     assert str(caught.value).endswith(
         "with 3 channels; close other programs or choose a smaller model."
     )
     with pytest.raises(MicrodlError, match="programs, use fewer channels, use smaller tiles or"):
-        finish(embed_field(np.repeat(IMAGE, 3, 0), Narrow(0, too_much_for_numpy), PLAN))
+        embed_field(np.repeat(IMAGE, 3, 0), Narrow(0, too_much_for_numpy), PLAN)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +140,7 @@ def test_other_errors_go_through(error: Exception):
 
     assert not is_out_of_memory(error)
     with pytest.raises(type(error), match=str(error)):
-        finish(embed_field(IMAGE, Narrow(2, fail), PLAN))
+        embed_field(IMAGE, Narrow(2, fail), PLAN)
 
 
 def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
@@ -151,10 +154,10 @@ def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
             return self.used_precision
 
     model = Trying(1, too_much_for_torch)
-    careful = BackingOff(model)
+    careful = MemoryLimited(model)
     cache = TokenCache(tmp_path)
-    _, grid = finish(embed_field(IMAGE, careful, PLAN, batch_size=8, cache=cache))
-    _, expected = finish(embed_field(IMAGE, PatchMean(4), PLAN, batch_size=8))
+    grid = embed_field(IMAGE, careful, PLAN, batch_size=8, cache=cache)
+    expected = embed_field(IMAGE, PatchMean(4), PLAN, batch_size=8)
     np.testing.assert_array_equal(grid.tokens, expected.tokens)
     # Tries of the trial with 8, 4 and 2 tiles; passes are small from the start.
     assert model.refused == [3, 3, 2]
@@ -162,7 +165,7 @@ def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
     assert len(model.batches) == 1 + 72
     hopeless = Trying(0, too_much_for_torch)
     with pytest.raises(MicrodlError, match="There is not enough memory for the model"):
-        finish(embed_field(IMAGE, hopeless, PLAN, cache=TokenCache(tmp_path / "other")))
+        embed_field(IMAGE, hopeless, PLAN, cache=TokenCache(tmp_path / "other"))
 
 
 def test_arrays_of_a_failed_pass_are_let_go_before_the_next():
@@ -186,5 +189,5 @@ def test_arrays_of_a_failed_pass_are_let_go_before_the_next():
         def __del__(self) -> None:
             Holding.alive -= 1
 
-    finish(embed_field(IMAGE, Holding(4), PLAN, batch_size=8))
+    embed_field(IMAGE, Holding(4), PLAN, batch_size=8)
     assert Holding.alive == 0

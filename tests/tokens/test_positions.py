@@ -101,10 +101,10 @@ def test_removal_leaves_no_share_and_the_rest_of_the_tokens_as_it_was():
         assert new.tokens.dtype == np.float32
         np.testing.assert_array_equal(new.position, grid.position)
         assert (new.patch_size, new.image_shape) == (grid.patch_size, grid.image_shape)
-    tokens, kept = (
+    tokens, left = (
         np.concatenate([g.tokens.reshape(-1, WIDTH) for g in part]) for part in (some, removed)
     )
-    np.testing.assert_allclose(kept @ direction, 0, atol=1e-4)
+    np.testing.assert_allclose(left @ direction, 0, atol=1e-4)
     # Off the removed direction, every place now has the mean that all tokens had.
     off = np.eye(WIDTH) - np.outer(direction, direction)
     for place in range(PLACES):

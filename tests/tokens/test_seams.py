@@ -16,7 +16,6 @@ from napari_microdl.models.base import TokenModel
 from napari_microdl.models.registry import load_model
 from napari_microdl.tokens import TilePlan, TokenGrid, embed_field
 from napari_microdl.tokens.positions import PositionComponent
-from tokens.stand_ins import finish
 
 # Most that a seam may stand out, in standard deviations of the interior. It is 0.09 on the bundled
 # images of transfluor (0.25 with a halo of 0, 0.18 with one of 1), and 0.22 on two fields of
@@ -49,7 +48,7 @@ def embedded(request: pytest.FixtureRequest) -> Embedded:
     scaler = IntensityScaling().fit(fields)
     plan = TilePlan(model.spec.patch_size, model.spec.tile_size, 2)
     images = [scaler.apply(i, f.read()) for i, f in enumerate(fields)]
-    raw = [finish(embed_field(image, model, plan))[1] for image in images]
+    raw = [embed_field(image, model, plan) for image in images]
     component = PositionComponent.fit(raw, plan.tile_tokens**2)
     return Embedded(request.param, model, plan, images, raw, component)
 
@@ -94,7 +93,7 @@ def test_a_shift_by_one_patch_nearly_shifts_the_grid(embedded: Embedded):
     """
     image, plan, p = embedded.images[0], embedded.plan, embedded.plan.patch_size
     whole = embedded.component.remove(embedded.raw[0]).tokens
-    moved = finish(embed_field(image[:, p:, p:], embedded.model, plan))[1]
+    moved = embed_field(image[:, p:, p:], embedded.model, plan)
     # A last patch that sticks out is filled up with a mirror image of whatever there is.
     rows, columns = (n // p - 1 for n in image.shape[1:])
     here = embedded.component.remove(moved).tokens[:rows, :columns]

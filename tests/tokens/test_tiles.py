@@ -1,13 +1,28 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from hypothesis import given
+from hypothesis import strategies as st
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.models.base import ChannelRule
-from napari_microdl.tokens import TilePlan, check_wants
-from tokens.stand_ins import JOINT, plans, shapes, spec
+from napari_microdl.tokens import ScaledImage, TilePlan, check_wants, embed, embed_field
+from napari_microdl.tokens.tiles import reflected
+from tokens.stand_ins import JOINT, PatchMean, plans, shapes, spec
+
+RNG = np.random.default_rng(3)
+PLAN = TilePlan(4, 16, 1)
 
 
 @given(plan=plans, shape=shapes)
@@ -107,3 +122,125 @@ def test_tiles_that_a_model_does_not_take_give_one_sentence():
     )
     with pytest.raises(MicrodlError, match="patches of 8 px but the model 'Patch mean' has"):
         check_wants(fixed, TilePlan(8, 16, 0), 1)
+
+
+@contextmanager
+def as_dask(data: np.ndarray, folder: Path) -> Iterator[Any]:
+    yield da.from_array(data, chunks=(1, 13, 17))
+
+
+@contextmanager
+def as_zarr(data: np.ndarray, folder: Path) -> Iterator[Any]:
+    yield zarr.create_array(folder / "image.zarr", data=data, chunks=(1, 11, 8))
+
+
+@contextmanager
+def as_one_chunk(data: np.ndarray, folder: Path) -> Iterator[Any]:
+    yield zarr.create_array(folder / "image.zarr", data=data, chunks=data.shape)
+
+
+@contextmanager
+def as_tiff(data: np.ndarray, folder: Path) -> Iterator[Any]:
+    path = folder / "image.tif"
+    tifffile.imwrite(path, data, tile=(16, 16), photometric="minisblack")
+    with tifffile.TiffFile(path) as file:
+        yield zarr.open_array(file.aszarr(), mode="r")
+
+
+@given(start=st.integers(-60, 60), span=st.integers(1, 60), length=st.integers(1, 20))
+def test_places_beyond_an_axis_are_those_of_numpy_in_mirrors(start: int, span: int, length: int):
+    padded = np.pad(np.arange(length), 120, mode="reflect")
+    expected = padded[120 + start : 120 + start + span]
+    np.testing.assert_array_equal(reflected(start, start + span, length), expected)
+
+
+@pytest.mark.parametrize("store", [as_dask, as_zarr, as_one_chunk, as_tiff])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, np.bool_])
+def test_a_lazy_image_gives_the_tokens_of_the_same_image_in_memory(
+    tmp_path: Path, store: Any, kind: type, monkeypatch: pytest.MonkeyPatch
+):
+    # A few rows at a time, so that bands reach over several reads.
+    monkeypatch.setattr(
+        "napari_microdl.fields.field.STRIP_BYTES", 2 * 61 * np.dtype(kind).itemsize * 14
+    )
+    data = RNG.gamma(2, 30, (3, 75, 61))
+    data = data > 60 if kind is np.bool_ else data.astype(kind)
+    with store(data, tmp_path) as lazy:
+        pair = [Field(d, tuple("abc"), "f") for d in (data, lazy)]
+        for mode in ("image", "plate"):
+            here, there = (
+                embed([f], PatchMean(4), channels=("c", "a"), scaling=mode, halo=1)[0].tokens
+                for f in pair
+            )
+            np.testing.assert_array_equal(there, here)
+            assert here[..., 0].std() > 0
+
+
+def test_planes_of_a_stack_with_time_and_depth_are_read_lazily(tmp_path: Path):
+    stack = RNG.gamma(2, 30, (2, 3, 2, 40, 30)).astype(np.uint16)
+    stored = zarr.create_array(tmp_path / "stack.zarr", data=stack, chunks=(1, 1, 1, 16, 16))
+    lazy = da.from_zarr(stored)
+    for time, depth in np.ndindex(2, 3):
+        (plane,) = embed([Field(lazy[time, depth], ("a", "b"), "p")], PatchMean(4), halo=1)
+        (alone,) = embed([Field(stack[time, depth], ("a", "b"), "p")], PatchMean(4), halo=1)
+        np.testing.assert_array_equal(plane.tokens, alone.tokens)
+
+
+def test_colours_that_come_last_are_channels_once_they_are_moved(tmp_path: Path):
+    colours = RNG.integers(0, 255, (40, 30, 3)).astype(np.uint8)
+    stored = zarr.create_array(tmp_path / "rgb.zarr", data=colours, chunks=(16, 16, 3))
+    lazy = da.moveaxis(da.from_zarr(stored), -1, 0)
+    names = ("red", "green", "blue")
+    (grid,) = embed([Field(lazy, names, "f")], PatchMean(4), halo=1)
+    (alone,) = embed([Field(np.moveaxis(colours, -1, 0), names, "f")], PatchMean(4), halo=1)
+    np.testing.assert_array_equal(grid.tokens, alone.tokens)
+
+
+class Recorded:
+    """An array that tells how many pixels it was asked for at once, and in all."""
+
+    def __init__(self, data: np.ndarray, chunks: tuple[int, ...]) -> None:
+        self._data = data
+        self.shape, self.dtype, self.chunks = data.shape, data.dtype, chunks
+        self.sizes: list[int] = []
+
+    def __getitem__(self, where: Any) -> np.ndarray:
+        part = self._data[where]
+        self.sizes.append(part.size)
+        return part
+
+
+@pytest.mark.parametrize("chunk", [5, 16, 64])
+def test_a_lazy_image_is_read_once_to_scale_and_once_to_embed_in_strips(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+):
+    width, height = 50, 640
+    monkeypatch.setattr("napari_microdl.fields.field.STRIP_BYTES", 2 * width * 2 * 64)
+    data = Recorded(RNG.integers(1, 900, (2, height, width), np.uint16), (1, chunk, 25))
+    f = Field(data, ("a", "b"), "f")
+    scaler = IntensityScaling().fit([f])
+    assert sum(data.sizes) == 2 * height * width
+    assert max(data.sizes) <= 2 * width * 64
+    data.sizes.clear()
+    embed_field(ScaledImage(f, scaler, 0), PatchMean(4), PLAN)
+    assert sum(data.sizes) == 2 * height * width
+    assert max(data.sizes) <= width * 64
+
+
+def test_scaled_rows_are_those_of_the_whole_scaled_image():
+    data = RNG.gamma(2, 30, (2, 33, 20))
+    f = Field(da.from_array(data, chunks=(2, 7, 9)), ("a", "b"), "f")
+    scaler = IntensityScaling().fit([f], ("b",))
+    image = ScaledImage(f, scaler, 0, ("b",))
+    assert image.shape == (1, 33, 20)
+    whole = scaler.apply(0, data[1:])
+    for start, stop in ((0, 33), (5, 9), (8, 30), (32, 33), (0, 1)):
+        np.testing.assert_array_equal(image.rows(start, stop), whole[:, start:stop])
+
+
+def test_a_lazy_image_with_nan_is_refused():
+    data = RNG.random((1, 300, 20))
+    data[0, 299, 3] = np.nan
+    f = Field(da.from_array(data, chunks=(1, 64, 20)), ("a",), "late")
+    with pytest.raises(MicrodlError, match="Channel 'a' of field 'late' holds NaN or infinite"):
+        embed([f], PatchMean(4), halo=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,20 +15,13 @@ from scipy import sparse
 from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.metrics import iter_activation_shares, selectivities, separation_auc
-from napari_microdl.metrics.group_tests import (
-    iter_compare_groups,
-    iter_compare_wells,
-    iter_duplicates,
-)
+from napari_microdl.metrics import activation_shares, selectivities, separation_auc
+from napari_microdl.metrics.group_tests import compare_groups, compare_wells, duplicates
 from napari_microdl.tokens import TokenGrid
 from napari_microdl.tokens.units import Units
 
-# The area under a curve of so many units of each side is exact enough, and quick.
-_MOST_UNITS_OF_A_SIDE = 10_000
-_CONCEPTS_AT_ONCE = 64
 # Numbers of a table of units that are looked up in one step.
 _NUMBERS_AT_ONCE = 2_000_000
 
@@ -70,6 +63,60 @@ def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
             )
         )
     return pd.concat(parts, ignore_index=True)
+
+
+def label_aucs(
+    vectors: NDArray[np.float32],
+    directions: NDArray[np.float32],
+    conditions: NDArray[np.str_],
+    labels: NDArray[np.str_],
+    *,
+    most_of_a_side: int = 10_000,
+    concepts_at_once: int = 64,
+) -> NDArray[np.float64]:
+    """How well the direction of each concept tells one condition from all others.
+
+    Parameters
+    ----------
+    vectors : ndarray of shape (n_units, k)
+        Whitened units.
+    directions : ndarray of shape (n_concepts, k)
+        Of length 1.
+    conditions : ndarray of str, shape (n_units,)
+        Condition of every unit.
+    labels : ndarray of str, shape (n_concepts,)
+        Condition that each concept is to tell.
+    most_of_a_side : int, default=10,000
+        Of more units on one side as many are drawn, which is exact enough, and quick.
+    concepts_at_once : int, default=64
+        Of which all cosines are in memory.
+
+    Returns
+    -------
+    ndarray of shape (n_concepts,)
+        Areas under the ROC curve of the cosines.
+    """
+    random = np.random.default_rng(0)
+    auc = np.empty(len(labels))
+    for label in np.unique(labels):
+        positive = conditions == label
+        sides = [np.flatnonzero(positive), np.flatnonzero(~positive)]
+        drawn = [
+            random.choice(side, most_of_a_side, replace=False)
+            if len(side) > most_of_a_side
+            else side
+            for side in sides
+        ]
+        rows = np.sort(np.concatenate(drawn))
+        current_task().check()
+        some_vectors = unit_length(np.asarray(vectors[rows]))
+        concepts = np.flatnonzero(labels == label)
+        for begin in range(0, len(concepts), concepts_at_once):
+            current_task().check()
+            some = concepts[begin : begin + concepts_at_once]
+            cosines = directions[some] @ some_vectors.T
+            auc[some] = [separation_auc(row, positive[rows]) for row in cosines]
+    return auc
 
 
 @dataclass(eq=False)
@@ -278,37 +325,19 @@ class ConceptActivations:
             for none). Without two different conditions, or without controls, the numbers that
             need them are NaN and the rate decides.
         """
-        return run_through(self.iter_ranking())
-
-    def iter_ranking(self) -> Generator[None, None, pd.DataFrame]:
-        """`ranking` in steps of a part of a second; at once where it is known.
-
-        Yields
-        ------
-        None
-            Stop iterating to cancel.
-
-        Returns
-        -------
-        DataFrame
-            As `ranking`, which then is known.
-        """
-        known: pd.DataFrame | None = self.__dict__.get("ranking")
-        if known is not None:
-            return known
         conditions = self.units["Metadata_condition"].to_numpy().astype(str)
         control = self.units["Metadata_control"].to_numpy(bool)
-        classes, shares, counts = yield from iter_activation_shares(self.codes, conditions)
+        classes, shares, counts = activation_shares(self.codes, conditions)
         rate = (shares * counts[:, None]).sum(axis=0) / max(len(self.units), 1)
         average, maximum = selectivities(shares, counts)
         wanted = (set(conditions[~control]) - set(conditions[control])) or set(conditions)
         candidates = np.flatnonzero([str(c) in wanted for c in classes])
         best = candidates[np.argmax(average[candidates], axis=0)]
         concepts = np.arange(self.n_concepts)
-        tested = yield from iter_compare_groups(self._columns, control, ~control)
-        by_well = yield from iter_compare_wells(self._columns, control, ~control, self.wells)
-        auc = yield from self._iter_aucs(conditions, classes[best].astype(str))
-        like = yield from iter_duplicates(self._directions, rate)
+        tested = compare_groups(self._columns, control, ~control)
+        by_well = compare_wells(self._columns, control, ~control, self.wells)
+        auc = label_aucs(self.vectors, self._directions, conditions, classes[best].astype(str))
+        like = duplicates(self._directions, rate)
         table = pd.DataFrame(
             {
                 "name": self.dictionary.names,
@@ -326,35 +355,9 @@ class ConceptActivations:
             },
             index=pd.Index(concepts, name="concept"),
         )
-        self.ranking = table.sort_values(
+        return table.sort_values(
             ["selectivity", "auc", "activation_rate"], ascending=False, kind="stable"
         )
-        return self.ranking
-
-    def _iter_aucs(
-        self, conditions: NDArray[np.str_], labels: NDArray[np.str_]
-    ) -> Generator[None, None, NDArray[np.float64]]:
-        random = np.random.default_rng(0)
-        auc = np.empty(len(labels))
-        for label in np.unique(labels):
-            positive = conditions == label
-            sides = [np.flatnonzero(positive), np.flatnonzero(~positive)]
-            drawn = [
-                random.choice(side, _MOST_UNITS_OF_A_SIDE, replace=False)
-                if len(side) > _MOST_UNITS_OF_A_SIDE
-                else side
-                for side in sides
-            ]
-            rows = np.sort(np.concatenate(drawn))
-            yield
-            vectors = unit_length(np.asarray(self.vectors[rows]))
-            concepts = np.flatnonzero(labels == label)
-            for begin in range(0, len(concepts), _CONCEPTS_AT_ONCE):
-                yield
-                some = concepts[begin : begin + _CONCEPTS_AT_ONCE]
-                cosines = self._directions[some] @ vectors.T
-                auc[some] = [separation_auc(row, positive[rows]) for row in cosines]
-        return auc
 
     def compare(self, first: str, second: str) -> pd.DataFrame:
         """Every concept's activations in two conditions.
@@ -375,31 +378,6 @@ class ConceptActivations:
         MicrodlError
             If they are the same or one is not there.
         """
-        return run_through(self.iter_compare(first, second))
-
-    def iter_compare(self, first: str, second: str) -> Generator[None, None, pd.DataFrame]:
-        """`compare` in steps of a part of a second.
-
-        Parameters
-        ----------
-        first, second : str
-            Two different conditions.
-
-        Yields
-        ------
-        None
-            Stop iterating to cancel.
-
-        Returns
-        -------
-        DataFrame
-            As `compare` returns it.
-
-        Raises
-        ------
-        MicrodlError
-            As `compare`.
-        """
         conditions = self.units["Metadata_condition"].to_numpy().astype(str)
         if first == second:
             raise MicrodlError("Choose two different conditions to compare.")
@@ -407,8 +385,8 @@ class ConceptActivations:
             if name not in conditions:
                 raise MicrodlError(f"No unit has the condition '{name}'.")
         sides = conditions == first, conditions == second
-        compared = yield from iter_compare_groups(self._columns, *sides)
-        wells = yield from iter_compare_wells(self._columns, *sides, self.wells)
+        compared = compare_groups(self._columns, *sides)
+        wells = compare_wells(self._columns, *sides, self.wells)
         compared.insert(3, "q_wells", wells["q_value"])
         return compared
 
@@ -612,34 +590,12 @@ class ConceptActivations:
         DataFrame
             Columns of `tagged_units`, then ``activation_<concept>`` and ``cosine_<concept>``.
         """
-        return run_through(self.iter_frame(concepts))
-
-    def iter_frame(
-        self, concepts: Sequence[int] | None = None
-    ) -> Generator[None, None, pd.DataFrame]:
-        """`to_frame`, some concepts an iteration.
-
-        Parameters
-        ----------
-        concepts : sequence of int, optional
-            Which concepts; all where not given.
-
-        Yields
-        ------
-        None
-            Stop iterating to cancel.
-
-        Returns
-        -------
-        DataFrame
-            As `to_frame` returns it.
-        """
         concepts = range(self.n_concepts) if concepts is None else concepts
         columns: dict[str, NDArray[np.float32]] = {}
         several = max(1, _NUMBERS_AT_ONCE // max(self.vectors.size, 1))
         for number, concept in enumerate(concepts):
             if number % several == 0:
-                yield
+                current_task().progress(number, len(concepts), "Collecting activations")
             columns[f"activation_{concept}"] = self.activation(concept)
             columns[f"cosine_{concept}"] = self.alignment(concept)
         return pd.concat(

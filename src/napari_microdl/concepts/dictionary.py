@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from scipy import sparse
 
 from napari_microdl.core.arrays import unit_length
-from napari_microdl.core.config import ChannelTokens, Intensity, ScalingMode, Site, UnitKind
+from napari_microdl.core.config import (
+    Intensity,
+    Refit,
+    Selection,
+    Settings,
+    TokensConfig,
+    UnitsConfig,
+    Update,
+)
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.safetensors_files import read_safetensors, write_safetensors
 from napari_microdl.estimators.icfl import ATOM_GROUPS, ICFL
 from napari_microdl.estimators.whitening import ControlWhitening
 from napari_microdl.models.base import ChannelRule, ModelSpec
-from napari_microdl.models.recipe import UNKNOWN_LICENCE
+from napari_microdl.models.base import UNKNOWN_LICENCE
 from napari_microdl.models.registry import known_spec
 from napari_microdl.tokens import TilePlan
 from napari_microdl.tokens.positions import PositionComponent
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SUFFIX = ".microdl.safetensors"
 # What a person can say of a concept or a cell (paper, section 4, single-cell identity).
 TAGS = ("control-like", "perturbed")
@@ -37,24 +45,212 @@ _ICFL_PARAMETERS = ("update", "selection", "refit", "allow_repeats", "positive_c
 _WHITENING_ARRAYS = ("mean", "components", "explained_variance", "scale")
 _WHITENING_PARAMETERS = ("shrinkage", "eigenvalue_floor", "unit_norm")
 
-
-# What only some words are allowed for.
-_OPTIONS = {
-    "site": Site,
-    "channel_tokens": ChannelTokens,
-    "scaling": ScalingMode,
-    "intensity": Intensity,
-    "unit": UnitKind,
-}
+Count = Annotated[int, Field(ge=1)]
 
 
-def _require_count(name: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise MicrodlError(f"{name} is {value!r} where a whole number above 0 is needed.")
+class ModelFacts(Settings):
+    """The model whose tokens were used.
+
+    Parameters
+    ----------
+    id : str
+        Name in the registry.
+    weights_sha256, licence : str
+        Of its weights.
+    source : str
+        Where the weights come from; empty where that is not known.
+    non_commercial : bool, optional
+        Whether the licence forbids commercial use; None where that is not stated.
+    joint : bool
+        Whether the model read its channels together.
+    patch_size : int
+        Edge of a patch in pixels.
+    intensity : {"log", "linear"}
+        Curve of the intensities, see `IntensityScaling`; files from before there was a choice
+        have "log".
+    """
+
+    id: str
+    weights_sha256: str
+    licence: str
+    source: str = ""
+    non_commercial: bool | None = None
+    joint: bool = False
+    patch_size: Count
+    intensity: Intensity = "log"
+
+
+class SampleTokens(TokensConfig):
+    """What was read of the model; nothing is left open."""
+
+    layer: Count
+    channels: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    tile_size: Count
+
+
+class SampleUnits(UnitsConfig):
+    """What one sample is."""
+
+    crop_size: Count = 64
+    crop_stride: Count = 32
+
+
+class _FitRecord(Settings):
+    n_iterations: Count
+    atoms_per_iteration: Count
+    update: Update
+    selection: Selection
+    refit: Refit | Literal["auto"]
+    allow_repeats: bool | Literal["auto"]
+    # The first files have none.
+    positive_code: bool = False
+
+
+class _WhiteningRecord(Settings):
+    n_samples_seen: int
+    shrinkage: float
+    eigenvalue_floor: float
+    unit_norm: bool
+
+
+class DictionarySpec(Settings):
+    """What the samples of a dictionary are, so that new images can be treated the same.
+
+    Parameters
+    ----------
+    model : ModelFacts
+        The model.
+    tokens : SampleTokens
+        What was read of it; background and mean intensity of new images are measured anew.
+    units : SampleUnits
+        What one sample is.
+    """
+
+    model: ModelFacts
+    tokens: SampleTokens
+    units: SampleUnits
+
+    @model_validator(mode="after")
+    def _tiles_fit(self) -> Self:
+        TilePlan(self.model.patch_size, self.tokens.tile_size, self.tokens.halo)
+        return self
+
+    @classmethod
+    def of(
+        cls,
+        model: ModelSpec,
+        tokens: TokensConfig,
+        units: UnitsConfig,
+        plan: TilePlan,
+        channels: tuple[str, ...],
+    ) -> Self:
+        """The samples of a run.
+
+        Parameters
+        ----------
+        model : ModelSpec
+            The model.
+        tokens, units
+            Settings; the layer is the model's default where it is not given.
+        plan : TilePlan
+            How fields are cut.
+        channels : tuple of str
+            Channels that the model sees.
+
+        Raises
+        ------
+        MicrodlError
+            If a setting is not possible.
+        """
+        layer = model.default_layer if tokens.layer is None else tokens.layer
+        read = {"layer": layer, "channels": channels, "tile_size": plan.tile_size}
+        return cls(
+            model=ModelFacts(
+                id=model.model_id,
+                weights_sha256=model.weights_sha256,
+                licence=model.licence,
+                source=model.source,
+                non_commercial=model.non_commercial,
+                joint=model.channels.joint,
+                patch_size=plan.patch_size,
+                intensity=model.intensity,
+            ),
+            tokens=SampleTokens(**{**dict(tokens), **read, "halo": plan.halo}),
+            units=SampleUnits(**dict(units)),
+        )
+
+    @property
+    def plan(self) -> TilePlan:
+        """How fields are cut."""
+        return TilePlan(self.model.patch_size, self.tokens.tile_size, self.tokens.halo)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values that JSON can hold."""
+        return self.model_dump(mode="json")
+
+    def check_model(self, model: ModelSpec) -> None:
+        """Refuse a model other than the one that the dictionary was made with.
+
+        Parameters
+        ----------
+        model : ModelSpec
+            The model at hand.
+
+        Raises
+        ------
+        MicrodlError
+            Says which model is needed.
+        """
+        if model.model_id != self.model.id:
+            raise MicrodlError(
+                f"The dictionary was made with the model '{self.model.id}' but "
+                f"'{model.model_id}' is chosen; choose the dictionary's model."
+            )
+        if model.weights_sha256 != self.model.weights_sha256:
+            raise MicrodlError(
+                f"The dictionary was made with other weights of '{self.model.id}' (sha256 "
+                f"{self.model.weights_sha256[:12]}, here {model.weights_sha256[:12]}); load those "
+                "weights or fit a new dictionary."
+            )
+
+
+class _Header(Settings):
+    schema_version: int
+    spec: DictionarySpec
+    icfl: _FitRecord
+    whitening: _WhiteningRecord | None
+    names: list[str]
+    notes: list[str]
+    # Files of version 0.1 have none.
+    tags: list[str] = Field(default_factory=list)
+    provenance: dict[str, Any]
+    figures: dict[str, Any]
+
+
+def _of_schema_1(header: Mapping[str, Any], *, position: bool) -> dict[str, Any]:
+    """A header whose spec held all settings beside each other, in groups."""
+    spec, provenance = dict(header["spec"]), dict(header["provenance"])
+    if "weights_non_commercial" not in spec:
+        terms = _older_terms(spec, provenance)
+        spec |= terms
+        provenance |= {name: terms[name] for name in provenance.keys() & terms.keys()}
+    units = {"kind": spec.pop("unit")}
+    units |= {name: spec.pop(name) for name in ("crop_size", "crop_stride")}
+    tokens = {"channels": spec.pop("channel_names"), "remove_position": position}
+    tokens |= {
+        name: spec.pop(name)
+        for name in ("layer", "site", "channel_tokens", "scaling", "tile_size", "halo")
+    }
+    names = {"model_id": "id"} | {
+        f"weights_{n}": n for n in ("licence", "source", "non_commercial")
+    }
+    model = {names.get(name, name): value for name, value in spec.items()}
+    groups = {"model": model, "tokens": tokens, "units": units}
+    return {**header, "spec": groups, "provenance": provenance}
 
 
 def _older_terms(spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Terms of the weights in a file from before its spec held them.
+    """Terms of the weights in a file from before its spec, of schema 1, held them.
 
     Its provenance says that commercial use is not forbidden also where nobody had stated that, so
     it is believed only of a model whose licence is known here.
@@ -74,112 +270,6 @@ def _older_terms(spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict
         "weights_non_commercial": known.non_commercial if stated is None else stated,
         "weights_source": provenance.get("weights_source", known.source),
     }
-
-
-@dataclass(frozen=True)
-class DictionarySpec:
-    """What the samples of a dictionary are, so that new images can be treated the same.
-
-    Parameters
-    ----------
-    model_id, weights_sha256, weights_licence : str
-        The model whose tokens were used.
-    layer : int
-        Layer, from 1.
-    site : {"residual", "attention"}
-        Where in the block.
-    channel_names : tuple of str
-        Channels in their order.
-    channel_tokens : {"concat", "mean"}
-        How the tokens of the channels were joined.
-    scaling : {"image", "plate"}
-        Over what background and mean intensity were measured; new images are measured anew.
-    tile_size : int
-        Edge of a tile in pixels.
-    halo : int
-        Tokens dropped along the edges of a tile.
-    patch_size : int
-        Edge of a patch in pixels.
-    unit : {"cell", "crop", "token"}
-        What one sample is.
-    crop_size, crop_stride : int
-        Geometry of crops in pixels.
-    joint : bool
-        Whether the model read its channels together.
-    intensity : {"log", "linear"}
-        Curve of the intensities, see `IntensityScaling`; files from before there was a choice
-        have "log".
-    weights_non_commercial : bool, optional
-        Whether the licence of the weights forbids commercial use; None where that is not stated.
-    weights_source : str
-        Where the weights come from; empty where that is not known.
-    """
-
-    model_id: str
-    weights_sha256: str
-    weights_licence: str
-    layer: int
-    site: Site
-    channel_names: tuple[str, ...]
-    channel_tokens: ChannelTokens
-    scaling: ScalingMode
-    tile_size: int
-    halo: int
-    patch_size: int
-    unit: UnitKind
-    crop_size: int
-    crop_stride: int
-    intensity: Intensity = "log"
-    joint: bool = False
-    weights_non_commercial: bool | None = None
-    weights_source: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("layer", "tile_size", "patch_size", "crop_size", "crop_stride"):
-            _require_count(name, getattr(self, name))
-        for name, kind in _OPTIONS.items():
-            value, known = getattr(self, name), get_args(kind)
-            if value not in known:
-                raise MicrodlError(
-                    f"{name} is {value!r} where one of {', '.join(known)} is needed."
-                )
-        if not isinstance(self.joint, bool):
-            raise MicrodlError(f"joint is {self.joint!r} where true or false is needed.")
-        if not isinstance(self.weights_non_commercial, bool | None):
-            raise MicrodlError(
-                f"weights_non_commercial is {self.weights_non_commercial!r} where true, false or "
-                "null is needed."
-            )
-        if not isinstance(self.weights_source, str):
-            raise MicrodlError(f"weights_source is {self.weights_source!r} where text is needed.")
-        if not self.channel_names:
-            raise MicrodlError("channel_names is empty where at least one channel is needed.")
-        TilePlan(self.patch_size, self.tile_size, self.halo)
-
-    def check_model(self, model: ModelSpec) -> None:
-        """Refuse a model other than the one that the dictionary was made with.
-
-        Parameters
-        ----------
-        model : ModelSpec
-            The model at hand.
-
-        Raises
-        ------
-        MicrodlError
-            Says which model is needed.
-        """
-        if model.model_id != self.model_id:
-            raise MicrodlError(
-                f"The dictionary was made with the model '{self.model_id}' but "
-                f"'{model.model_id}' is chosen; choose the dictionary's model."
-            )
-        if model.weights_sha256 != self.weights_sha256:
-            raise MicrodlError(
-                f"The dictionary was made with other weights of '{self.model_id}' (sha256 "
-                f"{self.weights_sha256[:12]}, here {model.weights_sha256[:12]}); load those "
-                "weights or fit a new dictionary."
-            )
 
 
 @dataclass(eq=False)
@@ -249,23 +339,23 @@ class ConceptDictionary:
     @property
     def model(self) -> ModelSpec:
         """The model of its samples, as far as the dictionary knows it: its depth is the layer."""
-        spec = self.spec
-        rule = ChannelRule(joint=spec.joint)
-        parts = rule.n_token_channels(len(spec.channel_names))
+        model, tokens = self.spec.model, self.spec.tokens
+        rule = ChannelRule(joint=model.joint)
+        parts = rule.n_token_channels(len(tokens.channels))
         return ModelSpec(
-            model_id=spec.model_id,
-            title=spec.model_id,
-            patch_size=spec.patch_size,
-            dim=self.token_width // (parts if spec.channel_tokens == "concat" else 1),
-            depth=spec.layer,
-            default_layer=spec.layer,
-            tile_size=spec.tile_size,
-            weights_sha256=spec.weights_sha256,
-            licence=spec.weights_licence,
-            source=spec.weights_source,
-            non_commercial=spec.weights_non_commercial,
+            model_id=model.id,
+            title=model.id,
+            patch_size=model.patch_size,
+            dim=self.token_width // (parts if tokens.channel_tokens == "concat" else 1),
+            depth=tokens.layer,
+            default_layer=tokens.layer,
+            tile_size=tokens.tile_size,
+            weights_sha256=model.weights_sha256,
+            licence=model.licence,
+            source=model.source,
+            non_commercial=model.non_commercial,
             channels=rule,
-            intensity=spec.intensity,
+            intensity=model.intensity,
         )
 
     @property
@@ -356,7 +446,7 @@ class ConceptDictionary:
         )
         header: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
-            "spec": dataclasses.asdict(self.spec),
+            "spec": self.spec.to_dict(),
             "icfl": {
                 "n_iterations": icfl.n_iterations_,
                 "atoms_per_iteration": icfl.atoms_per_iteration_,
@@ -414,10 +504,10 @@ class ConceptDictionary:
             raise MicrodlError(
                 f"The header of '{path.name}' is damaged; save the dictionary again."
             ) from error
-        if version != SCHEMA_VERSION:
+        if version not in (1, SCHEMA_VERSION):
             raise MicrodlError(
                 f"'{path.name}' has schema version {version} but this version of napari-microdl "
-                f"reads {SCHEMA_VERSION}; update napari-microdl."
+                f"reads 1 and {SCHEMA_VERSION}; update napari-microdl."
             )
         try:
             return cls._unpack(tensors, header)
@@ -430,34 +520,30 @@ class ConceptDictionary:
             OverflowError,
         ) as error:
             raise MicrodlError(
-                f"The parts of '{path.name}' do not fit together ({error}); save the dictionary "
-                "again."
+                f"The parts of '{path.name}' do not fit together "
+                f"({str(error).removesuffix('.')}); save the dictionary again."
             ) from error
 
     @classmethod
     def _unpack(
-        cls, tensors: dict[str, NDArray[np.generic]], header: dict[str, Any]
+        cls, tensors: dict[str, NDArray[np.generic]], entries: dict[str, Any]
     ) -> ConceptDictionary:
         def group(prefix: str) -> dict[str, Any]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-        spec_fields = dict(header["spec"])
-        spec_fields["channel_names"] = tuple(spec_fields["channel_names"])
-        provenance = dict(header["provenance"])
-        if "weights_non_commercial" not in spec_fields:
-            terms = _older_terms(spec_fields, provenance)
-            spec_fields |= terms
-            provenance |= {name: terms[name] for name in provenance.keys() & terms.keys()}
-        spec = DictionarySpec(**spec_fields)
-        for name in ("n_iterations", "atoms_per_iteration"):
-            _require_count(name, header["icfl"][name])
+        if entries["schema_version"] == 1:
+            entries = _of_schema_1(entries, position="position.offsets" in tensors)
+        header = _Header(**entries)
+        spec = header.spec
         arrays = group("icfl.")
         if "groups" in arrays:
             arrays["groups"] = [ATOM_GROUPS[number] for number in arrays["groups"].tolist()]
-        icfl = ICFL.from_arrays(**arrays, **header["icfl"])
+        icfl = ICFL.from_arrays(**arrays, **dict(header.icfl))
         whitening = None
-        if header["whitening"] is not None:
-            whitening = ControlWhitening.from_arrays(**group("whitening."), **header["whitening"])
+        if header.whitening is not None:
+            whitening = ControlWhitening.from_arrays(
+                **group("whitening."), **dict(header.whitening)
+            )
             if len(whitening.components_) != icfl.n_features_in_:
                 raise MicrodlError(
                     f"whitening gives {len(whitening.components_)} components but the atoms have "
@@ -466,7 +552,7 @@ class ConceptDictionary:
         position = None
         if "position.offsets" in tensors:
             offsets, basis = tensors["position.offsets"], tensors["position.basis"]
-            expected = (spec.tile_size // spec.patch_size) ** 2
+            expected = spec.plan.tile_tokens**2
             width = len(whitening.mean_) if whitening is not None else icfl.n_features_in_
             if offsets.shape != (expected, width) or basis.shape[1:] != (width,):
                 raise MicrodlError(
@@ -479,10 +565,9 @@ class ConceptDictionary:
             icfl=icfl,
             whitening=whitening,
             position=position,
-            names=[str(n) for n in header["names"]],
-            notes=[str(n) for n in header["notes"]],
-            # Files of version 0.1 have none.
-            tags=[str(n) for n in header.get("tags", [])],
-            provenance=provenance,
-            figures=dict(header["figures"]),
+            names=header.names,
+            notes=header.notes,
+            tags=header.tags,
+            provenance=header.provenance,
+            figures=header.figures,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,16 @@ import pandas as pd
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.files import whole_file
-from napari_microdl.core.stepping import retold, run_through
+from napari_microdl.core.files import write_whole
+from napari_microdl.core.task import current_task
 
 TABLE_SUFFIXES = (".csv", ".parquet")
-# Numbers written in one step: text takes the longer.
-_NUMBERS_OF_TEXT = 200_000
-_NUMBERS_OF_PARQUET = 4_000_000
-_NUMBERS_OF_ANNDATA = 8_000_000
+_SAVING = "Saving the table"
 
 
-def write_table(table: pd.DataFrame, path: str | Path) -> Path:
+def write_table(
+    table: pd.DataFrame, path: str | Path, *, numbers_at_once: int | None = None
+) -> Path:
     """Write a table as CSV or Parquet.
 
     Parameters
@@ -29,6 +28,9 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
         An index with a name becomes the first column; one without is left out.
     path : str or Path
         The suffix ``.csv`` or ``.parquet`` decides.
+    numbers_at_once : int, optional
+        Written between two looks at whether the task was cancelled; 200,000 of text, which takes
+        the longer, and 4,000,000 of Parquet where not given.
 
     Returns
     -------
@@ -40,40 +42,12 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     MicrodlError
         If the suffix is neither, or Parquet is asked for without pyarrow.
     """
-    return run_through(iter_write_table(table, path))
-
-
-def iter_write_table(
-    table: pd.DataFrame, path: str | Path
-) -> Generator[tuple[int, int], None, Path]:
-    """`write_table`, some rows an iteration.
-
-    Parameters
-    ----------
-    table, path
-        As for `write_table`.
-
-    Yields
-    ------
-    done, total : int
-        Rows; stop iterating to cancel, and nothing has changed on disk.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    MicrodlError
-        As `write_table`.
-    """
     path = Path(path)
     if table.index.name is not None:
         table = table.reset_index()
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        yield from _iter_write_csv(table, path)
+        _write_csv(table, path, numbers_at_once or 200_000)
     elif suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401
@@ -82,7 +56,7 @@ def iter_write_table(
                 "Parquet files need the package pyarrow: pip install "
                 "'napari-microdl[export]', or save as CSV."
             ) from error
-        yield from _iter_write_parquet(table, path)
+        _write_parquet(table, path, numbers_at_once or 4_000_000)
     else:
         raise MicrodlError(
             f"'{path.name}' is neither CSV nor Parquet; end the name in "
@@ -91,31 +65,31 @@ def iter_write_table(
     return path
 
 
-def _iter_write_csv(table: pd.DataFrame, path: Path) -> Generator[tuple[int, int], None, None]:
-    rows = max(1, _NUMBERS_OF_TEXT // max(table.shape[1], 1))
-    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+def _write_csv(table: pd.DataFrame, path: Path, numbers_at_once: int) -> None:
+    rows = max(1, numbers_at_once // max(table.shape[1], 1))
+    with write_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         table.iloc[:0].to_csv(file, index=False)
         for begin in range(0, len(table), rows):
-            yield begin, len(table)
+            current_task().progress(begin, len(table), _SAVING)
             table.iloc[begin : begin + rows].to_csv(file, index=False, header=False)
-        yield len(table), len(table)
+        current_task().progress(len(table), len(table), _SAVING)
         # On Windows a file that is open cannot be renamed.
         file.close()
 
 
-def _iter_write_parquet(table: pd.DataFrame, path: Path) -> Generator[tuple[int, int], None, None]:
+def _write_parquet(table: pd.DataFrame, path: Path, numbers_at_once: int) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    yield 0, len(table)
+    current_task().progress(0, len(table), _SAVING)
     whole = pa.Table.from_pandas(table, preserve_index=False)
-    rows = max(1, _NUMBERS_OF_PARQUET // max(table.shape[1], 1))
-    with whole_file(path) as partial, parquet.ParquetWriter(partial, whole.schema) as writer:
+    rows = max(1, numbers_at_once // max(table.shape[1], 1))
+    with write_whole(path) as partial, parquet.ParquetWriter(partial, whole.schema) as writer:
         for begin in range(0, max(len(table), 1), rows):
-            yield begin, len(table)
+            current_task().progress(begin, len(table), _SAVING)
             writer.write_table(whole.slice(begin, rows))
         writer.close()
-        yield len(table), len(table)
+        current_task().progress(len(table), len(table), _SAVING)
 
 
 def to_anndata(activations: ConceptActivations, concepts: pd.DataFrame | None = None) -> Any:
@@ -179,7 +153,7 @@ def _described(activations: ConceptActivations, more: pd.DataFrame | None) -> di
     return {
         "obs": _with_plain_texts(units),
         "var": _with_plain_texts(concepts),
-        "uns": {"model": activations.dictionary.spec.model_id},
+        "uns": {"model": activations.dictionary.spec.model.id},
     }
 
 
@@ -193,7 +167,11 @@ def _with_plain_texts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_anndata(
-    activations: ConceptActivations, path: str | Path, concepts: pd.DataFrame | None = None
+    activations: ConceptActivations,
+    path: str | Path,
+    concepts: pd.DataFrame | None = None,
+    *,
+    numbers_at_once: int = 8_000_000,
 ) -> Path:
     """Write `to_anndata` as an ``.h5ad`` file.
 
@@ -205,6 +183,8 @@ def write_anndata(
         Must end in ``.h5ad``.
     concepts : DataFrame indexed by concept, optional
         As for `to_anndata`.
+    numbers_at_once : int, default=8,000,000
+        As for `write_table`.
 
     Returns
     -------
@@ -216,53 +196,25 @@ def write_anndata(
     MicrodlError
         If the suffix differs or the package anndata is not installed.
     """
-    return run_through(iter_write_anndata(activations, path, concepts))
-
-
-def iter_write_anndata(
-    activations: ConceptActivations, path: str | Path, concepts: pd.DataFrame | None = None
-) -> Generator[tuple[int, int], None, Path]:
-    """`write_anndata`, some units an iteration.
-
-    Parameters
-    ----------
-    activations, path, concepts
-        As for `write_anndata`.
-
-    Yields
-    ------
-    done, total : int
-        Units; stop iterating to cancel, and nothing has changed on disk.
-
-    Returns
-    -------
-    Path
-        The file written.
-
-    Raises
-    ------
-    MicrodlError
-        As `write_anndata`.
-    """
     path = Path(path)
     if path.suffix.lower() != ".h5ad":
         raise MicrodlError(f"'{path.name}' is no AnnData file name; end it in .h5ad.")
     anndata = _anndata()
-    yield from retold(activations.iter_ranking(), (0, len(activations.units)))
+    current_task().progress(0, len(activations.units), _SAVING)
     import h5py
     from anndata.io import sparse_dataset, write_elem
     from scipy import sparse
 
     n, codes, vectors = len(activations.units), activations.codes, activations.vectors
-    rows = max(1, _NUMBERS_OF_ANNDATA // (vectors.shape[1] + 2 * codes.nnz // max(n, 1) + 1))
-    with whole_file(path) as partial:
+    rows = max(1, numbers_at_once // (vectors.shape[1] + 2 * codes.nnz // max(n, 1) + 1))
+    with write_whole(path) as partial:
         # The tables of rows and columns go as they are; what is large follows block by block.
         small = anndata.AnnData(
             obsm={"spatial": _places(activations)}, **_described(activations, concepts)
         )
-        yield 0, n
+        current_task().progress(0, n, _SAVING)
         small.write_h5ad(partial)
-        yield 0, n
+        current_task().progress(0, n, _SAVING)
         with h5py.File(partial, "r+") as file:
             if "X" in file:
                 del file["X"]
@@ -273,12 +225,12 @@ def iter_write_anndata(
             whitened = file["obsm"].create_dataset("whitened", vectors.shape, vectors.dtype)
             whitened.attrs.update(attributes)
             for begin in range(0, n, rows):
-                yield begin, n
+                current_task().progress(begin, n, _SAVING)
                 block = slice(begin, begin + rows)
                 if begin:
                     sparse_dataset(file["X"]).append(sparse.csr_matrix(codes[block]))
                 whitened[block] = vectors[block]
-        yield n, n
+        current_task().progress(n, n, _SAVING)
     return path
 
 

@@ -1,4 +1,4 @@
-"""Values of units and patches as images of the field."""
+"""Units and patches on the images of their fields: values painted, windows, outlines, channels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.core.errors import MicrodlError
+
 _SMALLEST_WINDOW = 24
 _WINDOW_MARGIN = 1.4
 _ROWS_AT_ONCE = 64
+# A patch is outlined if it is at least so aligned as this share of the most aligned in the picture.
+_OUTLINED = 0.7
 
 
 class LabelPainter:
@@ -129,6 +134,54 @@ def grid_to_pixels(
     return tall
 
 
+def channel_correlations(
+    heatmap: NDArray[np.float32], channels: NDArray[np.generic], patch_size: int
+) -> NDArray[np.float64]:
+    """Pearson correlation of a heatmap with every channel, pixel by pixel.
+
+    Parameters
+    ----------
+    heatmap : ndarray of shape (grid_h, grid_w)
+        One value a patch; interpolated to pixels as it is drawn.
+    channels : ndarray of shape (n_channels, height, width)
+        The image.
+    patch_size : int
+        Edge of a patch in pixels.
+
+    Returns
+    -------
+    ndarray of shape (n_channels,)
+        -1 to 1; NaN where the heatmap or the channel is the same everywhere.
+
+    Raises
+    ------
+    MicrodlError
+        If the image has no channel axis.
+
+    Notes
+    -----
+    Paper (Donhauser et al. 2025), section 4: "channel attribution".
+    """
+    if channels.ndim != 3:
+        raise MicrodlError(
+            f"The image has {channels.ndim} dimensions; give channels x height x width."
+        )
+    values = grid_to_pixels(heatmap, patch_size, channels.shape[1:]).astype(np.float64).ravel()
+    values -= values.mean()
+    norm = np.sqrt(values @ values)
+    found = np.full(len(channels), np.nan)
+    for number, channel in enumerate(channels):
+        # One channel at a time, so that a large image is copied once and not once a channel.
+        pixels = np.asarray(channel, np.float64).ravel()
+        if pixels.min() == pixels.max():
+            continue
+        pixels = pixels - pixels.mean()
+        length = norm * np.sqrt(pixels @ pixels)
+        if length > 0:
+            found[number] = np.clip(values @ pixels / length, -1, 1)
+    return found
+
+
 def _between_centres(
     n: int, patch_size: int, length: int, step: int
 ) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -161,3 +214,79 @@ def window_of(box: NDArray[np.int32], shape: tuple[int, int]) -> tuple[slice, sl
         start = int(np.clip((first + last - extent) // 2, 0, length - extent))
         parts.append(slice(start, start + extent))
     return parts[0], parts[1]
+
+
+def unit_window(activations: ConceptActivations, row: int) -> tuple[int, tuple[slice, slice]]:
+    """Part of an image that shows one unit.
+
+    Parameters
+    ----------
+    activations : ConceptActivations
+        The run.
+    row : int
+        Row of the table of units.
+
+    Returns
+    -------
+    number : int
+        Of the field.
+    window : tuple of slice
+        Rows and columns of pixels, square.
+    """
+    number, place = _place_of(activations, row)
+    shape = activations.grids[number].image_shape
+    return number, window_of(activations.geometry[number].boxes[place], shape)
+
+
+def outlines_of(
+    activations: ConceptActivations, row: int, concept: int, sign: int
+) -> NDArray[np.float64]:
+    """Lines around the patches that make a unit aligned with a concept.
+
+    Parameters
+    ----------
+    activations : ConceptActivations
+        The run.
+    row : int
+        Row of the table of units.
+    concept : int
+        Which concept.
+    sign : {1, -1}
+        Aligned or anti-aligned patches.
+
+    Returns
+    -------
+    ndarray of shape (n_lines, 4)
+        x and y of both ends, in pixels of the picture. Outlined is every patch that the unit
+        touches and that is at least 0.7 times as aligned as the most aligned of them; none where no
+        patch is aligned.
+    """
+    number, place = _place_of(activations, row)
+    _, (rows, columns) = unit_window(activations, row)
+    p = activations.grids[number].patch_size
+    top, left = rows.start // p, columns.start // p
+    bottom, right = -(-rows.stop // p), -(-columns.stop // p)
+    cosine = sign * activations.patch_cosines(
+        number, slice(top, bottom), slice(left, right), concept
+    )
+    grid = activations.grids[number].tokens.shape[:2]
+    touched = activations.geometry[number].weights[[place]].toarray().reshape(grid) > 0
+    cosine[~touched[top:bottom, left:right]] = -1
+    chosen = np.pad((cosine >= _OUTLINED * cosine.max()) & (cosine > 0), 1)
+    lines = []
+    # A line runs wherever a chosen patch borders on one that is not.
+    for i, j in np.argwhere(chosen[1:] != chosen[:-1]):
+        y = (top + i) * p - rows.start
+        x = (left + j - 1) * p - columns.start
+        lines.append((x, y, x + p, y))
+    for i, j in np.argwhere(chosen[:, 1:] != chosen[:, :-1]):
+        y = (top + i - 1) * p - rows.start
+        x = (left + j) * p - columns.start
+        lines.append((x, y, x, y + p))
+    return np.array(lines, float).reshape(-1, 4)
+
+
+def _place_of(activations: ConceptActivations, row: int) -> tuple[int, int]:
+    """Number of the field of a unit, and the place of the unit there."""
+    number = int(activations.units["field"].iloc[row])
+    return number, int(np.searchsorted(activations.rows_of_field(number), row))

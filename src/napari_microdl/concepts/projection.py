@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Generator
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from napari_microdl.core.child_process import iter_in_child
+from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
+from napari_microdl.core.task import current_task
 
-# A map is fitted on so many samples at most; components then project all of them.
-_MOST_FITTED = 20_000
 _LEAST = 3
 _LEAST_FOR_UMAP = 4
 # As UMAP chooses where there are enough.
@@ -22,7 +19,7 @@ _NEIGHBOURS = 15
 
 
 def pca_map(
-    codes: sparse.csr_array, random_state: int = 0
+    codes: sparse.csr_array, random_state: int = 0, *, most_fitted: int = 20_000
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """First two principal components of codes.
 
@@ -31,7 +28,9 @@ def pca_map(
     codes : csr_array of shape (n_samples, n_concepts)
         Codes; never unpacked.
     random_state : int, default=0
-        Of the solver, and of the draw of samples where there are more than 20,000.
+        Of the solver, and of the draw of samples.
+    most_fitted : int, default=20,000
+        Of more samples as many are drawn to fit the components, which then project all of them.
 
     Returns
     -------
@@ -45,34 +44,6 @@ def pca_map(
     MicrodlError
         If there are fewer than three samples or concepts.
     """
-    return run_through(iter_pca_map(codes, random_state))
-
-
-def iter_pca_map(
-    codes: sparse.csr_array, random_state: int = 0
-) -> Generator[None, None, tuple[NDArray[np.float32], NDArray[np.float64]]]:
-    """`pca_map`, some samples an iteration.
-
-    Parameters
-    ----------
-    codes, random_state
-        As for `pca_map`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    places, share : ndarray
-        As `pca_map` returns them.
-
-    Raises
-    ------
-    MicrodlError
-        As `pca_map`.
-    """
     n, n_concepts = codes.shape
     if min(n, n_concepts) < _LEAST:
         raise MicrodlError(
@@ -82,25 +53,25 @@ def iter_pca_map(
     # Imported when a map is first drawn: scikit-learn takes a second.
     from sklearn.decomposition import PCA
 
-    yield
-    fitted = codes[_drawn(n, random_state)].astype(np.float64)
-    yield
+    current_task().check()
+    fitted = codes[_drawn(n, most_fitted, random_state)].astype(np.float64)
+    current_task().check()
     pca = PCA(2, svd_solver="arpack", random_state=random_state).fit(fitted)
     places = np.empty((n, 2), np.float32)
     # Some at a time: a million samples may lie on disk.
-    for begin in range(0, n, _MOST_FITTED):
-        yield
-        rows = slice(begin, begin + _MOST_FITTED)
+    for begin in range(0, n, most_fitted):
+        current_task().check()
+        rows = slice(begin, begin + most_fitted)
         places[rows] = pca.transform(codes[rows].astype(np.float64))
     return places, pca.explained_variance_ratio_
 
 
-def _drawn(n: int, random_state: int) -> NDArray[np.int64]:
-    """All samples, or 20,000 random ones of more, in their order."""
-    if n <= _MOST_FITTED:
+def _drawn(n: int, most: int, random_state: int) -> NDArray[np.int64]:
+    """All samples, or some random ones of too many, in their order."""
+    if n <= most:
         return np.arange(n)
     random = np.random.default_rng(random_state)
-    return np.sort(random.choice(n, _MOST_FITTED, replace=False))
+    return np.sort(random.choice(n, most, replace=False))
 
 
 def umap_is_installed() -> bool:
@@ -108,15 +79,19 @@ def umap_is_installed() -> bool:
     return importlib.util.find_spec("umap") is not None
 
 
-def umap_map(codes: sparse.csr_array, random_state: int = 0) -> NDArray[np.float32]:
-    """UMAP of codes, with the cosine as distance.
+def umap_map(
+    codes: sparse.csr_array, random_state: int = 0, *, most_fitted: int = 20_000
+) -> NDArray[np.float32]:
+    """UMAP of codes, with the cosine as distance, in a process of its own: nothing else stops it.
 
     Parameters
     ----------
     codes : csr_array of shape (n_samples, n_concepts)
         Codes.
     random_state : int, default=0
-        Seed of UMAP, and of the draw of samples where there are more than 20,000.
+        Seed of UMAP, and of the draw of samples.
+    most_fitted : int, default=20,000
+        Of more samples as many are drawn.
 
     Returns
     -------
@@ -128,43 +103,15 @@ def umap_map(codes: sparse.csr_array, random_state: int = 0) -> NDArray[np.float
     MicrodlError
         If umap-learn is not installed or there are too few samples.
     """
-    return run_through(iter_umap_map(codes, random_state))
-
-
-def iter_umap_map(
-    codes: sparse.csr_array, random_state: int = 0
-) -> Generator[None, None, NDArray[np.float32]]:
-    """`umap_map` in a process of its own, as nothing stops a UMAP on its way.
-
-    Parameters
-    ----------
-    codes, random_state
-        As for `umap_map`.
-
-    Yields
-    ------
-    None
-        Many times a second; stop iterating to cancel, which ends the process.
-
-    Returns
-    -------
-    ndarray of shape (n_samples, 2)
-        As `umap_map` returns it.
-
-    Raises
-    ------
-    MicrodlError
-        As `umap_map`, or if the process ends without a result.
-    """
     if not umap_is_installed():
         raise MicrodlError("UMAP needs the package umap-learn: pip install umap-learn.")
     if codes.shape[0] < _LEAST_FOR_UMAP:
         raise MicrodlError(f"UMAP needs at least {_LEAST_FOR_UMAP} units.")
-    drawn = _drawn(codes.shape[0], random_state)
+    drawn = _drawn(codes.shape[0], most_fitted, random_state)
     places = np.full((codes.shape[0], 2), np.nan, np.float32)
     neighbours = min(_NEIGHBOURS, len(drawn) - 1)
     few = sparse.csr_matrix(codes[drawn])
-    places[drawn] = yield from iter_in_child(fit_umap, few, neighbours, random_state)
+    places[drawn] = call_in_child(fit_umap, few, neighbours, random_state)
     return places
 
 

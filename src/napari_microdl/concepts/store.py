@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from scipy import sparse
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import retold, run_through
+from napari_microdl.core.task import current_task
 from napari_microdl.tokens import TokenGrid
 from napari_microdl.tokens.units import Units
 
@@ -32,7 +32,6 @@ DICTIONARY = "dictionary.microdl.safetensors"
 SCHEMA_VERSION = 1
 _OURS = (MANIFEST, DICTIONARY, "codes.", "columns.", "vectors.", "lengths.", "units.", "ranking.")
 _TAG = "Metadata_tag"
-_UNITS_AT_ONCE = 16_384
 # Places are 32 bits wide: SciPy copies arrays into memory to make two widths equal.
 _MOST_VALUES = 2**31 - 1
 _VALUES_AT_ONCE = 2_000_000
@@ -87,6 +86,10 @@ class ActivationWriter:
         Made by `finish` where it is missing; activations that it holds are replaced.
     dictionary : ConceptDictionary
         The concepts.
+    most_values : int, default=2^31 - 1
+        Codes that the folder may hold.
+    values_at_once : int, default=2,000,000
+        Codes that are turned round between two looks at whether the task was cancelled.
 
     Raises
     ------
@@ -94,8 +97,16 @@ class ActivationWriter:
         If the folder holds other files.
     """
 
-    def __init__(self, folder: str | Path, dictionary: ConceptDictionary) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        dictionary: ConceptDictionary,
+        *,
+        most_values: int = _MOST_VALUES,
+        values_at_once: int = _VALUES_AT_ONCE,
+    ) -> None:
         self.folder = Path(folder)
+        self._most_values, self._values_at_once = most_values, values_at_once
         self._dictionary = dictionary
         self._units: list[pd.DataFrame] = []
         self._lengths: list[NDArray[np.int64]] = []
@@ -144,7 +155,7 @@ class ActivationWriter:
         Raises
         ------
         MicrodlError
-            If the shapes do not fit together, or the folder would hold more than 2^31 codes.
+            If the shapes do not fit together, or the folder would hold too many codes.
         """
         wanted = (len(units), self._dictionary.n_concepts), (len(units), self._vectors._row[0])
         if (codes.shape, vectors.shape) != wanted:
@@ -152,10 +163,10 @@ class ActivationWriter:
                 f"Codes of {codes.shape} and vectors of {vectors.shape} do not fit {len(units)} "
                 f"cells of a dictionary of {wanted[0][1]} concepts in {wanted[1][1]} dimensions."
             )
-        if self._data.length + codes.nnz > _MOST_VALUES:
+        if self._data.length + codes.nnz > self._most_values:
             raise MicrodlError(
-                f"A folder holds {_MOST_VALUES:,} codes at most; write the cells that follow to "
-                "another one."
+                f"A folder holds {self._most_values:,} codes at most; write the cells that follow "
+                "to another one."
             )
         self._units.append(units)
         self._lengths.append(np.diff(codes.indptr).astype(np.int64))
@@ -179,26 +190,6 @@ class ActivationWriter:
         MicrodlError
             If no cell was added.
         """
-        run_through(self.iter_finish(ranking))
-
-    def iter_finish(self, ranking: pd.DataFrame | None = None) -> Generator[None, None, None]:
-        """`finish` in steps of a part of a second.
-
-        Parameters
-        ----------
-        ranking : DataFrame, optional
-            As for `finish`.
-
-        Yields
-        ------
-        None
-            Stop iterating to cancel.
-
-        Raises
-        ------
-        MicrodlError
-            If no cell was added.
-        """
         if not self._data.length:
             raise MicrodlError("No activations were added, so there is nothing to write.")
         for array in self._arrays:
@@ -207,27 +198,25 @@ class ActivationWriter:
         folder = self._partial
         np.save(folder / "codes.indptr.npy", indptr)
         n_concepts = self._dictionary.n_concepts
-        yield from _iter_write_by_concept(folder, indptr, n_concepts)
+        _write_by_concept(folder, indptr, n_concepts, self._values_at_once)
         units = pd.concat(self._units, ignore_index=True)
         self._dictionary.save(folder / DICTIONARY)
-        yield
+        current_task().check()
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "n_units": len(units),
             "n_concepts": n_concepts,
             "n_dimensions": self._vectors._row[0],
             "n_values": int(indptr[-1]),
-            "units": (yield from _iter_write_table(units, folder, "units")),
+            "units": _write_table(units, folder, "units"),
         }
         if ranking is None:
             # Let go of before the files are moved, which some systems refuse while they are read.
-            ranking = yield from _assemble(
-                folder, manifest, self._dictionary, units, [], []
-            ).iter_ranking()
+            ranking = _assemble(folder, manifest, self._dictionary, units, [], []).ranking
         table = ranking.reset_index()
-        manifest["ranking"] = yield from _iter_write_table(table, folder, "ranking")
+        manifest["ranking"] = _write_table(table, folder, "ranking")
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        yield
+        current_task().check()
         self._move_in_place()
 
     def _move_in_place(self) -> None:
@@ -238,16 +227,16 @@ class ActivationWriter:
             path.replace(self.folder / path.name)
 
 
-def _iter_write_by_concept(
-    folder: Path, indptr: NDArray[np.int32], n_concepts: int
-) -> Generator[None, None, None]:
+def _write_by_concept(
+    folder: Path, indptr: NDArray[np.int32], n_concepts: int, values_at_once: int
+) -> None:
     """The codes turned round, a few million values at a time."""
     indices = np.load(folder / "codes.indices.npy", mmap_mode="r")
     data = np.load(folder / "codes.data.npy", mmap_mode="r")
     count = np.zeros(n_concepts, np.int64)
-    for begin in range(0, len(indices), _VALUES_AT_ONCE):
-        yield
-        count += np.bincount(indices[begin : begin + _VALUES_AT_ONCE], minlength=n_concepts)
+    for begin in range(0, len(indices), values_at_once):
+        current_task().check()
+        count += np.bincount(indices[begin : begin + values_at_once], minlength=n_concepts)
     columns = np.concatenate([[0], np.cumsum(count)])
     np.save(folder / "columns.indptr.npy", columns.astype(np.int32))
     rows_of, values_of = (
@@ -258,8 +247,8 @@ def _iter_write_by_concept(
     place = columns[:-1].copy()
     begin, n = 0, len(indptr) - 1
     while begin < n:
-        yield
-        end = int(np.searchsorted(indptr, int(indptr[begin]) + _VALUES_AT_ONCE, "right")) - 1
+        current_task().check()
+        end = int(np.searchsorted(indptr, int(indptr[begin]) + values_at_once, "right")) - 1
         end = min(max(end, begin + 1), n)
         part = slice(int(indptr[begin]), int(indptr[end]))
         rows = sparse.csr_array(
@@ -276,7 +265,13 @@ def _iter_write_by_concept(
     values_of.flush()
 
 
-def save_activations(activations: ConceptActivations, folder: str | Path) -> Path:
+def save_activations(
+    activations: ConceptActivations,
+    folder: str | Path,
+    *,
+    units_at_once: int = 16_384,
+    values_at_once: int = _VALUES_AT_ONCE,
+) -> Path:
     """Write the activations of a run to a folder that `open_activations` reads.
 
     Parameters
@@ -285,6 +280,8 @@ def save_activations(activations: ConceptActivations, folder: str | Path) -> Pat
         Result of a run. Tokens and places of the units are not written.
     folder : str or Path
         Made where it is missing.
+    units_at_once, values_at_once : int
+        Written between two looks at whether the task was cancelled.
 
     Returns
     -------
@@ -296,34 +293,6 @@ def save_activations(activations: ConceptActivations, folder: str | Path) -> Pat
     MicrodlError
         If the folder holds other files, or is the one that these activations are read from.
     """
-    return run_through(iter_save_activations(activations, folder))
-
-
-def iter_save_activations(
-    activations: ConceptActivations, folder: str | Path
-) -> Generator[tuple[int, int], None, Path]:
-    """`save_activations` in steps of a part of a second.
-
-    Parameters
-    ----------
-    activations, folder
-        As for `save_activations`.
-
-    Yields
-    ------
-    done, total : int
-        Units; stop iterating to cancel, and the folder is as it was before.
-
-    Returns
-    -------
-    Path
-        The folder.
-
-    Raises
-    ------
-    MicrodlError
-        As `save_activations`.
-    """
     folder = Path(folder)
     source = getattr(activations.vectors, "filename", None)
     if source is not None and Path(source).resolve().parent == folder.resolve():
@@ -331,19 +300,23 @@ def iter_save_activations(
             f"The activations are being read from '{folder}'; choose another folder to write to."
         )
     units = activations.tagged_units()
-    with ActivationWriter(folder, activations.dictionary) as writer:
+    task = current_task()
+    writer = ActivationWriter(folder, activations.dictionary, values_at_once=values_at_once)
+    with writer:
         n = len(units)
-        for begin in range(0, n, _UNITS_AT_ONCE):
+        for begin in range(0, n, units_at_once):
             # Turning the codes round takes longer than writing them.
-            yield begin // 4, n
-            rows = slice(begin, begin + _UNITS_AT_ONCE)
+            task.progress(begin // 4, n, "Saving activations")
+            rows = slice(begin, begin + units_at_once)
             writer.add(
                 units.iloc[rows],
                 sparse.csr_array(activations.codes[rows]),
                 activations.vectors[rows],
             )
-        ranking = yield from retold(activations.iter_ranking(), (n // 4, n))
-        yield from retold(writer.iter_finish(ranking), (n // 2, n))
+        task.progress(n // 4, n)
+        ranking = activations.ranking
+        task.progress(n // 2, n)
+        writer.finish(ranking)
     return folder
 
 
@@ -351,6 +324,8 @@ def open_activations(
     folder: str | Path,
     grids: Sequence[TokenGrid] = (),
     geometry: Sequence[Units] = (),
+    *,
+    values_at_once: int = _VALUES_AT_ONCE,
 ) -> ConceptActivations:
     """Activations of a folder, whose codes and vectors stay on disk.
 
@@ -362,6 +337,8 @@ def open_activations(
         Tokens of every field, where they are at hand; heatmaps need them.
     geometry : sequence of Units, optional
         Units of every field, where they are at hand; pictures of units need them.
+    values_at_once : int, default=2,000,000
+        Codes that are checked between two looks at whether the task was cancelled.
 
     Returns
     -------
@@ -373,35 +350,6 @@ def open_activations(
         If a file is missing or damaged: sizes, types, and every place that the codes point to are
         checked before anything is used. Nothing of the folder is executed.
     """
-    return run_through(iter_open_activations(folder, grids, geometry))
-
-
-def iter_open_activations(
-    folder: str | Path,
-    grids: Sequence[TokenGrid] = (),
-    geometry: Sequence[Units] = (),
-) -> Generator[None, None, ConceptActivations]:
-    """`open_activations` in steps of a part of a second.
-
-    Parameters
-    ----------
-    folder, grids, geometry
-        As for `open_activations`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    ConceptActivations
-
-    Raises
-    ------
-    MicrodlError
-        As `open_activations`.
-    """
     folder = Path(folder)
     with _said_of(folder):
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -411,14 +359,14 @@ def iter_open_activations(
                 f"'{folder}' was written by another version (format {version}, here "
                 f"{SCHEMA_VERSION}); update napari-microdl."
             )
-        yield
+        current_task().check()
         dictionary = ConceptDictionary.load(folder / DICTIONARY)
-        units = yield from _iter_read_table(folder, manifest["units"], manifest["n_units"])
-        ranking = yield from _iter_read_table(folder, manifest["ranking"], manifest["n_concepts"])
+        units = _read_table(folder, manifest["units"], manifest["n_units"])
+        ranking = _read_table(folder, manifest["ranking"], manifest["n_concepts"])
         found = _assemble(folder, manifest, dictionary, units, list(grids), list(geometry))
         for codes, n in ((found.codes, found.n_concepts), (found.columns, len(found.units))):
             assert codes is not None
-            yield from _iter_check_places(codes.indptr, codes.indices, n)
+            _check_places(codes.indptr, codes.indices, n, values_at_once)
         if sorted(ranking["concept"]) != list(range(found.n_concepts)):
             raise ValueError("the ranking does not hold every concept once")
     ranking = ranking.set_index("concept")
@@ -494,14 +442,14 @@ def _array(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArr
     return found
 
 
-def _iter_check_places(
-    indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int
-) -> Generator[None, None, None]:
+def _check_places(
+    indptr: NDArray[np.integer], indices: NDArray[np.integer], n: int, values_at_once: int
+) -> None:
     """Refuse codes that point outside of their table, which compiled code would follow."""
     sound = indptr[0] == 0 and indptr[-1] == len(indices) and (np.diff(indptr) >= 0).all()
-    for begin in range(0, len(indices), _VALUES_AT_ONCE):
-        yield
-        part = indices[begin : begin + _VALUES_AT_ONCE]
+    for begin in range(0, len(indices), values_at_once):
+        current_task().check()
+        part = indices[begin : begin + values_at_once]
         sound = sound and part.min() >= 0 and part.max() < n
     if not sound:
         raise ValueError("codes point outside of their table")
@@ -510,14 +458,12 @@ def _iter_check_places(
 # Tables: one array a column, texts as numbers into a list of the different ones -----------------
 
 
-def _iter_write_table(
-    table: pd.DataFrame, folder: Path, name: str
-) -> Generator[None, None, list[dict[str, Any]]]:
+def _write_table(table: pd.DataFrame, folder: Path, name: str) -> list[dict[str, Any]]:
     """Write every column as an array; what the manifest says of them is returned."""
     columns = []
     for number, heading in enumerate(table.columns):
         column: dict[str, Any] = {"name": str(heading), "file": f"{name}.{number:02d}.npy"}
-        yield
+        current_task().check()
         values = table[heading]
         if pd.api.types.is_numeric_dtype(values.dtype):
             array = values.to_numpy()
@@ -530,13 +476,11 @@ def _iter_write_table(
     return columns
 
 
-def _iter_read_table(
-    folder: Path, columns: list[dict[str, Any]], n: int
-) -> Generator[None, None, pd.DataFrame]:
-    """A table as `_iter_write_table` wrote it."""
+def _read_table(folder: Path, columns: list[dict[str, Any]], n: int) -> pd.DataFrame:
+    """A table as `_write_table` wrote it."""
     found = {}
     for column in columns:
-        yield
+        current_task().check()
         # A file of this folder, whatever the manifest says.
         array = np.load(folder / Path(column["file"]).name, allow_pickle=False)
         if array.shape != (n,):

@@ -1,31 +1,31 @@
-"""Decompositions of wide matrices that can be stopped, though LAPACK cannot."""
+"""Arithmetic on arrays that several rooms need."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.core.child_process import iter_in_child
+from napari_microdl.core.child_process import call_in_child
+from napari_microdl.core.errors import MicrodlError
 
-# Up to this width one takes less than half a second.
-_WIDE = 768
-Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+# Up to this width a decomposition takes less than half a second.
+WIDE = 768
+# Rows looked at at a time, so that memory does not grow with the number of samples.
+_CHUNK_ROWS = 8192
+_Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def iter_eigh(matrix: NDArray[np.float64]) -> Generator[None, None, Pair]:
-    """Eigenvalues and eigenvectors of a symmetric matrix.
+def eigh(matrix: NDArray[np.float64], *, wide: int = WIDE) -> _Pair:
+    """Eigenvalues and eigenvectors of a symmetric matrix; cancelling need not wait for LAPACK.
 
     Parameters
     ----------
     matrix : ndarray of shape (n, n)
         float64.
-
-    Yields
-    ------
-    None
-        Many times a second where the matrix is wide; stop iterating to cancel.
+    wide : int
+        A wider matrix is decomposed in a process of its own.
 
     Returns
     -------
@@ -34,30 +34,20 @@ def iter_eigh(matrix: NDArray[np.float64]) -> Generator[None, None, Pair]:
     vectors : ndarray of shape (n, n)
         In columns.
     """
-    if len(matrix) <= _WIDE:
-        return eigh(matrix)
-    found: Pair = yield from iter_in_child(eigh, matrix)
-    return found
+    if len(matrix) <= wide:
+        return _eigh(matrix)
+    return call_in_child(_eigh, matrix)
 
 
-def eigh(matrix: NDArray[np.float64]) -> Pair:
-    """`iter_eigh` in one go."""
-    values, vectors = np.linalg.eigh(matrix)
-    return values, vectors
-
-
-def iter_right_vectors(matrix: NDArray[np.float64]) -> Generator[None, None, Pair]:
-    """Singular values and right singular vectors.
+def right_vectors(matrix: NDArray[np.float64], *, wide: int = WIDE) -> _Pair:
+    """Singular values and right singular vectors; cancelling need not wait for LAPACK.
 
     Parameters
     ----------
     matrix : ndarray of shape (m, n)
         float64.
-
-    Yields
-    ------
-    None
-        Many times a second where the matrix is large; stop iterating to cancel.
+    wide : int
+        As for `eigh`.
 
     Returns
     -------
@@ -66,16 +56,9 @@ def iter_right_vectors(matrix: NDArray[np.float64]) -> Generator[None, None, Pai
     vectors : ndarray of shape (min(m, n), n)
         In rows.
     """
-    if min(matrix.shape) ** 2 * max(matrix.shape) <= _WIDE**3 // 8:
-        return right_vectors(matrix)
-    found: Pair = yield from iter_in_child(right_vectors, matrix)
-    return found
-
-
-def right_vectors(matrix: NDArray[np.float64]) -> Pair:
-    """`iter_right_vectors` in one go."""
-    _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
-    return values, vectors
+    if min(matrix.shape) ** 2 * max(matrix.shape) <= wide**3 // 8:
+        return _right_vectors(matrix)
+    return call_in_child(_right_vectors, matrix)
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -94,3 +77,40 @@ def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     unit: NDArray[np.float32] = np.zeros_like(vectors)
     np.divide(vectors, norms, out=unit, where=norms > 0)
     return unit
+
+
+def require_finite(x: NDArray[Any]) -> None:
+    """Refuse samples that hold NaN or infinity.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, n_features)
+        Samples.
+
+    Raises
+    ------
+    MicrodlError
+        If any value is NaN or infinite.
+    """
+    bad = 0
+    first = -1
+    for start in range(0, len(x), _CHUNK_ROWS):
+        wrong = np.flatnonzero(~np.isfinite(x[start : start + _CHUNK_ROWS]).all(axis=1))
+        if len(wrong) and first < 0:
+            first = start + int(wrong[0])
+        bad += len(wrong)
+    if bad:
+        raise MicrodlError(
+            f"{bad} of {len(x)} samples hold NaN or inf (infinity), the first of them row {first}: "
+            "remove or repair these samples first."
+        )
+
+
+def _eigh(matrix: NDArray[np.float64]) -> _Pair:
+    values, vectors = np.linalg.eigh(matrix)
+    return values, vectors
+
+
+def _right_vectors(matrix: NDArray[np.float64]) -> _Pair:
+    _, values, vectors = np.linalg.svd(matrix, full_matrices=False)
+    return values, vectors

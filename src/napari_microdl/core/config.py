@@ -27,6 +27,10 @@ UnitKind = Literal["cell", "crop", "token"]
 ChannelTokens = Literal["concat", "mean"]
 Update = Literal["newton", "adam"]
 Init = Literal["data", "linear"]
+Independent = Literal["wells", "fields", "plates"]
+Library = Literal["scikit-image", "cp_measure"]
+# Batches that are chosen by what there is.
+AUTOMATIC = "auto"
 
 # JSON has lists only.
 Channels = Annotated[tuple[str, ...], Field(strict=False)]
@@ -65,6 +69,10 @@ class Settings(BaseModel):
             Fields of this group.
         """
         return type(self)(**{**self.__dict__, **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values that JSON can hold."""
+        return self.model_dump(mode="json")
 
 
 class ModelConfig(Settings):
@@ -233,6 +241,43 @@ class DictionaryConfig(Settings):
     early_stopping: bool = False
 
 
+class EvaluationChoices(Settings):
+    """What an evaluation of a run asks.
+
+    Parameters
+    ----------
+    labels : str, default="Metadata_condition"
+        Column of the units that concepts should tell, with or without ``Metadata_``.
+    independent : {"wells", "fields", "plates"}
+        What was treated as one: it is shuffled, drawn again and left out whole.
+    n_permutations : int, default=999
+        Shuffles of the null.
+    handcrafted : bool, default=True
+        Whether to measure the cells by hand too, where images and labels are given.
+    library : {"scikit-image", "cp_measure"}
+        Whose measurements these are, see `napari_microdl.metrics.cell_measurements`.
+    n_seeds : int, default=0
+        Dictionaries to fit with further seeds.
+    unseen_only : bool, default=False
+        Whether to leave out the fields that the dictionary was fitted on.
+    random_state : int, default=0
+        Seed.
+    batches : str, default="auto"
+        Column that tells the batches by which controls are compared, with or without ``Metadata_``;
+        "auto" takes plates or, of one plate, sites: see `napari_microdl.report.batch_design`.
+    """
+
+    labels: str = "Metadata_condition"
+    independent: Independent = "wells"
+    n_permutations: Annotated[int, Field(ge=1)] = 999
+    handcrafted: bool = True
+    library: Library = "scikit-image"
+    n_seeds: Annotated[int, Field(ge=0)] = 0
+    unseen_only: bool = False
+    random_state: int = 0
+    batches: str = AUTOMATIC
+
+
 class PipelineConfig(Settings):
     """Settings of a run from fields to concepts, a group for each stage.
 
@@ -306,10 +351,6 @@ class PipelineConfig(Settings):
                 groups[group][field] = value
         return groups
 
-    def to_dict(self) -> dict[str, Any]:
-        """The settings as plain values that JSON can hold."""
-        return self.model_dump(mode="json")
-
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Settings from plain values.
@@ -317,7 +358,7 @@ class PipelineConfig(Settings):
         Parameters
         ----------
         values : dict
-            As `to_dict` gives them, or by their own names without groups, as versions before 0.2
+            As `to_dict` gives them, or by their own names without groups, as the first version
             wrote them; what is missing keeps its default.
 
         Returns
@@ -471,6 +512,9 @@ _MUST_BE = {
     "bool_type": "true or false",
     "string_type": "a text",
     "tuple_type": "a list of texts",
+    "list_type": "a list of texts",
+    "too_short": "a list with at least one entry",
+    "dict_type": "an object",
     "model_type": "an object",
     "model_attributes_type": "an object",
 }
@@ -486,8 +530,10 @@ def _sentence(record: type[Settings], error: ValidationError) -> str:
         # A group has said it already.
         return str(first["ctx"]["error"])
     name, value = str(first["loc"][0]), first["input"]
-    group = next((group for group, kind in _GROUPS.items() if kind is record), None)
+    group = next((group for group, kind in _GROUPS.items() if issubclass(record, kind)), None)
     place = name if group is None else f"{group}.{name}"
+    if first["type"] == "missing":
+        return f"The setting {place} is missing."
     if first["type"] == "greater_than_equal":
         return f"The setting {place} is {value} but must be {first['ctx']['ge']:g} or more."
     if first["type"] == "literal_error":

@@ -1,17 +1,21 @@
-"""Files that are there whole or not at all, also where their writing is stopped."""
+"""Files that are there whole or not at all, and the folder for what can be computed again."""
 
 from __future__ import annotations
 
-import tempfile
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
+
+from platformdirs import user_cache_path
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def write_whole(path: Path) -> Iterator[Path]:
     """A file to be written beside another, whose place it takes in the end.
 
     Parameters
@@ -22,8 +26,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        Where to write, with the same suffix. It is closed by the end of the block; where that ends
-        otherwise (an error, a generator that is closed), nothing of it is left.
+        Where to write, with the same suffix, under a name that nobody else uses. It is closed by
+        the end of the block; where that ends with an error, nothing of it is left.
 
     Raises
     ------
@@ -34,7 +38,20 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     if not path.parent.is_dir():
         raise MicrodlError(f"There is no folder '{path.parent}'; choose another place.")
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-        partial = Path(folder) / path.name
+    partial = path.with_name(f".{path.stem[:64]}-{uuid4().hex}{path.suffix}")
+    try:
         yield partial
+        with partial.open("rb+") as file:
+            # Else a crash of the system could leave the new name with nothing in it.
+            os.fsync(file.fileno())
+        # A task that was cancelled leaves what was there.
+        current_task().check()
         partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Folder named in ``NAPARI_MICRODL_CACHE``, or the system's for caches; may not exist."""
+    named = os.environ.get("NAPARI_MICRODL_CACHE")
+    return Path(named).expanduser() if named else user_cache_path("napari-microdl")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.files import write_whole
 
 _MAX_HEADER_BYTES = 100_000_000
 
@@ -109,23 +109,16 @@ def write_safetensors(
 
     Raises
     ------
+    MicrodlError
+        If the folder does not exist.
     OSError
-        If the folder cannot be written to or the disk is full. Nothing has changed then.
+        If it cannot be written to or the disk is full. Nothing has changed then.
     """
     from safetensors.numpy import save
 
-    path = Path(path)
     content = save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata)
-    # Written beside and then renamed: a crash leaves the old file whole.
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with write_whole(Path(path)) as partial:
+        partial.write_bytes(content)
 
 
 def file_sha256(path: str | Path) -> str:

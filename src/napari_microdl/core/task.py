@@ -108,7 +108,7 @@ class Task:
         self._asked = threading.Event()
         self._stage: Stage | None = None
         self._stage_began = time.monotonic()
-        self._steps: list[tuple[int, int, str]] = []
+        self._steps: list[tuple[int, int, str | None]] = []
         self._notes: list[list[str]] = []
         self._last_report = -float("inf")
         self._message = ""
@@ -153,7 +153,7 @@ class Task:
     ) -> None:
         """Tell how far the work is, and give up if it was cancelled.
 
-        Inside a `step` this is a part of that step, whose message is told.
+        Inside a `step` this is a part of that step, whose message is told if it has one.
 
         Parameters
         ----------
@@ -175,7 +175,7 @@ class Task:
         share = done / total if total else 0.0
         for outer_done, outer_total, outer_message in reversed(self._steps):
             done, total = outer_done, outer_total
-            message = message if stays else outer_message
+            message = message if stays or outer_message is None else outer_message
             share = (done + share) / total if total else 0.0
         if message is not None and not stays:
             self._message = message
@@ -192,15 +192,15 @@ class Task:
         self._tell(told)
 
     @contextmanager
-    def step(self, done: int, total: int, message: str) -> Iterator[None]:
+    def step(self, done: int, total: int, message: str | None) -> Iterator[None]:
         """One step of a loop, with the progress of what is called inside as a part of it.
 
         Parameters
         ----------
         done, total : int
             Steps done before this one, and in all.
-        message : str
-            A sentence for people.
+        message : str or None
+            A sentence for people; None leaves the word to what is called inside.
         """
         self.progress(done, total, message)
         self._steps.append((done, total, message))

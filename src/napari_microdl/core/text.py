@@ -1,4 +1,4 @@
-"""Words for lists of names."""
+"""Sentences about lists, numbers and durations."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def listed(names: Sequence[str], most: int = 3) -> str:
 def counted(n: int, noun: str) -> str:
     """A number with its noun, in the plural where it is not one: "1 cell", "1,200 cells"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time in seconds, or in minutes from a minute and a half on."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.core.arrays import iter_eigh
-from napari_microdl.core.stepping import run_through
+from napari_microdl.core.arrays import eigh
+from napari_microdl.core.task import current_task
 
 # From hardly any to nearly no whitening, in units of the median eigenvalue.
 _CANDIDATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -24,24 +22,6 @@ def left_out_excess(
 
     Parameters
     ----------
-    controls, groups, shrinkages
-        As for `iter_left_out_excess`.
-
-    Returns
-    -------
-    ndarray of shape (len(shrinkages),)
-        As `iter_left_out_excess` returns it.
-    """
-    return run_through(iter_left_out_excess(controls, groups, shrinkages))
-
-
-def iter_left_out_excess(
-    controls: NDArray[np.floating], groups: NDArray[np.generic], shrinkages: tuple[float, ...]
-) -> Generator[None, None, NDArray[np.float64]]:
-    """How much longer whitened controls become when their field was left out of the fit.
-
-    Parameters
-    ----------
     controls : ndarray of shape (n, d)
         Control samples.
     groups : ndarray of shape (n,)
@@ -50,31 +30,27 @@ def iter_left_out_excess(
     shrinkages : tuple of float
         Candidates, in units of the median eigenvalue.
 
-    Yields
-    ------
-    None
-        Several times a field, as each takes an eigendecomposition.
-
     Returns
     -------
     ndarray of shape (len(shrinkages),)
         Mean over fields of the mean squared length of left-out samples over that of fitted ones.
     """
+    task = current_task()
     names = np.unique(groups)
     if len(names) < 2:
         groups = np.arange(len(controls)) * _PARTS // max(len(controls), 1)
         names = np.unique(groups)
     ratios = []
     for name in names:
-        yield
+        task.check()
         fitted, left_out = controls[groups != name], controls[groups == name]
         if len(fitted) < 2 or not len(left_out):
             continue
         mean = fitted.mean(0, dtype=np.float64)
         inside, outside = fitted - mean, left_out - mean
-        yield
-        values, directions = yield from iter_eigh(inside.T @ inside / (len(fitted) - 1))
-        yield
+        task.check()
+        values, directions = eigh(inside.T @ inside / (len(fitted) - 1))
+        task.check()
         values = np.maximum(values, 0)
         positive = values[values > values[-1] * 1e-10]
         if not len(positive):
@@ -93,33 +69,10 @@ def choose_shrinkage(controls: NDArray[np.floating], groups: NDArray[np.generic]
 
     Parameters
     ----------
-    controls, groups
-        As for `iter_shrinkage`.
-
-    Returns
-    -------
-    float
-        As `iter_shrinkage` returns it.
-    """
-    return run_through(iter_shrinkage(controls, groups))
-
-
-def iter_shrinkage(
-    controls: NDArray[np.floating], groups: NDArray[np.generic]
-) -> Generator[None, None, float]:
-    """The least shrinkage with which the whitening also holds for controls it has not seen.
-
-    Parameters
-    ----------
     controls : ndarray of shape (n, d)
         Control samples.
     groups : ndarray of shape (n,)
         The field of each.
-
-    Yields
-    ------
-    None
-        Several times a field.
 
     Returns
     -------
@@ -132,6 +85,6 @@ def iter_shrinkage(
     measured too small, so every unseen sample, treated or not, sticks out along them and the
     dictionary learns noise.
     """
-    excess = yield from iter_left_out_excess(controls, groups, _CANDIDATES)
+    excess = left_out_excess(controls, groups, _CANDIDATES)
     fine = np.flatnonzero(excess <= _TOLERANCE)
     return _CANDIDATES[int(fine[0])] if len(fine) else _CANDIDATES[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import copy
 from typing import Any, Self
 
 import numpy as np
@@ -10,11 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from napari_microdl.core.arrays import iter_eigh
+from napari_microdl.core.arrays import eigh, require_finite
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.noting import warn
-from napari_microdl.core.stepping import run_through
-from napari_microdl.core.validation import require_finite
+from napari_microdl.core.task import current_task
 
 # Rows turned to float64 at a time, so that memory does not grow with the number of samples.
 _CHUNK_ROWS = 8192
@@ -28,8 +26,14 @@ class FewControlsWarning(UserWarning):
     """There are fewer control samples than are needed to measure every direction."""
 
 
-class _Moments:
-    """Mean and scatter matrix of the samples seen so far, float64."""
+class MomentSums:
+    """Mean and scatter matrix of the samples seen so far, float64.
+
+    Parameters
+    ----------
+    width : int
+        Features of a sample.
+    """
 
     def __init__(self, width: int) -> None:
         self.count = 0
@@ -37,13 +41,15 @@ class _Moments:
         self.scatter = np.zeros((width, width))
 
     def add(self, x: NDArray[Any]) -> None:
-        """Merge samples by the update of Chan, Golub and LeVeque (1979)."""
-        run_through(self.iter_add(x))
+        """Merge samples by the update of Chan, Golub and LeVeque (1979).
 
-    def iter_add(self, x: NDArray[Any]) -> Generator[None, None, None]:
-        """`add`, some samples an iteration."""
+        Parameters
+        ----------
+        x : ndarray of shape (n_samples, n_features)
+            Samples.
+        """
         for start in range(0, len(x), _CHUNK_ROWS):
-            yield
+            current_task().check()
             chunk = x[start : start + _CHUNK_ROWS].astype(np.float64)
             mean = chunk.mean(axis=0)
             chunk -= mean
@@ -121,7 +127,7 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     mean_: NDArray[np.float64]
     n_samples_seen_: int
     n_features_in_: int
-    _moments: _Moments | None
+    _moments: MomentSums | None
     _spectrum: _Spectrum | None
 
     def __init__(
@@ -252,37 +258,13 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         FewControlsWarning
             If there are not more samples than features.
         """
-        return run_through(self.iter_fit(X))
-
-    def iter_fit(self, X: ArrayLike) -> Generator[None, None, Self]:
-        """`fit` in steps of well under a second, whatever the width of a sample.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Control samples, at least two.
-
-        Yields
-        ------
-        None
-            Stop iterating to cancel: the whitening is then as it was before.
-
-        Returns
-        -------
-        ControlWhitening
-            Itself.
-
-        Raises
-        ------
-        MicrodlError
-            As `fit`.
-        """
         self._check_parameters()
         x = self._new_samples(X)
-        moments = _Moments(x.shape[1])
-        yield from moments.iter_add(x)
-        spectrum = yield from self._iter_solve(moments)
-        self._begin(X, moments)
+        moments = MomentSums(x.shape[1])
+        moments.add(x)
+        spectrum = self._solve(moments)
+        validate_data(self, X, reset=True, skip_check_array=True)
+        self._take(moments)
         self._spectrum = spectrum
         return self
 
@@ -310,9 +292,10 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             accumulated before stays.
         """
         self._check_parameters()
-        if not hasattr(self, "n_samples_seen_"):
+        first = not hasattr(self, "n_samples_seen_")
+        if first:
             x = self._new_samples(X)
-            self._begin(X, _Moments(x.shape[1]))
+            moments = MomentSums(x.shape[1])
         elif self._moments is None:
             raise MicrodlError(
                 "This whitening was rebuilt from stored arrays, which do not hold what is needed "
@@ -320,11 +303,12 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             )
         else:
             x = self._known_samples(X)
-        assert self._moments is not None
-        self._moments.add(x)
-        self.mean_ = self._moments.mean
-        self.n_samples_seen_ = self._moments.count
-        self._spectrum = None
+            # A copy, as adding may be cancelled half way.
+            moments = copy.deepcopy(self._moments)
+        moments.add(x)
+        if first:
+            validate_data(self, X, reset=True, skip_check_array=True)
+        self._take(moments)
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -443,8 +427,7 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         require_finite(x)
         return x
 
-    def _begin(self, X: ArrayLike, moments: _Moments) -> None:
-        validate_data(self, X, reset=True, skip_check_array=True)
+    def _take(self, moments: MomentSums) -> None:
         self._moments = moments
         self.mean_ = moments.mean
         self.n_samples_seen_ = moments.count
@@ -455,17 +438,17 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise AttributeError("ControlWhitening is not fitted: call fit with control samples.")
         if self._spectrum is None:
             assert self._moments is not None
-            self._spectrum = run_through(self._iter_solve(self._moments))
+            self._spectrum = self._solve(self._moments)
         return self._spectrum
 
-    def _iter_solve(self, moments: _Moments) -> Generator[None, None, _Spectrum]:
+    def _solve(self, moments: MomentSums) -> _Spectrum:
         seen, width = moments.count, len(moments.mean)
         if seen < 2:
             raise MicrodlError(
                 f"Whitening needs at least 2 control samples but got n_samples = {seen}: "
                 "add more controls."
             )
-        variance, vectors = yield from iter_eigh(moments.scatter / (seen - 1))
+        variance, vectors = eigh(moments.scatter / (seen - 1))
         variance = np.maximum(variance[::-1], 0)
         components = vectors.T[::-1]
         largest = float(variance[0])
@@ -480,7 +463,7 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 "choose other controls."
             )
         if seen <= width:
-            warn(
+            current_task().note(
                 f"There are {seen} control samples for {width} dimensions, so "
                 f"{width - len(present)} directions were not measured and are scaled by the "
                 "shrinkage alone; use more controls, or crops or tokens instead of cells.",
@@ -493,9 +476,9 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         scale[floored > noise] = 1 / np.sqrt(floored[floored > noise])
         # A fixed sign, so that equal data give equal files whatever LAPACK is used.
         signs = np.sign(components[np.arange(width), np.abs(components).argmax(axis=1)])
-        kept = width if self.n_components is None else self.n_components
+        n = width if self.n_components is None else self.n_components
         return (
-            (components * signs[:, None])[:kept].copy(),
-            variance[:kept].copy(),
-            scale[:kept].copy(),
+            (components * signs[:, None])[:n].copy(),
+            variance[:n].copy(),
+            scale[:n].copy(),
         )

@@ -98,16 +98,7 @@ class Field:
         return int(self.data.shape[0])
 
     def channel_indices(self, names: tuple[str, ...] | None) -> tuple[int, ...]:
-        """Indices of the named channels, in the order asked for.
-
-        Parameters
-        ----------
-        names : tuple of str or None
-            None means every channel.
-
-        Returns
-        -------
-        tuple of int
+        """Indices of the named channels, in the order asked for; all where None.
 
         Raises
         ------
@@ -125,17 +116,12 @@ class Field:
         return tuple(self.channel_names.index(n) for n in names)
 
     def read(self, channels: tuple[int, ...] | None = None) -> NDArray[np.generic]:
-        """Intensities as a NumPy array.
+        """Intensities as a NumPy array of shape (channels, height, width), in the type of the data.
 
         Parameters
         ----------
         channels : tuple of int, optional
             Which channels, in this order; all where not given.
-
-        Returns
-        -------
-        ndarray of shape (channels, height, width)
-            In the type of the data.
         """
         if channels is None:
             return np.asarray(self.data)
@@ -144,20 +130,7 @@ class Field:
     def read_rows(
         self, start: int, stop: int, channels: tuple[int, ...] | None = None
     ) -> NDArray[np.generic]:
-        """Some rows as a NumPy array; nothing else of a lazy file is read.
-
-        Parameters
-        ----------
-        start, stop : int
-            First row and last row + 1.
-        channels : tuple of int, optional
-            Which channels, in this order; all where not given.
-
-        Returns
-        -------
-        ndarray of shape (channels, stop - start, width)
-            In the type of the data.
-        """
+        """Some rows of what `read` gives; nothing else of a lazy file is read."""
         channels = tuple(range(self.n_channels)) if channels is None else channels
         planes = [np.asarray(self.data[c, start:stop]) for c in channels]
         # Of a single channel no copy is needed, and rows may be many.
@@ -166,15 +139,7 @@ class Field:
     def strip_rows(self, n_channels: int = 1) -> int:
         """Rows that are best read at once: whole chunks of a file, some ten megabytes of them.
 
-        Parameters
-        ----------
-        n_channels : int, default=1
-            Channels read together.
-
-        Returns
-        -------
-        int
-            1 to the height.
+        `n_channels` is how many channels are read together.
         """
         height, width = self.shape
         row_bytes = n_channels * width * int(np.dtype(self.data.dtype).itemsize)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import get_args
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.core.config import Intensity, ScalingMode
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import retold, run_through
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 
 # The background of this many pixels is known to a few parts in ten thousand; more would only cost
@@ -27,19 +28,9 @@ def log_scale(
     background: NDArray[np.float64] | float,
     mean: NDArray[np.float64] | float,
 ) -> NDArray[np.float32]:
-    """Intensities on the scale of `IntensityScaling`.
+    """Intensities on the curve "log" of `IntensityScaling`, as float32 not below 0.
 
-    Parameters
-    ----------
-    image : ndarray
-        Intensities.
-    background, mean : float or ndarray
-        In the unit of the image; they broadcast against it.
-
-    Returns
-    -------
-    ndarray of the shape of `image`
-        float32, not below 0.
+    `background` and `mean` are in the unit of the image and broadcast against it.
     """
     factor = np.asarray(_CONTRAST / (np.asarray(mean) - background), np.float32)
     scaled = image.astype(np.float32)
@@ -56,20 +47,7 @@ def linear_scale(
     background: NDArray[np.float64] | float,
     top: NDArray[np.float64] | float,
 ) -> NDArray[np.float32]:
-    """Intensities from 0 at the background to 1 at the top, clipped there.
-
-    Parameters
-    ----------
-    image : ndarray
-        Intensities.
-    background, top : float or ndarray
-        In the unit of the image; they broadcast against it.
-
-    Returns
-    -------
-    ndarray of the shape of `image`
-        float32, 0 to 1.
-    """
+    """Intensities as float32 from 0 at the background to 1 at the top, clipped there."""
     scaled = image.astype(np.float32)
     scaled -= np.asarray(background, np.float32)
     scaled *= np.asarray(1 / (np.asarray(top) - background), np.float32)
@@ -177,40 +155,14 @@ class IntensityScaling:
         MicrodlError
             If there are no fields, a field holds NaN or infinite values, or a channel is constant.
         """
-        return run_through(self.iter_fit(fields, channels))
-
-    def iter_fit(
-        self, fields: Sequence[Field], channels: tuple[str, ...] | None = None
-    ) -> Generator[int, None, IntensityScaling]:
-        """`fit`, some rows of a channel of a field an iteration.
-
-        Parameters
-        ----------
-        fields, channels
-            As for `fit`.
-
-        Yields
-        ------
-        int
-            Number of the field that is looked at; stop iterating to cancel, and what was measured
-            before is still there.
-
-        Returns
-        -------
-        IntensityScaling
-            Itself.
-
-        Raises
-        ------
-        MicrodlError
-            As `fit`.
-        """
         if not fields:
             raise MicrodlError("There are no fields to scale; choose at least one image.")
         samples: list[list[NDArray[np.float64]]] = []
         of_field: list[list[tuple[float, float]]] = []
         for index, field in enumerate(fields):
-            sample = yield from retold(self._iter_sample(field, channels), index)
+            message = f"Measuring intensities in {field.name}"
+            with current_task().step(index, len(fields), message):
+                sample = self._sample(field, channels)
             if self.mode == "plate":
                 samples.append(sample)
             else:
@@ -218,7 +170,7 @@ class IntensityScaling:
         if self.mode == "plate":
             pooled = []
             for parts in zip(*samples, strict=True):
-                yield len(fields) - 1
+                current_task().check()
                 pooled.append(self._limits(np.concatenate(parts)))
             of_field = [pooled] * len(fields)
         limits = np.array(of_field)
@@ -246,6 +198,22 @@ class IntensityScaling:
             for (field, channels), limits in zip(self._names, self.limits_, strict=True)
             for channel, (background, reference) in zip(channels, limits, strict=True)
         ]
+
+    def of_field(self, index: int) -> IntensityScaling:
+        """The scaling of one field alone, which is its first.
+
+        Parameters
+        ----------
+        index : int
+            Place of the field among those fitted.
+
+        Returns
+        -------
+        IntensityScaling
+        """
+        one = copy(self)
+        one.limits_, one._names = self.limits_[[index]], [self._names[index]]
+        return one
 
     def apply(self, index: int, image: NDArray[np.generic]) -> NDArray[np.float32]:
         """Scale one field.
@@ -280,9 +248,7 @@ class IntensityScaling:
             high = values.max()
         return float(low), float(high)
 
-    def _iter_sample(
-        self, field: Field, channels: tuple[str, ...] | None
-    ) -> Generator[None, None, list[NDArray[np.float64]]]:
+    def _sample(self, field: Field, channels: tuple[str, ...] | None) -> list[NDArray[np.float64]]:
         height, width = field.shape
         step = max(1, int(np.sqrt(height * width / _SAMPLED_PIXELS)))
         n = field.strip_rows()
@@ -290,7 +256,7 @@ class IntensityScaling:
         for c in field.channel_indices(channels):
             parts = []
             for start in range(0, height, n):
-                yield
+                current_task().check()
                 strip = field.read_rows(start, min(start + n, height), (c,))[0]
                 if strip.dtype.kind == "f" and not np.isfinite(strip).all():
                     raise MicrodlError(

@@ -65,11 +65,6 @@ class Described(Protocol):
 def metadata_table(fields: Sequence[Described]) -> pd.DataFrame:
     """What is known about fields, one row each.
 
-    Parameters
-    ----------
-    fields : sequence of Field
-        Fields.
-
     Returns
     -------
     DataFrame
@@ -135,30 +130,20 @@ def read_names(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
 
 def _expression(pattern: str) -> str:
     parts = []
-    seen: set[str] = set()
+    named: set[str] = set()
     for number, part in enumerate(_TAG.split(pattern)):
         if number % 2 == 0:
             parts.append(re.escape(part).replace(r"\*", ".*?"))
-        elif part in seen:
+        elif part in named:
             parts.append(f"(?P={part})")
         else:
-            seen.add(part)
+            named.add(part)
             parts.append(f"(?P<{part}>{_PLACEHOLDERS.get(part, '.+?')})")
     return "".join(parts)
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """A table of what is known about fields.
-
-    Parameters
-    ----------
-    path : str or Path
-        CSV, TSV or Parquet file.
-
-    Returns
-    -------
-    DataFrame
-        All values as text.
+    """A table of what is known about fields, from a CSV, TSV or Parquet file; all values as text.
 
     Raises
     ------
@@ -187,17 +172,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
 def column(table: pd.DataFrame, *names: str) -> str | None:
     """The first column of one of these names, with or without ``Metadata_``, in any case.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Table.
-    *names : str
-        What the column may be called, in the order of preference.
-
-    Returns
-    -------
-    str or None
-        Its name in the table.
+    Names that come first are preferred.
     """
     plain = {str(c).lower().removeprefix(PREFIX.lower()): str(c) for c in reversed(table.columns)}
     return next((plain[name] for name in names if name in plain), None)
@@ -205,13 +180,6 @@ def column(table: pd.DataFrame, *names: str) -> str | None:
 
 def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
     """What one row of a table says about a field.
-
-    Parameters
-    ----------
-    table : DataFrame
-        As `read_table` returns it.
-    row : int
-        Which row.
 
     Returns
     -------
@@ -230,13 +198,13 @@ def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
     if (found := column(table, *_CONDITION_COLUMNS)) is not None:
         known["condition"] = str(table[found].iloc[row])
     if (found := column(table, *_CONTROL_COLUMNS)) is not None:
-        mark = str(table[found].iloc[row]).strip().lower()
-        if mark not in (*_YES, *_NO):
+        text = str(table[found].iloc[row]).strip().lower()
+        if text not in (*_YES, *_NO):
             raise MicrodlError(
                 f"Row {row + 1} has '{table[found].iloc[row]}' in the column {found}; write true "
                 "or false."
             )
-        known["is_control"] = mark in _YES
+        known["is_control"] = text in _YES
     return known
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.core.child_process import iter_in_child
+from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.config import SegmentationConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
+from napari_microdl.core.task import current_task
 
 # Of larger images, single steps take longer than a second.
-_MOST_PIXELS = 2048 * 2048
+PIXELS_IN_THIS_PROCESS = 2048 * 2048
 
 
 @dataclass(frozen=True)
@@ -58,61 +57,34 @@ def measure_levels(image: NDArray[np.generic], config: SegmentationConfig | None
     MicrodlError
         If the image is not two-dimensional or holds NaN or infinite values.
     """
-    return run_through(iter_measure_levels(image, config))
-
-
-def iter_measure_levels(
-    image: NDArray[np.generic], config: SegmentationConfig | None = None
-) -> Generator[None, None, Levels]:
-    """`measure_levels` in steps of less than a second for an image of 4k x 4k.
-
-    Parameters
-    ----------
-    image, config
-        As for `measure_levels`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    Levels
-
-    Raises
-    ------
-    MicrodlError
-        As `measure_levels`.
-    """
     config = config or SegmentationConfig()
     intensity = _checked(image)
     minimum = float(intensity.min())
-    smooth, brightness = yield from _iter_smoothed(np.sqrt(intensity - minimum), config)
-    return (yield from _iter_levels_of(minimum, smooth, brightness))
+    smooth, brightness = _smoothed(np.sqrt(intensity - minimum), config)
+    return _levels_of(minimum, smooth, brightness)
 
 
-def _iter_smoothed(
+def _smoothed(
     roots: NDArray[np.float32], config: SegmentationConfig
-) -> Generator[None, None, tuple[NDArray[np.float32], NDArray[np.float32]]]:
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Square roots of intensities smoothed a little, and strongly."""
     from skimage.filters import gaussian
 
     smooth = gaussian(roots, config.diameter / 20)
-    yield
+    current_task().check()
     return smooth, gaussian(roots, config.diameter / 8)
 
 
-def _iter_levels_of(
+def _levels_of(
     minimum: float, smooth: NDArray[np.float32], brightness: NDArray[np.float32]
-) -> Generator[None, None, Levels]:
+) -> Levels:
     from skimage.filters import threshold_otsu
 
-    yield
+    current_task().check()
     otsu = float(threshold_otsu(smooth))
-    yield
+    current_task().check()
     low = float(np.percentile(smooth, 1))
-    yield
+    current_task().check()
     return Levels(minimum=minimum, otsu=otsu, low=low, spread=float(brightness.std()) or 1.0)
 
 
@@ -134,6 +106,8 @@ def segment_cells(
     image: NDArray[np.generic],
     config: SegmentationConfig | None = None,
     levels: Levels | None = None,
+    *,
+    pixels_in_this_process: int = PIXELS_IN_THIS_PROCESS,
 ) -> NDArray[np.int32]:
     """Cells by smoothing, a threshold and a seeded watershed.
 
@@ -146,6 +120,9 @@ def segment_cells(
     levels : Levels, optional
         Those of the whole image where `image` is a part of it; measured where not given. Cells
         farther than four diameters from where it was cut are those of the whole.
+    pixels_in_this_process : int, default=2048 * 2048
+        A larger image is segmented in a process of its own, which ends at once where the task is
+        cancelled.
 
     Returns
     -------
@@ -161,48 +138,15 @@ def segment_cells(
     -----
     Meant for a first look. A Labels layer from a trained segmentation is better where there is one.
     """
-    return run_through(iter_segment_cells(image, config, levels))
-
-
-def iter_segment_cells(
-    image: NDArray[np.generic],
-    config: SegmentationConfig | None = None,
-    levels: Levels | None = None,
-) -> Generator[None, None, NDArray[np.int32]]:
-    """`segment_cells` in steps of less than a second.
-
-    An image of more than 2k x 2k pixels is segmented in a process of its own, which ends where the
-    iteration is stopped.
-
-    Parameters
-    ----------
-    image, config, levels
-        As for `segment_cells`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    ndarray of shape (height, width)
-        As `segment_cells`.
-
-    Raises
-    ------
-    MicrodlError
-        As `segment_cells`.
-    """
-    if image.size > _MOST_PIXELS:
-        labels: NDArray[np.int32] = yield from iter_in_child(_iter_segment, image, config, levels)
+    if image.size > pixels_in_this_process:
+        labels: NDArray[np.int32] = call_in_child(_segment, image, config, levels)
         return labels
-    return (yield from _iter_segment(image, config, levels))
+    return _segment(image, config, levels)
 
 
-def _iter_segment(
+def _segment(
     image: NDArray[np.generic], config: SegmentationConfig | None, levels: Levels | None
-) -> Generator[None, None, NDArray[np.int32]]:
+) -> NDArray[np.int32]:
     from scipy import ndimage
     from skimage.feature import peak_local_max
     from skimage.filters import gaussian, threshold_local
@@ -214,11 +158,11 @@ def _iter_segment(
     minimum = float(intensity.min()) if levels is None else levels.minimum
     # Square roots even out bright and dim cells, so that dim ones are not lost to the threshold.
     roots = np.sqrt(np.maximum(intensity - minimum, 0))
-    yield
-    smooth, brightness = yield from _iter_smoothed(roots, config)
+    current_task().check()
+    smooth, brightness = _smoothed(roots, config)
     if levels is None:
-        levels = yield from _iter_levels_of(minimum, smooth, brightness)
-    yield
+        levels = _levels_of(minimum, smooth, brightness)
+    current_task().check()
     if config.threshold == "otsu":
         foreground = smooth > levels.otsu
     else:
@@ -226,27 +170,27 @@ def _iter_segment(
         # The floor keeps noise in empty regions from being called cells.
         floor = levels.low + 0.25 * (levels.otsu - levels.low)
         foreground = (smooth > threshold_local(smooth, block)) & (smooth > floor)
-    yield
+    current_task().check()
     foreground = ndimage.binary_opening(foreground, iterations=2)
-    yield
+    current_task().check()
     foreground = ndimage.binary_fill_holes(foreground)
-    yield
+    current_task().check()
     distance = ndimage.distance_transform_edt(foreground) / (config.diameter / 2)
-    yield
+    current_task().check()
     landscape = np.minimum(gaussian(distance, 1.5), 1) + 0.5 * brightness / levels.spread
-    yield
+    current_task().check()
     seeds = peak_local_max(
         landscape,
         min_distance=max(2, round(config.diameter * 0.4)),
         labels=foreground.astype(np.int32),
         exclude_border=False,
     )
-    yield
+    current_task().check()
     markers = np.zeros(image.shape, np.int32)
     markers[tuple(seeds.T)] = np.arange(1, len(seeds) + 1)
     labels = watershed(-landscape, markers, mask=foreground)
-    yield
+    current_task().check()
     labels = remove_small_objects(labels, max_size=int(config.smallest_area))
-    yield
+    current_task().check()
     relabelled: NDArray[np.int32] = relabel_sequential(labels)[0].astype(np.int32)
     return relabelled

@@ -1,8 +1,10 @@
-"""A table of image files to fields, read when they are needed."""
+"""Tables of image files: read as fields, whose pixels come when they are needed, and written."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,28 @@ from PIL import Image
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
-from napari_microdl.fields.metadata import column, describe_row, read_table
+from napari_microdl.fields.metadata import column, describe_row, metadata_table, read_table
 
 _FILE, _FOLDER = "filename_", "pathname_"
 _LABELS = "labels"
-_WHOLE = ("path", "file", "filename", "image")
+_IMAGE_COLUMNS = ("path", "file", "filename", "image")
+# What people call the parts of a field that a table names.
+_PARTS = {
+    "name": "name",
+    "channel_names": "channels",
+    "condition": "condition",
+    "is_control": "control mark",
+    "well": "well",
+    "site": "site",
+    "plate": "plate",
+}
 
 
 class _Files:
     """Channels of a field in files, behind the part of an array's interface that `Field` reads.
 
-    Parameters
-    ----------
-    parts : list of (Path, int or None)
-        File of every channel, and which of its channels; None where it holds one alone.
-    shape : tuple of int
-        Channels, height and width.
-    dtype : dtype
-        That of the first file.
+    A part is the file of a channel and which of its channels, None where it holds one alone. The
+    type is that of the first file.
     """
 
     def __init__(
@@ -98,8 +104,8 @@ def read_fields(path: str | Path) -> list[Field]:
     }
     labels = next((c for c in by_channel if c.lower() == _LABELS), None)
     labels_column = by_channel.pop(labels) if labels is not None else column(table, _LABELS)
-    whole = None if by_channel else column(table, *_WHOLE)
-    if not by_channel and whole is None:
+    image_column = None if by_channel else column(table, *_IMAGE_COLUMNS)
+    if not by_channel and image_column is None:
         raise MicrodlError(
             f"'{path.name}' names no image files; add a column FileName_<channel> for every "
             "channel, or a column path."
@@ -107,7 +113,7 @@ def read_fields(path: str | Path) -> list[Field]:
     fields = []
     for row in range(len(table)):
         try:
-            fields.append(_field(path.parent, table, row, by_channel, whole, labels_column))
+            fields.append(_field(path.parent, table, row, by_channel, image_column, labels_column))
         except MicrodlError as error:
             raise MicrodlError(f"Row {row + 1} of '{path.name}': {error}") from error
     return fields
@@ -118,11 +124,11 @@ def _field(
     table: pd.DataFrame,
     row: int,
     by_channel: dict[str, str],
-    whole: str | None,
+    image_column: str | None,
     labels_column: str | None,
 ) -> Field:
-    if whole is not None:
-        file = _existing(folder, table, row, whole)
+    if image_column is not None:
+        file = _existing(folder, table, row, image_column)
         shape, dtype = _shape(file)
         listed = column(table, "channels")
         text = str(table[listed].iloc[row]) if listed else ""
@@ -244,3 +250,126 @@ def _channels_first(image: NDArray[Any]) -> NDArray[Any]:
     if image.ndim == 2:
         return image[None]
     return np.moveaxis(image, 2, 0) if _is_colour(image.shape) else image
+
+
+@dataclass(frozen=True, eq=False)
+class FieldFiles:
+    """A field and the files that hold it.
+
+    Parameters
+    ----------
+    field : Field
+        The field.
+    files : tuple of Path
+        One a channel, in their order, or one for all; empty where none is known.
+    labels : Path, optional
+        File with the labels of the cells.
+    """
+
+    field: Field
+    files: tuple[Path, ...] = ()
+    labels: Path | None = None
+
+
+def write_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
+    """Write a table that `read_fields` and the command line take.
+
+    Parameters
+    ----------
+    rows : sequence of FieldFiles
+        One a field.
+    path : str or Path
+        CSV file; one that is there is replaced. Files below its folder are named relative to it,
+        others with their whole path. Where every channel has a file of its own they are named in
+        ``FileName_<channel>`` and ``PathName_<channel>``, as CellProfiler does, else in ``path``
+        and ``channels``; of a field without files these stay empty.
+
+    Raises
+    ------
+    OSError
+        If the table cannot be written.
+    """
+    folder = Path(path).parent
+    table = metadata_table([row.field for row in rows])
+    one_file = any(len(row.files) == 1 != row.field.n_channels for row in rows)
+    # With a column a channel, every field would need a file in each of them.
+    names = {row.field.channel_names for row in rows if row.field.n_channels == 1}
+    one_file = one_file or len(names) > 1
+    columns: dict[str, list[str]] = {}
+    if one_file:
+        columns["path"] = [
+            relative_to_folder(folder, row.files[0]).as_posix() if row.files else "" for row in rows
+        ]
+        columns["channels"] = [";".join(row.field.channel_names) for row in rows]
+    else:
+        for channel in dict.fromkeys(name for row in rows for name in row.field.channel_names):
+            files = [
+                row.files[row.field.channel_names.index(channel)]
+                if row.files and channel in row.field.channel_names
+                else None
+                for row in rows
+            ]
+            columns |= _two_columns(channel, files, folder)
+    if any(row.labels for row in rows):
+        columns |= _two_columns("labels", [row.labels for row in rows], folder)
+    pd.concat([pd.DataFrame(columns), table], axis=1).to_csv(path, index=False)
+
+
+def _two_columns(channel: str, files: Sequence[Path | None], folder: Path) -> dict[str, list[str]]:
+    places = [None if file is None else relative_to_folder(folder, file) for file in files]
+    return {
+        f"FileName_{channel}": ["" if place is None else place.name for place in places],
+        f"PathName_{channel}": [
+            "" if place is None or place.parent == Path() else place.parent.as_posix()
+            for place in places
+        ],
+    }
+
+
+def relative_to_folder(folder: Path, file: Path) -> Path:
+    """A file relative to a folder that it lies below, so that both can move; else in full."""
+    # A link to a file keeps its name.
+    folder, file = folder.resolve(), file.parent.resolve() / file.name
+    return file.relative_to(folder) if file.is_relative_to(folder) else file
+
+
+def check_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
+    """Make sure that a table gives the same fields as those that it was written from.
+
+    The pixels themselves are not compared.
+
+    Raises
+    ------
+    MicrodlError
+        If a file cannot be read, or what is read differs in names, marks, size or type.
+    """
+    for row, found in zip(rows, read_fields(path), strict=True):
+        wanted = row.field
+        for name, part in _PARTS.items():
+            if getattr(found, name) != getattr(wanted, name):
+                raise MicrodlError(
+                    f"The {part} of '{wanted.name}' is {_shown(getattr(wanted, name))}, which a "
+                    f"table cannot hold: {_shown(getattr(found, name))} is read from it; rename it."
+                )
+        for image, other, what in (
+            (wanted.data, found.data, "image"),
+            (wanted.labels, found.labels, "labels"),
+        ):
+            if _described(image) != _described(other):
+                raise MicrodlError(
+                    f"The {what} of '{wanted.name}' in the window: {_described(image)}; in the "
+                    f"file: {_described(other)}."
+                )
+
+
+def _shown(value: Any) -> str:
+    return ", ".join(map(repr, value)) if isinstance(value, tuple) else repr(value)
+
+
+def _described(image: Any) -> str:
+    """Size and type in words; labels count the same in any type that holds them."""
+    if image is None:
+        return "none"
+    shape = " x ".join(str(int(n)) for n in image.shape)
+    kind = np.dtype(image.dtype).newbyteorder("=")
+    return shape if len(image.shape) == 2 else f"{shape} of {kind}"

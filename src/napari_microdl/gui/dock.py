@@ -1,4 +1,4 @@
-"""What both docks share: their session, and connections that end when the dock is closed."""
+"""What both docks share: the session of their viewer, and connections that end with the dock."""
 
 from __future__ import annotations
 
@@ -11,13 +11,65 @@ from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QTimer
-from qtpy.QtWidgets import QLabel, QSizePolicy, QWidget
+from qtpy.QtWidgets import QWidget
 
+from napari_microdl.gui.overlays.copied_features import CopiedFeatures
+from napari_microdl.gui.overlays.overlays import Overlays
+from napari_microdl.gui.overlays.selection_outlines import SelectionOutlines
+from napari_microdl.gui.session.preferences import read_preferences
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.viewer_session import session_of
+from napari_microdl.gui.session.token_store import token_store
 
 # Pixels; narrower, tables show nothing.
 LEAST_WIDTH = 380
+
+
+class _OfViewer:
+    """What belongs to one viewer, whether docks are open or not."""
+
+    def __init__(self, viewer: Viewer) -> None:
+        self.session = Session()
+        # From now on, Preferences have its size and can clear it.
+        token_store()
+        chosen = read_preferences()
+        self.session.settings.configure(device=chosen.device, unit=chosen.default_unit)
+        self.overlays = Overlays(viewer, self.session)
+        self.features = CopiedFeatures(viewer)
+        self.outlines = SelectionOutlines(viewer, self.session, self.overlays)
+
+
+_VIEWERS: weakref.WeakKeyDictionary[Viewer, _OfViewer] = weakref.WeakKeyDictionary()
+
+
+def _of(viewer: Viewer) -> _OfViewer:
+    if viewer not in _VIEWERS:
+        _VIEWERS[viewer] = _OfViewer(viewer)
+    return _VIEWERS[viewer]
+
+
+def session_of(viewer: Viewer) -> Session:
+    """The one session of a viewer; it goes when the viewer goes.
+
+    Parameters
+    ----------
+    viewer : Viewer
+        The viewer itself, no proxy.
+
+    Returns
+    -------
+    Session
+    """
+    return _of(viewer).session
+
+
+def overlays_of(viewer: Viewer) -> Overlays:
+    """The overlays of a viewer, as `session_of`."""
+    return _of(viewer).overlays
+
+
+def features_of(viewer: Viewer) -> CopiedFeatures:
+    """What copies activations beside the labels of a viewer, as `session_of`."""
+    return _of(viewer).features
 
 
 class Connections:
@@ -112,11 +164,3 @@ class Dock(QWidget):
         theme = get_theme(self.viewer.theme)
         names = ("background", "text")
         return {name: getattr(theme, name).as_hex(format="long") for name in names}
-
-
-def sentence_label(text: str = "") -> QLabel:
-    """A label for sentences: wraps, can be selected, and never widens its dock."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
-    return label

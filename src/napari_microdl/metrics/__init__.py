@@ -1,32 +1,19 @@
 """What the paper measures of concepts (Donhauser et al. 2025, section 4), and how sure it is."""
 
+from napari_microdl.core.config import Library
 from napari_microdl.metrics.batch_effects import batch_effects
-from napari_microdl.metrics.counts import (
-    activation_rates,
-    best_selectivity,
-    dead_features,
-    selectivity_counts,
-)
 from napari_microdl.metrics.handcrafted import (
     LIBRARIES,
-    Library,
     baseline_correlation,
     cell_measurements,
-    iter_cell_measurements,
     quantile_codes,
     require_library,
-)
-from napari_microdl.metrics.intervals import (
-    bootstrap_interval,
-    group_draws,
-    selectivity_intervals,
 )
 from napari_microdl.metrics.probes import (
     ProbeScores,
     balanced_accuracy,
     check_split,
     group_folds,
-    iter_probe_scores,
     linear_probe,
     probe_scores,
     relative_accuracy,
@@ -41,23 +28,31 @@ from napari_microdl.metrics.reconstruction import (
 )
 from napari_microdl.metrics.resampling import (
     best_selectivity_null,
-    iter_best_selectivity_null,
+    group_draws,
+    selectivity_intervals,
 )
 from napari_microdl.metrics.selectivity import (
+    activation_rates,
     activation_shares,
     active,
     average_selectivity,
-    iter_activation_shares,
+    dead_features,
     max_selectivity,
     selectivities,
+    selectivity_counts,
     separation_auc,
 )
-from napari_microdl.metrics.separation import DirectionSeparation, direction_separation
+from napari_microdl.metrics.separation import (
+    DirectionSeparation,
+    TagRecall,
+    direction_separation,
+    tag_recall,
+)
 from napari_microdl.metrics.stability import (
     DictionaryAgreement,
     agreement_of,
+    factor_recovery,
     match_dictionaries,
-    seed_agreement,
 )
 
 __all__ = [
@@ -67,6 +62,7 @@ __all__ = [
     "Library",
     "ProbeScores",
     "SparseCoder",
+    "TagRecall",
     "activation_rates",
     "activation_shares",
     "active",
@@ -75,20 +71,15 @@ __all__ = [
     "balanced_accuracy",
     "baseline_correlation",
     "batch_effects",
-    "best_selectivity",
     "best_selectivity_null",
-    "bootstrap_interval",
     "cell_measurements",
     "check_split",
     "codes_of",
     "dead_features",
     "direction_separation",
+    "factor_recovery",
     "group_draws",
     "group_folds",
-    "iter_activation_shares",
-    "iter_best_selectivity_null",
-    "iter_cell_measurements",
-    "iter_probe_scores",
     "largest_codes",
     "linear_probe",
     "match_dictionaries",
@@ -100,9 +91,9 @@ __all__ = [
     "reconstruction_r2",
     "relative_accuracy",
     "require_library",
-    "seed_agreement",
     "selectivities",
     "selectivity_counts",
     "selectivity_intervals",
     "separation_auc",
+    "tag_recall",
 ]

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from scipy import sparse, stats
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.metrics.group_counts import Labels
 from napari_microdl.metrics.group_tests import compare_groups
+from napari_microdl.metrics.selectivity import Labels
 
 
 def batch_effects(

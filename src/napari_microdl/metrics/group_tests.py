@@ -7,7 +7,7 @@ cells may lie on disk (`napari_microdl.concepts.store`).
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from itertools import combinations
 
 import numpy as np
@@ -16,23 +16,25 @@ from numpy.typing import NDArray
 from scipy import sparse, stats
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
+from napari_microdl.core.task import current_task
 
 # Two directions this close say the same; the fit replaces atoms closer than 0.9 while it runs.
 DUPLICATE_COSINE = 0.95
-_ROWS_AT_ONCE = 1024
-_VALUES_AT_ONCE = 1_000_000
+ROWS_AT_ONCE = 1024
+VALUES_AT_ONCE = 1_000_000
 # Up to so many ways to choose the wells of a side, all of them are looked at.
 _MOST_ARRANGEMENTS = 5_000
 # Two sums of the same ranks in another order differ in their last digits.
 _EQUAL = 1e-9
 
 
-def _blocks_of_concepts(indptr: NDArray[np.integer], most_concepts: int) -> Iterator[slice]:
-    """Concepts next to each other that have a million values together, one at least."""
+def _blocks_of_concepts(
+    indptr: NDArray[np.integer], most_concepts: int, most_values: int
+) -> Iterator[slice]:
+    """Concepts next to each other that have so many values together, one at least."""
     begin, n = 0, len(indptr) - 1
     while begin < n:
-        end = int(np.searchsorted(indptr, int(indptr[begin]) + _VALUES_AT_ONCE, "right")) - 1
+        end = int(np.searchsorted(indptr, int(indptr[begin]) + most_values, "right")) - 1
         end = min(max(end, begin + 1), begin + max(most_concepts, 1), n)
         yield slice(begin, end)
         begin = end
@@ -42,6 +44,8 @@ def compare_groups(
     codes: sparse.csr_array | sparse.csc_array,
     first: NDArray[np.bool_],
     second: NDArray[np.bool_],
+    *,
+    values_at_once: int = VALUES_AT_ONCE,
 ) -> pd.DataFrame:
     """Mann-Whitney U test of every concept's activations in two groups of samples.
 
@@ -51,6 +55,8 @@ def compare_groups(
         Codes; by concept (csc) they are used as they are, else they are turned round first.
     first, second : ndarray of bool, shape (n_samples,)
         The two groups; samples of neither are left out.
+    values_at_once : int
+        Values of concepts next to each other that are held in memory.
 
     Returns
     -------
@@ -72,36 +78,6 @@ def compare_groups(
     Samples count as independent. Cells of one well are not, so a small p-value of many cells from
     few wells says less than it seems: see `compare_wells`.
     """
-    return run_through(iter_compare_groups(codes, first, second))
-
-
-def iter_compare_groups(
-    codes: sparse.csr_array | sparse.csc_array,
-    first: NDArray[np.bool_],
-    second: NDArray[np.bool_],
-) -> Generator[None, None, pd.DataFrame]:
-    """`compare_groups`, some concepts an iteration.
-
-    Parameters
-    ----------
-    codes, first, second
-        As for `compare_groups`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    DataFrame
-        As `compare_groups` returns it.
-
-    Raises
-    ------
-    MicrodlError
-        As `compare_groups`.
-    """
     n_concepts = codes.shape[1]
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     _check_groups(codes.shape[0], first, second)
@@ -114,17 +90,17 @@ def iter_compare_groups(
     side = first + 2 * second.astype(np.int8)
     rank_sum, ties = np.empty(n_concepts), np.empty(n_concepts)
     hits = np.empty((2, n_concepts))
-    for block in _blocks_of_concepts(columns_of.indptr, n_concepts):
-        yield
+    for block in _blocks_of_concepts(columns_of.indptr, n_concepts, values_at_once):
+        current_task().check()
         concept, row, value = _values(columns_of, block)
         in_second = side[row]
-        kept = (in_second > 0) & (value != 0)
-        concept, value, in_second = concept[kept], value[kept], in_second[kept] == 2
+        chosen = (in_second > 0) & (value != 0)
+        concept, value, in_second = concept[chosen], value[chosen], in_second[chosen] == 2
         m = block.stop - block.start
         rank_sum[block], ties[block] = _rank_sums(concept, value, in_second, m, n1, n2)
         positive = value > 0
-        for number, chosen in enumerate((~in_second, in_second)):
-            hits[number, block] = np.bincount(concept[positive & chosen], minlength=m)
+        for number, inside in enumerate((~in_second, in_second)):
+            hits[number, block] = np.bincount(concept[positive & inside], minlength=m)
     n = n1 + n2
     u = rank_sum - n2 * (n2 + 1) / 2
     spread = np.sqrt(n1 * n2 / 12 * (n + 1 - ties / max(n * (n - 1), 1)))
@@ -168,6 +144,8 @@ def compare_wells(
     first: NDArray[np.bool_],
     second: NDArray[np.bool_],
     wells: NDArray[np.generic],
+    *,
+    values_at_once: int = VALUES_AT_ONCE,
 ) -> pd.DataFrame:
     """Mann-Whitney U test of every concept's mean activation in the wells of two groups.
 
@@ -182,6 +160,8 @@ def compare_wells(
         The two groups; samples of neither are left out.
     wells : ndarray of shape (n_samples,)
         Which well each sample is of. A well with samples of both groups counts as one of each.
+    values_at_once : int
+        As for `compare_groups`.
 
     Returns
     -------
@@ -200,37 +180,6 @@ def compare_wells(
     -----
     With few wells no concept can be sure, however large its effect: of two wells a side the
     smallest possible p-value is 1/3, of three 0.1, of four 0.029.
-    """
-    return run_through(iter_compare_wells(codes, first, second, wells))
-
-
-def iter_compare_wells(
-    codes: sparse.csr_array | sparse.csc_array,
-    first: NDArray[np.bool_],
-    second: NDArray[np.bool_],
-    wells: NDArray[np.generic],
-) -> Generator[None, None, pd.DataFrame]:
-    """`compare_wells`, some concepts an iteration.
-
-    Parameters
-    ----------
-    codes, first, second, wells
-        As for `compare_wells`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    DataFrame
-        As `compare_wells` returns it.
-
-    Raises
-    ------
-    MicrodlError
-        As `compare_wells`.
     """
     n_concepts = codes.shape[1]
     first, second = np.asarray(first, bool), np.asarray(second, bool)
@@ -254,13 +203,13 @@ def iter_compare_wells(
     expected = n2 * (n + 1) / 2
     distance, p = np.empty(n_concepts), np.ones(n_concepts)
     width = n if arrangements is None else arrangements.shape[1]
-    for block in _blocks_of_concepts(columns.indptr, _VALUES_AT_ONCE // width):
-        yield
+    for block in _blocks_of_concepts(columns.indptr, values_at_once // width, values_at_once):
+        current_task().check()
         concept, row, value = _values(columns, block)
-        kept = group[row] >= 0
+        inside = group[row] >= 0
         m = block.stop - block.start
-        place = concept[kept] * n + group[row[kept]]
-        total = np.bincount(place, value[kept], m * n).reshape(m, n)
+        place = concept[inside] * n + group[row[inside]]
+        total = np.bincount(place, value[inside], m * n).reshape(m, n)
         ranks = stats.rankdata(total / size, axis=1)
         distance[block] = ranks[:, in_second].sum(1) - expected
         if arrangements is not None:
@@ -344,6 +293,8 @@ def duplicates(
     directions: NDArray[np.float32],
     rate: NDArray[np.floating],
     threshold: float = DUPLICATE_COSINE,
+    *,
+    rows_at_once: int = ROWS_AT_ONCE,
 ) -> NDArray[np.int64]:
     """For every concept, the more active concept that points the same way.
 
@@ -355,6 +306,8 @@ def duplicates(
         How often each is active; of two that are equally active the first counts as the original.
     threshold : float, default=0.95
         Cosine from which two are the same; opposite directions are not.
+    rows_at_once : int
+        Concepts compared with all others at a time.
 
     Returns
     -------
@@ -362,37 +315,12 @@ def duplicates(
         Number of the concept with the highest cosine among those that come first by activity; -1
         where none reaches the threshold.
     """
-    return run_through(iter_duplicates(directions, rate, threshold))
-
-
-def iter_duplicates(
-    directions: NDArray[np.float32],
-    rate: NDArray[np.floating],
-    threshold: float = DUPLICATE_COSINE,
-) -> Generator[None, None, NDArray[np.int64]]:
-    """`duplicates`, some concepts an iteration.
-
-    Parameters
-    ----------
-    directions, rate, threshold
-        As for `duplicates`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    ndarray of shape (n_concepts,)
-        As `duplicates` returns it.
-    """
     order = np.argsort(-np.asarray(rate), kind="stable")
     ranked = directions[order]
     found = np.full(len(order), -1, np.int64)
-    for begin in range(0, len(order), _ROWS_AT_ONCE):
-        yield
-        end = min(begin + _ROWS_AT_ONCE, len(order))
+    for begin in range(0, len(order), rows_at_once):
+        current_task().check()
+        end = min(begin + rows_at_once, len(order))
         cosine = ranked[begin:end] @ ranked[:end].T
         # Only those before it in the order of activity can be a concept's original.
         cosine[np.arange(begin, end)[:, None] <= np.arange(end)] = -np.inf

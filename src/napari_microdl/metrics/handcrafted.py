@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Literal, get_args
+import importlib.util
+from collections.abc import Callable
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,12 @@ from numpy.typing import NDArray
 from scipy import sparse
 from skimage.feature import graycomatrix, graycoprops
 from skimage.measure import regionprops
+from skimage.segmentation import relabel_sequential
 
+from napari_microdl.core.config import Library
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
-from napari_microdl.metrics.cellprofiler import (
-    MISSING,
-    cp_measure_is_installed,
-    iter_cellprofiler_measurements,
-)
+from napari_microdl.core.task import current_task
 
-Library = Literal["scikit-image", "cp_measure"]
 LIBRARIES: tuple[Library, ...] = get_args(Library)
 _SHAPE = (
     "area",
@@ -38,6 +35,22 @@ _ANGLES = (0.0, np.pi / 4, np.pi / 2, 3 * np.pi / 4)
 # The last level stands for what lies outside the cell.
 _LEVELS = 16
 _PERCENTILES = (5, 50, 95)
+
+_MISSING = (
+    "CellProfiler's measurements need the package cp-measure: pip install "
+    "'napari-microdl[cellprofiler]'."
+)
+# Where a cell lies is nothing of the cell; a label that is in one corner of the images would be
+# told by it.
+_PLACES = ("Center_", "BoundingBoxM", "Location_")
+# Central moments of an order below two are zero or one in every cell, and not defined normalised.
+_UNDEFINED = ("NormalizedMoment_0_0", "NormalizedMoment_0_1", "NormalizedMoment_1_0")
+_OF_SHAPE = ("sizeshape", "zernike", "feret")
+_OF_INTENSITY = ("intensity", "radial_distribution", "radial_zernikes", "granularity", "texture")
+# In CellProfiler the names begin with the module; cp_measure leaves some of them out.
+_MODULE = {**dict.fromkeys(_OF_SHAPE, "AreaShape_"), "texture": "Texture_"}
+
+_Measure = Callable[[NDArray[np.integer], NDArray[np.float64]], dict[str, Any]]
 
 
 def require_library(library: Library) -> None:
@@ -58,8 +71,8 @@ def require_library(library: Library) -> None:
             f"'{library}' is not known as a library of measurements; use one of "
             f"{', '.join(LIBRARIES)}."
         )
-    if library == "cp_measure" and not cp_measure_is_installed():
-        raise MicrodlError(MISSING)
+    if library == "cp_measure" and importlib.util.find_spec("cp_measure") is None:
+        raise MicrodlError(_MISSING)
 
 
 def cell_measurements(
@@ -106,32 +119,6 @@ def cell_measurements(
     MicrodlError
         If the shapes do not fit, or the library is not known or not installed.
     """
-    return run_through(iter_cell_measurements(image, labels, channel_names, library=library))
-
-
-def iter_cell_measurements(
-    image: NDArray[np.generic],
-    labels: NDArray[np.integer],
-    channel_names: tuple[str, ...] = (),
-    *,
-    library: Library = "scikit-image",
-) -> Generator[tuple[int, int], None, pd.DataFrame]:
-    """`cell_measurements`, a small step an iteration.
-
-    Parameters
-    ----------
-    image, labels, channel_names, library
-        As for `cell_measurements`.
-
-    Yields
-    ------
-    done, total : int
-        Cells, or with cp_measure kinds of measurements; stop iterating to cancel.
-
-    Returns
-    -------
-    DataFrame
-    """
     require_library(library)
     if image.ndim != 3 or image.shape[1:] != labels.shape:
         raise MicrodlError(
@@ -141,20 +128,19 @@ def iter_cell_measurements(
     names = channel_names or tuple(str(n) for n in range(len(image)))
     if len(names) != len(image):
         raise MicrodlError(f"There are {len(image)} channels but {len(names)} names.")
-    image = np.asarray(image, np.float64)
-    scaled = np.stack([_scaled(channel) for channel in image])
+    pixels = np.array(image, np.float64)
+    scaled = np.stack([_scaled(channel) for channel in pixels])
     if library == "cp_measure":
-        pixels = image.astype(np.float64)
-        return (yield from iter_cellprofiler_measurements(pixels, scaled, labels, names))
+        return _of_cellprofiler(pixels, scaled, labels, names)
     levels = np.round(scaled * (_LEVELS - 1)).astype(np.uint8)
     rows: dict[int, dict[str, float]] = {}
     regions = regionprops(labels)
     for number, region in enumerate(regions):
-        yield number, len(regions)
+        current_task().progress(number, len(regions))
         row = {f"shape_{name}": float(region[name]) for name in _SHAPE}
         inside = region.image
         for channel, name in enumerate(names):
-            row |= _intensities(image[channel][region.slice], inside, name)
+            row |= _intensities(pixels[channel][region.slice], inside, name)
             row |= _textures(levels[channel][region.slice], inside, name)
         rows[int(region.label)] = row
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("label")
@@ -204,6 +190,55 @@ def _textures(levels: NDArray[np.uint8], inside: NDArray[np.bool_], name: str) -
             mean = float(values[row][there].mean()) if there.any() else 0.0
             found[f"texture_{kind}_{distance}_{name}"] = mean
     return found
+
+
+def _of_cellprofiler(
+    image: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    labels: NDArray[np.integer],
+    channel_names: tuple[str, ...],
+) -> pd.DataFrame:
+    """Measurements of cp_measure; `levels` are the image from 0 to 1."""
+    # It counts cells from 1 on without gaps.
+    numbered, _, known = relabel_sequential(labels)
+    names = np.asarray(known)[1:]
+    found: dict[str, NDArray[np.float64]] = {}
+    if not len(names):
+        return pd.DataFrame(found, index=pd.Index(names, name="label"))
+    measures = _measures()
+    # To the texture, level 0 of 256 is what lies outside the cell.
+    levels = (1 + 254 * levels) / 255
+    # One channel does for the shapes, which do not look at it.
+    jobs = [(kind, image[0], "") for kind in _OF_SHAPE]
+    for pixels, scaled, channel in zip(image, levels, channel_names, strict=True):
+        jobs += [
+            (kind, scaled if kind == "texture" else pixels, f"_{channel}") for kind in _OF_INTENSITY
+        ]
+    for number, (kind, pixels, suffix) in enumerate(jobs):
+        current_task().progress(number, len(jobs))
+        # A cell of few pixels has no spread to divide by, and no neighbours for a texture.
+        with np.errstate(all="ignore"):
+            values = measures[kind](numbered, pixels)
+        for name, column in values.items():
+            if name in _UNDEFINED or name.startswith(_PLACES):
+                continue
+            found[f"{_MODULE.get(kind, '')}{name}{suffix}"] = np.nan_to_num(
+                np.asarray(column, np.float64), nan=0.0, posinf=0.0, neginf=0.0
+            )
+    return pd.DataFrame(found, index=pd.Index(names, name="label"))
+
+
+def _measures() -> dict[str, _Measure]:
+    from cp_measure.bulk import get_core_measurements
+
+    measures: dict[str, _Measure] = get_core_measurements(sanitize=False)
+    try:
+        # Compiled, its texture gives the same to ten digits in a hundredth of the time; of the
+        # other kinds none gets faster.
+        from cp_measure.core.numba.measuretexture import get_texture
+    except ImportError:
+        return measures
+    return {**measures, "texture": get_texture}
 
 
 def quantile_codes(

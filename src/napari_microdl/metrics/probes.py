@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from napari_microdl.core.child_process import iter_in_child
+from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
-from napari_microdl.metrics.selectivity import separation_auc
+from napari_microdl.core.task import current_task
+from napari_microdl.metrics.selectivity import Labels, separation_auc
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 MOST_FOLDS = 5
 # A fit on more takes a second or longer.
 _MOST_NUMBERS = 2_000_000
-Labels = Sequence[str] | NDArray[np.generic]
 
 
 @dataclass(frozen=True)
@@ -204,37 +202,6 @@ def probe_scores(
     Paper, section 4: "linear probe", the class-balanced loss and the balanced test accuracy. Only
     labels that a fold holds count in it.
     """
-    steps = iter_probe_scores(
-        vectors, labels, fold, groups, allow_leak=allow_leak, strength=strength
-    )
-    return run_through(steps)
-
-
-def iter_probe_scores(
-    vectors: NDArray[np.floating] | sparse.csr_array,
-    labels: Labels,
-    fold: NDArray[np.integer],
-    groups: Labels | None = None,
-    *,
-    allow_leak: bool = False,
-    strength: float = 0.01,
-) -> Generator[tuple[int, int], None, ProbeScores]:
-    """`probe_scores` in steps, each a fold of few samples or a moment of a longer fit.
-
-    Parameters
-    ----------
-    vectors, labels, fold, groups, allow_leak, strength
-        As for `probe_scores`.
-
-    Yields
-    ------
-    done, total : int
-        Folds; stop iterating to cancel.
-
-    Returns
-    -------
-    ProbeScores
-    """
     names, label = np.unique(np.asarray(labels), return_inverse=True)
     fold = np.asarray(fold)
     n = int(vectors.shape[0])
@@ -250,11 +217,10 @@ def iter_probe_scores(
             )
     if vectors.size > _MOST_NUMBERS:
         # One fit takes seconds, and nothing stops it.
-        scores = yield from _last_known(
-            iter_in_child(_iter_fold_scores, vectors, label, fold, strength), len(parts)
-        )
+        current_task().progress(0, len(parts))
+        scores = call_in_child(fold_scores, vectors, label, fold, strength)
     else:
-        scores = yield from _iter_fold_scores(vectors, label, fold, strength)
+        scores = fold_scores(vectors, label, fold, strength)
     mean, spread = scores.mean(axis=0), scores.std(axis=0)
     return ProbeScores(
         balanced_accuracy=float(mean[0]),
@@ -268,17 +234,30 @@ def iter_probe_scores(
     )
 
 
-def _iter_fold_scores(
+def fold_scores(
     vectors: NDArray[np.floating] | sparse.csr_array,
     label: NDArray[np.integer],
     fold: NDArray[np.integer],
     strength: float,
-) -> Generator[tuple[int, int], None, NDArray[np.float64]]:
-    """Balanced accuracy and area under the curve of every fold, shape (n_folds, 2)."""
+) -> NDArray[np.float64]:
+    """How well a probe tells labels in each fold, fitted on all others.
+
+    Parameters
+    ----------
+    vectors, fold, strength
+        As for `probe_scores`.
+    label : ndarray of int, shape (n_samples,)
+        Numbers of the labels.
+
+    Returns
+    -------
+    ndarray of shape (n_folds, 2)
+        Balanced accuracy and area under the curve.
+    """
     parts = np.unique(fold)
     scores = np.empty((len(parts), 2))
     for number, part in enumerate(parts):
-        yield number, len(parts)
+        current_task().progress(number, len(parts))
         inside, outside = np.flatnonzero(fold != part), np.flatnonzero(fold == part)
         probe = linear_probe(is_sparse=sparse.issparse(vectors), strength=strength)
         probe.fit(vectors[inside], label[inside])
@@ -289,19 +268,6 @@ def _iter_fold_scores(
         area = np.mean(np.asarray(areas)[known]) if known.any() else np.nan
         scores[number] = balanced_accuracy(truth, told), area
     return scores
-
-
-def _last_known(
-    steps: Generator[tuple[int, int] | None, None, NDArray[np.float64]], n_folds: int
-) -> Generator[tuple[int, int], None, NDArray[np.float64]]:
-    """The same steps; the first fold before the other process has said anything."""
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as finished:
-            scores: NDArray[np.float64] = finished.value
-            return scores
-        yield step or (0, n_folds)
 
 
 def balanced_accuracy(truth: NDArray[Any], told: NDArray[Any]) -> float:

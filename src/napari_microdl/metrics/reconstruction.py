@@ -90,8 +90,10 @@ def largest_codes(codes: Any, k: int) -> sparse.csr_array:
     order = np.lexsort((column, -np.abs(found.data), row))
     counts = np.bincount(row, minlength=found.shape[0])
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = order[place < k]
-    return sparse.csr_array((found.data[kept], (row[kept], column[kept])), shape=found.shape)
+    largest = order[place < k]
+    return sparse.csr_array(
+        (found.data[largest], (row[largest], column[largest])), shape=found.shape
+    )
 
 
 def codes_of(coder: SparseCoder, x: NDArray[np.floating], k: int) -> sparse.csr_array:

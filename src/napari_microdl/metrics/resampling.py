@@ -1,9 +1,9 @@
-"""What the best of many concepts reaches by luck: selectivity when labels mean nothing."""
+"""How sure a selectivity is: what the best concept reaches by luck, and wells drawn again."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
-from napari_microdl.metrics.group_counts import GroupCounts, Labels, count_groups
+from napari_microdl.core.task import current_task
+from napari_microdl.metrics.selectivity import GroupCounts, Labels, count_groups
 
 QUANTILES = (0.5, 0.95, 0.99)
+N_RESAMPLES = 1000
+CONFIDENCE = 0.95
 # Shuffles x concepts x labels done at once: more take more memory, and a second or longer.
-_MOST_ENTRIES = 4_000_000
+ENTRIES_AT_ONCE = 4_000_000
 # Two sums of the same counts in another order differ in their last digits.
 _EQUAL = 1e-12
 
@@ -30,6 +32,7 @@ def best_selectivity_null(
     n_permutations: int = 999,
     quantiles: Sequence[float] = QUANTILES,
     random_state: int = 0,
+    entries_at_once: int = ENTRIES_AT_ONCE,
 ) -> pd.DataFrame:
     """Test the best selectivity of every label against shuffled labels.
 
@@ -53,6 +56,8 @@ def best_selectivity_null(
         Of the null distribution, 0 to 1.
     random_state : int, default=0
         Seed.
+    entries_at_once : int
+        Shuffles x concepts x labels in memory.
 
     Returns
     -------
@@ -68,44 +73,6 @@ def best_selectivity_null(
     MicrodlError
         If lengths differ, there are no concepts or shuffles, or a group has several labels or
         blocks.
-    """
-    steps = iter_best_selectivity_null(
-        codes,
-        labels,
-        groups,
-        blocks,
-        n_permutations=n_permutations,
-        quantiles=quantiles,
-        random_state=random_state,
-    )
-    return run_through(steps)
-
-
-def iter_best_selectivity_null(
-    codes: sparse.csr_array,
-    labels: Labels,
-    groups: Labels | None = None,
-    blocks: Labels | None = None,
-    *,
-    n_permutations: int = 999,
-    quantiles: Sequence[float] = QUANTILES,
-    random_state: int = 0,
-) -> Generator[tuple[int, int], None, pd.DataFrame]:
-    """`best_selectivity_null`, some shuffles an iteration.
-
-    Parameters
-    ----------
-    codes, labels, groups, blocks, n_permutations, quantiles, random_state
-        As for `best_selectivity_null`.
-
-    Yields
-    ------
-    done, total : int
-        Shuffles; stop iterating to cancel.
-
-    Returns
-    -------
-    DataFrame
     """
     if n_permutations < 1 or codes.shape[1] < 1:
         raise MicrodlError(
@@ -131,11 +98,11 @@ def iter_best_selectivity_null(
         return pd.DataFrame(np.nan, index=index, columns=columns).assign(concept=-1)
 
     best, concept = _best(counts, counts.label[None])
-    at_once = max(1, _MOST_ENTRIES // (codes.shape[1] * len(index)))
+    at_once = max(1, entries_at_once // (codes.shape[1] * len(index)))
     random = np.random.default_rng(random_state)
     null = np.empty((n_permutations, len(index)))
     for begin in range(0, n_permutations, at_once):
-        yield begin, n_permutations
+        current_task().progress(begin, n_permutations)
         rows = slice(begin, min(begin + at_once, n_permutations))
         null[rows] = _best(counts, _shuffled(counts.label, block, rows.stop - begin, random))[0]
     reached = (null >= best - _EQUAL).sum(0)
@@ -214,3 +181,127 @@ def _arrangements(chosen: NDArray[np.bool_], block: NDArray[np.int64]) -> float:
         return float(ways)
     except OverflowError:
         return math.inf
+
+
+def selectivity_intervals(
+    codes: sparse.csr_array,
+    labels: Labels,
+    groups: Labels,
+    concepts: NDArray[np.integer],
+    *,
+    n_resamples: int = N_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    random_state: int = 0,
+) -> pd.DataFrame:
+    """Confidence interval of the average selectivity of one concept for each label.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_concepts)
+        Codes.
+    labels, groups : sequence of length n_samples
+        One label and one well, site or plate a sample.
+    concepts : ndarray of shape (n_labels,)
+        Concept of each label, in the order of the sorted labels, such as the best of each.
+    n_resamples : int, default=1000
+        Draws.
+    confidence : float, default=0.95
+        Of the interval, above 0 and below 1.
+    random_state : int, default=0
+        Seed.
+
+    Returns
+    -------
+    DataFrame of one row a label, indexed by label
+        ``concept``; ``selectivity``, -1 to 1; ``low`` and ``high``, percentiles of the draws, NaN
+        where a label has one group only or there is only one label; ``n_groups`` of the label.
+
+    Raises
+    ------
+    MicrodlError
+        If the lengths differ or the confidence is no share.
+
+    Notes
+    -----
+    Groups are drawn with replacement from those that hold the same labels, so that no label is lost
+    from a draw. A concept that was chosen as the best of many on the same samples looks better than
+    it is, and so does its interval: choose on some wells and judge on others, or look at
+    `best_selectivity_null`.
+    """
+    if not 0 < confidence < 1:
+        raise MicrodlError(f"A confidence of {confidence} is no share; give one such as 0.95.")
+    counts = count_groups(codes, labels, groups)
+    concepts = np.asarray(concepts)
+    if len(concepts) != len(counts.names):
+        raise MicrodlError(
+            f"There are {len(counts.names)} labels but {len(concepts)} concepts; give one a label."
+        )
+    held = sparse.csr_array(
+        (np.ones(len(counts.label)), (counts.group, counts.label)),
+        shape=(counts.n_groups, len(counts.names)),
+    ).toarray()
+    _, stratum = np.unique(held, axis=0, return_inverse=True)
+    draws = group_draws(stratum, n_resamples, np.random.default_rng(random_state))
+    # The first row is what was seen: every group once.
+    weights = np.vstack([np.ones(counts.n_groups), draws])[:, counts.group]
+    rows = []
+    for number, concept in enumerate(concepts):
+        hits = counts.hits[:, [int(concept)]].toarray()[:, 0]
+        inside = counts.label == number
+        share = [
+            np.divide(
+                weights[:, side] @ hits[side],
+                size := weights[:, side] @ counts.sizes[side],
+                out=np.full(len(weights), np.nan),
+                where=size > 0,
+            )
+            for side in (inside, ~inside)
+        ]
+        selectivity = share[0] - share[1]
+        n_groups = len(np.unique(counts.group[inside]))
+        low, high = _percentiles(selectivity[1:], confidence) if n_groups > 1 else (np.nan, np.nan)
+        rows.append(
+            {
+                "concept": int(concept),
+                "selectivity": selectivity[0],
+                "low": low,
+                "high": high,
+                "n_groups": n_groups,
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(counts.names, name="label"))
+
+
+def group_draws(
+    stratum: NDArray[np.integer], n: int, random: np.random.Generator
+) -> NDArray[np.int64]:
+    """How often every group comes in each draw with replacement within its stratum.
+
+    Parameters
+    ----------
+    stratum : ndarray of shape (n_groups,)
+        Number of each group's stratum.
+    n : int
+        Draws.
+    random : Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of shape (n, n_groups)
+    """
+    counts = np.empty((n, len(stratum)), np.int64)
+    for number in np.unique(stratum):
+        members = np.flatnonzero(stratum == number)
+        even = np.full(len(members), 1 / len(members))
+        counts[:, members] = random.multinomial(len(members), even, n)
+    return counts
+
+
+def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return float("nan"), float("nan")
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)

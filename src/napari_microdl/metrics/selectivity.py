@@ -1,17 +1,22 @@
-"""How selective a concept is for a condition (Donhauser et al. 2025, section 4)."""
+"""How selective a concept is for a condition, and which are dead (Donhauser et al. 2025)."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
+from napari_microdl.core.task import current_task
 
+THRESHOLDS = (0.5, 0.2, 0.1)
+DEAD_RATE = 1e-5
 _ROWS_AT_ONCE = 16_384
+
+Labels = Sequence[str] | NDArray[np.generic]
 
 
 def active(codes: sparse.csr_array) -> sparse.csr_array:
@@ -34,7 +39,7 @@ def active(codes: sparse.csr_array) -> sparse.csr_array:
 
 
 def activation_shares(
-    codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
+    codes: sparse.csr_array, labels: Labels
 ) -> tuple[NDArray[np.generic], NDArray[np.float64], NDArray[np.int64]]:
     """Share of the samples of every label in which every concept is active.
 
@@ -59,34 +64,6 @@ def activation_shares(
     MicrodlError
         If the lengths differ.
     """
-    return run_through(iter_activation_shares(codes, labels))
-
-
-def iter_activation_shares(
-    codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
-) -> Generator[None, None, tuple[NDArray[np.generic], NDArray[np.float64], NDArray[np.int64]]]:
-    """`activation_shares`, some samples an iteration.
-
-    Parameters
-    ----------
-    codes, labels
-        As for `activation_shares`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    classes, shares, counts : ndarray
-        As `activation_shares` returns them.
-
-    Raises
-    ------
-    MicrodlError
-        If the lengths differ.
-    """
     labels = np.asarray(labels)
     if codes.shape[0] != len(labels):
         raise MicrodlError(f"There are {codes.shape[0]} samples but {len(labels)} labels.")
@@ -94,7 +71,7 @@ def iter_activation_shares(
     hits = np.zeros((len(classes), codes.shape[1]))
     # Some rows at a time: codes of a million samples may lie on disk.
     for begin in range(0, len(labels), _ROWS_AT_ONCE):
-        yield
+        current_task().check()
         part = inverse[begin : begin + _ROWS_AT_ONCE]
         one_hot = sparse.csr_array(
             (np.ones(len(part)), (part, np.arange(len(part)))), shape=(len(classes), len(part))
@@ -134,7 +111,7 @@ def selectivities(
 
 
 def average_selectivity(
-    codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
+    codes: sparse.csr_array, labels: Labels
 ) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
     """Share of a label's samples that show a concept, less its share among all other samples.
 
@@ -161,7 +138,7 @@ def average_selectivity(
 
 
 def max_selectivity(
-    codes: sparse.csr_array, labels: Sequence[str] | NDArray[np.generic]
+    codes: sparse.csr_array, labels: Labels
 ) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
     """Share of a label's samples that show a concept, less the largest share of another label.
 
@@ -185,6 +162,140 @@ def max_selectivity(
     """
     classes, shares, counts = activation_shares(codes, labels)
     return classes, selectivities(shares, counts)[1]
+
+
+def activation_rates(codes: sparse.csr_array) -> NDArray[np.float64]:
+    """Share of samples in which every concept is active, shape (n_concepts,); NaN without samples.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_concepts)
+        Codes.
+
+    Returns
+    -------
+    ndarray of shape (n_concepts,)
+        0 to 1.
+    """
+    if not codes.shape[0]:
+        return np.full(codes.shape[1], np.nan)
+    return np.asarray(active(codes).sum(axis=0) / codes.shape[0])
+
+
+def dead_features(codes: sparse.csr_array, rate: float = DEAD_RATE) -> NDArray[np.bool_]:
+    """Concepts that are active in too few samples to mean anything.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_concepts)
+        Codes.
+    rate : float, default=1e-5
+        Dead is what is active in a smaller share of the samples; of fewer than 100,000 samples this
+        means in none.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_concepts,)
+
+    Notes
+    -----
+    Paper, section 4: "dead features", there over the samples of the last 1,000 training steps, here
+    over those given. What an ICFL saw while it was fitted is in its `dead_`.
+    """
+    return activation_rates(codes) < rate
+
+
+def selectivity_counts(
+    selectivity: NDArray[np.floating], thresholds: Sequence[float] = THRESHOLDS
+) -> dict[float, int]:
+    """Concepts whose average selectivity passes a threshold for at least one label.
+
+    Parameters
+    ----------
+    selectivity : ndarray of shape (n_labels, n_concepts)
+        Of `average_selectivity`; NaN passes nothing.
+    thresholds : sequence of float, default=(0.5, 0.2, 0.1)
+        To be exceeded.
+
+    Returns
+    -------
+    dict of float to int
+        Number of concepts for each threshold.
+
+    Notes
+    -----
+    Paper, section 4: "counts".
+    """
+    return {
+        float(threshold): int((selectivity > threshold).any(axis=0).sum())
+        for threshold in thresholds
+    }
+
+
+@dataclass(frozen=True)
+class GroupCounts:
+    """Samples and active samples of every cell of group by label that is not empty.
+
+    Parameters
+    ----------
+    hits : csr_array of shape (n_cells, n_concepts)
+        Samples of the cell in which the concept is active.
+    sizes : ndarray of shape (n_cells,)
+        Samples of the cell.
+    group, label : ndarray of shape (n_cells,)
+        Numbers of the cell's group and label.
+    names : ndarray of shape (n_labels,)
+        Labels, sorted.
+    n_groups : int
+        Number of groups.
+    """
+
+    hits: sparse.csr_array
+    sizes: NDArray[np.float64]
+    group: NDArray[np.int64]
+    label: NDArray[np.int64]
+    names: NDArray[np.generic]
+    n_groups: int
+
+
+def count_groups(codes: sparse.csr_array, labels: Labels, groups: Labels | None) -> GroupCounts:
+    """Count active samples by group and label.
+
+    Parameters
+    ----------
+    codes : csr_array of shape (n_samples, n_concepts)
+        Codes.
+    labels : sequence of length n_samples
+        One label a sample.
+    groups : sequence of length n_samples, optional
+        One group a sample; every sample is its own group where not given.
+
+    Returns
+    -------
+    GroupCounts
+
+    Raises
+    ------
+    MicrodlError
+        If the lengths differ.
+    """
+    n = codes.shape[0]
+    groups = np.arange(n) if groups is None else np.asarray(groups)
+    for what, given in (("labels", labels), ("groups", groups)):
+        if len(given) != n:
+            raise MicrodlError(f"There are {n} samples but {len(given)} {what}; give one a sample.")
+    names, label = np.unique(np.asarray(labels), return_inverse=True)
+    kinds, group = np.unique(groups, return_inverse=True)
+    cells, cell = np.unique(group * max(len(names), 1) + label, return_inverse=True)
+    members = sparse.csr_array((np.ones(n), (cell, np.arange(n))), shape=(len(cells), n))
+    return GroupCounts(
+        hits=sparse.csr_array(members @ active(codes)),
+        sizes=np.bincount(cell, minlength=len(cells)).astype(np.float64),
+        group=cells // max(len(names), 1),
+        label=cells % max(len(names), 1),
+        names=names,
+        n_groups=len(kinds),
+    )
 
 
 def separation_auc(scores: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:

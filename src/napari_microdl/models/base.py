@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.config import Intensity, Site
+
+NO_COMMERCIAL_USE = "no commercial use"
+NOT_STATED = "whether commercial use is allowed is not stated"
+UNKNOWN_LICENCE = "not stated, see its source"
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class ModelSpec:
         Edge in pixels of the square image that the model sees at once.
     weights_sha256 : str
         Hex digest of the weights file; empty while they are not loaded and not pinned either.
-    licence : str
+        Tokens of a model without one are not written to the cache, which tells weights by it.
+    licence : str, default="not stated, see its source"
         SPDX identifier of the weights' licence, or its name where it has none.
     source : str
         Where the weights come from.
@@ -88,9 +92,9 @@ class ModelSpec:
     depth: int
     default_layer: int
     tile_size: int
-    weights_sha256: str
-    licence: str
-    source: str
+    weights_sha256: str = ""
+    licence: str = UNKNOWN_LICENCE
+    source: str = ""
     non_commercial: bool | None = None
     channels: ChannelRule = field(default_factory=ChannelRule)
     intensity: Intensity = "log"
@@ -98,7 +102,17 @@ class ModelSpec:
 
 
 class TokenModel(Protocol):
-    """A frozen encoder from scaled images to patch tokens."""
+    """A frozen encoder from scaled images to patch tokens.
+
+    Notes
+    -----
+    What a model may have beyond that, and is asked for where it does:
+
+    - ``tokens_of_layers(tiles, layers, site)``, a dict of what `tokens` returns by layer, from one
+      pass;
+    - ``device``, for people, and ``used_precision``: tokens in the cache are told apart by them;
+    - ``settle_precision(tiles, layers, site)``, which chooses the precision before the first pass.
+    """
 
     @property
     def spec(self) -> ModelSpec:
@@ -123,22 +137,45 @@ class TokenModel(Protocol):
             every channel, or one in all where the model takes its channels jointly.
         """
 
-    def tokens_of_layers(
-        self, tiles: NDArray[np.float32], layers: Sequence[int], site: Site
-    ) -> dict[int, NDArray[np.float32]]:
-        """Patch tokens of several layers from one pass through the model.
 
-        Parameters
-        ----------
-        tiles : ndarray of shape (n, channels, height, width)
-            As for `tokens`.
-        layers : sequence of int
-            Each from 1 to the depth.
-        site : {"residual", "attention"}
-            Where in the blocks to read.
+def commercial_use(non_commercial: bool | None) -> str:
+    """Words for `ModelSpec.non_commercial`.
 
-        Returns
-        -------
-        dict of int to ndarray
-            For each layer what `tokens` returns.
-        """
+    Parameters
+    ----------
+    non_commercial : bool or None
+        Whether the licence forbids commercial use; None where nobody has said so.
+
+    Returns
+    -------
+    str
+        Without a full stop.
+    """
+    if non_commercial is None:
+        return NOT_STATED
+    return NO_COMMERCIAL_USE if non_commercial else "commercial use is allowed"
+
+
+def terms_of(spec: ModelSpec) -> str:
+    """Licence of a model's weights, whether it forbids commercial use, and where they come from.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        The model, as it is known before its weights are fetched.
+
+    Returns
+    -------
+    str
+        Two sentences.
+
+    Examples
+    --------
+    >>> from napari_microdl.models.registry import model_spec
+    >>> terms_of(model_spec("unidino")).partition(". ")[0]
+    'Licence of the weights: CC-BY-NC-4.0 (no commercial use)'
+    """
+    return (
+        f"Licence of the weights: {spec.licence} ({commercial_use(spec.non_commercial)}). "
+        f"Source: {spec.source or 'not stated'}."
+    )

@@ -11,8 +11,8 @@ from napari_microdl.models.base import ChannelRule, ModelSpec
 # Words for one and the same thing. A stain stands with what it stains; words that stain
 # several things (as WGA: Golgi and plasma membrane) stand only where the models' channels mix them.
 SYNONYMS: tuple[frozenset[str], ...] = tuple(
-    frozenset(words.split())
-    for words in (
+    frozenset(names.split())
+    for names in (
         "nucleus nuclei nuclear dna dapi hoechst draq5 draq7",
         "er concanavalin cona reticulum calreticulin",
         "rna syto syto14 nucleoli",
@@ -29,18 +29,18 @@ SYNONYMS: tuple[frozenset[str], ...] = tuple(
 COLOURS = (frozenset({"r", "red"}), frozenset({"g", "green"}), frozenset({"b", "blue"}))
 
 
-def _words(name: str) -> set[str]:
+def _name_parts(name: str) -> set[str]:
     """Words of a channel name, whole and split at capitals and digits, in lower case."""
     parts = re.split(r"[^A-Za-z0-9]+", name)
     pieces = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    return {word.lower() for word in (*parts, *pieces, "".join(parts)) if word}
+    return {part.lower() for part in (*parts, *pieces, "".join(parts)) if part}
 
 
 def _meanings(name: str) -> set[frozenset[str]]:
-    words = _words(name)
+    parts = _name_parts(name)
     if colour := {group for group in COLOURS if name.strip().lower() in group}:
         return colour
-    return {group for group in SYNONYMS if words & group}
+    return {group for group in SYNONYMS if parts & group}
 
 
 def are_colours(names: Sequence[str]) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import get_args
 
@@ -16,14 +18,58 @@ from torch.nn import functional as F
 from napari_microdl.core.config import Precision, Site
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.models.device import bounded_threads
-from napari_microdl.models.families.transformers import TransformersConfig
-from napari_microdl.models.families.transformers_network import TransformersNetwork
+from napari_microdl.models.formats.transformers import TransformersConfig
+from napari_microdl.models.formats.transformers_network import TransformersNetwork
 from napari_microdl.models.vit.config import Preprocessing, VitConfig
 from napari_microdl.models.vit.network import VisionTransformer
 
 TRIAL_TILES = 2
 TRIAL_REPEATS = 3
+
+
+def resolve_device(name: str) -> torch.device:
+    """Device of a name; ``"auto"`` takes CUDA, then MPS, then the CPU.
+
+    Raises
+    ------
+    MicrodlError
+        If the device is not there.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    if not available.get(name, False):
+        usable = ", ".join(device for device, there in available.items() if there)
+        raise MicrodlError(f"Device '{name}' is not available here; choose one of: auto, {usable}.")
+    return torch.device(name)
+
+
+def check_precision(precision: str) -> None:
+    """Refuse an arithmetic that does not exist."""
+    if precision not in get_args(Precision):
+        raise MicrodlError(f"Precision '{precision}' is not known; use fp32, bf16 or fast.")
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def bounded_threads() -> Iterator[None]:
+    """Hold torch to the cores of this process: oversubscribed threads are slower than one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, usable_cores()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -46,19 +92,7 @@ class PrecisionTrial:
 
 
 def prepare(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Scaled intensities (about 0 to 1) to model input.
-
-    Parameters
-    ----------
-    images : Tensor of shape (n, channels, height, width)
-        Scaled tiles.
-    preprocessing : Preprocessing
-        What the model was trained on.
-
-    Returns
-    -------
-    Tensor of the same shape
-    """
+    """Scaled intensities (about 0 to 1), of shape (n, channels, height, width), to model input."""
     eps = preprocessing.eps
     if preprocessing.tile_norm == "instance":
         images = F.instance_norm(images, eps=eps)
@@ -103,8 +137,7 @@ class EncoderModel:
         precision: Precision,
         preprocessing: Preprocessing,
     ) -> None:
-        if precision not in get_args(Precision):
-            raise MicrodlError(f"Precision '{precision}' is not known; use fp32, bf16 or fast.")
+        check_precision(precision)
         self.spec = spec
         self.device = device
         self.precision = precision
@@ -129,35 +162,13 @@ class EncoderModel:
     def tokens_of_layers(
         self, tiles: NDArray[np.float32], layers: Sequence[int], site: Site
     ) -> dict[int, NDArray[np.float32]]:
-        """Patch tokens of several layers; see `TokenModel.tokens_of_layers`.
-
-        Raises
-        ------
-        MicrodlError
-            If a layer or the site does not exist, or the tiles have the wrong size or number of
-            channels.
-        """
+        """Patch tokens of several layers from one pass; see `TokenModel.tokens`."""
         return self._run(tiles, layers, site, self.settle_precision(tiles, layers, site))
 
     def settle_precision(
         self, tiles: NDArray[np.float32], layers: Sequence[int], site: Site
     ) -> Precision:
-        """Choose the arithmetic of all passes, by a trial on these tiles if "fast" had none yet.
-
-        Parameters
-        ----------
-        tiles, layers, site
-            As for `tokens_of_layers`; the trial takes the first two tiles.
-
-        Returns
-        -------
-        {"fp32", "bf16"}
-
-        Raises
-        ------
-        MicrodlError
-            As for `tokens_of_layers`.
-        """
+        """Choose the arithmetic of all passes, by a trial on these tiles if "fast" had none yet."""
         self._check(tiles, layers)
         if self.precision == "fast" and self.trial is None:
             self.trial = self._try(tiles[:TRIAL_TILES], layers, site)

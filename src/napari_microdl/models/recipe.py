@@ -17,7 +17,6 @@ ONE_BY_ONE = ChannelRule()
 # Channels together, one by one, as the model's rule says (None), or together where that leaves a
 # choice.
 Joint = bool | Literal["preferred"] | None
-UNKNOWN_LICENCE = "not stated, see its source"
 
 
 class Shape(Protocol):
@@ -110,7 +109,9 @@ class Recipe:
     alternative : Recipe, optional
         The same model under the names of other files, as of the code that it was trained with.
     picked : tuple of int, optional
-        Channels kept of those that the weights know, see `only`; all where not given.
+        Channels used of those that the weights know, see `only`; all where not given.
+    model_type : str, default=""
+        What the ``config.json`` of its folder calls it, if that is no type of transformers.
     """
 
     spec: ModelSpec
@@ -121,6 +122,7 @@ class Recipe:
     hub: HubSource | None = None
     alternative: Recipe | None = None
     picked: tuple[int, ...] | None = None
+    model_type: str = ""
 
     def __post_init__(self) -> None:
         named = bool(self.spec.channels.names)
@@ -130,13 +132,7 @@ class Recipe:
             object.__setattr__(self, "spec", replace(self.spec, channels=channels))
 
     def taking(self, joint: Joint) -> Recipe:
-        """The same with channels together, one by one, or as it is, see `rule_taking`.
-
-        Raises
-        ------
-        MicrodlError
-            If the model leaves no choice.
-        """
+        """The same with channels together, one by one, or as it is; see `rule_taking`."""
         rule = rule_taking(self.spec, joint)
         if rule is self.spec.channels:
             return self
@@ -172,14 +168,14 @@ class Recipe:
         picked = tuple(known.index(name) for name in wanted)
         if picked == tuple(range(len(known))):
             return self
-        kept = tuple(rule.names[i] for i in picked)
+        used = tuple(rule.names[i] for i in picked)
         constants = self.preprocessing.mean, self.preprocessing.std
         mean, std = (c if len(c) == 1 else tuple(c[i] for i in picked) for c in constants)
         spec = replace(
             self.spec,
-            model_id=f"{self.spec.model_id}[{','.join(kept)}]",
-            title=f"{self.spec.title}, of these {', '.join(kept)}",
-            channels=replace(rule, names=kept, least=len(kept), most=len(kept)),
+            model_id=f"{self.spec.model_id}[{','.join(used)}]",
+            title=f"{self.spec.title}, of these {', '.join(used)}",
+            channels=replace(rule, names=used, least=len(used), most=len(used)),
         )
         preprocessing = replace(self.preprocessing, mean=mean, std=std)
         return replace(self, spec=spec, preprocessing=preprocessing, picked=picked)

@@ -6,32 +6,21 @@ import re
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from napari_microdl.core.config import Precision
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec, TokenModel
-from napari_microdl.models.families import dino, microdl, microscopy, recursion
-from napari_microdl.models.families.transformers import TransformersRecipe
-from napari_microdl.models.recipe import HubSource, Joint, Recipe
-from napari_microdl.models.weights.first_use import recorded_digest
-from napari_microdl.models.weights.shards import WEIGHTS_NAMES
+from napari_microdl.models.families import KnownModel, known_models
+from napari_microdl.models.formats.custom import hugging_face_recipe, toml_recipe
+from napari_microdl.models.formats.transformers import TransformersRecipe
+from napari_microdl.models.recipe import HubSource, Joint, Recipe, rule_taking
+from napari_microdl.models.weights.files import WEIGHTS_NAMES, read_json
+from napari_microdl.models.weights.hub import SCHEME, fetch, parse_reference, recorded_digest
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-# These need no file.
-MODEL_NAMES = ("builtin", "random-init")
-_OWN = {spec.model_id: spec for spec in (microdl.BUILTIN, microdl.RANDOM_INIT)}
-RECIPES: Mapping[str, Recipe] = {
-    recipe.spec.model_id: recipe
-    for recipe in (*recursion.RECIPES, *dino.RECIPES, *microscopy.RECIPES)
-}
-# These need weights: from the hub where a commit is pinned, else a file of the user's.
-PUBLISHED_NAMES = tuple(RECIPES)
-# A published model, some of its channels, and where its weights lie.
-_NAME = re.compile(r"(?P<model>[\w-]+)(?:\[(?P<channels>[^]]*)\])?(?:@(?P<place>.*))?", re.DOTALL)
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+# A model that takes weights, some of its channels, and where its weights lie.
+_NAME = re.compile(r"(?P<model>[\w-]+)(?:\[(?P<channels>[^]]*)\])?(?:@(?P<place>.*))?", re.DOTALL)
 
 
 class PublishedName(NamedTuple):
@@ -42,7 +31,7 @@ class PublishedName(NamedTuple):
     model : str
         Name in the registry.
     channels : tuple of str or None
-        Those that are kept of the channels that the model names; None for all.
+        Those that are used of the channels that the model names; None for all.
     place : str
         File or folder of the weights, or "".
     """
@@ -57,7 +46,7 @@ class PublishedName(NamedTuple):
 
 
 def published_name(name: str) -> PublishedName | None:
-    """Parts of the name of a published model; None where it is a file, a folder or anything else.
+    """Parts of the name of a model that takes weights; None for anything else.
 
     Parameters
     ----------
@@ -65,16 +54,39 @@ def published_name(name: str) -> PublishedName | None:
         As for `load_model`.
     """
     found = _NAME.fullmatch(name)
-    if not found or found["model"] not in RECIPES:
+    model = known_models().get(found["model"]) if found else None
+    if found is None or model is None or not model.takes_weights:
         return None
     given = found["channels"]
     channels = None if given is None else tuple(part.strip() for part in given.split(","))
     return PublishedName(found["model"], channels, found["place"] or "")
 
 
-def _recipe(name: PublishedName) -> Recipe:
-    recipe = RECIPES[name.model]
-    return recipe if name.channels is None else recipe.only(name.channels)
+def recipes() -> dict[str, Recipe]:
+    """Models that this package builds itself, by name."""
+    models = known_models().items()
+    return {name: model.recipe for name, model in models if model.recipe is not None}
+
+
+def _known(name: str) -> tuple[KnownModel, PublishedName] | None:
+    """The model of a name, with the parts of the name; None where it is no name of a family's."""
+    published = published_name(name) or PublishedName(name, None, "")
+    model = known_models().get(published.model)
+    if model is None:
+        return None
+    if model.recipe is not None and published.channels is not None:
+        recipe = model.recipe.only(published.channels)
+        model = replace(model, spec=recipe.spec, recipe=recipe)
+    elif published.channels is not None:
+        raise MicrodlError(f"{model.spec.title} cannot run on some of its channels; name none.")
+    return model, published
+
+
+def _taking(spec: ModelSpec, joint: Joint) -> ModelSpec:
+    """A model without a recipe with its channels together or one by one, if it has the choice."""
+    if not spec.channels.either:
+        return spec
+    return replace(spec, channels=rule_taking(spec, joint))
 
 
 def model_spec(name: str | Path, *, joint: Joint = None) -> ModelSpec:
@@ -100,17 +112,16 @@ def model_spec(name: str | Path, *, joint: Joint = None) -> ModelSpec:
         If the name is not known, or the file or folder cannot be read.
     """
     name = str(name)
-    if name in _OWN:
-        return _OWN[name]
-    published = published_name(name)
-    recipe: Recipe | TransformersRecipe
-    if published is not None:
-        recipe = _recipe(published).taking(joint)
-    elif name.startswith("hf://"):
-        recipe = _from_hub(name).taking(joint)
+    recipe: Recipe | TransformersRecipe | None
+    if (known := _known(name)) is not None:
+        recipe = known[0].recipe
+        if recipe is None:
+            return _taking(known[0].spec, joint)
+    elif name.startswith(SCHEME):
+        recipe = _from_hub(name)
     else:
-        recipe = _locate(name, None)[0].taking(joint)
-    return replace(recipe.spec, weights_sha256=_known_digest(_source(name)))
+        recipe = _locate(name)[0]
+    return replace(recipe.taking(joint).spec, weights_sha256=_known_digest(_source(name)))
 
 
 def known_spec(name: str, *, joint: Joint = None) -> ModelSpec | None:
@@ -133,24 +144,22 @@ def known_spec(name: str, *, joint: Joint = None) -> ModelSpec | None:
     MicrodlError
         If a published model does not have the channels named, or leaves no choice of `joint`.
     """
-    known = name in _OWN or published_name(name) is not None
-    return model_spec(name, joint=joint) if known else None
+    return None if _known(name) is None else model_spec(name, joint=joint)
 
 
 def _source(name: str) -> HubSource | None:
     """Where on the hub the weights of a model lie; None where they come from elsewhere."""
     published = published_name(name)
     if published is not None:
-        return None if published.place else RECIPES[published.model].hub
-    return _referred_to(name) if name.startswith("hf://") else None
+        recipe = known_models()[published.model].recipe
+        return None if published.place or recipe is None else recipe.hub
+    return _referred_to(name) if name.startswith(SCHEME) else None
 
 
 def _referred_to(reference: str) -> HubSource:
     """Repository and commit of a reference, with the digest if this commit is pinned."""
-    from napari_microdl.models.weights.hub import parse_reference
-
     source = parse_reference(reference)
-    pins = (recipe.hub for recipe in RECIPES.values() if recipe.hub is not None)
+    pins = (recipe.hub for recipe in recipes().values() if recipe.hub is not None)
     known = (p for p in pins if (p.repository, p.revision) == (source.repository, source.revision))
     return next(known, source)
 
@@ -190,11 +199,11 @@ def weights_pin(name: str) -> str:
 
 def list_models() -> tuple[ModelSpec, ...]:
     """Facts about every known model, those that need no file first; torch is not imported."""
-    return tuple(model_spec(name) for name in (*MODEL_NAMES, *PUBLISHED_NAMES))
+    return tuple(model_spec(name) for name in known_models())
 
 
 def needs_weights(name: str) -> bool:
-    """Whether a file has to be given: the model is published, but neither placed nor on the hub.
+    """Whether a file has to be given: the model's weights are neither placed nor on the hub.
 
     Parameters
     ----------
@@ -206,13 +215,15 @@ def needs_weights(name: str) -> bool:
     bool
     """
     published = published_name(name)
-    return published is not None and not published.place and RECIPES[published.model].hub is None
+    if published is None or published.place:
+        return False
+    return known_models()[published.model].needs_weights
 
 
 def _unknown(name: str) -> str:
     return (
         f"Model '{name}' is not known; give a file, a folder, hf://organisation/name@commit, or "
-        f"one of {', '.join((*MODEL_NAMES, *PUBLISHED_NAMES))}."
+        f"one of {', '.join(known_models())}."
     )
 
 
@@ -233,8 +244,8 @@ def load_model(
     name : str or Path, default="builtin"
         One of:
 
-        - "builtin", the trained model of the package, or "random-init", the same architecture
-          untrained as a baseline;
+        - "builtin", the trained model of the package, "random-init", the same architecture
+          untrained as a baseline, or another model that brings its weights, see `list_models`;
         - a published model, see `list_models`, whose weights come from `weights`, from
           ``NAME@PATH`` in one string, or from the hub; ``NAME[DNA,ER]`` is a model of named
           channels, such as ChannelViT, for images that have only some of them;
@@ -267,39 +278,52 @@ def load_model(
         not those of the model, or differ from the digest.
     """
     name = str(name)
-    if name in MODEL_NAMES:
-        # torch takes seconds to import, so the names above can be listed without it.
-        from napari_microdl.models.families.builtin import load_builtin, random_init
-
-        if name == "builtin":
-            return load_builtin(device, precision)
-        return random_init(device, precision, seed)
-    from napari_microdl.models.weights.loading import load_published
+    known = _known(name)
+    if known is not None and known[0].recipe is None:
+        model, place = known[0], weights or known[1].place
+        if weights is not None and not model.takes_weights:
+            raise MicrodlError(f"{model.spec.title} takes no file of weights; leave it out.")
+        if not place and model.needs_weights:
+            raise MicrodlError(_nowhere(model.spec))
+        options = {"weights": Path(place)} if place else {}
+        return model.load(
+            spec=_taking(model.spec, joint),
+            device=device,
+            precision=precision,
+            seed=seed,
+            sha256=sha256,
+            **options,
+        )
+    # torch takes seconds to import, so models can be listed without it.
+    from napari_microdl.models.loading import load_published
 
     recipe, path, pinned = _locate(name, weights)
     return load_published(recipe.taking(joint), path, device, precision, sha256 or pinned)
 
 
-def _locate(name: str, weights: str | Path | None) -> tuple[Recipe | TransformersRecipe, Path, str]:
-    """Recipe, weights file and pinned digest for what `load_model` was given."""
-    from napari_microdl.models.weights.hub import SCHEME, fetch
+def _nowhere(spec: ModelSpec) -> str:
+    return (
+        f"The weights of {spec.title} are not on the hub; get them from {spec.source} and give "
+        "their file."
+    )
 
-    published = published_name(name)
-    if published is not None:
-        recipe = _recipe(published)
-        place = str(weights) if weights is not None else published.place
+
+def _locate(
+    name: str, weights: str | Path | None = None
+) -> tuple[Recipe | TransformersRecipe, Path, str]:
+    """Recipe, weights file and pinned digest for what `load_model` was given."""
+    known = _known(name)
+    if known is not None and (recipe := known[0].recipe) is not None:
+        place = str(weights) if weights is not None else known[1].place
         if place:
             file = _weights_file(Path(place))
             if recipe.alternative is not None:
-                from napari_microdl.models.weights.loading import matching_form
+                from napari_microdl.models.loading import matching_form
 
                 recipe = matching_form(recipe, file)
             return recipe, file, ""
         if recipe.hub is None:
-            raise MicrodlError(
-                f"The weights of {recipe.spec.title} are not on the hub; get them from "
-                f"{recipe.spec.source} and give their file."
-            )
+            raise MicrodlError(_nowhere(recipe.spec))
         return recipe, fetch(recipe.hub), recipe.hub.sha256
     if weights is not None:
         raise MicrodlError(_unknown(name))
@@ -313,11 +337,8 @@ def _locate(name: str, weights: str | Path | None) -> tuple[Recipe | Transformer
 
 def _from_hub(reference: str) -> Recipe | TransformersRecipe:
     """Recipe for a repository on the hub; only its configuration is fetched, if anything."""
-    from napari_microdl.models.families.custom import hugging_face_recipe
-    from napari_microdl.models.weights.hub import fetch, parse_reference
-
     source = parse_reference(reference)
-    known = (r for r in RECIPES.values() if r.hub and r.hub.repository == source.repository)
+    known = (r for r in recipes().values() if r.hub and r.hub.repository == source.repository)
     recipe: Recipe | TransformersRecipe | None = next(known, None)
     if recipe is None:
         recipe = hugging_face_recipe(fetch(source, ("config.json",)).parent)
@@ -326,20 +347,18 @@ def _from_hub(reference: str) -> Recipe | TransformersRecipe:
 
 def _from_place(path: Path) -> tuple[Recipe | TransformersRecipe, Path, str]:
     """Recipe for a file or folder, which says by itself what it is."""
-    from napari_microdl.models.families.custom import hugging_face_recipe, toml_recipe
-
     if path.is_dir() and (path / "config.json").is_file():
-        if recursion.is_openphenom(path / "config.json"):
-            return recursion.OPENPHENOM, _weights_file(path), ""
-        return hugging_face_recipe(path), _weights_file(path), ""
+        kind = read_json(path / "config.json").get("model_type")
+        known = (r for r in recipes().values() if r.model_type and r.model_type == kind)
+        return next(known, None) or hugging_face_recipe(path), _weights_file(path), ""
     if path.is_dir() and len(found := sorted(path.glob("*.toml"))) == 1:
         path = found[0]
     if path.suffix == ".toml":
         return toml_recipe(path)
-    from napari_microdl.models.weights.loading import recognise
+    from napari_microdl.models.loading import recognise
 
     file = _weights_file(path)
-    return recognise(file, [form for r in RECIPES.values() for form in r.forms()]), file, ""
+    return recognise(file, [form for r in recipes().values() for form in r.forms()]), file, ""
 
 
 def _weights_file(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -11,7 +10,7 @@ from matplotlib.figure import Figure
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.pipeline.files import write_run
-from napari_microdl.pipeline.run import PipelineResult, Progress, run_pipeline
+from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 from napari_microdl.report.figures import (
     distribution_figure,
     gallery_figure,
@@ -73,8 +72,8 @@ def write_outputs(result: PipelineResult, out: Path) -> None:
     names = [f.well for f in fields]
     shown = [names.index(well) for well in ("O11", "O01", "O05")]
     figures = {
-        "overlay_heatmap.png": heatmap_figure(result, fields, shown, top[0]),
-        "overlay_units.png": unit_figure(result, fields, shown, top[0]),
+        "overlay_heatmap.png": heatmap_figure(activations, fields, shown, top[0]),
+        "overlay_units.png": unit_figure(activations, fields, shown, top[0], result.labels),
         "gallery.png": gallery_figure(activations, fields, top[:_FIGURE_CONCEPTS]),
         "distribution.png": distribution_figure(
             activations, top[:_FIGURE_CONCEPTS], result.config.units.kind
@@ -84,11 +83,7 @@ def write_outputs(result: PipelineResult, out: Path) -> None:
         _save(figure, out / name)
 
 
-def run_demo(
-    out: Path,
-    config: PipelineConfig | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> str:
+def run_demo(out: Path, config: PipelineConfig | None = None) -> str:
     """Run the main job on the sample and write everything it finds.
 
     Parameters
@@ -97,8 +92,6 @@ def run_demo(
         Folder to write to.
     config : PipelineConfig, optional
         Settings; the defaults where not given.
-    progress : callable, optional
-        Called with every `Progress`.
 
     Returns
     -------
@@ -107,6 +100,6 @@ def run_demo(
     """
     # A folder that cannot be written to is found before the work, not after.
     out.mkdir(parents=True, exist_ok=True)
-    result = run_pipeline(transfluor(), config, progress=progress)
+    result = run_pipeline(transfluor(), config)
     write_outputs(result, out)
     return finding(result)

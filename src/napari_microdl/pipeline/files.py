@@ -1,29 +1,29 @@
-"""Runs on a table of image files, and the files that a run writes."""
+"""The files that a run is made from and those that it writes."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_microdl.concepts.dictionary import ConceptDictionary
-from napari_microdl.core.config import PipelineConfig, write_config
-from napari_microdl.core.stepping import run_through
+from napari_microdl.concepts.export import write_table
+from napari_microdl.core.config import write_config
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.metadata import PREFIX, metadata_table, read_table, select
 from napari_microdl.fields.tables import read_fields
-from napari_microdl.pipeline.run import PipelineResult, Progress, run_pipeline
+from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.report import (
     EvaluationChoices,
     EvaluationReport,
-    EvaluationStep,
-    iter_evaluation,
+    evaluate,
     label_column,
     with_technical,
 )
-from napari_microdl.report.html import iter_html_report
+from napari_microdl.report.evaluation_figures import pictures
+from napari_microdl.report.html import html_report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,21 +36,6 @@ EVALUATION = "evaluation.json"
 EVALUATION_PAGE = "evaluation.html"
 
 
-def units_file(result: PipelineResult) -> str:
-    """Name of the table of units: ``cells.csv``, ``crops.csv`` or ``tokens.csv``.
-
-    Parameters
-    ----------
-    result : PipelineResult
-        The run.
-
-    Returns
-    -------
-    str
-    """
-    return f"{result.config.units.kind}s.csv"
-
-
 def write_run(
     result: PipelineResult,
     out: Path,
@@ -59,6 +44,8 @@ def write_run(
     remarks: dict[str, Any] | None = None,
 ) -> None:
     """Write tables, dictionary, settings and report of a run.
+
+    The table of units is called ``cells.csv``, ``crops.csv`` or ``tokens.csv``.
 
     Parameters
     ----------
@@ -72,8 +59,10 @@ def write_run(
         More entries for the report.
     """
     out.mkdir(parents=True, exist_ok=True)
-    result.activations.to_frame(concepts).to_csv(out / units_file(result), index=False)
-    result.activations.ranking.to_csv(out / RANKING, index_label="concept")
+    with current_task().step(0, 1, "Writing the results"):
+        units = result.activations.to_frame(concepts)
+        write_table(units, out / f"{result.config.units.kind}s.csv")
+    write_table(result.activations.ranking.rename_axis("concept"), out / RANKING)
     result.dictionary.save(out / DICTIONARY)
     write_config(result.config, out / SETTINGS)
     report = json.dumps({**(remarks or {}), **result.report}, indent=2)
@@ -88,7 +77,8 @@ def table_fields(table: str | Path, controls: str | None = None) -> list[Field]:
     table : str or Path
         As `napari_microdl.fields.tables.read_fields` takes it.
     controls : str, optional
-        See `run_table`.
+        Query that picks the control fields, such as ``Metadata_condition == 'DMSO'``, in place of
+        the marks in the table; its columns are those of `metadata_table`.
 
     Returns
     -------
@@ -104,57 +94,11 @@ def table_fields(table: str | Path, controls: str | None = None) -> list[Field]:
     return fields if controls is None else mark_controls(fields, controls)
 
 
-def run_table(
-    table: str | Path,
-    out: Path,
-    config: PipelineConfig | None = None,
-    *,
-    dictionary: ConceptDictionary | None = None,
-    controls: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> PipelineResult:
-    """Fit or apply a dictionary on a table of image files, and write what comes of it.
-
-    Parameters
-    ----------
-    table : str or Path
-        As `napari_microdl.fields.tables.read_fields` takes it.
-    out : Path
-        Folder to write to.
-    config : PipelineConfig, optional
-        Settings; the defaults where not given.
-    dictionary : ConceptDictionary, optional
-        Dictionary to apply; one is fitted where not given.
-    controls : str, optional
-        Query that picks the control fields, such as ``Metadata_condition == 'DMSO'``, in place of
-        the marks in the table; its columns are those of `metadata_table`.
-    progress : callable, optional
-        Called with every `Progress`.
-
-    Returns
-    -------
-    PipelineResult
-
-    Raises
-    ------
-    MicrodlError
-        If the table, a file, the query or the settings cannot be used.
-    """
-    fields = table_fields(table, controls)
-    # A folder that cannot be written to is found before the work, not after.
-    out.mkdir(parents=True, exist_ok=True)
-    result = run_pipeline(fields, config, dictionary=dictionary, progress=progress)
-    write_run(result, out)
-    return result
-
-
 def evaluate_run(
     result: PipelineResult,
     fields: Sequence[Field],
     out: Path,
     choices: EvaluationChoices | None = None,
-    *,
-    progress: Callable[[EvaluationStep], None] | None = None,
 ) -> EvaluationReport:
     """Measure the concepts of a run, and write the figures and a page to look at.
 
@@ -170,8 +114,6 @@ def evaluate_run(
         Folder, made where it is missing.
     choices : EvaluationChoices, optional
         What to ask; the defaults where not given.
-    progress : callable, optional
-        Called with every `EvaluationStep`.
 
     Returns
     -------
@@ -183,13 +125,15 @@ def evaluate_run(
         If there is nothing to evaluate, or the column of labels is not there.
     """
     activations = result.activations
-    steps = iter_evaluation(activations, choices, fields=fields, cells=result.labels)
-    report = run_through(steps, progress)
-    page = run_through(iter_html_report(report, activations, fields), progress)
+    report = evaluate(activations, choices, fields=fields, cells=result.labels)
+    with current_task().step(0, 1, "Drawing the best concepts"):
+        drawn = pictures(report, activations, fields)
+    page = html_report(report, result.config.units.kind, pictures=drawn)
     out.mkdir(parents=True, exist_ok=True)
     (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
     (out / EVALUATION_PAGE).write_text(page, encoding="utf-8")
-    with_technical(activations.ranking, report).to_csv(out / RANKING, index_label="concept")
+    ranking = with_technical(activations.ranking, report)
+    write_table(ranking.rename_axis("concept"), out / RANKING)
     return report
 
 
@@ -243,7 +187,7 @@ def mark_controls(fields: list[Field], query: str) -> list[Field]:
     fields : list of Field
         Fields.
     query : str
-        See `run_table`.
+        See `table_fields`.
 
     Returns
     -------

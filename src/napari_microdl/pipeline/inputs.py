@@ -1,28 +1,35 @@
-"""What a run is given: fields and settings that fit together, and the settings of a dictionary."""
+"""What a run is given: fields, settings and a model that fit together."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import call_in_thread, current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.models.base import ModelSpec
-from napari_microdl.models.registry import known_spec, published_name
-from napari_microdl.pipeline.channels import joint_of, named_channels
+from napari_microdl.models.base import ModelSpec, TokenModel
+from napari_microdl.models.channels import are_colours, in_order_of
+from napari_microdl.models.recipe import Joint
+from napari_microdl.models.registry import known_spec, load_model, published_name
 from napari_microdl.tokens import TilePlan
+
+if TYPE_CHECKING:
+    from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 
 
 def check_fields(
-    fields: Sequence[Field], config: PipelineConfig, *, fitting: bool
+    fields: Sequence[Field],
+    config: PipelineConfig,
+    *,
+    fitting: bool,
+    model: ModelSpec | None = None,
 ) -> tuple[str, ...]:
     """Names of the channels used, after checking that every field has them.
 
-    Of a model that is known by its name they come in its order, see
-    `napari_microdl.pipeline.channels.named_channels`.
+    Of a model that is known they come in its order, see `named_channels`.
 
     Parameters
     ----------
@@ -32,6 +39,8 @@ def check_fields(
         Settings.
     fitting : bool
         Whether a dictionary will be fitted, for which a whitening needs controls.
+    model : ModelSpec, optional
+        The model; as far as its name in the settings tells where not given.
 
     Returns
     -------
@@ -57,8 +66,58 @@ def check_fields(
                 f"Field '{f.name}' has the channels {f.channel_names} but '{fields[0].name}' has "
                 f"{channels}; choose the channels that all fields share."
             )
-    known = known_spec(config.model.name, joint=joint_of(config.model.joint, channels))
-    return channels if known is None else named_channels(channels, config, known)
+    if model is None:
+        model = known_spec(config.model.name, joint=joint_of(config.model.joint, channels))
+    return channels if model is None else named_channels(channels, config, model)
+
+
+def load_model_of(config: PipelineConfig, channels: Sequence[str]) -> TokenModel:
+    """Load the model that the settings name.
+
+    Parameters
+    ----------
+    config : PipelineConfig
+        Settings.
+    channels : sequence of str
+        From `check_fields`; a model of RGB images takes its colours together.
+
+    Returns
+    -------
+    TokenModel
+    """
+    current_task().progress(0, 1, "Loading the model")
+    # Neither the import of torch nor the reading of a large file can be interrupted.
+    return call_in_thread(
+        load_model,
+        config.model.name,
+        device=config.model.device,
+        precision=config.model.precision,
+        seed=config.random_state,
+        joint=joint_of(config.model.joint, channels),
+    )
+
+
+def tile_plan(model: ModelSpec, config: PipelineConfig) -> TilePlan:
+    """How fields are cut into tiles of a model.
+
+    Parameters
+    ----------
+    model : ModelSpec
+        The model.
+    config : PipelineConfig
+        Its tokens are used.
+
+    Returns
+    -------
+    TilePlan
+
+    Raises
+    ------
+    MicrodlError
+        If tiles cannot be cut so.
+    """
+    tile_size = config.tokens.tile_size or model.tile_size
+    return TilePlan(model.patch_size, tile_size, config.tokens.halo)
 
 
 def config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> PipelineConfig:
@@ -76,76 +135,107 @@ def config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> Pipeline
     PipelineConfig
     """
     spec = dictionary.spec
-    return dataclasses.replace(
-        config,
-        model=_model_of(spec, config),
-        joint=spec.joint,
-        layer=spec.layer,
-        site=spec.site,
-        channels=spec.channel_names,
-        channel_tokens=spec.channel_tokens,
-        scaling=spec.scaling,
-        tile_size=spec.tile_size,
-        halo=spec.halo,
-        unit=spec.unit,
-        crop_size=spec.crop_size,
-        crop_stride=spec.crop_stride,
-        remove_position=dictionary.position is not None,
-        whiten=dictionary.whitening is not None,
+    return config.replace(
+        model=config.model.replace(name=_model_name(spec, config), joint=spec.model.joint),
+        tokens=config.tokens.replace(**dict(spec.tokens)),
+        units=config.units.replace(**dict(spec.units)),
+        whitening=config.whitening.replace(enabled=dictionary.whitening is not None),
     )
 
 
-def _model_of(spec: DictionarySpec, config: PipelineConfig) -> str:
+def _model_name(spec: DictionarySpec, config: PipelineConfig) -> str:
     """The dictionary's model, from where the settings say that its weights lie."""
     name = config.model.name
-    here, made_with = published_name(name), published_name(spec.model_id)
+    here, made_with = published_name(name), published_name(spec.model.id)
     if here is not None and made_with is not None and here.model == made_with.model:
         return str(made_with._replace(place=here.place))
-    return name if name.startswith("hf://") or Path(name).exists() else spec.model_id
+    return name if name.startswith("hf://") or Path(name).exists() else spec.model.id
 
 
-def spec_of(
-    config: PipelineConfig, model: ModelSpec, plan: TilePlan, channels: tuple[str, ...]
-) -> DictionarySpec:
-    """What the samples of a run are, as its dictionary will say.
+def joint_of(joint: bool | None, channels: Sequence[str]) -> Joint:
+    """How to ask a model to read channels: the colours of a colour image go together if they may.
 
     Parameters
     ----------
-    config : PipelineConfig
-        Settings.
-    model : ModelSpec
-        The model.
-    plan : TilePlan
-        How fields are cut.
-    channels : tuple of str
-        Channels that the model sees.
+    joint : bool or None
+        The setting of that name.
+    channels : sequence of str
+        Channels that a run reads.
 
     Returns
     -------
-    DictionarySpec
+    bool, "preferred" or None
+        What is set; without a setting "preferred" for red, green and blue.
+    """
+    return "preferred" if joint is None and are_colours(channels) else joint
+
+
+def named_channels(
+    channels: Sequence[str], config: PipelineConfig, model: ModelSpec
+) -> tuple[str, ...]:
+    """Channels of the images in the order of the model.
+
+    Parameters
+    ----------
+    channels : sequence of str
+        Channels that all fields have, or those of the settings.
+    config : PipelineConfig
+        Where it names channels, these stay as they are.
+    model : ModelSpec
+        Where it names no channels, all of `channels` stay as they are.
+
+    Returns
+    -------
+    tuple of str
 
     Raises
     ------
     MicrodlError
-        If a setting is not possible.
+        If names leave a doubt about any channel of the model; says which, and what to do.
     """
-    return DictionarySpec(
-        model_id=model.model_id,
-        weights_sha256=model.weights_sha256,
-        weights_licence=model.licence,
-        layer=model.default_layer if config.tokens.layer is None else config.tokens.layer,
-        site=config.tokens.site,
-        channel_names=channels,
-        channel_tokens=config.tokens.channel_tokens,
-        scaling=config.tokens.scaling,
-        tile_size=plan.tile_size,
-        halo=plan.halo,
-        patch_size=plan.patch_size,
-        unit=config.units.kind,
-        crop_size=config.units.crop_size,
-        crop_stride=config.units.crop_stride,
-        intensity=model.intensity,
-        joint=model.channels.joint,
-        weights_non_commercial=model.non_commercial,
-        weights_source=model.source,
+    return tuple(channels) if config.tokens.channels is not None else in_order_of(model, channels)
+
+
+def channels_by_model(channels: Sequence[str], model: ModelSpec) -> dict[str, str]:
+    """Channel of the images by channel of the model; empty where the model names none.
+
+    Parameters
+    ----------
+    channels : sequence of str
+        What the model reads.
+    model : ModelSpec
+        The model.
+
+    Returns
+    -------
+    dict of str to str
+    """
+    wanted = model.channels.names
+    return dict(zip(wanted, channels, strict=True)) if len(wanted) == len(channels) else {}
+
+
+def channel_note(channels: Sequence[str], config: PipelineConfig, model: ModelSpec) -> str:
+    """What was made of the names of channels, as a sentence.
+
+    Parameters
+    ----------
+    channels : sequence of str
+        From `named_channels`.
+    config : PipelineConfig
+        Settings.
+    model : ModelSpec
+        The model.
+
+    Returns
+    -------
+    str
+        Empty where the settings name the channels, or the model takes any.
+    """
+    pairs = channels_by_model(channels, model)
+    if config.tokens.channels is not None or not pairs:
+        return ""
+    listed = ", ".join(f"'{channel}' as {wanted}" for wanted, channel in pairs.items())
+    return (
+        f"The model was given the images' channels by their names: {listed}; set channels where "
+        "that is wrong."
     )

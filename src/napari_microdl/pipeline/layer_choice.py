@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,36 +10,34 @@ from numpy.typing import NDArray
 
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import retold
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
-from napari_microdl.metrics import iter_probe_scores
-from napari_microdl.pipeline.channels import named_channels
-from napari_microdl.pipeline.reading import iter_scale
-from napari_microdl.pipeline.run import Progress, check_fields, iter_load, iter_segment
-from napari_microdl.tokens import (
-    BackingOff,
-    ScaledImage,
-    TilePlan,
-    TokenCache,
-    TokenStorage,
-    check_wants,
-    embed_layers,
+from napari_microdl.metrics import probe_scores
+from napari_microdl.models.base import TokenModel
+from napari_microdl.pipeline.inputs import (
+    check_fields,
+    load_model_of,
+    named_channels,
+    tile_plan,
 )
-from napari_microdl.tokens.units import pool, units_of
+from napari_microdl.pipeline.stages import Labels, cells_of, measure_intensities, units_of_field
+from napari_microdl.tokens import MemoryLimited, ScaledImage, TokenCache, embed_layers
+from napari_microdl.tokens.units import pool
 
 MOST_FOLDS = 5
 # More make a fit longer and the scores hardly steadier.
-_MOST_UNITS = 20_000
+MOST_UNITS = 20_000
 
 
-def iter_layer_scores(
+def layer_scores(
     fields: Sequence[Field],
     config: PipelineConfig | None = None,
     layers: Sequence[int] | None = None,
     *,
     cache: TokenCache | None = None,
-) -> Generator[Progress, None, pd.DataFrame]:
+    most_units: int = MOST_UNITS,
+) -> pd.DataFrame:
     """How well a linear probe tells treated units from controls in fields it has not seen.
 
     For every layer, units are pooled as in a run, and a logistic regression on standardised
@@ -57,11 +55,8 @@ def iter_layer_scores(
         Which layers; all of the model where not given.
     cache : TokenCache, optional
         Where tokens are kept if the settings have it so; the usual place where not given.
-
-    Yields
-    ------
-    Progress
-        Stop iterating to cancel.
+    most_units : int, default=20_000
+        Units that are drawn where there are more.
 
     Returns
     -------
@@ -79,94 +74,112 @@ def iter_layer_scores(
     -----
     The paper chose its layers by the accuracy of linear probes (Donhauser et al. 2025).
     """
-    config = config or PipelineConfig()
+    config, task = config or PipelineConfig(), current_task()
     channels = check_fields(fields, config, fitting=False)
     folds = field_folds(fields)
-    model = yield from iter_load(config, channels)
-    depth = model.spec.depth
-    layers = tuple(range(1, depth + 1)) if layers is None else tuple(sorted(set(layers)))
-    for layer in layers:
-        if not 1 <= layer <= depth:
-            raise MicrodlError(f"Layer {layer} does not exist: this model has layers 1 to {depth}.")
-    channels = named_channels(channels, config, model.spec)
-    plan = TilePlan(
-        model.spec.patch_size, config.tokens.tile_size or model.spec.tile_size, config.tokens.halo
-    )
-    check_wants(model.spec, plan, len(channels))
-    scaler = IntensityScaling(config.tokens.scaling, curve=model.spec.intensity)
-    yield from iter_scale(fields, scaler, channels)
-    labels = yield from iter_segment(fields, config)
-
-    model = BackingOff(model)
+    with task.stage("fields"):
+        model = load_model_of(config, channels)
+        depth = model.spec.depth
+        layers = tuple(range(1, depth + 1)) if layers is None else tuple(sorted(set(layers)))
+        for layer in layers:
+            if not 1 <= layer <= depth:
+                raise MicrodlError(
+                    f"Layer {layer} does not exist: this model has layers 1 to {depth}."
+                )
+        channels = named_channels(channels, config, model.spec)
+        measured = measure_intensities(fields, config, model.spec, channels)
+    labels: list[Labels] = [None] * len(fields)
+    if config.units.kind == "cell":
+        with task.stage("cells"):
+            for index, f in enumerate(fields):
+                with task.step(index, len(fields), f"Finding cells in {f.name}"):
+                    labels[index] = cells_of(f, config)
     cache = (cache or TokenCache()) if config.cache else None
-    counts = [len(plan.origins(f.shape)) for f in fields]
-    before = 0
+    limited = MemoryLimited(model)
     pooled: dict[int, list[NDArray[np.float32]]] = {layer: [] for layer in layers}
-    for index, f in enumerate(fields):
-        steps = embed_layers(
-            ScaledImage(f, scaler, index, channels),
-            model,
-            plan,
-            layers,
-            site=config.tokens.site,
-            channel_tokens=config.tokens.channel_tokens,
-            batch_size=config.model.batch_size,
-            cache=cache,
-            # Pooled and dropped before the next field.
-            storage=TokenStorage(),
-        )
-        while True:
-            try:
-                done = next(steps)
-            except StopIteration as finished:
-                grids = finished.value
-                break
-            yield Progress(
-                "embed", before + done, sum(counts), f"Reading {len(layers)} layers of {f.name}"
-            )
-        before += counts[index]
-        # Cells of a large image take a part of a second, and so do those of every layer.
-        yield Progress("embed", before, sum(counts), f"Averaging tokens in {f.name}")
-        units = units_of(
-            grids[layers[0]],
-            config.units.kind,
-            labels=labels[index],
-            crop_size=config.units.crop_size,
-            crop_stride=config.units.crop_stride,
-        )
-        for layer, grid in grids.items():
-            yield Progress("embed", before, sum(counts), f"Averaging tokens in {f.name}")
-            pooled[layer].append(pool(grid, units))
+    with task.stage("tokens"):
+        for index, f in enumerate(fields):
+            with task.step(index, len(fields), f"Reading {len(layers)} layers of {f.name}"):
+                scaler = measured.scaler.of_field(index)
+                samples = samples_of_layers(
+                    f, scaler, limited, config, channels, layers, labels[index], cache=cache
+                )
+            for layer, vectors in samples.items():
+                pooled[layer].append(vectors)
 
     n_units = [len(part) for part in pooled[layers[0]]]
     fold = np.repeat(folds, n_units)
     treated = np.repeat([not f.is_control for f in fields], n_units)
-    chosen = _some(len(fold), config.random_state)
+    chosen = _some(len(fold), most_units, config.random_state)
     rows = []
-    for number, layer in enumerate(layers):
-        message = f"Telling treated from control in layer {layer}"
-        yield Progress("fit", number, len(layers), message)
-        vectors = np.concatenate(pooled.pop(layer))[chosen]
-        told = Progress("fit", number, len(layers), message)
-        trials = iter_probe_scores(vectors, treated[chosen], fold[chosen])
-        scores = yield from retold(trials, told)
-        rows.append(
-            {
-                "layer": layer,
-                "auc": scores.auc,
-                "auc_spread": scores.auc_spread,
-                "balanced_accuracy": scores.balanced_accuracy,
-                "balanced_accuracy_spread": scores.spread,
-                "n_folds": scores.n_folds,
-                "n_units": scores.n_samples,
-            }
-        )
-    yield Progress("fit", len(layers), len(layers), "Done")
+    with task.stage("dictionary"):
+        for number, layer in enumerate(layers):
+            message = f"Telling treated from control in layer {layer}"
+            with task.step(number, len(layers), message):
+                samples_of_layer = np.concatenate(pooled.pop(layer))[chosen]
+                scores = probe_scores(samples_of_layer, treated[chosen], fold[chosen])
+            rows.append(
+                {
+                    "layer": layer,
+                    "auc": scores.auc,
+                    "auc_spread": scores.auc_spread,
+                    "balanced_accuracy": scores.balanced_accuracy,
+                    "balanced_accuracy_spread": scores.spread,
+                    "n_folds": scores.n_folds,
+                    "n_units": scores.n_samples,
+                }
+            )
+        task.progress(len(layers), len(layers), "Done")
     return pd.DataFrame(rows)
 
 
+def samples_of_layers(
+    field: Field,
+    scaler: IntensityScaling,
+    model: TokenModel,
+    config: PipelineConfig,
+    channels: tuple[str, ...],
+    layers: tuple[int, ...],
+    labels: Labels,
+    *,
+    cache: TokenCache | None = None,
+) -> dict[int, NDArray[np.float32]]:
+    """Mean tokens of every unit of one field, in several layers from one pass.
+
+    Parameters
+    ----------
+    field, scaler, model, config, channels, cache
+        As for `napari_microdl.pipeline.stages.tokens_of`.
+    layers : tuple of int
+        The layers.
+    labels : ndarray of shape (height, width) or None
+        Cells of the field.
+
+    Returns
+    -------
+    dict of int to ndarray of shape (n_units, d)
+    """
+    grids = embed_layers(
+        ScaledImage(field, scaler, 0, channels),
+        model,
+        tile_plan(model.spec, config),
+        layers,
+        site=config.tokens.site,
+        channel_tokens=config.tokens.channel_tokens,
+        batch_size=config.model.batch_size,
+        cache=cache,
+    )
+    units = units_of_field(field, grids[layers[0]], labels, config)
+    pooled = {}
+    for layer, grid in grids.items():
+        # Cells of a large image take a part of a second in every layer.
+        current_task().check()
+        pooled[layer] = pool(grid, units)
+    return pooled
+
+
 def best_layer(table: pd.DataFrame) -> int:
-    """Layer of the highest AUC, the earliest of several; from the table of `iter_layer_scores`."""
+    """Layer of the highest AUC, the earliest of several; from the table of `layer_scores`."""
     return int(table["layer"][table["auc"].idxmax()])
 
 
@@ -209,8 +222,8 @@ def field_folds(fields: Sequence[Field]) -> NDArray[np.int64]:
     return folds
 
 
-def _some(n: int, seed: int) -> NDArray[np.int64]:
+def _some(n: int, most: int, seed: int) -> NDArray[np.int64]:
     """Rows of at most so many units, in order."""
-    if n <= _MOST_UNITS:
+    if n <= most:
         return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, _MOST_UNITS, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.task import Stage
 from napari_microdl.fields.field import Field
 from napari_microdl.metrics import active, reconstruction_cosine
 
@@ -23,7 +23,7 @@ def build_report(
     config: PipelineConfig,
     activations: ConceptActivations,
     share: dict[str, float],
-    seconds: dict[str, float],
+    seconds: Mapping[Stage, float],
     notes: list[str],
 ) -> dict[str, Any]:
     """Collect the figures of a run.
@@ -38,7 +38,7 @@ def build_report(
         Result.
     share : dict of str to float
         Share of token variance that grid positions explain, before and after their removal.
-    seconds : dict of str to float
+    seconds : mapping of str to float
         Time of every stage.
     notes : list of str
         What was chosen, and what a user should know.
@@ -89,7 +89,7 @@ def build_report(
     return {
         "config": config.to_dict(),
         "config_hash": config.hash,
-        "spec": dataclasses.asdict(activations.dictionary.spec),
+        "spec": activations.dictionary.spec.to_dict(),
         "fields": [
             {
                 "name": f.name,

@@ -1,70 +1,56 @@
-"""The whole run, from fields to concept activations, as a generator that can be stopped."""
+"""The whole run, from fields to concept activations, a stage after the other on one machine."""
 
 from __future__ import annotations
 
 import dataclasses
+import queue
 import time
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from threading import Thread
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.progress import Progress, Stage
-from napari_microdl.core.stepping import retold, run_through
+from napari_microdl.core.task import Progress, Stage, Task, current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.models.base import TokenModel
-from napari_microdl.models.registry import load_model
-from napari_microdl.models.terms import terms_of
-from napari_microdl.pipeline.cache import KeptStages
-from napari_microdl.pipeline.channels import (
+from napari_microdl.models.base import TokenModel, terms_of
+from napari_microdl.pipeline.cache import CachedStage, StageCache, stage_keys
+from napari_microdl.pipeline.estimate import estimate_run
+from napari_microdl.pipeline.inputs import (
     channel_note,
     channels_by_model,
-    joint_of,
+    check_fields,
+    config_of,
+    load_model_of,
     named_channels,
-)
-from napari_microdl.pipeline.encoding import iter_encode
-from napari_microdl.pipeline.inputs import check_fields, config_of
-from napari_microdl.pipeline.keys import StageKeys, iter_keys
-from napari_microdl.pipeline.learning import Learned, iter_learn
-from napari_microdl.pipeline.reading import (
-    Tokens,
-    device_of,
-    iter_embed,
-    iter_measure,
-    iter_take_position,
+    tile_plan,
 )
 from napari_microdl.pipeline.report import build_report
-from napari_microdl.pipeline.segmenting import iter_segment
-from napari_microdl.pipeline.stages import Samples, iter_pool
-from napari_microdl.pipeline.whitening import Whitened, iter_whiten
-from napari_microdl.tokens import TokenCache, TokenStorage
-
-__all__ = [
-    "KeptStages",
-    "PipelineResult",
-    "Progress",
-    "Stage",
-    "StagedRun",
-    "check_fields",
-    "device_of",
-    "iter_load",
-    "iter_pipeline",
-    "iter_segment",
-    "run_pipeline",
-]
+from napari_microdl.pipeline.stages import (
+    Intensities,
+    Labels,
+    Learned,
+    Samples,
+    Tokens,
+    Whitened,
+    cells_of,
+    device_of,
+    encode,
+    learn,
+    measure_intensities,
+    remove_position,
+    samples_of,
+    tokens_of,
+    whiten,
+)
+from napari_microdl.tokens import MemoryLimited, TokenCache, TokenGrid, TokenStorage
 
 Result = TypeVar("Result")
-Labels = list[NDArray[np.integer] | None]
-
-_SECONDS_BETWEEN_LOOKS = 0.1
-# Samples before whitening are needed again only for another whitening, and can be pooled anew.
-_MOST_KEPT_BYTES = 512 * 2**20
 
 
 @dataclass(eq=False)
@@ -90,20 +76,16 @@ class PipelineResult:
     config: PipelineConfig
     dictionary: ConceptDictionary
     activations: ConceptActivations
-    labels: list[NDArray[np.integer] | None]
+    labels: list[Labels]
     report: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
 
 
-def _is_kept(result: object) -> bool:
-    return not isinstance(result, Samples) or result.vectors.nbytes <= _MOST_KEPT_BYTES
-
-
-class StagedRun:
+class PipelineRun:
     """A run whose stages can be asked for one by one; each asks for those before it.
 
-    Every stage is a generator of `Progress` that returns its result. A result that is kept and was
-    made from the same is taken as it is; a run that is stopped leaves the stages that it finished.
+    A result that is held and was made from the same is taken as it is; a run that is cancelled
+    leaves the stages that it finished.
 
     Parameters
     ----------
@@ -113,10 +95,15 @@ class StagedRun:
         Settings; the defaults where not given.
     dictionary : ConceptDictionary, optional
         Apply this one instead of fitting; its model, layer, channels and unit are used.
+    model : TokenModel, optional
+        Any object that reads tokens, in place of the model that the settings name.
     cache : TokenCache, optional
-        Where tokens are kept if the settings have it so; the usual place where not given.
-    kept : KeptStages, optional
+        Where tokens are kept on disk if the settings have it so; the usual place where not given.
+    stages : StageCache, optional
         What earlier runs left; taken from and added to.
+    storage : TokenStorage, optional
+        Where tokens are held during the run; in memory up to 512 MiB, and in files after that,
+        where not given.
 
     Raises
     ------
@@ -128,199 +115,270 @@ class StagedRun:
         self,
         fields: Sequence[Field],
         config: PipelineConfig | None = None,
-        dictionary: ConceptDictionary | None = None,
         *,
+        dictionary: ConceptDictionary | None = None,
+        model: TokenModel | None = None,
         cache: TokenCache | None = None,
-        kept: KeptStages | None = None,
+        stages: StageCache | None = None,
+        storage: TokenStorage | None = None,
     ) -> None:
         config = config or PipelineConfig()
+        if model is not None:
+            config = config.replace(model=config.model.replace(name=model.spec.model_id))
         self.fields = fields
         self.config = config if dictionary is None else config_of(dictionary, config)
         self.applied = dictionary
-        self._channels = check_fields(fields, self.config, fitting=False)
+        self._model = model
+        self._channels = self._check(fitting=False)
         self._cache = cache
-        self._kept = kept
-        self._keys: StageKeys | None = None
+        self._stages = stages
+        self._storage = storage
+        self._keys: dict[CachedStage, Any] | None = None
         self._wants_cells = False
-        # Of this run, whether anything is kept for the next or not.
-        self._results: dict[str, Any] = {}
-        self._seconds: dict[str, dict[str, float]] = {}
+        # Of this run, whether anything is held for the next or not.
+        self._results: dict[CachedStage, Any] = {}
+        self._seconds: dict[CachedStage, dict[Stage, float]] = {}
 
     @property
-    def finished(self) -> set[str]:
-        """Stages that are done: some of "segment", "read", "pool", "whiten" and "learn"."""
+    def finished(self) -> set[CachedStage]:
+        """Stages that are done; may be asked by another thread while others are in progress."""
         return set(self._results)
 
-    def labels(self) -> Generator[Progress, None, Labels]:
+    def cells(self) -> list[Labels]:
         """Cells of every field; None where the unit is no cell."""
-        return (yield from self._stage("segment", self._segment))
+        return self._result_of("cells", self._find_cells)
 
-    def tokens(self) -> Generator[Progress, None, Tokens]:
+    def tokens(self) -> Tokens:
         """Tokens of every field."""
-        return (yield from self._stage("read", self._read))
+        return self._result_of("tokens", self._read_tokens)
 
-    def samples(self) -> Generator[Progress, None, Samples]:
+    def samples(self) -> Samples:
         """Mean tokens of every unit."""
         self._wants_cells = True
-        return (yield from self._stage("pool", self._pool))
+        return self._result_of("samples", self._average_tokens)
 
-    def whitened(self) -> Generator[Progress, None, Whitened]:
+    def whitening(self) -> Whitened:
         """Samples in the space in which concepts are learned, or of the dictionary applied."""
         if self.applied is not None:
-            samples = yield from self.samples()
-            return Whitened(self.applied.whitening, self.applied.whiten(samples.vectors))
-        check_fields(self.fields, self.config, fitting=True)
-        return (yield from self._stage("whiten", self._whiten))
+            vectors = self.applied.whiten(self.samples().vectors)
+            return Whitened(self.applied.whitening, vectors)
+        self._check(fitting=True)
+        return self._result_of("whitening", self._whiten)
 
-    def result(self) -> Generator[Progress, None, PipelineResult]:
+    def result(self) -> PipelineResult:
         """The dictionary, fitted or applied, and the activations of every unit."""
-        check_fields(self.fields, self.config, fitting=self.applied is None)
-        samples = yield from self.samples()
-        labels = yield from self.labels()
-        tokens = yield from self.tokens()
-        whitened = yield from self.whitened()
+        self._check(fitting=self.applied is None)
+        samples, labels, tokens = self.samples(), self.cells(), self.tokens()
+        whitened = self.whitening()
         notes = [*tokens.notes, *whitened.notes]
         dictionary = self.applied
         if dictionary is None:
-            learned: Learned = yield from self._stage("learn", self._learn)
+            learned: Learned = self._result_of("dictionary", self._learn)
             notes += learned.notes
             # Names and notes are those of the same concepts, whatever has become of the rest.
             dictionary = dataclasses.replace(learned.dictionary)
-        started = time.perf_counter()
-        activations: ConceptActivations = yield from iter_encode(
-            self.fields, tokens, samples, whitened.vectors, dictionary
-        )
-        ranking = Progress("encode", 1, 1, "Ranking concepts")
-        yield ranking
-        yield from retold(activations.iter_ranking(), ranking)
-        seconds = self._all_seconds() | {"encode": round(time.perf_counter() - started, 3)}
-        report = build_report(self.fields, self.config, activations, tokens.share, seconds, notes)
-        report["weights_terms"] = terms_of(dictionary.model)
-        report["model_channels"] = channels_by_model(tokens.channels, tokens.model)
-        report["device"] = tokens.device
-        per_field = len(tokens.channels)
-        report["intensity"] = [
-            # Fields may have got other names since they were measured.
-            dataclasses.asdict(limits) | {"field": self.fields[number // per_field].name}
-            for number, limits in enumerate(tokens.limits)
-        ]
-        if self.applied is None:
-            dictionary.provenance = {
-                "intensity": report["intensity"],
-                "config": self.config.to_dict(),
-                "fields": report["fields"],
-                "packages": report["packages"],
-                "weights_source": tokens.model.source,
-                "weights_non_commercial": tokens.model.non_commercial,
-            }
-            dictionary.figures = {**report["fit"], **report["position"]}
-        yield Progress("encode", 1, 1, "Done")
+        with current_task().stage("activations"):
+            started = time.perf_counter()
+            activations = encode(self.fields, tokens, samples, whitened.vectors, dictionary)
+            seconds = self._all_seconds(activations=time.perf_counter() - started)
+            report = build_report(
+                self.fields, self.config, activations, tokens.share, seconds, notes
+            )
+            report["weights_terms"] = terms_of(dictionary.model)
+            report["model_channels"] = channels_by_model(tokens.channels, tokens.model)
+            report["device"] = tokens.device
+            per_field = len(tokens.channels)
+            report["intensity"] = [
+                # Fields may have got other names since they were measured.
+                dataclasses.asdict(limits) | {"field": self.fields[number // per_field].name}
+                for number, limits in enumerate(tokens.limits)
+            ]
+            if self.applied is None:
+                dictionary.provenance = {
+                    "intensity": report["intensity"],
+                    "config": self.config.to_dict(),
+                    "fields": report["fields"],
+                    "packages": report["packages"],
+                    "weights_source": tokens.model.source,
+                    "weights_non_commercial": tokens.model.non_commercial,
+                }
+                dictionary.figures = {**report["fit"], **report["position"]}
+            current_task().progress(1, 1, "Done")
         return PipelineResult(self.config, dictionary, activations, labels, report, notes)
 
-    # Stages ------------------------------------------------------------------------------------
+    def _check(self, *, fitting: bool) -> tuple[str, ...]:
+        model = None if self._model is None else self._model.spec
+        return check_fields(self.fields, self.config, fitting=fitting, model=model)
 
-    def _stage(
-        self, name: str, make: Callable[[], Generator[Progress, None, Result]]
-    ) -> Generator[Progress, None, Result]:
-        """Result of a stage: of this run, or kept, or made now."""
-        if name in self._results:
-            known: Result = self._results[name]
+    def _result_of(self, stage: CachedStage, make: Callable[[], Result]) -> Result:
+        """Result of a stage: of this run, or held from an earlier one, or made now."""
+        if stage in self._results:
+            known: Result = self._results[stage]
             return known
-        if self._kept is not None and self._keys is None:
-            self._keys = yield from iter_keys(
-                self.fields, self.config, self.applied, self._channels
-            )
-        key = None if self._keys is None else getattr(self._keys, name)
-        found = None if self._kept is None else self._kept.get(name, key)
+        found = None
+        if self._stages is not None:
+            if self._keys is None:
+                with current_task().stage("fields"):
+                    self._keys = stage_keys(
+                        self.fields,
+                        self.config,
+                        self._channels,
+                        dictionary=self.applied,
+                        model=self._model,
+                    )
+            found = self._stages.get(stage, self._keys[stage])
         if found is None:
-            found = (yield from make()), self._seconds.get(name, {})
-            if self._kept is not None and _is_kept(found[0]):
-                self._kept.keep(name, key, found)
+            found = make(), self._seconds.get(stage, {})
+            if self._stages is not None and self._keys is not None:
+                n_bytes = found[0].vectors.nbytes if isinstance(found[0], Samples) else 0
+                self._stages.put(stage, self._keys[stage], found, n_bytes)
         result: Result
-        result, self._seconds[name] = found
-        self._results[name] = result
+        result, self._seconds[stage] = found
+        self._results[stage] = result
         return result
 
-    def _all_seconds(self) -> dict[str, float]:
+    @contextmanager
+    def _timed(self, stage: CachedStage, shown: Stage) -> Iterator[Task]:
+        """Work for a stage, as people see it."""
+        started, task = time.perf_counter(), current_task()
+        with task.stage(shown):
+            yield task
+        spent = self._seconds.setdefault(stage, {})
+        spent[shown] = spent.get(shown, 0.0) + time.perf_counter() - started
+
+    def _all_seconds(self, activations: float) -> dict[Stage, float]:
         """Seconds that every stage took when it ran, in this run or before."""
-        total = dict.fromkeys(("scale", "segment", "embed", "whiten", "fit"), 0.0)
+        total: dict[Stage, float] = dict.fromkeys(
+            ("fields", "cells", "tokens", "whitening", "dictionary"), 0.0
+        )
         for seconds in self._seconds.values():
-            for stage, spent in seconds.items():
-                total[stage] = round(total[stage] + spent, 3)
-        return total
+            for shown, spent in seconds.items():
+                total[shown] = round(total[shown] + spent, 3)
+        return total | {"activations": round(activations, 3)}
 
-    def _timed(
-        self, name: str, stage: Stage, steps: Generator[Progress, None, Result]
-    ) -> Generator[Progress, None, Result]:
-        started = time.perf_counter()
-        result = yield from steps
-        spent = self._seconds.setdefault(name, {})
-        spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - started
-        return result
+    # Stages --------------------------------------------------------------------------------------
 
-    def _segment(self) -> Generator[Progress, None, Labels]:
-        return (
-            yield from self._timed("segment", "segment", iter_segment(self.fields, self.config))
-        )
+    def _find_cells(self) -> list[Labels]:
+        labels: list[Labels] = [None] * len(self.fields)
+        if self.config.units.kind != "cell":
+            return labels
+        with self._timed("cells", "cells") as task:
+            for index, f in enumerate(self.fields):
+                with task.step(index, len(self.fields), f"Finding cells in {f.name}"):
+                    labels[index] = cells_of(f, self.config)
+        return labels
 
-    def _read(self) -> Generator[Progress, None, Tokens]:
+    def _read_tokens(self) -> Tokens:
         config, applied = self.config, self.applied
-        # The model goes first: it says on which scale it wants intensities.
-        model = yield from self._timed("read", "embed", iter_load(config, self._channels))
-        curve = None
-        if applied is not None:
-            applied.spec.check_model(model.spec)
-            curve = applied.spec.intensity
-        channels = named_channels(self._channels, config, model.spec)
-        measured = yield from self._timed(
-            "read", "scale", iter_measure(self.fields, config, model, channels, curve)
-        )
+        with self._timed("tokens", "fields"):
+            # The model goes first: it says on which scale it wants intensities.
+            model = self._model or load_model_of(config, self._channels)
+            curve = None
+            if applied is not None:
+                applied.spec.check_model(model.spec)
+                curve = applied.spec.model.intensity
+            channels = named_channels(self._channels, config, model.spec)
+            plan = tile_plan(model.spec, config)
+            # Settings that no dictionary can have are refused before anything is read.
+            DictionarySpec.of(model.spec, config.tokens, config.units, plan, channels)
+            measured = measure_intensities(self.fields, config, model.spec, channels, curve)
         if self._wants_cells:
             # Before tokens: what is wrong with them is then known in seconds.
-            yield from self.labels()
-        steps = iter_embed(
-            self.fields,
-            config,
-            model,
-            measured,
-            cache=(self._cache or TokenCache()) if config.cache else None,
-            storage=TokenStorage(),
-        )
-        tokens = yield from self._timed("read", "embed", steps)
+            self.cells()
+        with self._timed("tokens", "tokens"):
+            grids, notes = self._read_grids(model, measured)
         if note := channel_note(channels, config, model.spec):
-            tokens = dataclasses.replace(tokens, notes=(note, *tokens.notes))
-        return (
-            yield from self._timed("read", "whiten", iter_take_position(tokens, config, applied))
+            notes.insert(0, note)
+        tokens = Tokens(
+            grids=grids,
+            position=None,
+            share={},
+            channels=channels,
+            plan=measured.plan,
+            model=model.spec,
+            device=device_of(model),
+            limits=measured.scaler.describe(),
+            notes=tuple(notes),
         )
+        with self._timed("tokens", "whitening"):
+            return remove_position(tokens, config, applied)
 
-    def _pool(self) -> Generator[Progress, None, Samples]:
-        tokens = yield from self.tokens()
-        labels = yield from self.labels()
-        steps = iter_pool(self.fields, self.config, labels, tokens)
-        return (yield from self._timed("pool", "whiten", steps))
+    def _read_grids(
+        self, model: TokenModel, measured: Intensities
+    ) -> tuple[list[TokenGrid], list[str]]:
+        """Tokens of every field, and what a user should know."""
+        config, task, n = self.config, current_task(), len(self.fields)
+        lazy = not all(isinstance(f.data, np.ndarray) for f in self.fields)
+        shapes = [f.shape for f in self.fields]
+        estimate = estimate_run(shapes, len(measured.channels), model.spec, config, lazy=lazy)
+        task.progress(0, n, f"{estimate}, beside the model.", stays=True)
+        cache = (self._cache or TokenCache()) if config.cache else None
+        storage = self._storage or TokenStorage()
+        limited = MemoryLimited(model)
+        grids, notes = [], []
+        for index, f in enumerate(self.fields):
+            with task.step(index, n, f"Reading tokens of {f.name} on {device_of(model)}"):
+                grids.append(
+                    tokens_of(
+                        f,
+                        measured.scaler.of_field(index),
+                        limited,
+                        config,
+                        measured.channels,
+                        cache=cache,
+                        storage=storage,
+                    )
+                )
+        if limited.most_tiles is not None:
+            notes.append(
+                f"Memory ran out: the model was given {limited.most_tiles} "
+                f"tile{'s' if limited.most_tiles > 1 else ''} at a time instead of a batch of "
+                f"{config.model.batch_size}."
+            )
+        trial = getattr(model, "trial", None)
+        if trial is not None:
+            notes.append(
+                f"Fast arithmetic: the model ran in {trial.used}; bfloat16 is "
+                f"{trial.speed_ratio:.1f} times as fast as float32 here, and changes tokens by "
+                f"{trial.relative_error:.1%}."
+            )
+        if cache is not None and cache.problem is not None:
+            notes.append(cache.problem)
+        return grids, notes
 
-    def _whiten(self) -> Generator[Progress, None, Whitened]:
-        samples = yield from self.samples()
-        steps = iter_whiten(self.fields, self.config, samples)
-        return (yield from self._timed("whiten", "whiten", steps))
+    def _average_tokens(self) -> Samples:
+        tokens, labels = self.tokens(), self.cells()
+        geometry, vectors = [], []
+        with self._timed("samples", "whitening") as task:
+            for index, f in enumerate(self.fields):
+                with task.step(index, len(self.fields), f"Averaging tokens in {f.name}"):
+                    units, means = samples_of(f, tokens.grids[index], labels[index], self.config)
+                geometry.append(units)
+                vectors.append(means)
+            return Samples(geometry, np.concatenate(vectors))
 
-    def _learn(self) -> Generator[Progress, None, Learned]:
-        tokens = yield from self.tokens()
-        samples = yield from self.samples()
-        whitened = yield from self.whitened()
-        steps = iter_learn(self.fields, self.config, tokens, samples, whitened)
-        return (yield from self._timed("learn", "fit", steps))
+    def _whiten(self) -> Whitened:
+        samples = self.samples()
+        with self._timed("whitening", "whitening"):
+            return whiten(self.fields, self.config, samples)
+
+    def _learn(self) -> Learned:
+        tokens, samples, whitened = self.tokens(), self.samples(), self.whitening()
+        with self._timed("dictionary", "dictionary"):
+            return learn(self.fields, self.config, tokens, samples, whitened)
 
 
-def iter_pipeline(
+def run_pipeline(
     fields: Sequence[Field],
     config: PipelineConfig | None = None,
-    dictionary: ConceptDictionary | None = None,
     *,
+    dictionary: ConceptDictionary | None = None,
+    model: TokenModel | None = None,
+    progress: Callable[[Progress], None] | None = None,
     cache: TokenCache | None = None,
-    kept: KeptStages | None = None,
-) -> Generator[Progress, None, PipelineResult]:
-    """Run from fields to activations, one small step an iteration.
+    stages: StageCache | None = None,
+) -> PipelineResult:
+    """Run from fields to activations.
 
     Parameters
     ----------
@@ -330,15 +388,14 @@ def iter_pipeline(
         Settings; the defaults where not given.
     dictionary : ConceptDictionary, optional
         Apply this one instead of fitting; its model, layer, channels and unit are used.
+    model : TokenModel, optional
+        Any object that reads tokens, in place of the model that the settings name.
+    progress : callable, optional
+        Called with every `napari_microdl.core.task.Progress`.
     cache : TokenCache, optional
-        Where tokens are kept if the settings have it so; the usual place where not given.
-    kept : KeptStages, optional
+        Where tokens are kept on disk if the settings have it so; the usual place where not given.
+    stages : StageCache, optional
         What earlier runs left; stages whose settings and images are the same are not run again.
-
-    Yields
-    ------
-    Progress
-        Stop iterating to cancel: nothing is left behind but the finished stages in `kept`.
 
     Returns
     -------
@@ -349,28 +406,34 @@ def iter_pipeline(
     MicrodlError
         If the fields and the settings do not fit together; one sentence says what to do.
     """
-    return (yield from StagedRun(fields, config, dictionary, cache=cache, kept=kept).result())
+    run = PipelineRun(
+        fields, config, dictionary=dictionary, model=model, cache=cache, stages=stages
+    )
+    if progress is None:
+        return run.result()
+    with Task(progress, parent=current_task()).active():
+        return run.result()
 
 
-def run_pipeline(
+def iter_pipeline(
     fields: Sequence[Field],
     config: PipelineConfig | None = None,
-    *,
     dictionary: ConceptDictionary | None = None,
-    progress: Callable[[Progress], None] | None = None,
-) -> PipelineResult:
-    """Run from fields to activations in one call.
+    *,
+    cache: TokenCache | None = None,
+    stages: StageCache | None = None,
+) -> Generator[Progress, None, PipelineResult]:
+    """`run_pipeline` as a generator of its progress, for scripts that were written for one.
 
     Parameters
     ----------
-    fields : sequence of Field
-        Fields with conditions; at least one control where a whitening is fitted.
-    config : PipelineConfig, optional
-        Settings; the defaults where not given.
-    dictionary : ConceptDictionary, optional
-        Apply this one instead of fitting.
-    progress : callable, optional
-        Called with every `Progress`.
+    fields, config, dictionary, cache, stages
+        As for `run_pipeline`.
+
+    Yields
+    ------
+    Progress
+        Stop iterating to cancel the run, which goes on in a thread.
 
     Returns
     -------
@@ -379,47 +442,36 @@ def run_pipeline(
     Raises
     ------
     MicrodlError
-        If the fields and the settings do not fit together.
+        As `run_pipeline`.
     """
-    return run_through(iter_pipeline(fields, config, dictionary), progress)
+    # One at a time, so that the run waits for whoever looks at its progress.
+    news: queue.Queue[Progress | None] = queue.Queue(1)
+    task = Task(news.put, parent=current_task())
+    outcome: list[PipelineResult | BaseException] = []
 
+    def work() -> None:
+        try:
+            with task.active():
+                outcome.append(
+                    run_pipeline(fields, config, dictionary=dictionary, cache=cache, stages=stages)
+                )
+        except BaseException as error:
+            outcome.append(error)
+        finally:
+            news.put(None)
 
-def iter_load(
-    config: PipelineConfig, channels: Sequence[str]
-) -> Generator[Progress, None, TokenModel]:
-    """Load the model of a run.
-
-    Parameters
-    ----------
-    config : PipelineConfig
-        Settings.
-    channels : sequence of str
-        From `check_fields`; a model of RGB images takes its colours together.
-
-    Yields
-    ------
-    Progress
-        Many a second; a run that is stopped does not wait for the loading.
-
-    Returns
-    -------
-    TokenModel
-    """
-    # Neither the import of torch nor a large file can be interrupted: a thread of its own lets a
-    # cancelled run end at once.
-    loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load-model")
+    thread = Thread(target=work, name="napari-microdl", daemon=True)
+    thread.start()
     try:
-        loading = loader.submit(
-            load_model,
-            config.model.name,
-            device=config.model.device,
-            precision=config.model.precision,
-            seed=config.random_state,
-            joint=joint_of(config.model.joint, channels),
-        )
-        while not loading.done():
-            yield Progress("scale", 0, 1, "Loading the model")
-            wait([loading], timeout=_SECONDS_BETWEEN_LOOKS)
-        return loading.result()
+        while (progress := news.get()) is not None:
+            yield progress
     finally:
-        loader.shutdown(wait=False)
+        task.cancel()
+        # What it still tells must not keep it waiting.
+        while thread.is_alive():
+            with suppress(queue.Empty):
+                news.get(timeout=0.05)
+    (found,) = outcome
+    if isinstance(found, BaseException):
+        raise found
+    return found

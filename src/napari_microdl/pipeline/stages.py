@@ -1,19 +1,109 @@
-"""Samples: the mean token of every unit."""
+"""The stages of a run: what is made of one field, and what is learned from all of them.
+
+What is made of one field (`cells_of`, `tokens_of`, `samples_of`) is given and returns what can be
+pickled and knows of no other field, so that fields can be shared out among processes.
+`napari_microdl.pipeline.run` puts the stages together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
-from napari_microdl.core.config import PipelineConfig
+from napari_microdl.concepts.activations import ConceptActivations, unit_table
+from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.core.config import Intensity, PipelineConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.progress import Progress
+from napari_microdl.core.task import current_task
+from napari_microdl.estimators.icfl import ICFL
+from napari_microdl.estimators.shrinkage import choose_shrinkage
+from napari_microdl.estimators.whitening import ControlWhitening
 from napari_microdl.fields.field import Field
-from napari_microdl.pipeline.reading import Tokens
+from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling
+from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.models.base import ModelSpec, TokenModel
+from napari_microdl.pipeline.inputs import tile_plan
+from napari_microdl.tokens import (
+    ScaledImage,
+    TilePlan,
+    TokenCache,
+    TokenGrid,
+    TokenStorage,
+    check_wants,
+    embed_field,
+)
+from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.tokens.units import Units, pool, units_of
+
+# With fewer, a place's mean is largely the image itself.
+_LEAST_TOKENS_PER_PLACE = 4.0
+# Samples whitened between two looks whether to go on, and units coded, which takes a second or so.
+_WHITENED_ROWS = 8192
+_CODED_ROWS = 4096
+
+# Cells of one field: 0 is background; None where the unit is no cell.
+Labels = NDArray[np.integer] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Intensities:
+    """What has to be known before the first tile is read.
+
+    Parameters
+    ----------
+    channels : tuple of str
+        Channels that the model sees.
+    plan : TilePlan
+        How fields are cut.
+    scaler : IntensityScaling
+        Fitted on the fields.
+    """
+
+    channels: tuple[str, ...]
+    plan: TilePlan
+    scaler: IntensityScaling
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """Tokens of every field.
+
+    Parameters
+    ----------
+    grids : list of TokenGrid
+        Without their position component, where the settings have it so.
+    position : PositionComponent or None
+        What was removed.
+    share : dict of str to float
+        Share of the variance of tokens that their place in the tile explains, before and after.
+    channels : tuple of str
+        Channels that the model saw.
+    plan : TilePlan
+        How fields were cut.
+    model : ModelSpec
+        The model.
+    device : str
+        Where it ran.
+    limits : list of ChannelLimits
+        Measured intensities, one entry a field and channel.
+    notes : tuple of str
+        What a user should know.
+    """
+
+    grids: list[TokenGrid]
+    position: PositionComponent | None
+    share: dict[str, float]
+    channels: tuple[str, ...]
+    plan: TilePlan
+    model: ModelSpec
+    device: str
+    limits: list[ChannelLimits]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +131,186 @@ class Samples:
         return np.array([f.is_control for f in fields], bool)[self.of_field()]
 
 
-def iter_pool(
+@dataclass(frozen=True, eq=False)
+class Whitened:
+    """Samples in the space in which concepts are learned.
+
+    Parameters
+    ----------
+    whitening : ControlWhitening or None
+        Fitted on the controls.
+    vectors : ndarray of shape (n_units, k)
+        Whitened samples.
+    notes : tuple of str
+        What a user should know.
+    """
+
+    whitening: ControlWhitening | None
+    vectors: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """A dictionary that was learned.
+
+    Parameters
+    ----------
+    dictionary : ConceptDictionary
+        With all that is needed to apply it, but not yet where it came from.
+    notes : tuple of str
+        What a user should know.
+    """
+
+    dictionary: ConceptDictionary
+    notes: tuple[str, ...]
+
+
+# Of one field --------------------------------------------------------------------------------
+
+
+def cells_of(field: Field, config: PipelineConfig) -> Labels:
+    """Cells of one field, its own or found by the built-in segmentation.
+
+    Parameters
+    ----------
+    field : Field
+        The field.
+    config : PipelineConfig
+        Its units and cells are used.
+
+    Returns
+    -------
+    ndarray of shape (height, width) or None
+        None where the unit is no cell.
+    """
+    if config.units.kind != "cell":
+        return None
+    labels = field.read_labels()
+    if labels is not None:
+        return labels
+    name = config.cells.channel
+    channel = field.channel_indices((name,) if name else None)[0]
+    return segment_cells(field.read((channel,))[0], config.cells)
+
+
+def tokens_of(
+    field: Field,
+    scaler: IntensityScaling,
+    model: TokenModel,
+    config: PipelineConfig,
+    channels: tuple[str, ...],
+    *,
+    cache: TokenCache | None = None,
+    storage: TokenStorage | None = None,
+) -> TokenGrid:
+    """Tokens of one field, as the model gives them.
+
+    Parameters
+    ----------
+    field : Field
+        The field.
+    scaler : IntensityScaling
+        That of this field alone (`IntensityScaling.of_field`).
+    model : TokenModel
+        Frozen encoder.
+    config : PipelineConfig
+        Its tokens are used, and the batch size.
+    channels : tuple of str
+        Channels that the model sees.
+    cache : TokenCache, optional
+        Where tokens seen before are kept.
+    storage : TokenStorage, optional
+        Where the grid is kept, with others of the same run.
+
+    Returns
+    -------
+    TokenGrid
+    """
+    return embed_field(
+        ScaledImage(field, scaler, 0, channels),
+        model,
+        tile_plan(model.spec, config),
+        layer=config.tokens.layer,
+        site=config.tokens.site,
+        channel_tokens=config.tokens.channel_tokens,
+        batch_size=config.model.batch_size,
+        cache=cache,
+        storage=storage,
+    )
+
+
+def units_of_field(field: Field, grid: TokenGrid, labels: Labels, config: PipelineConfig) -> Units:
+    """Units of one field.
+
+    Parameters
+    ----------
+    field : Field
+        The field.
+    grid : TokenGrid
+        Its tokens, of which only the geometry is used.
+    labels : ndarray of shape (height, width) or None
+        Its cells.
+    config : PipelineConfig
+        Its units are used.
+
+    Returns
+    -------
+    Units
+
+    Raises
+    ------
+    MicrodlError
+        If there are none; says in which field.
+    """
+    units = config.units
+    try:
+        return units_of(
+            grid,
+            units.kind,
+            labels=labels,
+            crop_size=units.crop_size,
+            crop_stride=units.crop_stride,
+        )
+    except MicrodlError as error:
+        raise MicrodlError(f"Field '{field.name}': {error}") from error
+
+
+def samples_of(
+    field: Field, grid: TokenGrid, labels: Labels, config: PipelineConfig
+) -> tuple[Units, NDArray[np.float32]]:
+    """Mean token of every unit of one field.
+
+    Parameters
+    ----------
+    field, grid, labels, config
+        As for `units_of_field`.
+
+    Returns
+    -------
+    units : Units
+    vectors : ndarray of shape (n_units, d)
+    """
+    units = units_of_field(field, grid, labels, config)
+    return units, pool(grid, units)
+
+
+# Over all fields -----------------------------------------------------------------------------
+
+
+def device_of(model: TokenModel) -> str:
+    """Where a model runs: "cpu", "cuda" or "mps"."""
+    return str(getattr(model, "device", "cpu"))
+
+
+def measure_intensities(
     fields: Sequence[Field],
     config: PipelineConfig,
-    labels: Sequence[NDArray[np.integer] | None],
-    tokens: Tokens,
-) -> Generator[Progress, None, Samples]:
-    """Mean token of every unit.
+    model: ModelSpec,
+    channels: tuple[str, ...],
+    curve: Intensity | None = None,
+) -> Intensities:
+    """Measure intensities, after checking that the model takes channels and tiles.
 
     Parameters
     ----------
@@ -55,39 +318,195 @@ def iter_pool(
         The fields.
     config : PipelineConfig
         Settings.
-    labels : sequence of (ndarray of shape (height, width) or None)
-        Cells of every field.
-    tokens : Tokens
-        Tokens of every field.
-
-    Yields
-    ------
-    Progress
-        One a field.
+    model : ModelSpec
+        It says on which scale it wants intensities.
+    channels : tuple of str
+        Channels that it sees.
+    curve : {"log", "linear"}, optional
+        That of a dictionary which is applied; the model's where not given.
 
     Returns
     -------
-    Samples
+    Intensities
 
     Raises
     ------
     MicrodlError
-        If a field has no units.
+        If the model does not take these channels or tiles, or an image shows nothing.
     """
-    geometry: list[Units] = []
-    vectors: list[NDArray[np.float32]] = []
-    for index, (f, grid, cells) in enumerate(zip(fields, tokens.grids, labels, strict=True)):
-        yield Progress("whiten", index, len(fields), f"Averaging tokens in {f.name}")
-        try:
-            units = units_of(
-                grid,
-                config.units.kind,
-                labels=cells,
-                crop_size=config.units.crop_size,
-                crop_stride=config.units.crop_stride,
+    plan = tile_plan(model, config)
+    check_wants(model, plan, len(channels))
+    scaler = IntensityScaling(config.tokens.scaling, curve=curve or model.intensity)
+    return Intensities(channels, plan, scaler.fit(fields, channels))
+
+
+def remove_position(
+    tokens: Tokens, config: PipelineConfig, dictionary: ConceptDictionary | None = None
+) -> Tokens:
+    """Take off what tokens owe to their place in the tile.
+
+    Parameters
+    ----------
+    tokens : Tokens
+        As the model gave them; the grids are replaced one by one, so that large ones are not there
+        twice.
+    config : PipelineConfig
+        Whether a position component is fitted and removed.
+    dictionary : ConceptDictionary, optional
+        The one that is applied: what it removes is removed.
+
+    Returns
+    -------
+    Tokens
+    """
+    task, grids, notes = current_task(), tokens.grids, list(tokens.notes)
+    n_steps, message = len(grids) + 2, "Removing what tokens owe to their place in the tile"
+    places = tokens.plan.tile_tokens**2
+    with task.step(0, n_steps, message):
+        share = {"token_position_share": position_share(grids)}
+    position = None if dictionary is None else dictionary.position
+    if dictionary is None and config.tokens.remove_position:
+        per_place = _tokens_per_place(grids)
+        if per_place < _LEAST_TOKENS_PER_PLACE:
+            notes.append(
+                f"There are only {per_place:.1f} tokens for each place in a tile, too few to tell "
+                "the place from the image: the position component was left in; use more or larger "
+                "fields."
             )
-        except MicrodlError as error:
-            raise MicrodlError(f"Field '{f.name}': {error}") from error
-        geometry.append(units)
-        vectors.append(pool(grid, units))
-    return Samples(geometry, np.concatenate(vectors))
+        else:
+            with task.step(1, n_steps, message):
+                position = PositionComponent.fit(grids, places)
+            with task.step(2, n_steps, message):
+                share["token_position_share_after"] = left_out_share(grids, places)
+    if position is not None:
+        for index, grid in enumerate(grids):
+            with task.step(index + 2, n_steps, message):
+                grids[index] = position.remove(grid)
+    return dataclasses.replace(tokens, position=position, share=share, notes=tuple(notes))
+
+
+def _tokens_per_place(grids: list[TokenGrid]) -> float:
+    places = np.unique(np.concatenate([np.unique(g.position) for g in grids]))
+    return sum(g.position.size for g in grids) / len(places)
+
+
+def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) -> Whitened:
+    """Whiten samples on the controls (paper, section 3.1); without a whitening they stay.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        They say which samples are controls.
+    config : PipelineConfig
+        Its whitening is used.
+    samples : Samples
+        Samples of every field.
+
+    Returns
+    -------
+    Whitened
+    """
+    if not config.whitening.enabled:
+        return Whitened(None, samples.vectors)
+    task, is_control = current_task(), samples.is_control(fields)
+    n_controls = f"{int(is_control.sum())} control {config.units.kind}s"
+    with task.step(0, 1, f"Whitening on {n_controls}"), task.taking_notes() as notes:
+        controls = samples.vectors[is_control]
+        shrinkage = config.whitening.shrinkage
+        if shrinkage is None:
+            shrinkage = choose_shrinkage(controls, samples.of_field()[is_control])
+            task.note(
+                f"{n_controls} with {controls.shape[1]} dimensions: the whitening is shrunk by "
+                f"{shrinkage:g} times the median eigenvalue."
+            )
+        whitening = ControlWhitening(config.whitening.n_components, shrinkage=shrinkage)
+        whitening.fit(controls)
+        vectors = np.empty((len(samples.vectors), len(whitening.components_)), np.float32)
+        for start in range(0, len(vectors), _WHITENED_ROWS):
+            task.check()
+            rows = slice(start, start + _WHITENED_ROWS)
+            vectors[rows] = whitening.transform(samples.vectors[rows])
+    return Whitened(whitening, vectors, tuple(notes))
+
+
+def learn(
+    fields: Sequence[Field],
+    config: PipelineConfig,
+    tokens: Tokens,
+    samples: Samples,
+    whitened: Whitened,
+) -> Learned:
+    """Learn a dictionary (paper, section 3.2).
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        They say which samples are controls.
+    config : PipelineConfig
+        Settings.
+    tokens, samples, whitened
+        What the stages before made of the fields.
+
+    Returns
+    -------
+    Learned
+    """
+    task, settings = current_task(), config.dictionary
+    icfl = ICFL(**dict(settings), random_state=config.random_state)
+    controls = None if settings.control_atoms is None else samples.is_control(fields)
+    with task.taking_notes() as notes:
+        for record in icfl.fit_iter(whitened.vectors, controls=controls):
+            message = f"Fitting the dictionary: R2 {record.r2:.3f}"
+            task.progress(record.step, record.total_steps or record.step, message, record=record)
+        if settings.n_atoms is None:
+            task.note(
+                f"{len(whitened.vectors)} {config.units.kind}s: a dictionary of {icfl.n_atoms_} "
+                f"atoms with at most {icfl.n_iterations_} x {icfl.atoms_per_iteration_} active was "
+                "chosen."
+            )
+    spec = DictionarySpec.of(
+        tokens.model, config.tokens, config.units, tokens.plan, tokens.channels
+    )
+    return Learned(ConceptDictionary(spec, icfl, whitened.whitening, tokens.position), tuple(notes))
+
+
+def encode(
+    fields: Sequence[Field],
+    tokens: Tokens,
+    samples: Samples,
+    vectors: NDArray[np.float32],
+    dictionary: ConceptDictionary,
+) -> ConceptActivations:
+    """Code every unit, and rank the concepts.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    tokens, samples
+        What the stages before made of them.
+    vectors : ndarray of shape (n_units, k)
+        Samples in the space of the dictionary.
+    dictionary : ConceptDictionary
+        Fitted or applied.
+
+    Returns
+    -------
+    ConceptActivations
+    """
+    task, n = current_task(), len(vectors)
+    parts = []
+    for start in range(0, n, _CODED_ROWS):
+        task.progress(start, n, f"Encoding {n} {dictionary.spec.units.kind}s")
+        parts.append(dictionary.icfl.transform(vectors[start : start + _CODED_ROWS]))
+    activations = ConceptActivations(
+        units=unit_table(fields, samples.geometry),
+        codes=parts[0] if len(parts) == 1 else sparse.csr_array(sparse.vstack(parts)),
+        vectors=vectors,
+        dictionary=dictionary,
+        grids=tokens.grids,
+        geometry=samples.geometry,
+    )
+    with task.step(1, 1, "Ranking concepts"):
+        _ = activations.ranking
+    return activations

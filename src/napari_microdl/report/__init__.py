@@ -1,12 +1,17 @@
 """Everything that can be measured of a run: what is asked, the measures, and a report of values."""
 
-from napari_microdl.report.batches import BatchDesign, batch_design
-from napari_microdl.report.evaluate import iter_evaluation
+from napari_microdl.core.config import AUTOMATIC, EvaluationChoices, Independent
+from napari_microdl.report import standard_measures as _standard_measures  # noqa: F401
+from napari_microdl.report.evaluation import evaluate
+from napari_microdl.report.measures import (
+    EvaluationInput,
+    measure,
+    summary_sentences,
+    tables,
+)
 from napari_microdl.report.options import (
-    AUTOMATIC,
-    INDEPENDENT,
-    EvaluationChoices,
-    Independent,
+    BatchDesign,
+    batch_design,
     label_column,
     label_columns,
     seen_units,
@@ -15,7 +20,6 @@ from napari_microdl.report.options import (
 )
 from napari_microdl.report.results import (
     EvaluationReport,
-    EvaluationStep,
     batch_columns,
     technical_concepts,
     with_technical,
@@ -24,20 +28,22 @@ from napari_microdl.report.seeds import refitted, same_samples
 
 __all__ = [
     "AUTOMATIC",
-    "INDEPENDENT",
     "BatchDesign",
     "EvaluationChoices",
+    "EvaluationInput",
     "EvaluationReport",
-    "EvaluationStep",
     "Independent",
     "batch_columns",
     "batch_design",
-    "iter_evaluation",
+    "evaluate",
     "label_column",
     "label_columns",
+    "measure",
     "refitted",
     "same_samples",
     "seen_units",
+    "summary_sentences",
+    "tables",
     "technical_concepts",
     "unit_groups",
     "unit_labels",

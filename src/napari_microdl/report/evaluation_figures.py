@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.concepts.channel_attribution import channel_correlations
-from napari_microdl.concepts.painting import grid_to_pixels
+from napari_microdl.concepts.painting import channel_correlations, grid_to_pixels
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.report import EvaluationReport, EvaluationStep
 from napari_microdl.report.concept_figures import draw_channels
 from napari_microdl.report.figures import (
     CONDITION_COLOURS,
@@ -25,6 +24,7 @@ from napari_microdl.report.figures import (
     gallery_figure,
     grey,
 )
+from napari_microdl.report.results import EvaluationReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,13 +62,13 @@ class ConceptPictures:
     caption: str
 
 
-def iter_pictures(
+def pictures(
     report: EvaluationReport,
     activations: ConceptActivations,
     fields: Sequence[Field],
     most: int = MOST_CONCEPTS,
-) -> Generator[EvaluationStep, None, list[ConceptPictures]]:
-    """Draw the best concepts of the labels, one concept an iteration.
+) -> list[ConceptPictures]:
+    """Draw the best concepts of the labels.
 
     Parameters
     ----------
@@ -81,11 +81,6 @@ def iter_pictures(
     most : int, default=8
         Of more concepts, those that are most selective.
 
-    Yields
-    ------
-    EvaluationStep
-        Stop iterating to cancel.
-
     Returns
     -------
     list of ConceptPictures
@@ -97,19 +92,19 @@ def iter_pictures(
     for row in sorted(report.labels, key=lambda row: -row["selectivity"]):
         labels.setdefault(row["concept"], []).append(f"'{row['label']}'")
     chosen = list(labels.items())[:most]
-    pictures = []
+    drawn = []
     for number, (concept, of) in enumerate(chosen):
         name = str(activations.dictionary.names[concept])
-        yield EvaluationStep("draw", number, len(chosen), f"Drawing {name}")
+        current_task().progress(number, len(chosen), f"Drawing {name}")
         heading = f"{name}, best for {', '.join(of)}"
-        pictures.append(_pictures(activations, list(fields), concept, heading))
-    return pictures
+        drawn.append(_pictures(activations, list(fields), concept, heading))
+    return drawn
 
 
 def _pictures(
     activations: ConceptActivations, fields: list[Field], concept: int, heading: str
 ) -> ConceptPictures:
-    unit = activations.dictionary.spec.unit
+    unit = activations.dictionary.spec.units.kind
     number = int(activations.units["field"].iloc[activations.top_units(concept, 1)[0]])
     field = fields[number]
     heatmap = activations.heatmap(number, concept)

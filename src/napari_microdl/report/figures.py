@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -13,14 +14,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.concepts.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
+from napari_microdl.concepts.painting import (
+    BoxPainter,
+    LabelPainter,
+    grid_to_pixels,
+    outlines_of,
+    unit_window,
+    window_of,
+)
 from napari_microdl.fields.field import Field
-from napari_microdl.report.unit_pictures import outlines_of, unit_window
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from napari_microdl.pipeline.run import PipelineResult
 
 # Okabe and Ito's colours, told apart by every common kind of colour vision. Controls are grey: a
 # lighter one is taken for their green and their purple where red and green look alike, a darker one
@@ -77,13 +82,13 @@ def _overlay_figure(
 
 
 def heatmap_figure(
-    result: PipelineResult, fields: list[Field], shown: list[int], concept: int
+    activations: ConceptActivations, fields: list[Field], shown: list[int], concept: int
 ) -> Figure:
     """Images above, cosine of the concept's direction with every patch token below.
 
     Parameters
     ----------
-    result : PipelineResult
+    activations : ConceptActivations
         Result of a run on `fields`.
     fields : list of Field
         All fields of the run.
@@ -97,7 +102,6 @@ def heatmap_figure(
     Figure
         One colour scale for all fields (paper, section 4: token heatmap).
     """
-    activations = result.activations
     maps = {}
     for index in shown:
         grid = activations.grids[index]
@@ -115,13 +119,17 @@ def heatmap_figure(
 
 
 def unit_figure(
-    result: PipelineResult, fields: list[Field], shown: list[int], concept: int
+    activations: ConceptActivations,
+    fields: list[Field],
+    shown: list[int],
+    concept: int,
+    cells: Sequence[NDArray[np.integer] | None],
 ) -> Figure:
     """Images above, every unit coloured by its activation of the concept below.
 
     Parameters
     ----------
-    result : PipelineResult
+    activations : ConceptActivations
         Result of a run on `fields`.
     fields : list of Field
         All fields of the run.
@@ -129,16 +137,17 @@ def unit_figure(
         Numbers of the fields to show.
     concept : int
         Which concept.
+    cells : sequence of ndarray or None
+        Labels of the cells of every field; None of a field whose units are boxes.
 
     Returns
     -------
     Figure
         One colour scale for all fields.
     """
-    activations = result.activations
     painted = {}
     for index in shown:
-        units, labels = activations.geometry[index], result.labels[index]
+        units, labels = activations.geometry[index], cells[index]
         painter = (
             BoxPainter(units.boxes, fields[index].shape)
             if labels is None
@@ -152,7 +161,7 @@ def unit_figure(
         colormap="magma",
         limits=(0.0, float(activations.activation(concept).max()) or 1.0),
         alpha=0.8,
-        label=f"activation of {name} in each {result.config.units.kind}",
+        label=f"activation of {name} in each {activations.dictionary.spec.units.kind}",
     )
 
 
@@ -362,7 +371,7 @@ def draw_layers(axes: Axes, table: pd.DataFrame, chosen: int | None = None) -> N
     axes : Axes
         Where to draw.
     table : DataFrame
-        From `napari_microdl.pipeline.layer_choice.iter_layer_scores`.
+        From `napari_microdl.pipeline.layer_choice.layer_scores`.
     chosen : int, optional
         Layer to mark.
     """
@@ -382,22 +391,3 @@ def draw_layers(axes: Axes, table: pd.DataFrame, chosen: int | None = None) -> N
     axes.set_xlabel("layer")
     axes.set_ylabel("treated or control, fields left out")
     axes.legend(frameon=False)
-
-
-def layer_figure(table: pd.DataFrame, chosen: int | None = None) -> Figure:
-    """`draw_layers` as a figure.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `napari_microdl.pipeline.layer_choice.iter_layer_scores`.
-    chosen : int, optional
-        Layer to mark.
-
-    Returns
-    -------
-    Figure
-    """
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    draw_layers(figure.subplots(), table, chosen)
-    return figure

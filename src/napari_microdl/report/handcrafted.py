@@ -1,9 +1,8 @@
-"""Cells of a run measured by hand, beside their codes."""
+"""Handcrafted measurements of the cells of a run, beside their codes."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,23 +10,24 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.metrics import (
     Library,
     active,
     average_selectivity,
     baseline_correlation,
-    iter_cell_measurements,
+    cell_measurements,
     quantile_codes,
 )
 
 
-def iter_measurements(
+def measurements(
     activations: ConceptActivations,
     fields: Sequence[Field],
     cells: Sequence[NDArray[np.integer] | None],
     library: Library = "scikit-image",
-) -> Generator[tuple[float, str], None, pd.DataFrame]:
+) -> pd.DataFrame:
     """Measure the cells of a run, in the order of its units.
 
     Parameters
@@ -41,43 +41,27 @@ def iter_measurements(
     library : {"scikit-image", "cp_measure"}
         Whose measurements, see `cell_measurements`.
 
-    Yields
-    ------
-    share, message : float and str
-        Share of the cells that is done, 0 to 1; stop iterating to cancel.
-
     Returns
     -------
     DataFrame of n_units rows
         Columns of `cell_measurements`.
     """
-    channels = activations.dictionary.spec.channel_names
-    numbers = activations.units["field"].unique()
-    before, total = 0, max(len(activations.units), 1)
-    parts = []
-    for number in numbers:
+    channels = activations.dictionary.spec.tokens.channels
+    numbers, parts = activations.units["field"].unique(), []
+    for place, number in enumerate(numbers):
         field, labels = fields[number], cells[number]
         assert labels is not None
+        with current_task().step(place, len(numbers), f"Measuring the cells of {field.name}"):
+            image = field.read(field.channel_indices(channels))
+            table = cell_measurements(image, labels, channels, library=library)
         rows = activations.rows_of_field(number)
-        steps = iter_cell_measurements(
-            field.read(field.channel_indices(channels)), labels, channels, library=library
-        )
-        while True:
-            try:
-                done, of_them = next(steps)
-            except StopIteration as finished:
-                table = finished.value
-                break
-            share = (before + len(rows) * done / of_them) / total
-            yield share, f"Measuring the cells of {field.name}"
-        before += len(rows)
         parts.append(table.loc[activations.units["label"].to_numpy()[rows]])
     return pd.concat(parts, ignore_index=True)
 
 
-def compare_by_hand(
+def compare_handcrafted(
     activations: ConceptActivations, measured: pd.DataFrame, label: NDArray[np.str_]
-) -> dict[str, Any]:
+) -> pd.DataFrame:
     """The best measurement of every label, beside its best concept.
 
     Parameters
@@ -85,14 +69,14 @@ def compare_by_hand(
     activations : ConceptActivations
         The run.
     measured : DataFrame of n_units rows
-        As `iter_measurements` returns it.
+        As `measurements` returns it.
     label : ndarray of str, shape (n_units,)
         Labels, two or more.
 
     Returns
     -------
-    dict
-        See `EvaluationReport`.
+    DataFrame of one row a label
+        See `EvaluationReport`; what is of all labels together stands in ``attrs``.
 
     Raises
     ------
@@ -107,13 +91,13 @@ def compare_by_hand(
     """
     names, n = measured.columns.to_numpy(), len(label)
     codes = quantile_codes(measured.to_numpy(), active(activations.codes).nnz / n)
-    classes, by_hand = average_selectivity(codes, label)
+    classes, measured_best = average_selectivity(codes, label)
     _, learned = average_selectivity(activations.codes, label)
     rows = []
     for number, (name, areas) in enumerate(
         zip(classes, _areas(measured.to_numpy(), label), strict=True)
     ):
-        best, told = by_hand[number].argmax(), np.abs(areas - 0.5).argmax()
+        best, told = measured_best[number].argmax(), np.abs(areas - 0.5).argmax()
         of_label = int((label == name).sum())
         hits = codes.nnz / codes.shape[1]
         limit = min(hits / of_label, 1) - max(hits - of_label, 0) / (n - of_label)
@@ -121,7 +105,7 @@ def compare_by_hand(
             {
                 "label": str(name),
                 "measurement": str(names[best]),
-                "selectivity": by_hand[number, best],
+                "selectivity": measured_best[number, best],
                 "limit": limit,
                 "concept_selectivity": learned[number].max(),
                 "auc_measurement": str(names[told]),
@@ -129,12 +113,13 @@ def compare_by_hand(
                 "auc": max(areas[told], 1 - areas[told]),
             }
         )
-    return {
+    table = pd.DataFrame(rows)
+    table.attrs = {
         "n_measurements": len(names),
         "non_zeros": codes.nnz / n,
-        "correlation": baseline_correlation(by_hand.max(axis=1), learned.max(axis=1)),
-        "labels": rows,
+        "correlation": baseline_correlation(measured_best.max(axis=1), learned.max(axis=1)),
     }
+    return table
 
 
 def _areas(x: NDArray[np.floating], label: NDArray[np.str_]) -> NDArray[np.float64]:

@@ -1,86 +1,22 @@
-"""What is asked of a run: which labels, what is independent, and which fields may answer."""
+"""What is asked of a run: which labels, what is independent, which fields and which batches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.core.config import AUTOMATIC, Independent
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.metadata import PREFIX, column
-from napari_microdl.metrics import LIBRARIES, Library
 
-Independent = Literal["wells", "fields", "plates"]
-INDEPENDENT: tuple[Independent, ...] = get_args(Independent)
 CONDITION = f"{PREFIX}condition"
-# Batches that are chosen by what there is.
-AUTOMATIC = "auto"
 _CONTROL = f"{PREFIX}control"
 _PLACES = ("Plate", "Well", "Site")
-
-
-@dataclass(frozen=True)
-class EvaluationChoices:
-    """What an evaluation asks.
-
-    Parameters
-    ----------
-    labels : str, default="Metadata_condition"
-        Column of the units that concepts should tell, with or without ``Metadata_``.
-    independent : {"wells", "fields", "plates"}
-        What was treated as one: it is shuffled, drawn again and left out whole.
-    n_permutations : int, default=999
-        Shuffles of the null.
-    handcrafted : bool, default=True
-        Whether to measure the cells by hand too, where images and labels are given.
-    library : {"scikit-image", "cp_measure"}
-        Whose measurements these are, see `napari_microdl.metrics.cell_measurements`.
-    n_seeds : int, default=0
-        Dictionaries to fit with further seeds.
-    unseen_only : bool, default=False
-        Whether to leave out the fields that the dictionary was fitted on.
-    random_state : int, default=0
-        Seed.
-    batches : str, default="auto"
-        Column that tells the batches by which controls are compared, with or without ``Metadata_``;
-        "auto" takes plates or, of one plate, sites: see `batch_design`.
-
-    Raises
-    ------
-    MicrodlError
-        If a choice is not known or a number is too small.
-    """
-
-    labels: str = CONDITION
-    independent: Independent = "wells"
-    n_permutations: int = 999
-    handcrafted: bool = True
-    library: Library = "scikit-image"
-    n_seeds: int = 0
-    unseen_only: bool = False
-    random_state: int = 0
-    batches: str = AUTOMATIC
-
-    def __post_init__(self) -> None:
-        if self.independent not in INDEPENDENT:
-            raise MicrodlError(
-                f"'{self.independent}' is not known as what is independent; use one of "
-                f"{', '.join(INDEPENDENT)}."
-            )
-        if self.library not in LIBRARIES:
-            raise MicrodlError(
-                f"'{self.library}' is not known as a library of measurements; use one of "
-                f"{', '.join(LIBRARIES)}."
-            )
-        if self.n_permutations < 1 or self.n_seeds < 0:
-            raise MicrodlError(
-                f"{self.n_permutations} shuffles and {self.n_seeds} further seeds were asked for; "
-                "give at least 1 and 0."
-            )
+_PLURALS = {f"{PREFIX}{name}": f"{name.lower()}s" for name in _PLACES}
 
 
 def label_columns(units: pd.DataFrame) -> list[str]:
@@ -218,6 +154,103 @@ def seen_units(dictionary: ConceptDictionary, units: pd.DataFrame) -> NDArray[np
         for number, row in fields.iterrows()
     }
     return np.asarray(units["field"].map(seen), dtype=bool)
+
+
+@dataclass(frozen=True)
+class BatchDesign:
+    """How controls are compared.
+
+    Parameters
+    ----------
+    column : str
+        Where the batches come from, such as "Metadata_Plate".
+    by : str
+        The same in a word: "plates", "sites", "wells", or "values of 'Day'".
+    compared : ndarray of bool, shape (n_units,)
+        Controls that take part.
+    batches, groups : ndarray of str, shape (n_units,)
+        Batch of every unit, and what is one observation.
+    blocks : ndarray of str, shape (n_units,), or None
+        Wells, where they hold several batches: batches are then compared within them.
+    left_out : list of str
+        Batches that only one well of controls has: they cannot be told from that well.
+    """
+
+    column: str
+    by: str
+    compared: NDArray[np.bool_]
+    batches: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    blocks: NDArray[np.str_] | None
+    left_out: list[str]
+
+
+def batch_design(units: pd.DataFrame, batches: str, independent: Independent) -> BatchDesign:
+    """How to compare controls of different batches.
+
+    Parameters
+    ----------
+    units : DataFrame
+        See `unit_labels`.
+    batches : str
+        A column, or "auto": plates where controls are of two or more, else sites where two or more
+        are each in several wells of controls.
+    independent : {"wells", "fields", "plates"}
+        What is one observation of a batch that is made of whole wells: fields if "fields", else
+        wells.
+
+    Returns
+    -------
+    BatchDesign
+        Observations of a batch are wells, as far as wells are of one batch; where a well holds
+        several, as it does sites, they are fields, compared within wells; of wells as batches,
+        they are fields. Controls of which the batch is not known take no part.
+
+    Raises
+    ------
+    MicrodlError
+        If there is no such column, or nothing to choose of.
+    """
+    control = units[f"{PREFIX}control"].to_numpy(bool)
+    if batches == AUTOMATIC:
+        batches = _chosen(units, control)
+    name, batch = label_column(units, batches), unit_labels(units, batches)
+    fields, wells = unit_groups(units, "fields"), unit_groups(units, "wells")
+    compared = control & (batch != "")
+    by = _PLURALS.get(name, f"values of '{name.removeprefix(PREFIX)}'")
+    if name == f"{PREFIX}Well":
+        # Wells of two plates may have one name.
+        return BatchDesign(name, by, compared, wells, fields, None, [])
+    n_batches = _pairs(wells, batch, compared).groupby("well")["batch"].size()
+    if (n_batches < 2).all():
+        groups = fields if independent == "fields" else wells
+        return BatchDesign(name, by, compared, batch, groups, None, [])
+    n_wells = _pairs(wells, batch, compared).groupby("batch")["well"].size()
+    left_out = sorted(str(name) for name in n_wells.index[n_wells < 2])
+    compared &= ~np.isin(batch, left_out)
+    return BatchDesign(name, by, compared, batch, fields, wells, left_out)
+
+
+def _chosen(units: pd.DataFrame, control: NDArray[np.bool_]) -> str:
+    """Plates if there are several, else sites if several are each in several wells."""
+    plate, site, well = (unit_labels(units, f"{PREFIX}{n}") for n in ("Plate", "Site", "Well"))
+    if len(set(plate[control & (plate != "")])) > 1:
+        return f"{PREFIX}Plate"
+    known = control & (site != "") & (well != "")
+    n_wells = _pairs(unit_groups(units, "wells"), site, known).groupby("batch")["well"].size()
+    if (n_wells > 1).sum() > 1:
+        return f"{PREFIX}Site"
+    raise MicrodlError(
+        "they take controls of two or more plates, or of two or more sites that are each in "
+        "several wells of controls; or name the column that tells batches."
+    )
+
+
+def _pairs(
+    wells: NDArray[np.str_], batch: NDArray[np.str_], which: NDArray[np.bool_]
+) -> pd.DataFrame:
+    """Wells with their batches, each pair once."""
+    return pd.DataFrame({"well": wells[which], "batch": batch[which]}).drop_duplicates()
 
 
 def _n_kinds(column: pd.Series) -> int:

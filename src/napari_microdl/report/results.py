@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -11,26 +11,6 @@ import pandas as pd
 
 # A concept that tells batches apart among controls with a lower q is marked technical.
 TECHNICAL_Q = 0.05
-
-
-@dataclass(frozen=True)
-class EvaluationStep:
-    """Where an evaluation is.
-
-    Parameters
-    ----------
-    stage : str
-        What is being measured, in one word.
-    done, total : int
-        Of all measures together, in percent of a measure.
-    message : str
-        A sentence for people.
-    """
-
-    stage: str
-    done: int
-    total: int
-    message: str
 
 
 @dataclass
@@ -83,6 +63,8 @@ class EvaluationReport:
         without tags.
     notes : list of str
         What to know of the figures, and what was not measured and why.
+    more : dict of str to list of dict
+        Rows of further measures (`napari_microdl.report.measure`), by their names.
     """
 
     choices: dict[str, Any] = field(default_factory=dict)
@@ -97,6 +79,23 @@ class EvaluationReport:
     seeds: dict[str, Any] = field(default_factory=dict)
     tags: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, name: str) -> Any:
+        """What a measure found, by its name; empty where it was not measured."""
+        return getattr(self, name) if hasattr(self, name) else self.more.get(name, [])
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Rows of the table of a measure; empty where it was not measured."""
+        part = self.part(name)
+        return list(part.get("labels", [])) if isinstance(part, dict) else part
+
+    def add(self, name: str, part: Any) -> None:
+        """Write down what a measure found."""
+        if name in {entry.name for entry in fields(self)}:
+            setattr(self, name, part)
+        else:
+            self.more[name] = part
 
     def to_json(self) -> str:
         """All of it as JSON text."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.noting import steps_noted
+from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.report.options import seen_units
 
@@ -33,7 +31,7 @@ def refitted(dictionary: ConceptDictionary, seed: int) -> ICFL:
     old = dictionary.icfl
     stored = dictionary.provenance.get("config")
     config = None if stored is None else PipelineConfig.from_dict(stored)
-    settings = old if config is None else config
+    settings = old if config is None else config.dictionary
     return ICFL(
         old.n_atoms_,
         old.n_iterations_,
@@ -70,12 +68,14 @@ def same_samples(dictionary: ConceptDictionary, activations: ConceptActivations)
     seen = seen_units(dictionary, activations.units)
     listed = dictionary.provenance.get("fields") or []
     with_units = sum(entry.get("units", 1) > 0 for entry in listed)
-    return seen is not None and bool(seen.all()) and _n_fields(activations) == with_units
+    return (
+        seen is not None and bool(seen.all()) and activations.units["field"].nunique() == with_units
+    )
 
 
-def iter_refits(
+def refits(
     activations: ConceptActivations, n_seeds: int, random_state: int
-) -> Generator[tuple[float, str], None, list[NDArray[np.float32]]]:
+) -> list[NDArray[np.float32]]:
     """Fit dictionaries of the same settings with further seeds.
 
     Parameters
@@ -87,34 +87,23 @@ def iter_refits(
     random_state : int
         Further seeds are drawn from it.
 
-    Yields
-    ------
-    share, message : float and str
-        Share of all fits that is done, 0 to 1; stop iterating to cancel.
-
     Returns
     -------
     list of ndarray of shape (n_atoms, n_features)
         Atoms.
     """
-    dictionary = activations.dictionary
+    dictionary, task = activations.dictionary, current_task()
     control = activations.units["Metadata_control"].to_numpy(bool)
     atoms = []
     for number in range(n_seeds):
         seed = int(np.random.RandomState([random_state, number]).randint(2**31 - 1))
         icfl = refitted(dictionary, seed)
-        marks = None if icfl.control_atoms is None else control
-        records = icfl.fit_iter(activations.vectors, controls=marks)
+        controls = None if icfl.control_atoms is None else control
+        message = f"Fitting with seed {number + 1} of {n_seeds}"
         # That there are few samples was said of the run itself.
-        for record in steps_noted(records, []):
-            part = record.step / max(record.total_steps or record.step, 1)
-            yield (
-                (number + min(part, 1)) / n_seeds,
-                f"Fitting with seed {number + 1} of {n_seeds}: R2 {record.r2:.3f}",
-            )
+        with task.step(number, n_seeds, None), task.taking_notes():
+            for record in icfl.fit_iter(activations.vectors, controls=controls):
+                total = max(record.total_steps or record.step, 1)
+                task.progress(min(record.step, total), total, f"{message}: R2 {record.r2:.3f}")
         atoms.append(np.asarray(icfl.components_))
     return atoms
-
-
-def _n_fields(activations: ConceptActivations) -> int:
-    return int(activations.units["field"].nunique())

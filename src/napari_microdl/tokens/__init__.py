@@ -4,13 +4,12 @@ from napari_microdl.tokens.cache import TokenCache
 from napari_microdl.tokens.embedding import embed, embed_field, embed_layers
 from napari_microdl.tokens.estimate import EmbeddingEstimate, estimate_embedding
 from napari_microdl.tokens.grid import TokenGrid, TokenStorage
-from napari_microdl.tokens.images import ScaledImage
-from napari_microdl.tokens.out_of_memory import BackingOff
-from napari_microdl.tokens.tiles import TilePlan, check_wants
+from napari_microdl.tokens.out_of_memory import MemoryLimited
+from napari_microdl.tokens.tiles import ScaledImage, TilePlan, check_wants
 
 __all__ = [
-    "BackingOff",
     "EmbeddingEstimate",
+    "MemoryLimited",
     "ScaledImage",
     "TilePlan",
     "TokenCache",

@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -17,9 +16,9 @@ from numpy.typing import NDArray
 from napari_microdl import __version__
 from napari_microdl.core.config import Site
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.folders import cache_folder
+from napari_microdl.core.files import cache_folder, write_whole
 from napari_microdl.models.base import TokenModel
-from napari_microdl.tokens.out_of_memory import BackingOff
+from napari_microdl.tokens.out_of_memory import MemoryLimited
 from napari_microdl.tokens.tiles import TilePlan
 
 MOST_BYTES = 4 * 2**30
@@ -63,32 +62,21 @@ class TokenCache:
     def key(
         self, tiles: NDArray[np.float32], model: TokenModel, layer: int, site: Site, plan: TilePlan
     ) -> str:
-        """Name of the tokens of a batch of tiles.
+        """Name of the tokens of a batch of tiles, in hex digits.
 
         Parameters
         ----------
         tiles : ndarray of shape (n, channels, height, width)
             Scaled intensities with their halo.
-        model : TokenModel
-            Frozen encoder.
-        layer : int
-            From 1 to the depth.
-        site : {"residual", "attention"}
-            Where in the block.
-        plan : TilePlan
-            How the image is cut.
-
-        Returns
-        -------
-        str
-            Hex digits.
+        model, layer, site, plan
+            As for `napari_microdl.tokens.embed_field`.
 
         Raises
         ------
         MicrodlError
             If the model has not yet chosen the precision that it will use.
         """
-        model = model.model if isinstance(model, BackingOff) else model
+        model = model.model if isinstance(model, MemoryLimited) else model
         precision = getattr(model, "used_precision", "")
         if precision == "fast":
             raise MicrodlError(
@@ -116,17 +104,7 @@ class TokenCache:
         return digest.hexdigest()
 
     def get(self, key: str) -> NDArray[np.float32] | None:
-        """Tokens of that name, or None; a damaged file is dropped.
-
-        Parameters
-        ----------
-        key : str
-            From `key`.
-
-        Returns
-        -------
-        ndarray or None
-        """
+        """Tokens of that name, or None; a damaged file is dropped."""
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -145,15 +123,7 @@ class TokenCache:
         return tokens
 
     def put(self, key: str, tokens: NDArray[np.float32]) -> None:
-        """Keep tokens under a name, all or nothing, and drop others where they are too many.
-
-        Parameters
-        ----------
-        key : str
-            From `key`.
-        tokens : ndarray
-            float32.
-        """
+        """Write tokens under a name, all or nothing, and drop others where they are too many."""
         if self.problem is not None:
             return
         buffer = io.BytesIO()
@@ -169,14 +139,8 @@ class TokenCache:
             if self._size + n_bytes > self.most_bytes:
                 self._shrink(self.most_bytes - n_bytes)
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Written under a name of its own, as another process may write the same tokens.
-            descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(buffer.getbuffer())
-                Path(partial).replace(path)
-            finally:
-                Path(partial).unlink(missing_ok=True)
+            with write_whole(path) as partial:
+                partial.write_bytes(buffer.getbuffer())
             self._size += n_bytes
         except OSError as error:
             self.problem = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.core.config import ChannelTokens, ScalingMode, Site
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.models.base import TokenModel
@@ -19,9 +19,14 @@ from napari_microdl.models.registry import load_model
 from napari_microdl.tokens.cache import TokenCache
 from napari_microdl.tokens.estimate import tiles_at_once
 from napari_microdl.tokens.grid import TokenGrid, TokenStorage
-from napari_microdl.tokens.images import ScaledImage, TileCutter
-from napari_microdl.tokens.out_of_memory import BackingOff, tokens_of_layers
-from napari_microdl.tokens.tiles import TilePlan, check_channel_tokens, check_wants
+from napari_microdl.tokens.out_of_memory import MemoryLimited, tokens_of_layers
+from napari_microdl.tokens.tiles import (
+    ScaledImage,
+    TileCutter,
+    TilePlan,
+    check_channel_tokens,
+    check_wants,
+)
 
 
 def embed_field(
@@ -35,8 +40,8 @@ def embed_field(
     batch_size: int = 8,
     cache: TokenCache | None = None,
     storage: TokenStorage | None = None,
-) -> Generator[int, None, TokenGrid]:
-    """Tokens of one scaled image, batch of tiles by batch of tiles.
+) -> TokenGrid:
+    """Tokens of one scaled image; tiles are the steps of its progress.
 
     Parameters
     ----------
@@ -60,11 +65,6 @@ def embed_field(
     storage : TokenStorage, optional
         Where the grid is kept, with others of the same run.
 
-    Yields
-    ------
-    int
-        Tiles done so far; stop iterating to cancel.
-
     Returns
     -------
     TokenGrid
@@ -76,7 +76,7 @@ def embed_field(
         If the model does not take these channels or tiles, or memory does not suffice.
     """
     layer = model.spec.default_layer if layer is None else layer
-    grids = yield from embed_layers(
+    grids = embed_layers(
         image,
         model,
         plan,
@@ -101,7 +101,7 @@ def embed_layers(
     batch_size: int = 8,
     cache: TokenCache | None = None,
     storage: TokenStorage | None = None,
-) -> Generator[int, None, dict[int, TokenGrid]]:
+) -> dict[int, TokenGrid]:
     """Tokens of several layers of one scaled image; otherwise as `embed_field`.
 
     Parameters
@@ -110,11 +110,6 @@ def embed_layers(
         As for `embed_field`.
     layers : sequence of int
         Layers to read, from 1.
-
-    Yields
-    ------
-    int
-        Tiles done so far; stop iterating to cancel.
 
     Returns
     -------
@@ -125,9 +120,12 @@ def embed_layers(
         raise MicrodlError(f"Batch size {batch_size} is not possible; use 1 or more.")
     channels, height, width = image.shape
     spec = model.spec
+    if not spec.weights_sha256:
+        # Nothing would tell tokens of these weights from those of others.
+        cache = None
     check_wants(spec, plan, channels)
-    if not isinstance(model, BackingOff):
-        model = BackingOff(model)
+    if not isinstance(model, MemoryLimited):
+        model = MemoryLimited(model)
     token_channels = spec.channels.n_token_channels(channels)
     d = spec.dim * (token_channels if channel_tokens == "concat" else 1)
     grid_shape = plan.grid_shape((height, width))
@@ -142,16 +140,17 @@ def embed_layers(
         }
         for start in range(0, len(origins), n_tiles):
             batch = origins[start : start + n_tiles]
-            kept_of = _kept_tokens(cutter.cut(batch), model, tuple(layers), site, plan, cache)
-            for layer, kept in kept_of.items():
-                for (i, j), block in zip(batch, kept, strict=True):
+            tiles = cutter.cut(batch)
+            found = _inner_tokens(tiles, model, tuple(layers), site, plan, cache)
+            for layer, blocks in found.items():
+                for (i, j), block in zip(batch, blocks, strict=True):
                     joined = (
                         block.mean(0)
                         if channel_tokens == "mean"
                         else np.moveaxis(block, 0, 2).reshape(*block.shape[1:3], d)
                     )
                     writers[layer].put(i, j, joined)
-            yield start + len(batch)
+            current_task().progress(start + len(batch), len(origins))
         tokens = {layer: writer.finish() for layer, writer in writers.items()}
     position = _positions(plan, grid_shape)
     return {
@@ -160,16 +159,16 @@ def embed_layers(
     }
 
 
-def _kept_tokens(
+def _inner_tokens(
     tiles: NDArray[np.float32],
-    model: BackingOff,
+    model: MemoryLimited,
     layers: tuple[int, ...],
     site: Site,
     plan: TilePlan,
     cache: TokenCache | None,
 ) -> dict[int, NDArray[np.float32]]:
     """Tokens without their halo, shape (n, token_channels, inner, inner, dim), of every layer."""
-    kept: dict[int, NDArray[np.float32]] = {}
+    found: dict[int, NDArray[np.float32]] = {}
     keys: dict[int, str] = {}
     if cache is not None:
         # Names tell the precision that is used, so a trial that chooses it comes before the first.
@@ -178,15 +177,29 @@ def _kept_tokens(
             keys[layer] = cache.key(tiles, model, layer, site, plan)
             known = cache.get(keys[layer])
             if known is not None:
-                kept[layer] = known
-    missing = [layer for layer in layers if layer not in kept]
+                found[layer] = known
+    missing = [layer for layer in layers if layer not in found]
     if missing:
         inside = slice(plan.halo, plan.halo + plan.inner)
         for layer, tokens in tokens_of_layers(model, tiles, missing, site).items():
-            kept[layer] = tokens[:, :, inside, inside]
+            _check_shape(tokens, tiles, model, plan)
+            found[layer] = tokens[:, :, inside, inside]
             if cache is not None:
-                cache.put(keys[layer], kept[layer])
-    return kept
+                cache.put(keys[layer], found[layer])
+    return found
+
+
+def _check_shape(
+    tokens: NDArray[np.float32], tiles: NDArray[np.float32], model: TokenModel, plan: TilePlan
+) -> None:
+    n, channels = tiles.shape[:2]
+    token_channels = model.spec.channels.n_token_channels(channels)
+    wanted = (n, token_channels, plan.tile_tokens, plan.tile_tokens, model.spec.dim)
+    if tokens.shape != wanted:
+        raise MicrodlError(
+            f"The model '{model.spec.title}' made tokens of the shape {tuple(tokens.shape)} where "
+            f"its spec says {wanted}; correct one of them."
+        )
 
 
 def _positions(plan: TilePlan, grid_shape: tuple[int, int]) -> NDArray[np.int32]:
@@ -261,20 +274,21 @@ def embed(
         channels = in_order_of(model.spec, fields[0].channel_names)
     plan = TilePlan(model.spec.patch_size, tile_size or model.spec.tile_size, halo)
     scaler = IntensityScaling(scaling, curve=model.spec.intensity).fit(fields, channels)
-    model = BackingOff(model)
+    model = MemoryLimited(model)
     storage = storage or TokenStorage()
     grids = []
     for index, field in enumerate(fields):
-        steps = embed_field(
-            ScaledImage(field, scaler, index, channels),
-            model,
-            plan,
-            layer=layer,
-            site=site,
-            channel_tokens=channel_tokens,
-            batch_size=batch_size,
-            cache=cache,
-            storage=storage,
-        )
-        grids.append(run_through(steps))
+        with current_task().step(index, len(fields), f"Reading tokens of {field.name}"):
+            grid = embed_field(
+                ScaledImage(field, scaler, index, channels),
+                model,
+                plan,
+                layer=layer,
+                site=site,
+                channel_tokens=channel_tokens,
+                batch_size=batch_size,
+                cache=cache,
+                storage=storage,
+            )
+        grids.append(grid)
     return grids

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.folders import cache_folder
-from napari_microdl.core.task import stop_if_asked
+from napari_microdl.core.files import cache_folder
+from napari_microdl.core.task import current_task
 
 MEMORY_BYTES = 512 * 2**20
 # What is made of a grid in memory takes five times its size for a while.
 LARGEST_IN_MEMORY = 256 * 2**20
-_BAND_BYTES = 16 * 2**20
+BAND_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class TokenGrid:
             yield slice(0, len(self.tokens)), self.tokens
             return
         for rows in _bands(self.tokens.shape):
-            stop_if_asked()
+            current_task().check()
             band = np.array(self.tokens[rows])
             _release(self.tokens)
             yield rows, band
@@ -112,16 +112,7 @@ class TokenStorage:
         self._folder = folder
 
     def writer(self, shape: tuple[int, ...]) -> TokenWriter:
-        """Room for a grid.
-
-        Parameters
-        ----------
-        shape : tuple of int
-            Rows, columns and width of its tokens.
-
-        Returns
-        -------
-        TokenWriter
+        """Room for a grid with so many rows and columns of tokens of that width.
 
         Raises
         ------
@@ -144,12 +135,7 @@ class TokenStorage:
 class TokenWriter:
     """Takes the tokens of one grid, block by block and from the top to the bottom.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Rows, columns and width of the grid.
-    file : file object, optional
-        Where they go; into memory where not given.
+    They go into the file, or into memory where there is none.
     """
 
     def __init__(self, shape: tuple[int, ...], file: IO[bytes] | None) -> None:
@@ -160,14 +146,9 @@ class TokenWriter:
         self._first = 0
 
     def put(self, row: int, column: int, block: NDArray[np.float32]) -> None:
-        """Place a block; what sticks out of the grid is left out.
+        """Place a block of tokens at its first row and column; what sticks out is left out.
 
-        Parameters
-        ----------
-        row, column : int
-            Its first row and column; no row above that of the block before.
-        block : ndarray of shape (rows, columns, d)
-            Tokens.
+        No block may begin above the one before it.
         """
         end = min(row + len(block), self.shape[0])
         if self._file is not None and (row > self._first or end > self._first + len(self._rows)):
@@ -206,7 +187,7 @@ class TokenWriter:
 
 
 def _bands(shape: tuple[int, ...]) -> Iterator[slice]:
-    step = max(1, _BAND_BYTES // (4 * shape[1] * shape[2]))
+    step = max(1, BAND_BYTES // (4 * shape[1] * shape[2]))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from napari_microdl.core.config import Site
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import stop_if_asked
+from napari_microdl.core.task import current_task
 from napari_microdl.models.base import ModelSpec, TokenModel
 
 # What torch says on the CPU (Linux and macOS, Windows), on CUDA and on MPS.
 _NO_MEMORY = re.compile(r"can't allocate memory|not enough memory|out of memory", re.IGNORECASE)
 
 # What a model makes of tiles; never None.
-Seen = TypeVar("Seen")
+Output = TypeVar("Output")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -36,22 +36,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def tokens_of_layers(
     model: TokenModel, tiles: NDArray[np.float32], layers: Sequence[int], site: Site
 ) -> dict[int, NDArray[np.float32]]:
-    """Patch tokens of several layers, in one pass where the model can do that.
+    """Patch tokens of several layers, by layer, in one pass where the model can do that.
 
-    Parameters
-    ----------
-    model : TokenModel
-        Frozen encoder; one without ``tokens_of_layers`` makes a pass a layer.
-    tiles : ndarray of shape (n, channels, height, width)
-        Scaled intensities.
-    layers : sequence of int
-        From 1 to the depth.
-    site : {"residual", "attention"}
-        Where in the block to read.
-
-    Returns
-    -------
-    dict of int to ndarray of shape (n, token_channels, grid_h, grid_w, dim)
+    A model without ``tokens_of_layers`` makes a pass a layer; see `TokenModel.tokens`.
     """
     at_once = getattr(model, "tokens_of_layers", None)
     if at_once is not None and len(layers) > 1:
@@ -60,7 +47,7 @@ def tokens_of_layers(
     return {layer: model.tokens(tiles, layer, site) for layer in layers}
 
 
-class BackingOff:
+class MemoryLimited:
     """A model whose passes are halved when memory runs out, and stay so.
 
     Parameters
@@ -98,14 +85,14 @@ class BackingOff:
             If there is not enough memory for a single tile.
         """
 
-        def see(few: NDArray[np.float32]) -> dict[int, NDArray[np.float32]]:
+        def run(few: NDArray[np.float32]) -> dict[int, NDArray[np.float32]]:
             return tokens_of_layers(self.model, few, layers, site)
 
         parts: list[dict[int, NDArray[np.float32]]] = []
         done = 0
         while done < len(tiles):
-            stop_if_asked()
-            n, part = self._first(tiles[done:], see)
+            current_task().check()
+            n, part = self._first(tiles[done:], run)
             parts.append(part)
             done += n
         if len(parts) == 1:
@@ -115,40 +102,29 @@ class BackingOff:
     def settle_precision(
         self, tiles: NDArray[np.float32], layers: Sequence[int], site: Site
     ) -> None:
-        """Let a model that chooses its precision by a trial choose it now, on these tiles.
-
-        Parameters
-        ----------
-        tiles, layers, site
-            As for `tokens_of_layers`.
-
-        Raises
-        ------
-        MicrodlError
-            If there is not enough memory for a single tile.
-        """
+        """Let a model that chooses its precision by a trial choose it now, on these tiles."""
         settle = getattr(self.model, "settle_precision", None)
         if settle is not None:
             self._first(tiles, lambda few: settle(few, layers, site))
 
     def _first(
-        self, tiles: NDArray[np.float32], see: Callable[[NDArray[np.float32]], Seen]
-    ) -> tuple[int, Seen]:
-        """What is seen in the first of some tiles, as many as memory allows, and how many."""
+        self, tiles: NDArray[np.float32], run: Callable[[NDArray[np.float32]], Output]
+    ) -> tuple[int, Output]:
+        """What is made of the first of some tiles, as many as memory allows, and how many."""
         while True:
             n = min(self.most_tiles or len(tiles), len(tiles))
-            seen = self._try(see, tiles[:n])
-            if seen is not None:
-                return n, seen
+            output = self._try(run, tiles[:n])
+            if output is not None:
+                return n, output
             if n == 1:
                 raise MicrodlError(_too_large(self.spec, tiles.shape))
             self.most_tiles = n // 2
 
     def _try(
-        self, see: Callable[[NDArray[np.float32]], Seen], tiles: NDArray[np.float32]
-    ) -> Seen | None:
+        self, run: Callable[[NDArray[np.float32]], Output], tiles: NDArray[np.float32]
+    ) -> Output | None:
         try:
-            return see(tiles)
+            return run(tiles)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

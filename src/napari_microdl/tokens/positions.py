@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.core.arrays import iter_right_vectors
+from napari_microdl.core.arrays import right_vectors
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import run_through
-from napari_microdl.tokens import TokenGrid
+from napari_microdl.core.task import current_task
+from napari_microdl.tokens.grid import TokenGrid
 
 
 class PlacedTokens(Protocol):
@@ -25,14 +25,14 @@ class PlacedTokens(Protocol):
         """Rows of the grid and their tokens, from the first to the last."""
 
 
-def _iter_sums_by_position(
+def _sums_by_position(
     grids: Iterable[PlacedTokens], n_positions: int
-) -> Generator[None, None, tuple[NDArray[np.float64], NDArray[np.int64]]]:
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     sums: NDArray[np.float64] | None = None
     counts = np.zeros(n_positions, np.int64)
     for grid in grids:
         for rows, tokens in grid.bands():
-            yield
+            current_task().check()
             flat = tokens.reshape(-1, tokens.shape[-1]).astype(np.float64)
             position = grid.position[rows].ravel()
             order = np.argsort(position, kind="stable")
@@ -60,41 +60,20 @@ def position_share(grids: Iterable[PlacedTokens]) -> float:
         Between-position sum of squares over the total, 0 to 1, all dimensions together, less the
         share that grouping at random would give (adjusted as the coefficient of determination is).
     """
-    return run_through(iter_position_share(grids))
-
-
-def iter_position_share(grids: Iterable[PlacedTokens]) -> Generator[None, None, float]:
-    """`position_share`, at least one iteration a grid.
-
-    Parameters
-    ----------
-    grids : iterable of TokenGrid
-        Tokens of one or more fields; iterated twice.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    float
-        As `position_share` returns it.
-    """
     grids = list(grids)
     n_positions = max(int(g.position.max()) for g in grids) + 1
-    sums, counts = yield from _iter_sums_by_position(grids, n_positions)
+    sums, counts = _sums_by_position(grids, n_positions)
     n = int(counts.sum())
     grand = sums.sum(0) / n
     total = 0.0
     for grid in grids:
         for _, tokens in grid.bands():
-            yield
+            current_task().check()
             total += float(((tokens - grand) ** 2).sum(dtype=np.float64))
-    seen = counts > 0
-    means = sums[seen] / counts[seen, None]
-    between = float((counts[seen] * ((means - grand) ** 2).sum(1)).sum())
-    groups = int(seen.sum())
+    present = counts > 0
+    means = sums[present] / counts[present, None]
+    between = float((counts[present] * ((means - grand) ** 2).sum(1)).sum())
+    groups = int(present.sum())
     if n <= groups or total == 0:
         return 0.0
     return max(0.0, 1.0 - (1.0 - between / total) * (n - 1) / (n - groups))
@@ -143,33 +122,11 @@ class PositionComponent:
         -------
         PositionComponent
         """
-        return run_through(cls.iter_fit(grids, n_positions, explained))
-
-    @classmethod
-    def iter_fit(
-        cls, grids: Iterable[PlacedTokens], n_positions: int, explained: float = 0.99
-    ) -> Generator[None, None, PositionComponent]:
-        """`fit`, at least one iteration a grid.
-
-        Parameters
-        ----------
-        grids, n_positions, explained
-            As for `fit`.
-
-        Yields
-        ------
-        None
-            Stop iterating to cancel.
-
-        Returns
-        -------
-        PositionComponent
-        """
-        sums, counts = yield from _iter_sums_by_position(grids, n_positions)
+        sums, counts = _sums_by_position(grids, n_positions)
         grand = sums.sum(0) / counts.sum()
         means = sums / np.maximum(counts, 1)[:, None]
         offsets = np.where(counts[:, None] > 0, means - grand, 0.0)
-        strengths, directions = yield from iter_right_vectors(offsets)
+        strengths, directions = right_vectors(offsets)
         energy = np.cumsum(strengths**2)
         # Never more than an eighth of the token: the rest is for the image.
         most = max(1, offsets.shape[1] // 8)
@@ -180,15 +137,6 @@ class PositionComponent:
 
     def remove(self, grid: TokenGrid) -> TokenGrid:
         """The grid without its position component; the input is left as it is.
-
-        Parameters
-        ----------
-        grid : TokenGrid
-            Tokens of one field.
-
-        Returns
-        -------
-        TokenGrid
 
         Raises
         ------
@@ -205,18 +153,9 @@ class PositionComponent:
     def take_off(
         self, tokens: NDArray[np.float32], position: NDArray[np.int32]
     ) -> NDArray[np.float32]:
-        """Tokens without the component.
+        """Tokens of shape (rows, columns, d) without the component.
 
-        Parameters
-        ----------
-        tokens : ndarray of shape (rows, columns, d)
-            Left as they are.
-        position : ndarray of shape (rows, columns)
-            Place of each in the model's grid.
-
-        Returns
-        -------
-        ndarray of shape (rows, columns, d)
+        `position` is the place of each in the model's grid, of shape (rows, columns).
         """
         left: NDArray[np.float32] = tokens - self.offsets[position]
         left -= (left @ self.basis.T) @ self.basis
@@ -238,32 +177,9 @@ def left_out_share(grids: Sequence[TokenGrid], n_positions: int) -> float:
     float
         As `position_share`; with a single field, what is left in that field.
     """
-    return run_through(iter_left_out_share(grids, n_positions))
-
-
-def iter_left_out_share(
-    grids: Sequence[TokenGrid], n_positions: int
-) -> Generator[None, None, float]:
-    """`left_out_share`, several iterations a grid.
-
-    Parameters
-    ----------
-    grids, n_positions
-        As for `left_out_share`.
-
-    Yields
-    ------
-    None
-        Stop iterating to cancel.
-
-    Returns
-    -------
-    float
-        As `left_out_share` returns it.
-    """
-    component = yield from PositionComponent.iter_fit(grids[::2], n_positions)
+    component = PositionComponent.fit(grids[::2], n_positions)
     without = [_WithoutPosition(g, component) for g in grids[1::2] or grids]
-    return (yield from iter_position_share(without))
+    return position_share(without)
 
 
 class _WithoutPosition:

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from napari_microdl.core.config import UnitKind
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.tokens import TokenGrid
+from napari_microdl.tokens.grid import TokenGrid
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,14 +12,17 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from napari_microdl.core.arrays import require_finite
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.validation import require_finite
+from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl.batches import is_store, is_stream
 from napari_microdl.estimators.pursuit import codes_to_csr
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from typing import Literal
 
+    from napari_microdl.estimators.icfl.plan import FitRecord
     from napari_microdl.estimators.pursuit.coder import Coder
 
 MOST_HELD_OUT = 2048
@@ -45,7 +49,7 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     n_iter_no_change: int
     random_state: int | np.random.RandomState | None
     # What it is called in sentences.
-    _what: ClassVar[str]
+    _noun: ClassVar[str]
 
     def transform(self, X: ArrayLike) -> sparse.csr_array:
         """Sparse codes of samples.
@@ -129,6 +133,14 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
+    def _take_all(self, records: Generator[FitRecord, None, None]) -> None:
+        """Fit to the end; a fit that is cancelled on the way can save where it stands."""
+        task = current_task()
+        with closing(records):
+            for record in records:
+                message = f"Fitting the {self._noun}: R2 {record.r2:.3f}"
+                task.progress(record.step, record.total_steps or 0, message, record=record)
+
     def _coding_dtype(self, dtype: np.dtype[Any]) -> type[np.floating[Any]]:
         """In what samples of this dtype are coded."""
         return np.float64 if dtype == np.float64 else np.float32
@@ -185,7 +197,8 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _require_two(self, n_samples: int) -> None:
         if n_samples < 2:
             raise MicrodlError(
-                f"{self._what} needs at least 2 samples but got n_samples = {n_samples}: add more."
+                f"The {self._noun} needs at least 2 samples but got n_samples = {n_samples}: add "
+                "more."
             )
 
     def _n_held_out(self, n_samples: int, most: int = MOST_HELD_OUT) -> int:

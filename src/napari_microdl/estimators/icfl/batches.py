@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.core.arrays import require_finite
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.validation import require_finite
 
 # Batches that are read from a file and shuffled at a time.
 _WINDOW_BATCHES = 8
@@ -179,8 +179,8 @@ class ArrayBatches:
         n = int(x.shape[0]) if rows is None else len(rows)
         self._rows = rows
         self._n = n
-        self._n_kept = n - n_held_out
-        self.n_samples: int | None = self._n_kept
+        self._n_left = n - n_held_out
+        self.n_samples: int | None = self._n_left
         # Places are counted among the rows to use.
         self._held = self._choose(n, n_held_out, 0)
         self.held_out = self._read(self._held)
@@ -189,14 +189,14 @@ class ArrayBatches:
 
     def batch(self, step: int, size: int) -> NDArray[np.float32]:
         """See `Batches.batch`."""
-        size = min(size, self._n_kept)
-        epoch, number = divmod(step, self._n_kept // size)
+        size = min(size, self._n_left)
+        epoch, number = divmod(step, self._n_left // size)
         if self._in_memory:
             if self._epoch is None or self._epoch[0] != epoch:
-                self._epoch = (epoch, _generator(self._seed, 1, epoch).permutation(self._n_kept))
+                self._epoch = (epoch, _generator(self._seed, 1, epoch).permutation(self._n_left))
             # Neighbours in memory are read together.
             numbers = np.sort(self._epoch[1][number * size : (number + 1) * size])
-            return self._read(self._kept(numbers))
+            return self._read(self._places(numbers))
         window, place = divmod(number, _WINDOW_BATCHES)
         if self._window is None or self._window[0] != (epoch, window):
             self._window = None
@@ -213,7 +213,7 @@ class ArrayBatches:
 
     def n_drawn(self, count: int) -> int:
         """See `Batches.n_drawn`."""
-        return min(count, self._n_kept)
+        return min(count, self._n_left)
 
     def drawn(self, count: int, size: int) -> Iterator[NDArray[np.float32]]:
         """See `Batches.drawn`."""
@@ -231,7 +231,7 @@ class ArrayBatches:
         some = np.unique(np.linspace(0, self._n - 1, _FINGERPRINT_ROWS).astype(np.intp))
         return _hash((self._n, len(self._held), self.width), self._read(some))
 
-    def _kept(self, numbers: NDArray[np.intp]) -> NDArray[np.intp]:
+    def _places(self, numbers: NDArray[np.intp]) -> NDArray[np.intp]:
         """Places of samples that are counted without the held-out ones."""
         # Before the held-out place h(i) lie h(i) - i samples to learn from.
         before = self._held - np.arange(len(self._held))
@@ -239,7 +239,7 @@ class ArrayBatches:
 
     def _random(self, count: int, purpose: int) -> NDArray[np.intp]:
         """Places of samples to learn from, ascending."""
-        return self._kept(self._choose(self._n_kept, min(count, self._n_kept), purpose))
+        return self._places(self._choose(self._n_left, min(count, self._n_left), purpose))
 
     def _choose(self, n: int, count: int, purpose: int) -> NDArray[np.intp]:
         """Draw numbers below n, ascending."""
@@ -302,7 +302,7 @@ class ArrayBatches:
         samples = np.empty((n_read, self.width), dtype=_narrow(self._x.dtype))
         done = 0
         for i in np.flatnonzero(high > low):
-            part = self._gather(self._kept(numbers[order[i]] + np.arange(low[i], high[i])))
+            part = self._gather(self._places(numbers[order[i]] + np.arange(low[i], high[i])))
             samples[where[done : done + len(part)]] = part
             done += len(part)
         return samples
@@ -326,7 +326,7 @@ class StreamBatches:
     stream : iterable of array of shape (n, width)
         Batches of any sizes, shuffled by whoever makes them. If it can be iterated over again, it
         is, as often as the fit needs.
-    n_kept : int
+    n_latest : int
         Latest samples to keep in memory for the end.
     n_held_out : int
         Samples to take from the beginning and never learn from.
@@ -335,12 +335,12 @@ class StreamBatches:
     """
 
     def __init__(
-        self, stream: Iterable[Any], *, n_kept: int, n_held_out: int = 0, once: bool = False
+        self, stream: Iterable[Any], *, n_latest: int, n_held_out: int = 0, once: bool = False
     ) -> None:
         self._stream = stream
         self._again = not once and iter(stream) is not stream
         self._n_held_out = n_held_out
-        self._n_kept = n_kept
+        self._n_latest = n_latest
         self._number = 0
         self._ended = False
         self._step = 0
@@ -411,7 +411,7 @@ class StreamBatches:
 
     def _remember(self, samples: NDArray[Any]) -> None:
         self._latest.append(samples)
-        while sum(map(len, self._latest)) - len(self._latest[0]) >= self._n_kept:
+        while sum(map(len, self._latest)) - len(self._latest[0]) >= self._n_latest:
             self._latest.popleft()
 
     def _buffered(self) -> NDArray[Any]:

@@ -21,16 +21,15 @@ from napari_microdl.estimators.icfl.batches import (
 )
 from napari_microdl.estimators.icfl.checkpoint import Checkpoint
 from napari_microdl.estimators.icfl.fit import Fit, Stage
-from napari_microdl.estimators.icfl.learner import Learner
+from napari_microdl.estimators.icfl.learner import Learner, Processes
 from napari_microdl.estimators.icfl.plan import (
+    FitRecord,
     Plan,
     default_batch,
     default_size,
     default_sparsity,
     default_steps,
 )
-from napari_microdl.estimators.icfl.processes import Processes
-from napari_microdl.estimators.icfl.records import FitRecord
 from napari_microdl.estimators.pursuit import PursuitOptions
 from napari_microdl.estimators.pursuit.coder import Coder
 
@@ -49,8 +48,8 @@ SEEN_IN_CONTROLS = "seen in controls"
 ONLY_IN_TREATED = "only in treated"
 ATOM_GROUPS = (ANY, SEEN_IN_CONTROLS, ONLY_IN_TREATED)
 
-# Latest samples of a stream, for each atom, that are kept for the closing solve.
-_KEPT_SAMPLES_PER_ATOM = 8
+# Latest samples of a stream, for each atom, that the final solve takes.
+_LATEST_SAMPLES_PER_ATOM = 8
 
 
 class ICFL(DictionaryEstimator):
@@ -174,7 +173,7 @@ class ICFL(DictionaryEstimator):
     n_iterations_: int
     atoms_per_iteration_: int
     _learner: Learner | None
-    _what = "A dictionary"
+    _noun = "dictionary"
     _last_coder: list[_CoderOf]
 
     def __init__(
@@ -312,7 +311,7 @@ class ICFL(DictionaryEstimator):
             dask array is read piece by piece. An iterable of batches (a generator, a loader) is
             taken in its order, so shuffle it; one that can be iterated over again is, if
             `max_steps` needs more. Its first samples are held out, and the latest eight an atom are
-            kept for the closing solve; `n_atoms` must be given.
+            kept for the final solve; `n_atoms` must be given.
         y : None
             Not used; present for scikit-learn.
         controls : array of bool, shape (n_samples,), or samples
@@ -347,15 +346,15 @@ class ICFL(DictionaryEstimator):
         FewSamplesWarning
             If there are fewer samples than atoms.
         """
-        for _ in self.fit_iter(
+        records = self.fit_iter(
             X,
             controls=controls,
             checkpoint=checkpoint,
             checkpoint_minutes=checkpoint_minutes,
             resume=resume,
             process_group=process_group,
-        ):
-            pass
+        )
+        self._take_all(records)
         return self
 
     def fit_iter(
@@ -372,7 +371,8 @@ class ICFL(DictionaryEstimator):
 
         The estimator changes once, after the last record was taken: to cancel, stop iterating, and
         it is as it was before. Input and parameters are checked at once, before the first record is
-        asked for; samples in files and streams as they are read.
+        asked for; samples in files and streams as they are read. The final solve, before the last
+        record, takes seconds; cancelling the current task ends it, too.
 
         Parameters
         ----------
@@ -382,7 +382,8 @@ class ICFL(DictionaryEstimator):
         Returns
         -------
         iterator of FitRecord
-            One record a step; during a closing solve the last step's again.
+            One record a step, one between the two stages of a control-first fit, and one at the
+            end.
 
         Raises
         ------
@@ -403,7 +404,7 @@ class ICFL(DictionaryEstimator):
     def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
         """Learn from one batch more.
 
-        The samples are gone through once, in the order given, `batch_size` at a time. The closing
+        The samples are gone through once, in the order given, `batch_size` at a time. The final
         solve is left out, nothing is held out and all atoms learn. The first call decides the
         number of atoms where `n_atoms` is None, and draws the first atoms from its samples; later
         calls, also after `fit`, go on from there.
@@ -513,10 +514,10 @@ class ICFL(DictionaryEstimator):
         self._check()
         if controls is None:
             return [self._stage(ANY, X, seed)]
-        marks = controls if isinstance(controls, np.ndarray) else None
-        if marks is None and isinstance(controls, (list, tuple)) and not is_stream(controls):
-            marks = np.asarray(controls)
-        if marks is None or marks.ndim != 1:
+        is_control = controls if isinstance(controls, np.ndarray) else None
+        if is_control is None and isinstance(controls, (list, tuple)) and not is_stream(controls):
+            is_control = np.asarray(controls)
+        if is_control is None or is_control.ndim != 1:
             first = self._stage(SEEN_IN_CONTROLS, controls, seed)
             second = self._stage(ONLY_IN_TREATED, X, seed, before=first.plan)
             if first.batches.width != second.batches.width:
@@ -532,19 +533,19 @@ class ICFL(DictionaryEstimator):
             )
         x = self._matrix(X)
         n_samples = int(x.shape[0])
-        if marks.dtype != bool or len(marks) != n_samples:
+        if is_control.dtype != bool or len(is_control) != n_samples:
             raise MicrodlError(
-                f"controls has {len(marks)} entries of type {marks.dtype} but must have one bool "
-                f"for each of the {n_samples} samples."
+                f"controls has {len(is_control)} entries of type {is_control.dtype} but must have "
+                f"one bool for each of the {n_samples} samples."
             )
-        if marks.all() or not marks.any():
+        if is_control.all() or not is_control.any():
             raise MicrodlError(
-                f"{marks.sum()} of {n_samples} samples are controls: a control-first fit needs "
-                "controls and treated samples."
+                f"{is_control.sum()} of {n_samples} samples are controls: a control-first fit "
+                "needs controls and treated samples."
             )
-        rows = np.flatnonzero(marks)
+        rows = np.flatnonzero(is_control)
         first = self._array_stage(SEEN_IN_CONTROLS, x, seed, rows)
-        rows = np.flatnonzero(~marks)
+        rows = np.flatnonzero(~is_control)
         return [first, self._array_stage(ONLY_IN_TREATED, x, seed, rows, first.plan)]
 
     def _stage(self, group: str, X: Samples, seed: int, before: Plan | None = None) -> Stage:
@@ -581,7 +582,7 @@ class ICFL(DictionaryEstimator):
         batch_size = self.batch_size or default_batch(self.update, n_new)
         batches = StreamBatches(
             X,
-            n_kept=max(_KEPT_SAMPLES_PER_ATOM * n_all, batch_size),
+            n_latest=max(_LATEST_SAMPLES_PER_ATOM * n_all, batch_size),
             n_held_out=self._n_held_out_of_stream(batch_size),
             once=self.max_steps is None,
         )

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_microdl.core.task import call_in_thread, current_task
 from napari_microdl.estimators.icfl.learner import Learner, products_with_codes
 from napari_microdl.estimators.pursuit import codes_to_csr
-from napari_microdl.estimators.pursuit.kernels import compiled_module
+from napari_microdl.estimators.pursuit.options import compiled_module
 from napari_microdl.estimators.pursuit.torch_backend import weighted_rows
 
 # Pull towards the atoms as they were, relative to the mean sum of z^2.
 _RIDGE = 1e-3
-_WAIT_SECONDS = 0.1
 
 
-def close(
-    learner: Learner, pieces: Iterable[NDArray[np.float32]], n_samples: int
-) -> Iterator[None]:
+def solve_atoms(learner: Learner, pieces: Iterable[NDArray[np.float32]], n_samples: int) -> None:
     """Replace the free atoms by those that are optimal for the codes of the given samples.
 
     The method of optimal directions (Engan et al., 1999), solved for the change of the atoms:
@@ -31,16 +28,11 @@ def close(
     Parameters
     ----------
     learner : Learner
-        Changed when the iteration ends; its activity counts are those of the given samples.
+        Changed at the end; its activity counts are then those of the given samples.
     pieces : iterable of ndarray of float32, shape (n, n_features)
         Samples, the same in every process. One piece is held at a time.
     n_samples : int
         Samples in all of them.
-
-    Yields
-    ------
-    None
-        Often, so that a fit can be cancelled here too.
     """
     n_atoms, width = learner.atoms.shape
     squares = np.zeros((n_atoms, n_atoms), dtype=np.float32)
@@ -48,6 +40,7 @@ def close(
     activity = np.zeros(n_atoms, dtype=np.int64)
     coder = learner.coder(n_samples // learner.processes.count)
     for piece in pieces:
+        current_task().check()
         started = time.perf_counter()
         with torch.no_grad():
             x = learner.centred(np.ascontiguousarray(piece[learner.processes.share]))
@@ -57,7 +50,6 @@ def close(
         _add_squares(squares, indices.cpu().numpy(), values.cpu().numpy())
         activity += learner.activity(indices, values)
         learner.seconds += time.perf_counter() - started
-        yield
     # Its Gram matrix is as large as the sums are.
     del coder
     learner.processes.sum(torch.from_numpy(squares), torch.from_numpy(activity), pull)
@@ -67,17 +59,8 @@ def close(
     learner.active_of[0] = n_samples
     started = time.perf_counter()
     free = slice(learner.n_frozen, None)
-    # This can take seconds and cannot be interrupted, but it lets other threads run.
-    pool = ThreadPoolExecutor(1)
     moved = torch.from_numpy(squares[free, free]).to(learner.plan.device)
-    solving = pool.submit(_solve, moved, pull[free])
-    pool.shutdown(wait=False)
-    while True:
-        try:
-            change = solving.result(timeout=_WAIT_SECONDS)
-            break
-        except TimeoutError:
-            yield
+    change = call_in_thread(_solve, moved, pull[free])
     atoms = learner.atoms[free] + change
     norm = torch.linalg.vector_norm(atoms, dim=1, keepdim=True)
     learner.atoms[free] = atoms / torch.where(norm > 0, norm, 1.0)

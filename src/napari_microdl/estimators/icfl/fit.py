@@ -1,9 +1,9 @@
-"""A whole fit: steps, checkpoints, held-out samples, the closing solve."""
+"""A whole fit: steps, checkpoints, held-out samples, the final solve."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.noting import warn
+from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl.batches import Batches, EndOfSamplesError
 from napari_microdl.estimators.icfl.checkpoint import Checkpoint, State
-from napari_microdl.estimators.icfl.learner import Learner, directions
-from napari_microdl.estimators.icfl.plan import Plan
-from napari_microdl.estimators.icfl.processes import Processes
-from napari_microdl.estimators.icfl.records import FewSamplesWarning, FitRecord
+from napari_microdl.estimators.icfl.learner import Learner, Processes, directions
+from napari_microdl.estimators.icfl.plan import FewSamplesWarning, FitRecord, Plan
 
 # The last redraw comes early enough for a redrawn atom to settle.
 _SETTLING_STEPS = 50
 _SCORE_EVERY = 20
-# Samples in the closing solve, which has n_atoms unknowns for each dimension.
+# Samples in the final solve, which has n_atoms unknowns for each dimension.
 _SOLVE_SAMPLES_PER_ATOM = 16
 _FEWEST_SOLVE_SAMPLES = 8192
 # Of these, samples that one process codes between two chances to cancel.
@@ -52,14 +50,15 @@ class Stage:
     batches: Batches
 
 
-def _keeping(
-    pieces: Iterable[NDArray[np.float32]], step: int, kept: list[NDArray[np.float32]]
+def _set_aside(
+    pieces: Iterable[NDArray[np.float32]], every: int, aside: list[NDArray[np.float32]]
 ) -> Iterator[NDArray[np.float32]]:
-    """Pass pieces on, and keep one of so many of their samples."""
+    """Pass pieces on, and copy one of so many of their samples."""
     begin = 0
     for piece in pieces:
-        # Where the next sample to keep lies in this piece.
-        kept.append(piece[-begin % step :: step].copy())
+        current_task().check()
+        # Where the next of these samples lies in this piece.
+        aside.append(piece[-begin % every :: every].copy())
         begin += len(piece)
         yield piece
 
@@ -105,7 +104,7 @@ class Fit:
         self.history: list[FitRecord] = []
         self._number = 0
         self._finished = False
-        self._keep_every = 1
+        self._record_every = 1
         self._best_r2 = -np.inf
         self._scores_since_best = 0
         self._dead_before = np.ones(0, dtype=bool)
@@ -153,13 +152,13 @@ class Fit:
         sizes = np.diff([0, *(stage.plan.n_atoms for stage in self._stages)])
         return np.repeat([stage.group for stage in self._stages], sizes)
 
-    def records(self) -> Iterator[FitRecord]:
+    def records(self) -> Generator[FitRecord, None, None]:
         """Learn, step by step.
 
         Yields
         ------
         FitRecord
-            One a step; during a closing solve the last step's again.
+            One a step, one after a stage that others follow, and one at the end.
 
         Raises
         ------
@@ -173,9 +172,10 @@ class Fit:
         while True:
             stage = self._stages[self._number]
             yield from self._steps(stage)
-            yield from self._end(stage)
+            self._end(stage)
             if self._number + 1 == len(self._stages):
                 break
+            yield self.history[-1]
             self._dead_before = self.dead()
             before = self.learner
             self._number += 1
@@ -206,8 +206,8 @@ class Fit:
             if learner.steps % _SCORE_EVERY == 0:
                 self._score(stage)
             record = learner.record(self.total_steps)
-            if (learner.steps - 1) % self._keep_every == 0:
-                self._keep(record)
+            if (learner.steps - 1) % self._record_every == 0:
+                self._remember(record)
             if self._checkpoint is not None and self._checkpoint.due:
                 self._save()
             try:
@@ -218,41 +218,38 @@ class Fit:
                 raise
         self._save()
 
-    def _end(self, stage: Stage) -> Iterator[FitRecord]:
-        from napari_microdl.estimators.icfl.final_solve import close
+    def _end(self, stage: Stage) -> None:
+        """Solve for the atoms where the update does, and score the fit."""
+        from napari_microdl.estimators.icfl.final_solve import solve_atoms
 
         plan, learner = stage.plan, self.learner
         wanted = max(_SOLVE_SAMPLES_PER_ATOM * plan.n_atoms, _FEWEST_SOLVE_SAMPLES)
         n_samples = stage.batches.n_drawn(wanted)
         if n_samples:
-            # A batch from all over the samples is kept to score the fit by.
+            # A batch from all over the samples is set aside to score the fit by.
             few: list[NDArray[np.float32]] = []
             drawn = stage.batches.drawn(wanted, _SOLVE_ROWS * self._processes.count)
-            pieces = _keeping(drawn, -(-n_samples // plan.batch_size), few)
+            pieces = _set_aside(drawn, -(-n_samples // plan.batch_size), few)
             if plan.update == "newton":
-                for _ in close(learner, pieces, n_samples):
-                    yield learner.record(self.total_steps)
+                solve_atoms(learner, pieces, n_samples)
             else:
                 for _ in pieces:
                     pass
             learner.r2 = learner.score(np.concatenate(few))
         if len(stage.batches.held_out):
             learner.held_out_r2 = learner.score(stage.batches.held_out)
-        record = learner.record(self.total_steps)
-        self._keep(record)
-        if self._number + 1 < len(self._stages):
-            yield record
+        self._remember(learner.record(self.total_steps))
 
     def _begin(self, before: Learner | None = None) -> Learner:
         """Draw the first atoms of a stage."""
         stage = self._stages[self._number]
         plan, batches = stage.plan, stage.batches
-        self._keep_every = max(1, -(-(plan.max_steps or 0) // _HISTORY_LENGTH))
+        self._record_every = max(1, -(-(plan.max_steps or 0) // _HISTORY_LENGTH))
         # Each stage has its own numbers, so that they do not depend on the draws of earlier ones.
         rng = np.random.RandomState([self._seed, self._number])
         n_new = plan.n_atoms - (before.plan.n_atoms if before is not None else 0)
         if batches.n_samples is not None and batches.n_samples < n_new:
-            warn(
+            current_task().note(
                 f"There are {batches.n_samples} samples for {n_new} atoms, so that atoms may hold "
                 "single samples; use more samples or fewer atoms.",
                 FewSamplesWarning,
@@ -263,7 +260,7 @@ class Fit:
             and batches.n_samples is not None
             and batches.n_samples < _LEAST_CONTROLS_PER_ATOM * n_new
         ):
-            warn(
+            current_task().note(
                 f"There are {batches.n_samples} controls for {n_new} control atoms: with fewer "
                 f"than {_LEAST_CONTROLS_PER_ATOM} each, a control-first dictionary can find less "
                 "than a plain one; use more controls or fewer control atoms.",
@@ -315,7 +312,7 @@ class Fit:
     def _plateau(self, plan: Plan) -> bool:
         return plan.early_stopping and self._scores_since_best >= plan.n_iter_no_change
 
-    def _keep(self, record: FitRecord) -> None:
+    def _remember(self, record: FitRecord) -> None:
         self.history.append(record)
         if len(self.history) <= 2 * _HISTORY_LENGTH:
             return
@@ -323,7 +320,7 @@ class Fit:
         begun = sum(earlier.step <= self.learner.steps_before for earlier in self.history)
         if len(self.history) - begun > 2 * _HISTORY_LENGTH:
             self.history[begun:] = self.history[begun::2]
-            self._keep_every *= 2
+            self._record_every *= 2
 
     def _require_shares(self) -> None:
         for stage in self._stages:
@@ -348,7 +345,7 @@ class Fit:
         numbers |= {
             "stage": self._number,
             "finished": self._finished,
-            "keep_every": self._keep_every,
+            "keep_every": self._record_every,
             "best_r2": self._best_r2 if np.isfinite(self._best_r2) else None,
             "scores_since_best": self._scores_since_best,
             "history": [dataclasses.astuple(record) for record in self.history],
@@ -359,7 +356,7 @@ class Fit:
         numbers = state.numbers
         self._number = numbers["stage"]
         self._finished = numbers["finished"]
-        self._keep_every = numbers["keep_every"]
+        self._record_every = numbers["keep_every"]
         self._best_r2 = -np.inf if numbers["best_r2"] is None else numbers["best_r2"]
         self._scores_since_best = numbers["scores_since_best"]
         self.history = [FitRecord(*record) for record in numbers["history"]]

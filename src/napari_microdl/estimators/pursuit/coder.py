@@ -10,10 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.estimators.pursuit import torch_backend as tensors
-from napari_microdl.estimators.pursuit.gram import gram_matrix
-from napari_microdl.estimators.pursuit.kernels import compiled_module
-from napari_microdl.estimators.pursuit.options import METHODS, Method, PursuitOptions
+from napari_microdl.estimators.pursuit import torch_backend
+from napari_microdl.estimators.pursuit.options import (
+    METHODS,
+    Method,
+    PursuitOptions,
+    compiled_module,
+)
+from napari_microdl.estimators.pursuit.torch_backend import gram_matrix
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 # Numbers held at a time in the largest intermediate array; 16 MB in float32 stay near the cache.
 _CHUNK_NUMBERS = 1 << 22
 _CHUNK_ROWS = 1024
-_PROCESSOR = "napari_microdl.estimators.pursuit.numba_backend"
+_NUMBA_BACKEND = "napari_microdl.estimators.pursuit.numba_backend"
 # Kernels that numba compiles.
 _COMPILED = ("compiled", "quantized")
 
@@ -61,8 +65,8 @@ class Coder:
             raise MicrodlError(
                 f"method is {method!r} but must be one of {', '.join(map(repr, METHODS))}."
             )
-        on_processor = atoms.device.type == "cpu" and compiled_module(_PROCESSOR) is not None
-        if method in _COMPILED and not on_processor:
+        on_cpu = atoms.device.type == "cpu" and compiled_module(_NUMBA_BACKEND) is not None
+        if method in _COMPILED and not on_cpu:
             raise MicrodlError(
                 f"method={method!r} needs the package numba and a dictionary on the processor: "
                 "install numba, or pass method='auto'."
@@ -81,7 +85,7 @@ class Coder:
         self.options = options
         self.chunk_size = chunk_size
         self._method = method
-        self._through_gram = "compiled" if on_processor else "gram"
+        self._through_gram = "compiled" if on_cpu else "gram"
         # Made when first needed: the Gram matrix, or a kernel that holds one.
         self._gram: torch.Tensor | None = None
         self._kernel: Any = None
@@ -130,7 +134,7 @@ class Coder:
         """
         indices = np.full((len(x), self.options.n_picks), -1, dtype=np.int32)
         values = np.zeros(indices.shape, dtype=x.dtype)
-        samples = tensors.as_tensor(x, self.atoms.device)
+        samples = torch_backend.as_tensor(x, self.atoms.device)
         for rows, picks, coefficients in self.chunks(samples):
             indices[rows, : picks.shape[1]] = picks.cpu().numpy()
             values[rows, : picks.shape[1]] = coefficients.cpu().numpy()
@@ -154,7 +158,7 @@ class Coder:
         method = self._choose(len(x))
         size = self.chunk_size or self._chunk_rows(method, x.device.type)
         if method in _COMPILED:
-            yield from self._processor_chunks(x, size, method)
+            yield from self._compiled_chunks(x, size, method)
             return
         if method == "gram" and self._gram is None:
             self._gram = gram_matrix(self.atoms)
@@ -162,7 +166,7 @@ class Coder:
         for start in range(0, len(x), size):
             rows = slice(start, min(start + size, len(x)))
             gram = None if method == "residual" else self._gram
-            yield rows, *tensors.pursue(x[rows], self.atoms, gram, blocks, self.options)
+            yield rows, *torch_backend.pursue(x[rows], self.atoms, gram, blocks, self.options)
 
     def _choose(self, n_samples: int) -> Method:
         self._n_coded += n_samples
@@ -185,14 +189,14 @@ class Coder:
         scale = 1 if device == "cpu" else 16
         return max(1, min(_CHUNK_ROWS * scale, _CHUNK_NUMBERS * scale // widest))
 
-    def _processor_chunks(
+    def _compiled_chunks(
         self, x: torch.Tensor, size: int, method: Method
     ) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:
         import torch
 
-        processor = compiled_module(_PROCESSOR)
+        backend = compiled_module(_NUMBA_BACKEND)
         if self._kernel is None:
-            self._kernel = processor.KERNELS[method](self.atoms, self.options)
+            self._kernel = backend.KERNELS[method](self.atoms, self.options)
         n_atoms = len(self.atoms)
         n_picks = self.options.blocks(n_atoms)[-1][1]
         n_threads = torch.get_num_threads()
@@ -201,7 +205,7 @@ class Coder:
             for start in range(0, len(x), size):
                 rows = slice(start, min(start + size, len(x)))
                 n = rows.stop - rows.start
-                picks, values = processor.code_chunk(
+                picks, values = backend.code_chunk(
                     self._kernel, x[rows], products[:n], n_picks, pool, n_threads
                 )
                 yield rows, torch.from_numpy(picks), torch.from_numpy(values)

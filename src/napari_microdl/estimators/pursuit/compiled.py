@@ -47,7 +47,7 @@ def scratch(n_atoms: int, n_picks: int, dtype: np.dtype[Any]) -> tuple[NDArray[A
 def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     correlations, gram, first, last, per_iteration, refit, absolute, repeats, positive, dependent,
     picks, values,
-    maxima, bits, inner, factor, kept, passive, met, whole, solution, change, trial, current,
+    maxima, bits, inner, factor, independent, passive, met, whole, solution, change, trial, current,
 ):  # fmt: skip
     """Picks and coefficients of the rows from `first` to before `last`.
 
@@ -73,7 +73,7 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
         Written: picked atoms.
     values : ndarray of shape (n_samples, n_picks)
         Written: their coefficients.
-    maxima, bits, inner, factor, kept, passive, met, whole, solution, change, trial, current :
+    maxima, bits, inner, factor, independent, passive, met, whole, solution, change, trial, current
         What `scratch` returns.
     """
     zero = first - first
@@ -90,11 +90,11 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
             _inner_products(gram, chosen, origin, start, stop, inner)
             if refit == FULL:
                 _whole_products(inner, met, solution, start, stop, whole)
-                extend_factor(inner, factor, kept, zero, start, stop, dependent)
+                extend_factor(inner, factor, independent, zero, start, stop, dependent)
                 for i in range(stop):
                     change[i] = -solution[i] if i < start else 0.0
                 solve(
-                    inner, factor, kept, whole, zero, stop, positive, dependent, solution,
+                    inner, factor, independent, whole, zero, stop, positive, dependent, solution,
                     passive, trial, current,
                 )  # fmt: skip
                 for i in range(stop):
@@ -102,9 +102,9 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
                 if stop < n_picks:
                     subtract(c, gram, chosen, change, zero, stop)
             else:
-                extend_factor(inner, factor, kept, start, start, stop, dependent)
+                extend_factor(inner, factor, independent, start, start, stop, dependent)
                 solve(
-                    inner, factor, kept, met, start, stop, positive, dependent, solution,
+                    inner, factor, independent, met, start, stop, positive, dependent, solution,
                     passive, trial, current,
                 )  # fmt: skip
                 if stop < n_picks:
@@ -118,9 +118,9 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
                     c[chosen[i]] = 0
             start = stop
         if refit == FINAL:
-            extend_factor(inner, factor, kept, zero, zero, n_picks, dependent)
+            extend_factor(inner, factor, independent, zero, zero, n_picks, dependent)
             solve(
-                inner, factor, kept, whole, zero, n_picks, positive, dependent, solution,
+                inner, factor, independent, whole, zero, n_picks, positive, dependent, solution,
                 passive, trial, current,
             )  # fmt: skip
         for i in range(n_picks):

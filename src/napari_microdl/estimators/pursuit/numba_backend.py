@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.estimators.pursuit import compiled, quantized
-from napari_microdl.estimators.pursuit.gram import gram_matrix, rounded_gram_matrix
 from napari_microdl.estimators.pursuit.options import PursuitOptions
 from napari_microdl.estimators.pursuit.rounding import RoundedProducts
 from napari_microdl.estimators.pursuit.threads import limited_blas, share_rows
-from napari_microdl.estimators.pursuit.torch_backend import DEPENDENT
+from napari_microdl.estimators.pursuit.torch_backend import (
+    DEPENDENT,
+    gram_matrix,
+    rounded_gram_matrix,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -1,9 +1,11 @@
-"""What a pursuit can be told, checked."""
+"""What a pursuit can be told, checked, and which of its code can be had compiled."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from importlib import import_module
+from typing import Any, Literal
 
 from napari_microdl.core.config import Refit, Selection
 from napari_microdl.core.errors import MicrodlError
@@ -85,3 +87,23 @@ class PursuitOptions:
             (start, min(start + per_iteration, n_picks))
             for start in range(0, n_picks, per_iteration)
         ]
+
+
+@lru_cache
+def compiled_module(name: str) -> Any:
+    """Import a module that is compiled by numba.
+
+    Parameters
+    ----------
+    name : str
+        Full name of the module.
+
+    Returns
+    -------
+    module or None
+        None where there is no numba, as for a while after every new version of Python.
+    """
+    try:
+        return import_module(name)
+    except ImportError:
+        return None

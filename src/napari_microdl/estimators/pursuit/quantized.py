@@ -45,7 +45,7 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     samples, correlations, atoms, lengths, high, low, steps, uneven, first, last,
     per_iteration, refit, absolute, repeats, positive, dependent, picks, values,
     residual, amounts,
-    maxima, bits, inner, factor, kept, passive, met, whole, solution, change, trial, current,
+    maxima, bits, inner, factor, independent, passive, met, whole, solution, change, trial, current,
 ):  # fmt: skip
     """Picks and coefficients of the rows from `first` to before `last`.
 
@@ -60,7 +60,7 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     lengths : ndarray of float32, shape (n_atoms,)
         Squared lengths of the atoms.
     high, low, steps, uneven : ndarray
-        As in `napari_microdl.estimators.pursuit.gram.RoundedGram`.
+        As in `napari_microdl.estimators.pursuit.torch_backend.RoundedGram`.
     first, last : int
         Rows to do.
     per_iteration : int
@@ -93,9 +93,9 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
             pick(c, absolute, repeats, maxima, bits, chosen, start, stop, met)
             _products(residual, atoms, chosen, start, stop, met)
             _inner_products(high, low, steps, lengths, chosen, start, start, stop, inner)
-            extend_factor(inner, factor, kept, start, start, stop, dependent)
+            extend_factor(inner, factor, independent, start, start, stop, dependent)
             solve(
-                inner, factor, kept, met, start, stop, positive, dependent, solution,
+                inner, factor, independent, met, start, stop, positive, dependent, solution,
                 passive, trial, current,
             )  # fmt: skip
             if stop < n_picks:
@@ -118,9 +118,9 @@ def pursue_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
         if refit == FINAL:
             _products(samples[row], atoms, chosen, zero, n_picks, whole)
             _inner_products(high, low, steps, lengths, chosen, zero, zero, n_picks, inner)
-            extend_factor(inner, factor, kept, zero, zero, n_picks, dependent)
+            extend_factor(inner, factor, independent, zero, zero, n_picks, dependent)
             solve(
-                inner, factor, kept, whole, zero, n_picks, positive, dependent, solution,
+                inner, factor, independent, whole, zero, n_picks, positive, dependent, solution,
                 passive, trial, current,
             )  # fmt: skip
         for i in range(n_picks):

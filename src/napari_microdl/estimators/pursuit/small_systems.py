@@ -9,7 +9,7 @@ from napari_microdl.estimators.pursuit.jit import FAST, count, jit
 
 @jit(*FAST)
 def extend_factor(  # type: ignore[no-untyped-def]  # pragma: no cover
-    inner, factor, kept, origin, start, stop, dependent
+    inner, factor, independent, origin, start, stop, dependent
 ):
     """Rows `start` to `stop` of the Cholesky factor of the atoms from `origin` on.
 
@@ -24,11 +24,11 @@ def extend_factor(  # type: ignore[no-untyped-def]  # pragma: no cover
             total = inner[i, j]
             for k in range(first, count(j)):
                 total -= row[k] * before[k]
-            total = total / before[j] if kept[j] else 0.0
+            total = total / before[j] if independent[j] else 0.0
             row[j] = total
             pivot -= total * total
-        kept[i] = pivot > dependent * inner[i, i]
-        if kept[i]:
+        independent[i] = pivot > dependent * inner[i, i]
+        if independent[i]:
             row[i] = np.sqrt(pivot)
         else:
             row[i] = 1.0
@@ -37,13 +37,13 @@ def extend_factor(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @jit(*FAST)
 def _substitute(  # type: ignore[no-untyped-def]  # pragma: no cover
-    factor, kept, target, origin, stop, solution
+    factor, independent, target, origin, stop, solution
 ):
     """Solve with a Cholesky factor; dependent atoms get 0."""
     first = count(origin)
     for i in range(origin, stop):
         row = factor[i]
-        total = target[i] if kept[i] else 0.0
+        total = target[i] if independent[i] else 0.0
         for j in range(first, count(i)):
             total -= row[j] * solution[j]
         solution[i] = total / row[i]
@@ -57,11 +57,11 @@ def _substitute(  # type: ignore[no-untyped-def]  # pragma: no cover
 
 @jit()
 def solve(  # type: ignore[no-untyped-def]  # pragma: no cover
-    inner, factor, kept, target, origin, stop, positive, dependent, solution,
+    inner, factor, independent, target, origin, stop, positive, dependent, solution,
     passive, trial, current,
 ):  # fmt: skip
     """Least squares of the picks from `origin` on, without negative coefficients if `positive`."""
-    _substitute(factor, kept, target, origin, stop, solution)
+    _substitute(factor, independent, target, origin, stop, solution)
     if positive is not None:
         negative = False
         for i in range(origin, stop):
@@ -80,7 +80,7 @@ def _nonnegative(  # type: ignore[no-untyped-def]  # pragma: no cover
     members = np.zeros(size, np.int64)
     between = np.zeros((size, size))
     factor = np.zeros((size, size))
-    kept = np.zeros(size, np.bool_)
+    independent = np.zeros(size, np.bool_)
     aim = np.zeros(size)
     solved = np.zeros(size)
     largest = 0.0
@@ -99,8 +99,8 @@ def _nonnegative(  # type: ignore[no-untyped-def]  # pragma: no cover
             aim[a] = target[members[a]]
             for b in range(a + 1):
                 between[a, b] = inner[members[a], members[b]]
-        extend_factor(between, factor, kept, zero, zero, n, dependent)
-        _substitute(factor, kept, aim, zero, n, solved)
+        extend_factor(between, factor, independent, zero, zero, n, dependent)
+        _substitute(factor, independent, aim, zero, n, solved)
         for a in range(n):
             trial[members[a]] = solved[a]
         step = 1.0

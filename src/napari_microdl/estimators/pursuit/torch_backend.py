@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from napari_microdl.core.config import Selection
 from napari_microdl.estimators.pursuit.options import PursuitOptions
+from napari_microdl.estimators.pursuit.threads import limited_blas
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
 # A picked atom whose squared distance from the span of the earlier picks is below this share of
 # its own squared length adds nothing but rounding. By the size of a number in bytes.
@@ -17,6 +20,12 @@ DEPENDENT = {4: 1e-5, 8: 1e-10}
 # Atoms searched together for the best, in smaller dictionaries and in those of many atoms.
 _BLOCK_WIDTHS = (32, 64)
 _WIDE_FROM = 4096
+# Edge of the blocks by which a triangle is mirrored.
+_MIRROR_ROWS = 256
+# Largest number whose upper eight bits are at most 127 once it is rounded to them.
+_LARGEST_ROUNDED = 127 * 256 + 127
+# A step of eight bits above this share of a row's typical product leaves too little of it.
+_COARSE = 0.1
 
 
 def pursue(
@@ -99,6 +108,90 @@ def weighted_rows(indices: torch.Tensor, weights: torch.Tensor, rows: torch.Tens
     )
 
 
+def gram_matrix(atoms: torch.Tensor) -> torch.Tensor:
+    """Inner products of the atoms.
+
+    Parameters
+    ----------
+    atoms : torch.Tensor of shape (n_atoms, n_features)
+        Dictionary, on any device.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_atoms, n_atoms)
+        On the same device.
+    """
+    import torch
+
+    if atoms.device.type != "cpu":
+        return atoms @ atoms.T
+    from scipy.linalg import get_blas_funcs
+
+    w = atoms.numpy()
+    (syrk,) = get_blas_funcs(("syrk",), (w,))
+    with limited_blas():
+        # One triangle, which is half of the work; numpy would take as long to copy it to the other.
+        gram = syrk(1.0, w.T, trans=1, lower=1).T
+    for start in range(0, len(gram), _MIRROR_ROWS):
+        rows = slice(start, start + _MIRROR_ROWS)
+        corner = gram[rows, rows]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T
+        for other in range(start + _MIRROR_ROWS, len(gram), _MIRROR_ROWS):
+            columns = slice(other, other + _MIRROR_ROWS)
+            gram[columns, rows] = gram[rows, columns].T
+    return torch.from_numpy(gram)
+
+
+class RoundedGram(NamedTuple):
+    """Inner products of different atoms in 16 bits, and the upper eight of these by themselves.
+
+    Parameters
+    ----------
+    high, low : ndarray of int8, shape (n_atoms, n_atoms)
+        ``(256 * high + low) * steps[:, None]`` are the inner products, 0 on the diagonal.
+    steps : ndarray of float32, shape (n_atoms,)
+        What 1 stands for in each row.
+    uneven : ndarray of bool, shape (n_atoms,)
+        Rows with single products so large that eight bits leave little of the others.
+    """
+
+    high: NDArray[np.int8]
+    low: NDArray[np.int8]
+    steps: NDArray[np.float32]
+    uneven: NDArray[np.bool_]
+
+
+def rounded_gram_matrix(atoms: torch.Tensor) -> RoundedGram:
+    """Inner products of the atoms, rounded row by row.
+
+    Parameters
+    ----------
+    atoms : torch.Tensor of float32, shape (n_atoms, n_features)
+        Dictionary, on the processor.
+
+    Returns
+    -------
+    RoundedGram
+    """
+    full: NDArray[Any] = gram_matrix(atoms).numpy()
+    np.fill_diagonal(full, 0)
+    high, low = np.empty(full.shape, np.int8), np.empty(full.shape, np.int8)
+    steps = np.empty(len(full), np.float32)
+    uneven = np.empty(len(full), bool)
+    for start in range(0, len(full), _MIRROR_ROWS):
+        rows = slice(start, start + _MIRROR_ROWS)
+        part = full[rows]
+        largest = np.abs(part).max(axis=1)
+        steps[rows] = np.where(largest > 0, largest, 1) / _LARGEST_ROUNDED
+        rounded = np.rint(part / steps[rows, None])
+        # The lower eight bits go from -128 to 127.
+        upper = np.floor((rounded + 128) / 256)
+        high[rows], low[rows] = upper, rounded - 256 * upper
+        typical = np.sqrt(np.einsum("mn,mn->m", part, part) / len(full))
+        uneven[rows] = 256 * steps[rows] > _COARSE * typical
+    return RoundedGram(high, low, steps, uneven)
+
+
 def least_squares(
     gram: torch.Tensor, target: torch.Tensor, *, positive: bool = False
 ) -> torch.Tensor:
@@ -131,9 +224,9 @@ def least_squares(
     reached = target
     if not sound.all():
         weak = ~sound
-        factor[weak], kept = _cholesky_of_independent(gram[weak], tolerance)
+        factor[weak], independent = _cholesky_of_independent(gram[weak], tolerance)
         reached = target.clone()
-        reached[weak] *= kept
+        reached[weak] *= independent
     solved = torch.cholesky_solve(reached[:, :, None], factor)[:, :, 0]
     if positive:
         wrong = (solved < 0).any(dim=1)
@@ -184,18 +277,18 @@ def _cholesky_of_independent(
     import torch
 
     factor = torch.zeros_like(gram)
-    kept = torch.ones_like(gram[:, :, 0])
+    mask = torch.ones_like(gram[:, :, 0])
     for j in range(gram.shape[1]):
         row = factor[:, j, :j]
         pivot = gram[:, j, j] - row.square().sum(dim=1)
         independent = pivot > tolerance * gram[:, j, j]
-        kept[:, j] = independent.to(gram.dtype)
+        mask[:, j] = independent.to(gram.dtype)
         root = torch.where(independent, pivot, 1.0).sqrt()
         below = gram[:, j + 1 :, j] - (factor[:, j + 1 :, :j] @ row[:, :, None])[:, :, 0]
-        factor[:, j + 1 :, j] = below / root[:, None] * kept[:, j, None]
-        factor[:, j, :j] *= kept[:, j, None]
+        factor[:, j + 1 :, j] = below / root[:, None] * mask[:, j, None]
+        factor[:, j, :j] *= mask[:, j, None]
         factor[:, j, j] = root
-    return factor, kept
+    return factor, mask
 
 
 def _best(

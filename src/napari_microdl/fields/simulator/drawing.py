@@ -29,22 +29,7 @@ _LOOKS = {
 def place_cells(
     rng: np.random.Generator, n_cells: int, shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Random places that keep a distance, as many as there is room for.
-
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-        Source.
-    n_cells : int
-        Places wanted.
-    shape : (int, int)
-        Height and width in pixels.
-
-    Returns
-    -------
-    ndarray of shape (at most n_cells, 2)
-        y and x.
-    """
+    """Random y and x that keep a distance, as many as there is room for."""
     tried = rng.random((n_cells * 40, 2)) * (np.array(shape) - 1.6 * RADIUS) + 0.8 * RADIUS
     taken: NDArray[np.float64] = np.empty((0, 2))
     for one in tried:
@@ -128,23 +113,10 @@ def paint(
     spot_draws: NDArray[np.float64],
     seed: int,
 ) -> dict[str, NDArray[np.float64]]:
-    """Intensities of all channels, without background, illumination and noise.
+    """Intensities of each channel, without background, illumination and noise.
 
-    Parameters
-    ----------
-    labels, nuclei, depth
-        As `outline` returns.
-    strengths, drawn, cycle
-        As for `outline`.
-    spot_draws : ndarray of shape (n, MOST_PUNCTA)
-        Numbers between 0 and 1: the places of each cell's puncta.
-    seed : int
-        Of the textures.
-
-    Returns
-    -------
-    dict of str to ndarray
-        By channel.
+    The arguments are those of `outline` and what it returns; `spot_draws` are the places of each
+    cell's puncta, numbers between 0 and 1, and `seed` is that of the textures.
     """
     # Thin at the rim, as flat cells are.
     thickness = np.clip(depth / 0.35, 0, 1) ** 0.7

@@ -135,9 +135,9 @@ def simulate_field(
     # Each cell's draws are made for all, so that those that stay look the same.
     drawn = form.random((n, 8))
     spot_draws = spots.random((n, MOST_PUNCTA))
-    kept = np.sort(loss.permutation(n)[lost:])
-    centres, drawn, spot_draws = centres[kept], drawn[kept], spot_draws[kept]
-    strengths = strengths.iloc[kept].reset_index(drop=True)
+    present = np.sort(loss.permutation(n)[lost:])
+    centres, drawn, spot_draws = centres[present], drawn[present], spot_draws[present]
+    strengths = strengths.iloc[present].reset_index(drop=True)
     cycle = nuisances.cell_cycle * drawn[:, 0]
     labels, nuclei, depth = outline(centres, strengths, drawn, cycle, shape)
     planes = paint(labels, nuclei, depth, strengths, drawn, cycle, spot_draws, seed)
@@ -165,8 +165,8 @@ def simulate_field(
     truth = pd.concat([truth, strengths], axis=1)
     truth = truth.assign(illumination=nuisances.illumination, gain=nuisances.gain, cell_cycle=cycle)
     # A cell whose place others cover entirely cannot be measured, and is not in the truth.
-    seen = np.bincount(labels.ravel(), minlength=len(centres) + 1)[1:] > 0
-    return SimulatedField(field, truth[seen].reset_index(drop=True), nuclei)
+    visible = np.bincount(labels.ravel(), minlength=len(centres) + 1)[1:] > 0
+    return SimulatedField(field, truth[visible].reset_index(drop=True), nuclei)
 
 
 def _require_drawable(shape: tuple[int, int], channels: Sequence[str], n_cells: int) -> None:
@@ -185,20 +185,7 @@ def _require_drawable(shape: tuple[int, int], channels: Sequence[str], n_cells: 
 
 
 def require_strength(factor: str, strength: object) -> None:
-    """Refuse a factor or a strength that means nothing.
-
-    Parameters
-    ----------
-    factor : str
-        One of `FACTORS`.
-    strength : float or sequence of float
-        0 to 1.
-
-    Raises
-    ------
-    MicrodlError
-        If the factor is not known or a strength is not in [0, 1].
-    """
+    """Refuse a factor that is not known, and a strength that is not in [0, 1]."""
     if factor not in FACTORS:
         raise MicrodlError(f"There is no factor {factor!r}: choose from {', '.join(FACTORS)}.")
     values = np.asarray(strength, dtype=float)

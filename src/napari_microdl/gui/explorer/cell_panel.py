@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QP
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
-from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.explorer.gallery import PictureList
 from napari_microdl.gui.explorer.panel import Panel
-from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.picture_figure import save_pictures
 from napari_microdl.gui.widgets.save_actions import offer_picture, offer_table
 
@@ -27,13 +26,6 @@ _MOST_SIMILAR = 12
 class CellPanel(Panel):
     """What one unit shows, clicked in an image or reached by the buttons.
 
-    Parameters
-    ----------
-    *args
-        As for `Panel`.
-    field_in_view : callable
-        Gives the number of the field that is looked at.
-
     Signals
     -------
     unit_chosen(int)
@@ -42,9 +34,8 @@ class CellPanel(Panel):
 
     unit_chosen = Signal(int)
 
-    def __init__(self, *args: Any, field_in_view: Callable[[], int]) -> None:
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._field_in_view = field_in_view
         self.heading = sentence_label()
         self.previous, self.next = QPushButton("Previous"), QPushButton("Next")
         steps = QHBoxLayout()
@@ -82,7 +73,7 @@ class CellPanel(Panel):
 
     def show_selection(self) -> None:
         """Show the unit that is looked at."""
-        run, row = self.session.run, self.selection.current
+        run, row = self.session.run.current, self.selection.current
         unit = "cell" if run is None else run.result.config.units.kind
         known = run is not None and row is not None
         for button in (self.previous, self.next):
@@ -117,7 +108,7 @@ class CellPanel(Panel):
 
     def table(self) -> pd.DataFrame:
         """All concepts of the unit and its activations, strongest first."""
-        run, row = self.session.run, self.selection.current
+        run, row = self.session.run.current, self.selection.current
         if run is None or row is None:
             raise MicrodlError("No cell is looked at; click one in an image.")
         concepts, values = run.result.activations.concepts_of(row)
@@ -127,28 +118,17 @@ class CellPanel(Panel):
         )
 
     def save_picture(self, path: Path) -> None:
-        """Write the pictures of the units most like it as PNG, SVG or PDF.
-
-        Parameters
-        ----------
-        path : Path
-            The suffix decides the format.
-
-        Raises
-        ------
-        MicrodlError
-            If there are no pictures, or the suffix is none of these.
-        """
+        """Write the pictures of the units most like it."""
         save_pictures([(self.similar.accessibleName(), self.similar.pictures)], path)
 
     def _go(self, step: int) -> None:
         """Look at another unit of the field in view, or of all where there are no images."""
-        run, row = self.session.run, self.selection.current
+        run, row = self.session.run.current, self.selection.current
         if run is None:
             return
         rows = np.arange(len(run.result.activations.units))
         if run.has_images:
-            rows = run.result.activations.rows_of_field(self._field_in_view())
+            rows = run.result.activations.rows_of_field(self.overlays.field_in_view())
         if not len(rows):
             return
         place = np.flatnonzero(rows == row)
@@ -160,4 +140,4 @@ class CellPanel(Panel):
             self.selection.select([rows[new]])
 
     def _on_concept(self, item: QListWidgetItem) -> None:
-        self.session.show_concept(item.data(Qt.ItemDataRole.UserRole))
+        self.session.view.show_concept(item.data(Qt.ItemDataRole.UserRole))

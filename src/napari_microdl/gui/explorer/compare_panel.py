@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +12,11 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton
 
-from napari_microdl.gui.dock import sentence_label
-from napari_microdl.gui.explorer.panel import Panel
-from napari_microdl.gui.session.session import Run
-from napari_microdl.gui.widgets.job_bar import JobBar, JobStep, told
-from napari_microdl.gui.widgets.jobs import JobRunner
-from napari_microdl.gui.widgets.plots import Plot
-from napari_microdl.gui.widgets.points import point_by_key
+from napari_microdl.gui.explorer.panel import Panel, show_text
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
+from napari_microdl.gui.widgets.plots import Plot, point_by_key
 from napari_microdl.gui.widgets.save_actions import HINT
 
 if TYPE_CHECKING:
@@ -66,21 +65,7 @@ class VolcanoPlot(Plot):
         concept: int | None,
         q_column: str = "q_value",
     ) -> None:
-        """Draw a comparison.
-
-        Parameters
-        ----------
-        compared : DataFrame or None
-            As `ConceptActivations.compare` gives it.
-        names : list of str
-            Names of the concepts.
-        conditions : tuple of str
-            First and second condition.
-        concept : int or None
-            The concept on show.
-        q_column : {"q_value", "q_wells"}
-            Whether cells or wells count as independent.
-        """
+        """Draw a comparison by cells (column "q_value") or by wells ("q_wells"), or none."""
         self.compared, self.q_column = compared, q_column
         self._names, self._conditions, self._concept = names, conditions, concept
         self.redraw()
@@ -149,31 +134,16 @@ class VolcanoPlot(Plot):
             self.concept_chosen.emit(int(self.compared.index[int(np.nanargmin(distance))]))
 
 
-def _compare_steps(
-    run: Run, chosen: tuple[str, str]
-) -> Generator[JobStep, None, tuple[str, tuple[str, str], pd.DataFrame]]:
-    """Compare two conditions in the background, which takes a while for a million cells."""
-    table = yield from told(run.result.activations.iter_compare(*chosen), "Comparing")
-    return run.run_id, chosen, table
-
-
 def _named(compared: pd.DataFrame, run: Run) -> pd.DataFrame:
     table = compared.copy()
     table.insert(0, "name", run.result.dictionary.names)
     return table
 
 
-def _named_steps(
-    run: Run, chosen: tuple[str, str], known: pd.DataFrame | None
-) -> Generator[JobStep, None, pd.DataFrame]:
-    if known is not None:
-        return known
-    _, _, compared = yield from _compare_steps(run, chosen)
-    return _named(compared, run)
-
-
 class ComparePanel(Panel):
     """Choice of two conditions and of what counts as independent, and the plot."""
+
+    plot: VolcanoPlot
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -183,7 +153,7 @@ class ComparePanel(Panel):
             box.setAccessibleName(name)
             box.setToolTip("All concepts are compared between the cells of these two conditions.")
             box.setMinimumWidth(80)
-            box.currentIndexChanged.connect(self._on_choice)
+            box.currentIndexChanged.connect(self.show_concept_again)
             row.addWidget(box, 1)
         row.insertWidget(1, QLabel("against"))
         self.by = QComboBox()
@@ -194,14 +164,14 @@ class ComparePanel(Panel):
             "What the test takes for independent. Cells of one well are alike, so by cells, "
             "p-values of many cells from few wells come out far too small."
         )
-        self.by.currentIndexChanged.connect(self._on_choice)
+        self.by.currentIndexChanged.connect(self.show_concept_again)
         row.addWidget(self.by)
         self.column.addLayout(row)
         self.message = sentence_label()
         self.column.addWidget(self.message)
         self.compare_button = QPushButton("Compare")
         self.compare_button.setToolTip("Compares the two conditions, in the background.")
-        self.compare_button.clicked.connect(self._compare_again)
+        self.compare_button.clicked.connect(self._begin)
         self.compare_button.hide()
         self.column.addWidget(self.compare_button)
         self.jobs = JobRunner(self)
@@ -211,17 +181,16 @@ class ComparePanel(Panel):
         self.job_bar = JobBar(self.jobs)
         self.column.addWidget(self.job_bar)
         self.plot = VolcanoPlot()
-        self.plot.concept_chosen.connect(self.session.show_concept)
+        self.plot.concept_chosen.connect(self.session.view.show_concept)
         self.column.addWidget(self.plot, 1)
-        self._compared: tuple[str, tuple[str, str], pd.DataFrame] | None = None
-        # What was begun last, and whether a person stopped it.
-        self._comparing: tuple[str, tuple[str, str]] | None = None
-        self._cancelled = False
+        # Conditions whose comparison was begun last, and what came of it.
+        self._begun: tuple[str, str] | None = None
+        self._compared: pd.DataFrame | None = None
 
     def show_run(self, run: Run | None) -> None:
         """Offer the conditions of the run: a control against a treated one at first."""
         self.jobs.stop()
-        self._compared, self._cancelled = None, False
+        self._begun = self._compared = None
         self.compare_button.hide()
         boxes = (self.first, self.second)
         blocked = [QSignalBlocker(box) for box in boxes]
@@ -248,52 +217,29 @@ class ComparePanel(Panel):
 
     def comparison(self) -> pd.DataFrame | None:
         """The comparison chosen, with names of the concepts; None where it is not made yet."""
-        run = self.session.run
-        if run is None or self._compared is None or not self._is_compared(run):
+        run = self.session.run.current
+        if run is None or self._compared is None or self._begun != self.chosen:
             return None
-        return _named(self._compared[2], run)
+        return _named(self._compared, run)
 
-    def iter_comparison(self) -> Generator[JobStep, None, pd.DataFrame] | None:
-        """The same, made where it is not; None without a run.
-
-        To be called in the GUI thread, and to be gone through in any.
-
-        Yields
-        ------
-        JobStep
-            Stop iterating to cancel.
-
-        Returns
-        -------
-        DataFrame
-
-        Raises
-        ------
-        MicrodlError
-            If the two conditions are the same.
-        """
-        run = self.session.run
-        return None if run is None else _named_steps(run, self.chosen, self.comparison())
-
-    def _is_compared(self, run: Run) -> bool:
-        return self._compared is not None and self._compared[:2] == (run.run_id, self.chosen)
+    def comparison_work(self) -> Callable[[], pd.DataFrame] | None:
+        """What gives the same in any thread, made where it is not; None without a run."""
+        run, known, chosen = self.session.run.current, self.comparison(), self.chosen
+        if run is None:
+            return None
+        if known is not None:
+            return lambda: known
+        return lambda: _named(run.result.activations.compare(*chosen), run)
 
     def show_concept(self, run: Run, concept: int) -> None:
         """Draw the comparison with a ring around the concept on show."""
-        if not self._is_compared(run):
-            wanted = run.run_id, self.chosen
-            stopped = self._cancelled and self._comparing == wanted
-            if not stopped and not (self.jobs.is_running and self._comparing == wanted):
-                self._cancelled = False
-                self.compare_button.hide()
-                self._comparing = wanted
-                self.plot.show_comparison(None, [], self.chosen, None)
-                self._say("Comparing...")
-                self.jobs.start(_compare_steps(run, self.chosen), "MicroDL comparison")
+        if self._begun != self.chosen:
+            self._begin()
             return
-        self.compare_button.hide()
         compared = self.comparison()
-        assert compared is not None
+        if compared is None:
+            # In progress, cancelled or failed.
+            return
         column = self.by.currentData()
         self._say("")
         if compared[column].isna().all():
@@ -305,28 +251,24 @@ class ComparePanel(Panel):
         names = run.result.dictionary.names
         self.plot.show_comparison(compared, names, self.chosen, concept, column)
 
-    def set_colours(self, colours: dict[str, str]) -> None:
-        """Follow the theme."""
-        self.plot.set_colours(colours)
+    def _begin(self) -> None:
+        run = self.session.run.current
+        if run is None:
+            return
+        self._begun, self._compared = self.chosen, None
+        self.compare_button.hide()
+        self.plot.show_comparison(None, [], self.chosen, None)
+        self._say("Comparing...")
+        work = partial(run.result.activations.compare, *self.chosen)
+        self.jobs.start(work, "MicroDL comparison", message="Comparing")
 
     def _on_cancelled(self) -> None:
-        self._cancelled = True
         self.compare_button.show()
         self._say("Cancelled.")
 
-    def _compare_again(self) -> None:
-        self._cancelled = False
-        self._on_choice()
-
-    def _on_compared(self, result: tuple[str, tuple[str, str], pd.DataFrame]) -> None:
-        self._compared = result
-        self._on_choice()
+    def _on_compared(self, compared: pd.DataFrame) -> None:
+        self._compared = compared
+        self.show_concept_again()
 
     def _say(self, text: str) -> None:
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
-
-    def _on_choice(self) -> None:
-        # The tab may not be in view; it is told when it is.
-        if self.session.run is not None and self.session.concept is not None:
-            self.show_concept(self.session.run, self.session.concept)
+        show_text(self.message, text)

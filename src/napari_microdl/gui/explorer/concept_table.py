@@ -20,8 +20,8 @@ from qtpy.QtCore import (
 from qtpy.QtGui import QFontMetrics, QKeySequence
 from qtpy.QtWidgets import QAbstractItemView, QAction, QHeaderView, QTableView, QWidget
 
-from napari_microdl.gui.session.selection import Selection
-from napari_microdl.gui.session.session import Run, Session
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.session.session import Session
 from napari_microdl.report import technical_concepts
 
 _Index: TypeAlias = QModelIndex | QPersistentModelIndex
@@ -47,18 +47,7 @@ def _small(value: float) -> str:
 class Column:
     """One column of the table.
 
-    Parameters
-    ----------
-    heading : str
-        What stands above it.
-    tip : str
-        What it means, in plain words.
-    values : callable
-        From the run and its ranking to one plain value a row.
-    text : callable
-        From a value to what is shown.
-    widest : str
-        A text that decides the width.
+    Its values come from the run and its ranking; the widest text decides its width.
     """
 
     heading: str
@@ -90,7 +79,7 @@ COLUMNS = (
     Column(
         "Name",
         "Double-click or press F2 to give the concept a name; it is saved with the dictionary.",
-        _column_of("name"),
+        lambda run, ranking: [run.result.dictionary.names[c] for c in ranking.index],
         widest="concept 8192",
     ),
     Column(
@@ -182,13 +171,6 @@ class ConceptModel(QAbstractTableModel):
     """Concepts of the session's run, best first.
 
     All values are made once a run: Qt asks for every visible cell on each repaint.
-
-    Parameters
-    ----------
-    session : Session
-        Where the run is.
-    parent : QWidget
-        Owner.
     """
 
     def __init__(self, session: Session, parent: QWidget) -> None:
@@ -197,30 +179,30 @@ class ConceptModel(QAbstractTableModel):
         self._concepts: list[int] = []
         self._rows: dict[int, int] = {}
         self._values: list[list[Any]] = [[] for _ in COLUMNS]
-        self._words: list[str] = []
+        self._texts: list[str] = []
 
     def reload(self) -> None:
         """Follow the session's run."""
         self.beginResetModel()
-        run = self._session.run
+        run = self._session.run.current
         ranking = pd.DataFrame() if run is None else run.result.activations.ranking
         self._concepts = [int(concept) for concept in ranking.index]
         self._rows = {concept: row for row, concept in enumerate(self._concepts)}
         self._values = [[] if run is None else c.values(run, ranking) for c in COLUMNS]
         self._flag_technical()
-        self._collect_words()
+        self._collect_texts()
         self.endResetModel()
 
-    def refresh_words(self) -> None:
+    def refresh_texts(self) -> None:
         """Follow names and tags, which a person changes, and what an evaluation found."""
-        run = self._session.run
+        run = self._session.run.current
         if run is None or not self._concepts:
             return
         ranking = run.result.activations.ranking.loc[self._concepts]
         for number in (NAME, FLAG, TAG):
             self._values[number] = COLUMNS[number].values(run, ranking)
         self._flag_technical()
-        self._collect_words()
+        self._collect_texts()
         last = len(self._concepts) - 1
         self.dataChanged.emit(self.index(0, NAME), self.index(last, TAG))
 
@@ -240,7 +222,7 @@ class ConceptModel(QAbstractTableModel):
         new = sorted(ranked, key=keys.__getitem__, reverse=reverse)
         self._concepts = [self._concepts[row] for row in new]
         self._values = [[values[row] for row in new] for values in self._values]
-        self._words = [self._words[row] for row in new]
+        self._texts = [self._texts[row] for row in new]
         self._rows = {concept: row for row, concept in enumerate(self._concepts)}
         moved = {old: row for row, old in enumerate(new)}
         before = self.persistentIndexList()
@@ -259,17 +241,17 @@ class ConceptModel(QAbstractTableModel):
     def _flag_technical(self) -> None:
         """Add what the evaluation of the run found, which is not of the run itself."""
         flags = self._values[FLAG]
-        for concept in technical_concepts(self._session.report):
+        for concept in technical_concepts(self._session.run.report):
             row = self._rows[concept]
             flags[row] = f"{flags[row]}, technical" if flags[row] else "technical"
 
-    def _collect_words(self) -> None:
+    def _collect_texts(self) -> None:
         columns = [v for v in self._values if v and isinstance(v[0], str)]
-        self._words = [" ".join(row).lower() for row in zip(*columns, strict=True)]
+        self._texts = [" ".join(row).lower() for row in zip(*columns, strict=True)]
 
     def matches(self, row: int, words: list[str]) -> bool:
-        """Whether a row holds every word, in any column of words."""
-        return all(word in self._words[row] for word in words)
+        """Whether a row holds every word, in any column of texts."""
+        return all(word in self._texts[row] for word in words)
 
     def has_groups(self) -> bool:
         """Whether the dictionary was learned on controls first."""
@@ -318,7 +300,7 @@ class ConceptModel(QAbstractTableModel):
         return None
 
     def _tip(self, number: int, row: int) -> str:
-        run = self._session.run
+        run = self._session.run.current
         note = "" if run is None else run.result.dictionary.notes[self._concepts[row]]
         return note if number == NAME and note else COLUMNS[number].tip
 
@@ -328,7 +310,7 @@ class ConceptModel(QAbstractTableModel):
         """Rename a concept."""
         if role != Qt.ItemDataRole.EditRole or not str(value).strip():
             return False
-        self._session.rename_concept(self.concept(index.row()), str(value))
+        self._session.run.rename_concept(self.concept(index.row()), str(value))
         self.dataChanged.emit(index, index)
         return True
 
@@ -342,7 +324,7 @@ class ConceptFilter(QSortFilterProxyModel):
         self._hide_flagged = False
 
     def search(self, text: str) -> None:
-        """Show rows that hold every word of a text, in any column of words."""
+        """Show rows that hold every word of a text, in any column of texts."""
         self._words = text.lower().split()
         self.invalidateFilter()
 
@@ -367,21 +349,12 @@ class ConceptFilter(QSortFilterProxyModel):
 
 
 class ConceptTable(QTableView):
-    """View of the ranking: sortable, searched, moved through with the arrow keys.
-
-    Parameters
-    ----------
-    session : Session
-        Where the run is.
-    selection : Selection
-        Where tags change.
-    """
+    """View of the ranking: sortable, searched, moved through with the arrow keys."""
 
     concept_chosen = Signal(int)
 
-    def __init__(self, session: Session, selection: Selection) -> None:
+    def __init__(self, session: Session) -> None:
         super().__init__()
-        self.selection = selection
         self.concepts = ConceptModel(session, self)
         self.proxy = ConceptFilter(self)
         self.proxy.setSourceModel(self.concepts)

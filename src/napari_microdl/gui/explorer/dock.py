@@ -20,23 +20,21 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
-from napari_microdl.core.errors import MicrodlError
-from napari_microdl.gui.dock import Dock, sentence_label
+from napari_microdl.gui.dock import Dock, overlays_of
 from napari_microdl.gui.explorer.cell_panel import CellPanel
 from napari_microdl.gui.explorer.compare_panel import ComparePanel
 from napari_microdl.gui.explorer.concept_table import ConceptTable
 from napari_microdl.gui.explorer.evaluation_panel import EvaluationPanel
 from napari_microdl.gui.explorer.gallery import Gallery
 from napari_microdl.gui.explorer.map_panel import MapPanel
-from napari_microdl.gui.explorer.opening import OpenButton
 from napari_microdl.gui.explorer.panel import Panel
 from napari_microdl.gui.explorer.plot_panel import PlotPanel
-from napari_microdl.gui.explorer.saving import SaveButton
+from napari_microdl.gui.explorer.saving import OpenButton, SaveButton
 from napari_microdl.gui.explorer.tag_panel import TagPanel
 from napari_microdl.gui.overlays.picking import Picker, go_to, unit_at
 from napari_microdl.gui.session.session import OverlayKind
-from napari_microdl.gui.viewer_session import overlays_of, selection_of
-from napari_microdl.gui.widgets.plots import Plot
+from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.save_actions import offer
 
 # Overlays follow the arrow keys at once; the tab in view waits until the keys rest.
@@ -75,24 +73,24 @@ class ConceptExplorer(Dock):
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
-        self.selection = selection_of(self.viewer)
+        self.selection = self.session.selection
         self.overlays = overlays_of(self.viewer)
         self.picker = Picker(self.viewer, self._on_click)
         # The window may be destroyed with the dock inside, which gives no other warning.
         self.destroyed.connect(self.picker.detach)
         self.message = sentence_label(_EMPTY)
-        self.table = ConceptTable(self.session, self.selection)
+        self.table = ConceptTable(self.session)
         self.table.setMinimumHeight(90)
-        self.table.concept_chosen.connect(self.session.show_concept)
+        self.table.concept_chosen.connect(self.session.view.show_concept)
         self.tabs = QTabWidget()
         self.tabs.setMinimumHeight(110)
         self.tabs.setUsesScrollButtons(True)
-        shared = (self.viewer, self.session, self.selection)
-        self.plots = PlotPanel(*shared, field_in_view=self._field_in_view)
+        shared = (self.session, self.overlays)
+        self.plots = PlotPanel(*shared)
         self.gallery = Gallery(*shared)
-        self.cell = CellPanel(*shared, field_in_view=self._field_in_view)
+        self.cell = CellPanel(*shared)
         self.compare = ComparePanel(*shared)
-        self.map = MapPanel(*shared, field_in_view=self._field_in_view)
+        self.map = MapPanel(*shared)
         self.tags = TagPanel(*shared, selected_concepts=self.table.selected_concepts)
         self.evaluation = EvaluationPanel(*shared)
         for panel, title, tip in (
@@ -115,9 +113,9 @@ class ConceptExplorer(Dock):
             self.viewer,
             self.session,
             self.save_plot,
-            self.compare.iter_comparison,
+            self.compare.comparison_work,
             self.table.selected_concepts,
-            self._field_in_view,
+            self.overlays,
             self,
         )
         layout = self.layout()
@@ -196,13 +194,13 @@ class ConceptExplorer(Dock):
         """Connect to theme, session and clicks."""
         connect = self.connections.connect
         connect(self.viewer.events.theme, self._on_theme)
-        connect(self.session.run_changed, self._on_run)
-        connect(self.session.report_changed, self.table.concepts.refresh_words)
-        connect(self.session.concept_changed, self._on_concept)
-        connect(self.session.view_changed, self._on_view)
-        connect(self.session.names_changed, self._on_words)
+        connect(self.session.run.changed, self._on_run)
+        connect(self.session.run.report_changed, self.table.concepts.refresh_texts)
+        connect(self.session.view.concept_changed, self._on_concept)
+        connect(self.session.view.changed, self._on_view)
+        connect(self.session.run.names_changed, self._on_texts)
         connect(self.selection.changed, self._on_selection)
-        connect(self.selection.tags_changed, self._on_words)
+        connect(self.selection.tags_changed, self._on_texts)
         self.picker.attach()
 
     def suspend(self) -> None:
@@ -210,11 +208,8 @@ class ConceptExplorer(Dock):
         super().suspend()
         self.picker.detach()
         self._rest.stop()
-        self.map.jobs.stop()
-        self.evaluation.jobs.stop()
-        self.compare.jobs.stop()
-        self.open_button.jobs.stop()
-        self.save_button.jobs.stop()
+        for jobs in self.findChildren(JobRunner):
+            jobs.stop()
 
     def refresh(self) -> None:
         """Show the run of the session anew."""
@@ -228,7 +223,7 @@ class ConceptExplorer(Dock):
             panel.set_colours(colours)
 
     def _on_run(self) -> None:
-        run = self.session.run
+        run = self.session.run.current
         self.table.reload()
         with_images = run is not None and run.has_images
         self.message.setText(_EMPTY if run is None else _WITHOUT_IMAGES)
@@ -248,12 +243,12 @@ class ConceptExplorer(Dock):
         self._on_concept()
 
     def _on_concept(self) -> None:
-        if self.session.run is not None and self.session.concept is not None:
-            self.table.select(self.session.concept)
+        if self.session.run.current is not None and self.session.view.concept is not None:
+            self.table.select(self.session.view.concept)
             self._rest.start()
 
-    def _on_words(self) -> None:
-        self.table.concepts.refresh_words()
+    def _on_texts(self) -> None:
+        self.table.concepts.refresh_texts()
         self._on_selection()
         self._on_concept()
 
@@ -263,29 +258,25 @@ class ConceptExplorer(Dock):
 
     def _on_view(self) -> None:
         for kind, box in self.kinds.items():
-            box.setChecked(kind in self.session.kinds)
-        self.where.setCurrentIndex(int(self.session.show_all_fields))
+            box.setChecked(kind in self.session.view.kinds)
+        self.where.setCurrentIndex(int(self.session.view.all_fields))
 
     def _on_kinds(self) -> None:
-        self.session.show(kinds=[kind for kind, box in self.kinds.items() if box.isChecked()])
+        self.session.view.show(kinds=[kind for kind, box in self.kinds.items() if box.isChecked()])
 
     def _on_where(self) -> None:
-        self.session.show(all_fields=bool(self.where.currentData()))
-
-    def _field_in_view(self) -> int:
-        field = self.overlays.field_of(self.viewer.layers.selection.active)
-        return next(iter(self.overlays.shown_fields()), 0) if field is None else field
+        self.session.view.show(all_fields=bool(self.where.currentData()))
 
     def _show_details(self) -> None:
         """Draw the tab in view; the others wait until they are looked at."""
-        run, concept = self.session.run, self.session.concept
+        run, concept = self.session.run.current, self.session.view.concept
         panel: Any = self.tabs.currentWidget()
         if run is not None and concept is not None:
             panel.show_concept(run, concept)
 
     def _on_click(self, world: NDArray[np.float64], add: bool) -> None:
         """Look at the clicked unit; with Shift, select it too."""
-        run = self.session.run
+        run = self.session.run.current
         if run is None:
             return
         shown = self.overlays.shown_fields()
@@ -298,14 +289,8 @@ class ConceptExplorer(Dock):
             self.tabs.setCurrentWidget(self.cell)
 
     def go_to_unit(self, row: int) -> None:
-        """Select the image of a unit, centre the view on it, and outline it.
-
-        Parameters
-        ----------
-        row : int
-            Row of the table of units.
-        """
-        run = self.session.run
+        """Select the image of a unit, centre the view on it, and outline it."""
+        run = self.session.run.current
         if run is None:
             return
         if go_to(self.viewer, run, row):
@@ -315,32 +300,12 @@ class ConceptExplorer(Dock):
             show_info(f"The image of {field} is not open.")
 
     def save_plot(self, path: str | Path) -> None:
-        """Write the plot or the pictures in view as PNG, SVG or PDF, else the first tab's plot.
-
-        Parameters
-        ----------
-        path : str or Path
-            The suffix decides the format.
-
-        Raises
-        ------
-        MicrodlError
-            If there is nothing to show, or the suffix is none of these.
-        """
-        run, concept = self.session.run, self.session.concept
+        """Write what the tab in view has drawn as PNG, SVG or PDF; for the tab Tags, the plot."""
+        run, concept = self.session.run.current, self.session.view.concept
         if run is None or concept is None:
             return
-        shown = self.tabs.currentWidget()
-        if isinstance(shown, Gallery | CellPanel):
-            # What the tab shows may wait for the keys to rest.
-            shown.show_concept(run, concept)
-            shown.save_picture(Path(path))
-            return
-        plot: Any = getattr(self.tabs.currentWidget(), "plot", None)
-        if not isinstance(plot, Plot):
-            plot = self.plots.plot
-        panel = self.plots if plot is self.plots.plot else self.tabs.currentWidget()
+        shown: Any = self.tabs.currentWidget()
+        panel = self.plots if shown is self.tags else shown
+        # What the tab shows may wait for the keys to rest.
         panel.show_concept(run, concept)
-        if not plot.has_contents():
-            raise MicrodlError("There is no plot yet; wait until it is drawn.")
-        plot.save(path)
+        panel.save_picture(Path(path))

@@ -1,4 +1,4 @@
-"""What an evaluation in the explorer asks, in plain words."""
+"""The settings of an evaluation in the explorer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import QCheckBox, QComboBox, QSpinBox
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.gui.dock import sentence_label
-from napari_microdl.gui.session.session import Run, Session
+from napari_microdl.gui.explorer.panel import show_text
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
+from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.metrics import require_library
 from napari_microdl.report import AUTOMATIC, EvaluationChoices, label_columns, seen_units
 
@@ -21,6 +23,9 @@ _LABELS = {
 }
 # Controls are of one condition, and a field is what is observed, not a batch.
 _NO_BATCHES = ("Metadata_condition", "Metadata_control", "Metadata_Field")
+_HANDCRAFTED = (
+    "Measure shape, intensity and texture of every cell, and compare how well they tell the labels."
+)
 _INDEPENDENT = (
     ("wells", "Wells", "Cells of one well are alike. Where no well is known, fields count."),
     ("fields", "Fields", "Only where every field was treated on its own."),
@@ -37,12 +42,7 @@ _LIBRARIES = (
 
 
 class Choices(Step):
-    """What to ask, collapsible.
-
-    Parameters
-    ----------
-    session : Session
-        Where the run is.
+    """The settings, collapsible.
 
     Signals
     -------
@@ -53,7 +53,8 @@ class Choices(Step):
     changed = Signal()
 
     def __init__(self, session: Session) -> None:
-        super().__init__(session, "What to ask")
+        super().__init__("Settings")
+        self.session = session
         self.labels = QComboBox()
         self.labels.setToolTip("What the concepts should tell apart.")
         self.independent = QComboBox()
@@ -74,7 +75,7 @@ class Choices(Step):
         )
         self.shuffles = QSpinBox()
         self.shuffles.setRange(1, _MOST_SHUFFLES)
-        self.shuffles.setValue(EvaluationChoices.n_permutations)
+        self.shuffles.setValue(EvaluationChoices().n_permutations)
         self.shuffles.setToolTip(
             "How often labels are shuffled to see what luck alone reaches. p cannot be less than "
             "one over this number and one."
@@ -87,10 +88,7 @@ class Choices(Step):
         )
         self.handcrafted = QCheckBox("Measure cells by hand to compare")
         self.handcrafted.setChecked(True)
-        self.handcrafted.setToolTip(
-            "Measure shape, intensity and texture of every cell, and compare how well they tell "
-            "the labels."
-        )
+        self.handcrafted.setToolTip(_HANDCRAFTED)
         self.library.setToolTip("Whose measurements of the cells.")
         self.library.setAccessibleName("Library of measurements")
         self.to_install = sentence_label()
@@ -127,18 +125,7 @@ class Choices(Step):
         self.set_expanded(True)
 
     def offer(self, run: Run) -> str:
-        """Offer what the run allows, and say what its fields are to the dictionary.
-
-        Parameters
-        ----------
-        run : Run
-            The run.
-
-        Returns
-        -------
-        str
-            A sentence.
-        """
+        """Offer what the run allows; a sentence on what its fields are to the dictionary."""
         units = run.result.activations.units
         columns = label_columns(units) or ["Metadata_condition"]
         before = self.labels.currentData()
@@ -162,11 +149,7 @@ class Choices(Step):
         elif not run.has_images:
             cannot = "Cells are measured on their images, and those of this run are not open."
         self.handcrafted.setEnabled(not cannot)
-        self.handcrafted.setToolTip(
-            cannot
-            or "Measure shape, intensity and texture of every cell, and compare how well they tell "
-            "the labels."
-        )
+        self.handcrafted.setToolTip(cannot or _HANDCRAFTED)
         seen = seen_units(run.result.dictionary, units)
         n_fields = int(units["field"].nunique())
         n_seen = 0 if seen is None else int(units["field"][seen].nunique())
@@ -192,13 +175,7 @@ class Choices(Step):
         return "The dictionary was fitted on none of these fields: the figures are of new cells."
 
     def choose(self, choices: EvaluationChoices) -> None:
-        """Choose what was asked before.
-
-        Parameters
-        ----------
-        choices : EvaluationChoices
-            Of an evaluation of the run that was offered last.
-        """
+        """Show the settings of an evaluation of the run that was offered last."""
         for box, value in (
             (self.labels, choices.labels),
             (self.independent, choices.independent),
@@ -226,38 +203,37 @@ class Choices(Step):
 
     def refresh(self) -> None:
         """Say in a line what is chosen, shown while collapsed, and what is to be installed."""
-        by_hand = self.handcrafted.isChecked() and self.handcrafted.isEnabled()
-        self.library.setEnabled(by_hand)
+        handcrafted = self.handcrafted.isChecked() and self.handcrafted.isEnabled()
+        self.library.setEnabled(handcrafted)
         try:
-            if by_hand:
+            if handcrafted:
                 require_library(self.library.currentData())
             missing = ""
         except MicrodlError as error:
             missing = f"⚠ {error}"
-        self.to_install.setText(missing)
-        self.to_install.setVisible(bool(missing))
-        self.set_summary(in_words(self.choices()))
+        show_text(self.to_install, missing)
+        self.set_summary(summary_of(self.choices()))
         self.changed.emit()
 
 
-def in_words(choices: EvaluationChoices) -> str:
-    """What is asked, in a line."""
+def summary_of(choices: EvaluationChoices) -> str:
+    """The settings in a line."""
     seeds = choices.n_seeds
     parts = [
         _label_name(choices.labels),
         f"by {choices.independent}",
         f"{choices.n_permutations:,} shuffles",
         *([f"{seeds} further seed{'s' if seeds > 1 else ''}"] if seeds else []),
-        *([_by_hand(choices)] if choices.handcrafted else []),
+        *([_handcrafted(choices)] if choices.handcrafted else []),
         *(["fields not used for fitting"] if choices.unseen_only else []),
         *([f"batches by {_label_name(choices.batches)}"] if choices.batches != AUTOMATIC else []),
     ]
     return ", ".join(parts)
 
 
-def _by_hand(choices: EvaluationChoices) -> str:
+def _handcrafted(choices: EvaluationChoices) -> str:
     names = {key: name for key, name, _ in _LIBRARIES}
-    more = "" if choices.library == EvaluationChoices.library else f" ({names[choices.library]})"
+    more = "" if choices.library == EvaluationChoices().library else f" ({names[choices.library]})"
     return f"cells measured by hand{more}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFrame,
     QHBoxLayout,
-    QLabel,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -19,18 +18,19 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_microdl.gui.dock import sentence_label
-from napari_microdl.gui.explorer.evaluation_choices import Choices, in_words
-from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import Progress
+from napari_microdl.gui.explorer.evaluation_choices import Choices, summary_of
+from napari_microdl.gui.explorer.panel import Panel, show_text
 from napari_microdl.gui.explorer.report_table import ReportTable
-from napari_microdl.gui.session.session import Run
-from napari_microdl.gui.widgets.jobs import JobRunner, percent_done
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.plots import Plot
 from napari_microdl.report import (
     EvaluationChoices,
     EvaluationReport,
-    EvaluationStep,
-    iter_evaluation,
+    evaluate,
 )
 from napari_microdl.report.text import (
     RECONSTRUCTION,
@@ -68,29 +68,15 @@ class ReconstructionPlot(Plot):
         draw_reconstruction(axes, self._rows, self.colours["text"])
 
 
-def _evaluate(
-    run: Run, choices: EvaluationChoices
-) -> Generator[EvaluationStep, None, tuple[str, EvaluationReport]]:
-    """Evaluate in the background; the number of the run comes back with the report."""
+def _write(run: Run, report: EvaluationReport, path: Path) -> tuple[Path, Path]:
+    """Draw and write the page and the figures."""
+    # Imported when it is needed: napari starts faster without matplotlib.
+    from napari_microdl.report.evaluation_figures import pictures
+    from napari_microdl.report.html import html_report
+
     activations = run.result.activations
-    # Of a run that was opened from a folder there are neither images nor cells.
-    fields, cells = (run.fields, run.result.labels) if run.has_images else (None, None)
-    steps = iter_evaluation(activations, choices, fields=fields, cells=cells)
-    return run.run_id, (yield from steps)
-
-
-def _write(
-    run: Run, report: EvaluationReport, path: Path
-) -> Generator[EvaluationStep, None, tuple[Path, Path]]:
-    """Draw and write the page and the figures in the background."""
-    yield EvaluationStep("draw", 0, 1, "Drawing")
-    from napari_microdl.core.errors import MicrodlError
-    from napari_microdl.report.html import html_report, iter_html_report
-
-    if run.has_images:
-        page = yield from iter_html_report(report, run.result.activations, run.fields)
-    else:
-        page = html_report(report, run.result.config.units.kind)
+    drawn = pictures(report, activations, run.fields) if run.has_images else []
+    page = html_report(report, run.result.config.units.kind, pictures=drawn)
     files = path.with_suffix(".html"), path.with_suffix(".json")
     try:
         files[0].write_text(page, encoding="utf-8")
@@ -103,10 +89,11 @@ def _write(
 class EvaluationPanel(Panel):
     """Choices, buttons, and the tables and the curve of the last evaluation of the run."""
 
+    plot: ReconstructionPlot
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self._run: Run | None = None
-        self._then: Callable[[Any], None] = self._on_report
         self.jobs = JobRunner(self)
         self.jobs.progressed.connect(self._on_progress)
         self.jobs.succeeded.connect(self._on_success)
@@ -115,8 +102,8 @@ class EvaluationPanel(Panel):
         self.jobs.running_changed.connect(self._on_running)
 
         self.choices = Choices(self.session)
-        self.choices.changed.connect(self._show_asked)
-        self.warning, self.asked = sentence_label(), sentence_label()
+        self.choices.changed.connect(self._show_outdated)
+        self.warning, self.outdated = sentence_label(), sentence_label()
         self.summary, self.notes = sentence_label(), sentence_label()
         self.notes.setToolTip("What to know of the figures, and what was not measured and why.")
         self.plot = ReconstructionPlot()
@@ -124,10 +111,10 @@ class EvaluationPanel(Panel):
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(2, 2, 2, 2)
-        for widget in (self.choices, self.asked, self.warning, self.summary):
+        for widget in (self.choices, self.outdated, self.warning, self.summary):
             column.addWidget(widget)
         for table in self.tables.values():
-            table.concept_chosen.connect(self.session.show_concept)
+            table.concept_chosen.connect(self.session.view.show_concept)
             column.addWidget(table)
             if table.table is RECONSTRUCTION:
                 column.addWidget(self.plot)
@@ -167,7 +154,7 @@ class EvaluationPanel(Panel):
     @property
     def report(self) -> EvaluationReport | None:
         """What was found of the run that is shown; the session has it, and outlives the dock."""
-        return self.session.report
+        return self.session.run.report
 
     def show_run(self, run: Run | None) -> None:
         """Offer what the run allows; what was found of an earlier run goes."""
@@ -190,29 +177,22 @@ class EvaluationPanel(Panel):
             for table in self.tables.values():
                 table.name_concepts(self._run.result.dictionary.names)
 
-    def set_colours(self, colours: dict[str, str]) -> None:
-        """Follow the theme."""
-        self.plot.set_colours(colours)
-
     def evaluate(self) -> None:
         """Measure the run in the background."""
-        if self._run is not None:
-            self._then = self._on_report
-            self._say("Starting...")
-            steps = _evaluate(self._run, self.choices.choices())
-            self.jobs.start(steps, "MicroDL evaluation")
+        run = self._run
+        if run is None:
+            return
+        # Of a run that was opened from a folder there are neither images nor cells.
+        fields, cells = (run.fields, run.result.labels) if run.has_images else (None, None)
+        chosen = self.choices.choices()
+        work = partial(evaluate, run.result.activations, chosen, fields=fields, cells=cells)
+        self.jobs.start(work, "MicroDL evaluation", message="Starting...")
 
     def save(self, path: Path) -> None:
-        """Write the report as HTML and JSON in the background.
-
-        Parameters
-        ----------
-        path : Path
-            Of the page; the figures get the same name with the ending ``.json``.
-        """
+        """Write the report as HTML in the background, and as JSON beside it."""
         if self._run is not None and self.report is not None:
-            self._then = self._on_saved
-            self.jobs.start(_write(self._run, self.report, path), "MicroDL report")
+            work = partial(_write, self._run, self.report, path)
+            self.jobs.start(work, "MicroDL report", message="Drawing")
 
     def _ask_save(self) -> None:
         path, _ = QFileDialog.getSaveFileName(
@@ -221,26 +201,20 @@ class EvaluationPanel(Panel):
         if path:
             self.save(Path(path))
 
-    def _on_progress(self, step: Any) -> None:
-        self.bar.setValue(percent_done(step))
-        self._say(step.message)
+    def _on_progress(self, progress: Progress) -> None:
+        self.bar.setValue(self.jobs.percent(progress))
+        self._say(progress.message)
 
-    def _on_success(self, result: Any) -> None:
-        self._then(result)
-
-    def _on_report(self, result: tuple[str, EvaluationReport]) -> None:
-        run_id, report = result
-        if self._run is None or self._run.run_id != run_id:
+    def _on_success(self, result: EvaluationReport | tuple[Path, Path]) -> None:
+        if isinstance(result, tuple):
+            self._say(f"Saved {result[0]} and {result[1].name}.")
             return
-        self.session.take_report(report)
+        self.session.run.take_report(result)
         self._say("")
         self._show_report()
         self._on_running(False)
         self.choices.set_expanded(False)
         self.scroll.verticalScrollBar().setValue(0)
-
-    def _on_saved(self, files: tuple[Path, Path]) -> None:
-        self._say(f"Saved {files[0]} and {files[1].name}.")
 
     def _on_cancelled(self) -> None:
         self._say("Cancelled.")
@@ -264,24 +238,21 @@ class EvaluationPanel(Panel):
         if report is not None and run is not None:
             sentences = summary_sentences(report, run.result.config.units.kind)
             notes = report.notes
-        _put(self.summary, "\n".join(sentences))
-        _put(self.notes, "\n".join(f"Note: {note}" for note in notes))
-        self._show_asked()
+        show_text(self.summary, "\n".join(sentences))
+        show_text(self.notes, "\n".join(f"Note: {note}" for note in notes))
+        self._show_outdated()
 
-    def _show_asked(self) -> None:
-        """Say what the figures in view were asked, where something else is chosen by now."""
+    def _show_outdated(self) -> None:
+        """Say what the figures in view were measured with, where something else is chosen."""
         text = ""
         if self.report is not None:
-            asked = EvaluationChoices(**self.report.choices)
-            if asked != self.choices.choices():
-                text = f"⚠ Asked was: {in_words(asked)}. Press Evaluate for what is chosen now."
-        _put(self.asked, text)
+            measured = EvaluationChoices(**self.report.choices)
+            if measured != self.choices.choices():
+                text = (
+                    f"⚠ Measured with: {summary_of(measured)}. Press Evaluate to measure with "
+                    "what is chosen now."
+                )
+        show_text(self.outdated, text)
 
     def _say(self, text: str) -> None:
-        _put(self.status, text)
-
-
-def _put(label: QLabel, text: str) -> None:
-    """Show a text, or nothing."""
-    label.setText(text)
-    label.setVisible(bool(text))
+        show_text(self.status, text)

@@ -13,12 +13,12 @@ from qtpy.QtCore import QLineF, QSignalBlocker, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QImage, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QComboBox, QLabel, QListView, QListWidget, QListWidgetItem
 
+from napari_microdl.concepts.painting import outlines_of, unit_window
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.gui.explorer.panel import Panel
-from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.picture_figure import Picture, save_pictures
 from napari_microdl.gui.widgets.save_actions import offer_picture, offer_table
-from napari_microdl.report.unit_pictures import outlines_of, unit_window
 
 _PICTURE = 72
 # Brightened, so that dim cells are seen in a small picture.
@@ -29,21 +29,7 @@ _IN_A_ROW = 10
 
 
 def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
-    """Grey picture of one unit, in the contrast of its layer where that is still open.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    row : int
-        Row of the table of units.
-    channel : int
-        Which channel of the field.
-
-    Returns
-    -------
-    ndarray of shape (size, size)
-    """
+    """Grey picture of one unit, in the contrast of its layer where that is still open."""
     number, (rows, columns) = unit_window(run.result.activations, row)
     field = run.fields[number]
     crop = np.asarray(field.data[channel, rows, columns], np.float32)
@@ -58,11 +44,6 @@ def picture_of(run: Run, row: int, channel: int) -> NDArray[np.uint8]:
 
 class PictureList(QListWidget):
     """Small pictures of units, side by side; a click or Enter asks to be taken to one.
-
-    Parameters
-    ----------
-    name : str
-        What they show.
 
     Signals
     -------
@@ -108,22 +89,9 @@ class PictureList(QListWidget):
         concept: int | None = None,
         sign: int = 1,
     ) -> None:
-        """Show units.
+        """Show units with their cosines below.
 
-        Parameters
-        ----------
-        run : Run
-            The run.
-        rows : sequence of int
-            Rows of the table of units.
-        cosines : ndarray of the same length
-            Written below the pictures.
-        channel : int
-            Channel to draw.
-        concept : int, optional
-            Outline the patches aligned with this concept.
-        sign : {1, -1}
-            Or those anti-aligned.
+        Of a concept, the patches aligned with it (sign 1) or anti-aligned (-1) are outlined.
         """
         self.clear()
         self._run, self._rows, self._cosines = run, np.asarray(rows, np.int64), cosines
@@ -176,7 +144,7 @@ class Gallery(Panel):
         self.channel = QComboBox()
         self.channel.setToolTip("Channel shown in the gallery.")
         self.channel.setAccessibleName("Channel of the gallery")
-        self.channel.currentIndexChanged.connect(self._on_channel)
+        self.channel.currentIndexChanged.connect(self.show_concept_again)
         self.column.addWidget(self.channel)
         self.lists: dict[int, PictureList] = {}
         for sign, heading in ((1, "Most aligned"), (-1, "Most anti-aligned")):
@@ -210,25 +178,10 @@ class Gallery(Panel):
             view.show_units(run, rows, alignment[rows], channel, concept, sign)
 
     def save_picture(self, path: Path) -> None:
-        """Write both rows of pictures as PNG, SVG or PDF.
-
-        Parameters
-        ----------
-        path : Path
-            The suffix decides the format.
-
-        Raises
-        ------
-        MicrodlError
-            If there are no pictures, or the suffix is none of these.
-        """
+        """Write both rows of pictures."""
         save_pictures(
             [(view.accessibleName(), view.pictures) for view in self.lists.values()], path
         )
-
-    def _on_channel(self) -> None:
-        if self.session.run is not None and self.session.concept is not None:
-            self.show_concept(self.session.run, self.session.concept)
 
 
 def _pixmap(picture: NDArray[np.uint8], lines: NDArray[np.float64], colour: str) -> QPixmap:

@@ -1,23 +1,24 @@
-"""Tab with a flat map of all units, where a lasso selects some."""
+"""Tab with a flat map of all units, where a lasso or a menu selects some."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QPushButton
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QPushButton
 
-from napari_microdl.concepts.projection import iter_pca_map, iter_umap_map, umap_is_installed
+from napari_microdl.concepts.projection import pca_map, umap_is_installed, umap_map
 from napari_microdl.core.text import counted
-from napari_microdl.gui.dock import sentence_label
-from napari_microdl.gui.explorer.panel import Panel
-from napari_microdl.gui.explorer.select_button import SelectButton
-from napari_microdl.gui.session.session import Run
-from napari_microdl.gui.widgets.job_bar import JobBar, JobStep, told
-from napari_microdl.gui.widgets.jobs import JobRunner
+from napari_microdl.gui.explorer.panel import Panel, show_text
+from napari_microdl.gui.overlays.overlays import Overlays
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
 from napari_microdl.gui.widgets.plots import Plot
 
 if TYPE_CHECKING:
@@ -94,33 +95,88 @@ class MapPlot(Plot):
             self.lassoed.emit(np.flatnonzero(inside))
 
 
-def _map_steps(run: Run, method: str) -> Generator[JobStep, None, tuple[str, str, Any, str]]:
-    """Make a map in the background: method, run, places, title."""
-    codes = run.result.activations.codes
-    if method == "umap":
-        places = yield from told(iter_umap_map(codes), "UMAP")
-        known = int(np.isfinite(places[:, 0]).sum())
-        drawn = (
-            f" of {known:,} random {run.result.config.units.kind}s" if known < len(places) else ""
+class SelectButton(QPushButton):
+    """A button with a menu of units that can be selected together."""
+
+    def __init__(self, session: Session, overlays: Overlays) -> None:
+        super().__init__("Select")
+        self._session, self._overlays = session, overlays
+        self.setToolTip(
+            "Selects all cells (or crops) that show the concept, of the image in view, or of one "
+            "condition; for some others draw a line around their points in the map."
         )
-        return run.run_id, method, places, f"UMAP of activations{drawn}"
-    places, share = yield from told(iter_pca_map(codes), "PCA")
-    title = f"first two principal components ({share.sum():.0%} of the variance)"
-    return run.run_id, method, places, title
+        menu = QMenu(self)
+        menu.setToolTipsVisible(True)
+        self.setMenu(menu)
+
+    def show_run(self, run: Run | None) -> None:
+        """Offer what can be selected in a run."""
+        menu = self.menu()
+        menu.clear()
+        self.setEnabled(run is not None)
+        if run is None:
+            return
+        unit = run.result.config.units.kind
+        self._add(
+            f"{unit.capitalize()}s with the concept on show",
+            f"Every {unit} in which the concept is active, of all images.",
+            self._rows_with_concept,
+        )
+        if run.has_images:
+            self._add(
+                f"{unit.capitalize()}s of the image in view",
+                f"Every {unit} of the selected image; of a stack, of the plane on show.",
+                self._rows_in_view,
+            )
+        menu.addSeparator()
+        conditions = run.result.activations.units["Metadata_condition"].astype(str)
+        for condition in sorted(conditions.unique()):
+            self._add(
+                # Qt takes a single ampersand for the mark of a key.
+                f"Condition {condition.replace('&', '&&')}" if condition else "No condition",
+                f"Every {unit} of this condition.",
+                partial(self._rows_of_condition, condition),
+            )
+
+    def _add(self, text: str, tip: str, rows: Callable[[Run], NDArray[np.int64]]) -> None:
+        action = self.menu().addAction(text)
+        action.setToolTip(tip)
+        action.triggered.connect(partial(self._select, rows=rows))
+
+    def _select(self, *_: bool, rows: Callable[[Run], NDArray[np.int64]]) -> None:
+        if (run := self._session.run.current) is not None:
+            self._session.selection.select(rows(run))
+
+    def _rows_with_concept(self, run: Run) -> NDArray[np.int64]:
+        assert self._session.view.concept is not None
+        return np.flatnonzero(run.result.activations.activation(self._session.view.concept) > 0)
+
+    def _rows_in_view(self, run: Run) -> NDArray[np.int64]:
+        return run.result.activations.rows_of_field(self._overlays.field_in_view())
+
+    @staticmethod
+    def _rows_of_condition(condition: str, run: Run) -> NDArray[np.int64]:
+        conditions = run.result.activations.units["Metadata_condition"].astype(str)
+        return np.flatnonzero(conditions == condition)
+
+
+def _make_map(codes: Any, method: str, unit: str) -> tuple[NDArray[np.float32], str]:
+    """Places of all units, and a title."""
+    if method == "pca":
+        places, share = pca_map(codes)
+        return places, f"first two principal components ({share.sum():.0%} of the variance)"
+    places = umap_map(codes)
+    known = int(np.isfinite(places[:, 0]).sum())
+    drawn = f" of {known:,} random {unit}s" if known < len(places) else ""
+    return places, f"UMAP of activations{drawn}"
 
 
 class MapPanel(Panel):
-    """Choice of the kind of map, the map, and how many units are selected.
+    """Choice of the kind of map, the map, and how many units are selected."""
 
-    Parameters
-    ----------
-    *args
-        As for `Panel`.
-    field_in_view : callable
-        Gives the number of the field that is looked at.
-    """
+    plot: MapPlot
 
-    def __init__(self, *args: Any, field_in_view: Callable[[], int]) -> None:
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.method = QComboBox()
         self.method.setAccessibleName("Kind of map")
@@ -129,7 +185,7 @@ class MapPanel(Panel):
         if umap_is_installed():
             self.method.addItem("UMAP", "umap")
         self.method.currentIndexChanged.connect(self._make)
-        self.select_button = SelectButton(self.session, self.selection, field_in_view)
+        self.select_button = SelectButton(self.session, self.overlays)
         self.clear_button = QPushButton("Select none")
         self.clear_button.setToolTip("Forget which cells are selected; nothing is deleted.")
         self.clear_button.clicked.connect(self.selection.clear)
@@ -155,15 +211,14 @@ class MapPanel(Panel):
         self.column.addWidget(self.message)
         self.column.addWidget(self.job_bar)
         self.column.addWidget(self.plot, 1)
-        self._made: tuple[str, str] | None = None
-        # Maps of the run, as a UMAP takes a while each time.
-        self._maps: dict[str, tuple[Any, str]] = {}
+        # Maps of the run, as a UMAP takes a while each time, and which of them is drawn.
+        self._maps: dict[str, tuple[NDArray[np.float32], str]] = {}
+        self._drawn = ""
 
     def show_run(self, run: Run | None) -> None:
         """Forget the map of an earlier run."""
         self.jobs.stop()
-        self._made = None
-        self._maps = {}
+        self._maps, self._drawn = {}, ""
         self.make_button.hide()
         self.plot.show_map(None, None)
         self.select_button.show_run(run)
@@ -171,7 +226,7 @@ class MapPanel(Panel):
 
     def show_concept(self, run: Run, concept: int) -> None:
         """Make the map when it is first looked at, and ring what was selected since."""
-        if self._made == (run.run_id, self.method.currentData()):
+        if self._drawn == self.method.currentData():
             self.plot.show_selected(self.selection.rows)
         elif not (self.jobs.is_running or self.make_button.isVisibleTo(self)):
             self._make()
@@ -180,8 +235,8 @@ class MapPanel(Panel):
         """Ring the selected units."""
         chosen = len(self.selection.rows)
         self.clear_button.setEnabled(chosen > 0)
-        if self._made is not None and self.session.run is not None:
-            unit = self.session.run.result.config.units.kind
+        if self._drawn and self.session.run.current is not None:
+            unit = self.session.run.current.result.config.units.kind
             self._say(
                 f"{counted(chosen, unit)} selected and outlined in the images."
                 if chosen
@@ -191,36 +246,30 @@ class MapPanel(Panel):
             if not self.isHidden():
                 self.plot.show_selected(self.selection.rows)
 
-    def set_colours(self, colours: dict[str, str]) -> None:
-        """Follow the theme."""
-        self.plot.set_colours(colours)
-
     def _make(self) -> None:
-        run, method = self.session.run, self.method.currentData()
+        run, method = self.session.run.current, self.method.currentData()
         if run is None:
             return
         self.make_button.hide()
         self.jobs.stop()
         if method in self._maps:
-            self._on_map((run.run_id, method, *self._maps[method]))
+            self._on_map(self._maps[method])
         else:
             self._say("Making the map...")
-            self.jobs.start(_map_steps(run, method), "MicroDL map")
+            unit = run.result.config.units.kind
+            work = partial(_make_map, run.result.activations.codes, method, unit)
+            self.jobs.start(work, "MicroDL map", message=self.method.currentText())
 
     def _on_cancelled(self) -> None:
         self._say("Cancelled.")
         # It would begin anew with the next concept.
         self.make_button.show()
 
-    def _on_map(self, result: tuple[str, str, Any, str]) -> None:
-        run_id, method, places, title = result
-        run = self.session.run
-        if run is not None and run.run_id == run_id:
-            self._maps[method] = places, title
-            self._made = run_id, method
-            self.plot.show_map(run, places, title)
-            self.show_selection()
+    def _on_map(self, made: tuple[NDArray[np.float32], str]) -> None:
+        self._drawn = self.method.currentData()
+        self._maps[self._drawn] = made
+        self.plot.show_map(self.session.run.current, *made)
+        self.show_selection()
 
     def _say(self, text: str) -> None:
-        self.message.setText(text)
-        self.message.setVisible(bool(text))
+        show_text(self.message, text)

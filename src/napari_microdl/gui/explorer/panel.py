@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from napari.viewer import Viewer
-from qtpy.QtGui import QShowEvent
-from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from pathlib import Path
 
-from napari_microdl.gui.session.selection import Selection
-from napari_microdl.gui.session.session import Run, Session
+from qtpy.QtGui import QShowEvent
+from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.overlays.overlays import Overlays
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.plots import Plot
 
 
 class Panel(QWidget):
-    """One tab: it is told of runs, and of concepts only while it is looked at.
+    """One tab: it is told of runs, and of concepts only while it is looked at."""
 
-    Parameters
-    ----------
-    viewer : Viewer
-        The viewer itself.
-    session : Session
-        Where the run is.
-    selection : Selection
-        Which units are selected.
-    """
+    plot: Plot | None = None
 
-    def __init__(self, viewer: Viewer, session: Session, selection: Selection) -> None:
+    def __init__(self, session: Session, overlays: Overlays) -> None:
         super().__init__()
-        self.viewer = viewer
         self.session = session
-        self.selection = selection
+        self.selection = session.selection
+        self.overlays = overlays
         inside = QWidget()
         self.column = QVBoxLayout(inside)
         self.column.setContentsMargins(2, 2, 2, 2)
@@ -49,13 +45,32 @@ class Panel(QWidget):
             widget.updateGeometry()
 
     def show_run(self, run: Run | None) -> None:
-        """Another run came, or none is left; nothing to do by default."""
+        """Another run came, or none is left."""
 
     def show_concept(self, run: Run, concept: int) -> None:
-        """The tab is looked at, or another concept was chosen while it is; nothing by default."""
+        """The tab is looked at, or another concept was chosen while it is."""
+
+    def show_concept_again(self) -> None:
+        """Something else is chosen in the tab, which may not be in view."""
+        if self.session.run.current is not None and self.session.view.concept is not None:
+            self.show_concept(self.session.run.current, self.session.view.concept)
 
     def show_selection(self) -> None:
-        """Other units are selected or something was tagged; nothing to do by default."""
+        """Other units are selected or something was tagged."""
 
     def set_colours(self, colours: dict[str, str]) -> None:
-        """The theme changed; nothing to do by default."""
+        """Follow the theme."""
+        if self.plot is not None:
+            self.plot.set_colours(colours)
+
+    def save_picture(self, path: Path) -> None:
+        """Write what is drawn as PNG, SVG or PDF, as the suffix says."""
+        if self.plot is None or not self.plot.has_contents():
+            raise MicrodlError("There is no plot yet; wait until it is drawn.")
+        self.plot.save(path)
+
+
+def show_text(label: QLabel, text: str) -> None:
+    """Show a text, or nothing at all where it is empty."""
+    label.setText(text)
+    label.setVisible(bool(text))

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QComboBox, QHBoxLayout
 
-from napari_microdl.concepts.channel_attribution import channel_correlations
+from napari_microdl.concepts.painting import channel_correlations
 from napari_microdl.gui.explorer.panel import Panel
-from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.plots import Plot
 
 if TYPE_CHECKING:
@@ -39,21 +38,7 @@ class ConceptPlot(Plot):
     def show_concept(
         self, run: Run | None, concept: int = 0, kind: str = "", label: str = "", field: int = 0
     ) -> None:
-        """Draw one concept.
-
-        Parameters
-        ----------
-        run : Run or None
-            The run; nothing is shown without.
-        concept : int
-            Which concept.
-        kind : str
-            One of `KINDS`.
-        label : str
-            The condition that is set against the rest.
-        field : int
-            Number of the field whose channels are looked at.
-        """
+        """Draw one concept."""
         self._shown = None if run is None else (run, concept, kind, label, field)
         self.redraw()
 
@@ -93,19 +78,12 @@ class ConceptPlot(Plot):
 
 
 class PlotPanel(Panel):
-    """Choice of a plot, and the plot.
+    """Choice of a plot, and the plot."""
 
-    Parameters
-    ----------
-    *args
-        As for `Panel`.
-    field_in_view : callable
-        Gives the number of the field that is looked at.
-    """
+    plot: ConceptPlot
 
-    def __init__(self, *args: Any, field_in_view: Callable[[], int]) -> None:
+    def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self._field_in_view = field_in_view
         self.kind = QComboBox()
         self.kind.setAccessibleName("Kind of plot")
         for key, (name, tip) in KINDS.items():
@@ -139,17 +117,12 @@ class PlotPanel(Panel):
 
     def show_concept(self, run: Run, concept: int) -> None:
         """Draw the chosen plot."""
-        self.plot.show_concept(
-            run, concept, self.kind.currentData(), self.label.currentText(), self._field_in_view()
-        )
-
-    def set_colours(self, colours: dict[str, str]) -> None:
-        """Follow the theme."""
-        self.plot.set_colours(colours)
+        field = self.overlays.field_in_view()
+        kind, label = self.kind.currentData(), self.label.currentText()
+        self.plot.show_concept(run, concept, kind, label, field)
 
     def _on_choice(self) -> None:
         kind = self.kind.currentData()
         self.label.setVisible(kind == "cosines")
         self.kind.setToolTip(KINDS[kind][1])
-        if self.session.run is not None and self.session.concept is not None:
-            self.show_concept(self.session.run, self.session.concept)
+        self.show_concept_again()

@@ -19,7 +19,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_microdl.gui.dock import sentence_label
+from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.save_actions import offer_table
 from napari_microdl.report.text import Table, columns_of, value_text
 
@@ -30,11 +30,6 @@ _CONCEPT = Qt.ItemDataRole.UserRole
 
 class ReportTable(QWidget):
     """A heading and a table, hidden while there is nothing to show.
-
-    Parameters
-    ----------
-    table : Table
-        Which part of a report, and its words.
 
     Signals
     -------
@@ -82,15 +77,7 @@ class ReportTable(QWidget):
             layout.addWidget(widget)
 
     def show_rows(self, rows: list[dict[str, Any]], names: list[str]) -> None:
-        """Show other rows, or none.
-
-        Parameters
-        ----------
-        rows : list of dict
-            Of the report; of more than 50 the first.
-        names : list of str
-            Names of the concepts.
-        """
+        """Show other rows, of more than 50 the first, or none."""
         self._rows = rows
         self.setVisible(bool(rows))
         columns = columns_of(self.table, rows)
@@ -118,13 +105,7 @@ class ReportTable(QWidget):
         self.more.setVisible(left_out > 0)
 
     def name_concepts(self, names: list[str]) -> None:
-        """Call the concepts by their present names.
-
-        Parameters
-        ----------
-        names : list of str
-            One a concept.
-        """
+        """Call the concepts by their present names."""
         self._names = names
         for row in range(self.view.rowCount()):
             for place in range(self.view.columnCount()):

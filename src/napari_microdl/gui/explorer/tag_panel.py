@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,10 +12,10 @@ from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QPushButton
 from napari_microdl.concepts.dictionary import TAGS
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
-from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.explorer.panel import Panel
-from napari_microdl.gui.session.session import Run
-from napari_microdl.metrics.tag_recall import TagRecall, tag_recall
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.metrics import tag_recall
 
 _TIPS = {
     TAGS[0]: "They look untreated to you. The recall compares your tags with the concept.",
@@ -24,17 +25,9 @@ _TIPS = {
 
 
 class TagPanel(Panel):
-    """Tags of the selected units and concepts, a note on the concept, and the recall.
+    """Tags of the selected units and concepts, a note on the concept, and the recall."""
 
-    Parameters
-    ----------
-    *args
-        As for `Panel`.
-    selected_concepts : callable
-        Gives the concepts selected in the table.
-    """
-
-    def __init__(self, *args: Any, selected_concepts: Any) -> None:
+    def __init__(self, *args: Any, selected_concepts: Callable[[], list[int]]) -> None:
         super().__init__(*args)
         self._selected_concepts = selected_concepts
         self.units_heading, self.concepts_heading = sentence_label(), QLabel("Selected concepts")
@@ -86,7 +79,7 @@ class TagPanel(Panel):
 
     def show_selection(self) -> None:
         """Say how many units would be tagged, and the recall."""
-        run = self.session.run
+        run = self.session.run.current
         unit = "cell" if run is None else run.result.config.units.kind
         chosen = len(self.selection.rows)
         self.units_heading.setText(
@@ -96,28 +89,18 @@ class TagPanel(Panel):
         )
         for button in self.unit_buttons.values():
             button.setEnabled(bool(chosen))
-        if run is not None and self.session.concept is not None:
-            self._show_recall(run, self.session.concept)
+        if run is not None and self.session.view.concept is not None:
+            self._show_recall(run, self.session.view.concept)
 
-    def recall_of(self, run: Run, concept: int) -> TagRecall:
-        """How the cosines of a concept agree with the tags of units.
-
-        Raises
-        ------
-        MicrodlError
-            If there are no tags of both kinds.
-        """
+    def _show_recall(self, run: Run, concept: int) -> None:
         activations = run.result.activations
+        name = run.result.dictionary.names[concept]
         rows = np.flatnonzero(activations.unit_tags != "")
         tags = activations.unit_tags[rows]
         # Of a million cells the cosines take a while, which nobody waits for without a tag.
         values = activations.alignment(concept)[rows] if len(rows) else np.empty(0)
-        return tag_recall(values, tags == TAGS[0], tags == TAGS[1])
-
-    def _show_recall(self, run: Run, concept: int) -> None:
-        name = run.result.dictionary.names[concept]
         try:
-            found = self.recall_of(run, concept)
+            found = tag_recall(values, tags == TAGS[0], tags == TAGS[1])
         except MicrodlError as error:
             self.recall.setText(str(error))
             return
@@ -134,7 +117,7 @@ class TagPanel(Panel):
         self.selection.tag_concepts(self._selected_concepts(), tag)
 
     def _on_note(self) -> None:
-        run, concept = self.session.run, self.session.concept
+        run, concept = self.session.run.current, self.session.view.concept
         if run is None or concept is None:
             return
         if self.note.text() != run.result.dictionary.notes[concept]:

@@ -38,18 +38,7 @@ def show_part(
 ) -> None:
     """Show the cells of a part of a field, in place of all that were shown.
 
-    Parameters
-    ----------
-    viewer : Viewer
-        The viewer.
-    source : Source
-        Where the field came from.
-    labels : ndarray of shape (height, width)
-        Cells of the part.
-    corner : tuple of int
-        Row and column of its first pixel.
-    whole : bool
-        Whether the part is all of the field.
+    The corner is the row and column of its first pixel; `whole` says that it is all of the field.
     """
     name = f"preview of cells, {source.name}{'' if whole else ', part in view'}"
     geometry = output_geometry(source, corner)
@@ -71,19 +60,7 @@ def show_all(
 ) -> int:
     """Show the cells of whole fields that are not the user's own, one layer an image layer.
 
-    Parameters
-    ----------
-    viewer : Viewer
-        The viewer.
-    labels : sequence of (ndarray of shape (height, width) or None)
-        Cells of every field.
-    sources : sequence of Source
-        Where every field came from.
-
-    Returns
-    -------
-    int
-        Image layers whose cells are shown.
+    Returns how many image layers have their cells shown.
     """
     remove_cells(viewer)
     fields_of: dict[int, list[int]] = {}

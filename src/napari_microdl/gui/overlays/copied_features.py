@@ -9,7 +9,7 @@ features of a stack have one row a plane and label, told apart by the columns ``
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -18,20 +18,14 @@ from napari.layers import Image, Labels
 from napari.viewer import Viewer
 
 from napari_microdl.concepts.export import label_features
-from napari_microdl.gui.session.layers import Source
-from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.session.layers import TAG, ImageRow, Source, is_output
+from napari_microdl.gui.session.run import Run
 
 _Planes: TypeAlias = tuple[weakref.ref[Image], tuple[int, ...]]
 
 
 class CopiedFeatures:
-    """Copies activations beside labels, and keeps those of the plane in view in reach.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        Held weakly.
-    """
+    """Copies activations beside labels, and keeps those of the plane in view in reach."""
 
     def __init__(self, viewer: Viewer) -> None:
         self._viewer = weakref.ref(viewer)
@@ -43,28 +37,16 @@ class CopiedFeatures:
     def copy(
         self,
         run: Run,
-        layers: Mapping[int, Labels],
+        rows: Sequence[ImageRow],
         concepts: Sequence[int],
         technical: Collection[int] = (),
     ) -> tuple[int, int]:
-        """Put activations into the features of layers.
+        """Put activations into the features of the open Labels layers that show the cells.
 
-        Parameters
-        ----------
-        run : Run
-            The run.
-        layers : mapping of int to Labels
-            Layers by the number of a field; several fields may have the same one.
-        concepts : sequence of int
-            Which concepts.
-        technical : collection of int, optional
-            Those that an evaluation found technical; their columns say so.
-
-        Returns
-        -------
-        tuple of int
-            How many layers have features now, and how many of them a row a plane and label.
+        The rows of the session know the user's own labels; columns of technical concepts say so.
+        Returns how many layers have features now, and how many of them a row a plane and label.
         """
+        layers = self._layers_of(run, rows)
         fields_of: dict[int, list[int]] = {}
         for number, layer in layers.items():
             fields_of.setdefault(id(layer), []).append(number)
@@ -90,6 +72,26 @@ class CopiedFeatures:
                 self._stacks[layer] = first.layer, axes
         self._on_point()
         return len(fields_of), stacks
+
+    def _layers_of(self, run: Run, rows: Sequence[ImageRow]) -> dict[int, Labels]:
+        """Layers by the number of a field: the user's own, or those of the built-in segmentation.
+
+        Planes of a stack of labels have the same one.
+        """
+        viewer = self._viewer()
+        found: dict[int, Labels] = {}
+        if viewer is None:
+            return found
+        for layer in viewer.layers:
+            tag = layer.metadata[TAG] if is_output(layer) else {}
+            if tag.get("kind") == "cells" and tag.get("run_id") == run.run_id:
+                found[tag["field"]] = layer
+        for number, source in enumerate(run.sources):
+            own = [row.labels_layer() for row in rows if row.key == source.key]
+            own = [layer for layer in own if layer is not None and layer in viewer.layers]
+            if source.has_own_labels and own:
+                found[number] = own[0]
+        return found
 
     def _on_point(self) -> None:
         """Put the rows of the plane in view last."""

@@ -24,7 +24,8 @@ from napari_microdl.gui.session.layers import (
     output_geometry,
     tag_output,
 )
-from napari_microdl.gui.session.session import OverlayKind, Run, Session
+from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.session.session import OverlayKind, Session
 
 if TYPE_CHECKING:
     from napari_microdl.tokens.units import Units
@@ -60,18 +61,7 @@ SEQUENTIAL = Colormap(
 
 
 def side_by_side(layers: Sequence[Layer | None]) -> bool:
-    """Whether a few images lie beside each other, so that all can be looked at together.
-
-    Parameters
-    ----------
-    layers : sequence of Layer
-        Their images; None for one that was closed.
-
-    Returns
-    -------
-    bool
-        False for many images, and for images that hide each other.
-    """
+    """Whether a few images lie beside each other, so that all can be looked at together."""
     if not 1 < len(layers) <= _FEW_IMAGES or None in layers:
         return False
     boxes = [layer.extent.world[:, -2:] for layer in layers if layer is not None]
@@ -82,14 +72,7 @@ def side_by_side(layers: Sequence[Layer | None]) -> bool:
 
 
 class Overlays:
-    """Keeps the overlays of a viewer in step with its session.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        Held weakly.
-    session : Session
-        What to show.
+    """Keeps the overlays of a viewer, held weakly, in step with its session.
 
     Signals
     -------
@@ -104,17 +87,17 @@ class Overlays:
         self._session = session
         self._painters: dict[int, LabelPainter | BoxPainter | None] = {}
         self._busy = False
-        session.run_changed.connect(self._on_run)
-        session.concept_changed.connect(self.update)
-        session.view_changed.connect(self.update)
-        session.names_changed.connect(self.update)
+        session.run.changed.connect(self._on_run)
+        session.view.concept_changed.connect(self.update)
+        session.view.changed.connect(self.update)
+        session.run.names_changed.connect(self.update)
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_active)
         viewer.layers.events.removed.connect(self._on_removed)
 
     def field_of(self, layer: Layer | None) -> int | None:
         """Number of the field that a layer shows: a source image, or an overlay of it."""
-        viewer, run = self._viewer(), self._session.run
+        viewer, run = self._viewer(), self._session.run.current
         if viewer is None or run is None or layer is None:
             return None
         if is_output(layer):
@@ -125,7 +108,7 @@ class Overlays:
 
     def _at_slider(self, field: int) -> int:
         """The field of the same image that the sliders show; the given one where they show none."""
-        viewer, run = self._viewer(), self._session.run
+        viewer, run = self._viewer(), self._session.run.current
         assert viewer is not None
         assert run is not None
         layer = run.sources[field].layer()
@@ -140,11 +123,11 @@ class Overlays:
 
     def shown_fields(self) -> list[int]:
         """Numbers of the fields that carry overlays now."""
-        viewer, run = self._viewer(), self._session.run
+        viewer, run = self._viewer(), self._session.run.current
         if viewer is None or run is None:
             return []
         alive = [i for i, source in enumerate(run.sources) if self._is_open(source.layer())]
-        if self._session.show_all_fields:
+        if self._session.view.all_fields:
             return alive
         field = self.field_of(viewer.layers.selection.active)
         if field is None or field not in alive:
@@ -153,21 +136,27 @@ class Overlays:
             field = alive[0] if alive else None
         return [] if field is None else [field]
 
+    def field_in_view(self) -> int:
+        """Number of the field that is looked at: of the active layer, else the first shown."""
+        viewer = self._viewer()
+        field = None if viewer is None else self.field_of(viewer.layers.selection.active)
+        return next(iter(self.shown_fields()), 0) if field is None else field
+
     def _is_open(self, layer: Layer | None) -> bool:
         viewer = self._viewer()
         return layer is not None and viewer is not None and layer in viewer.layers
 
     def _on_run(self) -> None:
         viewer = self._viewer()
-        run = self._session.run
+        run = self._session.run.current
         self._painters.clear()
         if viewer is not None and run is not None and run.is_first:
-            self._session.show_all_fields = side_by_side([s.layer() for s in run.sources])
+            self._session.view.all_fields = side_by_side([s.layer() for s in run.sources])
         self._remove(lambda tag: run is None or tag.get("run_id") != run.run_id)
         self.update()
 
     def _on_active(self) -> None:
-        if not self._busy and not self._session.show_all_fields:
+        if not self._busy and not self._session.view.all_fields:
             wanted = self.shown_fields()
             if wanted and wanted != list(self._painters):
                 self.update()
@@ -175,7 +164,7 @@ class Overlays:
     def _on_removed(self, event: Any) -> None:
         """An overlay that the user deletes is switched off; those of a closed image go with it."""
         layer = event.value
-        run = self._session.run
+        run = self._session.run.current
         if self._busy or run is None:
             return
         if not is_output(layer):
@@ -183,9 +172,9 @@ class Overlays:
                 self.update()
             return
         tag = layer.metadata[TAG]
-        if tag.get("run_id") == run.run_id and tag["kind"] in self._session.kinds:
+        if tag.get("run_id") == run.run_id and tag["kind"] in self._session.view.kinds:
             kind = tag["kind"]
-            self._session.show(kinds=self._session.kinds - {kind})
+            self._session.view.show(kinds=self._session.view.kinds - {kind})
 
     def _remove(self, condition: Any) -> None:
         viewer = self._viewer()
@@ -201,11 +190,11 @@ class Overlays:
 
     def update(self) -> None:
         """Bring the overlay layers in line with the session: add, repaint in place, remove."""
-        viewer, run, concept = self._viewer(), self._session.run, self._session.concept
+        viewer, run, concept = self._viewer(), self._session.run.current, self._session.view.concept
         if viewer is None or run is None or concept is None or self._busy:
             return
         fields = self.shown_fields()
-        kinds = self._session.kinds
+        kinds = self._session.view.kinds
         self._busy = True
         selection = set(viewer.layers.selection)
         active = viewer.layers.selection.active
@@ -227,31 +216,21 @@ class Overlays:
                 self._show_heatmap(viewer, run, concept, fields)
             if selection:
                 # New layers select themselves, but the user was looking at another.
-                kept = selection & set(viewer.layers)
-                viewer.layers.selection = kept
-                if active in kept:
+                still = selection & set(viewer.layers)
+                viewer.layers.selection = still
+                if active in still:
                     viewer.layers.selection.active = active
-                    viewer.layers.selection = kept
+                    viewer.layers.selection = still
         finally:
             self._busy = False
         if fields != before:
             self.fields_changed.emit()
 
     def painter(self, field: int) -> LabelPainter | BoxPainter:
-        """What paints the units of a field; kept for as long as the field is shown.
-
-        Parameters
-        ----------
-        field : int
-            Number of the field in the session's run.
-
-        Returns
-        -------
-        LabelPainter or BoxPainter
-        """
+        """What paints the units of a field; kept for as long as the field is shown."""
         found = self._painters.get(field)
         if found is None:
-            run = self._session.run
+            run = self._session.run.current
             assert run is not None
             units: Units = run.result.activations.geometry[field]
             labels = run.result.labels[field]

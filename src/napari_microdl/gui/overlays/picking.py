@@ -10,27 +10,15 @@ import numpy as np
 from napari.viewer import Viewer
 from numpy.typing import ArrayLike, NDArray
 
-from napari_microdl.gui.session.session import Run
+from napari_microdl.gui.session.run import Run
 
 _MODIFIER_TO_ADD = "Shift"
 
 
 def unit_at(run: Run, world: ArrayLike, fields: list[int]) -> int | None:
-    """Row of the unit at a place.
+    """Row of the unit at a place in world coordinates; None where no visible image has one there.
 
-    Parameters
-    ----------
-    run : Run
-        The run.
-    world : array of float
-        Place in world coordinates, all axes of the viewer.
-    fields : list of int
-        Fields to look at, the preferred one first.
-
-    Returns
-    -------
-    int or None
-        Row of the table of units; None where no visible image has a unit there.
+    Fields are looked at in the order in which they are given.
     """
     for number in fields:
         source = run.sources[number]
@@ -61,22 +49,7 @@ def _unit_of_field(run: Run, number: int, y: float, x: float) -> int | None:
 
 
 def go_to(viewer: Viewer, run: Run, row: int) -> bool:
-    """Select the image of a unit and centre the view on it.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        The viewer.
-    run : Run
-        The run.
-    row : int
-        Row of the table of units.
-
-    Returns
-    -------
-    bool
-        False where the image was closed or never known.
-    """
+    """Select the image of a unit and centre the view on it; False where it is not open."""
     if not run.has_images:
         return False
     unit: Any = run.result.activations.units.iloc[row]
@@ -104,12 +77,8 @@ def camera_of(viewer: Viewer) -> Any:
 class Picker:
     """Tells of clicks in the viewer, not of drags, as long as it is attached.
 
-    Parameters
-    ----------
-    viewer : Viewer
-        Where to listen.
-    clicked : callable
-        Bound method, held weakly; gets the place in world coordinates and whether to add.
+    `clicked` is a bound method, held weakly; it gets the place in world coordinates and whether to
+    add.
     """
 
     def __init__(

@@ -21,60 +21,42 @@ from napari_microdl.gui.session.layers import (
 
 if TYPE_CHECKING:
     from napari_microdl.gui.overlays.overlays import Overlays
-    from napari_microdl.gui.session.selection import Selection
     from napari_microdl.gui.session.session import Session
 
-KIND = "marks"
+KIND = "selection"
 # Bright on grey images and on both colour maps, for every kind of colour vision.
 _YELLOW = (0.94, 0.89, 0.26, 1.0)
 _CLEAR = (0.0, 0.0, 0.0, 0.0)
 _LINE = 2
 
 
-class Marks:
-    """Keeps one Labels layer a shown field that outlines the selected units.
+class SelectionOutlines:
+    """Keeps one Labels layer a shown field that outlines the selected units."""
 
-    Parameters
-    ----------
-    viewer : Viewer
-        Held weakly.
-    session : Session
-        Where the run is.
-    selection : Selection
-        What is selected.
-    overlays : Overlays
-        Which fields are shown, and what paints them.
-    """
-
-    def __init__(
-        self, viewer: Viewer, session: Session, selection: Selection, overlays: Overlays
-    ) -> None:
+    def __init__(self, viewer: Viewer, session: Session, overlays: Overlays) -> None:
         self._viewer = weakref.ref(viewer)
         self._session = session
-        self._selection = selection
+        self._selection = session.selection
         self._overlays = overlays
         self._busy = False
-        selection.changed.connect(self.update)
+        session.selection.changed.connect(self.update)
         overlays.fields_changed.connect(self.update)
         viewer.layers.events.removed.connect(self._on_removed)
 
     def layers(self) -> dict[int, Labels]:
-        """Layers of the marks by the number of their field."""
+        """The layers that outline units, by the number of their field."""
         viewer = self._viewer()
-        if viewer is None:
-            return {}
-        marks = [x for x in viewer.layers if is_output(x) and x.metadata[TAG]["kind"] == KIND]
-        return {x.metadata[TAG]["field"]: x for x in marks}
+        layers = [] if viewer is None else [x for x in viewer.layers if _is_outline(x)]
+        return {layer.metadata[TAG]["field"]: layer for layer in layers}
 
     def _on_removed(self, event: Any) -> None:
-        """Marks that the user deletes are gone, and with them the selection."""
-        layer = event.value
-        if not self._busy and is_output(layer) and layer.metadata[TAG]["kind"] == KIND:
+        """Outlines that the user deletes are gone, and with them the selection."""
+        if not self._busy and _is_outline(event.value):
             self._selection.clear()
 
     def update(self) -> None:
         """Bring the outlines in line with the selection."""
-        viewer, run = self._viewer(), self._session.run
+        viewer, run = self._viewer(), self._session.run.current
         if viewer is None or self._busy:
             return
         of_field: dict[int, Any] = {}
@@ -115,3 +97,7 @@ class Marks:
         tag_output(layer, run_id=run.run_id, kind=KIND, field=field)
         layer.contour = _LINE
         add_unselected(viewer, layer)
+
+
+def _is_outline(layer: Any) -> bool:
+    return is_output(layer) and layer.metadata[TAG]["kind"] == KIND

@@ -12,13 +12,7 @@ from napari_microdl.gui.session.layers import Source, plane_shape
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of pixels.
-
-    Parameters
-    ----------
-    top, left, bottom, right : int
-        First row and column, last row + 1, last column + 1.
-    """
+    """A rectangle of pixels: first row and column, last row + 1, last column + 1."""
 
     top: int
     left: int
@@ -31,19 +25,7 @@ class Region:
         return max(self.bottom - self.top, 0) * max(self.right - self.left, 0)
 
     def grown(self, margin: int, shape: tuple[int, int]) -> Region:
-        """With a margin, as far as the image goes.
-
-        Parameters
-        ----------
-        margin : int
-            Pixels on every side.
-        shape : tuple of int
-            Height and width of the image.
-
-        Returns
-        -------
-        Region
-        """
+        """With a margin on every side, as far as the image goes."""
         return Region(
             max(self.top - margin, 0),
             max(self.left - margin, 0),
@@ -52,17 +34,7 @@ class Region:
         )
 
     def within(self, outer: Region) -> tuple[slice, slice]:
-        """Where it lies in an array that covers a larger region.
-
-        Parameters
-        ----------
-        outer : Region
-            The larger one.
-
-        Returns
-        -------
-        tuple of slice
-        """
+        """Where it lies in an array that covers a larger region."""
         return (
             slice(self.top - outer.top, self.bottom - outer.top),
             slice(self.left - outer.left, self.right - outer.left),
@@ -72,16 +44,8 @@ class Region:
 def visible_region(source: Source) -> Region:
     """Part of a field that the canvas showed when it was last drawn.
 
-    Parameters
-    ----------
-    source : Source
-        Where the field came from.
-
-    Returns
-    -------
-    Region
-        Without area where nothing of it is in view; the whole field where that is not known, as in
-        three dimensions or before the canvas was drawn.
+    Without area where nothing of it is in view; the whole field where that is not known, as in
+    three dimensions or before the canvas was drawn.
     """
     layer = source.layer()
     if layer is None:
@@ -103,20 +67,7 @@ def visible_region(source: Source) -> Region:
 
 
 def is_at_current_step(source: Source, viewer: Viewer) -> bool:
-    """Whether the sliders of the viewer stand at a field of a stack.
-
-    Parameters
-    ----------
-    source : Source
-        Where the field came from.
-    viewer : Viewer
-        The viewer.
-
-    Returns
-    -------
-    bool
-        True for an image without leading axes.
-    """
+    """Whether the sliders of the viewer stand at a field of a stack; True for a single image."""
     layer = source.layer()
     if layer is None:
         return False

@@ -8,10 +8,10 @@ from typing import Any
 from napari.layers import Image
 from napari.viewer import Viewer
 
+from napari_microdl.gui.dock import overlays_of, session_of
 from napari_microdl.gui.session.layers import is_input
+from napari_microdl.gui.session.preferences import PLUGIN
 from napari_microdl.gui.session.session import OverlayKind
-from napari_microdl.gui.session.settings import PLUGIN
-from napari_microdl.gui.viewer_session import overlays_of, session_of
 
 WORKFLOW, EXPLORER = "Concept workflow", "Concept explorer"
 
@@ -26,17 +26,17 @@ def learn_from_selected(viewer: Viewer) -> None:
         for use in (True, False):
             rows = [
                 number
-                for number, row in enumerate(session.rows)
+                for number, row in enumerate(session.images.rows)
                 if (row.layer() in chosen) == use and row.use != use
             ]
             if rows:
-                session.edit_rows(rows, use=use)
+                session.images.edit_rows(rows, use=use)
 
 
 def measure_selected(viewer: Viewer) -> None:
     """Open the workflow with cells as units, for the selected images."""
     learn_from_selected(viewer)
-    session_of(_itself(viewer)).configure(unit="cell")
+    session_of(_itself(viewer)).settings.configure(unit="cell")
 
 
 def show_heatmap(viewer: Viewer) -> None:
@@ -54,7 +54,7 @@ def _show(viewer: Viewer, kind: OverlayKind) -> None:
     _open(viewer, EXPLORER)
     session = session_of(viewer)
     of_run = overlays_of(viewer).field_of(viewer.layers.selection.active) is not None
-    session.show(kinds={kind}, all_fields=False if of_run else None)
+    session.view.show(kinds={kind}, all_fields=False if of_run else None)
 
 
 def _selected_images(viewer: Viewer) -> list[Image]:

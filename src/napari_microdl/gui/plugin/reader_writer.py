@@ -11,8 +11,8 @@ from napari.utils.notifications import show_error, show_info
 
 from napari_microdl.concepts.dictionary import SUFFIX, ConceptDictionary
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.session.layers import TAG
-from napari_microdl.gui.viewer_session import session_of
 
 # What napari takes for a file that was read and holds no layer.
 _NO_LAYERS = [(None,)]
@@ -63,8 +63,8 @@ def read_dictionary(path: str | Path) -> list[tuple[None]]:
     except MicrodlError as error:
         show_error(str(error))
         return list(_NO_LAYERS)
-    session.set_dictionary(dictionary, Path(path))
-    session.choose(apply_dictionary=True)
+    session.settings.set_dictionary(dictionary, Path(path))
+    session.settings.choose(apply_dictionary=True)
     show_info(
         f"'{Path(path).name}' with {dictionary.n_concepts} concepts is loaded: open the Concept "
         "workflow (Plugins > MicroDL) to apply it to images."
@@ -96,7 +96,7 @@ def write_dictionary(path: str, data: Any, attributes: dict[str, Any]) -> list[s
     """
     session = session_of(_viewer())
     tag = attributes.get("metadata", {}).get(TAG, {})
-    run = session.run
+    run = session.run.current
     if run is None or tag.get("run_id") != run.run_id:
         raise MicrodlError(
             f"'{attributes.get('name', 'The layer')}' shows no concept; to save the dictionary, "

@@ -6,41 +6,116 @@ import copy
 import dataclasses
 import shlex
 import weakref
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from napari.layers import Labels, Layer
+from pydantic import Field as Entry
 
-from napari_microdl.core.config import PipelineConfig, read_config, read_window, write_config
-from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.text import listed
-from napari_microdl.fields.field_files import (
-    FieldFiles,
-    check_field_files,
-    seen_from,
-    write_field_files,
+from napari_microdl.core.config import (
+    PipelineConfig,
+    Settings,
+    read_config,
+    read_window,
+    write_config,
 )
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
+from napari_microdl.core.text import listed
 from napari_microdl.fields.metadata import column, describe_row, read_table
-from napari_microdl.gui.session.layers import ImageRow, Layout, build_fields
+from napari_microdl.fields.tables import FieldFiles, check_field_files, relative_to_folder, write_field_files
+from napari_microdl.gui.session.layers import Arrangement, ImageRow, Layout, build_fields
 from napari_microdl.gui.session.plan import Plan
-from napari_microdl.gui.session.saved_window import SavedChannel, SavedImage, SavedWindow
+from napari_microdl.gui.session.settings import CellSource
 
 if TYPE_CHECKING:
     from napari_microdl.concepts.dictionary import ConceptDictionary
 
-_KNOWN = ("condition", "is_control", "well", "site", "plate")
+
+class Known(Settings):
+    """What is known of a field, where no table has it."""
+
+    condition: str = ""
+    is_control: bool = False
+    well: str = ""
+    site: str = ""
+    plate: str = ""
 
 
-@dataclass
-class _Step:
-    stage: str
-    message: str
-    done: int = 0
-    total: int = 1
+class SavedImage(Settings):
+    """One row of the table of images.
+
+    Parameters
+    ----------
+    layer : str
+        Name of the image layer.
+    plane : tuple
+        Position along its leading axes, None for the channel axis.
+    use : bool
+        Whether it takes part in a run.
+    field : str
+        Name of its field.
+    channel : str
+        What it shows, where images are channels.
+    labels : str
+        Name of the Labels layer with its cells; empty for none.
+    known : Known
+        Empty where the table has the field.
+    """
+
+    layer: str
+    plane: Annotated[tuple[int | None, ...], Entry(strict=False)] = ()
+    use: bool = True
+    field: str = ""
+    channel: str = ""
+    labels: str = ""
+    known: Known = Known()
+
+
+class SavedChannel(Settings):
+    """A channel of the images: its name, and whether the model sees it."""
+
+    name: str
+    use: bool = True
+
+
+class SavedWindow(Settings):
+    """What a settings file holds of the window beyond the settings: images, fields, and choices.
+
+    Parameters
+    ----------
+    fields : str
+        File name of the table of fields, beside the settings; empty where there is none.
+    arrangement, channel_axis, split_rgb
+        As in `Layout`.
+    cell_source : {"segmentation", "labels"}
+        Where cells come from.
+    apply_dictionary : bool
+        Whether a dictionary is applied and none fitted.
+    dictionary : str
+        Its file, relative to that of the settings or whole; empty where it was not saved.
+    channels : tuple of SavedChannel
+        In the order of the images.
+    model_channels : dict of str to str
+        Channel of the images by channel of the model, where a person has said so.
+    images : tuple of SavedImage
+        Rows of the table of images.
+    """
+
+    fields: str = ""
+    arrangement: Arrangement = "fields"
+    channel_axis: int | Literal["none", "ask"] = "ask"
+    split_rgb: bool = False
+    cell_source: CellSource = "segmentation"
+    apply_dictionary: bool = False
+    dictionary: str = ""
+    channels: Annotated[tuple[SavedChannel, ...], Entry(strict=False)] = ()
+    model_channels: dict[str, str] = Entry(default_factory=dict)
+    images: Annotated[tuple[SavedImage, ...], Entry(strict=False)] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +143,8 @@ class WindowFiles:
     reasons: list[str]
 
 
-def take_down(plan: Plan, path: str | Path) -> WindowFiles:
-    """Take down what a window would run.
+def collect_window(plan: Plan, path: str | Path) -> WindowFiles:
+    """Collect what a window would run.
 
     Parameters
     ----------
@@ -83,9 +158,9 @@ def take_down(plan: Plan, path: str | Path) -> WindowFiles:
     WindowFiles
     """
     path = Path(path)
-    config, rows = plan.run_config(), plan.used_rows()
-    by_channel = plan.layout.arrangement == "channels"
-    with_labels = config.units.kind == "cell" and plan.cell_source == "labels"
+    config, rows = plan.run_config(), plan.images.used_rows()
+    by_channel = plan.images.layout.arrangement == "channels"
+    with_labels = plan.settings.uses_labels
     fields: list[FieldFiles] = []
     drawn: list[bool] = []
     reasons: list[str] = []
@@ -93,8 +168,8 @@ def take_down(plan: Plan, path: str | Path) -> WindowFiles:
     for number, row in enumerate(rows):
         groups.setdefault(row.group if by_channel else number, []).append(row)
     try:
-        names = [channel.name for channel in plan.channels]
-        built, _ = build_fields(rows, plan.layout, names, with_labels=with_labels)
+        names = [channel.name for channel in plan.images.channels]
+        built, _ = build_fields(rows, plan.images.layout, names, with_labels=with_labels)
     except MicrodlError as error:
         reasons.append(str(error))
     else:
@@ -125,20 +200,20 @@ def take_down(plan: Plan, path: str | Path) -> WindowFiles:
     table = f"{path.stem}.fields.csv" if fields else ""
     in_table = {row.field.name for row in fields}
     dictionary = ""
-    if plan.apply_dictionary and plan.dictionary_file is None:
+    if plan.settings.apply_dictionary and plan.settings.dictionary_file is None:
         reasons.append("the dictionary that is applied was not saved to a file")
-    elif plan.apply_dictionary and plan.dictionary_file is not None:
-        dictionary = seen_from(path.parent, plan.dictionary_file).as_posix()
+    elif plan.settings.apply_dictionary and plan.settings.dictionary_file is not None:
+        dictionary = relative_to_folder(path.parent, plan.settings.dictionary_file).as_posix()
     window = SavedWindow(
         fields=table,
-        **dataclasses.asdict(plan.layout),
-        cell_source=plan.cell_source,
-        apply_dictionary=plan.apply_dictionary,
+        **dataclasses.asdict(plan.images.layout),
+        cell_source=plan.settings.cell_source,
+        apply_dictionary=plan.settings.apply_dictionary,
         dictionary=dictionary,
-        channels=tuple(SavedChannel(c.name, c.use) for c in plan.channels),
+        channels=tuple(SavedChannel(name=c.name, use=c.use) for c in plan.images.channels),
         model_channels=dict(plan.model.channel_choices),
         images=tuple(
-            _saved(row, by_channel, in_table) for row in plan.rows if row.layer() is not None
+            _saved(row, by_channel, in_table) for row in plan.images.rows if row.layer() is not None
         ),
     )
     return WindowFiles(config, window, fields, drawn, reasons)
@@ -148,6 +223,7 @@ def _saved(row: ImageRow, by_channel: bool, in_table: set[str]) -> SavedImage:
     name = row.group if by_channel else row.name
     layer, labels = row.layer(), row.labels_layer()
     assert layer is not None
+    known = {} if name in in_table else {k: getattr(row, k) for k in Known.model_fields}
     return SavedImage(
         layer=layer.name,
         plane=row.index,
@@ -155,7 +231,7 @@ def _saved(row: ImageRow, by_channel: bool, in_table: set[str]) -> SavedImage:
         field=name,
         channel=row.channel if by_channel else "",
         labels="" if labels is None else labels.name,
-        known={} if name in in_table else {known: getattr(row, known) for known in _KNOWN},
+        known=Known(**known),
     )
 
 
@@ -167,25 +243,20 @@ def _file_of(plan: Plan, layer: Layer | None, index: tuple[int | None, ...]) -> 
         return "was not opened from a file that the command line reads"
     if any(i is not None for i in index):
         return "is a plane of a stack, of which the command line reads whole files"
-    if plan.contents(layer)[1]:
+    if plan.images.contents(layer)[1]:
         return "was changed since it was opened"
     return Path(place).absolute()
 
 
-def write_steps(files: WindowFiles, path: str | Path) -> Generator[_Step, None, str]:
+def write_window(files: WindowFiles, path: str | Path) -> str:
     """Write settings, table and labels, and look whether the command line reads the same fields.
 
     Parameters
     ----------
     files : WindowFiles
-        From `take_down`.
+        From `collect_window`.
     path : str or Path
         File of the settings; the table and the labels lie beside it.
-
-    Yields
-    ------
-    step
-        Before each part that may take a while.
 
     Returns
     -------
@@ -198,16 +269,17 @@ def write_steps(files: WindowFiles, path: str | Path) -> Generator[_Step, None, 
         If a file cannot be written.
     """
     path = Path(path)
-    yield _Step("save", "Saving settings")
+    task = current_task()
+    task.progress(0, 0, "Saving settings")
     fields, reasons = list(files.fields), list(files.reasons)
     written = [path.name]
     try:
-        write_config(files.config, path, files.window.to_dict())
+        write_config(files.config, path, files.window.model_dump(mode="json", exclude_unset=True))
         if fields:
             folder = path.with_suffix(".labels")
             for number, row in enumerate(fields):
                 if files.drawn[number]:
-                    yield _Step("save", "Saving labels", number, len(fields))
+                    task.progress(number, len(fields), "Saving labels")
                     fields[number] = _write_labels(row, folder, number)
             if any(files.drawn):
                 written.append(folder.name)
@@ -216,7 +288,7 @@ def write_steps(files: WindowFiles, path: str | Path) -> Generator[_Step, None, 
     except OSError as error:
         raise MicrodlError(f"The settings could not be saved: {error}") from error
     if not reasons:
-        yield _Step("save", "Looking whether the files give the same fields")
+        task.progress(0, 0, "Looking whether the files give the same fields")
         try:
             check_field_files(fields, path.parent / files.window.fields)
         except MicrodlError as error:
@@ -228,8 +300,10 @@ def write_steps(files: WindowFiles, path: str | Path) -> Generator[_Step, None, 
             f"{'; '.join(reasons)}."
         )
     fit_or_apply = ["apply", files.window.dictionary] if files.window.apply_dictionary else ["fit"]
-    words = ["napari-microdl", *fit_or_apply, files.window.fields, "--config", path.name]
-    return f"{saved}. In that folder the command line runs the same: {shlex.join(words)} --out DIR"
+    command = ["napari-microdl", *fit_or_apply, files.window.fields, "--config", path.name]
+    return (
+        f"{saved}. In that folder the command line runs the same: {shlex.join(command)} --out DIR"
+    )
 
 
 def _write_labels(row: FieldFiles, folder: Path, number: int) -> FieldFiles:
@@ -245,7 +319,7 @@ def _write_labels(row: FieldFiles, folder: Path, number: int) -> FieldFiles:
 
 
 @dataclass(frozen=True, eq=False)
-class Restored:
+class OpenedWindow:
     """What was read from files, to be put in place.
 
     Parameters
@@ -269,7 +343,7 @@ class Restored:
     dictionary_file: Path | None = None
 
 
-def read_back(path: str | Path) -> Restored:
+def open_window(path: str | Path) -> OpenedWindow:
     """Read settings and what lies beside them.
 
     Parameters
@@ -279,7 +353,7 @@ def read_back(path: str | Path) -> Restored:
 
     Returns
     -------
-    Restored
+    OpenedWindow
 
     Raises
     ------
@@ -289,8 +363,11 @@ def read_back(path: str | Path) -> Restored:
     path = Path(path)
     config, values = read_config(path), read_window(path)
     if values is None:
-        return Restored(config)
-    window = SavedWindow.from_dict(values, path.name)
+        return OpenedWindow(config)
+    try:
+        window = SavedWindow(**values)
+    except MicrodlError as error:
+        raise MicrodlError(f"In the entry window of the settings '{path.name}': {error}") from error
     table = None
     if window.fields:
         table = read_table(path.parent / window.fields)
@@ -312,10 +389,10 @@ def read_back(path: str | Path) -> Restored:
                 f"The settings apply the dictionary '{window.dictionary}', which cannot be read "
                 f"({error.strerror}); put it there."
             ) from error
-    return Restored(config, window, table, dictionary, file)
+    return OpenedWindow(config, window, table, dictionary, file)
 
 
-def put_back(plan: Plan, layers: Iterable[Any], found: Restored) -> str:
+def restore_window(plan: Plan, layers: Iterable[Any], found: OpenedWindow) -> str:
     """Put settings in place, and everything else for the images that are open under their names.
 
     Parameters
@@ -324,8 +401,8 @@ def put_back(plan: Plan, layers: Iterable[Any], found: Restored) -> str:
         Images, settings and choices.
     layers : iterable of Layer
         Layers of the viewer.
-    found : Restored
-        From `read_back`.
+    found : OpenedWindow
+        From `open_window`.
 
     Returns
     -------
@@ -342,35 +419,35 @@ def put_back(plan: Plan, layers: Iterable[Any], found: Restored) -> str:
         plan.take_config(found.config)
         return ""
     layers = list(layers)
-    before = plan.layout, [copy.copy(row) for row in plan.rows]
-    channels = [copy.copy(channel) for channel in plan.channels]
+    before = plan.images.layout, [copy.copy(row) for row in plan.images.rows]
+    channels = [copy.copy(channel) for channel in plan.images.channels]
     choices = dict(plan.model.channel_choices)
     try:
-        said = _put_images(plan, layers, window, found.table)
+        notes = _put_images(plan, layers, window, found.table)
         plan.take_config(found.config)
     except MicrodlError:
-        plan.rows = before[1]
-        plan.set_layout(before[0], layers)
-        plan.channels, plan.model.channel_choices = channels, choices
-        plan.rows_changed.emit()
+        plan.images.rows = before[1]
+        plan.images.set_layout(before[0], layers)
+        plan.images.channels, plan.model.channel_choices = channels, choices
+        plan.images.changed.emit()
         raise
     plan.model.channel_choices = dict(window.model_channels)
     # Where a model names its channels, the settings do not tell which ones are ticked.
     ticked = {channel.name: channel.use for channel in window.channels}
-    for number, channel in enumerate(plan.channels):
+    for number, channel in enumerate(plan.images.channels):
         if channel.name in ticked:
-            plan.edit_channel(number, use=ticked[channel.name])
+            plan.images.edit_channel(number, use=ticked[channel.name])
     if found.dictionary is not None:
-        plan.set_dictionary(found.dictionary, found.dictionary_file)
-    plan.choose(cell_source=window.cell_source, apply_dictionary=window.apply_dictionary)
-    return said
+        plan.settings.set_dictionary(found.dictionary, found.dictionary_file)
+    plan.settings.choose(cell_source=window.cell_source, apply_dictionary=window.apply_dictionary)
+    return notes
 
 
 def _put_images(
     plan: Plan, layers: list[Any], window: SavedWindow, table: pd.DataFrame | None
 ) -> str:
     axis: Any = window.channel_axis
-    plan.set_layout(Layout(window.arrangement, axis, window.split_rgb), layers)
+    plan.images.set_layout(Layout(window.arrangement, axis, window.split_rgb), layers)
     by_channel = window.arrangement == "channels"
     labels = {layer.name: layer for layer in layers if isinstance(layer, Labels)}
     saved = {(image.layer, image.plane): image for image in window.images}
@@ -379,13 +456,13 @@ def _put_images(
     strangers: list[str] = []
     without: set[str] = set()
     labelled: set[str] = set()
-    for number, row in enumerate(plan.rows):
+    for number, row in enumerate(plan.images.rows):
         layer = row.layer()
         image = None if layer is None else saved.pop((layer.name, row.index), None)
         if image is None:
             strangers.append(row.name)
             continue
-        known = dict(image.known)
+        known = image.known.model_dump(exclude_unset=True)
         # A row that somebody took out of the table takes no part here, either.
         use = image.use and (bool(known) or image.field in rows)
         if table is not None and image.field in rows:
@@ -401,19 +478,19 @@ def _put_images(
                 without.add(image.labels)
             change["labels"] = None if chosen is None else weakref.ref(chosen)
         changes[number] = change
-    plan.fill(changes)
-    if not by_channel and len(plan.channels) == len(window.channels):
+    plan.images.fill(changes)
+    if not by_channel and len(plan.images.channels) == len(window.channels):
         for number, channel in enumerate(window.channels):
-            plan.edit_channel(number, name=channel.name)
-    said = []
+            plan.images.edit_channel(number, name=channel.name)
+    notes = []
     if strangers and window.images:
-        said.append(f"The settings know nothing of {listed(strangers)}, left as it was.")
+        notes.append(f"The settings know nothing of {listed(strangers)}, left as it was.")
     if saved:
         missing = dict.fromkeys(image.layer for image in saved.values())
-        said.append(f"Not open, and so not in place: {listed(list(missing))}.")
+        notes.append(f"Not open, and so not in place: {listed(list(missing))}.")
     if without:
-        said.append(f"The Labels layer {listed(sorted(without))} is not open.")
-    return " ".join(said)
+        notes.append(f"The Labels layer {listed(sorted(without))} is not open.")
+    return " ".join(notes)
 
 
 def _rows_by_field(table: pd.DataFrame | None) -> dict[str, int]:

@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-StepName = Literal["images", "cells", "model", "whitening", "dictionary"]
-Mark = Literal["changed", "out of date", "done"]
-# What a person decides, cut where steps depend on one part and not on another.
-Facet = Literal[
-    "pixels", "channels", "controls", "conditions", "cells", "model", "whitening", "dictionary"
-]
+StepName = Literal["fields", "cells", "tokens", "whitening", "dictionary"]
+StepState = Literal["changed", "out of date", "done"]
+# What decides a step, cut where steps depend on one part and not on another.
+Facet = Literal["pixels", "controls", "conditions", "cells", "tokens", "whitening", "dictionary"]
 Facets = Mapping[Facet, Any]
 
-_IMAGES: tuple[Facet, ...] = ("pixels", "channels", "controls", "conditions")
 _OWN: dict[StepName, tuple[Facet, ...]] = {
-    "images": _IMAGES,
+    "fields": ("pixels", "controls", "conditions"),
     "cells": ("cells",),
-    "model": ("model",),
+    "tokens": ("tokens",),
     "whitening": ("whitening",),
     "dictionary": ("dictionary",),
 }
 _NEEDED: dict[StepName, tuple[Facet, ...]] = {
-    "images": (),
+    "fields": (),
     "cells": ("pixels",),
-    "model": ("pixels", "channels"),
-    "whitening": ("pixels", "channels", "controls", "cells", "model"),
-    "dictionary": (*_IMAGES, "cells", "model", "whitening"),
+    "tokens": ("pixels",),
+    "whitening": ("pixels", "controls", "cells", "tokens"),
+    "dictionary": (*_OWN["fields"], "cells", "tokens", "whitening"),
 }
 
 
@@ -60,7 +57,7 @@ class Freshness:
         """
         self._done[step] = facets
 
-    def marks(self, now: Facets) -> dict[StepName, Mark]:
+    def states(self, now: Facets) -> dict[StepName, StepState]:
         """Steps that are not as in the run that is shown.
 
         Parameters
@@ -74,7 +71,7 @@ class Freshness:
             "changed" for steps that were decided otherwise, "out of date" for those that build on
             what was, "done" for those that were run again since.
         """
-        marks: dict[StepName, Mark] = {}
+        states: dict[StepName, StepState] = {}
         for step, own in _OWN.items():
             done = self._done.get(step)
             before = self._shown if self._shown is not None else done
@@ -85,10 +82,10 @@ class Freshness:
             if done is not None and not _differ((*own, *_NEEDED[step]), done, now):
                 # Said where it is news: what is shown has it too, or not.
                 if changed or self._shown is None:
-                    marks[step] = "done"
+                    states[step] = "done"
             elif changed:
-                marks[step] = "changed" if own_changed else "out of date"
-        return marks
+                states[step] = "changed" if own_changed else "out of date"
+        return states
 
 
 def _differ(facets: tuple[Facet, ...], before: Facets, now: Facets) -> bool:

@@ -28,9 +28,17 @@ _SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels
 
 
 class Images:
-    """Rows of the table of images, their layout and their channels."""
+    """Rows of the table of images, their layout and their channels.
 
-    rows_changed = Signal()
+    Signals
+    -------
+    changed
+        Rows, layout, channels, or what a layer holds.
+    channel_renamed
+        How a channel was called, and how it is called now.
+    """
+
+    changed = Signal()
     channel_renamed = Signal(str, str)
 
     def __init__(self) -> None:
@@ -42,7 +50,7 @@ class Images:
         # How often the contents of each layer were changed.
         self._versions: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
 
-    def update_images(self, layers: Iterable[Any]) -> None:
+    def update(self, layers: Iterable[Any]) -> None:
         """Follow the open layers; what was entered for those that stay is kept.
 
         Parameters
@@ -63,7 +71,7 @@ class Images:
         self._watch([*images, *labels])
         self._suggest_labels(labels)
         self._update_channels()
-        self.rows_changed.emit()
+        self.changed.emit()
 
     def _suggest_labels(self, candidates: Sequence[Labels]) -> None:
         """Fill in the Labels layer of a row where the name or the number leaves no doubt."""
@@ -103,7 +111,7 @@ class Images:
             Layers of the viewer.
         """
         self.layout = layout
-        self.update_images(layers)
+        self.update(layers)
 
     def edit_rows(self, numbers: Iterable[int], **changes: Any) -> None:
         """Change rows; condition and control are shared by the channels of a field.
@@ -141,7 +149,7 @@ class Images:
                 for sibling in siblings:
                     setattr(sibling, name, values[name])
         self._update_channels()
-        self.rows_changed.emit()
+        self.changed.emit()
 
     def edit_channel(
         self, number: int, *, name: str | None = None, use: bool | None = None
@@ -163,7 +171,7 @@ class Images:
             self.channel_renamed.emit(before, channel.name)
         if use is not None:
             channel.use = use
-        self.rows_changed.emit()
+        self.changed.emit()
 
     def first_rows(self) -> list[ImageRow]:
         """One row a field."""
@@ -196,10 +204,10 @@ class Images:
     def _on_contents(self, event: Any) -> None:
         layer = event.source
         self._versions[layer] = self._versions.get(layer, 0) + 1
-        self.rows_changed.emit()
+        self.changed.emit()
 
     def _on_colour(self) -> None:
-        self.rows_changed.emit()
+        self.changed.emit()
 
     def contents(self, layer: Layer | None) -> tuple[str, int]:
         """What tells the contents of a layer from what it held before, and from other layers."""
@@ -207,7 +215,7 @@ class Images:
             return "", 0
         return str(layer.unique_id), self._versions.get(layer, 0)
 
-    def image_problems(self) -> Generator[str, None, None]:
+    def problems(self) -> Generator[str, None, None]:
         """What the images still need, as sentences."""
         used = self.used_rows()
         if not self.rows:

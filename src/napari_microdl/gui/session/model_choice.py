@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Generator
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.text import listed
+from napari_microdl.core.text import duration, listed
+from napari_microdl.gui.session.images import Images
 from napari_microdl.gui.session.layers import is_lazy, plane_shape
-from napari_microdl.gui.session.run_settings import RunSettings
+from napari_microdl.gui.session.settings import RunSettings
+from napari_microdl.models.base import terms_of
 from napari_microdl.models.channels import match_channels
 from napari_microdl.models.registry import (
     known_spec,
@@ -19,15 +20,10 @@ from napari_microdl.models.registry import (
     published_name,
     weights_pin,
 )
-from napari_microdl.models.terms import terms_of
-from napari_microdl.pipeline.channels import joint_of
-from napari_microdl.pipeline.estimate import estimate_run
-from napari_microdl.pipeline.pace import estimate_seconds
-from napari_microdl.tokens import TilePlan
+from napari_microdl.pipeline.estimate import estimate_run, estimate_seconds
+from napari_microdl.pipeline.inputs import joint_of
 
 if TYPE_CHECKING:
-    from napari_microdl.concepts.dictionary import ConceptDictionary
-    from napari_microdl.core.config import PipelineConfig
     from napari_microdl.fields.field import Field
     from napari_microdl.models.base import ChannelRule, ModelSpec
     from napari_microdl.models.recipe import Joint
@@ -43,8 +39,10 @@ class ModelChoice:
 
     Parameters
     ----------
+    images : Images
+        The open images.
     settings : RunSettings
-        Whose settings and channels these are.
+        What was chosen for them.
 
     Attributes
     ----------
@@ -52,27 +50,20 @@ class ModelChoice:
         Channel of the images by channel of the model, where a person has said so.
     """
 
-    def __init__(self, settings: RunSettings) -> None:
-        # Weak, so that a session goes at once when its viewer does.
-        self._owner = weakref.ref(settings)
+    def __init__(self, images: Images, settings: RunSettings) -> None:
+        self._images, self._settings = images, settings
         self.channel_choices: dict[str, str] = {}
-        settings.channel_renamed.connect(self._on_renamed)
-        # Of one channel; the slowest run of each model, because kept tokens take no time.
+        images.channel_renamed.connect(self._on_renamed)
+        # Of one channel; the slowest run of each model, because stored tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
         self._specs: dict[tuple[str, Joint], ModelSpec] = {}
         # Model, joint and channels of settings whose model has not been looked at yet.
         self._waiting: tuple[str, Joint, tuple[str, ...] | None] | None = None
 
     @property
-    def _settings(self) -> RunSettings:
-        settings = self._owner()
-        assert settings is not None
-        return settings
-
-    @property
     def joint(self) -> Joint:
         """How the model is asked to read channels, see `napari_microdl.models.recipe.Joint`."""
-        used = [channel.name for channel in self._settings.channels if channel.use]
+        used = [channel.name for channel in self._images.channels if channel.use]
         return joint_of(self._settings.config.model.joint, used)
 
     @property
@@ -92,22 +83,6 @@ class ModelChoice:
             return spec.channels.joint
         return self._settings.config.model.joint
 
-    @property
-    def applied(self) -> ConceptDictionary | None:
-        """The dictionary that is applied and so decides the model; None where one is fitted."""
-        settings = self._settings
-        return settings.dictionary if settings.apply_dictionary else None
-
-    def run_config(self) -> PipelineConfig:
-        """The settings, with those of a dictionary that is applied filled in."""
-        config, dictionary = self._settings.config, self.applied
-        if dictionary is None:
-            return config
-        # Imported here: the window opens without the code behind a dictionary, which takes seconds.
-        from napari_microdl.pipeline.inputs import config_of
-
-        return config_of(dictionary, config)
-
     def terms(self) -> str:
         """What the weights that a run will use may be used for, as sentences.
 
@@ -117,14 +92,14 @@ class ModelChoice:
             Those of the dictionary's model where one is applied; empty while a file or folder has
             not been looked at.
         """
-        dictionary = self.applied
+        dictionary = self._settings.applied
         spec = self.spec if dictionary is None else dictionary.model
         if spec is None:
             return ""
         pin = ""
         # What is no place on the hub is refused by the run.
         with suppress(MicrodlError):
-            pin = weights_pin(self.run_config().model.name)
+            pin = weights_pin(self._settings.shown_config().model.name)
         return f"{terms_of(spec)} {pin}".rstrip()
 
     def take_spec(self, model: str, joint: Joint, spec: ModelSpec) -> None:
@@ -143,7 +118,7 @@ class ModelChoice:
         config = self._settings.config
         if self._waiting == (model, joint, config.tokens.channels):
             self.take_channels()
-        self._settings.settings_changed.emit()
+        self._settings.changed.emit()
 
     def take_channels(self) -> bool:
         """Take the settings' channels for those that the model names, whatever they are called.
@@ -179,9 +154,9 @@ class ModelChoice:
         spec = self.spec
         if spec is None or not spec.channels.names:
             return {}
-        names = tuple(c.name for c in self._settings.channels)
+        names = tuple(c.name for c in self._images.channels)
         matched = match_channels(spec.channels, names)
-        matched = _by_colour(spec.channels, matched, self._settings.channel_colours())
+        matched = _by_colour(spec.channels, matched, self._images.channel_colours())
         found = dict(zip(spec.channels.names, matched, strict=True))
         chosen = {w: c for w, c in self.channel_choices.items() if w in found and c in names}
         return {**found, **chosen}
@@ -205,7 +180,7 @@ class ModelChoice:
         """Channels of the images that a run reads, in order; None for all as they come."""
         if mapped := self.channels():
             return tuple(name for name in mapped.values() if name is not None) or None
-        channels = self._settings.channels
+        channels = self._images.channels
         names = [c.name for c in channels]
         order = [n for n in self._settings.config.tokens.channels or () if n in names]
         order += [n for n in names if n not in order]
@@ -216,37 +191,36 @@ class ModelChoice:
 
     def cost(self) -> str:
         """What reading the tokens will take, as far as is known before the start."""
-        dictionary = self.applied
+        dictionary = self._settings.applied
         if dictionary is not None:
-            spec, n_channels = dictionary.model, len(dictionary.spec.channel_names)
+            spec, n_channels = dictionary.model, len(dictionary.spec.tokens.channels)
         elif self.spec is not None:
-            spec, n_channels = self.spec, len(self.used_channels() or self._settings.channels)
+            spec, n_channels = self.spec, len(self.used_channels() or self._images.channels)
         else:
             return ""
-        layers = [row.layer() for row in self._settings.first_rows()]
+        layers = [row.layer() for row in self._images.first_rows()]
         shapes = [plane_shape(layer) for layer in layers if layer is not None]
         if not shapes:
             return ""
         # One layer that is read from a file makes the fields of a run lazy.
-        channels = [row.layer() for row in self._settings.used_rows()]
+        channels = [row.layer() for row in self._images.used_rows()]
         lazy = any(is_lazy(layer) for layer in channels if layer is not None)
-        config = self.run_config()
+        config = self._settings.shown_config()
         try:
             estimate = estimate_run(shapes, n_channels, spec, config, lazy=lazy)
         except MicrodlError:
             return ""
         sentence = f"{estimate}, beside the model."
-        pace = self._seconds_a_tile.get(config.model.name)
-        if pace is not None:
-            seconds, by = pace * estimate.n_tiles * n_channels, "at the pace of the last run"
+        measured = self._seconds_a_tile.get(config.model.name)
+        if measured is not None:
+            seconds, by = measured * estimate.n_tiles * n_channels, "at the pace of the last run"
         elif config.model.device in ("auto", "cpu"):
             seconds = estimate_seconds(estimate.n_tiles, n_channels, spec, config)
             by = "on the processor, by its arithmetic"
         else:
             # How fast a card is shows with the first run.
             return sentence
-        told = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
-        return f"{sentence} About {told} {by}, less where tokens are kept."
+        return f"{sentence} About {duration(seconds)} {by}, less where tokens are kept."
 
     def _on_renamed(self, before: str, now: str) -> None:
         for wanted, chosen in self.channel_choices.items():
@@ -264,10 +238,11 @@ class ModelChoice:
             Channel of the images.
         """
         self.channel_choices[wanted] = channel
-        kept = self.channels()
-        if wanted not in kept:
-            self._keep([name for name in self.all_channels() if name in kept or name == wanted])
-        self._settings.settings_changed.emit()
+        shown = self.channels()
+        if wanted not in shown:
+            names = self.all_channels()
+            self._use_channels([name for name in names if name in shown or name == wanted])
+        self._settings.changed.emit()
 
     def leave_out(self, wanted: str) -> None:
         """Say that the images do not show a channel of the model.
@@ -278,9 +253,9 @@ class ModelChoice:
             Channel of the model; see `can_leave_out`.
         """
         self.channel_choices.pop(wanted, None)
-        self._keep([name for name in self.channels() if name != wanted])
+        self._use_channels([name for name in self.channels() if name != wanted])
 
-    def _keep(self, names: list[str]) -> None:
+    def _use_channels(self, names: list[str]) -> None:
         published = published_name(self._settings.config.model.name)
         assert published is not None
         channels = None if tuple(names) == self.all_channels() else tuple(names)
@@ -289,13 +264,13 @@ class ModelChoice:
     def problems(self) -> Generator[str, None, None]:
         """What has to be said before the model can run, as sentences."""
         spec = self.spec
-        if spec is None or self._settings.apply_dictionary or not self._settings.used_rows():
+        if spec is None or self._settings.apply_dictionary or not self._images.used_rows():
             return
         mapped = self.channels()
         missing = [wanted for wanted, channel in mapped.items() if channel is None]
         chosen = [channel for channel in mapped.values() if channel is not None]
         repeated = sorted({channel for channel in chosen if chosen.count(channel) > 1})
-        used = sum(channel.use for channel in self._settings.channels)
+        used = sum(channel.use for channel in self._images.channels)
         most = spec.channels.most
         if missing:
             or_not = ", or that it is not in the images" if self.can_leave_out() else ""
@@ -310,14 +285,13 @@ class ModelChoice:
                 "choose their file."
             )
 
-    def note_pace(self, result: PipelineResult, fields: list[Field]) -> None:
+    def learn_speed(self, result: PipelineResult, fields: list[Field]) -> None:
         """Remember how long a run took the model."""
         spec = result.dictionary.spec
-        plan = TilePlan(spec.patch_size, spec.tile_size, spec.halo)
-        tiles = sum(len(plan.origins(field.shape)) for field in fields) * len(spec.channel_names)
-        pace = result.report["seconds"]["embed"] / tiles
+        tiles = sum(len(spec.plan.origins(field.shape)) for field in fields)
+        seconds = result.report["seconds"]["tokens"] / (tiles * len(spec.tokens.channels))
         model = result.config.model.name
-        self._seconds_a_tile[model] = max(pace, self._seconds_a_tile.get(model, 0.0))
+        self._seconds_a_tile[model] = max(seconds, self._seconds_a_tile.get(model, 0.0))
 
 
 def _by_colour(

@@ -1,98 +1,106 @@
-"""What a person chose in napari's Preferences, page MicroDL."""
+"""Settings of the next run, and the dictionary at hand."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from napari_microdl.core.errors import MicrodlError
+from psygnal import Signal
+
+from napari_microdl.core.config import PipelineConfig
 
 if TYPE_CHECKING:
-    from napari_microdl.tokens import TokenCache
+    from napari_microdl.concepts.dictionary import ConceptDictionary
 
-PLUGIN = "napari-microdl"
+CellSource = Literal["segmentation", "labels"]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Choices that hold for every viewer; those of the manifest where nothing was chosen.
+class RunSettings:
+    """What a person has chosen for the images.
 
-    Parameters
+    Attributes
     ----------
-    device : {"auto", "cpu", "cuda", "mps"}
-        Where models run.
-    default_unit : {"cell", "crop", "token"}
-        What a new session takes as one sample.
-    cache_gigabytes : float
-        How large the store of tokens may grow, in units of 10^9 bytes.
-    cache_folder : Path or None
-        Where it lies, as it was typed; None for the usual place of the operating system.
-    """
+    config : PipelineConfig
+        Settings as they were chosen.
+    cell_source : {"segmentation", "labels"}
+        Where cells come from.
+    dictionary : ConceptDictionary or None
+        The one at hand, loaded or fitted, to save or apply it.
+    dictionary_file : Path or None
+        Where it was loaded from or saved to.
+    apply_dictionary : bool
+        Whether the next run applies it and fits none.
 
-    device: str = "auto"
-    default_unit: str = "cell"
-    cache_gigabytes: float = 4.0
-    cache_folder: Path | None = None
-
-
-def plugin_settings() -> Any:
-    """The group of settings that the manifest calls runs.
-
-    Returns
+    Signals
     -------
-    EventedModel or None
-        None before napari 0.9, which has no Preferences of plugins.
+    changed
+        The settings, or where cells come from, or whether the dictionary is applied.
+    dictionary_changed
+        Another dictionary is at hand.
     """
-    try:
-        from napari.settings import get_plugin_settings
-    except ImportError:
-        return None
-    return get_plugin_settings(PLUGIN).runs
 
+    changed = Signal()
+    dictionary_changed = Signal()
 
-def read_settings() -> Settings:
-    """Read the Preferences.
+    def __init__(self) -> None:
+        self.config = PipelineConfig()
+        self.cell_source: CellSource = "segmentation"
+        self.dictionary: ConceptDictionary | None = None
+        self.dictionary_file: Path | None = None
+        self.apply_dictionary = False
 
-    Returns
-    -------
-    Settings
-        The defaults before napari 0.9, which has no Preferences of plugins.
-    """
-    chosen = plugin_settings()
-    if chosen is None:
-        return Settings()
-    folder = chosen.cache_folder.strip()
-    return Settings(
-        device=chosen.device,
-        default_unit=chosen.default_unit,
-        cache_gigabytes=float(chosen.cache_gigabytes),
-        cache_folder=Path(folder) if folder else None,
-    )
+    @property
+    def applied(self) -> ConceptDictionary | None:
+        """The dictionary that the next run applies; None where it fits one."""
+        return self.dictionary if self.apply_dictionary else None
 
+    def shown_config(self) -> PipelineConfig:
+        """Settings as the next run heeds them: what an applied dictionary decides is as it says."""
+        if self.applied is None:
+            return self.config
+        # Whoever has a dictionary has loaded what this takes long to import.
+        from napari_microdl.pipeline.inputs import config_of
 
-def token_cache() -> TokenCache:
-    """The store of tokens as the Preferences have it.
+        return config_of(self.applied, self.config)
 
-    Returns
-    -------
-    TokenCache
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the next run takes its cells from Labels layers."""
+        return self.cell_source == "labels" and self.shown_config().units.kind == "cell"
 
-    Raises
-    ------
-    MicrodlError
-        If its folder names a person that the machine does not know.
-    """
-    from napari_microdl.tokens import TokenCache
+    def configure(self, **changes: Any) -> None:
+        """Change settings of the run.
 
-    chosen = read_settings()
-    folder = chosen.cache_folder
-    if folder is not None:
-        try:
-            folder = folder.expanduser()
-        except RuntimeError:
-            raise MicrodlError(
-                f"Nobody on this machine has the home folder of '{folder}'; choose another folder "
-                "of the token store in Preferences > MicroDL."
-            ) from None
-    return TokenCache(folder, int(chosen.cache_gigabytes * 1e9))
+        Parameters
+        ----------
+        **changes
+            As `PipelineConfig.with_settings` takes them.
+        """
+        config = self.config.with_settings(**changes)
+        if config != self.config:
+            self.config = config
+            self.changed.emit()
+
+    def choose(self, **changes: Any) -> None:
+        """Change `cell_source` or `apply_dictionary`."""
+        for name, value in changes.items():
+            setattr(self, name, value)
+        self.changed.emit()
+
+    def set_dictionary(
+        self, dictionary: ConceptDictionary | None, file: Path | None = None
+    ) -> None:
+        """Take a dictionary in, to save or apply it; `file` is where it is from."""
+        if file is not None or dictionary is not self.dictionary:
+            self.dictionary_file = file
+        self.dictionary = dictionary
+        self.dictionary_changed.emit()
+
+    def rename_channel(self, before: str, now: str) -> None:
+        """Call a channel of the settings by its new name; it is the same one afterwards."""
+        cells, channels = self.config.cells, self.config.tokens.channels
+        if cells.channel == before:
+            cells = cells.replace(channel=now)
+        if channels is not None:
+            channels = tuple(now if name == before else name for name in channels)
+        self.config = self.config.with_settings(segmentation=cells, channels=channels)

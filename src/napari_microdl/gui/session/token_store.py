@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QApplication
 
-from napari_microdl.gui.session.settings import plugin_settings, token_cache
+from napari_microdl.gui.session.preferences import plugin_preferences, token_cache
 from napari_microdl.gui.widgets.jobs import JobRunner
 
 
-@dataclass(frozen=True)
-class _Looking:
-    stage: str = "cache"
-
-
-def _measure(clear: bool) -> Generator[Any, None, tuple[int, int]]:
+def _measure(clear: bool) -> tuple[int, int]:
     """Bytes in the store and bytes that were deleted; many files take a while to look at."""
-    yield _Looking()
     cache = token_cache()
     before = cache.size()
     if clear:
@@ -31,7 +23,7 @@ def _measure(clear: bool) -> Generator[Any, None, tuple[int, int]]:
 
 
 def amount(n_bytes: int) -> str:
-    """A size as it is told.
+    """A size in words.
 
     Parameters
     ----------
@@ -64,40 +56,40 @@ class TokenStore(QObject):
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
-        self._told: str | None = None
+        self._size: str | None = None
         self._clearing = False
         self._runner = JobRunner(self)
         self._runner.succeeded.connect(self._on_measured)
         self._runner.failed.connect(self._on_failed)
-        self._chosen = plugin_settings()
-        if self._chosen is not None:
-            self._chosen.events.tokens_kept.connect(self._tell)
-            self._chosen.events.clear_tokens.connect(self._on_box)
+        self._preferences = plugin_preferences()
+        if self._preferences is not None:
+            self._preferences.events.tokens_kept.connect(self._show_size)
+            self._preferences.events.clear_tokens.connect(self._on_box)
             self._on_box()
         self.look()
 
     def look(self) -> None:
         """Measure anew; `measured` sends the size in bytes. A clearing is not interrupted."""
         if not self._clearing:
-            self._runner.start(_measure(clear=False))
+            self._runner.start(partial(_measure, clear=False))
 
     def clear(self) -> None:
         """Delete all tokens, then measure."""
         self._clearing = True
-        self._runner.start(_measure(clear=True))
+        self._runner.start(partial(_measure, clear=True))
 
     def _on_box(self, _: object = None) -> None:
-        if self._chosen.clear_tokens and not self._clearing:
+        if self._preferences.clear_tokens and not self._clearing:
             self.clear()
 
     def _on_measured(self, sizes: tuple[int, int]) -> None:
         size, deleted = sizes
         cleared, self._clearing = self._clearing, False
-        self._told = amount(size)
-        self._tell()
+        self._size = amount(size)
+        self._show_size()
         self._untick()
         if cleared:
-            show_info(f"Deleted {amount(deleted)} of kept tokens.")
+            show_info(f"Deleted {amount(deleted)} of stored tokens.")
         self.measured.emit(size)
 
     def _on_failed(self, sentence: str) -> None:
@@ -106,13 +98,13 @@ class TokenStore(QObject):
         show_warning(sentence)
 
     def _untick(self) -> None:
-        if self._chosen is not None:
-            self._chosen.clear_tokens = False
+        if self._preferences is not None:
+            self._preferences.clear_tokens = False
 
-    def _tell(self, _: object = None) -> None:
+    def _show_size(self, _: object = None) -> None:
         """Write the size where Preferences show it, over whatever was typed there."""
-        if self._chosen is not None and self._told is not None:
-            self._chosen.tokens_kept = self._told
+        if self._preferences is not None and self._size is not None:
+            self._preferences.tokens_kept = self._size
 
 
 def token_store() -> TokenStore:

@@ -15,8 +15,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_microdl.gui.dock import sentence_label
-from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.inputs import sentence_label
 
 _SHOWN = "the overlays and the explorer still show the last run."
 _MEANING = {
@@ -32,8 +31,6 @@ class Step(QWidget):
 
     Parameters
     ----------
-    session : Session
-        State that the step shows and changes.
     title : str
         Heading.
     run : str, optional
@@ -42,9 +39,8 @@ class Step(QWidget):
 
     run_wanted = Signal()
 
-    def __init__(self, session: Session, title: str, run: str = "") -> None:
+    def __init__(self, title: str, run: str = "") -> None:
         super().__init__()
-        self.session = session
         self._title = title
         self._row = 0
         self.heading = QToolButton()
@@ -63,7 +59,7 @@ class Step(QWidget):
         self.content = QWidget()
         self.line = QFrame()
         self.line.setFrameShape(QFrame.Shape.HLine)
-        self.mark = QLabel()
+        self.state = QLabel()
         self.run_button = QPushButton(run)
         self.run_button.setToolTip(
             "Runs this step alone, and what it needs of the steps before it. What is up to date is "
@@ -82,7 +78,7 @@ class Step(QWidget):
         layout.addLayout(self._top)
         for widget in (self.summary, self.need, self.content):
             layout.addWidget(widget)
-        self.mark.hide()
+        self.state.hide()
         self.run_button.setVisible(bool(run))
         self.heading.toggled.connect(self._on_toggled)
         self.set_expanded(False)
@@ -113,11 +109,11 @@ class Step(QWidget):
         self.need.setText(f"⚠ {sentence}" if sentence else "")
         self.need.setVisible(bool(sentence))
 
-    def set_mark(self, mark: str) -> None:
+    def set_state(self, state: str) -> None:
         """Say beside the heading how the step differs from the run that is shown."""
-        self.mark.setText(mark)
-        self.mark.setToolTip(_MEANING.get(mark, ""))
-        self.mark.setVisible(bool(mark))
+        self.state.setText(state)
+        self.state.setToolTip(_MEANING.get(state, ""))
+        self.state.setVisible(bool(state))
         self._arrange()
 
     def _write_heading(self) -> None:
@@ -132,23 +128,23 @@ class Step(QWidget):
             super().mousePressEvent(event)
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 (Qt's name)
-        """Find room for heading, mark and button."""
+        """Find room for heading, state and button."""
         super().resizeEvent(event)
         self._arrange()
 
     def _arrange(self) -> None:
-        """Heading, mark and button in one row, or in two where the letters are large."""
-        beside = [w for w in (self.mark, self.run_button) if not w.isHidden() and w.text()]
+        """Heading, state and button in one row, or in two where the letters are large."""
+        beside = [w for w in (self.state, self.run_button) if not w.isHidden() and w.text()]
         wanted = self.heading.sizeHint().width() + sum(w.sizeHint().width() + 12 for w in beside)
         row = int(wanted > max(self.width(), 1)) if self.isVisible() else 0
         if self._top.count() and row == self._row:
             return
         self._row = row
-        self.mark.setWordWrap(bool(row))
+        self.state.setWordWrap(bool(row))
         right, middle = Qt.AlignmentFlag.AlignRight, Qt.AlignmentFlag.AlignVCenter
         self._top.addWidget(self.heading, 0, 0, 1, 4 if row else 1, middle)
         self._top.addWidget(self.line, 0 if not row else 1, 1, middle)
-        self._top.addWidget(self.mark, row, 0 if row else 2, middle)
+        self._top.addWidget(self.state, row, 0 if row else 2, middle)
         self._top.addWidget(self.run_button, row, 3, right | middle)
 
     def form(self) -> QFormLayout:

@@ -1,4 +1,4 @@
-"""Boxes that show a choice of the session and hand on what a person chooses."""
+"""Boxes for choices, labels for sentences, and tables as high as their rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QSpinBox
+from qtpy.QtGui import QFontMetrics
+from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QSizePolicy, QSpinBox, QTableView
+
+# Pixels above and below the letters of a row.
+_ROOM = 12
+# What a table may take of a small screen.
+_MOST_PIXELS = 250
 
 
 def combo(choices: dict[str, Any], changed: Callable[[Any], None], tip: str) -> QComboBox:
@@ -57,3 +63,30 @@ def show_special(box: QSpinBox | QDoubleSpinBox, text: str) -> None:
     """Say what the least value of a box stands for, without disturbing who types in it."""
     if text != box.specialValueText():
         box.setSpecialValueText(text)
+
+
+def fit_height(table: QTableView, n_rows: int, least: int, most: int) -> None:
+    """Make a table as high as its rows; more than so many scroll, so that the dock stays short.
+
+    Parameters
+    ----------
+    table : QTableView
+        The table.
+    n_rows : int
+        How many it has.
+    least, most : int
+        Rows that are in view at least and at most.
+    """
+    metrics = QFontMetrics(table.font())
+    row = metrics.height() + _ROOM
+    table.verticalHeader().setDefaultSectionSize(row)
+    shown = min(max(n_rows, least), max(min(most, _MOST_PIXELS // row), least))
+    table.setFixedHeight(table.horizontalHeader().sizeHint().height() + shown * row + 6)
+
+
+def sentence_label(text: str = "") -> QLabel:
+    """A label for sentences: wraps, can be selected, and never widens its dock."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+    return label

@@ -1,24 +1,20 @@
-"""Work in the background: one generator in a thread, with progress, Cancel and no stale results."""
+"""Work in the background: one function in a thread, with progress, Cancel and no stale results."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from napari.qt.threading import GeneratorWorker, create_worker
+from napari.qt.threading import FunctionWorker, create_worker
 from napari.utils import cancelable_progress
 from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QWidget
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import Stopped, stop_if_asked, stoppable
-
-if TYPE_CHECKING:
-    from napari_microdl.pipeline.run import Progress
-    from napari_microdl.report import EvaluationStep
+from napari_microdl.core.task import Cancelled, Progress, Stage, Task, current_task
+from napari_microdl.core.text import duration
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,28 +22,24 @@ _LOG = logging.getLogger(__name__)
 _SECONDS_BETWEEN_REPORTS = 0.04
 _MILLISECONDS_BETWEEN_LOOKS = 100
 
-# Share of the bar, in percent, at which each stage of a run starts and ends.
-_STAGES = {
-    "scale": (0, 2),
-    "segment": (2, 12),
-    "embed": (12, 65),
-    "whiten": (65, 70),
-    "fit": (70, 96),
-    "encode": (96, 100),
+# Percent of the bar at which each stage of a run starts and ends, by their usual length.
+_STAGES: dict[Stage, tuple[int, int]] = {
+    "fields": (0, 2),
+    "cells": (2, 12),
+    "tokens": (12, 65),
+    "whitening": (65, 70),
+    "dictionary": (70, 96),
+    "activations": (96, 100),
 }
 
 
-def percent_done(
-    progress: Progress | EvaluationStep, first: str = "scale", last: str = "encode"
-) -> int:
-    """Share of a run that is done, in percent, judged by the usual length of the stages.
-
-    Steps of a stage that is none of a run count over the whole job.
+def percent_done(progress: Progress, first: Stage = "fields", last: Stage = "activations") -> int:
+    """How much of a run is done, in percent.
 
     Parameters
     ----------
-    progress : Progress or EvaluationStep
-        Where it is.
+    progress : Progress
+        Where it is; where that is no stage of a run, its share counts for the whole job.
     first, last : str
         Stages that the run begins and ends with.
 
@@ -56,12 +48,11 @@ def percent_done(
     int
         0 to 100.
     """
-    share = progress.done / max(progress.total, 1)
-    if progress.stage not in _STAGES:
-        return round(100 * share)
+    if progress.stage is None:
+        return round(100 * progress.share)
     start, end = _STAGES[progress.stage]
-    done = start + (end - start) * share
     begin, finish = _STAGES[first][0], _STAGES[last][1]
+    done = start + (end - start) * progress.share
     return round(100 * min(max((done - begin) / (finish - begin), 0), 1))
 
 
@@ -74,72 +65,73 @@ class _Outcome:
     error: str | None = None
 
 
-class _ClosingWorker(GeneratorWorker):
-    """A worker that closes its generator in its own thread.
+class _Reports(QObject):
+    """Carries progress from the thread of a job into that of the window."""
 
-    A generator left to the garbage collector could run its clean-up in the GUI thread, any time
-    later.
-    """
-
-    def work(self) -> Any:
-        try:
-            return super().work()
-        finally:
-            self._gen.close()
+    sent = Signal(object)
 
 
-def _guarded(
-    job: int, steps: Generator[Any, None, Any], asked: threading.Event
-) -> Generator[Any, None, _Outcome]:
-    """Steps of a job with its number, thinned out, every error made a sentence."""
-    last, stage = 0.0, ""
+class _Worker(FunctionWorker):
+    """A function in a thread, inside a task that can be cancelled."""
+
+    def __init__(self, function: Callable[..., _Outcome], job: int, *args: Any) -> None:
+        super().__init__(function, job, *args)
+        self.reports = _Reports()
+        self._job = job
+        self._task = Task(self._report, seconds_between=_SECONDS_BETWEEN_REPORTS)
+
+    def _report(self, progress: Progress) -> None:
+        self.reports.sent.emit((self._job, progress))
+
+    def quit(self) -> None:
+        """Cancel; napari asks for it, too, when it is closed."""
+        super().quit()
+        self._task.cancel()
+
+    def work(self) -> _Outcome:
+        """Call the function."""
+        # napari holds a worker for as long as its window, and what a run has made is large.
+        args, self._args = self._args, ()
+        with self._task.active():
+            return self._func(*args)
+
+
+def _outcome(job: int, work: Callable[[], Any], message: str) -> _Outcome:
+    """Do the work; every error becomes a sentence."""
     try:
-        while True:
-            with stoppable(asked):
-                try:
-                    progress = next(steps)
-                except StopIteration as finished:
-                    return _Outcome(job, finished.value)
-                # Not every step is passed on, and only then would the worker look.
-                stop_if_asked()
-            now = time.monotonic()
-            if progress.stage != stage or now - last >= _SECONDS_BETWEEN_REPORTS:
-                last, stage = now, progress.stage
-                yield job, progress
-    except Stopped:
+        current_task().check()
+        if message:
+            current_task().progress(0, 0, message)
+        return _Outcome(job, work())
+    except Cancelled:
         # Nobody waits for this any more.
         return _Outcome(job)
     except MicrodlError as error:
         return _Outcome(job, error=str(error))
     except MemoryError:
-        return _Outcome(
-            job,
-            error="There is not enough memory for this run; use fewer images or smaller ones, "
-            "or close other programs.",
+        sentence = (
+            "There is not enough memory for this run; use fewer images or smaller ones, or close "
+            "other programs."
         )
+        return _Outcome(job, error=sentence)
     except Exception as error:
         _LOG.exception("A background job failed.")
-        return _Outcome(
-            job,
-            error=f"The run stopped on an unexpected error ({type(error).__name__}: {error}); "
-            "nothing was changed. Please report it with what the terminal shows.",
+        sentence = (
+            f"The run stopped on an unexpected error ({type(error).__name__}: {error}); nothing "
+            "was changed. Please report it with what the terminal shows."
         )
-    finally:
-        steps.close()
+        return _Outcome(job, error=sentence)
 
 
 @dataclass
 class _Running:
     """Worker and bar of the job in progress, apart from the runner so that they outlive it."""
 
-    worker: GeneratorWorker | None = None
+    worker: _Worker | None = None
     bar: cancelable_progress | None = None
-    # Asks the work to stop, also in the middle of a step.
-    asked: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
-        """Ask the thread to stop at its next step and take the bar away."""
-        self.asked.set()
+        """Cancel the task and take the bar away."""
         worker, self.worker = self.worker, None
         bar, self.bar = self.bar, None
         if worker is not None:
@@ -148,21 +140,34 @@ class _Running:
             bar.close()
 
     def __del__(self) -> None:
-        self.asked.set()
         if self.worker is not None:
             self.worker.quit()
 
 
 class JobRunner(QObject):
-    """Runs one generator of `Progress` at a time, off the GUI thread.
+    """Runs one function at a time, off the GUI thread.
 
-    Signals arrive in the GUI thread. After `cancel` and after the runner is destroyed nothing of
-    the old job arrives any more; its thread ends at its next step.
+    The function reports through `napari_microdl.core.task.current_task`. Signals arrive in the GUI
+    thread. After `cancel` and after the runner is destroyed nothing of the old job arrives any
+    more; its thread ends when it next looks at its task.
 
     Parameters
     ----------
     parent : QObject
         Usually the dock; the job is stopped when it is destroyed.
+
+    Signals
+    -------
+    progressed
+        `Progress` of the job.
+    succeeded
+        What the function returned.
+    failed
+        A sentence.
+    cancelled
+        By a person.
+    running_changed
+        Whether there is a job.
     """
 
     progressed = Signal(object)
@@ -175,9 +180,10 @@ class JobRunner(QObject):
         super().__init__(parent)
         self._job = 0
         self._now = _Running()
-        self._reporting = False
+        self._moving_bar = False
         # Stages that the job begins and ends with.
-        self._first, self._last = "scale", "encode"
+        self._first: Stage = "fields"
+        self._last: Stage = "activations"
         # A click on the bar in napari's activity dock only sets a flag.
         self._look = QTimer(self)
         self._look.setInterval(_MILLISECONDS_BETWEEN_LOOKS)
@@ -192,22 +198,28 @@ class JobRunner(QObject):
         return self._now.worker is not None
 
     def start(
-        self, steps: Generator[Any, None, Any], title: str | None = None, last: str = "encode"
+        self,
+        work: Callable[[], Any],
+        title: str | None = None,
+        *,
+        message: str = "",
+        last: Stage = "activations",
     ) -> None:
         """Start a job; an earlier one is cancelled.
 
         Parameters
         ----------
-        steps : generator of Progress
-            The work, yielding `Progress` or what else has a stage, done and total; what it returns
-            arrives through `succeeded`.
+        work : callable
+            Called in a thread, with a task of its own; what it returns arrives through `succeeded`.
         title : str, optional
             Description of the bar in napari's activity dock; no bar where not given.
-        last : str, default="encode"
-            Stage that the work ends with.
+        message : str, optional
+            What `progressed` says until the work says something else.
+        last : str, default="activations"
+            Stage of a run that the work ends with.
         """
         self.stop()
-        self._first, self._last = "scale", last
+        self._first, self._last = "fields", last
         self._job += 1
         job = self._job
         if title is not None:
@@ -217,27 +229,21 @@ class JobRunner(QObject):
             # them, it is the later one.
             if job != self._job:
                 bar.close()
-                steps.close()
                 return
             self._now.bar = bar
             self._look.start()
-        self._now.asked = threading.Event()
+        # Through napari, which then asks before it is closed while a job is running.
         worker = create_worker(
-            _guarded,
-            job,
-            steps,
-            self._now.asked,
-            _start_thread=False,
-            _worker_class=_ClosingWorker,
+            _outcome, job, work, message, _start_thread=False, _worker_class=_Worker
         )
-        worker.yielded.connect(self._on_yielded)
+        worker.reports.sent.connect(self._on_report)
         worker.returned.connect(self._on_returned)
         self._now.worker = worker
         worker.start()
         self.running_changed.emit(True)
 
     def percent(self, progress: Progress) -> int:
-        """Share of the job that is done, in percent.
+        """How much of the job is done, in percent.
 
         Parameters
         ----------
@@ -249,7 +255,7 @@ class JobRunner(QObject):
         int
             0 to 100.
         """
-        if self._first == "scale":
+        if progress.stage is not None and self._first == "fields":
             # Until the work begins it is not known which stages it has.
             return 0
         return percent_done(progress, self._first, self._last)
@@ -274,22 +280,22 @@ class JobRunner(QObject):
         if self._now.bar is not None and self._now.bar.is_canceled:
             self.cancel()
 
-    def _on_yielded(self, sent: tuple[int, Progress]) -> None:
+    def _on_report(self, sent: tuple[int, Progress]) -> None:
         job, progress = sent
         if job != self._job:
             return
-        if self._first == "scale":
+        if self._first == "fields" and progress.stage is not None:
             # Stages that are not run again take no part of the bar.
             self._first = progress.stage
         self.progressed.emit(progress)
         # napari's bar handles waiting events when it is moved, so this may be entered again: later
         # reports then come before the bar has moved, and never before they were passed on.
-        if job == self._job and self._now.bar is not None and not self._reporting:
-            self._reporting = True
+        if job == self._job and self._now.bar is not None and not self._moving_bar:
+            self._moving_bar = True
             try:
                 self._now.bar.update(max(0, self.percent(progress) - self._now.bar.n))
             finally:
-                self._reporting = False
+                self._moving_bar = False
 
     def _on_returned(self, outcome: _Outcome) -> None:
         if outcome.job != self._job:
@@ -299,3 +305,47 @@ class JobRunner(QObject):
             self.failed.emit(outcome.error)
         else:
             self.succeeded.emit(outcome.result)
+
+
+class JobBar(QWidget):
+    """A bar and a Cancel button, there only while a job is running.
+
+    Parameters
+    ----------
+    jobs : JobRunner
+        Whose jobs are shown and cancelled.
+    """
+
+    def __init__(self, jobs: JobRunner) -> None:
+        super().__init__()
+        self._jobs = jobs
+        self.bar = QProgressBar()
+        self.bar.setMinimumWidth(60)
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop at once; nothing is changed.")
+        self.cancel_button.clicked.connect(jobs.cancel)
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.bar, 1)
+        row.addWidget(self.cancel_button)
+        jobs.progressed.connect(self._on_progress)
+        jobs.running_changed.connect(self._on_running)
+        self.hide()
+
+    def _on_running(self, running: bool) -> None:
+        self.bar.setRange(0, 100)
+        self.bar.setValue(0)
+        self.bar.setFormat("")
+        self.setVisible(running)
+
+    def _on_progress(self, progress: Progress) -> None:
+        # A range without length is drawn as a bar that moves all the time.
+        self.bar.setRange(0, 100 if progress.total else 0)
+        self.bar.setValue(self._jobs.percent(progress))
+        self.bar.setFormat(f"{progress.message} %p%{time_left(progress)}")
+
+
+def time_left(progress: Progress) -> str:
+    """How long a stage will still take, to be added to a message; empty while nobody can say."""
+    seconds = progress.seconds_left
+    return "" if seconds is None else f", about {duration(seconds)} left"

@@ -1,13 +1,15 @@
-"""Plots in the docks: what they share, and the fit curve."""
+"""What the plots in the docks share: their canvas, their colours, their files, and arrow keys."""
 
 from __future__ import annotations
 
-import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QTimer
-from qtpy.QtGui import QFontMetrics
+import numpy as np
+from numpy.typing import NDArray
+from qtpy.QtCore import QSize, Qt
+from qtpy.QtGui import QFontMetrics, QPainter, QPaintEvent
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_microdl.gui.widgets.save_actions import (
@@ -23,13 +25,49 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from napari_microdl.estimators.icfl import FitRecord
-
 _PAPER = {"background": "#ffffff", "text": "#000000"}
-_CURVE = "#56b4e9"
-_MILLISECONDS_BETWEEN_DRAWINGS = 250
+# Axis and direction of every key; the last two go to the ends.
+_STEPS = {
+    Qt.Key.Key_Left: (0, -1),
+    Qt.Key.Key_Right: (0, 1),
+    Qt.Key.Key_Down: (1, -1),
+    Qt.Key.Key_Up: (1, 1),
+}
+_ENDS = {Qt.Key.Key_Home: 0, Qt.Key.Key_End: -1}
 # Pixels of a line of text for which the heights of plots are given.
 _LINE = 17
+
+
+@cache
+def _canvas_class() -> type:
+    """The canvas of plots; made with the first one, because matplotlib takes long to import."""
+    from matplotlib.backends.backend_qtagg import FigureCanvasQTAgg
+
+    class PlotCanvas(FigureCanvasQTAgg):
+        """A canvas that asks for no more than it needs, and takes what there is.
+
+        Matplotlib's asks for the size that its figure happens to have. The Tab key reaches it, for
+        the menu of its plot.
+        """
+
+        def __init__(self, figure: Figure) -> None:
+            super().__init__(figure)
+            self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+
+        def paintEvent(self, event: QPaintEvent) -> None:  # noqa: N802 (Qt's name)
+            """Draw a frame around the plot while keys go to it."""
+            super().paintEvent(event)
+            if self.hasFocus():
+                painter = QPainter(self)
+                painter.setPen(self.palette().highlight().color())
+                painter.drawRect(self.rect().adjusted(0, 0, -1, -1))
+                painter.end()
+
+        def sizeHint(self) -> QSize:  # noqa: N802 (Qt's name)
+            """The least size."""
+            return self.minimumSize()
+
+    return PlotCanvas
 
 
 class Plot(QWidget):
@@ -94,9 +132,7 @@ class Plot(QWidget):
             # Imported on the first drawing: napari starts faster without matplotlib.
             from matplotlib.figure import Figure
 
-            from napari_microdl.gui.widgets.canvas import PlotCanvas
-
-            self._canvas = PlotCanvas(Figure(layout="constrained"))
+            self._canvas = _canvas_class()(Figure(layout="constrained"))
             self._canvas.setSizePolicy(
                 QSizePolicy.Policy.Expanding, QSizePolicy.Policy.MinimumExpanding
             )
@@ -154,53 +190,37 @@ class Plot(QWidget):
         write_figure(figure, path)
 
 
-class FitCurve(Plot):
-    """R2 of the dictionary against the step, drawn while it is fitted."""
+def point_by_key(places: NDArray[np.float64], current: int | None, key: int) -> int | None:
+    """Point that a key leads to.
 
-    def __init__(self) -> None:
-        super().__init__(130, "Fit curve")
-        self._records: list[FitRecord] = []
-        self._timer = QTimer(self)
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(_MILLISECONDS_BETWEEN_DRAWINGS)
-        self._timer.timeout.connect(self.redraw)
-        self.hide()
+    Left and right lead to the next point along the first axis, down and up along the second; Home
+    and End to the least and the greatest along the first. Every point is reached, also those that
+    lie on one another.
 
-    def clear(self) -> None:
-        """Forget the last fit."""
-        self._timer.stop()
-        self._records = []
-        self.redraw()
+    Parameters
+    ----------
+    places : ndarray of shape (n, 2)
+        Places of the points; one that is not finite is not drawn, and passed over.
+    current : int or None
+        Point to start from; where it is not drawn, the key leads to an end.
+    key : int
+        Of `Qt.Key`.
 
-    def add(self, record: FitRecord) -> None:
-        """Take one more point in; drawing waits, so that a fast fit does not wait for it."""
-        self._records.append(record)
-        if not self._timer.isActive():
-            self._timer.start()
-
-    def set_history(self, records: list[FitRecord]) -> None:
-        """Show the whole curve of a finished fit."""
-        self._timer.stop()
-        self._records = list(records)
-        self.redraw()
-
-    def has_contents(self) -> bool:
-        """Whether a fit has begun."""
-        return bool(self._records)
-
-    def table(self) -> pd.DataFrame:
-        """Every point of the fit: step, R2, dead concepts and what else is known."""
-        import pandas as pd
-
-        return pd.DataFrame([dataclasses.asdict(record) for record in self._records])
-
-    def paint(self, axes: Axes) -> None:
-        """Draw the curve."""
-        steps = [record.step for record in self._records]
-        r2 = [record.r2 for record in self._records]
-        axes.plot(steps, r2, color=_CURVE, linewidth=1.5)
-        last = self._records[-1]
-        axes.set_xlim(0, max(last.total_steps or last.step, 1))
-        axes.set_xlabel("step")
-        axes.set_ylabel("R² of samples")
-        axes.set_title(f"R² {last.r2:.3f}, {last.dead_atoms} dead concepts")
+    Returns
+    -------
+    int or None
+        None for other keys, at an end, and where no point is drawn.
+    """
+    drawn = np.flatnonzero(np.isfinite(places).all(axis=1))
+    if not len(drawn) or (key not in _STEPS and key not in _ENDS):
+        return None
+    axis, step = _STEPS.get(Qt.Key(key), (0, 0))
+    # Of equal ones the other axis decides, and then the number: a point has one place in the row.
+    order = drawn[np.lexsort((places[drawn, 1 - axis], places[drawn, axis]))]
+    if key in _ENDS:
+        return int(order[_ENDS[Qt.Key(key)]])
+    place = np.flatnonzero(order == current)
+    if not len(place):
+        return int(order[0 if step > 0 else -1])
+    new = int(place[0]) + step
+    return int(order[new]) if 0 <= new < len(order) else None

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Generator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari.viewer import Viewer
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.stepping import retold
 from napari_microdl.fields.field import Field
 from napari_microdl.gui.overlays.cell_layers import show_part
 from napari_microdl.gui.overlays.view_region import Region, is_at_current_step, visible_region
@@ -32,15 +31,6 @@ _MILLISECONDS_BEFORE_PREVIEW = 300
 _MARGIN_DIAMETERS = 4
 # Of larger images the whole is not looked at, only what is in view.
 _MOST_PIXELS = 4096 * 4096
-
-
-@dataclass(frozen=True)
-class _Looking:
-    """Progress of a preview; it has one step."""
-
-    stage: str = "segment"
-    done: int = 0
-    total: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,22 +64,20 @@ def _segment_part(
     region: Region,
     config: SegmentationConfig,
     levels: Levels | None,
-) -> Generator[_Looking, None, _Preview]:
-    yield _Looking()
+) -> _Preview:
     import numpy as np
     from skimage.segmentation import relabel_sequential
 
-    from napari_microdl.fields.segmentation import iter_measure_levels, iter_segment_cells
+    from napari_microdl.fields.segmentation import measure_levels, segment_cells
 
     names = (config.channel,) if config.channel else None
     channel = field.channel_indices(names)[0]
     if levels is None and field.shape[0] * field.shape[1] <= _MOST_PIXELS:
         image = field.read((channel,))[0]
-        levels = yield from retold(iter_measure_levels(image, config), _Looking())
-        yield _Looking()
+        levels = measure_levels(image, config)
     outer = region.grown(math.ceil(_MARGIN_DIAMETERS * config.diameter), field.shape)
     part = np.asarray(field.data[channel, outer.top : outer.bottom, outer.left : outer.right])
-    labels = yield from retold(iter_segment_cells(part, config, levels), _Looking())
+    labels = segment_cells(part, config, levels)
     labels = labels[region.within(outer)]
     whole = region == Region(0, 0, *field.shape)
     return _Preview(source, region, whole, relabel_sequential(labels)[0].astype(np.int32), levels)
@@ -109,11 +97,11 @@ class CellPreview(QObject):
 
     Signals
     -------
-    told
+    message
         A sentence for the status line.
     """
 
-    told = Signal(str)
+    message = Signal(str)
 
     def __init__(self, viewer: Viewer, session: Session, parent: QObject) -> None:
         super().__init__(parent)
@@ -129,9 +117,7 @@ class CellPreview(QObject):
         self._asked: Any = None
         self._last: Any = None
         # Panning and typing change many times.
-        self._soon = QTimer(self)
-        self._soon.setSingleShot(True)
-        self._soon.setInterval(_MILLISECONDS_BEFORE_PREVIEW)
+        self._soon = QTimer(self, singleShot=True, interval=_MILLISECONDS_BEFORE_PREVIEW)
         self._soon.timeout.connect(self._again)
 
     def set_live(self, live: bool) -> None:
@@ -176,7 +162,7 @@ class CellPreview(QObject):
         self._soon.stop()
         if self.jobs.is_running:
             self.jobs.cancel()
-            self.told.emit("Cancelled: there is no new preview.")
+            self.message.emit("Cancelled: there is no new preview.")
 
     def _again(self) -> None:
         self.look(only_news=True)
@@ -196,24 +182,24 @@ class CellPreview(QObject):
             field, source = self._field_in_view(viewer)
         except MicrodlError as error:
             if not only_news:
-                self.told.emit(f"⚠ {error}")
+                self.message.emit(f"⚠ {error}")
             return
-        config = self._session.config.cells
+        config = self._session.settings.config.cells
         region = visible_region(source)
         if not region.area:
             region = Region(0, 0, *field.shape)
-        contents = self._session.contents(source.layer())
+        contents = self._session.images.contents(source.layer())
         of_image = (contents, source.index, field.name, config.channel, config.diameter)
         asked = (of_image, config, region)
         if only_news and asked == self._last:
             return
         self._asked, self._last = of_image, asked
         known = self._levels[1] if self._levels and self._levels[0] == of_image else None
-        self.jobs.start(_segment_part(field, source, region, config, known))
+        self.jobs.start(partial(_segment_part, field, source, region, config, known))
 
     def _field_in_view(self, viewer: Viewer) -> tuple[Field, Source]:
         """The field of the selected image, or of the one that fills most of the view."""
-        fields, sources, _ = self._session.prepare("cells")
+        fields, sources, _ = self._session.plan.prepare("cells")
         here = [n for n, source in enumerate(sources) if is_at_current_step(source, viewer)]
         if not here:
             raise MicrodlError("No field is in view; move the sliders to one that is in use.")
@@ -223,7 +209,7 @@ class CellPreview(QObject):
         return fields[best], sources[best]
 
     def _on_failed(self, sentence: str) -> None:
-        self.told.emit(f"⚠ {sentence}")
+        self.message.emit(f"⚠ {sentence}")
 
     def _show(self, preview: _Preview) -> None:
         viewer = self._viewer()
@@ -232,7 +218,7 @@ class CellPreview(QObject):
         if preview.levels is not None:
             self._levels = (self._asked, preview.levels)
         if preview.source.layer() not in viewer.layers:
-            self.told.emit("The image was closed, so there is no preview.")
+            self.message.emit("The image was closed, so there is no preview.")
             return
         corner = (preview.region.top, preview.region.left)
         show_part(viewer, preview.source, preview.labels, corner, preview.whole)
@@ -242,4 +228,4 @@ class CellPreview(QObject):
         brightness = ""
         if preview.levels is None:
             brightness = " The image is large: brightness was judged by this part alone."
-        self.told.emit(f"{int(preview.labels.max())} cells in {where}.{brightness}")
+        self.message.emit(f"{int(preview.labels.max())} cells in {where}.{brightness}")

@@ -21,21 +21,23 @@ from qtpy.QtWidgets import (
 )
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.text import listed
-from napari_microdl.gui.dock import Dock, sentence_label
+from napari_microdl.core.task import Progress, Stage
+from napari_microdl.core.text import counted, listed
+from napari_microdl.gui.dock import Dock
 from napari_microdl.gui.overlays.cell_layers import remove_cells, show_all
 from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.freshness import StepName
-from napari_microdl.gui.session.work import Work, compare_layers
+from napari_microdl.gui.session.run import Work, compare_layers
 from napari_microdl.gui.widgets.collapsible import Step
-from napari_microdl.gui.widgets.jobs import JobRunner
+from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.jobs import JobRunner, time_left
 from napari_microdl.gui.workflow.cell_preview import CellPreview
 from napari_microdl.gui.workflow.files import WorkflowFiles
 from napari_microdl.gui.workflow.steps import (
     CellsStep,
     DictionaryStep,
-    ImagesStep,
-    ModelStep,
+    FieldsStep,
+    TokensStep,
     WhiteningStep,
 )
 
@@ -45,21 +47,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_microdl.gui.session.layers import Source
-    from napari_microdl.pipeline.reading import Tokens
-    from napari_microdl.pipeline.run import PipelineResult, Progress
-    from napari_microdl.pipeline.whitening import Whitened
+    from napari_microdl.pipeline.run import PipelineResult
+    from napari_microdl.pipeline.stages import Tokens, Whitened
 
-# Stage of the core that a run up to a step ends with.
-_LAST_STAGE: dict[StepName, str] = {
-    "cells": "segment",
-    "model": "whiten",
-    "whitening": "whiten",
-    "dictionary": "encode",
+# Stage that a run up to a step ends with.
+_LAST_STAGE: dict[StepName, Stage] = {
+    "cells": "cells",
+    # The place in the tile is removed from tokens at the end, as a part of the whitening.
+    "tokens": "whitening",
+    "whitening": "whitening",
+    "dictionary": "activations",
 }
 
 
 class ConceptWorkflow(Dock):
-    """Guided dock: images and channels, cells, model, whitening, dictionary, run.
+    """Guided dock: fields and channels, cells, tokens, whitening, dictionary, run.
 
     Parameters
     ----------
@@ -87,20 +89,20 @@ class ConceptWorkflow(Dock):
         self._then: Callable[[Any], None] = self._finish
         self._curve_shown = False
         self.preview = CellPreview(self.viewer, self.session, self)
-        self.preview.told.connect(self.say)
+        self.preview.message.connect(self.say)
         self.preview.jobs.running_changed.connect(self._offer_cancel)
         self.files = WorkflowFiles(self.viewer, self.session, self)
-        self.files.told.connect(self.say)
+        self.files.message.connect(self.say)
 
-        self.images = ImagesStep(self.session, self.viewer)
+        self.fields = FieldsStep(self.session, self.viewer)
         self.cells = CellsStep(self.session, self.viewer)
-        self.model = ModelStep(self.session)
+        self.tokens = TokensStep(self.session)
         self.whitening = WhiteningStep(self.session)
         self.dictionary = DictionaryStep(self.session)
         self.steps: dict[StepName, Step] = {
-            "images": self.images,
+            "fields": self.fields,
             "cells": self.cells,
-            "model": self.model,
+            "tokens": self.tokens,
             "whitening": self.whitening,
             "dictionary": self.dictionary,
         }
@@ -108,7 +110,7 @@ class ConceptWorkflow(Dock):
             step.run_wanted.connect(partial(self.run_step, name))
         self.cells.preview_wanted.connect(self.preview.look)
         self.cells.live_changed.connect(self.preview.set_live)
-        self.model.compare_wanted.connect(self._on_compare)
+        self.tokens.compare_wanted.connect(self._on_compare)
         self.dictionary.load_wanted.connect(self.files.ask_load_dictionary)
         self.dictionary.save_wanted.connect(self.files.ask_save_dictionary)
 
@@ -172,12 +174,10 @@ class ConceptWorkflow(Dock):
         layout.addWidget(self.bar)
         layout.addLayout(buttons)
         # Several changes in one go (a sample of eight layers) make one refresh.
-        self._later = QTimer(self)
-        self._later.setSingleShot(True)
-        self._later.setInterval(0)
+        self._later = QTimer(self, singleShot=True, interval=0)
         self._later.timeout.connect(self._follow_layers)
         for name, step in self.steps.items():
-            step.set_expanded(name in self.session.open_steps)
+            step.set_expanded(name in self.session.view.open_steps)
             step.heading.toggled.connect(self._on_opened)
         self.resume()
 
@@ -191,10 +191,10 @@ class ConceptWorkflow(Dock):
         connect(layers.events.removed, self._on_layers)
         connect(layers.events.reordered, self._on_layers)
         connect(self.viewer.events.theme, self._on_theme)
-        connect(self.session.rows_changed, self.refresh_steps)
-        connect(self.session.settings_changed, self.refresh_steps)
-        connect(self.session.dictionary_changed, self.refresh_steps)
-        connect(self.session.run_changed, self.refresh_steps)
+        connect(self.session.images.changed, self.refresh_steps)
+        connect(self.session.settings.changed, self.refresh_steps)
+        connect(self.session.settings.dictionary_changed, self.refresh_steps)
+        connect(self.session.run.changed, self.refresh_steps)
         connect(self.session.steps_changed, self.refresh_steps)
         camera = camera_of(self.viewer)
         for signal in (
@@ -202,8 +202,8 @@ class ConceptWorkflow(Dock):
             camera.events.zoom,
             self.viewer.dims.events.point,
             layers.selection.events.active,
-            self.session.settings_changed,
-            self.session.rows_changed,
+            self.session.settings.changed,
+            self.session.images.changed,
         ):
             connect(signal, self.preview.follow)
 
@@ -213,46 +213,46 @@ class ConceptWorkflow(Dock):
         self._later.stop()
         self.jobs.stop()
         self._leave()
-        self.model.stop()
+        self.tokens.stop()
         self.preview.stop()
         self.files.jobs.stop()
 
     def refresh(self) -> None:
         """Read layers and session anew."""
         self._on_theme()
-        self.session.update_images(self.viewer.layers)
+        self.session.images.update(self.viewer.layers)
         self._on_running(self.jobs.is_running)
-        if self.session.run is not None and not self.status.text():
+        if self.session.run.current is not None and not self.status.text():
             # The dock is a new one, the run is not.
-            self._tell(self.session.run.result, self.session.run.sources)
+            self._sum_up(self.session.run.current.result, self.session.run.current.sources)
 
     def _on_opened(self) -> None:
         steps = self.steps.items()
-        self.session.open_steps = {name for name, step in steps if step.is_expanded}
+        self.session.view.open_steps = {name for name, step in steps if step.is_expanded}
 
     def _on_layers(self) -> None:
         self._later.start()
 
     def _follow_layers(self) -> None:
         self._later.stop()
-        self.session.update_images(self.viewer.layers)
+        self.session.images.update(self.viewer.layers)
 
     def _on_theme(self) -> None:
         self.dictionary.curve.set_colours(self.theme_colours())
         self.whitening.spectrum.set_colours(self.theme_colours())
-        self.model.curve.set_colours(self.theme_colours())
+        self.tokens.curve.set_colours(self.theme_colours())
 
     def refresh_steps(self) -> None:
         """Show the state of the session in every step, with what each still needs."""
         needs: dict[str, str] = {}
-        for problem in self.session.problems():
+        for problem in self.session.plan.problems():
             needs.setdefault(problem.step, problem.sentence)
-        marks = self.session.marks()
+        states = self.session.step_states()
         for name, step in self.steps.items():
             step.refresh()
             step.set_need(needs.get(name, ""))
-            step.set_mark(marks.get(name, ""))
-        self.dictionary.save.setEnabled(self.session.dictionary is not None)
+            step.set_state(states.get(name, ""))
+        self.dictionary.save.setEnabled(self.session.settings.dictionary is not None)
 
     # Running -----------------------------------------------------------------------------------
 
@@ -279,7 +279,7 @@ class ConceptWorkflow(Dock):
             return
         then: dict[StepName, Callable[[Any], None]] = {
             "cells": self._show_cells,
-            "model": self._show_tokens,
+            "tokens": self._show_tokens,
             "whitening": self._show_whitening,
             "dictionary": self._finish,
         }
@@ -289,12 +289,12 @@ class ConceptWorkflow(Dock):
             self.dictionary.curve.clear()
         self.notes.hide()
         self.say("Starting...")
-        self.jobs.start(work.steps(), "MicroDL", _LAST_STAGE[step])
+        self.jobs.start(work.run, "MicroDL", last=_LAST_STAGE[step])
 
     def _refuse(self, error: MicrodlError, step: StepName) -> None:
         """Say what is missing, and show where."""
         self.say(f"⚠ {error}")
-        for problem in self.session.problems():
+        for problem in self.session.plan.problems():
             if step in problem.blocks:
                 self.steps[problem.step].set_expanded(True)
                 self.scroll.ensureWidgetVisible(self.steps[problem.step])
@@ -314,7 +314,7 @@ class ConceptWorkflow(Dock):
             step.run_button.setEnabled(not running)
         self.preview.pause(running)
         self.cells.preview.setEnabled(not running)
-        self.model.compare.setEnabled(not running)
+        self.tokens.compare.setEnabled(not running)
         self._offer_cancel()
         self.bar.setVisible(running)
         self.bar.setValue(0)
@@ -329,7 +329,7 @@ class ConceptWorkflow(Dock):
 
     def _on_progress(self, progress: Progress) -> None:
         self.bar.setValue(self.jobs.percent(progress))
-        self.say(progress.message)
+        self.say(progress.message + time_left(progress))
         if progress.record is not None:
             self.dictionary.curve.add(progress.record)
             if not self._curve_shown and self.dictionary.curve.isVisible():
@@ -341,8 +341,8 @@ class ConceptWorkflow(Dock):
     def _on_cancelled(self) -> None:
         finished = self._leave()
         self.dictionary.curve.clear()
-        kept = f" Done and kept for the next run: {listed(finished)}." if finished else ""
-        self.say(f"Cancelled: nothing was changed.{kept}")
+        done = f" Done and kept for the next run: {listed(finished)}." if finished else ""
+        self.say(f"Cancelled: nothing was changed.{done}")
 
     def _on_failure(self, sentence: str) -> None:
         self._leave()
@@ -357,14 +357,14 @@ class ConceptWorkflow(Dock):
         assert work is not None
         remove_cells(self.viewer)
         self.session.finish(result, work.fields, work.sources)
-        if self.model.is_expanded:
-            self.model.kept.look()
-        self._tell(result, work.sources)
+        if self.tokens.is_expanded:
+            self.tokens.stored.look()
+        self._sum_up(result, work.sources)
         self.run_finished.emit()
 
-    def _tell(self, result: PipelineResult, sources: Sequence[Source]) -> None:
+    def _sum_up(self, result: PipelineResult, sources: Sequence[Source]) -> None:
         """Sum a run up, with its fit and its notes."""
-        if not self.session.apply_dictionary:
+        if not self.session.settings.apply_dictionary:
             self.dictionary.curve.set_history(result.dictionary.icfl.history_)
         best = result.activations.ranking.iloc[0]
         sentence = (
@@ -379,7 +379,7 @@ class ConceptWorkflow(Dock):
         closed = [s.name for s in sources if s.layer() not in self.viewer.layers]
         if closed:
             sentence += f" No overlay for {', '.join(closed)}: the image was closed."
-        lost = [self.session.tag_note] if self.session.tag_note else []
+        lost = [self.session.run.tag_note] if self.session.run.tag_note else []
         self._show_notes([*lost, *result.warnings], sentence)
 
     def _show_notes(self, notes: Sequence[str], sentence: str) -> None:
@@ -394,14 +394,14 @@ class ConceptWorkflow(Dock):
         counts = [_count(cells) for cells in labels if cells is not None]
         shown = show_all(self.viewer, labels, work.sources)
         each = f"{min(counts)} to {max(counts)} in each"
-        where = f"shown on {shown} image{'s' if shown != 1 else ''}" if shown else "of your labels"
+        where = f"shown on {counted(shown, 'image')}" if shown else "of your labels"
         self.say(f"{sum(counts)} cells in {len(counts)} fields, {each}; {where}.")
 
     def _show_tokens(self, tokens: Tokens) -> None:
-        self.session.take_tokens(tokens)
+        self.session.run.take_tokens(tokens)
         self._leave()
-        if self.model.is_expanded:
-            self.model.kept.look()
+        if self.tokens.is_expanded:
+            self.tokens.stored.look()
         patches = sum(grid.position.size for grid in tokens.grids)
         width = tokens.grids[0].tokens.shape[-1]
         self._show_notes(
@@ -411,7 +411,7 @@ class ConceptWorkflow(Dock):
         )
 
     def _show_whitening(self, whitened: Whitened) -> None:
-        self.session.take_whitening(whitened)
+        self.session.run.take_whitening(whitened)
         self._leave()
         whitening = whitened.whitening
         sentence = f"{len(whitened.vectors)} samples, not whitened."
@@ -434,16 +434,16 @@ class ConceptWorkflow(Dock):
 
     def _on_compare(self) -> None:
         try:
-            fields, _, config = self.session.prepare()
+            fields, _, config = self.session.plan.prepare()
         except MicrodlError as error:
             self._refuse(error, "dictionary")
             return
         self._then = self._show_layers
         self.say("Starting...")
-        self.jobs.start(compare_layers(fields, config), "MicroDL layers")
+        self.jobs.start(partial(compare_layers, fields, config), "MicroDL layers")
 
     def _show_layers(self, table: pd.DataFrame) -> None:
-        self.model.show_layers(table)
+        self.tokens.show_layers(table)
         best = table.loc[table["auc"].idxmax()]
         self.say(
             f"Layer {best['layer']:.0f} tells treated from control best: AUC {best['auc']:.2f} on "

@@ -12,8 +12,8 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_microdl.fields.metadata import metadata_table
 from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.inputs import fit_height
 from napari_microdl.gui.widgets.save_actions import offer_table
-from napari_microdl.gui.widgets.table_size import fit_height
 
 _FIELDS = (("Use", "use"), ("Field", "name"), ("Condition", "condition"), ("Control", "is_control"))
 _CHANNELS = (
@@ -62,13 +62,13 @@ class FieldsModel(QAbstractTableModel):
     def columns(self) -> tuple[tuple[str, str], ...]:
         """Heading and attribute of every column."""
         session = self._session
-        columns = _CHANNELS if session.layout.arrangement == "channels" else _FIELDS
-        known = tuple(c for c in _PLACES if any(getattr(row, c[1]) for row in session.rows))
+        columns = _CHANNELS if session.images.layout.arrangement == "channels" else _FIELDS
+        known = tuple(c for c in _PLACES if any(getattr(row, c[1]) for row in session.images.rows))
         return columns + known
 
     def reload(self) -> None:
         """Follow the session; the selection is kept where the rows are the same."""
-        shown = (self.columns(), *(row.key for row in self._session.rows))
+        shown = (self.columns(), *(row.key for row in self._session.images.rows))
         if shown == self._shown:
             last = self.index(self.rowCount() - 1, self.columnCount() - 1)
             self.dataChanged.emit(self.index(0, 0), last)
@@ -109,10 +109,10 @@ class FieldsModel(QAbstractTableModel):
 
     def data(self, index: _Index, role: int = Qt.ItemDataRole.DisplayRole) -> Any:
         """Cell contents."""
-        if not index.isValid() or index.row() >= len(self._session.rows):
+        if not index.isValid() or index.row() >= len(self._session.images.rows):
             return None
         heading, attribute = self.columns()[index.column()]
-        row = self._session.rows[index.row()]
+        row = self._session.images.rows[index.row()]
         layer = row.layer()
         image = "(closed)" if layer is None else layer.name
         if attribute in _TICKS:
@@ -132,12 +132,12 @@ class FieldsModel(QAbstractTableModel):
         _, attribute = self.columns()[index.column()]
         if role == Qt.ItemDataRole.CheckStateRole:
             ticked = Qt.CheckState(value) == Qt.CheckState.Checked
-            self._session.edit_rows([index.row()], **{attribute: ticked})
+            self._session.images.edit_rows([index.row()], **{attribute: ticked})
             return True
         if role == Qt.ItemDataRole.EditRole and attribute:
             text = str(value).strip()
             if text or attribute in {"condition", "well", "site"}:
-                self._session.edit_rows([index.row()], **{attribute: text})
+                self._session.images.edit_rows([index.row()], **{attribute: text})
                 return True
         return False
 
@@ -172,8 +172,8 @@ class FieldsTable(QTableView):
 
     def table(self) -> pd.DataFrame:
         """Everything that is known of the images, a row each, in columns ``Metadata_*``."""
-        channels = self._session.layout.arrangement == "channels"
-        rows = self._session.rows
+        channels = self._session.images.layout.arrangement == "channels"
+        rows = self._session.images.rows
         fields = [dataclasses.replace(row, name=row.group) for row in rows] if channels else rows
         table = metadata_table(fields)
         images = [row.layer() for row in rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from napari.viewer import Viewer
@@ -9,7 +10,12 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.gui.session.files import put_back, read_back, take_down, write_steps
+from napari_microdl.gui.session.files import (
+    collect_window,
+    open_window,
+    restore_window,
+    write_window,
+)
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.jobs import JobRunner
 
@@ -31,11 +37,11 @@ class WorkflowFiles(QObject):
 
     Signals
     -------
-    told
+    message
         A sentence for the status line.
     """
 
-    told = Signal(str)
+    message = Signal(str)
 
     def __init__(self, viewer: Viewer, session: Session, parent: QWidget) -> None:
         super().__init__(parent)
@@ -47,13 +53,13 @@ class WorkflowFiles(QObject):
         self.jobs.cancelled.connect(self._on_cancelled)
 
     def _on_saved(self, sentence: str) -> None:
-        self.told.emit(sentence)
+        self.message.emit(sentence)
 
     def _on_failed(self, sentence: str) -> None:
-        self.told.emit(f"⚠ {sentence}")
+        self.message.emit(f"⚠ {sentence}")
 
     def _on_cancelled(self) -> None:
-        self.told.emit("⚠ Cancelled: the settings may be saved in part.")
+        self.message.emit("⚠ Cancelled: the settings may be saved in part.")
 
     def ask_load_dictionary(self) -> None:
         """Ask which dictionary to load."""
@@ -74,11 +80,11 @@ class WorkflowFiles(QObject):
         try:
             dictionary = ConceptDictionary.load(path)
         except (MicrodlError, OSError) as error:
-            self.told.emit(f"⚠ {error}")
+            self.message.emit(f"⚠ {error}")
             return
-        self._session.set_dictionary(dictionary, Path(path))
-        self._session.choose(apply_dictionary=True)
-        self.told.emit(f"Loaded {Path(path).name}; press Run all to apply it.")
+        self._session.settings.set_dictionary(dictionary, Path(path))
+        self._session.settings.choose(apply_dictionary=True)
+        self.message.emit(f"Loaded {Path(path).name}; press Run all to apply it.")
 
     def ask_save_dictionary(self) -> None:
         """Ask where to save the dictionary at hand."""
@@ -96,16 +102,17 @@ class WorkflowFiles(QObject):
         path : str or Path
             The file.
         """
-        if self._session.dictionary is None:
-            self.told.emit("⚠ There is no dictionary to save yet; fit one first.")
+        settings = self._session.settings
+        if settings.dictionary is None:
+            self.message.emit("⚠ There is no dictionary to save yet; fit one first.")
             return
         try:
-            written = self._session.dictionary.save(path)
+            written = settings.dictionary.save(path)
         except (MicrodlError, OSError) as error:
-            self.told.emit(f"⚠ The dictionary could not be saved: {error}")
+            self.message.emit(f"⚠ The dictionary could not be saved: {error}")
             return
-        self._session.dictionary_file = written
-        self.told.emit(f"Saved {written.name}.")
+        settings.dictionary_file = written
+        self.message.emit(f"Saved {written.name}.")
 
     def ask_load_settings(self) -> None:
         """Ask which settings to load."""
@@ -123,12 +130,12 @@ class WorkflowFiles(QObject):
         """
         path = Path(path)
         try:
-            said = put_back(self._session, self._viewer.layers, read_back(path))
+            missing = restore_window(self._session.plan, self._viewer.layers, open_window(path))
         except MicrodlError as error:
-            self.told.emit(f"⚠ {error}")
+            self.message.emit(f"⚠ {error}")
             return
-        self.told.emit(
-            f"Settings of {path.name} are in place; press Run all to use them. {said}".rstrip()
+        self.message.emit(
+            f"Settings of {path.name} are in place; press Run all to use them. {missing}".rstrip()
         )
 
     def ask_save_settings(self) -> None:
@@ -147,5 +154,6 @@ class WorkflowFiles(QObject):
         path : str or Path
             The file of the settings.
         """
-        self.told.emit("Saving settings...")
-        self.jobs.start(write_steps(take_down(self._session, path), path), "MicroDL settings")
+        self.message.emit("Saving settings...")
+        files = collect_window(self._session.plan, path)
+        self.jobs.start(partial(write_window, files, path), "MicroDL settings")

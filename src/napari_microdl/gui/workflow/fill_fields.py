@@ -31,9 +31,9 @@ from napari_microdl.fields.metadata import (
     read_table,
     select,
 )
-from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.session.layers import ImageRow
 from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.inputs import sentence_label
 
 _TABLES = "Tables (*.csv *.tsv *.parquet);;All files (*)"
 _HEADINGS = {
@@ -85,7 +85,7 @@ class _Page(QWidget):
         self.show_changes({}, "")
 
     def _apply(self) -> None:
-        self.session.fill(self.changes)
+        self.session.images.fill(self.changes)
         self.message.setText("Filled in.")
 
     def show_changes(self, changes: Changes, sentence: str) -> None:
@@ -105,8 +105,8 @@ class _Page(QWidget):
         self.preview.setColumnCount(1 + len(found))
         self.preview.setHorizontalHeaderLabels(["Image", *(_HEADINGS[name] for name in found)])
         self.preview.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-        self.preview.setRowCount(len(self.session.rows))
-        for number, row in enumerate(self.session.rows):
+        self.preview.setRowCount(len(self.session.images.rows))
+        for number, row in enumerate(self.session.images.rows):
             change = changes.get(number, {})
             for column, text in enumerate(
                 [image_name(row), *(_text(change.get(name, "")) for name in found)]
@@ -149,13 +149,13 @@ class NamesPage(_Page):
 
     def refresh(self) -> None:
         """Read the names by the pattern."""
-        names = [image_name(row) for row in self.session.rows]
+        names = [image_name(row) for row in self.session.images.rows]
         try:
             read = read_names(names, self.pattern.text())
         except MicrodlError as error:
             self.refuse(error)
             return
-        channels = self.session.layout.arrangement == "channels"
+        channels = self.session.images.layout.arrangement == "channels"
         changes: Changes = {}
         for number, values in enumerate(read):
             values = dict(values)
@@ -220,7 +220,7 @@ class TablePage(_Page):
         self.show_changes(
             {number: change for number, change in changes.items() if change},
             f"{self.path.name} has {len(table)} rows; {len(changes)} of "
-            f"{len(self.session.rows)} images are among them.",
+            f"{len(self.session.images.rows)} images are among them.",
         )
 
 
@@ -256,9 +256,9 @@ class QueryPage(_Page):
 
 def _described(session: Session) -> list[ImageRow]:
     """The rows under the names of their fields."""
-    if session.layout.arrangement == "channels":
-        return [dataclasses.replace(row, name=row.group) for row in session.rows]
-    return list(session.rows)
+    if session.images.layout.arrangement == "channels":
+        return [dataclasses.replace(row, name=row.group) for row in session.images.rows]
+    return list(session.images.rows)
 
 
 class FillFields(QDialog):

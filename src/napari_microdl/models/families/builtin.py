@@ -11,81 +11,61 @@ import hashlib
 import threading
 from dataclasses import replace
 from importlib.resources import as_file, files
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from napari_microdl.core.config import Precision
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.safetensors_files import file_sha256, read_safetensors
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.models.device import resolve_device
-from napari_microdl.models.encoder import EncoderModel, prepare
-from napari_microdl.models.families.microdl import (
-    BUILTIN,
-    CONFIG,
-    PREPROCESSING,
-    RANDOM_INIT,
-)
-from napari_microdl.models.vit.network import VisionTransformer
+from napari_microdl.models.vit.config import Preprocessing, VitConfig
+
+if TYPE_CHECKING:
+    from napari_microdl.models.encoder import EncoderModel
+    from napari_microdl.models.vit.network import VisionTransformer
 
 WEIGHTS = files("napari_microdl") / "data" / "mae" / "microdl_mae.safetensors"
-TILE_SIZE = BUILTIN.tile_size
+CONFIG = VitConfig(dim=192, depth=8, n_heads=3, patch_size=8, in_channels=1)
+PREPROCESSING = Preprocessing(mean=(0.25,), std=(0.3,))
+BUILTIN = ModelSpec(
+    model_id="builtin",
+    title="Built-in MAE ViT-T/8, channel-agnostic",
+    patch_size=CONFIG.patch_size,
+    dim=CONFIG.dim,
+    depth=CONFIG.depth,
+    default_layer=6,
+    tile_size=128,
+    licence="BSD-3-Clause",
+    source="trained by napari-microdl on public images, see the model card",
+    non_commercial=False,
+)
+RANDOM_INIT = replace(
+    BUILTIN,
+    model_id="random-init",
+    title="Untrained ViT-T/8",
+    source="random numbers: a baseline",
+)
+SPECS = (BUILTIN, RANDOM_INIT)
 # torch has one source of random numbers for all threads: two that drew at once would each get other
 # weights than their seed stands for.
 _DRAWING = threading.Lock()
 
 
-def standardise(images: Tensor) -> Tensor:
-    """Scaled intensities (about 0 to 1) to model input."""
-    return prepare(images, PREPROCESSING)
+def load(spec: ModelSpec, device: str, precision: Precision, seed: int) -> EncoderModel:
+    """The trained model, or the untrained one."""
+    if spec == BUILTIN:
+        return load_builtin(device, precision)
+    return random_init(device, precision, seed)
 
 
-class BuiltinModel(EncoderModel):
-    """The built-in vision transformer as a `TokenModel`.
+def load_builtin(device: str = "auto", precision: Precision = "fp32") -> EncoderModel:
+    """The trained model; its weights are checked, as an installation may be damaged."""
+    # Only here, so that models can be listed without torch, which takes seconds to import.
+    import torch
 
-    Parameters
-    ----------
-    network : VisionTransformer
-        Encoder with its weights.
-    spec : ModelSpec
-        Facts about it.
-    device : torch.device
-        Where it runs.
-    precision : {"fp32", "bf16", "fast"}
-        Arithmetic of the forward pass; tokens come back in float32.
-    """
+    from napari_microdl.models.vit.network import VisionTransformer
 
-    def __init__(
-        self,
-        network: VisionTransformer,
-        spec: ModelSpec,
-        device: torch.device,
-        precision: Precision,
-    ) -> None:
-        super().__init__(network, spec, device, precision, PREPROCESSING)
-
-
-def load_builtin(device: str = "auto", precision: Precision = "fp32") -> BuiltinModel:
-    """The trained model.
-
-    Parameters
-    ----------
-    device : {"auto", "cpu", "cuda", "mps"}
-        Where it runs.
-    precision : {"fp32", "bf16", "fast"}
-        Arithmetic of the forward pass.
-
-    Returns
-    -------
-    BuiltinModel
-
-    Raises
-    ------
-    MicrodlError
-        If the weights file of the installation is damaged.
-    """
     with as_file(WEIGHTS) as path:
         tensors, _ = read_safetensors(path)
         sha256 = file_sha256(path)
@@ -97,27 +77,26 @@ def load_builtin(device: str = "auto", precision: Precision = "fp32") -> Builtin
         raise MicrodlError(
             "The built-in weights do not fit this version; reinstall napari-microdl."
         ) from error
-    spec = replace(BUILTIN, weights_sha256=sha256)
-    return BuiltinModel(network, spec, resolve_device(device), precision)
+    return _model(network, replace(BUILTIN, weights_sha256=sha256), device, precision)
 
 
-def random_init(device: str = "auto", precision: Precision = "fp32", seed: int = 0) -> BuiltinModel:
-    """The same architecture before any training: the baseline that a model has to beat.
+def random_init(device: str = "auto", precision: Precision = "fp32", seed: int = 0) -> EncoderModel:
+    """The same architecture before any training: the baseline that a model has to beat."""
+    import torch
 
-    Parameters
-    ----------
-    device, precision : str
-        As for `load_builtin`.
-    seed : int, default=0
-        Seed of the weights.
+    from napari_microdl.models.vit.network import VisionTransformer
 
-    Returns
-    -------
-    BuiltinModel
-    """
     with _DRAWING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = VisionTransformer(CONFIG)
     digest = hashlib.sha256(f"random-init seed {seed}".encode()).hexdigest()
     spec = replace(RANDOM_INIT, weights_sha256=digest, title=f"Untrained ViT-T/8, seed {seed}")
-    return BuiltinModel(network, spec, resolve_device(device), precision)
+    return _model(network, spec, device, precision)
+
+
+def _model(
+    network: VisionTransformer, spec: ModelSpec, device: str, precision: Precision
+) -> EncoderModel:
+    from napari_microdl.models.encoder import EncoderModel, resolve_device
+
+    return EncoderModel(network, spec, resolve_device(device), precision, PREPROCESSING)

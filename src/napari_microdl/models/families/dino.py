@@ -66,16 +66,8 @@ def _on_the_hub(name: str) -> HubSource:
 def dinov2_config(size: str, registers: int, *, native: bool, grid: int = 37) -> VitConfig:
     """Shape of a DINOv2 model.
 
-    Parameters
-    ----------
-    size : {"s", "b", "l"}
-        ViT-S, ViT-B or ViT-L.
-    registers : int
-        Number of register tokens.
-    native : bool
-        Whether it is to follow Meta's code rather than transformers off the stored grid.
-    grid : int, default=37
-        Rows and columns of the stored positions.
+    A `native` one follows Meta's code rather than transformers off the stored grid, which has
+    `grid` x `grid` positions.
     """
     dim, depth, n_heads = SIZES[size]
     return VitConfig(

@@ -6,9 +6,6 @@ norm, eps 1e-5). Tiles come scaled to 0 to 1 here, which is the same as bytes di
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 from napari_microdl.models.base import ChannelRule
 from napari_microdl.models.recipe import HubSource, Recipe, describe
 from napari_microdl.models.vit.config import Preprocessing, VitConfig
@@ -53,6 +50,7 @@ OPENPHENOM = Recipe(
     keys=PARALLEL,
     preprocessing=SELF_STANDARDISED,
     hub=HubSource("recursionpharma/OpenPhenom", "0f92333685f6e9f031b804c70fe246f9b05ae90d"),
+    model_type="MAE",
 )
 
 
@@ -80,11 +78,3 @@ RECIPES = (
     _private("mae-vitl8", "L", _config(1024, 24, 16, 8, 4096, 6), 16),
     _private("mae-vitg8", "G", _config(1664, 48, 16, 8, 8192, 6), 33),
 )
-
-
-def is_openphenom(config: Path) -> bool:
-    """Whether a ``config.json`` is the one of OpenPhenom's repository."""
-    try:
-        return bool(json.loads(config.read_text(encoding="utf-8")).get("model_type") == "MAE")
-    except (OSError, ValueError, AttributeError):
-        return False

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from napari_microdl.core.config import Site
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import stop_if_asked
+from napari_microdl.core.task import current_task
 from napari_microdl.models.vit.blocks import Block, ParallelBlock, Rotations
 from napari_microdl.models.vit.config import VitConfig
 from napari_microdl.models.vit.positions import (
@@ -23,26 +23,7 @@ from napari_microdl.models.vit.positions import (
 def check_reading(
     depth: int, patch_size: int, images: Tensor, layers: Sequence[int], site: Site
 ) -> None:
-    """Refuse what cannot be read.
-
-    Parameters
-    ----------
-    depth : int
-        Layers of the network.
-    patch_size : int
-        Edge of a square patch in pixels.
-    images : Tensor of shape (n, channels, height, width)
-        Model input.
-    layers : sequence of int
-        Those that are asked for.
-    site : {"residual", "attention"}
-        Where they are read.
-
-    Raises
-    ------
-    MicrodlError
-        If a layer or the site does not exist or the image does not divide into patches.
-    """
+    """Refuse layers and a site that a network lacks, and images that do not divide into patches."""
     for layer in layers:
         if not 1 <= layer <= depth:
             raise MicrodlError(f"Layer {layer} does not exist: this model has layers 1 to {depth}.")
@@ -153,17 +134,9 @@ class VisionTransformer(nn.Module):
         return x
 
     def tokenize(self, images: Tensor) -> Tensor:
-        """Patch tokens with their positions, before the first block.
+        """Patch tokens with their positions, before the first block, of shape (n, tokens, dim).
 
-        Parameters
-        ----------
-        images : Tensor of shape (n, channels, height, width)
-            Model input.
-
-        Returns
-        -------
-        Tensor of shape (n, grid_h * grid_w, dim), or (n, channels * grid_h * grid_w, dim)
-            The latter, channel by channel, from a per-channel tokenizer.
+        A per-channel tokenizer puts the patches of one channel behind those of the other.
         """
         p = self.config.patch_size
         x = self._project(images)
@@ -204,12 +177,8 @@ class VisionTransformer(nn.Module):
         Returns
         -------
         dict of int to Tensor
-            As `forward` returns them.
-
-        Raises
-        ------
-        MicrodlError
-            If a layer or the site does not exist or the image does not divide into patches.
+            Of shape (n, grid_h, grid_w, dim), or (n, channels, grid_h, grid_w, dim) from a
+            per-channel tokenizer. Class and register tokens are dropped.
         """
         check_reading(self.config.depth, self.config.patch_size, images, layers, site)
         x = self.prepend_class(self.tokenize(images))
@@ -218,7 +187,7 @@ class VisionTransformer(nn.Module):
         last = max(layers)
         for layer, block in enumerate(self.blocks[:last], start=1):
             # On a processor, a pass of a large model takes many seconds.
-            stop_if_asked()
+            current_task().check()
             if site == "residual" or layer not in layers:
                 x = block(x, rotations)
                 if layer in layers:
@@ -235,21 +204,6 @@ class VisionTransformer(nn.Module):
         return {layer: tokens[:, self.n_prefix :].reshape(shape) for layer, tokens in found.items()}
 
     def forward(self, images: Tensor, layer: int | None = None, site: Site = "residual") -> Tensor:
-        """Patch tokens of one layer; nothing after that layer is computed.
-
-        Parameters
-        ----------
-        images : Tensor of shape (n, channels, height, width)
-            Model input; both edges are multiples of the patch size.
-        layer : int, optional
-            From 1 to the depth (the default).
-        site : {"residual", "attention"}
-            See `read`.
-
-        Returns
-        -------
-        Tensor of shape (n, grid_h, grid_w, dim), or (n, channels, grid_h, grid_w, dim)
-            The latter from a per-channel tokenizer. Class and register tokens are dropped.
-        """
+        """What `read` finds in one layer; the last where none is given."""
         layer = self.config.depth if layer is None else layer
         return self.read(images, (layer,), site)[layer]

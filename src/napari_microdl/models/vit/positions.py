@@ -12,19 +12,9 @@ ROPE_BASE = 100.0
 
 
 def sincos_positions(grid_h: int, grid_w: int, dim: int) -> Tensor:
-    """Fixed two-dimensional sine-cosine position embedding.
+    """Fixed two-dimensional sine-cosine codes, of shape (grid_h * grid_w, dim).
 
-    Parameters
-    ----------
-    grid_h, grid_w : int
-        Rows and columns of the token grid.
-    dim : int
-        Width of a token, a multiple of 4.
-
-    Returns
-    -------
-    Tensor of shape (grid_h * grid_w, dim)
-        First half encodes the column, second half the row, as in the MAE reference layout.
+    The first half encodes the column, the second the row, as in the MAE reference.
     """
     frequencies = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
 
@@ -64,10 +54,6 @@ def resized_positions(
         Whether smaller grids are averaged over.
     resample : bool, default=False
         Whether the grid that the table has is interpolated, too.
-
-    Returns
-    -------
-    Tensor of shape (rows * columns, dim)
     """
     if stored == grid and not resample:
         return table
@@ -81,19 +67,10 @@ def resized_positions(
 
 
 def rotary_positions(grid_h: int, grid_w: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of DINOv3's rotary positions.
+    """Cosines and sines of DINOv3's rotary positions, each of shape (grid_h * grid_w, head_dim).
 
-    Parameters
-    ----------
-    grid_h, grid_w : int
-        Rows and columns of the token grid; its patch centres are laid out over -1 to 1, whatever
-        its size.
-    head_dim : int
-        Width of a head, a multiple of 4: a quarter for rows, a quarter for columns, then again.
-
-    Returns
-    -------
-    tuple of two Tensors of shape (grid_h * grid_w, head_dim)
+    The patch centres are laid out over -1 to 1, whatever the size of the grid. A quarter of a
+    head is for rows, a quarter for columns, then again.
     """
     periods = ROPE_BASE ** torch.arange(0, 1, 4 / head_dim)
     rows = 2 * torch.arange(0.5, grid_h) / grid_h - 1
@@ -106,16 +83,7 @@ def rotary_positions(grid_h: int, grid_w: int, head_dim: int) -> tuple[Tensor, T
 def rotate(x: Tensor, rotations: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the patch tokens, which stand last; class and register tokens stay as they are.
 
-    Parameters
-    ----------
-    x : Tensor of shape (n, heads, tokens, head_dim)
-        Queries or keys.
-    rotations : tuple of two Tensors of shape (patches, head_dim)
-        Cosines and sines.
-
-    Returns
-    -------
-    Tensor of the same shape
+    `x` has the shape (n, heads, tokens, head_dim); see `rotary_positions` for the rotations.
     """
     cos, sin = (r.to(x) for r in rotations)
     others, patches = x[..., : -len(cos), :], x[..., -len(cos) :, :]

@@ -24,18 +24,7 @@ def empty_network(config: VitConfig) -> VisionTransformer:
 
 
 def needed_names(names: Iterable[str], keys: KeyMap) -> dict[str, str]:
-    """Piece for each tensor that is needed.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Names of a checkpoint's tensors.
-    keys : KeyMap
-        Its layout.
-
-    Returns
-    -------
-    dict of str to str
+    """Piece for the name of each tensor of a checkpoint that is needed.
 
     Raises
     ------
@@ -137,18 +126,9 @@ def _state(pieces: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]
 
 
 def assemble(pieces: Mapping[str, Tensor], config: VitConfig) -> dict[str, Tensor]:
-    """State of the network from the pieces of a checkpoint.
+    """State of the network from the tensors of a checkpoint, by piece.
 
-    Parameters
-    ----------
-    pieces : mapping of str to Tensor
-        Float32 tensors by piece; they may be on the device "meta" to try whether they fit.
-    config : VitConfig
-        Shape of the network.
-
-    Returns
-    -------
-    dict of str to Tensor
+    They are float32, or on the device "meta" to try whether they fit.
 
     Raises
     ------

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.files import cache_folder, write_whole
 from napari_microdl.core.safetensors_files import file_sha256
-from napari_microdl.models.families.hugging_face_files import PROCESSOR_NAMES
 from napari_microdl.models.recipe import HubSource
-from napari_microdl.models.weights.first_use import check_first_use
-from napari_microdl.models.weights.shards import (
+from napari_microdl.models.weights.files import (
+    IMAGE_PROCESSOR_NAMES,
     WEIGHTS_NAMES,
     is_index,
     shard_names,
@@ -21,7 +22,7 @@ from napari_microdl.models.weights.shards import (
 )
 
 SCHEME = "hf://"
-SIDE_NAMES = ("config.json", *PROCESSOR_NAMES)
+SIDE_NAMES = ("config.json", *IMAGE_PROCESSOR_NAMES)
 
 
 def parse_reference(reference: str) -> HubSource:
@@ -55,19 +56,9 @@ def is_offline() -> bool:
 
 
 def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
-    """One file of a repository, beside its configuration.
+    """One file of a repository at a commit, beside its configuration, in the hub's cache folder.
 
-    Parameters
-    ----------
-    source : HubSource
-        Repository and commit.
-    names : sequence of str
-        The first of these that is there; its weights by default.
-
-    Returns
-    -------
-    Path
-        The file, within the hub's cache folder; beside an index lie the files that it names.
+    The first of `names` that is there; its weights by default, an index with all files it names.
 
     Raises
     ------
@@ -135,7 +126,7 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
         _check_blob(file, file_sha256(file))
     digest = weights_sha256(found)
     if found.name in WEIGHTS_NAMES and not source.sha256:
-        check_first_use(source, found.name, digest)
+        check_recorded_digest(source, found.name, digest)
     return found
 
 
@@ -152,3 +143,46 @@ def _check_blob(path: Path, digest: str) -> None:
         raise MicrodlError(
             f"'{path.name}' in the hub's cache is damaged; delete '{blob}' and fetch it again."
         )
+
+
+def record_path(source: HubSource) -> Path:
+    """File of the record, in the format of ``sha256sum``; it may not be there."""
+    name = source.repository.replace("/", "--")
+    return cache_folder() / "first-use" / f"{name}@{source.revision}.sha256"
+
+
+def recorded_digest(source: HubSource) -> str:
+    """Digest written down for the weights of a repository at a commit, or "" before their use."""
+    path = record_path(source)
+    try:
+        entries = path.read_text(encoding="utf-8").split()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError) as error:
+        raise MicrodlError(f"'{path}' cannot be read; delete it.") from error
+    digest = entries[0] if entries else ""
+    if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+        raise MicrodlError(f"'{path}' holds no sha256; delete it.")
+    return digest
+
+
+def check_recorded_digest(source: HubSource, file_name: str, digest: str) -> None:
+    """Write down the digest of weights at their first use, and compare it from then on.
+
+    Nothing else is then taken for them. That shows a change, not a wrong first file.
+    """
+    before = recorded_digest(source)
+    if before and before != digest:
+        raise MicrodlError(
+            f"'{file_name}' of {source.repository} is not the file that was used first: its sha256 "
+            f"is {digest}, not {before}; do not use it, or delete '{record_path(source)}' if you "
+            "know why it changed."
+        )
+    if before:
+        return
+    path = record_path(source)
+    # A folder that cannot be written keeps no record, and the next use is the first again.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_whole(path) as partial:
+            partial.write_text(f"{digest}  {file_name}\n", encoding="utf-8")

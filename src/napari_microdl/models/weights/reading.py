@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.folders import cache_folder
+from napari_microdl.core.files import cache_folder, write_whole
 from napari_microdl.core.safetensors_files import begins_as_safetensors, describe_foreign
 from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.vit.network import VisionTransformer
@@ -25,14 +24,14 @@ from napari_microdl.models.weights.assembly import (
     empty_network,
     needed_names,
 )
+from napari_microdl.models.weights.files import is_index, weight_map, weights_files, weights_sha256
 from napari_microdl.models.weights.keys import KeyMap
-from napari_microdl.models.weights.shards import is_index, weight_map, weights_files, weights_sha256
 
 # A safetensors file of which less than this is needed is cut down, too.
 WORTH_KEEPING = 0.5
-# Entries of a checkpoint under which its weights may lie; of two networks the one that was kept.
+# Entries of a checkpoint under which its weights may lie; of DINO's two networks the better one.
 WRAPPERS = ("teacher", "state_dict", "model")
-# Where a kept copy states the digest of its tensors.
+# Where a copy states the digest of its tensors.
 _DIGEST = "sha256"
 
 
@@ -116,18 +115,7 @@ def _read_safetensors(
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors of a file, or of all files that an index names.
-
-    Parameters
-    ----------
-    path : Path
-        Weights, or the index of several files.
-
-    Raises
-    ------
-    MicrodlError
-        If one cannot be read, or they do not hold what the index says.
-    """
+    """Names and shapes of the tensors of a file, or of all files that an index names."""
     if not is_index(path):
         return _shapes_of_file(path)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -172,8 +160,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_kept(path: Path) -> dict[str, Tensor] | None:
-    """Tensors of a kept copy, or None where it is missing or not what was written."""
+def _read_copy(path: Path) -> dict[str, Tensor] | None:
+    """Tensors of a copy in the cache folder; None where it is missing or not what was written."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -185,20 +173,16 @@ def _read_kept(path: Path) -> dict[str, Tensor] | None:
     return tensors if stated == _digest(tensors) else None
 
 
-def _store(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Keep tensors for the next time, all or nothing; a cache that cannot be written is none."""
+def _write_copy(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors for the next time; a cache folder that cannot be written to is none."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
         own = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
-        try:
+        with write_whole(path) as partial:
             save_file(own, partial, {_DIGEST: _digest(own)})
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def _read(
@@ -224,26 +208,10 @@ def _read(
 def encoder_tensors(
     path: Path, keys: KeyMap, sha256: str | None = None
 ) -> tuple[dict[str, Tensor], str]:
-    """Tensors of a file that an encoder needs, and the digest of the file.
+    """Tensors of a file, or of an index, that an encoder needs, and the digest of the file.
 
-    Parameters
-    ----------
-    path : Path
-        A safetensors file or a PyTorch checkpoint, told apart by their first bytes, or the index of
-        several.
-    keys : KeyMap
-        Its layout.
-    sha256 : str, optional
-        Digest that it must have.
-
-    Returns
-    -------
-    tensors : dict of str to Tensor
-        By their names in the file. A checkpoint, and a file most of which is not needed, is cut
-        down to them once and read from the cache folder from then on; a copy whose own digest does
-        not fit is made again.
-    digest : str
-        SHA-256 of the file, in hex; of several, see `weights_sha256`.
+    A checkpoint, and a file most of which is not needed, is cut down to them once and read from
+    the cache folder from then on; a copy whose own digest does not fit is made again.
 
     Raises
     ------
@@ -258,8 +226,8 @@ def encoder_tensors(
             f"'{path.name}' is not the file that was pinned: its sha256 is {digest}, not "
             f"{sha256.lower()}; fetch it again from its source."
         )
-    kept = cache_folder() / "weights" / f"{digest}-{keys.name}.safetensors"
-    if (known := _read_kept(kept)) is not None:
+    copy = cache_folder() / "weights" / f"{digest}-{keys.name}.safetensors"
+    if (known := _read_copy(copy)) is not None:
         return known, digest
 
     def needed(names: Iterable[str]) -> Iterable[str]:
@@ -267,21 +235,12 @@ def encoder_tensors(
 
     tensors, share = _read(path, needed)
     if share < WORTH_KEEPING:
-        _store(kept, tensors)
+        _write_copy(copy, tensors)
     return tensors, digest
 
 
 def finite(tensor: Tensor, name: str, path: Path) -> Tensor:
     """A tensor of weights as float32.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Weights.
-    name : str
-        Its name.
-    path : Path
-        File that it comes from.
 
     Raises
     ------
@@ -311,23 +270,7 @@ def not_the_weights(path: Path, title: str, error: DoesNotFitError) -> MicrodlEr
 def load_network(
     recipe: Recipe, path: Path, sha256: str | None = None
 ) -> tuple[VisionTransformer, str]:
-    """A network with the weights of a file.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Model that the weights belong to.
-    path : Path
-        Weights.
-    sha256 : str, optional
-        Digest that the file must have.
-
-    Returns
-    -------
-    network : VisionTransformer
-        In float32 on the CPU.
-    digest : str
-        SHA-256 of the file, in hex.
+    """A network with the weights of a file, in float32 on the CPU, and the digest of the file.
 
     Raises
     ------

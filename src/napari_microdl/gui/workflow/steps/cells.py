@@ -25,8 +25,7 @@ from qtpy.QtWidgets import (
 from napari_microdl.gui.session.layers import is_input
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
-from napari_microdl.gui.widgets.inputs import combo, show_choice, show_number
-from napari_microdl.gui.widgets.table_size import fit_height
+from napari_microdl.gui.widgets.inputs import combo, fit_height, show_choice, show_number
 
 
 class CellsStep(Step):
@@ -36,16 +35,18 @@ class CellsStep(Step):
     live_changed = Signal(bool)
 
     def __init__(self, session: Session, viewer: Viewer) -> None:
-        super().__init__(session, "2  Cells", "Find cells")
+        super().__init__("2  Cells", "Find cells")
+        self.session = session
+        settings = session.settings
         self._viewer = weakref.ref(viewer)
         self.unit = combo(
             {"Cells": "cell", "Square crops": "crop", "Single patches": "token"},
-            lambda value: session.configure(unit=value),
+            lambda value: settings.configure(unit=value),
             "What one sample is: the mean token of a cell, of a crop, or a patch by itself.",
         )
         self.source = combo(
             {"Built-in segmentation": "segmentation", "My Labels layers": "labels"},
-            lambda value: session.choose(cell_source=value),
+            lambda value: settings.choose(cell_source=value),
             "Where the cells come from. A Labels layer from a trained segmentation is better where "
             "there is one.",
         )
@@ -90,7 +91,7 @@ class CellsStep(Step):
                 if name == "crop_size"
                 else "From one crop to the next; less than the crop size lets them overlap."
             )
-            box.valueChanged.connect(lambda value, name=name: session.configure(**{name: value}))
+            box.valueChanged.connect(lambda value, name=name: settings.configure(**{name: value}))
         self.labels = QTableWidget(0, 2)
         self.labels.setHorizontalHeaderLabels(["Field", "Labels layer"])
         self.labels.verticalHeader().hide()
@@ -121,21 +122,21 @@ class CellsStep(Step):
         layout.addWidget(self.labels)
 
     def _segment(self, **changes: Any) -> None:
-        segmentation = self.session.config.cells.replace(**changes)
-        self.session.configure(segmentation=segmentation)
+        segmentation = self.session.settings.config.cells.replace(**changes)
+        self.session.settings.configure(segmentation=segmentation)
 
     def refresh(self) -> None:
         """Show the settings that matter for the chosen unit."""
-        config = self.session.shown_config()
-        segmentation = config.cells
+        config = self.session.settings.shown_config()
+        segmentation, units = config.cells, config.units
         for widget in (self.unit, self.crop_size, self.crop_stride):
-            widget.setEnabled(self.session.applied is None)
-        cells = config.units.kind == "cell"
-        built_in = cells and self.session.cell_source == "segmentation"
-        show_choice(self.unit, config.units.kind)
-        show_choice(self.source, self.session.cell_source)
+            widget.setEnabled(self.session.settings.applied is None)
+        cells = units.kind == "cell"
+        built_in = cells and self.session.settings.cell_source == "segmentation"
+        show_choice(self.unit, units.kind)
+        show_choice(self.source, self.session.settings.cell_source)
         show_choice(self.threshold, segmentation.threshold)
-        names = [channel.name for channel in self.session.channels]
+        names = [channel.name for channel in self.session.images.channels]
         self.channel.clear()
         self.channel.addItem(f"first ({names[0]})" if names else "first", None)
         for name in names:
@@ -143,9 +144,9 @@ class CellsStep(Step):
         show_choice(self.channel, segmentation.channel)
         show_number(self.diameter, segmentation.diameter)
         show_number(self.min_area, segmentation.min_area or 0)
-        show_number(self.crop_size, config.units.crop_size)
-        show_number(self.crop_stride, config.units.crop_stride)
-        crops = config.units.kind == "crop"
+        show_number(self.crop_size, units.crop_size)
+        show_number(self.crop_stride, units.crop_stride)
+        crops = units.kind == "crop"
         for widget, shown in (
             (self.crop_size, crops),
             (self.crop_stride, crops),
@@ -166,14 +167,14 @@ class CellsStep(Step):
         self.set_summary(
             {
                 "cell": "cells of the built-in segmentation" if built_in else "cells of my labels",
-                "crop": f"crops of {config.units.crop_size} px, every {config.units.crop_stride} px",
+                "crop": f"crops of {units.crop_size} px, every {units.crop_stride} px",
                 "token": "single patches",
-            }[config.units.kind]
+            }[units.kind]
         )
 
     def _choose_labels(self, place: int, layer: Labels | None) -> None:
         labels = None if layer is None else weakref.ref(layer)
-        self.session.edit_rows([self._labelled[place]], labels=labels)
+        self.session.images.edit_rows([self._labelled[place]], labels=labels)
 
     def _labels_box(self, place: int) -> QComboBox:
         """The box of a row; it stays, because the keyboard may be in it."""
@@ -192,15 +193,15 @@ class CellsStep(Step):
         if viewer is None:
             return
         candidates = [x for x in viewer.layers if isinstance(x, Labels) and is_input(x)]
-        channels = self.session.layout.arrangement == "channels"
+        channels = self.session.images.layout.arrangement == "channels"
         first_of: dict[str, int] = {}
-        for number, row in enumerate(self.session.rows):
+        for number, row in enumerate(self.session.images.rows):
             if row.use:
                 first_of.setdefault(row.group if channels else str(number), number)
         self.labels.setRowCount(len(first_of))
         self._labelled = list(first_of.values())
         for place, number in enumerate(self._labelled):
-            row = self.session.rows[number]
+            row = self.session.images.rows[number]
             name = QTableWidgetItem(row.group if channels else row.name)
             name.setFlags(Qt.ItemFlag.ItemIsEnabled)
             self.labels.setItem(place, 0, name)

@@ -16,12 +16,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_microdl.gui.dock import sentence_label
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
-from napari_microdl.gui.widgets.inputs import show_number
-from napari_microdl.gui.widgets.plots import FitCurve
-from napari_microdl.models.terms import terms_of
+from napari_microdl.gui.widgets.curves import FitCurve
+from napari_microdl.gui.widgets.inputs import sentence_label, show_number
+from napari_microdl.models.base import terms_of
 
 
 class DictionaryStep(Step):
@@ -31,7 +30,8 @@ class DictionaryStep(Step):
     save_wanted = Signal()
 
     def __init__(self, session: Session) -> None:
-        super().__init__(session, "5  Dictionary", "Fit")
+        super().__init__("5  Dictionary", "Fit")
+        self.session = session
         self.fit = QRadioButton("Fit a new dictionary")
         self.apply = QRadioButton("Apply the loaded one")
         self.fit.setToolTip("Learn concepts from the images that are in use.")
@@ -42,8 +42,8 @@ class DictionaryStep(Step):
         modes = QButtonGroup(self)
         modes.addButton(self.fit)
         modes.addButton(self.apply)
-        self.fit.clicked.connect(lambda: session.choose(apply_dictionary=False))
-        self.apply.clicked.connect(lambda: session.choose(apply_dictionary=True))
+        self.fit.clicked.connect(lambda: session.settings.choose(apply_dictionary=False))
+        self.apply.clicked.connect(lambda: session.settings.choose(apply_dictionary=True))
         self.load = QPushButton("Load...")
         self.load.setToolTip("Open a dictionary (*.microdl.safetensors) to apply it.")
         self.load.clicked.connect(self.load_wanted)
@@ -118,47 +118,49 @@ class DictionaryStep(Step):
         box.setRange(0, most)
         box.setSpecialValueText("auto")
         box.setToolTip(tip)
-        box.valueChanged.connect(lambda value: self.session.configure(**{name: value or None}))
+        settings = self.session.settings
+        box.valueChanged.connect(lambda value: settings.configure(**{name: value or None}))
         form.addRow(label, box)
         return box
 
     def _tick(self, form: Any, text: str, name: str, tip: str) -> QCheckBox:
         box = QCheckBox(text)
         box.setToolTip(tip)
-        box.clicked.connect(lambda ticked: self.session.configure(**{name: bool(ticked)}))
+        settings = self.session.settings
+        box.clicked.connect(lambda ticked: settings.configure(**{name: bool(ticked)}))
         form.addRow(box)
         return box
 
     def refresh(self) -> None:
         """Show mode, sizes and the dictionary at hand."""
-        session = self.session
-        config, dictionary = session.config, session.dictionary
-        self.fit.setChecked(not session.apply_dictionary)
-        self.run_button.setText("Apply" if session.apply_dictionary else "Fit")
-        self.apply.setChecked(session.apply_dictionary)
+        settings = self.session.settings
+        config, dictionary = settings.config, settings.dictionary
+        self.fit.setChecked(not settings.apply_dictionary)
+        self.run_button.setText("Apply" if settings.apply_dictionary else "Fit")
+        self.apply.setChecked(settings.apply_dictionary)
         show_number(self.n_atoms, config.dictionary.n_atoms or 0)
         show_number(self.n_iterations, config.dictionary.n_iterations or 0)
         show_number(self.per_iteration, config.dictionary.atoms_per_iteration or 0)
         show_number(self.control_atoms, config.dictionary.control_atoms or 0)
         self.positive.setChecked(config.dictionary.positive_code)
         self.early.setChecked(config.dictionary.early_stopping)
-        self.sizes.setVisible(not session.apply_dictionary)
-        self.automatic.setVisible(not session.apply_dictionary)
+        self.sizes.setVisible(not settings.apply_dictionary)
+        self.automatic.setVisible(not settings.apply_dictionary)
         self.automatic.setText(self._automatic())
         if dictionary is None:
             self.loaded.setText("No dictionary yet: fit one or load a *.microdl.safetensors file.")
         else:
             spec = dictionary.spec
             decides = ""
-            if session.apply_dictionary:
+            if settings.apply_dictionary:
                 decides = " It decides model, layer, channels, sample unit and whitening."
             decides += f" {terms_of(dictionary.model)}"
             self.loaded.setText(
-                f"At hand: {dictionary.n_concepts} concepts of {spec.unit}s, model "
-                f"'{spec.model_id}', layer {spec.layer}, channels {', '.join(spec.channel_names)}."
-                + decides
+                f"At hand: {dictionary.n_concepts} concepts of {spec.units.kind}s, model "
+                f"'{spec.model.id}', layer {spec.tokens.layer}, channels "
+                f"{', '.join(spec.tokens.channels)}.{decides}"
             )
-        if session.apply_dictionary:
+        if settings.apply_dictionary:
             self.set_summary("apply the loaded dictionary")
         else:
             size = "auto" if config.dictionary.n_atoms is None else str(config.dictionary.n_atoms)
@@ -166,7 +168,7 @@ class DictionaryStep(Step):
 
     def _automatic(self) -> str:
         """What "auto" picks, from the number of samples of the last run."""
-        run = self.session.run
+        run = self.session.run.current
         if run is None:
             return (
                 "Auto takes about one concept for 24 samples, at most 20 active in each; "
@@ -177,6 +179,6 @@ class DictionaryStep(Step):
         samples, width = run.result.activations.vectors.shape
         atoms, rounds, picked = default_size(samples, width)
         return (
-            f"With the {samples} {run.result.config.units.kind}s of the last run, auto takes {atoms} "
-            f"concepts, at most {rounds} x {picked} active in each."
+            f"With the {samples} {run.result.config.units.kind}s of the last run, auto takes "
+            f"{atoms} concepts, at most {rounds} x {picked} active in each."
         )
