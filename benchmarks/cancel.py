@@ -17,51 +17,42 @@ import argparse
 import dataclasses
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
-from napari_microdl.concepts.export import iter_write_anndata, iter_write_table
-from napari_microdl.concepts.projection import iter_pca_map, iter_umap_map, umap_is_installed
-from napari_microdl.concepts.store import iter_open_activations, iter_save_activations
+from napari_microdl import run_pipeline
+from napari_microdl.concepts.export import write_anndata, write_table
+from napari_microdl.concepts.projection import pca_map, umap_is_installed, umap_map
+from napari_microdl.concepts.store import open_activations, save_activations
 from napari_microdl.core.arrays import eigh
-from napari_microdl.core.child_process import iter_in_child
+from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.config import PipelineConfig, SegmentationConfig
-from napari_microdl.core.task import stoppable
+from napari_microdl.core.task import Cancelled, Progress, Task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
-from napari_microdl.fields.segmentation import iter_measure_levels
-from napari_microdl.pipeline.layer_choice import iter_layer_scores
-from napari_microdl.pipeline.run import iter_pipeline
+from napari_microdl.fields.segmentation import measure_levels
+from napari_microdl.pipeline.layer_choice import layer_scores
 from napari_microdl.tokens import TokenCache
 
 SIZE = 2048
 DIAMETER = 20.0
 WIDE = 1920
 
-
-class Questions(threading.Event):
-    """Never asks anybody to stop, and notes when somebody looked."""
-
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()
-        self._watch = watch
-
-    def is_set(self) -> bool:
-        """Note the time."""
-        self._watch.look()
-        return False
+Result = TypeVar("Result")
 
 
-class Watch:
-    """Longest time between two chances to stop, for every part of some work."""
+class Watch(Task):
+    """Never cancelled; notes the longest time between two chances to be, for every part of work."""
 
     def __init__(self) -> None:
+        super().__init__(self._hear)
         self.parts: dict[str, list[tuple[float, float]]] = {}
+        self._given: str | None = None
         self._part = "begin"
         self._since = self._now()
 
@@ -69,26 +60,25 @@ class Watch:
     def _now() -> tuple[float, float]:
         return time.perf_counter(), time.process_time()
 
-    def look(self) -> None:
-        """A chance to stop."""
+    def check(self) -> None:
+        """A chance to be cancelled."""
         now = self._now()
         gap = now[0] - self._since[0], now[1] - self._since[1]
         self.parts.setdefault(self._part, []).append(gap)
         self._since = self._now()
 
-    def follow(self, steps: Generator[Any, None, Any], part: str | None = None) -> Any:
-        """Take all steps; those of a run are counted stage by stage."""
-        self._part = part or "begin"
+    def _hear(self, progress: Progress) -> None:
+        if self._given is None:
+            self._part = f"{progress.stage}: {_without_names(progress.message)}"
+
+    def follow(self, work: Callable[[], Result], part: str | None = None) -> Result:
+        """Do some work; that of a run is counted stage by stage."""
+        self._given, self._part = part, part or "begin"
         self._since = self._now()
-        with stoppable(Questions(self)):
-            while True:
-                try:
-                    step = next(steps)
-                except StopIteration as finished:
-                    self.look()
-                    return finished.value
-                self.look()
-                self._part = part or f"{step.stage}: {_without_names(step.message)}"
+        with self.active():
+            result = work()
+        self.check()
+        return result
 
     def say(self) -> None:
         """Print one line a part, and begin anew."""
@@ -101,6 +91,20 @@ class Watch:
                 flush=True,
             )
         self.parts = {}
+
+
+class Ended(Task):
+    """Cancelled after so many seconds, at the next chance."""
+
+    def __init__(self, after: float) -> None:
+        super().__init__()
+        self.cancelled_at = time.perf_counter() + after
+
+    def check(self) -> None:
+        """Give up once the time has come."""
+        if time.perf_counter() >= self.cancelled_at:
+            self.cancelled_at = time.perf_counter()
+            raise Cancelled
 
 
 def _without_names(message: str) -> str:
@@ -120,15 +124,17 @@ def enlarged(field: Field) -> Field:
     return dataclasses.replace(field, data=np.ascontiguousarray(image))
 
 
-def ended(what: str, steps: Generator[Any, None, Any], after: float) -> None:
+def ended(what: str, work: Callable[[], object], after: float) -> None:
     """Print how long it takes to stop some work after so many seconds."""
-    end = time.perf_counter() + after
-    while time.perf_counter() < end:
-        next(steps)
-    start = time.perf_counter()
-    steps.close()
-    took = time.perf_counter() - start
-    print(f"{what:48s} stopped after {after:g} s, ended {took:.3f} s later", flush=True)
+    task = Ended(after)
+    try:
+        with task.active():
+            work()
+    except Cancelled:
+        took = time.perf_counter() - task.cancelled_at
+        print(f"{what:48s} stopped after {after:g} s, ended {took:.3f} s later", flush=True)
+    else:
+        print(f"{what:48s} took less than {after:g} s", flush=True)
 
 
 def main() -> None:
@@ -144,32 +150,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         cache = TokenCache(folder / "tokens")
-        result = watch.follow(iter_pipeline([treated, control], config, cache=cache))
+        result = watch.follow(lambda: run_pipeline([treated, control], config, cache=cache))
         watch.say()
         activations = result.activations
         print(f"{len(activations.units):,d} cells, {activations.n_concepts:,d} concepts")
-        steps = iter_measure_levels(control.read()[0], config.cells)
-        watch.follow(steps, "preview: levels of the image")
+        image = control.read()[0]
+        watch.follow(lambda: measure_levels(image, config.cells), "preview: levels of the image")
         small = [dataclasses.replace(f, data=f.data[:, :512, :512]) for f in fields]
-        scores = iter_layer_scores(small, config, arguments.layers, cache=cache)
-        watch.follow(scores)
+        watch.follow(lambda: layer_scores(small, config, arguments.layers, cache=cache))
         watch.say()
         first, second = sorted(activations.units["Metadata_condition"].unique())
-        watch.follow(activations.iter_compare(first, second), "comparison")
-        watch.follow(iter_pca_map(activations.codes), "map: PCA")
-        table = watch.follow(activations.iter_frame(), "table of cells: collected")
+        watch.follow(lambda: activations.compare(first, second), "comparison")
+        watch.follow(lambda: pca_map(activations.codes), "map: PCA")
+        table = watch.follow(activations.to_frame, "table of cells: collected")
         for suffix in (".csv", ".parquet"):
             path = folder / f"cells{suffix}"
-            watch.follow(iter_write_table(table, path), f"table of cells: {suffix[1:]}")
-        watch.follow(iter_write_anndata(activations, folder / "cells.h5ad"), "AnnData")
-        watch.follow(iter_save_activations(activations, folder / "kept"), "folder: saved")
-        watch.follow(iter_open_activations(folder / "kept"), "folder: opened")
+            watch.follow(partial(write_table, table, path), f"table of cells: {suffix[1:]}")
+        watch.follow(lambda: write_anndata(activations, folder / "cells.h5ad"), "AnnData")
+        watch.follow(lambda: save_activations(activations, folder / "kept"), "folder: saved")
+        watch.follow(lambda: open_activations(folder / "kept"), "folder: opened")
         watch.say()
         if umap_is_installed():
             for after in (0.3, 5.0):
-                ended("map: UMAP", iter_umap_map(activations.codes), after)
+                ended("map: UMAP", lambda: umap_map(activations.codes), after)
         wide = np.random.default_rng(0).normal(size=(WIDE, WIDE))
-        ended(f"eigenvectors of {WIDE} dimensions", iter_in_child(eigh, wide @ wide.T), 0.3)
+        wide = wide @ wide.T
+        ended(f"eigenvectors of {WIDE} dimensions", lambda: call_in_child(eigh, wide), 0.3)
 
 
 if __name__ == "__main__":

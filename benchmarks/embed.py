@@ -155,7 +155,9 @@ def stored_field(folder: Path, channels: int, edge: int) -> Field:
         for row in range(0, edge, 1024):
             n = min(1024, edge - row)
             stored[channel, row : row + n] = rng.integers(1, 4000, (n, edge), np.uint16)
-    return Field(stored, tuple(f"channel {c}" for c in range(channels)), "stored")
+    return Field(
+        data=stored, channel_names=tuple(f"channel {c}" for c in range(channels)), name="stored"
+    )
 
 
 def speed_of(title: str, model: Any, edge: int, repeats: int, *, with_cache: bool) -> None:
@@ -248,7 +250,11 @@ def public_fields(data: Path) -> dict[str, list[Field]]:
         images = [tifffile.imread(path) for path in paths]
         images = [image[None] if image.ndim == 2 else image for image in images]
         fields[title] = [
-            Field(image, tuple(f"channel {c}" for c in range(len(image))), path.name)
+            Field(
+                data=image,
+                channel_names=tuple(f"channel {c}" for c in range(len(image))),
+                name=path.name,
+            )
             for path, image in zip(paths, images, strict=True)
         ]
     return fields

@@ -134,11 +134,11 @@ def made_up_run(
     for number in range(n_fields):
         image = random.integers(0, 4000, (SIZE, SIZE)).astype(np.uint16)
         field = Field(
-            image[None],
-            ("a",),
-            f"field {number}",
-            "control" if number == 0 else "treated",
-            number == 0,
+            data=image[None],
+            channel_names=("a",),
+            name=f"field {number}",
+            condition="control" if number == 0 else "treated",
+            is_control=number == 0,
             well=f"W{number}",
         )
         layer = viewer.add_image(image, name=field.name, visible=number == 0)

@@ -59,7 +59,7 @@ class Part:
         What labels stay within in the null.
     control : ndarray of bool, shape (n,)
         What the whitening is fitted on.
-    kept : ndarray of shape (n,) or None
+    numbers : ndarray of shape (n,) or None
         Numbers of the boxes among all crops of the field, side by side every `STRIDE` px; None
         where boxes lie anywhere.
     """
@@ -70,7 +70,7 @@ class Part:
     groups: NDArray[np.str_]
     blocks: NDArray[np.str_]
     control: NDArray[np.bool_]
-    kept: NDArray[np.int64] | None
+    numbers: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def _grid_part(
     tops, lefts = (np.arange(0, edge - CROP + 1, STRIDE) for edge in field.shape)
     top, left = (a.ravel() for a in np.meshgrid(tops, lefts, indexing="ij"))
     boxes = np.stack([top, left, top + CROP, left + CROP], axis=1).astype(np.int32)
-    kept = np.arange(len(boxes)) if keep is None else np.flatnonzero(keep(boxes))
-    boxes = boxes[kept]
+    numbers = np.arange(len(boxes)) if keep is None else np.flatnonzero(keep(boxes))
+    boxes = boxes[numbers]
     n = len(boxes)
     groups = np.full(n, field.well)
     if by_block:
@@ -148,7 +148,7 @@ def _grid_part(
         groups,
         np.full(n, "all"),
         np.full(n, field.is_control),
-        kept,
+        numbers,
     )
 
 
@@ -159,9 +159,9 @@ def load_site(data: Path, site: str) -> list[Field]:
         rows = [row for row in csv.DictReader(file) if row["Metadata_Site"] == site]
     return [
         Field(
-            tifffile.imread(folder / "images" / row["file"])[None],
-            ("GFP",),
-            row["Metadata_Well"],
+            data=tifffile.imread(folder / "images" / row["file"])[None],
+            channel_names=("GFP",),
+            name=row["Metadata_Well"],
             condition=row["condition"],
             is_control=row["is_control"] == "true",
             well=row["Metadata_Well"],
@@ -202,7 +202,14 @@ def _halves(
 ) -> list[Field]:
     middle = image.shape[2] // 2
     return [
-        Field(np.ascontiguousarray(half), channels, well, label, control, well)
+        Field(
+            data=np.ascontiguousarray(half),
+            channel_names=channels,
+            name=well,
+            condition=label,
+            is_control=control,
+            well=well,
+        )
         for half in (image[:, :, :middle], image[:, :, middle:])
     ]
 
@@ -298,7 +305,7 @@ def bccd(data: Path, every: int = 3, most_red: int = 8) -> PublicSet:
         labels = np.array(names, np.str_)
         parts[number % 2].append(
             Part(
-                Field(image, ("red", "green", "blue"), path.stem),
+                Field(data=image, channel_names=("red", "green", "blue"), name=path.stem),
                 _centred(boxes, image.shape[1:]),
                 labels,
                 np.array([f"{path.stem} {i}" for i in range(len(labels))], np.str_),
@@ -346,7 +353,7 @@ def _crop_vectors(public: PublicSet, model: TokenModel) -> tuple[list[Floats], l
 
     def pooled(part: Part, grid: TokenGrid) -> Floats:
         units = units_of(grid, "crop", crop_size=CROP, crop_stride=STRIDE)
-        return pool(component.remove(grid), units)[part.kept]
+        return pool(component.remove(grid), units)[part.numbers]
 
     fit, test = (
         [pooled(part, grid) for part, grid in zip(parts, of_parts, strict=True)]
@@ -380,7 +387,7 @@ def _box_vectors(parts: list[Part], model: TokenModel) -> list[Floats]:
     return found
 
 
-def _kept_name(public: PublicSet, what: str) -> str:
+def vectors_file(public: PublicSet, what: str) -> str:
     """File of vectors, which other units than these do not share."""
     digest = hashlib.sha256()
     for part in (*public.fit, *public.test):
@@ -393,10 +400,10 @@ def token_samples(
     public: PublicSet, model_name: str, seed: int, store: Path
 ) -> tuple[Samples, Samples]:
     """Vectors of the units to fit and of those held out; computed once and kept in `store`."""
-    path = store / _kept_name(public, f"{model_name}-{seed}")
+    path = store / vectors_file(public, f"{model_name}-{seed}")
     if not path.exists():
         model = load_model(model_name, seed=seed)
-        if public.fit[0].kept is None:
+        if public.fit[0].numbers is None:
             vectors = _box_vectors(public.fit, model), _box_vectors(public.test, model)
         else:
             vectors = _crop_vectors(public, model)
@@ -404,8 +411,8 @@ def token_samples(
         unfinished = path.with_suffix(".unfinished.npz")
         np.savez(unfinished, fit=np.concatenate(vectors[0]), test=np.concatenate(vectors[1]))
         unfinished.rename(path)
-    with np.load(path) as kept:
-        return _samples(public.fit, [kept["fit"]]), _samples(public.test, [kept["test"]])
+    with np.load(path) as stored:
+        return _samples(public.fit, [stored["fit"]]), _samples(public.test, [stored["test"]])
 
 
 def _measured(parts: list[Part]) -> list[Floats]:
@@ -436,13 +443,13 @@ def _measured(parts: list[Part]) -> list[Floats]:
 
 def handcrafted_samples(public: PublicSet, store: Path) -> tuple[Samples, Samples]:
     """Standardised measurements of the units; those that do not vary (all shapes) are left out."""
-    path = store / _kept_name(public, "handcrafted")
+    path = store / vectors_file(public, "handcrafted")
     if not path.exists():
         fit, test = (np.concatenate(_measured(parts)) for parts in (public.fit, public.test))
         store.mkdir(parents=True, exist_ok=True)
         np.savez(path, fit=fit, test=test)
-    with np.load(path) as kept:
-        fit, test = kept["fit"].astype(np.float64), kept["test"].astype(np.float64)
+    with np.load(path) as stored:
+        fit, test = stored["fit"].astype(np.float64), stored["test"].astype(np.float64)
     mean, spread = fit.mean(axis=0), fit.std(axis=0)
     varies = spread > 1e-6 * np.maximum(np.abs(mean), 1e-6)
     fit, test = ((part[:, varies] - mean[varies]) / spread[varies] for part in (fit, test))

@@ -30,12 +30,10 @@ from results_page import PAGE, append, read_rows, simulated_tables, write_page
 from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 
-from napari_microdl import Field, PipelineConfig
+from napari_microdl import Field, PipelineConfig, run_pipeline
 from napari_microdl.core.arrays import unit_length
-from napari_microdl.core.stepping import run_through
 from napari_microdl.fields.simulator import CONTROL, FACTORS, simulate_plate
 from napari_microdl.metrics import cell_measurements, factor_recovery
-from napari_microdl.pipeline.run import PipelineResult, iter_pipeline
 from napari_microdl.tokens import TokenCache
 
 STRENGTH, SPREAD = 0.5, 0.25
@@ -91,8 +89,8 @@ def regressed(
     apart = units["Metadata_Field"].isin(held_out).to_numpy()
     known = np.isfinite(strength)
     ridge = RidgeCV(np.logspace(-2, 5, 8)).fit(values[known & ~apart], strength[known & ~apart])
-    told = ridge.predict(values[known & apart])
-    return float(spearmanr(told, strength[known & apart]).statistic)
+    predicted = ridge.predict(values[known & apart])
+    return float(spearmanr(predicted, strength[known & apart]).statistic)
 
 
 def recovered(
@@ -166,10 +164,8 @@ def main() -> None:
         cache = TokenCache(Path(folder))
         for seed, method in wanted:
             config = PipelineConfig.of(random_state=seed, **CONFIGS[method])
-            fitted: PipelineResult = run_through(iter_pipeline(parts[0], config, cache=cache))
-            applied: PipelineResult = run_through(
-                iter_pipeline(parts[1], config, fitted.dictionary, cache=cache)
-            )
+            fitted = run_pipeline(parts[0], config, cache=cache)
+            applied = run_pipeline(parts[1], config, dictionary=fitted.dictionary, cache=cache)
             results = fitted.activations, applied.activations
             units = pd.concat([a.units for a in results], ignore_index=True)
             vectors = unit_length(np.concatenate([a.vectors for a in results]))

@@ -19,8 +19,7 @@ import sparsify.sparse_coder
 import torch
 from sparsify import SparseCoder, SparseCoderConfig
 
-from napari_microdl.estimators.topk_sae import (PARAMETERS, AutoencoderLearner)
-from napari_microdl.estimators.topk_sae import TopKSAE
+from napari_microdl.estimators.topk_sae import PARAMETERS, AutoencoderLearner, TopKSAE
 
 _AUX_WEIGHT = 1 / 32
 _RATE = 1e-3

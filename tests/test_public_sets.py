@@ -106,14 +106,14 @@ def test_the_printed_algorithm_is_the_printed_one(claims):
     np.testing.assert_array_equal(*codes)
 
 
-def test_kept_vectors_are_those_of_the_same_units(public_sets, sets):
+def test_stored_vectors_are_those_of_the_same_units(public_sets, sets):
     """Vectors of the units of another division are not taken for these."""
     public = sets["transfluor"]
     fewer = dataclasses.replace(public, test=public.test[1:])
     swapped = dataclasses.replace(public, fit=public.test, test=public.fit)
-    names = {public_sets._kept_name(each, "builtin-0") for each in (public, fewer, swapped)}
+    names = {public_sets.vectors_file(each, "builtin-0") for each in (public, fewer, swapped)}
     assert len(names) == 3
-    assert public_sets._kept_name(public, "a") == public_sets._kept_name(public, "a")
+    assert public_sets.vectors_file(public, "a") == public_sets.vectors_file(public, "a")
 
 
 def test_both_parts_have_every_label_and_the_fitted_one_has_controls(sets):
@@ -169,7 +169,7 @@ def test_crops_have_the_boxes_of_the_package(sets, public_sets):
             np.zeros((*shape, 1), np.float32), np.zeros(shape, np.int32), 8, (height, width)
         )
         units = units_of(grid, "crop", crop_size=public_sets.CROP, crop_stride=public_sets.STRIDE)
-        np.testing.assert_array_equal(units.boxes[part.kept], part.boxes)
+        np.testing.assert_array_equal(units.boxes[part.numbers], part.boxes)
 
 
 def test_units_of_schwann_cells_lie_on_cells(sets, data_root):

@@ -89,7 +89,9 @@ def transfluor(data: Path, site: str) -> Task:
             if row["Metadata_Site"] != site or row["condition"] == "unclear":
                 continue
             image = tifffile.imread(folder / "images" / row["file"])
-            fields.append(Field(image[None], ("GFP",), row["Metadata_Well"]))
+            fields.append(
+                Field(data=image[None], channel_names=("GFP",), name=row["Metadata_Well"])
+            )
             boxes.append(grid_boxes(image.shape))
             classes.append([row["condition"]] * len(boxes[-1]))
             groups.append([row["Metadata_Well"]] * len(boxes[-1]))
@@ -123,7 +125,7 @@ def bccd(data: Path, colours: tuple[str, ...], n_images: int = 24) -> Task:
             names.append(name)
         if here:
             chosen = image[[("red", "green", "blue").index(c) for c in colours]]
-            fields.append(Field(chosen, colours, path.stem))
+            fields.append(Field(data=chosen, channel_names=colours, name=path.stem))
             boxes.append(here)
             classes.append(names)
             groups.append([path.stem] * len(here))
@@ -137,7 +139,7 @@ def bbbc014(data: Path) -> Task:
     fields, classes, groups, boxes = [], [], [], []
     for well, name in (("A01", "01-A-01-00"), ("A12", "12-A-12-00")):
         image = np.stack([tifffile.imread(folder / f"Channel {c}-{name}.tif") for c in (1, 2)])
-        fields.append(Field(image, ("FITC", "DAPI"), well))
+        fields.append(Field(data=image, channel_names=("FITC", "DAPI"), name=well))
         here = grid_boxes(image.shape[1:])
         boxes.append(here)
         classes.append([well] * len(here))

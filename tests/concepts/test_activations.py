@@ -46,11 +46,11 @@ def make(
         geometry.append(units_of(grid, "cell", labels=labels))
         fields.append(
             Field(
-                np.zeros((1, *labels.shape)),
-                ("a",),
-                f"field {n}",
-                condition,
-                control,
+                data=np.zeros((1, *labels.shape)),
+                channel_names=("a",),
+                name=f"field {n}",
+                condition=condition,
+                is_control=control,
                 well=f"W{n}",
                 site="s1",
                 plate="P",
@@ -363,7 +363,13 @@ def test_units_keep_their_rows_apart_from_other_fields():
         sparse.csr_array(np.ones((1, 4), np.float32)),
     )
     image = np.zeros((1, 4, 4))
-    table = unit_table([Field(image, ("a",), "f"), Field(image, ("a",), "g")], [units, units])
+    table = unit_table(
+        [
+            Field(data=image, channel_names=("a",), name="f"),
+            Field(data=image, channel_names=("a",), name="g"),
+        ],
+        [units, units],
+    )
     assert table["field"].tolist() == [0, 1]
     assert table["label"].tolist() == [5, 5]
     assert table["Metadata_Field"].tolist() == ["f", "g"]

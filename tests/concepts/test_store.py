@@ -130,7 +130,7 @@ def test_cancelling_at_any_look_leaves_the_folder_as_it_was(tmp_path, before):
     assert counted.looks > 40
     for number in range(counted.looks):
         # The ranking is looked up once it is known.
-        other.__dict__.pop("ranking", None)
+        other.__dict__.pop("_ranked", None)
         with cancelling(number):
             save_activations(other, folder, **SAVED)
         found = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}

@@ -15,8 +15,8 @@ from matrices import pairwise
 from napari_microdl import ICFL
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.pursuit import matching_pursuit, rounding
-from napari_microdl.estimators.pursuit.torch_backend import rounded_gram_matrix
 from napari_microdl.estimators.pursuit.jit import multiplies_bytes
+from napari_microdl.estimators.pursuit.torch_backend import rounded_gram_matrix
 
 SELECTIONS = ["signed", "absolute"]
 REFITS = ["block", "final"]

@@ -15,7 +15,7 @@ from napari_microdl import TopKSAE
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import FewSamplesWarning, FitRecord
 from napari_microdl.estimators.pursuit import PursuitOptions
-from napari_microdl.estimators.topk_sae import (AutoencoderLearner, AutoencoderPlan)
+from napari_microdl.estimators.topk_sae import AutoencoderLearner, AutoencoderPlan
 from napari_microdl.estimators.whitening import ControlWhitening
 
 SMALL = {"n_atoms": 32, "n_active": 4, "random_state": 0}

@@ -14,7 +14,14 @@ def image(channels: int = 2, height: int = 6, width: int = 7) -> np.ndarray:
 
 
 def test_a_field_says_what_it_is():
-    field = Field(image(), ["DNA", "RNA"], "A01", condition="drug", well="A01", plate="P1")
+    field = Field(
+        data=image(),
+        channel_names=["DNA", "RNA"],
+        name="A01",
+        condition="drug",
+        well="A01",
+        plate="P1",
+    )
     assert field.channel_names == ("DNA", "RNA")
     assert field.shape == (6, 7)
     assert field.n_channels == 2
@@ -24,7 +31,7 @@ def test_a_field_says_what_it_is():
 
 
 def test_channels_come_in_the_order_asked_for():
-    field = Field(image(3), ("a", "b", "c"), "f")
+    field = Field(data=image(3), channel_names=("a", "b", "c"), name="f")
     assert field.channel_indices(None) == (0, 1, 2)
     assert field.channel_indices(("c", "a")) == (2, 0)
     np.testing.assert_array_equal(field.read((2, 0)), image(3)[[2, 0]])
@@ -80,7 +87,7 @@ def test_what_cannot_be_a_field_gives_one_sentence(arguments: dict, sentence: st
 
 
 def test_a_missing_channel_is_named_beside_those_that_exist():
-    field = Field(image(), ("DNA", "RNA"), "f")
+    field = Field(data=image(), channel_names=("DNA", "RNA"), name="f")
     with pytest.raises(MicrodlError) as caught:
         field.channel_indices(("ER", "DNA", "Mito"))
     assert str(caught.value) == (
@@ -98,7 +105,7 @@ def test_a_lazy_array_is_read_only_when_asked_and_only_where_asked():
     lazy = da.map_blocks(
         block, chunks=((1, 1, 1), (6,), (7,)), dtype=np.uint16, meta=np.empty((0, 0, 0), np.uint16)
     )
-    field = Field(lazy, ("a", "b", "c"), "f")
+    field = Field(data=lazy, channel_names=("a", "b", "c"), name="f")
     assert field.shape == (6, 7)
     assert computed == [], "making a field computed the image"
     assert field.data is lazy
@@ -109,7 +116,7 @@ def test_a_lazy_array_is_read_only_when_asked_and_only_where_asked():
 def test_a_zarr_array_is_read():
     stored = zarr.array(image(), chunks=(1, 3, 3))
     labels = zarr.array(np.eye(6, 7, dtype=np.uint8))
-    field = Field(stored, ("a", "b"), "f", labels=labels)
+    field = Field(data=stored, channel_names=("a", "b"), name="f", labels=labels)
     assert field.data is stored
     read = field.read((1,))
     assert type(read) is np.ndarray
@@ -122,7 +129,7 @@ def test_a_zarr_array_is_read():
 def test_labels_of_any_whole_type_are_read(kind: type):
     labels = np.zeros((6, 7), kind)
     labels[2:4] = 1
-    field = Field(image(), ("a", "b"), "f", labels=labels)
+    field = Field(data=image(), channel_names=("a", "b"), name="f", labels=labels)
     assert field.read_labels().dtype == np.int64
     np.testing.assert_array_equal(field.read_labels(), labels)
 
@@ -130,7 +137,11 @@ def test_labels_of_any_whole_type_are_read(kind: type):
 @pytest.mark.parametrize("lazy", [False, True])
 def test_rows_of_some_channels_are_read(*, lazy: bool):
     data = np.arange(3 * 7 * 5).reshape(3, 7, 5)
-    field = Field(da.from_array(data, chunks=(2, 3, 4)) if lazy else data, tuple("abc"), "f")
+    field = Field(
+        data=da.from_array(data, chunks=(2, 3, 4)) if lazy else data,
+        channel_names=tuple("abc"),
+        name="f",
+    )
     np.testing.assert_array_equal(field.read_rows(2, 6, (2, 0)), data[[2, 0], 2:6])
     np.testing.assert_array_equal(field.read_rows(0, 7), data)
 
@@ -149,5 +160,7 @@ def test_strips_are_whole_chunks_of_bounded_size(chunk: int | None, n_channels: 
     data = da.zeros((3, 9000, 10_000), dtype=np.uint16, chunks=(1, chunk or 1, 5000))
     if chunk is None:
         data = np.broadcast_to(np.zeros(1, np.uint16), data.shape)
-    assert Field(data, tuple("abc"), "f").strip_rows(n_channels) == rows
-    assert Field(data[:, :50], tuple("abc"), "f").strip_rows(n_channels) == 50
+    assert Field(data=data, channel_names=tuple("abc"), name="f").strip_rows(n_channels) == rows
+    assert (
+        Field(data=data[:, :50], channel_names=tuple("abc"), name="f").strip_rows(n_channels) == 50
+    )

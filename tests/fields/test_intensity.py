@@ -15,7 +15,7 @@ RNG = np.random.default_rng(5)
 
 
 def field(data: np.ndarray, name: str = "f") -> Field:
-    return Field(data, tuple("abc"[: len(data)]), name)
+    return Field(data=data, channel_names=tuple("abc"[: len(data)]), name=name)
 
 
 def by_formula(image: np.ndarray, background: float, mean: float) -> np.ndarray:

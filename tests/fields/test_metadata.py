@@ -86,7 +86,7 @@ def table(**columns: list[str]) -> pd.DataFrame:
 def fields(*names: str, wells: tuple[str, ...] = (), sites: tuple[str, ...] = ()) -> list[Field]:
     blank = ("",) * len(names)
     return [
-        Field(np.ones((1, 2, 2)), ("DNA",), name, well=well, site=site)
+        Field(data=np.ones((1, 2, 2)), channel_names=("DNA",), name=name, well=well, site=site)
         for name, well, site in zip(names, wells or blank, sites or blank, strict=True)
     ]
 

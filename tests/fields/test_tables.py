@@ -191,8 +191,8 @@ def pair(tmp_path: Path) -> list[FieldFiles]:
         files = (folder / "dna.tif", folder / "actin.tif")
         data = np.stack([write_image(file, (20, 30)) for file in files])
         field = Field(
-            data, ("DNA", "Actin, fixed"), f"f {number}", "DMSO" if number else "", bool(number),
-            "B02", f"s{number}", "p1",
+            data=data, channel_names=("DNA", "Actin, fixed"), name=f"f {number}", condition="DMSO" if number else "", is_control=bool(number),
+            well="B02", site=f"s{number}", plate="p1",
         )  # fmt: skip
         rows.append(FieldFiles(field, files))
     (tmp_path / "here" / "cells.tif").write_bytes((tmp_path / "there" / "dna.tif").read_bytes())
@@ -224,7 +224,9 @@ def test_one_file_a_field_is_read_as_it_was_written(tmp_path: Path):
         file = tmp_path / f"{number}.tif"
         shape = (len(names), 20, 30) if number == 0 else (20, 30)
         data = write_image(file, shape).reshape(len(names), 20, 30)
-        rows.append(FieldFiles(Field(data, names, f"field {number}"), (file,)))
+        rows.append(
+            FieldFiles(Field(data=data, channel_names=names, name=f"field {number}"), (file,))
+        )
     write_field_files(rows, tmp_path / "fields.csv")
     assert_same(read_fields(tmp_path / "fields.csv"), rows)
     check_field_files(rows, tmp_path / "fields.csv")

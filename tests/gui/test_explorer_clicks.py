@@ -11,11 +11,11 @@ from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QLineEdit
 
+from napari_microdl.concepts.painting import outlines_of
 from napari_microdl.gui.explorer.concept_table import HEADINGS, NAME, TAG
 from napari_microdl.gui.explorer.gallery import picture_of
 from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import TAG as OUTPUT
-from napari_microdl.concepts.painting import outlines_of
 
 from .clicks import click_choice, write_in_table
 from .conftest import explore

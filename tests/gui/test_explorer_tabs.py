@@ -9,11 +9,10 @@ import pytest
 from matplotlib.path import Path as Outline
 from qtpy.QtCore import Qt
 
-from napari_microdl.concepts.painting import channel_correlations
+from napari_microdl.concepts.painting import channel_correlations, outlines_of
 from napari_microdl.gui.explorer.plot_panel import KINDS
 from napari_microdl.metrics import tag_recall
 from napari_microdl.report.concept_figures import volcano_places
-from napari_microdl.concepts.painting import outlines_of
 
 from .clicks import click_choice
 from .steps import LEFT, open_tab, pixel_of

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from napari_microdl.gui.explorer.dock import ConceptExplorer
-from napari_microdl.gui.session.layers import TAG, ImageRow, Source
+from napari_microdl.gui.session.layers import TAG, Source
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 
 from .clicks import click_entry
@@ -38,9 +38,9 @@ def test_activations_are_copied_to_the_labels_and_stay(
         if own:
             labels = viewer.add_labels(cell_run.labels[number], name=f"mine {number}")
             session.images.update(viewer.layers)
-            row = next(r for r in session.images.rows if r.layer() is layer)
-            assert isinstance(row, ImageRow)
-            row.labels = weakref.ref(labels)
+            rows = enumerate(session.images.rows)
+            row = next(n for n, r in rows if r.layer() is layer)
+            session.images.edit_rows([row], labels=weakref.ref(labels))
     session.finish(cell_run, small_run.fields[:2], sources)
     click_entry(explorer.save_button, explorer.save_button.entries["features"])
     if not own:

@@ -319,7 +319,7 @@ def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
             assert other.licence not in label.text()
             assert other.source not in label.text()
         assert step.summary.text().startswith(f"{model}, of the dictionary; ")
-        assert (words in step.summary.text()) == (non_commercial is not False)
+        assert (use in step.summary.text()) == (non_commercial is not False)
         assert ("Commit 0f92333685f6" in step.licence.text()) == (model == "openphenom")
         # Another model may be chosen; it plays no part yet.
         choose(qtbot, step.model, "uniDINO ViT-S/16")

@@ -108,18 +108,16 @@ def atoms(*dictionaries: ConceptDictionary) -> list[np.ndarray]:
 
 def assert_same_plan(found: Any, expected: Any) -> None:
     """Two sessions that would run the same."""
-    for one, other in zip(found.rows, expected.rows, strict=True):
+    for one, other in zip(found.images.rows, expected.images.rows, strict=True):
         for name in (
             "use", "group", "channel", "condition", "is_control", "well", "site", "plate", "index",
         ):  # fmt: skip
             assert getattr(one, name) == getattr(other, name)
-    assert found.layout == expected.layout
-    assert found.run_config() == expected.run_config()
-    assert [(c.name, c.use) for c in found.channels] == [(c.name, c.use) for c in expected.channels]
-    assert (found.cell_source, found.apply_dictionary) == (
-        expected.cell_source,
-        expected.apply_dictionary,
-    )
+    assert found.images.layout == expected.images.layout
+    assert found.images.channels == expected.images.channels
+    assert found.plan.run_config() == expected.plan.run_config()
+    assert found.settings.cell_source == expected.settings.cell_source
+    assert found.settings.apply_dictionary == expected.settings.apply_dictionary
     fields = [session.plan.prepare()[0] for session in (found, expected)]
     for one, other in zip(*fields, strict=True):
         assert one.name == other.name

@@ -127,9 +127,8 @@ def test_cancel_keeps_finished_steps_and_nothing_of_what_is_shown_changes(docked
 
 def test_a_step_asks_for_what_it_needs_and_not_for_more(docked: Any, qtbot: Any):
     _, workflow = docked
-    for row in workflow.session.images.rows:
-        row.is_control = False
-    workflow.session.images.changed.emit()
+    images = workflow.session.images
+    images.edit_rows(range(len(images.rows)), is_control=False)
     run_step(qtbot, workflow, "cells")
     run_step(qtbot, workflow, "tokens")
     click(qtbot, workflow.fields.heading)

@@ -116,7 +116,7 @@ def test_images_of_any_depth_give_the_tokens_of_the_published_input(
     edge, depth = recipe.spec.tile_size, recipe.spec.depth
     pixels = cells_and_background(family.channels, edge)
     names = tuple(f"channel {c}" for c in range(family.channels))
-    field = Field(CAMERAS[camera](pixels), names, "field")
+    field = Field(data=CAMERAS[camera](pixels), channel_names=names, name="field")
     (grid,) = embed([field], model, channels=names, layer=depth, halo=0)
 
     expected = []

@@ -64,7 +64,12 @@ def drop(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = FAMILY) -> N
 def fields() -> list[Field]:
     rng = np.random.default_rng(0)
     return [
-        Field(rng.gamma(2, 30 + 20 * n, (2, 64, 72)), ("a", "b"), f"f{n}", is_control=n < 2)
+        Field(
+            data=rng.gamma(2, 30 + 20 * n, (2, 64, 72)),
+            channel_names=("a", "b"),
+            name=f"f{n}",
+            is_control=n < 2,
+        )
         for n in range(4)
     ]
 

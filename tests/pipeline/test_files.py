@@ -63,10 +63,12 @@ def test_the_licence_is_told_before_weights_are_fetched(
     query = ["--controls", "Metadata_condition == 'diffuse'"]
     out = tmp_path / "fitted"
     assert main(["fit", str(plate), "--config", str(settings), "--out", str(out), *query]) != 0
-    told, _, problem = capsys.readouterr().err.partition("\n")
-    assert told.startswith("Model: OpenPhenom CA-MAE ViT-S/16. Licence of the weights: Recursion's")
-    assert "(no commercial use). Source: Recursion, huggingface.co/recursionpharma/" in told
-    assert "Commit 0f92333685f6; the sha256 of the first download" in told
+    terms, _, problem = capsys.readouterr().err.partition("\n")
+    assert terms.startswith(
+        "Model: OpenPhenom CA-MAE ViT-S/16. Licence of the weights: Recursion's"
+    )
+    assert "(no commercial use). Source: Recursion, huggingface.co/recursionpharma/" in terms
+    assert "Commit 0f92333685f6; the sha256 of the first download" in terms
     assert "recursionpharma/OpenPhenom is not in the cache" in problem
 
 
@@ -98,8 +100,8 @@ def test_the_terms_of_a_dictionarys_model_are_told_before_weights_are_fetched(
         dictionary.spec = dictionary.spec.replace(model=model)
         file = dictionary.save(tmp_path / f"phenom{number}")
         assert main([command, str(file), str(plate), "--out", str(tmp_path / "out")]) == 2
-        told, _, problem = capsys.readouterr().err.partition("\n")
-        assert told.startswith(
+        terms, _, problem = capsys.readouterr().err.partition("\n")
+        assert terms.startswith(
             f"Model: openphenom. Licence of the weights: {known.licence} {words}. "
             f"Source: {known.source}. Commit 0f92333685f6; the sha256 of the first download"
         )
@@ -122,10 +124,10 @@ def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
     fitted, applied = tmp_path / "fitted", tmp_path / "applied"
     query = ["--controls", "Metadata_condition == 'diffuse'"]
     assert main(["fit", *common, str(fitted), *query]) == 0
-    told = capsys.readouterr().err.partition("\n")[0]
-    assert told.startswith("Model: lab-msn (vit_msn). ")
-    assert "not stated, see its source" in told
-    assert "local folder 'lab-msn'" in told
+    terms = capsys.readouterr().err.partition("\n")[0]
+    assert terms.startswith("Model: lab-msn (vit_msn). ")
+    assert "not stated, see its source" in terms
+    assert "local folder 'lab-msn'" in terms
     dictionary = fitted / "dictionary.microdl.safetensors"
     assert ConceptDictionary.load(dictionary).spec.model.patch_size == 16
     assert main(["apply", str(dictionary), *common, str(applied)]) == 0

@@ -53,9 +53,9 @@ def painted(edge: int, names: tuple[str, ...] = STAINS, n: int = 2) -> list[Fiel
     rng = np.random.default_rng(0)
     return [
         Field(
-            rng.gamma(2, 200, (len(names), edge, edge)).astype(np.uint16),
-            names,
-            f"f{number}",
+            data=rng.gamma(2, 200, (len(names), edge, edge)).astype(np.uint16),
+            channel_names=names,
+            name=f"f{number}",
             condition="drug" if number % 2 else "DMSO",
             is_control=not number % 2,
         )
@@ -92,10 +92,10 @@ def test_cell_dino_gets_its_channels_in_its_own_order(tmp_path: Path):
     scaler = IntensityScaling(curve="linear").fit(fields, STAINS)
     for number, grid in enumerate(run.activations.grids):
         tile = scaler.apply(number, fields[number].read())
-        by_hand, as_filed = (
+        in_order, as_filed = (
             model.tokens(channels[None], 1, "residual")[0, 0] for channels in (tile[::-1], tile)
         )
-        np.testing.assert_allclose(grid.tokens, by_hand, atol=1e-5)
+        np.testing.assert_allclose(grid.tokens, in_order, atol=1e-5)
         assert np.abs(grid.tokens - as_filed).max() > 0.1
 
 

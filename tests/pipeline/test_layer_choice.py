@@ -38,7 +38,15 @@ def field(name: str, *, control: bool, well: str = "", plate: str = "", **option
     image = rng.gamma(2, 20, (1, 96, 96))
     if not control:
         image = (image + np.roll(image, 1, 1) + np.roll(image, 1, 2)) / 3
-    return Field(image, ("a",), name, is_control=control, well=well, plate=plate, **options)
+    return Field(
+        data=image,
+        channel_names=("a",),
+        name=name,
+        is_control=control,
+        well=well,
+        plate=plate,
+        **options,
+    )
 
 
 def fields(n_control: int = 3, n_treated: int = 2) -> list[Field]:

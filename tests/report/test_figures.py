@@ -8,7 +8,14 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from napari_microdl.concepts.painting import BoxPainter, LabelPainter, grid_to_pixels, window_of
+from napari_microdl.concepts.painting import (
+    BoxPainter,
+    LabelPainter,
+    grid_to_pixels,
+    outlines_of,
+    unit_window,
+    window_of,
+)
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
@@ -22,7 +29,6 @@ from napari_microdl.report.figures import (
     layer_figure,
     unit_figure,
 )
-from napari_microdl.concepts.painting import (outlines_of, unit_window)
 
 CONFIG = PipelineConfig.of(
     model="random-init",
@@ -66,11 +72,11 @@ def assert_drawn(figure: Figure) -> None:
 def test_images_are_shown_between_zero_and_one():
     rng = np.random.default_rng(0)
     image = rng.gamma(2, 100, (2, 30, 30)).astype(np.uint16)
-    shown = grey(Field(image, ("a", "b"), "f"), 1)
+    shown = grey(Field(data=image, channel_names=("a", "b"), name="f"), 1)
     low, high = np.percentile(image[1], [0.5, 99.8])
     expected = np.clip((image[1] - low) / (high - low), 0, 1) ** 0.6
     np.testing.assert_allclose(shown, expected, atol=1e-5)
-    constant = grey(Field(np.ones((1, 4, 4)), ("a",), "f"))
+    constant = grey(Field(data=np.ones((1, 4, 4)), channel_names=("a",), name="f"))
     assert np.isfinite(constant).all()
 
 

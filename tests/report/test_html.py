@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from napari_microdl.concepts.painting import unit_window
 from napari_microdl.fields.field import Field
 from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.report import EvaluationReport, evaluation_figures, iter_evaluation
@@ -20,7 +21,6 @@ from napari_microdl.report.evaluation_figures import (
 )
 from napari_microdl.report.figures import grey
 from napari_microdl.report.html import html_report, iter_html_report
-from napari_microdl.concepts.painting import unit_window
 from report.test_evaluate import FEW, cells, fields, six_fields
 from tokens.stand_ins import finish
 

@@ -176,8 +176,10 @@ def test_cancelling_stops_before_the_next_batch(looks: int):
 def test_fields_are_scaled_and_embedded_one_after_the_other(model: EncoderModel):
     rng = np.random.default_rng(5)
     fields = [
-        Field(rng.gamma(2, 30, (2, 40, 56)), ("a", "b"), "numpy"),
-        Field(da.from_array(rng.gamma(2, 90, (2, 33, 20))), ("a", "b"), "dask"),
+        Field(data=rng.gamma(2, 30, (2, 40, 56)), channel_names=("a", "b"), name="numpy"),
+        Field(
+            data=da.from_array(rng.gamma(2, 90, (2, 33, 20))), channel_names=("a", "b"), name="dask"
+        ),
     ]
     grids = embed(fields, model, channels=("b",), tile_size=48, halo=1, layer=3)
     assert [g.image_shape for g in grids] == [(40, 56), (33, 20)]
@@ -192,7 +194,7 @@ def test_fields_are_scaled_and_embedded_one_after_the_other(model: EncoderModel)
 
 
 def test_a_model_can_be_given_by_name():
-    field = Field(np.random.default_rng(6).random((1, 16, 16)), ("a",), "f")
+    field = Field(data=np.random.default_rng(6).random((1, 16, 16)), channel_names=("a",), name="f")
     (grid,) = embed([field], "random-init")
     (same,) = embed([field], random_init())
     np.testing.assert_array_equal(grid.tokens, same.tokens)
@@ -215,7 +217,7 @@ def test_a_model_can_be_given_by_name():
 def test_options_that_do_not_exist_give_one_sentence(
     model: EncoderModel, options: dict, sentence: str
 ):
-    field = Field(np.random.default_rng(7).random((1, 16, 16)), ("a",), "f")
+    field = Field(data=np.random.default_rng(7).random((1, 16, 16)), channel_names=("a",), name="f")
     with pytest.raises(MicrodlError) as caught:
         embed([field], **{"model": model, **options})
     assert str(caught.value).startswith(sentence)

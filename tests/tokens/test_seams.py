@@ -43,7 +43,10 @@ def embedded(request: pytest.FixtureRequest) -> Embedded:
         folder = request.getfixturevalue("data_root") / "bbbc022_mock" / "images"
         paths = sorted(folder.glob("*.tiff"))[:2]
         channels = tuple(f"channel {c}" for c in range(5))
-        fields = [Field(tifffile.imread(path), channels, path.name) for path in paths]
+        fields = [
+            Field(data=tifffile.imread(path), channel_names=channels, name=path.name)
+            for path in paths
+        ]
     model = load_model("builtin", device="cpu")
     scaler = IntensityScaling().fit(fields)
     plan = TilePlan(model.spec.patch_size, model.spec.tile_size, 2)

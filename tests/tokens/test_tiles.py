@@ -166,7 +166,7 @@ def test_a_lazy_image_gives_the_tokens_of_the_same_image_in_memory(
     data = RNG.gamma(2, 30, (3, 75, 61))
     data = data > 60 if kind is np.bool_ else data.astype(kind)
     with store(data, tmp_path) as lazy:
-        pair = [Field(d, tuple("abc"), "f") for d in (data, lazy)]
+        pair = [Field(data=d, channel_names=tuple("abc"), name="f") for d in (data, lazy)]
         for mode in ("image", "plate"):
             here, there = (
                 embed([f], PatchMean(4), channels=("c", "a"), scaling=mode, halo=1)[0].tokens
@@ -181,8 +181,16 @@ def test_planes_of_a_stack_with_time_and_depth_are_read_lazily(tmp_path: Path):
     stored = zarr.create_array(tmp_path / "stack.zarr", data=stack, chunks=(1, 1, 1, 16, 16))
     lazy = da.from_zarr(stored)
     for time, depth in np.ndindex(2, 3):
-        (plane,) = embed([Field(lazy[time, depth], ("a", "b"), "p")], PatchMean(4), halo=1)
-        (alone,) = embed([Field(stack[time, depth], ("a", "b"), "p")], PatchMean(4), halo=1)
+        (plane,) = embed(
+            [Field(data=lazy[time, depth], channel_names=("a", "b"), name="p")],
+            PatchMean(4),
+            halo=1,
+        )
+        (alone,) = embed(
+            [Field(data=stack[time, depth], channel_names=("a", "b"), name="p")],
+            PatchMean(4),
+            halo=1,
+        )
         np.testing.assert_array_equal(plane.tokens, alone.tokens)
 
 
@@ -191,8 +199,12 @@ def test_colours_that_come_last_are_channels_once_they_are_moved(tmp_path: Path)
     stored = zarr.create_array(tmp_path / "rgb.zarr", data=colours, chunks=(16, 16, 3))
     lazy = da.moveaxis(da.from_zarr(stored), -1, 0)
     names = ("red", "green", "blue")
-    (grid,) = embed([Field(lazy, names, "f")], PatchMean(4), halo=1)
-    (alone,) = embed([Field(np.moveaxis(colours, -1, 0), names, "f")], PatchMean(4), halo=1)
+    (grid,) = embed([Field(data=lazy, channel_names=names, name="f")], PatchMean(4), halo=1)
+    (alone,) = embed(
+        [Field(data=np.moveaxis(colours, -1, 0), channel_names=names, name="f")],
+        PatchMean(4),
+        halo=1,
+    )
     np.testing.assert_array_equal(grid.tokens, alone.tokens)
 
 
@@ -217,7 +229,7 @@ def test_a_lazy_image_is_read_once_to_scale_and_once_to_embed_in_strips(
     width, height = 50, 640
     monkeypatch.setattr("napari_microdl.fields.field.STRIP_BYTES", 2 * width * 2 * 64)
     data = Recorded(RNG.integers(1, 900, (2, height, width), np.uint16), (1, chunk, 25))
-    f = Field(data, ("a", "b"), "f")
+    f = Field(data=data, channel_names=("a", "b"), name="f")
     scaler = IntensityScaling().fit([f])
     assert sum(data.sizes) == 2 * height * width
     assert max(data.sizes) <= 2 * width * 64
@@ -229,7 +241,7 @@ def test_a_lazy_image_is_read_once_to_scale_and_once_to_embed_in_strips(
 
 def test_scaled_rows_are_those_of_the_whole_scaled_image():
     data = RNG.gamma(2, 30, (2, 33, 20))
-    f = Field(da.from_array(data, chunks=(2, 7, 9)), ("a", "b"), "f")
+    f = Field(data=da.from_array(data, chunks=(2, 7, 9)), channel_names=("a", "b"), name="f")
     scaler = IntensityScaling().fit([f], ("b",))
     image = ScaledImage(f, scaler, 0, ("b",))
     assert image.shape == (1, 33, 20)
@@ -241,6 +253,6 @@ def test_scaled_rows_are_those_of_the_whole_scaled_image():
 def test_a_lazy_image_with_nan_is_refused():
     data = RNG.random((1, 300, 20))
     data[0, 299, 3] = np.nan
-    f = Field(da.from_array(data, chunks=(1, 64, 20)), ("a",), "late")
+    f = Field(data=da.from_array(data, chunks=(1, 64, 20)), channel_names=("a",), name="late")
     with pytest.raises(MicrodlError, match="Channel 'a' of field 'late' holds NaN or infinite"):
         embed([f], PatchMean(4), halo=1)

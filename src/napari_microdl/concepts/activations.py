@@ -48,12 +48,7 @@ def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
         parts.append(
             pd.DataFrame(
                 {
-                    "Metadata_Field": field.name,
-                    "Metadata_Plate": field.plate,
-                    "Metadata_Well": field.well,
-                    "Metadata_Site": field.site,
-                    "Metadata_condition": field.condition,
-                    "Metadata_control": field.is_control,
+                    **field.to_metadata(),
                     "field": index,
                     "label": unit.ids,
                     "y": unit.y,
@@ -305,7 +300,7 @@ class ConceptActivations:
         cosines: NDArray[np.float32] = unit_length(vectors) @ self._directions[concept]
         return cosines.reshape(tokens.shape[:2])
 
-    @cached_property
+    @property
     def ranking(self) -> pd.DataFrame:
         """Concepts, the most telling first.
 
@@ -323,8 +318,19 @@ class ConceptActivations:
             control-first dictionary, whether the concept was seen in controls); ``dead`` (active
             in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
             for none). Without two different conditions, or without controls, the numbers that
-            need them are NaN and the rate decides.
+            need them are NaN and the rate decides. Found out once, but for the names, which may be
+            changed in the dictionary.
         """
+        table = self._ranked.copy(deep=False)
+        table.insert(0, "name", [self.dictionary.names[concept] for concept in table.index])
+        return table
+
+    @ranking.setter
+    def ranking(self, table: pd.DataFrame) -> None:
+        self._ranked = table.drop(columns="name")
+
+    @cached_property
+    def _ranked(self) -> pd.DataFrame:
         conditions = self.units["Metadata_condition"].to_numpy().astype(str)
         control = self.units["Metadata_control"].to_numpy(bool)
         classes, shares, counts = activation_shares(self.codes, conditions)
@@ -340,7 +346,6 @@ class ConceptActivations:
         like = duplicates(self._directions, rate)
         table = pd.DataFrame(
             {
-                "name": self.dictionary.names,
                 "activation_rate": rate,
                 "selectivity": average[best, concepts],
                 "label": classes[best].astype(str),

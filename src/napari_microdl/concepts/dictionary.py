@@ -28,8 +28,7 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.safetensors_files import read_safetensors, write_safetensors
 from napari_microdl.estimators.icfl import ATOM_GROUPS, ICFL
 from napari_microdl.estimators.whitening import ControlWhitening
-from napari_microdl.models.base import ChannelRule, ModelSpec
-from napari_microdl.models.base import UNKNOWN_LICENCE
+from napari_microdl.models.base import UNKNOWN_LICENCE, ChannelRule, ModelSpec
 from napari_microdl.models.registry import known_spec
 from napari_microdl.tokens import TilePlan
 from napari_microdl.tokens.positions import PositionComponent

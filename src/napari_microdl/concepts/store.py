@@ -369,10 +369,7 @@ def open_activations(
             _check_places(codes.indptr, codes.indices, n, values_at_once)
         if sorted(ranking["concept"]) != list(range(found.n_concepts)):
             raise ValueError("the ranking does not hold every concept once")
-    ranking = ranking.set_index("concept")
-    # Names may have been changed in the dictionary since.
-    ranking["name"] = [dictionary.names[concept] for concept in ranking.index]
-    found.ranking = ranking
+    found.ranking = ranking.set_index("concept")
     return found
 
 

@@ -539,7 +539,7 @@ def _sentence(record: type[Settings], error: ValidationError) -> str:
     if first["type"] == "literal_error":
         return (
             f"The setting {place} is {value!r}, which is not known; use one of "
-            f"{', '.join(map(repr, _words(record.model_fields[name].annotation)))}."
+            f"{', '.join(map(repr, _choices(record.model_fields[name].annotation)))}."
         )
     must_be = _MUST_BE.get(first["type"], first["msg"].removeprefix("Input should be "))
     if type(None) in get_args(record.model_fields[name].annotation):
@@ -548,10 +548,10 @@ def _sentence(record: type[Settings], error: ValidationError) -> str:
     return f"The setting {place} is {shown} but must be {must_be}."
 
 
-def _words(annotation: Any) -> list[str]:
-    """The words that a choice knows."""
+def _choices(annotation: Any) -> list[str]:
+    """What may be chosen."""
     parts = get_args(annotation)
-    return [w for part in parts for w in ([part] if isinstance(part, str) else _words(part))]
+    return [c for part in parts for c in ([part] if isinstance(part, str) else _choices(part))]
 
 
 def _unknown(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +15,12 @@ from napari_microdl.core.errors import MicrodlError
 STRIP_BYTES = 32 * 2**20
 
 
-@dataclass(frozen=True, eq=False)
-class Field:
-    """One field of view and its experimental condition.
+@dataclass(frozen=True)
+class FieldInfo:
+    """What is known about a field of view beside its image.
 
     Parameters
     ----------
-    data : array of shape (channels, height, width)
-        Intensities, in any unit. NumPy, dask and zarr arrays are kept as they are and read lazily.
-    channel_names : tuple of str
-        One name a channel, in the order of `data`.
     name : str
         What the field is called in tables and plots.
     condition : str, default=""
@@ -32,6 +29,44 @@ class Field:
         Whether the field shows untreated cells, on which the whitening is fitted.
     well, site, plate : str, default=""
         Position in the experiment.
+    """
+
+    name: str
+    condition: str = ""
+    is_control: bool = False
+    well: str = ""
+    site: str = ""
+    plate: str = ""
+
+    @property
+    def info(self) -> FieldInfo:
+        """What is known, without an image."""
+        return FieldInfo(**{f.name: getattr(self, f.name) for f in dataclasses.fields(FieldInfo)})
+
+    def to_metadata(self) -> dict[str, Any]:
+        """The columns ``Metadata_*`` of tables about fields and units."""
+        return {
+            "Metadata_Field": self.name,
+            "Metadata_Plate": self.plate,
+            "Metadata_Well": self.well,
+            "Metadata_Site": self.site,
+            "Metadata_condition": self.condition,
+            "Metadata_control": self.is_control,
+        }
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Field(FieldInfo):
+    """One field of view and its experimental condition.
+
+    Parameters
+    ----------
+    data : array of shape (channels, height, width)
+        Intensities, in any unit. NumPy, dask and zarr arrays are kept as they are and read lazily.
+    channel_names : tuple of str
+        One name a channel, in the order of `data`.
+    name, condition, is_control, well, site, plate
+        As in `FieldInfo`.
     labels : array of shape (height, width), optional
         Integer cell labels, 0 is background.
 
@@ -43,12 +78,6 @@ class Field:
 
     data: Any
     channel_names: tuple[str, ...]
-    name: str
-    condition: str = ""
-    is_control: bool = False
-    well: str = ""
-    site: str = ""
-    plate: str = ""
     labels: Any | None = None
 
     def __post_init__(self) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.fields.field import FieldInfo
 
 PREFIX = "Metadata_"
 # What a pattern can name, and what each stands for where the text around it leaves a choice.
@@ -34,35 +35,7 @@ _PLACES = ("plate", "well", "site")
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
-class Described(Protocol):
-    """What is known about a field: a `napari_microdl.fields.field.Field` or what stands for one."""
-
-    @property
-    def name(self) -> str:
-        """What the field is called."""
-
-    @property
-    def condition(self) -> str:
-        """Treatment of the well."""
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it shows untreated cells."""
-
-    @property
-    def well(self) -> str:
-        """Well."""
-
-    @property
-    def site(self) -> str:
-        """Site within the well."""
-
-    @property
-    def plate(self) -> str:
-        """Plate."""
-
-
-def metadata_table(fields: Sequence[Described]) -> pd.DataFrame:
+def metadata_table(fields: Sequence[FieldInfo]) -> pd.DataFrame:
     """What is known about fields, one row each.
 
     Returns
@@ -71,16 +44,8 @@ def metadata_table(fields: Sequence[Described]) -> pd.DataFrame:
         Columns ``Metadata_Field``, ``Metadata_Plate``, ``Metadata_Well``, ``Metadata_Site``,
         ``Metadata_condition`` and ``Metadata_control``.
     """
-    return pd.DataFrame(
-        {
-            "Metadata_Field": [f.name for f in fields],
-            "Metadata_Plate": [f.plate for f in fields],
-            "Metadata_Well": [f.well for f in fields],
-            "Metadata_Site": [f.site for f in fields],
-            "Metadata_condition": [f.condition for f in fields],
-            "Metadata_control": [f.is_control for f in fields],
-        }
-    )
+    columns = list(FieldInfo("").to_metadata())
+    return pd.DataFrame([field.to_metadata() for field in fields], columns=columns)
 
 
 def read_names(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
@@ -208,7 +173,7 @@ def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
     return known
 
 
-def match_table(fields: Sequence[Described], table: pd.DataFrame) -> list[int | None]:
+def match_table(fields: Sequence[FieldInfo], table: pd.DataFrame) -> list[int | None]:
     """Which row of a table belongs to each field.
 
     Fields are found by their name, where the table has a column for it (``Metadata_field``, or

@@ -39,7 +39,7 @@ def transfluor() -> list[Field]:
         image = tifffile.imread(io.BytesIO(folder.joinpath(row["file"]).read_bytes()))
         fields.append(
             Field(
-                image[None],
+                data=image[None],
                 channel_names=("GFP",),
                 name=f"{row['Metadata_Well']}_{row['Metadata_Site']}",
                 condition=row["condition"],

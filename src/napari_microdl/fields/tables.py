@@ -161,9 +161,9 @@ def _field(
     if not name:
         name = "_".join(filter(None, (known.get(p, "") for p in ("plate", "well", "site"))))
     return Field(
-        _Files(parts, shape, dtype),
-        names,
-        name or file.stem,
+        data=_Files(parts, shape, dtype),
+        channel_names=names,
+        name=name or file.stem,
         labels=None if labels is None else _Plane(labels),
         **known,
     )

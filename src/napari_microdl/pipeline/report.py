@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,6 +15,9 @@ from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.task import Stage
 from napari_microdl.fields.field import Field
 from napari_microdl.metrics import active, reconstruction_cosine
+from napari_microdl.models.base import terms_of
+from napari_microdl.pipeline.inputs import channels_by_model
+from napari_microdl.pipeline.stages import Tokens
 
 _PACKAGES = ("napari-microdl", "numpy", "scipy", "scikit-learn", "scikit-image", "torch")
 
@@ -22,7 +26,7 @@ def build_report(
     fields: Sequence[Field],
     config: PipelineConfig,
     activations: ConceptActivations,
-    share: dict[str, float],
+    tokens: Tokens,
     seconds: Mapping[Stage, float],
     notes: list[str],
 ) -> dict[str, Any]:
@@ -36,8 +40,8 @@ def build_report(
         Settings used.
     activations : ConceptActivations
         Result.
-    share : dict of str to float
-        Share of token variance that grid positions explain, before and after their removal.
+    tokens : Tokens
+        What it was made from.
     seconds : mapping of str to float
         Time of every stage.
     notes : list of str
@@ -86,6 +90,7 @@ def build_report(
             ranking.index[:20], ranking.head(20).to_dict("records"), strict=True
         )
     ]
+    per_field = len(tokens.channels)
     return {
         "config": config.to_dict(),
         "config_hash": config.hash,
@@ -102,11 +107,19 @@ def build_report(
             }
             for f, units in zip(fields, activations.geometry, strict=True)
         ],
-        "position": {key: float(value) for key, value in share.items()},
+        "position": {key: float(value) for key, value in tokens.share.items()},
         "fit": fit,
         "concepts": concepts,
         "notes": list(notes),
         "seconds": dict(seconds),
         "packages": {name: version(name) for name in _PACKAGES},
         "python": platform.python_version(),
+        "weights_terms": terms_of(activations.dictionary.model),
+        "model_channels": channels_by_model(tokens.channels, tokens.model),
+        "device": tokens.device,
+        "intensity": [
+            # Fields may have got other names since they were measured.
+            dataclasses.asdict(limits) | {"field": fields[number // per_field].name}
+            for number, limits in enumerate(tokens.limits)
+        ],
     }

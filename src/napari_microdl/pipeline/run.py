@@ -18,12 +18,11 @@ from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.task import Progress, Stage, Task, current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.models.base import TokenModel, terms_of
+from napari_microdl.models.base import TokenModel
 from napari_microdl.pipeline.cache import CachedStage, StageCache, stage_keys
 from napari_microdl.pipeline.estimate import estimate_run
 from napari_microdl.pipeline.inputs import (
     channel_note,
-    channels_by_model,
     check_fields,
     config_of,
     load_model_of,
@@ -89,18 +88,8 @@ class PipelineRun:
 
     Parameters
     ----------
-    fields : sequence of Field
-        Fields with conditions; at least one control where a whitening is fitted.
-    config : PipelineConfig, optional
-        Settings; the defaults where not given.
-    dictionary : ConceptDictionary, optional
-        Apply this one instead of fitting; its model, layer, channels and unit are used.
-    model : TokenModel, optional
-        Any object that reads tokens, in place of the model that the settings name.
-    cache : TokenCache, optional
-        Where tokens are kept on disk if the settings have it so; the usual place where not given.
-    stages : StageCache, optional
-        What earlier runs left; taken from and added to.
+    fields, config, dictionary, model, cache, stages
+        As for `run_pipeline`.
     storage : TokenStorage, optional
         Where tokens are held during the run; in memory up to 512 MiB, and in files after that,
         where not given.
@@ -181,18 +170,7 @@ class PipelineRun:
             started = time.perf_counter()
             activations = encode(self.fields, tokens, samples, whitened.vectors, dictionary)
             seconds = self._all_seconds(activations=time.perf_counter() - started)
-            report = build_report(
-                self.fields, self.config, activations, tokens.share, seconds, notes
-            )
-            report["weights_terms"] = terms_of(dictionary.model)
-            report["model_channels"] = channels_by_model(tokens.channels, tokens.model)
-            report["device"] = tokens.device
-            per_field = len(tokens.channels)
-            report["intensity"] = [
-                # Fields may have got other names since they were measured.
-                dataclasses.asdict(limits) | {"field": self.fields[number // per_field].name}
-                for number, limits in enumerate(tokens.limits)
-            ]
+            report = build_report(self.fields, self.config, activations, tokens, seconds, notes)
             if self.applied is None:
                 dictionary.provenance = {
                     "intensity": report["intensity"],

@@ -150,7 +150,15 @@ def simulate_field(
         plane += camera.normal(size=shape) * nuisances.noise * BRIGHTNESS
     counts = np.clip(image.round(), 0, np.iinfo(np.uint16).max).astype(np.uint16)
     field = Field(
-        counts, tuple(channels), name, condition, is_control, well, site, plate, labels=labels
+        data=counts,
+        channel_names=tuple(channels),
+        name=name,
+        condition=condition,
+        is_control=is_control,
+        well=well,
+        site=site,
+        plate=plate,
+        labels=labels,
     )
     truth = pd.DataFrame(
         {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,8 @@ def _described(field: Field, limits: tuple[float, float], place: tuple[int, ...]
         "translate": place,
         "metadata": {
             FIELD_TAG: {
-                "name": field.name,
                 "channel_names": field.channel_names,
-                "condition": field.condition,
-                "is_control": field.is_control,
-                "well": field.well,
-                "site": field.site,
-                "plate": field.plate,
+                **asdict(field.info),
             }
         },
     }

@@ -27,7 +27,12 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import listed
 from napari_microdl.fields.metadata import column, describe_row, read_table
-from napari_microdl.fields.tables import FieldFiles, check_field_files, relative_to_folder, write_field_files
+from napari_microdl.fields.tables import (
+    FieldFiles,
+    check_field_files,
+    relative_to_folder,
+    write_field_files,
+)
 from napari_microdl.gui.session.layers import Arrangement, ImageRow, Layout, build_fields
 from napari_microdl.gui.session.plan import Plan
 from napari_microdl.gui.session.settings import CellSource

@@ -75,7 +75,7 @@ class Images:
 
     def _suggest_labels(self, candidates: Sequence[Labels]) -> None:
         """Fill in the Labels layer of a row where the name or the number leaves no doubt."""
-        for row in self.rows:
+        for number, row in enumerate(self.rows):
             image = row.layer()
             chosen = row.labels_layer()
             if image is None or (chosen is not None and chosen in candidates):
@@ -84,7 +84,8 @@ class Images:
             named = [c for c in fitting if image.name.lower() in c.name.lower()]
             if len(named) != 1 and len({id(r.layer()) for r in self.rows}) == 1:
                 named = fitting
-            row.labels = weakref.ref(named[0]) if len(named) == 1 else None
+            labels = weakref.ref(named[0]) if len(named) == 1 else None
+            self._change(number, {"labels": labels})
 
     def _update_channels(self) -> None:
         if self.layout.arrangement == "channels":
@@ -135,21 +136,22 @@ class Images:
         """
         # Fields first: what is shared goes to all rows of the field as it is then.
         for number, values in changes.items():
-            for name in values.keys() - _SHARED:
-                setattr(self.rows[number], name, values[name])
+            self._change(number, {k: v for k, v in values.items() if k not in _SHARED})
             # Cells that were found here and then corrected by hand were no input before.
             if (labels := self.rows[number].labels_layer()) is not None:
                 self._watch([labels])
         for number, values in changes.items():
-            row = self.rows[number]
-            siblings = [row]
+            siblings = [number]
             if self.layout.arrangement == "channels":
-                siblings = [r for r in self.rows if r.group == row.group]
-            for name in values.keys() & _SHARED:
-                for sibling in siblings:
-                    setattr(sibling, name, values[name])
+                group = self.rows[number].group
+                siblings = [n for n, row in enumerate(self.rows) if row.group == group]
+            for sibling in siblings:
+                self._change(sibling, {k: v for k, v in values.items() if k in _SHARED})
         self._update_channels()
         self.changed.emit()
+
+    def _change(self, number: int, values: Mapping[str, Any]) -> None:
+        self.rows[number] = dataclasses.replace(self.rows[number], **values)
 
     def edit_channel(
         self, number: int, *, name: str | None = None, use: bool | None = None
@@ -162,9 +164,9 @@ class Images:
         if name is not None:
             before, channel.name = channel.name, name.strip() or channel.name
             if self.layout.arrangement == "channels":
-                for row in self.rows:
+                for row_number, row in enumerate(self.rows):
                     if row.channel == before:
-                        row.channel = channel.name
+                        self._change(row_number, {"channel": channel.name})
                 # It is the same channel as before, ticked or not.
                 self._native_channels = tuple(c.name for c in self.channels)
                 self._update_channels()

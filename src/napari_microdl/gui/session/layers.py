@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import dask.array as da
@@ -14,7 +14,7 @@ from napari.utils.transforms import Affine
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.fields.field import Field
+from napari_microdl.fields.field import Field, FieldInfo
 
 # Outputs carry this key, so that they are recognised whatever a user calls them.
 TAG = "napari_microdl"
@@ -49,8 +49,8 @@ class Layout:
     split_rgb: bool = False
 
 
-@dataclass
-class ImageRow:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageRow(FieldInfo):
     """One row of the table of images: a plane of an image layer, and what is known about it.
 
     Parameters
@@ -59,29 +59,21 @@ class ImageRow:
         The layer.
     index : tuple
         Position along the layer's leading axes, None for the channel axis.
-    name : str
-        Name of the field where each image is a field.
+    name, condition, is_control, well, site, plate
+        As in `FieldInfo`; the name is that of the field where each image is a field.
     use : bool
         Whether it takes part.
     group, channel : str
         Field and channel where images are channels.
-    condition, is_control, well, site, plate
-        As in `Field`.
     labels : weak reference to Labels, optional
         The user's cells.
     """
 
     layer: weakref.ref[Image]
     index: Index
-    name: str
     use: bool = True
     group: str = "field 1"
     channel: str = ""
-    condition: str = ""
-    is_control: bool = False
-    well: str = ""
-    site: str = ""
-    plate: str = ""
     labels: weakref.ref[Labels] | None = None
 
     @property
@@ -454,13 +446,8 @@ def build_fields(
             Field(
                 data=data,
                 channel_names=channels,
-                name=name,
-                condition=first.condition,
-                is_control=first.is_control,
-                well=first.well,
-                site=first.site,
-                plate=first.plate,
                 labels=labels,
+                **{**asdict(first.info), "name": name},
             )
         )
         sources.append(Source(first.layer, first.index, name, labels is not None))

@@ -48,7 +48,7 @@ class Work:
         Settings.
     dictionary : ConceptDictionary or None
         The one to apply.
-    cache : StageCache
+    stages : StageCache
         What earlier runs left.
     """
 
@@ -57,7 +57,7 @@ class Work:
     sources: list[Source]
     config: PipelineConfig
     dictionary: ConceptDictionary | None
-    cache: StageCache
+    stages: StageCache
     _run: PipelineRun | None = field(default=None, init=False)
     _ended: bool = field(default=False, init=False)
 
@@ -71,7 +71,7 @@ class Work:
             self.config,
             dictionary=self.dictionary,
             cache=token_cache(),
-            stages=self.cache,
+            stages=self.stages,
         )
         steps: dict[StepName, Callable[[], Any]] = {
             "cells": run.cells,
@@ -85,7 +85,7 @@ class Work:
 
     def finished_steps(self) -> list[StepName]:
         """Steps that are done so far; may be asked while the work is in progress."""
-        stages = set() if self._run is None else self._run.finished
+        done = set() if self._run is None else self._run.finished
         last: dict[StepName, str] = {
             # Crops and patches are known once tokens are averaged over them.
             "cells": "cells" if self.config.units.kind == "cell" else "samples",
@@ -94,9 +94,7 @@ class Work:
             "whitening": "whitening" if self.dictionary is None else "samples",
             "dictionary": "dictionary",
         }
-        return [
-            s for s, stage in last.items() if stage in stages or (self._ended and s == self.step)
-        ]
+        return [s for s, stage in last.items() if stage in done or (self._ended and s == self.step)]
 
 
 def compare_layers(fields: Sequence[Field], config: PipelineConfig) -> pd.DataFrame:

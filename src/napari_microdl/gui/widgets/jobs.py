@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from napari.qt.threading import FunctionWorker, create_worker
@@ -75,7 +76,8 @@ class _Worker(FunctionWorker):
     """A function in a thread, inside a task that can be cancelled."""
 
     def __init__(self, function: Callable[..., _Outcome], job: int, *args: Any) -> None:
-        super().__init__(function, job, *args)
+        super().__init__(function)
+        self._call: Callable[[], _Outcome] | None = partial(function, job, *args)
         self.reports = _Reports()
         self._job = job
         self._task = Task(self._report, seconds_between=_SECONDS_BETWEEN_REPORTS)
@@ -91,9 +93,10 @@ class _Worker(FunctionWorker):
     def work(self) -> _Outcome:
         """Call the function."""
         # napari holds a worker for as long as its window, and what a run has made is large.
-        args, self._args = self._args, ()
+        call, self._call = self._call, None
+        assert call is not None
         with self._task.active():
-            return self._func(*args)
+            return call()
 
 
 def _outcome(job: int, work: Callable[[], Any], message: str) -> _Outcome:
