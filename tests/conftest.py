@@ -40,6 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "pairwise(parameters): as many cases as it takes for every two values to meet"
     )
+    config.addinivalue_line(
+        "markers", "own_window: the test opens and closes a napari window of its own"
+    )
     # Of two windows on one screen one takes the keys of the other.
     if hasattr(config, "workerinput") and sys.platform == "linux" and shutil.which("Xvfb"):
         own_screen(config)

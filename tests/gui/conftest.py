@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.layers import Layer
+from napari.utils._proxies import PublicOnlyProxy
 from qtpy.QtCore import QThreadPool
+from qtpy.QtWidgets import QWidget
 
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.config import PipelineConfig
@@ -21,6 +24,7 @@ from napari_microdl.gui.session.layers import Source
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 
 from .patience import PATIENCE, PatientBot
+from .windows import Windows, no_window_left
 
 SIZE = 160
 # Two treated and two control wells are enough to run every stage.
@@ -88,10 +92,44 @@ def cell_run() -> SmallRun:
     return SmallRun(fields, config, run_pipeline(fields, config))
 
 
+@pytest.fixture(scope="module")
+def windows(qapp: Any) -> Any:
+    """The windows of a module; see there."""
+    # What is there by now stays, and napari looks for garbage whenever a layer is removed.
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patches:
+        # As napari's own fixture of viewers does: a thread less, and no console that starts slowly.
+        patches.setattr("napari._qt.threads.status_checker.StatusChecker.start", lambda _: None)
+        patches.setattr("napari._qt.qt_viewer.QtViewer._get_console", lambda _: NoConsole())
+        patches.setattr("napari._qt.qt_main_window.SHOW_QT_WARNING", False)
+        patches.setenv("NAPARI_ENSURE_PLUGIN_MAIN_THREAD", "True")
+        opened = Windows()
+        yield opened
+        opened.close()
+        no_window_left()
+
+
+class NoConsole(QWidget):
+    """Stands in for napari's console."""
+
+    def _update_theme(self, *_: Any) -> None:
+        pass
+
+
 @pytest.fixture
-def open_viewer(make_napari_viewer_proxy: Any) -> Any:
-    """Factory of viewers that are really shown."""
-    return lambda: make_napari_viewer_proxy(show=True)
+def open_viewer(windows: Windows, request: pytest.FixtureRequest) -> Any:
+    """Factory of viewers in windows that are shown, as napari hands them to plugins.
+
+    The first is the one of the module, made as new; a test that is marked `own_window` gets one of
+    its own, and so does every test after one that failed.
+    """
+    yield lambda: PublicOnlyProxy(windows.open())
+    passed = hasattr(request.node, "rep_call") and not request.node.rep_call.failed
+    own = request.node.get_closest_marker("own_window") is not None
+    windows.end_test(keep=passed and not own)
+    if own and passed:
+        no_window_left()
 
 
 def explore(viewer: Any, run: SmallRun, qtbot: Any) -> ConceptExplorer:

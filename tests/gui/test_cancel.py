@@ -26,6 +26,8 @@ from .steps import LEFT, cancel_at, click, docked, open_tab, outputs, quiet
 
 __all__ = ["docked", "quiet"]
 
+pytestmark = pytest.mark.own_window
+
 
 class Gate:
     """Holds a function when it looks whether it was cancelled, so that a test can act meanwhile.

@@ -147,7 +147,9 @@ def test_the_frame_at_the_slider_is_previewed(open_viewer: Any, qtbot: Any):
     _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
     frames = np.stack([f.read()[0][:160, :160] for f in transfluor()[:3]])
     viewer.add_image(frames, name="movie", translate=(10, 0, 0))
-    workflow.session.images.set_layout(type(workflow.session.images.layout)(channel_axis="none"), viewer.layers)
+    workflow.session.images.set_layout(
+        type(workflow.session.images.layout)(channel_axis="none"), viewer.layers
+    )
     click(qtbot, workflow.cells.heading)
     viewer.dims.set_current_step(0, 2)
     layer = previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.preview))

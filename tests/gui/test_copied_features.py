@@ -104,7 +104,9 @@ def test_labels_with_a_channel_axis_alone_have_a_row_a_label(
     session = explorer.session
     session.images.set_layout(Layout(channel_axis=0), viewer.layers)
     session.settings.choose(cell_source="labels")
-    session.settings.configure(model="random-init", n_atoms=8, whiten=False, max_steps=5, device="cpu")
+    session.settings.configure(
+        model="random-init", n_atoms=8, whiten=False, max_steps=5, device="cpu"
+    )
     fields, sources, config = session.plan.prepare()
     session.finish(run_pipeline(fields, config), fields, sources)
     click_entry(explorer.save_button, explorer.save_button.entries["features"])

@@ -56,8 +56,8 @@ def test_a_dictionary_is_dropped_onto_the_canvas_and_applied(
     )
 
 
-def test_an_opened_dictionary_is_ready_to_be_applied(make_napari_viewer, small_run, tmp_path):
-    viewer = make_napari_viewer()
+def test_an_opened_dictionary_is_ready_to_be_applied(open_viewer, small_run, tmp_path):
+    viewer = open_viewer().__wrapped__
     path = small_run.result.dictionary.save(tmp_path / "mine")
     # What dropping a file onto the window does.
     assert viewer.open(str(path), plugin="napari-microdl") == []
@@ -67,8 +67,8 @@ def test_an_opened_dictionary_is_ready_to_be_applied(make_napari_viewer, small_r
     assert session.settings.apply_dictionary
 
 
-def test_napari_finds_the_reader_by_the_name_alone(make_napari_viewer, small_run, tmp_path):
-    make_napari_viewer()
+def test_napari_finds_the_reader_by_the_name_alone(open_viewer, small_run, tmp_path):
+    open_viewer()
     path = small_run.result.dictionary.save(tmp_path / "mine")
     layers, plugin = read_data_with_plugins([str(path)], stack=False)
     assert layers == []

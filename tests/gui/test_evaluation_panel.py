@@ -119,7 +119,7 @@ def test_a_run_opened_from_a_folder_is_measured_without_its_images(
     explorer.session.open_activations(open_activations(tmp_path / "saved"))
     panel.choices.seeds.setValue(1)
     report = evaluated(panel, qtbot)
-    expected = evaluate(small_run.result.activations, replace(FEW, n_seeds=1))
+    expected = evaluate(small_run.result.activations, FEW.replace(n_seeds=1))
     assert_alike(report.labels, expected.labels)
     assert_alike(report.probes, expected.probes)
     assert_alike(report.seeds, expected.seeds)
@@ -212,8 +212,8 @@ def test_choices_are_asked_as_chosen(panel, small_run, qtbot):
     choices.batches.setCurrentText("Well")
     choices.seeds.setValue(1)
     report = evaluated(panel, qtbot)
-    expected = replace(
-        FEW, labels="Metadata_control", independent="fields", n_seeds=1, batches="Metadata_Well"
+    expected = FEW.replace(
+        labels="Metadata_control", independent="fields", n_seeds=1, batches="Metadata_Well"
     )
     assert EvaluationChoices(**report.choices) == expected
     assert_alike(report, evaluate(small_run.result.activations, expected))
@@ -337,7 +337,9 @@ def test_a_result_of_an_earlier_run_is_not_shown(panel, explored, small_run, qtb
     monkeypatch.setattr(evaluation_panel, "evaluate", slow)
     qtbot.mouseClick(panel.evaluate_button, LEFT)
     qtbot.waitUntil(begun.is_set)
-    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.current.sources)
+    explorer.session.finish(
+        small_run.result, small_run.fields, explorer.session.run.current.sources
+    )
     go_on.set()
     qtbot.waitUntil(ended.is_set)
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
@@ -355,7 +357,9 @@ def test_another_run_clears_what_was_found_and_the_same_run_does_not(
     evaluated(panel, qtbot)
     explorer.refresh()
     assert panel.report is not None
-    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.current.sources)
+    explorer.session.finish(
+        small_run.result, small_run.fields, explorer.session.run.current.sources
+    )
     assert panel.report is None
     assert panel.tables["labels"].isHidden()
     assert panel.choices.is_expanded
@@ -441,7 +445,9 @@ def test_concepts_that_tell_plates_apart_are_flagged_until_another_run(
     assert set(np.flatnonzero(flagged)) == technical
     # The run's own ranking knows nothing of it, and another run has no such flag.
     assert "technical" not in made.ranking
-    explorer.session.finish(small_run.result, small_run.fields, explorer.session.run.current.sources)
+    explorer.session.finish(
+        small_run.result, small_run.fields, explorer.session.run.current.sources
+    )
     assert not any("technical" in flag for flag in flags().values())
 
 

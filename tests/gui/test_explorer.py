@@ -54,8 +54,11 @@ def test_concepts_are_listed_best_first(explored, small_run):
 
 def test_flagged_concepts_are_hidden_by_a_click(explored, qtbot):
     _, explorer = explored
-    ranking = explorer.session.run.current.result.activations.ranking
+    activations = explorer.session.run.current.result.activations
+    before = activations.ranking
+    ranking = before.copy()
     ranking.loc[ranking.index[2], "dead"] = True
+    activations.ranking = ranking
     try:
         explorer.session.run.changed.emit()
         everything = shown_names(explorer)
@@ -67,7 +70,7 @@ def test_flagged_concepts_are_hidden_by_a_click(explored, qtbot):
         assert shown_names(explorer) == everything
     finally:
         # The run is shared by all tests.
-        ranking.loc[ranking.index[2], "dead"] = False
+        activations.ranking = before
 
 
 def test_arrow_keys_switch_the_overlay(explored, small_run, qtbot):

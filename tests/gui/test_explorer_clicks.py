@@ -113,7 +113,9 @@ def test_the_gallery_shows_the_channel_that_is_chosen(explored_cells: Any, qtbot
     for sign, view in explorer.gallery.lists.items():
         assert shown_units(view) == rows[sign]
         for row, shown in zip(rows[sign], view.pictures, strict=True):
-            np.testing.assert_array_equal(shown.grey, picture_of(explorer.session.run.current, row, 1))
+            np.testing.assert_array_equal(
+                shown.grey, picture_of(explorer.session.run.current, row, 1)
+            )
             assert not np.array_equal(shown.grey, picture_of(explorer.session.run.current, row, 0))
         for new, old in zip(pictures(view), before[sign], strict=True):
             assert not np.array_equal(new, old)
@@ -415,7 +417,9 @@ def state_of(viewer: Any, explorer: Any, workflow: Any) -> dict[str, Any]:
         "rows of the table": shown_names(explorer),
         "tab": explorer.tabs.currentIndex(),
         "settings": session.settings.config,
-        "images": [(row.name, row.use, row.condition, row.is_control) for row in session.images.rows],
+        "images": [
+            (row.name, row.use, row.condition, row.is_control) for row in session.images.rows
+        ],
         "open steps": [step.is_expanded for step in workflow.steps.values()],
         "status": workflow.status.text(),
     }

@@ -81,9 +81,9 @@ def test_the_message_of_a_job_stays_until_its_work_says_something(qtbot, runner)
 
 
 def test_reports_arrive_in_order_although_napari_handles_events_in_between(
-    make_napari_viewer, qtbot, runner
+    open_viewer, qtbot, runner
 ):
-    make_napari_viewer()  # Its activity dock handles waiting events whenever the bar moves.
+    open_viewer()  # Its activity dock handles waiting events whenever the bar moves.
 
     def work() -> None:
         pause = threading.Event()

@@ -219,7 +219,10 @@ def test_labels_are_chosen_by_the_keyboard_and_the_focus_stays(docked: Any, qtbo
         qtbot.keyClick(window.focusWidget(), Qt.Key.Key_Down)
         assert workflow.session.images.rows[1].labels_layer().name == layer.name
     assert box.currentText() == "cells 2"
-    assert workflow.session.images.rows[0].labels_layer() is not workflow.session.images.rows[1].labels_layer()
+    assert (
+        workflow.session.images.rows[0].labels_layer()
+        is not workflow.session.images.rows[1].labels_layer()
+    )
 
 
 def test_cells_are_picked_one_by_one_with_the_keyboard(explored: Any, small_run: Any, qtbot: Any):

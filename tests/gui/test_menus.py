@@ -15,8 +15,8 @@ from .conftest import small_layers
 
 
 @pytest.fixture
-def viewer(make_napari_viewer: Any, small_run: Any) -> Any:
-    made = make_napari_viewer()
+def viewer(open_viewer: Any, small_run: Any) -> Any:
+    made = open_viewer().__wrapped__
     for field in small_run.fields:
         made.add_image(field.read()[0], name=field.name)
     return made

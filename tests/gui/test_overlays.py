@@ -82,9 +82,9 @@ def test_the_heatmap_is_transparent_where_it_says_nothing():
 
 
 @pytest.fixture
-def shown(make_napari_viewer: Any, small_run: Any) -> tuple[Any, Session]:
+def shown(open_viewer: Any, small_run: Any) -> tuple[Any, Session]:
     """A viewer with the finished small run on images that lie askew."""
-    viewer = make_napari_viewer()
+    viewer = open_viewer().__wrapped__
     sources = []
     for number, field in enumerate(small_run.fields):
         layer = viewer.add_image(
@@ -253,8 +253,8 @@ def test_closing_an_image_leaves_the_others_working(shown):
     assert {x.metadata[TAG]["field"] for x in outputs(viewer, "heatmap")} == {1, 2, 3}
 
 
-def test_cells_are_painted_and_outlined_with_their_features(make_napari_viewer, small_run):
-    viewer = make_napari_viewer()
+def test_cells_are_painted_and_outlined_with_their_features(open_viewer, small_run):
+    viewer = open_viewer().__wrapped__
     # Labels need not be 1, 2, 3: other tools leave gaps.
     fields = [replace(f, labels=segment_cells(f.read()[0]) * 1000) for f in small_run.fields[1:3]]
     config = small_run.config.with_settings(unit="cell", n_atoms=4, shrinkage=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from app_model import Application
 from napari._app_model import get_app_model
 from napari.layers import Labels
@@ -16,6 +17,8 @@ from napari_microdl.gui.session.layers import TAG, is_input, is_output
 from .steps import LEFT, canvas_of, choose, click, docked, run, run_step
 
 __all__ = ["docked"]
+
+pytestmark = pytest.mark.own_window
 
 
 def duplicate(viewer: Any, layer: Any) -> Any:

@@ -68,7 +68,9 @@ def test_selected_units_are_outlined_and_shift_adds(explored, small_run, qtbot):
     expected = np.zeros(layer.data.shape, bool)
     expected[top:bottom, left:right] = True
     np.testing.assert_array_equal(layer.data > 0, expected)
-    click_unit(viewer, explorer.session.run.current, second, qtbot, Qt.KeyboardModifier.ShiftModifier)
+    click_unit(
+        viewer, explorer.session.run.current, second, qtbot, Qt.KeyboardModifier.ShiftModifier
+    )
     assert explorer.selection.rows.tolist() == [first, second]
     top, left, bottom, right = geometry.boxes[second]
     expected[top:bottom, left:right] = True
@@ -110,12 +112,12 @@ def test_a_closed_image_takes_its_overlays_and_marks_along(explored):
 
 
 @pytest.mark.parametrize("unit", ["cell", "crop"])
-def test_every_pixel_leads_to_the_unit_that_covers_it(make_napari_viewer, small_run, unit):
+def test_every_pixel_leads_to_the_unit_that_covers_it(open_viewer, small_run, unit):
     """In an image that lies askew, by the labels or boxes themselves."""
     fields = small_run.fields[:2]
     config = small_run.config.with_settings(unit=unit, n_atoms=8, max_steps=5, whiten=False)
     result = run_pipeline(fields, config)
-    viewer = make_napari_viewer()
+    viewer = open_viewer().__wrapped__
     layers = [
         viewer.add_image(
             f.read()[0], name=f.name, scale=(0.5, 0.25), rotate=20, translate=(0, 90 * n)

@@ -23,11 +23,11 @@ def cell_run(small_run: Any) -> PipelineResult:
 
 @pytest.mark.parametrize("own", [False, True], ids=["built-in cells", "own labels"])
 def test_activations_are_copied_to_the_labels_and_stay(
-    make_napari_viewer, small_run, cell_run, qtbot, monkeypatch, own
+    open_viewer, small_run, cell_run, qtbot, monkeypatch, own
 ):
     messages: list[str] = []
     monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", messages.append)
-    viewer = make_napari_viewer()
+    viewer = open_viewer().__wrapped__
     explorer = ConceptExplorer(viewer)
     qtbot.addWidget(explorer)
     session = explorer.session

@@ -33,11 +33,11 @@ def test_untouched_preferences_are_the_defaults():
     assert read_preferences() == Preferences()
 
 
-def test_a_new_session_takes_what_was_chosen(chosen, make_napari_viewer):
+def test_a_new_session_takes_what_was_chosen(chosen, open_viewer):
     chosen.update({"device": "cpu", "default_unit": "crop", "cache_folder": " ~/tokens "})
     assert read_preferences() == Preferences("cpu", "crop", cache_folder=Path("~/tokens"))
     assert token_cache().folder == Path("~/tokens").expanduser()
-    config = session_of(make_napari_viewer()).settings.config
+    config = session_of(open_viewer().__wrapped__).settings.config
     assert (config.model.device, config.units.kind) == ("cpu", "crop")
 
 

@@ -34,10 +34,10 @@ def runs() -> Any:
 
 
 @pytest.fixture
-def page(make_napari_viewer: Any, runs: Any, qtbot: Any) -> Any:
+def page(open_viewer: Any, runs: Any, qtbot: Any) -> Any:
     """The page of the plugin in the dialog; 12 MB are kept."""
     keep(12_000_000)
-    viewer = make_napari_viewer(show=True)
+    viewer = open_viewer().__wrapped__
     session_of(viewer)
     with qtbot.waitSignal(token_store().measured):
         token_store().look()

@@ -64,7 +64,9 @@ def test_built_in_cells_are_previewed_and_used(docked, qtbot):
     assert {x.metadata[TAG]["kind"] for x in outputs(viewer)} == {"activation"}
     assert workflow.notes.text().startswith("Notes of this run:")
     labels = workflow.session.run.current.result.labels
-    assert sum(int(x.max()) for x in labels) == len(workflow.session.run.current.result.activations.units)
+    assert sum(int(x.max()) for x in labels) == len(
+        workflow.session.run.current.result.activations.units
+    )
 
 
 def test_the_users_labels_are_the_cells(docked, qtbot):

@@ -150,6 +150,7 @@ def test_two_viewers_run_at_once_and_each_has_its_own(
     assert len(outputs(second)) == 4
 
 
+@pytest.mark.own_window
 @pytest.mark.parametrize("confirmed", [False, True])
 def test_the_dialog_before_a_viewer_is_closed_does_not_disturb_the_run(
     docked: Any, qtbot: Any, confirmed: bool

@@ -138,10 +138,10 @@ def test_any_column_that_differs_can_be_the_label():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"independent": "days"}, "'days' is not known as what is independent; use one of wells"),
-        ({"n_permutations": 0}, "0 shuffles and 0 further seeds"),
-        ({"n_seeds": -1}, "-1 further seeds"),
-        ({"library": "pillow"}, "'pillow' is not known as a library of measurements"),
+        ({"independent": "days"}, "independent is 'days', which is not known; use one of 'wells'"),
+        ({"n_permutations": 0}, "n_permutations is 0 but must be 1 or more"),
+        ({"n_seeds": -1}, "n_seeds is -1 but must be 0 or more"),
+        ({"library": "pillow"}, "library is 'pillow', which is not known; use one of"),
     ],
 )
 def test_choices_that_mean_nothing_are_refused(changes: dict[str, object], sentence: str):

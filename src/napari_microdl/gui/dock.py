@@ -48,17 +48,7 @@ def _of(viewer: Viewer) -> _OfViewer:
 
 
 def session_of(viewer: Viewer) -> Session:
-    """The one session of a viewer; it goes when the viewer goes.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        The viewer itself, no proxy.
-
-    Returns
-    -------
-    Session
-    """
+    """The one session of a viewer (itself, no proxy); it goes when the viewer goes."""
     return _of(viewer).session
 
 
@@ -100,13 +90,7 @@ class Connections:
 
 
 class Dock(QWidget):
-    """A dock that listens to the viewer and the session for as long as it is docked.
-
-    Parameters
-    ----------
-    napari_viewer : napari.viewer.Viewer
-        The viewer; a proxy that hides private attributes is unwrapped.
-    """
+    """A dock that listens to the viewer and the session for as long as it is docked."""
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()

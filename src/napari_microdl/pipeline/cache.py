@@ -43,32 +43,12 @@ class StageCache:
         self._results: dict[CachedStage, tuple[Hashable, Any]] = {}
 
     def get(self, stage: CachedStage, key: Hashable) -> Any | None:
-        """Result of a stage, or None where there is none made from the same.
-
-        Parameters
-        ----------
-        stage : str
-            The stage.
-        key : hashable
-            What it would be made from.
-        """
+        """Result of a stage that was made from the same, or None."""
         made_from, result = self._results.get(stage, (None, None))
         return result if made_from == key else None
 
     def put(self, stage: CachedStage, key: Hashable, result: Any, n_bytes: int = 0) -> None:
-        """Hold a result in place of the stage's last one.
-
-        Parameters
-        ----------
-        stage : str
-            The stage.
-        key : hashable
-            What it was made from.
-        result : object
-            Not to be changed any more.
-        n_bytes : int, default=0
-            Size of samples.
-        """
+        """Hold a result in place of the stage's last one; it is not to be changed any more."""
         if n_bytes <= self._most_bytes:
             self._results = {**self._results, stage: (key, result)}
 
@@ -166,15 +146,7 @@ def stage_keys(
 def weights_files(model: str) -> Hashable:
     """When the weights, and what lies beside them to describe them, were last written.
 
-    Parameters
-    ----------
-    model : str
-        Name of the model, as in the settings.
-
-    Returns
-    -------
-    hashable
-        None where the model is no file or folder.
+    None where the model is no file or folder.
     """
     path = Path(model.partition("@")[2] or model)
     try:

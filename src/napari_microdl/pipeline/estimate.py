@@ -67,13 +67,7 @@ def estimate_run(
 
 @cache
 def processor_rate() -> float:
-    """Rate of float32 products, measured once a process.
-
-    Returns
-    -------
-    float
-        Floating-point operations a second, all threads together.
-    """
+    """Floating-point operations a second, all threads together, measured once a process."""
     a, b = np.ones((_ROWS, _WIDTH), np.float32), np.ones((_WIDTH, _ROWS), np.float32)
     best = np.inf
     for _ in range(_REPEATS):
@@ -88,21 +82,6 @@ def operations(n_tiles: int, n_channels: int, model: ModelSpec, config: Pipeline
 
     Counted are the products: of the weights, with an MLP four times as wide as a token, and of
     attention. Channels that see each other cost more attention than is counted.
-
-    Parameters
-    ----------
-    n_tiles : int
-        Tiles of all fields.
-    n_channels : int
-        Channels that the model sees.
-    model : ModelSpec
-        The model.
-    config : PipelineConfig
-        Settings, those of a dictionary that is applied filled in.
-
-    Returns
-    -------
-    float
     """
     layers = model.default_layer if config.tokens.layer is None else config.tokens.layer
     tokens = ((config.tokens.tile_size or model.tile_size) // model.patch_size) ** 2
@@ -113,16 +92,6 @@ def operations(n_tiles: int, n_channels: int, model: ModelSpec, config: Pipeline
 def estimate_seconds(
     n_tiles: int, n_channels: int, model: ModelSpec, config: PipelineConfig
 ) -> float:
-    """Seconds that reading tokens will take on the processor, by its arithmetic alone.
-
-    Parameters
-    ----------
-    n_tiles, n_channels, model, config
-        As for `operations`.
-
-    Returns
-    -------
-    float
-    """
+    """Seconds that reading tokens will take on the processor, by its arithmetic alone."""
     work = operations(n_tiles, n_channels, model, config)
     return work / (_SHARE_OF_RATE * processor_rate())

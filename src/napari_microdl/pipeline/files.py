@@ -62,11 +62,11 @@ def write_run(
     with current_task().step(0, 1, "Writing the results"):
         units = result.activations.to_frame(concepts)
         write_table(units, out / f"{result.config.units.kind}s.csv")
-    write_table(result.activations.ranking.rename_axis("concept"), out / RANKING)
-    result.dictionary.save(out / DICTIONARY)
-    write_config(result.config, out / SETTINGS)
-    report = json.dumps({**(remarks or {}), **result.report}, indent=2)
-    (out / REPORT).write_text(report + "\n", encoding="utf-8")
+        write_table(result.activations.ranking.rename_axis("concept"), out / RANKING)
+        result.dictionary.save(out / DICTIONARY)
+        write_config(result.config, out / SETTINGS)
+        report = json.dumps({**(remarks or {}), **result.report}, indent=2)
+        (out / REPORT).write_text(report + "\n", encoding="utf-8")
 
 
 def table_fields(table: str | Path, controls: str | None = None) -> list[Field]:
@@ -128,12 +128,13 @@ def evaluate_run(
     report = evaluate(activations, choices, fields=fields, cells=result.labels)
     with current_task().step(0, 1, "Drawing the best concepts"):
         drawn = pictures(report, activations, fields)
-    page = html_report(report, result.config.units.kind, pictures=drawn)
     out.mkdir(parents=True, exist_ok=True)
-    (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
-    (out / EVALUATION_PAGE).write_text(page, encoding="utf-8")
-    ranking = with_technical(activations.ranking, report)
-    write_table(ranking.rename_axis("concept"), out / RANKING)
+    with current_task().step(0, 1, "Writing the evaluation"):
+        page = html_report(report, result.config.units.kind, pictures=drawn)
+        (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
+        (out / EVALUATION_PAGE).write_text(page, encoding="utf-8")
+        ranking = with_technical(activations.ranking, report)
+        write_table(ranking.rename_axis("concept"), out / RANKING)
     return report
 
 

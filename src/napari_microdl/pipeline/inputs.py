@@ -72,19 +72,7 @@ def check_fields(
 
 
 def load_model_of(config: PipelineConfig, channels: Sequence[str]) -> TokenModel:
-    """Load the model that the settings name.
-
-    Parameters
-    ----------
-    config : PipelineConfig
-        Settings.
-    channels : sequence of str
-        From `check_fields`; a model of RGB images takes its colours together.
-
-    Returns
-    -------
-    TokenModel
-    """
+    """Load the model that the settings name; of RGB images it may take colours together."""
     current_task().progress(0, 1, "Loading the model")
     # Neither the import of torch nor the reading of a large file can be interrupted.
     return call_in_thread(
@@ -98,24 +86,7 @@ def load_model_of(config: PipelineConfig, channels: Sequence[str]) -> TokenModel
 
 
 def tile_plan(model: ModelSpec, config: PipelineConfig) -> TilePlan:
-    """How fields are cut into tiles of a model.
-
-    Parameters
-    ----------
-    model : ModelSpec
-        The model.
-    config : PipelineConfig
-        Its tokens are used.
-
-    Returns
-    -------
-    TilePlan
-
-    Raises
-    ------
-    MicrodlError
-        If tiles cannot be cut so.
-    """
+    """How fields are cut into tiles of a model."""
     tile_size = config.tokens.tile_size or model.tile_size
     return TilePlan(model.patch_size, tile_size, config.tokens.halo)
 
@@ -155,17 +126,7 @@ def _model_name(spec: DictionarySpec, config: PipelineConfig) -> str:
 def joint_of(joint: bool | None, channels: Sequence[str]) -> Joint:
     """How to ask a model to read channels: the colours of a colour image go together if they may.
 
-    Parameters
-    ----------
-    joint : bool or None
-        The setting of that name.
-    channels : sequence of str
-        Channels that a run reads.
-
-    Returns
-    -------
-    bool, "preferred" or None
-        What is set; without a setting "preferred" for red, green and blue.
+    That is the setting of that name; without one "preferred" for red, green and blue.
     """
     return "preferred" if joint is None and are_colours(channels) else joint
 
@@ -175,18 +136,7 @@ def named_channels(
 ) -> tuple[str, ...]:
     """Channels of the images in the order of the model.
 
-    Parameters
-    ----------
-    channels : sequence of str
-        Channels that all fields have, or those of the settings.
-    config : PipelineConfig
-        Where it names channels, these stay as they are.
-    model : ModelSpec
-        Where it names no channels, all of `channels` stay as they are.
-
-    Returns
-    -------
-    tuple of str
+    They stay as they are where the settings name them, or the model names none.
 
     Raises
     ------
@@ -197,19 +147,7 @@ def named_channels(
 
 
 def channels_by_model(channels: Sequence[str], model: ModelSpec) -> dict[str, str]:
-    """Channel of the images by channel of the model; empty where the model names none.
-
-    Parameters
-    ----------
-    channels : sequence of str
-        What the model reads.
-    model : ModelSpec
-        The model.
-
-    Returns
-    -------
-    dict of str to str
-    """
+    """Channel of the images by channel of the model; empty where the model names none."""
     wanted = model.channels.names
     return dict(zip(wanted, channels, strict=True)) if len(wanted) == len(channels) else {}
 
@@ -217,19 +155,7 @@ def channels_by_model(channels: Sequence[str], model: ModelSpec) -> dict[str, st
 def channel_note(channels: Sequence[str], config: PipelineConfig, model: ModelSpec) -> str:
     """What was made of the names of channels, as a sentence.
 
-    Parameters
-    ----------
-    channels : sequence of str
-        From `named_channels`.
-    config : PipelineConfig
-        Settings.
-    model : ModelSpec
-        The model.
-
-    Returns
-    -------
-    str
-        Empty where the settings name the channels, or the model takes any.
+    Empty where the settings name the channels, or the model takes any.
     """
     pairs = channels_by_model(channels, model)
     if config.tokens.channels is not None or not pairs:

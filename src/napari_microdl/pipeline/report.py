@@ -30,28 +30,7 @@ def build_report(
     seconds: Mapping[Stage, float],
     notes: list[str],
 ) -> dict[str, Any]:
-    """Collect the figures of a run.
-
-    Parameters
-    ----------
-    fields : sequence of Field
-        The fields.
-    config : PipelineConfig
-        Settings used.
-    activations : ConceptActivations
-        Result.
-    tokens : Tokens
-        What it was made from.
-    seconds : mapping of str to float
-        Time of every stage.
-    notes : list of str
-        What was chosen, and what a user should know.
-
-    Returns
-    -------
-    dict
-        Plain values that JSON can hold, without NaN.
-    """
+    """Collect the figures of a run as plain values that JSON can hold, without NaN."""
     icfl = activations.dictionary.icfl
     whitening = activations.dictionary.whitening
     ranking = activations.ranking

@@ -312,27 +312,7 @@ def measure_intensities(
 ) -> Intensities:
     """Measure intensities, after checking that the model takes channels and tiles.
 
-    Parameters
-    ----------
-    fields : sequence of Field
-        The fields.
-    config : PipelineConfig
-        Settings.
-    model : ModelSpec
-        It says on which scale it wants intensities.
-    channels : tuple of str
-        Channels that it sees.
-    curve : {"log", "linear"}, optional
-        That of a dictionary which is applied; the model's where not given.
-
-    Returns
-    -------
-    Intensities
-
-    Raises
-    ------
-    MicrodlError
-        If the model does not take these channels or tiles, or an image shows nothing.
+    The curve is that of a dictionary which is applied; the model's where not given.
     """
     plan = tile_plan(model, config)
     check_wants(model, plan, len(channels))
@@ -345,19 +325,8 @@ def remove_position(
 ) -> Tokens:
     """Take off what tokens owe to their place in the tile.
 
-    Parameters
-    ----------
-    tokens : Tokens
-        As the model gave them; the grids are replaced one by one, so that large ones are not there
-        twice.
-    config : PipelineConfig
-        Whether a position component is fitted and removed.
-    dictionary : ConceptDictionary, optional
-        The one that is applied: what it removes is removed.
-
-    Returns
-    -------
-    Tokens
+    The grids are replaced one by one, so that large ones are not there twice. What a dictionary
+    that is applied removes is removed; without one the settings say whether a component is fitted.
     """
     task, grids, notes = current_task(), tokens.grids, list(tokens.notes)
     n_steps, message = len(grids) + 2, "Removing what tokens owe to their place in the tile"
@@ -391,21 +360,7 @@ def _tokens_per_place(grids: list[TokenGrid]) -> float:
 
 
 def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) -> Whitened:
-    """Whiten samples on the controls (paper, section 3.1); without a whitening they stay.
-
-    Parameters
-    ----------
-    fields : sequence of Field
-        They say which samples are controls.
-    config : PipelineConfig
-        Its whitening is used.
-    samples : Samples
-        Samples of every field.
-
-    Returns
-    -------
-    Whitened
-    """
+    """Whiten samples on the controls (paper, section 3.1); without a whitening they stay."""
     if not config.whitening.enabled:
         return Whitened(None, samples.vectors)
     task, is_control = current_task(), samples.is_control(fields)
@@ -436,21 +391,7 @@ def learn(
     samples: Samples,
     whitened: Whitened,
 ) -> Learned:
-    """Learn a dictionary (paper, section 3.2).
-
-    Parameters
-    ----------
-    fields : sequence of Field
-        They say which samples are controls.
-    config : PipelineConfig
-        Settings.
-    tokens, samples, whitened
-        What the stages before made of the fields.
-
-    Returns
-    -------
-    Learned
-    """
+    """Learn a dictionary from whitened samples (paper, section 3.2)."""
     task, settings = current_task(), config.dictionary
     icfl = ICFL(**dict(settings), random_state=config.random_state)
     controls = None if settings.control_atoms is None else samples.is_control(fields)
@@ -477,23 +418,7 @@ def encode(
     vectors: NDArray[np.float32],
     dictionary: ConceptDictionary,
 ) -> ConceptActivations:
-    """Code every unit, and rank the concepts.
-
-    Parameters
-    ----------
-    fields : sequence of Field
-        The fields.
-    tokens, samples
-        What the stages before made of them.
-    vectors : ndarray of shape (n_units, k)
-        Samples in the space of the dictionary.
-    dictionary : ConceptDictionary
-        Fitted or applied.
-
-    Returns
-    -------
-    ConceptActivations
-    """
+    """Code every unit, and rank the concepts; `vectors` are in the space of the dictionary."""
     task, n = current_task(), len(vectors)
     parts = []
     for start in range(0, n, _CODED_ROWS):

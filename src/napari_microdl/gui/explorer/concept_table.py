@@ -79,7 +79,7 @@ COLUMNS = (
     Column(
         "Name",
         "Double-click or press F2 to give the concept a name; it is saved with the dictionary.",
-        lambda run, ranking: [run.result.dictionary.names[c] for c in ranking.index],
+        _column_of("name"),
         widest="concept 8192",
     ),
     Column(

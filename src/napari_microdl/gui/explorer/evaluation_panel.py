@@ -31,12 +31,8 @@ from napari_microdl.report import (
     EvaluationChoices,
     EvaluationReport,
     evaluate,
-)
-from napari_microdl.report.text import (
-    RECONSTRUCTION,
-    TABLES,
-    rows_of,
     summary_sentences,
+    tables,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +45,6 @@ class ReconstructionPlot(Plot):
     def __init__(self) -> None:
         super().__init__(130, "Reconstruction")
         self._rows: list[dict[str, Any]] = []
-        self.explain(RECONSTRUCTION.meaning)
         self.hide()
 
     def show_rows(self, rows: list[dict[str, Any]]) -> None:
@@ -107,17 +102,16 @@ class EvaluationPanel(Panel):
         self.summary, self.notes = sentence_label(), sentence_label()
         self.notes.setToolTip("What to know of the figures, and what was not measured and why.")
         self.plot = ReconstructionPlot()
-        self.tables = {table.key: ReportTable(table) for table in TABLES}
+        # Of every measure, whoever made it, and in the layout from when there is a report.
+        self.tables: dict[str, ReportTable] = {}
+        self._results = QVBoxLayout()
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(2, 2, 2, 2)
         for widget in (self.choices, self.outdated, self.warning, self.summary):
             column.addWidget(widget)
-        for table in self.tables.values():
-            table.concept_chosen.connect(self.session.view.show_concept)
-            column.addWidget(table)
-            if table.table is RECONSTRUCTION:
-                column.addWidget(self.plot)
+        column.addLayout(self._results)
+        column.addWidget(self.plot)
         column.addWidget(self.notes)
         column.addStretch(1)
         self.scroll = QScrollArea()
@@ -228,19 +222,28 @@ class EvaluationPanel(Panel):
 
     def _show_report(self) -> None:
         report, run = self.report, self._run
-        for key, table in self.tables.items():
-            found = report is not None and run is not None
-            rows = rows_of(report, table.table) if report is not None and found else []
-            names = run.result.dictionary.names if run is not None else []
-            self.tables[key].show_rows(rows, names)
-        self.plot.show_rows(report.reconstruction if report is not None else [])
-        sentences, notes = [], []
-        if report is not None and run is not None:
-            sentences = summary_sentences(report, run.result.config.units.kind)
-            notes = report.notes
-        show_text(self.summary, "\n".join(sentences))
-        show_text(self.notes, "\n".join(f"Note: {note}" for note in notes))
+        if report is None or run is None:
+            for shown in (*self.tables.values(), self.summary, self.notes, self.outdated):
+                shown.hide()
+            self.plot.show_rows([])
+            return
+        for described in tables():
+            key, rows = described.key, report.rows(described.key)
+            if key not in self.tables:
+                self._add_table(ReportTable(described))
+            self.tables[key].show_rows(rows, run.result.dictionary.names)
+        self.plot.show_rows(report.reconstruction)
+        show_text(self.summary, "\n".join(summary_sentences(report, run.result.config.units.kind)))
+        show_text(self.notes, "\n".join(f"Note: {note}" for note in report.notes))
         self._show_outdated()
+
+    def _add_table(self, table: ReportTable) -> None:
+        table.concept_chosen.connect(self.session.view.show_concept)
+        self.tables[table.table.key] = table
+        self._results.addWidget(table)
+        if table.table.key == "reconstruction":
+            self.plot.explain(table.table.meaning)
+            self._results.addWidget(self.plot)
 
     def _show_outdated(self) -> None:
         """Say what the figures in view were measured with, where something else is chosen."""

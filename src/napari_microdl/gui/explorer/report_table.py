@@ -44,7 +44,10 @@ class ReportTable(QWidget):
         self.table = table
         self._rows: list[dict[str, Any]] = []
         self._names: list[str] = []
-        heading = QLabel(f"<b>{table.heading}</b>")
+        heading = QLabel(table.heading)
+        font = heading.font()
+        font.setBold(True)
+        heading.setFont(font)
         heading.setToolTip(table.meaning)
         heading.setWordWrap(True)
         self.more = sentence_label()

@@ -46,12 +46,7 @@ def _write(write: Callable[..., Path], *args: Any) -> Path:
 def _write_concepts(run: Run, report: EvaluationReport | None, path: Path) -> Path:
     table = with_technical(run.result.activations.ranking, report)
     dictionary = run.result.dictionary
-    # A person may have given other names since the concepts were ranked.
-    for column, texts in (
-        ("name", dictionary.names),
-        ("tag", dictionary.tags),
-        ("note", dictionary.notes),
-    ):
+    for column, texts in (("tag", dictionary.tags), ("note", dictionary.notes)):
         table[column] = [texts[concept] for concept in table.index]
     return write_table(table, path)
 

@@ -13,12 +13,7 @@ _MILLISECONDS_UNTIL_RUN = 800
 
 
 def open_demo() -> tuple[napari.Viewer, ConceptWorkflow, ConceptExplorer]:
-    """Open napari with the sample and both docks.
-
-    Returns
-    -------
-    viewer, workflow, explorer
-    """
+    """Open napari with the sample and both docks."""
     viewer = napari.Viewer(title="MicroDL demo")
     viewer.open_sample(PLUGIN, "transfluor")
     workflow_dock, workflow = viewer.window.add_plugin_dock_widget(PLUGIN, "Concept workflow")

@@ -20,10 +20,7 @@ LayerTuple = tuple[Any, dict[str, Any], str]
 def load_transfluor() -> list[LayerTuple]:
     """The eight fields as layers, controls in the upper row and treated wells below.
 
-    Returns
-    -------
-    list of (data, keyword arguments, "image")
-        Layer data tuples. What is known about each field lies in its metadata.
+    What is known about each field lies in its metadata.
     """
     fields = transfluor()
     limits, layers = _limits(fields), []
@@ -36,11 +33,7 @@ def load_transfluor() -> list[LayerTuple]:
 def load_simulated() -> list[LayerTuple]:
     """Twelve simulated fields of two channels, a row a condition, controls in the upper one.
 
-    Returns
-    -------
-    list of (data, keyword arguments, "image")
-        Layer data tuples of shape (channels, height, width), whose first axis says that it is the
-        channels.
+    The first axis of every layer says that it is the channels.
     """
     fields, _ = simulated()
     limits, layers = _limits(fields), []

@@ -149,19 +149,7 @@ class WindowFiles:
 
 
 def collect_window(plan: Plan, path: str | Path) -> WindowFiles:
-    """Collect what a window would run.
-
-    Parameters
-    ----------
-    plan : Plan
-        Images, settings and choices.
-    path : str or Path
-        Where the settings are to be written.
-
-    Returns
-    -------
-    WindowFiles
-    """
+    """Collect what a window would run, for settings that are to be written to a path."""
     path = Path(path)
     config, rows = plan.run_config(), plan.images.used_rows()
     by_channel = plan.images.layout.arrangement == "channels"
@@ -256,22 +244,8 @@ def _file_of(plan: Plan, layer: Layer | None, index: tuple[int | None, ...]) -> 
 def write_window(files: WindowFiles, path: str | Path) -> str:
     """Write settings, table and labels, and look whether the command line reads the same fields.
 
-    Parameters
-    ----------
-    files : WindowFiles
-        From `collect_window`.
-    path : str or Path
-        File of the settings; the table and the labels lie beside it.
-
-    Returns
-    -------
-    str
-        What was written, and how the command line takes it or why it cannot.
-
-    Raises
-    ------
-    MicrodlError
-        If a file cannot be written.
+    Returns what was written, and how the command line takes it or why it cannot. Raises
+    `MicrodlError` if a file cannot be written.
     """
     path = Path(path)
     task = current_task()
@@ -327,18 +301,7 @@ def _write_labels(row: FieldFiles, folder: Path, number: int) -> FieldFiles:
 class OpenedWindow:
     """What was read from files, to be put in place.
 
-    Parameters
-    ----------
-    config : PipelineConfig
-        Settings.
-    window : SavedWindow or None
-        What the window alone needs, where the window wrote the file.
-    table : DataFrame or None
-        Table of the fields.
-    dictionary : ConceptDictionary or None
-        The one to apply.
-    dictionary_file : Path or None
-        Where it is from.
+    There is a window where the window wrote the file.
     """
 
     config: PipelineConfig
@@ -349,22 +312,7 @@ class OpenedWindow:
 
 
 def open_window(path: str | Path) -> OpenedWindow:
-    """Read settings and what lies beside them.
-
-    Parameters
-    ----------
-    path : str or Path
-        File of the settings.
-
-    Returns
-    -------
-    OpenedWindow
-
-    Raises
-    ------
-    MicrodlError
-        If one of the files cannot be read or does not fit.
-    """
+    """Read settings and what lies beside them; `MicrodlError` if a file does not fit."""
     path = Path(path)
     config, values = read_config(path), read_window(path)
     if values is None:
@@ -400,24 +348,8 @@ def open_window(path: str | Path) -> OpenedWindow:
 def restore_window(plan: Plan, layers: Iterable[Any], found: OpenedWindow) -> str:
     """Put settings in place, and everything else for the images that are open under their names.
 
-    Parameters
-    ----------
-    plan : Plan
-        Images, settings and choices.
-    layers : iterable of Layer
-        Layers of the viewer.
-    found : OpenedWindow
-        From `open_window`.
-
-    Returns
-    -------
-    str
-        A sentence about images that were not found; empty where all were.
-
-    Raises
-    ------
-    MicrodlError
-        If the settings do not fit the images; nothing has changed then.
+    Returns a sentence about images that were not found, empty where all were. Raises `MicrodlError`
+    if the settings do not fit the images; nothing has changed then.
     """
     window = found.window
     if window is None:

@@ -35,41 +35,19 @@ class Freshness:
         self._done: dict[StepName, Facets] = {}
 
     def show(self, facets: Facets) -> None:
-        """A run is shown now.
-
-        Parameters
-        ----------
-        facets : mapping
-            What decided it.
-        """
+        """Note what decided the run that is shown now."""
         self._shown = facets
         self._done.clear()
 
     def finish(self, step: StepName, facets: Facets) -> None:
-        """A step was run, but the run that is shown is another.
-
-        Parameters
-        ----------
-        step : str
-            Which step.
-        facets : mapping
-            What decided it.
-        """
+        """Note what decided a step that was run, while the run that is shown is another."""
         self._done[step] = facets
 
     def states(self, now: Facets) -> dict[StepName, StepState]:
-        """Steps that are not as in the run that is shown.
+        """Steps that are not as in the run that is shown, by what would decide a run now.
 
-        Parameters
-        ----------
-        now : mapping
-            What would decide a run now.
-
-        Returns
-        -------
-        dict of str to str
-            "changed" for steps that were decided otherwise, "out of date" for those that build on
-            what was, "done" for those that were run again since.
+        They are "changed" where they were decided otherwise, "out of date" where they build on what
+        was, and "done" where they were run again since.
         """
         states: dict[StepName, StepState] = {}
         for step, own in _OWN.items():

@@ -51,13 +51,7 @@ class Images:
         self._versions: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
 
     def update(self, layers: Iterable[Any]) -> None:
-        """Follow the open layers; what was entered for those that stay is kept.
-
-        Parameters
-        ----------
-        layers : iterable of Layer
-            Layers of the viewer.
-        """
+        """Follow the open layers; what was entered for those that stay is kept."""
         layers = [layer for layer in layers if is_input(layer)]
         images = [layer for layer in layers if isinstance(layer, Image)]
         if self.layout.channel_axis == "ask":
@@ -102,38 +96,16 @@ class Images:
         return [row for row in self.rows if row.use]
 
     def set_layout(self, layout: Layout, layers: Iterable[Any]) -> None:
-        """Change how images make up fields.
-
-        Parameters
-        ----------
-        layout : Layout
-            The new choice.
-        layers : iterable of Layer
-            Layers of the viewer.
-        """
+        """Change how images make up fields."""
         self.layout = layout
         self.update(layers)
 
     def edit_rows(self, numbers: Iterable[int], **changes: Any) -> None:
-        """Change rows; condition and control are shared by the channels of a field.
-
-        Parameters
-        ----------
-        numbers : iterable of int
-            Which rows.
-        **changes
-            Attributes of `ImageRow`.
-        """
+        """Change rows; condition and control are shared by the channels of a field."""
         self.fill(dict.fromkeys(numbers, changes))
 
     def fill(self, changes: Mapping[int, Mapping[str, Any]]) -> None:
-        """Change rows, each in its own way.
-
-        Parameters
-        ----------
-        changes : mapping of int to mapping
-            Attributes of `ImageRow` by the number of the row.
-        """
+        """Change attributes of rows, by their number, each in its own way."""
         # Fields first: what is shared goes to all rows of the field as it is then.
         for number, values in changes.items():
             self._change(number, {k: v for k, v in values.items() if k not in _SHARED})

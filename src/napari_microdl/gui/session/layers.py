@@ -117,15 +117,7 @@ class Source:
 
 @dataclass
 class Channel:
-    """A channel that fields offer.
-
-    Parameters
-    ----------
-    name : str
-        What it is called.
-    use : bool
-        Whether the model sees it.
-    """
+    """A channel that fields offer, and whether the model sees it."""
 
     name: str
     use: bool = field(default=True)
@@ -146,15 +138,7 @@ def is_input(layer: Layer) -> bool:
 
 
 def tag_output(layer: Layer, **facts: Any) -> None:
-    """Mark a layer as this plugin's, or mark it anew.
-
-    Parameters
-    ----------
-    layer : Layer
-        A new layer, or one that is repainted.
-    **facts
-        "kind", and what else tells what the layer shows.
-    """
+    """Mark a layer as this plugin's, or anew, with its "kind" and what else it shows."""
     if isinstance(layer, Labels) and not is_output(layer):
         layer.events.paint.connect(_leave_to_the_user)
     layer.metadata[TAG] = {**facts, "layer": str(layer.unique_id)}
@@ -166,33 +150,17 @@ def _leave_to_the_user(event: Any) -> None:
 
 
 def add_unselected(viewer: Any, layer: Layer) -> None:
-    """Add a layer, which would select itself, while the user goes on looking at another.
-
-    Parameters
-    ----------
-    viewer : Viewer
-        Where to.
-    layer : Layer
-        What to add.
-    """
-    kept, active = set(viewer.layers.selection), viewer.layers.selection.active
+    """Add a layer, which would select itself, while the user goes on looking at another."""
+    selected, active = set(viewer.layers.selection), viewer.layers.selection.active
     viewer.add_layer(layer)
-    viewer.layers.selection = kept
+    viewer.layers.selection = selected
     if active is not None:
         viewer.layers.selection.active = active
-        viewer.layers.selection = kept
+        viewer.layers.selection = selected
 
 
 def remove_outputs(layers: Any, kinds: Iterable[str] | None = None) -> None:
-    """Remove this plugin's layers from a layer list, by their tag.
-
-    Parameters
-    ----------
-    layers : LayerList
-        Layers of the viewer.
-    kinds : iterable of str, optional
-        Only these kinds of output; all where not given.
-    """
+    """Remove this plugin's layers of some kinds, or of all, by their tag."""
     wanted = None if kinds is None else set(kinds)
     for layer in [item for item in layers if is_output(item)]:
         if wanted is None or layer.metadata[TAG]["kind"] in wanted:
@@ -230,17 +198,8 @@ def labelled_channel_axis(layer: Layer) -> int | None:
 def indices(layer: Image, layout: Layout) -> list[Index]:
     """Positions of the fields that a layer holds along its leading axes.
 
-    Parameters
-    ----------
-    layer : Image
-        Any image layer.
-    layout : Layout
-        Which leading axis is the channel axis; while it is "ask", the layer counts as one field.
-
-    Returns
-    -------
-    list of tuple
-        One entry a field; ``[()]`` for a plain two-dimensional image.
+    There is one a field, and ``[()]`` for a plain two-dimensional image. While the channel axis is
+    "ask", the layer counts as one field.
     """
     shape = leading_shape(layer)
     if layout.channel_axis == "ask":
@@ -253,19 +212,7 @@ def indices(layer: Image, layout: Layout) -> list[Index]:
 
 
 def rows_of(layer: Image, layout: Layout) -> list[ImageRow]:
-    """Rows of the table for one layer, filled from what its metadata says.
-
-    Parameters
-    ----------
-    layer : Image
-        The layer.
-    layout : Layout
-        How images make up fields.
-
-    Returns
-    -------
-    list of ImageRow
-    """
+    """Rows of the table for one layer, filled from what its metadata says."""
     known = layer.metadata.get(FIELD_TAG, {})
     rows = []
     for index in indices(layer, layout):
@@ -323,19 +270,7 @@ def _lazy(data: Any) -> Any:
 
 
 def read_plane(layer: Image, index: Index) -> Any:
-    """Channels of one field of a layer, not yet read where the data are lazy.
-
-    Parameters
-    ----------
-    layer : Image
-        The layer.
-    index : tuple
-        Position along its leading axes, None for the channel axis.
-
-    Returns
-    -------
-    numpy or dask array of shape (channels, height, width)
-    """
+    """Channels of one field, (channels, height, width), not yet read where the data are lazy."""
     plane = _lazy(_data(layer))[tuple(slice(None) if i is None else i for i in index)]
     if layer.rgb:
         return plane[..., :3].transpose((2, 0, 1))
@@ -343,23 +278,10 @@ def read_plane(layer: Image, index: Index) -> Any:
 
 
 def read_labels(labels: Labels, row: ImageRow) -> Any:
-    """Labels of one row's plane.
+    """Labels of one row's plane, (height, width), not yet read where the data are lazy.
 
-    Parameters
-    ----------
-    labels : Labels
-        Two-dimensional, or with the same leading field axes as the image.
-    row : ImageRow
-        The row.
-
-    Returns
-    -------
-    numpy or dask array of shape (height, width)
-
-    Raises
-    ------
-    MicrodlError
-        If the axes do not fit.
+    They are two-dimensional, or have the same leading field axes as the image; `MicrodlError` where
+    they do not fit.
     """
     data = _lazy(_data(labels))
     position = tuple(i for i in row.index if i is not None)
@@ -486,18 +408,8 @@ def _joined(group: Sequence[ImageRow]) -> tuple[str, tuple[str, ...], Any]:
 def output_data(plane: NDArray[Any], source: Source) -> NDArray[Any]:
     """A plane of results in the dimensions of its source.
 
-    Parameters
-    ----------
-    plane : ndarray of shape (height, width)
-        Results.
-    source : Source
-        Where the field came from.
-
-    Returns
-    -------
-    ndarray
-        Two-dimensional for a two-dimensional source; for a stack, of length 1 along the axes of
-        fields and repeated (without copying) along the channel axis.
+    It is two-dimensional for a two-dimensional source; for a stack, of length 1 along the axes of
+    fields and repeated (without copying) along the channel axis.
     """
     layer = source.layer()
     if layer is None or not source.index:

@@ -37,13 +37,6 @@ _COLOURS = ({"red": "red", "green": "green", "blue": "blue"}, {"blue": "DNA"})
 class ModelChoice:
     """The model that the settings name.
 
-    Parameters
-    ----------
-    images : Images
-        The open images.
-    settings : RunSettings
-        What was chosen for them.
-
     Attributes
     ----------
     channel_choices : dict of str to str
@@ -86,11 +79,8 @@ class ModelChoice:
     def terms(self) -> str:
         """What the weights that a run will use may be used for, as sentences.
 
-        Returns
-        -------
-        str
-            Those of the dictionary's model where one is applied; empty while a file or folder has
-            not been looked at.
+        They are those of the dictionary's model where one is applied, and empty while a file or
+        folder has not been looked at.
         """
         dictionary = self._settings.applied
         spec = self.spec if dictionary is None else dictionary.model
@@ -103,17 +93,7 @@ class ModelChoice:
         return f"{terms_of(spec)} {pin}".rstrip()
 
     def take_spec(self, model: str, joint: Joint, spec: ModelSpec) -> None:
-        """Take in what was found in a file or folder.
-
-        Parameters
-        ----------
-        model : str
-            The setting of that name.
-        joint : bool, "preferred" or None
-            How it was asked to read channels.
-        spec : ModelSpec
-            What was found.
-        """
+        """Take in what was found in the file or folder of a model."""
         self._specs[model, joint] = spec
         config = self._settings.config
         if self._waiting == (model, joint, config.tokens.channels):
@@ -123,11 +103,8 @@ class ModelChoice:
     def take_channels(self) -> bool:
         """Take the settings' channels for those that the model names, whatever they are called.
 
-        Returns
-        -------
-        bool
-            False where the settings name none or not as many; of a file or folder they are taken
-            once it has been looked at.
+        False where the settings name none or not as many; of a file or folder they are taken once
+        it has been looked at.
         """
         config, wanted = self._settings.config, self.channels()
         waits = self.spec is None
@@ -144,12 +121,9 @@ class ModelChoice:
     def channels(self) -> dict[str, str | None]:
         """Channel of the images for each channel that the model names.
 
-        Returns
-        -------
-        dict of str to (str or None)
-            What a person chose, or else what the names leave no doubt about, or the colours where
-            the names say nothing; None where somebody has to say. Empty for a model that takes any
-            channels.
+        It is what a person chose, or else what the names leave no doubt about, or the colours where
+        the names say nothing; None where somebody has to say. Empty for a model that takes any
+        channels.
         """
         spec = self.spec
         if spec is None or not spec.channels.names:
@@ -228,15 +202,7 @@ class ModelChoice:
                 self.channel_choices[wanted] = now
 
     def choose_channel(self, wanted: str, channel: str) -> None:
-        """Say which channel of the images is a channel of the model.
-
-        Parameters
-        ----------
-        wanted : str
-            Channel of the model.
-        channel : str
-            Channel of the images.
-        """
+        """Say which channel of the images is a channel of the model."""
         self.channel_choices[wanted] = channel
         shown = self.channels()
         if wanted not in shown:
@@ -245,13 +211,7 @@ class ModelChoice:
         self._settings.changed.emit()
 
     def leave_out(self, wanted: str) -> None:
-        """Say that the images do not show a channel of the model.
-
-        Parameters
-        ----------
-        wanted : str
-            Channel of the model; see `can_leave_out`.
-        """
+        """Say that the images do not show a channel of the model; see `can_leave_out`."""
         self.channel_choices.pop(wanted, None)
         self._use_channels([name for name in self.channels() if name != wanted])
 

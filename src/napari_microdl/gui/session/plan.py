@@ -20,17 +20,7 @@ from napari_microdl.pipeline.cache import stage_settings
 
 @dataclass(frozen=True)
 class Problem:
-    """What a step still needs.
-
-    Parameters
-    ----------
-    step : str
-        Which step of the workflow.
-    sentence : str
-        What is missing and what to do.
-    blocks : frozenset of str
-        Steps that cannot be run before.
-    """
+    """What a step still needs, as a sentence, and the steps that cannot be run before."""
 
     step: StepName
     sentence: str
@@ -43,20 +33,7 @@ _SAMPLES: frozenset[StepName] = frozenset({"whitening", "dictionary"})
 
 
 class Plan:
-    """Images, settings and model put together.
-
-    Parameters
-    ----------
-    images : Images
-        The open images.
-    settings : RunSettings
-        What was chosen for them.
-
-    Attributes
-    ----------
-    model : ModelChoice
-        The model that the settings name.
-    """
+    """Images, settings and the model that they name put together."""
 
     def __init__(self, images: Images, settings: RunSettings) -> None:
         self.images, self.settings = images, settings
@@ -72,15 +49,8 @@ class Plan:
     def take_config(self, config: PipelineConfig) -> None:
         """Take all settings over, the choice of channels among them.
 
-        Parameters
-        ----------
-        config : PipelineConfig
-            For example of a file.
-
-        Raises
-        ------
-        MicrodlError
-            If the settings name a channel that the images do not have; nothing has changed then.
+        Raises `MicrodlError` if they name a channel that the images do not have; nothing has
+        changed then.
         """
         offered = [c.name for c in self.images.channels]
         missing = [name for name in config.tokens.channels or () if name not in offered]
@@ -150,21 +120,10 @@ class Plan:
     def prepare(
         self, step: StepName = "dictionary"
     ) -> tuple[list[Field], list[Source], PipelineConfig]:
-        """Input of a run.
+        """Fields, their sources and the settings of a run up to a step.
 
-        Parameters
-        ----------
-        step : str, default="dictionary"
-            Where it ends; what only later steps need may be missing.
-
-        Returns
-        -------
-        fields, sources, config
-
-        Raises
-        ------
-        MicrodlError
-            If something is missing or does not fit together.
+        What only later steps need may be missing; `MicrodlError` if something else is, or does not
+        fit together.
         """
         problems = [problem for problem in self.problems() if step in problem.blocks]
         if problems:

@@ -37,13 +37,7 @@ class Preferences:
 
 
 def plugin_preferences() -> Any:
-    """The group of settings that the manifest calls runs.
-
-    Returns
-    -------
-    EventedModel or None
-        None before napari 0.9, which has no Preferences of plugins.
-    """
+    """What the manifest calls runs; None before napari 0.9, which has no such Preferences."""
     try:
         from napari.settings import get_plugin_settings
     except ImportError:
@@ -52,13 +46,7 @@ def plugin_preferences() -> Any:
 
 
 def read_preferences() -> Preferences:
-    """Read the Preferences.
-
-    Returns
-    -------
-    Preferences
-        The defaults before napari 0.9, which has no Preferences of plugins.
-    """
+    """Read the Preferences; the defaults before napari 0.9."""
     chosen = plugin_preferences()
     if chosen is None:
         return Preferences()
@@ -72,17 +60,7 @@ def read_preferences() -> Preferences:
 
 
 def token_cache() -> TokenCache:
-    """The store of tokens as the Preferences have it.
-
-    Returns
-    -------
-    TokenCache
-
-    Raises
-    ------
-    MicrodlError
-        If its folder names a person that the machine does not know.
-    """
+    """The store of tokens as the Preferences have it."""
     from napari_microdl.tokens import TokenCache
 
     chosen = read_preferences()

@@ -34,23 +34,7 @@ _SAME = ["kind", "image", "label", "y", "x", "area"]
 
 @dataclass(eq=False)
 class Work:
-    """A run up to some step, with what it is given.
-
-    Parameters
-    ----------
-    step : str
-        The last step.
-    fields : list of Field
-        Input.
-    sources : list of Source
-        Origin of every field.
-    config : PipelineConfig
-        Settings.
-    dictionary : ConceptDictionary or None
-        The one to apply.
-    stages : StageCache
-        What earlier runs left.
-    """
+    """A run up to some step, with what it is given; `stages` is what earlier runs left."""
 
     step: StepName
     fields: list[Field]
@@ -215,18 +199,10 @@ class UnitTags:
         self._known = pd.DataFrame(columns=[*_SAME, "tag"])
 
     def follow(self, before: Run | None, now: Run) -> str:
-        """Carry tags from one run to the next.
+        """Carry tags from the run that was shown to the new one.
 
-        Parameters
-        ----------
-        before, now : Run
-            The run that was shown, None for none, and the new one, whose units are tagged. One
-            that was opened from a folder has its own tags and is given none.
-
-        Returns
-        -------
-        str
-            A sentence about tags that the new run has not; empty where it has all.
+        One that was opened from a folder has its own tags and is given none. Returns a sentence
+        about tags that the new run has not; empty where it has all.
         """
         tagged = 0 if before is None else self._collect(before)
         if not now.has_images:

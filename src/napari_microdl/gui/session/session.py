@@ -77,11 +77,6 @@ class View:
 class Selection:
     """Rows of the run's table of units; emptied when another run comes.
 
-    Parameters
-    ----------
-    run : ShownRun
-        Where the units are.
-
     Signals
     -------
     changed
@@ -100,15 +95,7 @@ class Selection:
         run.changed.connect(self.clear)
 
     def select(self, rows: ArrayLike, *, add: bool = False) -> None:
-        """Select units; a single one is looked at.
-
-        Parameters
-        ----------
-        rows : array of int
-            Rows of the table of units.
-        add : bool, default=False
-            Whether those that are selected stay so.
-        """
+        """Select rows of the table of units, alone or added; a single one is looked at."""
         chosen = np.unique(np.asarray(rows, np.int64))
         self.current = int(chosen[0]) if len(chosen) == 1 else None
         self.rows = np.union1d(self.rows, chosen) if add else chosen
@@ -182,34 +169,13 @@ class Session:
         self.run.whitening = None if dictionary is None else dictionary.whitening
 
     def begin(self, step: StepName = "dictionary") -> Work:
-        """Everything that a run in the background needs.
-
-        Parameters
-        ----------
-        step : str, default="dictionary"
-            The last step to be run.
-
-        Returns
-        -------
-        Work
-
-        Raises
-        ------
-        MicrodlError
-            If something is missing or does not fit together.
-        """
+        """Everything that a run up to a step needs; `MicrodlError` if something is missing."""
         fields, sources, config = self.plan.prepare(step)
         self._started = self.plan.facets()
         return Work(step, fields, sources, config, self.settings.applied, self._stages)
 
     def leave(self, work: Work) -> None:
-        """Note which steps a run has finished that was cancelled, failed, or ended early.
-
-        Parameters
-        ----------
-        work : Work
-            From `begin`.
-        """
+        """Note which steps a run has finished that was cancelled, failed, or ended early."""
         if self._started is None:
             return
         for step in work.finished_steps():
@@ -222,26 +188,12 @@ class Session:
         return self._freshness.states(self.plan.facets())
 
     def finish(self, result: PipelineResult, fields: list[Field], sources: list[Source]) -> None:
-        """Take the result of a run in and show its first concept.
-
-        Parameters
-        ----------
-        result : PipelineResult
-            What the core returned.
-        fields, sources : list
-            As `Plan.prepare` gave them.
-        """
+        """Take in the result of a run of what `Plan.prepare` gave, and show its first concept."""
         self.plan.model.learn_speed(result, fields)
         self._show(result, fields, sources, is_first=self.run.current is None)
 
     def open_activations(self, activations: ConceptActivations) -> None:
-        """Show activations that were opened from a folder, without images.
-
-        Parameters
-        ----------
-        activations : ConceptActivations
-            Of an earlier run.
-        """
+        """Show activations that were opened from a folder, without images."""
         # Imported here: it brings the model's code along, which takes seconds.
         from napari_microdl.pipeline.run import PipelineResult
 

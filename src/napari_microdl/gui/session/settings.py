@@ -69,13 +69,7 @@ class RunSettings:
         return self.cell_source == "labels" and self.shown_config().units.kind == "cell"
 
     def configure(self, **changes: Any) -> None:
-        """Change settings of the run.
-
-        Parameters
-        ----------
-        **changes
-            As `PipelineConfig.with_settings` takes them.
-        """
+        """Change settings of the run, as `PipelineConfig.with_settings` takes them."""
         config = self.config.with_settings(**changes)
         if config != self.config:
             self.config = config

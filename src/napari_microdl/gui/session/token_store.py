@@ -23,18 +23,7 @@ def _measure(clear: bool) -> tuple[int, int]:
 
 
 def amount(n_bytes: int) -> str:
-    """A size in words.
-
-    Parameters
-    ----------
-    n_bytes : int
-        The size.
-
-    Returns
-    -------
-    str
-        In MB or GB, of 10^6 and 10^9 bytes.
-    """
+    """A size in MB or GB, of 10^6 and 10^9 bytes."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"
 
 
@@ -45,11 +34,6 @@ class TokenStore(QObject):
     stands in a line of text that is written anew whenever somebody else changes it, and clearing
     is a box that unticks itself when it is done. A box that was ticked while nothing of the plugin
     was loaded is heeded as soon as something is.
-
-    Parameters
-    ----------
-    parent : QObject
-        The application.
     """
 
     measured = Signal(object)
@@ -108,11 +92,6 @@ class TokenStore(QObject):
 
 
 def token_store() -> TokenStore:
-    """The one object that looks after the store, made when first asked for.
-
-    Returns
-    -------
-    TokenStore
-    """
+    """The one object that looks after the store, made when first asked for."""
     application = QApplication.instance()
     return application.findChild(TokenStore) or TokenStore(application)

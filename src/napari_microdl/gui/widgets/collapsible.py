@@ -29,12 +29,12 @@ _MEANING = {
 class Step(QWidget):
     """One step; the sentence about what it needs stays in view when it is collapsed.
 
-    Parameters
-    ----------
-    title : str
-        Heading.
-    run : str, optional
-        What its button says, which runs this step alone; no button where not given.
+    The button `run`, which is left out where it says nothing, runs the step alone.
+
+    Signals
+    -------
+    run_wanted
+        The button was pressed.
     """
 
     run_wanted = Signal()

@@ -90,15 +90,7 @@ class LayerCurve(Plot):
         self.hide()
 
     def show_table(self, table: pd.DataFrame, model: str) -> None:
-        """Show scores.
-
-        Parameters
-        ----------
-        table : DataFrame
-            From `napari_microdl.pipeline.layer_choice.layer_scores`.
-        model : str
-            Setting of the model that they are of.
-        """
+        """Show the scores of a model, from `napari_microdl.pipeline.layer_choice.layer_scores`."""
         self._table, self._model = table, model
         self.redraw()
 

@@ -16,21 +16,7 @@ _MOST_PIXELS = 250
 
 
 def combo(choices: dict[str, Any], changed: Callable[[Any], None], tip: str) -> QComboBox:
-    """A combo box of named choices.
-
-    Parameters
-    ----------
-    choices : dict of str to object
-        What each text stands for.
-    changed : callable
-        Gets the chosen value when a person chooses.
-    tip : str
-        Tooltip.
-
-    Returns
-    -------
-    QComboBox
-    """
+    """A combo box of named choices, which hands on what a person chooses."""
     box = QComboBox()
     for text, value in choices.items():
         box.addItem(text, value)
@@ -66,16 +52,9 @@ def show_special(box: QSpinBox | QDoubleSpinBox, text: str) -> None:
 
 
 def fit_height(table: QTableView, n_rows: int, least: int, most: int) -> None:
-    """Make a table as high as its rows; more than so many scroll, so that the dock stays short.
+    """Make a table as high as its rows, of which some are in view at least and at most.
 
-    Parameters
-    ----------
-    table : QTableView
-        The table.
-    n_rows : int
-        How many it has.
-    least, most : int
-        Rows that are in view at least and at most.
+    More scroll, so that the dock stays short.
     """
     metrics = QFontMetrics(table.font())
     row = metrics.height() + _ROOM

@@ -35,19 +35,9 @@ _STAGES: dict[Stage, tuple[int, int]] = {
 
 
 def percent_done(progress: Progress, first: Stage = "fields", last: Stage = "activations") -> int:
-    """How much of a run is done, in percent.
+    """How much of a run that begins and ends with some stages is done, in percent.
 
-    Parameters
-    ----------
-    progress : Progress
-        Where it is; where that is no stage of a run, its share counts for the whole job.
-    first, last : str
-        Stages that the run begins and ends with.
-
-    Returns
-    -------
-    int
-        0 to 100.
+    Progress of no stage counts by its share.
     """
     if progress.stage is None:
         return round(100 * progress.share)
@@ -246,18 +236,7 @@ class JobRunner(QObject):
         self.running_changed.emit(True)
 
     def percent(self, progress: Progress) -> int:
-        """How much of the job is done, in percent.
-
-        Parameters
-        ----------
-        progress : Progress
-            As `progressed` sent it.
-
-        Returns
-        -------
-        int
-            0 to 100.
-        """
+        """How much of the job is done, in percent."""
         if progress.stage is not None and self._first == "fields":
             # Until the work begins it is not known which stages it has.
             return 0
@@ -311,13 +290,7 @@ class JobRunner(QObject):
 
 
 class JobBar(QWidget):
-    """A bar and a Cancel button, there only while a job is running.
-
-    Parameters
-    ----------
-    jobs : JobRunner
-        Whose jobs are shown and cancelled.
-    """
+    """A bar and a Cancel button, there only while a job is running."""
 
     def __init__(self, jobs: JobRunner) -> None:
         super().__init__()

@@ -36,21 +36,9 @@ class Picture:
 
 
 def save_pictures(rows: Sequence[tuple[str, Sequence[Picture]]], path: str | Path) -> None:
-    """Write rows of pictures as PNG, SVG or PDF, dark on white.
+    """Write rows of pictures, each with its heading, as PNG, SVG or PDF, dark on white.
 
-    Parameters
-    ----------
-    rows : sequence of (str, sequence of Picture)
-        Each with its heading.
-    path : str or Path
-        The suffix decides the format.
-
-    Raises
-    ------
-    MicrodlError
-        If there are no pictures, or the suffix is none of these.
-    OSError
-        If the file cannot be written.
+    Raises `MicrodlError` if there are none, or the suffix is none of these.
     """
     path = check_picture(path)
     columns = max(len(pictures) for _, pictures in rows)

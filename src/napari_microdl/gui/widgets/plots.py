@@ -73,12 +73,7 @@ def _canvas_class() -> type:
 class Plot(QWidget):
     """A matplotlib figure in the colours of the theme, made when it is first drawn.
 
-    Parameters
-    ----------
-    height : int
-        Preferred height in pixels.
-    name : str
-        What it is called: by a screen reader, and at first by its files.
+    Its name is what a screen reader says, and what its files are called at first.
     """
 
     def __init__(self, height: int, name: str) -> None:
@@ -166,18 +161,7 @@ class Plot(QWidget):
         axes.title.set(color=text, size=size + 1)
 
     def save(self, path: str | Path) -> None:
-        """Write the plot as PNG, SVG or PDF, dark on white whatever the theme.
-
-        Parameters
-        ----------
-        path : str or Path
-            The suffix decides the format.
-
-        Raises
-        ------
-        MicrodlError
-            If the suffix is none of these.
-        """
+        """Write the plot as PNG, SVG or PDF, dark on white whatever the theme."""
         from matplotlib.figure import Figure
 
         path = check_picture(path)
@@ -191,25 +175,12 @@ class Plot(QWidget):
 
 
 def point_by_key(places: NDArray[np.float64], current: int | None, key: int) -> int | None:
-    """Point that a key leads to.
+    """Number of the point that a key leads to; None for other keys, and at an end.
 
     Left and right lead to the next point along the first axis, down and up along the second; Home
     and End to the least and the greatest along the first. Every point is reached, also those that
-    lie on one another.
-
-    Parameters
-    ----------
-    places : ndarray of shape (n, 2)
-        Places of the points; one that is not finite is not drawn, and passed over.
-    current : int or None
-        Point to start from; where it is not drawn, the key leads to an end.
-    key : int
-        Of `Qt.Key`.
-
-    Returns
-    -------
-    int or None
-        None for other keys, at an end, and where no point is drawn.
+    lie on one another. From a point that is not drawn, as it is not finite, the key leads to an
+    end.
     """
     drawn = np.flatnonzero(np.isfinite(places).all(axis=1))
     if not len(drawn) or (key not in _STEPS and key not in _ENDS):

@@ -28,56 +28,18 @@ HINT = "Right-click, or press the menu key, to save it."
 
 
 def offer(widget: QWidget, action: Any) -> None:
-    """Put an action into the context menu of a widget.
-
-    Parameters
-    ----------
-    widget : QWidget
-        What is right-clicked.
-    action : QAction
-        Such as an entry of another menu.
-    """
+    """Put an action into the context menu of a widget."""
     widget.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
     widget.addAction(action)
 
 
 def offer_picture(widget: QWidget, name: str, save: Callable[[Path], Any]) -> Any:
-    """Offer to save a picture of what a widget shows.
-
-    Parameters
-    ----------
-    widget : QWidget
-        What is right-clicked.
-    name : str
-        What the file is called at first, without its ending.
-    save : callable
-        Writes PNG, SVG or PDF to a path; a `MicrodlError` or `OSError` is said.
-
-    Returns
-    -------
-    QAction
-        The entry.
-    """
+    """Offer to save a picture of what a widget shows; a `MicrodlError` or `OSError` is shown."""
     return _offer(widget, "Save picture...", f"{name}.png", PICTURES, save)
 
 
 def offer_table(widget: QWidget, name: str, table: Callable[[], pd.DataFrame]) -> Any:
-    """Offer to save the table that a widget shows, or the numbers behind a plot.
-
-    Parameters
-    ----------
-    widget : QWidget
-        What is right-clicked.
-    name : str
-        What the file is called at first, without its ending.
-    table : callable
-        Gives the table, with exact numbers and all rows.
-
-    Returns
-    -------
-    QAction
-        The entry.
-    """
+    """Offer to save the table that a widget shows, or the numbers behind a plot."""
     return _offer(widget, "Save table...", f"{name}.csv", TABLES, partial(_write_table, table))
 
 
@@ -105,22 +67,7 @@ def _write_table(table: Callable[[], pd.DataFrame], path: Path) -> None:
 
 
 def check_picture(path: str | Path) -> Path:
-    """Refuse a file name that is none of a picture.
-
-    Parameters
-    ----------
-    path : str or Path
-        The suffix decides the format.
-
-    Returns
-    -------
-    Path
-
-    Raises
-    ------
-    MicrodlError
-        If the suffix is none of PNG, SVG and PDF.
-    """
+    """Refuse a file name that is none of a picture."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise MicrodlError(f"'{path.name}' is no picture; end the name in {', '.join(SUFFIXES)}.")
@@ -128,20 +75,5 @@ def check_picture(path: str | Path) -> Path:
 
 
 def write_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, SVG or PDF.
-
-    Parameters
-    ----------
-    figure : Figure
-        The figure.
-    path : str or Path
-        The suffix decides the format.
-
-    Raises
-    ------
-    MicrodlError
-        If the suffix is none of these.
-    OSError
-        If the file cannot be written.
-    """
+    """Write a figure as PNG, SVG or PDF."""
     figure.savefig(check_picture(path), dpi=200)

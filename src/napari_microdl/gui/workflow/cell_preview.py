@@ -35,21 +35,7 @@ _MOST_PIXELS = 4096 * 4096
 
 @dataclass(frozen=True, eq=False)
 class _Preview:
-    """Cells of the part in view, and what was measured on the way.
-
-    Parameters
-    ----------
-    source : Source
-        Where the field came from.
-    region : Region
-        The part.
-    whole : bool
-        Whether it is all of the field.
-    labels : ndarray of shape (height, width)
-        Its cells.
-    levels : Levels or None
-        Of the whole image; None where it is too large to be looked at.
-    """
+    """Cells of the part in view; no levels where the whole image is too large to be looked at."""
 
     source: Source
     region: Region
@@ -86,15 +72,6 @@ def _segment_part(
 class CellPreview(QObject):
     """Segments what is in view, once or whenever view, selection or settings change.
 
-    Parameters
-    ----------
-    viewer : Viewer
-        Held weakly.
-    session : Session
-        Images and settings.
-    parent : QObject
-        The dock.
-
     Signals
     -------
     message
@@ -121,13 +98,7 @@ class CellPreview(QObject):
         self._soon.timeout.connect(self._again)
 
     def set_live(self, live: bool) -> None:
-        """Follow view, selection and settings, or no longer.
-
-        Parameters
-        ----------
-        live : bool
-            Whether to follow.
-        """
+        """Follow view, selection and settings, or no longer."""
         self.live = live
         self._last = None
         if live:
@@ -141,13 +112,7 @@ class CellPreview(QObject):
             self._soon.start()
 
     def pause(self, paused: bool) -> None:
-        """Look no more while a run is in progress, which needs the processor.
-
-        Parameters
-        ----------
-        paused : bool
-            Whether a run is in progress.
-        """
+        """Look no more while a run is in progress, which needs the processor."""
         self.paused = paused
         if paused:
             self.stop()
@@ -168,13 +133,7 @@ class CellPreview(QObject):
         self.look(only_news=True)
 
     def look(self, only_news: bool = False) -> None:
-        """Segment what is in view.
-
-        Parameters
-        ----------
-        only_news : bool, default=False
-            Do nothing where the same was done last.
-        """
+        """Segment what is in view; `only_news` does nothing where the same was done last."""
         viewer = self._viewer()
         if viewer is None:
             return

@@ -63,11 +63,6 @@ _LAST_STAGE: dict[StepName, Stage] = {
 class ConceptWorkflow(Dock):
     """Guided dock: fields and channels, cells, tokens, whitening, dictionary, run.
 
-    Parameters
-    ----------
-    napari_viewer : napari.viewer.Viewer
-        The viewer.
-
     Signals
     -------
     run_finished
@@ -261,13 +256,7 @@ class ConceptWorkflow(Dock):
         self.run_step("dictionary")
 
     def run_step(self, step: StepName) -> None:
-        """Run up to a step in the background; what is up to date is not done again.
-
-        Parameters
-        ----------
-        step : str
-            The last step to be run.
-        """
+        """Run up to a step in the background; what is up to date is not done again."""
         if self._later.isActive():
             self._follow_layers()
         self.jobs.stop()

@@ -44,15 +44,7 @@ _NO_PARENT = QModelIndex()
 
 
 class FieldsModel(QAbstractTableModel):
-    """The rows of a session.
-
-    Parameters
-    ----------
-    session : Session
-        Shown and edited.
-    parent : QWidget
-        Owner.
-    """
+    """The rows of a session."""
 
     def __init__(self, session: Session, parent: QWidget) -> None:
         super().__init__(parent)
@@ -143,13 +135,7 @@ class FieldsModel(QAbstractTableModel):
 
 
 class FieldsTable(QTableView):
-    """View of the rows; several can be selected and changed together.
-
-    Parameters
-    ----------
-    session : Session
-        Shown and edited.
-    """
+    """View of the rows; several can be selected and changed together."""
 
     def __init__(self, session: Session) -> None:
         super().__init__()

@@ -26,15 +26,6 @@ _FILES = "Concept dictionary (*.microdl.safetensors);;All files (*)"
 class WorkflowFiles(QObject):
     """Asks for files and takes them into the session; a bad file changes nothing.
 
-    Parameters
-    ----------
-    viewer : Viewer
-        Where the images are.
-    session : Session
-        What is loaded into and saved from.
-    parent : QWidget
-        The dock.
-
     Signals
     -------
     message
@@ -68,13 +59,7 @@ class WorkflowFiles(QObject):
             self.load_dictionary(path)
 
     def load_dictionary(self, path: str | Path) -> None:
-        """Load a dictionary and choose to apply it.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-        """
+        """Load a dictionary and choose to apply it."""
         from napari_microdl.concepts.dictionary import ConceptDictionary
 
         try:
@@ -95,13 +80,7 @@ class WorkflowFiles(QObject):
             self.save_dictionary(path)
 
     def save_dictionary(self, path: str | Path) -> None:
-        """Save the dictionary at hand.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file.
-        """
+        """Save the dictionary at hand."""
         settings = self._session.settings
         if settings.dictionary is None:
             self.message.emit("⚠ There is no dictionary to save yet; fit one first.")
@@ -121,13 +100,7 @@ class WorkflowFiles(QObject):
             self.load_settings(path)
 
     def load_settings(self, path: str | Path) -> None:
-        """Take all settings from a file, and the plan of the window where it was saved.
-
-        Parameters
-        ----------
-        path : str or Path
-            As `save_settings` or the command line wrote it.
-        """
+        """Take all settings from a file, and the plan of the window where it was saved."""
         path = Path(path)
         try:
             missing = restore_window(self._session.plan, self._viewer.layers, open_window(path))
@@ -147,13 +120,7 @@ class WorkflowFiles(QObject):
             self.save_settings(path)
 
     def save_settings(self, path: str | Path) -> None:
-        """Write all settings, and beside them the table of fields, as the command line takes them.
-
-        Parameters
-        ----------
-        path : str or Path
-            The file of the settings.
-        """
+        """Write all settings and the table of fields, as the command line takes them."""
         self.message.emit("Saving settings...")
         files = collect_window(self._session.plan, path)
         self.jobs.start(partial(write_window, files, path), "MicroDL settings")

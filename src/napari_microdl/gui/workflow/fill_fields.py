@@ -51,15 +51,7 @@ Changes = dict[int, dict[str, Any]]
 
 
 class _Page(QWidget):
-    """One way to fill the table: what to enter, a preview, a button.
-
-    Parameters
-    ----------
-    session : Session
-        Filled.
-    explanation : str
-        What to do here.
-    """
+    """One way to fill the table: what to enter, a preview, a button."""
 
     def __init__(self, session: Session, explanation: str) -> None:
         super().__init__()
@@ -89,15 +81,7 @@ class _Page(QWidget):
         self.message.setText("Filled in.")
 
     def show_changes(self, changes: Changes, sentence: str) -> None:
-        """Show what would be filled in.
-
-        Parameters
-        ----------
-        changes : dict
-            Attributes of rows by their number.
-        sentence : str
-            About them.
-        """
+        """Show what would be filled in, by the number of the row, and a sentence about it."""
         self.changes = changes
         self.message.setText(sentence)
         self.apply.setEnabled(bool(changes))
@@ -191,13 +175,7 @@ class TablePage(_Page):
             self.open(path)
 
     def open(self, path: str | Path) -> None:
-        """Take a file.
-
-        Parameters
-        ----------
-        path : str or Path
-            The table.
-        """
+        """Take the file of a table."""
         self.path = Path(path)
         self.refresh()
 
@@ -262,15 +240,7 @@ def _described(session: Session) -> list[ImageRow]:
 
 
 class FillFields(QDialog):
-    """The three ways to fill the table.
-
-    Parameters
-    ----------
-    session : Session
-        Filled.
-    parent : QWidget
-        Owner.
-    """
+    """The three ways to fill the table."""
 
     def __init__(self, session: Session, parent: QWidget) -> None:
         super().__init__(parent)

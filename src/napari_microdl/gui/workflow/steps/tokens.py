@@ -233,13 +233,7 @@ class TokensStep(Step):
             self.place(path)
 
     def place(self, path: str | Path) -> None:
-        """Take weights: of the published model that is chosen, or such as say what they are.
-
-        Parameters
-        ----------
-        path : str or Path
-            File or folder.
-        """
+        """Take weights: of the published model that is chosen, or such as say what they are."""
         published = published_name(self.session.settings.config.model.name)
         if self.model.currentData() == _OWN:
             published = None
@@ -257,13 +251,7 @@ class TokensStep(Step):
         self._runner.stop()
 
     def show_layers(self, table: pd.DataFrame) -> None:
-        """Show how well each layer tells treated from control.
-
-        Parameters
-        ----------
-        table : DataFrame
-            From `napari_microdl.pipeline.layer_choice.layer_scores`.
-        """
+        """Show how well each layer tells treated from control."""
         self.curve.show_table(table, self.session.settings.config.model.name)
 
     # Showing -----------------------------------------------------------------------------------
