@@ -30,7 +30,6 @@ from napari_microdl.concepts.export import write_anndata, write_table
 from napari_microdl.concepts.projection import pca_map, umap_is_installed, umap_map
 from napari_microdl.concepts.store import open_activations, save_activations
 from napari_microdl.core.arrays import eigh
-from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.config import PipelineConfig, SegmentationConfig
 from napari_microdl.core.task import Cancelled, Progress, Task
 from napari_microdl.fields.field import Field
@@ -175,7 +174,7 @@ def main() -> None:
                 ended("map: UMAP", lambda: umap_map(activations.codes), after)
         wide = np.random.default_rng(0).normal(size=(WIDE, WIDE))
         wide = wide @ wide.T
-        ended(f"eigenvectors of {WIDE} dimensions", lambda: call_in_child(eigh, wide), 0.3)
+        ended(f"eigenvectors of {WIDE} dimensions", lambda: eigh(wide), 0.3)
 
 
 if __name__ == "__main__":

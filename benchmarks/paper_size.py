@@ -9,7 +9,7 @@ without, of samples with atoms and, in a step or once for a dictionary, of atoms
 best rate of float32 products measured in the same run. It is set against CPU seconds on the
 processor and against wall time on a GPU.
 
-Before that, the memory that a fit of a float16 file allocates at its peak is printed, the closing
+Before that, the memory that a fit of a float16 file allocates at its peak is printed, the final
 solve included. Pages of the file do not count: the system takes them back when it needs them.
 """
 
@@ -122,7 +122,7 @@ def print_fit_memory(n_samples: int) -> None:
             part[:] = rng.standard_normal(part.shape, np.float32)
         n_bytes, seconds = fit_memory(x)
     print(
-        f"A fit of {n_samples:,} samples in a float16 file, {STEPS} steps and the closing solve: "
+        f"A fit of {n_samples:,} samples in a float16 file, {STEPS} steps and the final solve: "
         f"{n_bytes / 1e9:.2f} GB at its peak ({2 * n_samples * WIDTH / 1e9:.2f} GB in the file), "
         f"{seconds:.0f} CPU s",
         flush=True,

@@ -4,7 +4,7 @@
 one has |cosine| above 0.9 with it. Every training runs in a process of its own on cores of its own.
 CPU seconds are those of all threads, around the training alone: imports, data, compilation and
 evaluation are left out. Each learner gets the best of three or four learning rates. A point of ICFL
-is a whole fit of so many steps, with its first atoms and its closing solve; a point of the others
+is a whole fit of so many steps, with its first atoms and its final solve; a point of the others
 is a look at a training on its way.
 """
 

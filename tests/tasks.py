@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 import pytest
 
@@ -45,3 +46,21 @@ def cancelling(after: int = 0) -> Iterator[Task]:
     task = Looked(after)
     with task.active(), pytest.raises(Cancelled):
         yield task
+
+
+def cancelled_at_every_look(work: Callable[[], object]) -> Iterator[int]:
+    """Do work again and again, cancelled at its next look each time, until it goes through.
+
+    Yields
+    ------
+    int
+        Looks that passed before the one at which it was cancelled.
+    """
+    for number in count():
+        try:
+            with Looked(number).active():
+                work()
+        except Cancelled:
+            yield number
+        else:
+            return

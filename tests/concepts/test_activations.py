@@ -281,8 +281,8 @@ def test_areas_are_taken_of_a_draw_of_many_units_and_some_concepts_at_a_time():
         exact = roc_auc_score(positive, activations.alignment(concept))
         assert whole[concept] == pytest.approx(exact)
         # Leaving out a part of each side moves the area by no more than that part.
-        kept = min(7, positive.sum()) * min(7, (~positive).sum())
-        assert abs(drawn[concept] - exact) <= 1 - kept / (positive.sum() * (~positive).sum())
+        n_pairs = min(7, positive.sum()) * min(7, (~positive).sum())
+        assert abs(drawn[concept] - exact) <= 1 - n_pairs / (positive.sum() * (~positive).sum())
     assert (drawn != whole).any()
 
 

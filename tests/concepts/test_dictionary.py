@@ -155,11 +155,11 @@ def test_a_file_of_schema_1_says_the_same(saved: Path, tmp_path: Path):
 def test_older_files_are_believed_only_where_the_licence_is_known(
     saved: Path, model: str, licence: str, written: bool, read: bool | None
 ):
-    told = {"weights_source": "our lab", "weights_non_commercial": written}
-    dictionary = older(saved, model, licence, told)
+    stated = {"weights_source": "our lab", "weights_non_commercial": written}
+    dictionary = older(saved, model, licence, stated)
     assert dictionary.spec.model.non_commercial is read
     assert dictionary.spec.model.source == dictionary.model.source == "our lab"
-    assert dictionary.provenance == told | {"weights_non_commercial": read}
+    assert dictionary.provenance == stated | {"weights_non_commercial": read}
 
 
 def test_files_without_any_terms_have_those_of_a_known_model_or_none(saved: Path):
@@ -247,7 +247,7 @@ def test_the_group_of_each_atom_is_kept(tmp_path: Path):
     tensors = load_file(path)
     numbers = tensors.pop("icfl.groups")
     assert numbers.tolist() == [1] * 3 + [2] * (ATOMS - 3)
-    # Without them, as files of plain fits may be, nothing is told apart.
+    # Without them, as files of plain fits may be, nothing is stated apart.
     metadata = {KEY: json.dumps(header_of(path))}
     save_file(tensors, path, metadata=metadata)
     assert set(ConceptDictionary.load(path).icfl.groups_) == {"any"}
@@ -563,12 +563,20 @@ def test_the_curve_of_the_intensities_is_kept_and_old_files_have_the_logarithm(
     )
 
 
-@pytest.mark.parametrize("name", ["layer", "tile_size", "patch_size", "crop_size", "crop_stride"])
-def test_geometry_must_be_whole_numbers_above_zero(name: str):
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("tokens", "layer"),
+        ("tokens", "tile_size"),
+        ("model", "patch_size"),
+        ("units", "crop_size"),
+        ("units", "crop_stride"),
+    ],
+)
+def test_geometry_must_be_whole_numbers_above_zero(group: str, name: str):
     for value in (0, -1, 2.0, None, "8"):
-        with pytest.raises(MicrodlError) as caught:
-            dataclasses.replace(SPEC, **{name: value})
-        assert str(caught.value) == (f"{name} is {value!r} where a whole number above 0 is needed.")
+        with pytest.raises(MicrodlError, match=f"{name} is .* but must be (1 or more|a whole)"):
+            getattr(SPEC, group).replace(**{name: value})
 
 
 def test_names_and_notes_have_defaults_and_must_fit(dictionary: ConceptDictionary):

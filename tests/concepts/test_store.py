@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import mmap
 import pickle
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from napari_microdl.concepts.store import (
     save_activations,
 )
 from napari_microdl.core.errors import MicrodlError
-from tasks import Looked, cancelling, recorded
+from tasks import Looked, cancelled_at_every_look, cancelling, recorded
 
 # Everything goes in many parts, as a table of a million cells does.
 SAVED = {"units_at_once": 3, "values_at_once": 7}
@@ -123,19 +123,19 @@ def test_cancelling_at_any_look_leaves_the_folder_as_it_was(tmp_path, before):
     there = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = made()
     other.dictionary.names[0] = "another"
-    with Looked().active() as counted:
-        save_activations(made(), tmp_path / "b", **SAVED)
-    shutil.rmtree(tmp_path / "b")
-    # Its looks are many: cells, codes turned round, columns, the ranking.
-    assert counted.looks > 40
-    for number in range(counted.looks):
-        # The ranking is looked up once it is known.
-        other.__dict__.pop("_ranked", None)
-        with cancelling(number):
-            save_activations(other, folder, **SAVED)
+
+    def save() -> None:
+        # A copy has no ranking yet.
+        save_activations(dataclasses.replace(other), folder, **SAVED)
+
+    n_looks = 0
+    for _ in cancelled_at_every_look(save):
+        n_looks += 1
         found = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
         assert found == there
         assert len(list(tmp_path.iterdir())) == int(before)
+    # They are many: cells, codes turned round, columns, the ranking.
+    assert n_looks > 40
     with recorded() as heard:
         save_activations(other, folder, **SAVED)
     # Nothing is left beside it where it ended, and what was told never runs backwards.

@@ -15,6 +15,7 @@ import references
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import ICFL, FewSamplesWarning, FitRecord, default_size
 from napari_microdl.estimators.whitening import ControlWhitening
+from tasks import cancelling, recorded
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SMALL = {"n_atoms": 32, "n_iterations": 2, "atoms_per_iteration": 2, "random_state": 0}
@@ -77,7 +78,7 @@ def test_the_number_of_threads_does_not_matter():
     assert_allclose(learned[0], learned[1], atol=1e-3)
 
 
-def test_the_closing_solve_improves_the_reconstruction():
+def test_the_final_solve_improves_the_reconstruction():
     _, x = references.planted_dictionary(4_000, 64, 128, 8, seed=0)
     icfl = ICFL(128, 4, 2, max_steps=100, random_state=0).fit(x)
     assert icfl.history_[-1].r2 > icfl.history_[-2].r2
@@ -330,18 +331,16 @@ def test_records_tell_how_far_a_fit_is():
     assert seconds == sorted(seconds)
 
 
-def test_the_history_of_a_long_fit_stays_short(monkeypatch):
-    monkeypatch.setattr("napari_microdl.estimators.icfl.fit._HISTORY_LENGTH", 5)
-    icfl = ICFL(**SMALL, max_steps=20).fit(samples())
-    assert [record.step for record in icfl.history_] == [1, 5, 9, 13, 17, 20]
-
-
-def test_step_by_step_gives_the_same_as_fit():
+def test_a_fit_tells_its_records_and_gives_the_same_as_step_by_step():
     x = samples()
     icfl = ICFL(**SMALL, max_steps=9)
-    for _ in icfl.fit_iter(x):
-        pass
-    assert_array_equal(icfl.components_, ICFL(**SMALL, max_steps=9).fit(x).components_)
+    records = list(icfl.fit_iter(x))
+    with recorded() as heard:
+        whole = ICFL(**SMALL, max_steps=9).fit(x)
+    assert_array_equal(icfl.components_, whole.components_)
+    assert [(p.done, p.total) for p in heard] == [(record.step, 9) for record in records]
+    assert heard[-1].message == f"Fitting the dictionary: R2 {records[-1].r2:.3f}"
+    assert heard[-1].record.r2 == records[-1].r2
 
 
 def test_an_abandoned_fit_changes_nothing():
@@ -356,6 +355,10 @@ def test_an_abandoned_fit_changes_nothing():
     steps = icfl.fit_iter(samples(seed=1, n_features=5))
     next(steps)
     steps.close()
+    # The last two looks are of the final solve and of the record after it.
+    for looks in (0, 5, 9, 10):
+        with cancelling(looks):
+            icfl.fit(samples(seed=1, n_features=5))
     assert_array_equal(icfl.components_, before)
     assert icfl.n_features_in_ == 16
 

@@ -17,6 +17,7 @@ import references
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.safetensors_files import read_safetensors
 from napari_microdl.estimators.icfl import ICFL
+from tasks import cancelling
 
 STEPS = 160
 SMALL = {
@@ -217,7 +218,7 @@ def test_a_fit_that_was_cancelled_at_any_step_goes_on_to_the_same_dictionary(mak
     expected = uninterrupted(make, tmp_path)
     last = expected[4][-1].step
     path = tmp_path / "fit"
-    # Cancelled again and again, also right at the ends of stages and while they are closed.
+    # Cancelled again and again, also right at the ends of stages.
     stops = {1, 59, 99, 100, STEPS - 1, STEPS, STEPS + 1, last - 1, last}
     reached = 0
     for stop in [*sorted(stop for stop in stops if stop <= last), last, last]:
@@ -263,6 +264,20 @@ def test_cancelling_saves_although_no_checkpoint_is_due(tmp_path):
     assert not (tmp_path / "fit").exists()
     steps.close()
     assert steps_in(tmp_path / "fit") == 30
+
+
+@pytest.mark.parametrize("make", [newton, adam])
+def test_a_task_that_is_cancelled_leaves_a_fit_where_it_stands(make, tmp_path):
+    expected = uninterrupted(make, tmp_path)
+    path = tmp_path / "fit"
+    icfl, x, _ = make(tmp_path)
+    # In the middle, at the last step, and in the final solve, again and again.
+    for looks, step in ((29, 30), (STEPS - 31, STEPS), (0, STEPS), (1, STEPS)):
+        with cancelling(looks):
+            icfl.fit(x, checkpoint=path, checkpoint_minutes=60, resume=True)
+        assert steps_in(path) == step
+        assert not hasattr(icfl, "components_")
+    assert_identical(result(icfl.fit(x, checkpoint=path, resume=True)), expected)
 
 
 def test_checkpoints_are_written_as_often_as_asked_for(tmp_path, monkeypatch):

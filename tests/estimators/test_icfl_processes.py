@@ -18,7 +18,7 @@ if not (torch.distributed.is_available() and torch.distributed.is_gloo_available
     pytest.skip("torch was built without gloo", allow_module_level=True)
 
 SHAPE = (3000, 32)
-# Enough steps for the redraw at step 100 and for the closing solve.
+# Enough steps for the redraw at step 100 and for the final solve.
 SMALL = {
     "n_atoms": 24,
     "n_iterations": 2,

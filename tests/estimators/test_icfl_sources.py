@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -20,6 +21,10 @@ import references
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import ICFL, FitRecord
 from napari_microdl.estimators.icfl.batches import ArrayBatches, EndOfSamplesError, StreamBatches
+from napari_microdl.estimators.icfl.fit import Fit, Stage
+from napari_microdl.estimators.icfl.learner import Processes
+from napari_microdl.estimators.icfl.plan import Plan
+from napari_microdl.estimators.pursuit import PursuitOptions
 
 PLANTED_SIZES = {"n_samples": 12_000, "n_features": 48, "n_atoms": 64, "n_active": 4}
 SMALL = {
@@ -372,9 +377,9 @@ def test_the_batches_of_a_stream_are_its_rows_in_order(sizes, size, n_held_out, 
     parts = np.split(rows, np.cumsum(sizes)[:-1])
     if n == 0:
         with pytest.raises(MicrodlError, match="no samples"):
-            StreamBatches(Loader(parts), n_kept=1, n_held_out=n_held_out, once=not again)
+            StreamBatches(Loader(parts), n_latest=1, n_held_out=n_held_out, once=not again)
         return
-    stream = StreamBatches(Loader(parts), n_kept=2 * size, n_held_out=n_held_out, once=not again)
+    stream = StreamBatches(Loader(parts), n_latest=2 * size, n_held_out=n_held_out, once=not again)
     held_out = numbers(stream.held_out)
     assert held_out == list(range(min(n, n_held_out)))
     left = list(range(len(held_out), n))
@@ -398,14 +403,14 @@ def test_the_batches_of_a_stream_are_its_rows_in_order(sizes, size, n_held_out, 
 
 def test_steps_that_were_done_elsewhere_are_passed_over():
     parts = np.array_split(numbered(100, None), 9)
-    through = StreamBatches(Loader(parts), n_kept=30, n_held_out=5)
+    through = StreamBatches(Loader(parts), n_latest=30, n_held_out=5)
     for step in range(12):
         batch = through.batch(step, 10)
-    joined = StreamBatches(Loader(parts), n_kept=30, n_held_out=5)
+    joined = StreamBatches(Loader(parts), n_latest=30, n_held_out=5)
     joined.skip_to(11, 10)
     assert_array_equal(joined.batch(11, 10), batch)
     assert drawn_in_pieces(joined, 100, 7) == drawn_in_pieces(through, 100, 11)
-    short = StreamBatches(iter(parts), n_kept=30, n_held_out=5)
+    short = StreamBatches(iter(parts), n_latest=30, n_held_out=5)
     with pytest.raises(MicrodlError, match="ended after 9 of the 11 batches"):
         short.skip_to(11, 10)
 
@@ -414,7 +419,7 @@ def test_streams_are_told_apart_by_their_first_samples():
     x = samples(1000)
     other = samples(1000, seed=1)
     hashes = [
-        StreamBatches(iter(batches), n_kept=1, n_held_out=n_held_out).fingerprint()
+        StreamBatches(iter(batches), n_latest=1, n_held_out=n_held_out).fingerprint()
         for n_held_out in (0, 100)
         for batches in (np.split(x, 10), np.split(x, 5), np.split(other, 10))
     ]
@@ -426,11 +431,32 @@ def test_streams_are_told_apart_by_their_first_samples():
     assert hashes[5] != hashes[3]
 
 
-def test_the_history_of_a_long_stream_stays_short_and_even(monkeypatch):
-    monkeypatch.setattr("napari_microdl.estimators.icfl.fit._HISTORY_LENGTH", 10)
-    icfl = ICFL(4, 1, 1, batch_size=8, validation_fraction=0, random_state=0)
-    icfl.fit(iter(np.split(samples(800), 10)))
-    steps = [record.step for record in icfl.history_]
+PLAN = Plan(
+    n_atoms=4,
+    coding=PursuitOptions(1, 1),
+    update="newton",
+    learning_rate=1e-3,
+    batch_size=8,
+    max_steps=20,
+    init="data",
+    early_stopping=False,
+    tol=0.0,
+    n_iter_no_change=5,
+    device="cpu",
+)
+
+
+def test_the_history_of_a_long_fit_stays_short_and_even():
+    stage = Stage("any", PLAN, ArrayBatches(samples(), 0))
+    fit = Fit([stage], 0, Processes(), history_length=5)
+    assert len(list(fit.records())) == 21
+    assert [record.step for record in fit.history] == [1, 5, 9, 13, 17, 20]
+    # Of a stream nobody knows how long it will be.
+    stream = StreamBatches(np.split(samples(800), 10), n_latest=32, once=True)
+    stage = Stage("any", dataclasses.replace(PLAN, max_steps=None), stream)
+    fit = Fit([stage], 0, Processes(), history_length=10)
+    assert len(list(fit.records())) == 101
+    steps = [record.step for record in fit.history]
     assert 10 <= len(steps) <= 21
     assert len(set(np.diff(steps[:-1]))) == 1
     assert steps[-1] == 100
@@ -511,17 +537,24 @@ print(json.dumps([short - before, highest - short]))
 """
 )
 
-# The same of the closing solve, with few samples an atom and with eight times as many.
-MEASURE_CLOSING = (
+# The same of the final solve, with few samples an atom and with eight times as many.
+MEASURE_SOLVE = (
     WATCH_MEMORY_MAP
     + """
-from napari_microdl.estimators.icfl import fit as fitting
+from napari_microdl.estimators.icfl.batches import ArrayBatches
+from napari_microdl.estimators.icfl.fit import Fit, Stage
+from napari_microdl.estimators.icfl.learner import Processes
+from napari_microdl.estimators.icfl.plan import Plan
+from napari_microdl.estimators.pursuit import PursuitOptions
 
+coding = PursuitOptions(2, 2, refit="final", allow_repeats=False)
+plan = Plan(1024, coding, "newton", 1e-3, ROWS, 2, "data", False, 0.0, 5, "cpu")
+stage = Stage("any", plan, ArrayBatches(x, 0, n_held_out=ROWS, in_memory=False))
 peaks = []
 for samples_per_atom in (2, 16):
-    fitting._SOLVE_SAMPLES_PER_ATOM = samples_per_atom
     highest = 0.0
-    ICFL(1024, 2, 2, batch_size=ROWS, max_steps=2, random_state=0).fit(x)
+    for _ in Fit([stage], 0, Processes(), solve_samples_per_atom=samples_per_atom).records():
+        pass
     peaks.append(highest)
 done.set()
 print(json.dumps(peaks))
@@ -548,7 +581,7 @@ def measured(script, *arguments):
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory that Linux reports")
 def test_memory_does_not_grow_with_the_length_of_a_stream():
     short, ten_times_longer, to_the_end = measured(MEASURE_STREAM)
-    # Held out, kept for the closing solve, buffered, coded.
+    # Held out, for the final solve, buffered, coded.
     assert short < 12 * BATCH
     assert ten_times_longer < BATCH
     # 80 batches, 168 MB.
@@ -568,11 +601,11 @@ def test_a_file_takes_less_than_a_thousandth_of_its_size_in_memory(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory that Linux reports")
-def test_the_closing_solve_holds_a_piece_of_its_samples_at_a_time(tmp_path):
+def test_the_final_solve_holds_a_piece_of_its_samples_at_a_time(tmp_path):
     path = tmp_path / "sparse"
     with path.open("wb") as file:
         file.truncate(40_000_000 * 1024 * 2)
-    few, eight_times_more = measured(MEASURE_CLOSING, path)
+    few, eight_times_more = measured(MEASURE_SOLVE, path)
     path.unlink()
     # 14 samples an atom more are 28 batches.
     assert eight_times_more - few < 4 * BATCH
@@ -612,7 +645,7 @@ def test_held_out_r2_is_that_of_a_slow_pursuit_of_the_held_out_rows(
 def test_records_are_typed_and_measure_held_out_samples_every_twenty_steps():
     x = samples(2000)
     icfl = ICFL(**SMALL, max_steps=50, random_state=0)
-    # A closing solve gives the last step's record again.
+    # The record at the end takes the place of that of the last step.
     records = {record.step: record for record in icfl.fit_iter(x)}
     for record in records.values():
         assert type(record) is FitRecord

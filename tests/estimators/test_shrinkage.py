@@ -5,6 +5,7 @@ import pytest
 
 from napari_microdl.estimators.shrinkage import choose_shrinkage, left_out_excess
 from napari_microdl.estimators.whitening import ControlWhitening
+from tasks import cancelling
 
 CANDIDATES = (0.1, 1.0, 30.0)
 
@@ -90,3 +91,10 @@ def test_the_input_is_left_as_it_is():
     before = x.copy()
     choose_shrinkage(x, groups)
     np.testing.assert_array_equal(x, before)
+
+
+def test_it_can_be_cancelled_several_times_a_field():
+    x, groups = gaussian(100, 8, 2)
+    for looks in range(6):
+        with cancelling(looks):
+            choose_shrinkage(x, groups)

@@ -17,6 +17,7 @@ from napari_microdl.estimators.icfl import FewSamplesWarning, FitRecord
 from napari_microdl.estimators.pursuit import PursuitOptions
 from napari_microdl.estimators.topk_sae import AutoencoderLearner, AutoencoderPlan
 from napari_microdl.estimators.whitening import ControlWhitening
+from tasks import cancelling, recorded
 
 SMALL = {"n_atoms": 32, "n_active": 4, "random_state": 0}
 N_ACTIVE, N_AUX, AUX_WEIGHT, RATE = 2, 3, 0.25, 1e-3
@@ -258,7 +259,10 @@ def test_sizes_have_defaults():
 
 def test_records_tell_how_far_a_fit_is():
     sae = TopKSAE(**SMALL, batch_size=100, max_steps=60, validation_fraction=0.1)
-    records = list(sae.fit_iter(samples()))
+    with recorded() as heard:
+        sae.fit(samples())
+    assert heard[-1].message.startswith("Fitting the autoencoder: R2 ")
+    records = [progress.record for progress in heard]
     assert all(isinstance(record, FitRecord) for record in records)
     assert [record.step for record in records] == [*range(1, 61), 60]
     assert records[-1].r2 > records[0].r2
@@ -266,15 +270,14 @@ def test_records_tell_how_far_a_fit_is():
     assert records[59].n_samples == 6000
 
 
-def test_an_abandoned_fit_changes_nothing():
+def test_a_cancelled_fit_changes_nothing():
     sae = TopKSAE(**SMALL, max_steps=9)
     for fitted in (False, True):
         if fitted:
             sae.fit(samples())
         before = dict(vars(sae))
-        steps = sae.fit_iter(samples(n_features=5))
-        next(steps)
-        steps.close()
+        with cancelling(1):
+            sae.fit(samples(n_features=5))
         assert vars(sae) == before
 
 

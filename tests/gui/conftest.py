@@ -21,9 +21,11 @@ from napari_microdl.fields.samples import transfluor
 from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.plugin.sample_data import load_transfluor
 from napari_microdl.gui.session.layers import Source
+from napari_microdl.gui.workflow.fill_fields import FillFields
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 
 from .patience import PATIENCE, PatientBot
+from .steps import click
 from .windows import Windows, no_window_left
 
 SIZE = 160
@@ -176,3 +178,35 @@ def cell_dictionary() -> ConceptDictionary:
     """A small dictionary of cells."""
     config = SMALL.with_settings(unit="cell", n_atoms=8)
     return run_pipeline(small_fields(), config).dictionary
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collects what would pop up; the pop-up's own timers would outlive the test."""
+    shown: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.workflow.dock.show_error", shown.append)
+    return shown
+
+
+@pytest.fixture
+def docked(open_viewer: Any, qtbot: Any) -> Any:
+    """A viewer with the small layers and the workflow dock."""
+    viewer = open_viewer()
+    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    for layer in small_layers():
+        viewer.add_layer(layer)
+    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 4)
+    # Sizes that no person has to set; everything that a test is about is clicked.
+    workflow.session.plan.take_config(SMALL.with_settings(unit="cell"))
+    return viewer, workflow
+
+
+@pytest.fixture
+def dialog(docked: Any, qtbot: Any) -> FillFields:
+    """The dialog that fills in the table of fields, opened by its button."""
+    _, workflow = docked
+    click(qtbot, workflow.fields.fill)
+    found = workflow.fields.findChild(FillFields)
+    qtbot.waitExposed(found)
+    assert found.isVisible()
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 from napari.layers import Labels
 from qtpy.QtCore import QPoint, Qt
 
@@ -12,43 +11,8 @@ from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.overlays.selection_outlines import KIND
 from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
-from napari_microdl.gui.workflow.fill_fields import FillFields
-
-from .conftest import SMALL, small_layers
 
 LEFT = Qt.MouseButton.LeftButton
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Collects what would pop up; the pop-up's own timers would outlive the test."""
-    shown: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.workflow.dock.show_error", shown.append)
-    return shown
-
-
-@pytest.fixture
-def docked(open_viewer: Any, qtbot: Any) -> Any:
-    """A viewer with the small layers and the workflow dock."""
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
-    for layer in small_layers():
-        viewer.add_layer(layer)
-    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 4)
-    # Sizes that no person has to set; everything that a test is about is clicked.
-    workflow.session.plan.take_config(SMALL.with_settings(unit="cell"))
-    return viewer, workflow
-
-
-@pytest.fixture
-def dialog(docked: Any, qtbot: Any) -> FillFields:
-    """The dialog that fills in the table of fields, opened by its button."""
-    _, workflow = docked
-    click(qtbot, workflow.fields.fill)
-    found = workflow.fields.findChild(FillFields)
-    qtbot.waitExposed(found)
-    assert found.isVisible()
-    return found
 
 
 def click(qtbot: Any, button: Any) -> None:

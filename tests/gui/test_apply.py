@@ -6,9 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .steps import click, docked, run
-
-__all__ = ["docked"]
+from .steps import click, run
 
 
 def test_steps_show_what_the_dictionary_decides(docked: Any, small_run: Any, qtbot: Any):

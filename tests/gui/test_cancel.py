@@ -22,9 +22,7 @@ from napari_microdl.gui.workflow import dock as workflow_module
 
 from .clicks import click_entry
 from .patience import PATIENCE
-from .steps import LEFT, cancel_at, click, docked, open_tab, outputs, quiet
-
-__all__ = ["docked", "quiet"]
+from .steps import LEFT, cancel_at, click, open_tab, outputs
 
 pytestmark = pytest.mark.own_window
 

@@ -17,10 +17,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from napari_microdl.gui.explorer.gallery import _LINES
+from napari_microdl.gui.explorer.gallery import LINE_COLOURS
 from napari_microdl.gui.overlays.overlays import DIVERGING, SEQUENTIAL
-from napari_microdl.gui.overlays.selection_outlines import _YELLOW
-from napari_microdl.gui.widgets.curves import _SHRINKAGE, _SPECTRUM
+from napari_microdl.gui.overlays.selection_outlines import YELLOW
+from napari_microdl.gui.widgets.curves import _CURVE, _SHRINKAGE
 from napari_microdl.report.figures import _OUTLINES, CONDITION_COLOURS, CONTROL_COLOUR
 
 VISIONS = {
@@ -98,16 +98,16 @@ def test_conditions_and_controls_are_told_apart(vision: str):
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (_LINES[1], _LINES[-1]),
+        (LINE_COLOURS[1], LINE_COLOURS[-1]),
         _OUTLINES,
         (CONDITION_COLOURS[3], CONDITION_COLOURS[5]),
         (CONDITION_COLOURS[0], CONDITION_COLOURS[5]),
-        (_SPECTRUM, _SHRINKAGE),
+        (_CURVE, _SHRINKAGE),
         (DIVERGING.map(0.0)[0, :3], DIVERGING.map(1.0)[0, :3]),
-        (_YELLOW[:3], "white"),
-        (_YELLOW[:3], "black"),
-        (_YELLOW[:3], DIVERGING.map(1.0)[0, :3]),
-        (_YELLOW[:3], DIVERGING.map(0.0)[0, :3]),
+        (YELLOW[:3], "white"),
+        (YELLOW[:3], "black"),
+        (YELLOW[:3], DIVERGING.map(1.0)[0, :3]),
+        (YELLOW[:3], DIVERGING.map(0.0)[0, :3]),
         (matplotlib.colormaps["PuOr_r"](0.1)[:3], matplotlib.colormaps["PuOr_r"](0.9)[:3]),
     ],
 )

@@ -18,9 +18,7 @@ from napari_microdl.gui.plugin import reader_writer as dictionary_files
 from napari_microdl.gui.plugin.reader_writer import get_reader, write_dictionary
 from napari_microdl.gui.session.layers import TAG
 
-from .steps import canvas_of, click, docked, quiet, run
-
-__all__ = ["docked", "quiet"]
+from .steps import canvas_of, click, run
 
 
 def drop(viewer: Any, path: Any) -> None:

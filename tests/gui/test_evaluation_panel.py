@@ -22,8 +22,11 @@ from napari_microdl.gui.explorer.concept_table import FLAG
 from napari_microdl.gui.explorer.evaluation_panel import EvaluationPanel
 from napari_microdl.report import (
     EvaluationChoices,
+    EvaluationInput,
     EvaluationReport,
     evaluate,
+    measure,
+    measures,
 )
 
 from .patience import PATIENCE
@@ -169,6 +172,31 @@ def test_every_number_says_what_it_means(panel, qtbot):
         assert widget.accessibleName()
 
 
+def test_a_measure_of_somebody_else_is_shown_beside_ours(panel, small_run, qtbot, monkeypatch):
+    monkeypatch.setattr(measures, "MEASURES", dict(measures.MEASURES))
+
+    @measure(
+        "field_sizes",
+        title="Samples of every field",
+        meaning="How many samples a field has.",
+        legend={"field": "Name of the field.", "n": ("Samples", "How many.")},
+    )
+    def _(run: EvaluationInput) -> pd.DataFrame:
+        return (
+            run.activations.units.groupby("Metadata_Field")
+            .size()
+            .rename_axis("field")
+            .to_frame("n")
+        )
+
+    report = evaluated(panel, qtbot)
+    sizes = small_run.result.activations.units["Metadata_Field"].value_counts().sort_index()
+    view = panel.tables["field_sizes"].view
+    assert [view.horizontalHeaderItem(c).text() for c in range(2)] == ["Field", "Samples"]
+    assert cells_of(view) == [[name, str(n)] for name, n in sizes.items()]
+    assert report.rows("field_sizes") == [{"field": k, "n": n} for k, n in sizes.items()]
+
+
 def test_a_row_shows_its_concept(panel, explored, qtbot):
     _, explorer = explored
     report = evaluated(panel, qtbot)
@@ -226,7 +254,7 @@ def test_choices_are_asked_as_chosen(panel, small_run, qtbot):
     assert panel.outdated.isHidden()
 
 
-def test_crops_cannot_be_measured_by_hand_and_the_box_says_so(panel):
+def test_crops_have_no_handcrafted_measurements_and_the_box_says_so(panel):
     assert not panel.choices.handcrafted.isEnabled()
     assert "the samples of this run are crops" in panel.choices.handcrafted.toolTip()
     assert not panel.choices.choices().handcrafted
@@ -248,7 +276,7 @@ def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
     assert choices.choices().library == "cp_measure"
     assert choices.to_install.isVisible()
     assert "pip install 'napari-microdl[cellprofiler]'" in choices.to_install.text()
-    assert "cells measured by hand (CellProfiler)" in choices.summary.text()
+    assert "handcrafted measurements (CellProfiler)" in choices.summary.text()
     qtbot.mouseClick(panel.evaluate_button, LEFT)
     qtbot.waitUntil(lambda: "pip install" in panel.status.text())
     qtbot.waitUntil(lambda: not panel.jobs.is_running)

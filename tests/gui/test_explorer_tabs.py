@@ -86,7 +86,7 @@ def test_the_comparison_is_by_wells_where_there_are_any(explored, small_run, qtb
     assert highest() == pytest.approx(-np.log10(compared["q_value"].min()))
     explorer.compare.by.setCurrentText("by wells")
     # One well a condition.
-    explorer.compare._compared[2]["q_wells"] = np.nan
+    explorer.compare._compared["q_wells"] = np.nan
     explorer.compare.show_concept(explorer.session.run.current, explorer.session.view.concept)
     assert "takes two wells of each condition" in explorer.compare.message.text()
     assert "(cells)" in plot.canvas.figure.axes[0].get_ylabel()

@@ -17,12 +17,9 @@ from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
 from napari_microdl.gui.workflow.fill_fields import FillFields
 from napari_microdl.report.concept_figures import volcano_places
-from napari_microdl.report.text import rows_of
 
 from .clicks import click_entry, menu_answered
-from .steps import choose, click, docked, open_tab, pixel_of, quiet, run
-
-__all__ = ["docked", "quiet"]
+from .steps import choose, click, open_tab, pixel_of, run
 
 ANY = Qt.KeyboardModifier.NoModifier
 
@@ -315,7 +312,7 @@ def test_tables_of_the_evaluation_are_saved_with_all_their_rows(
         path = chosen(f"{table.table.key}.csv")
         right_click(table.view.viewport(), "Save table...")
         found = pd.read_csv(path)
-        rows = rows_of(panel.report, table.table)
+        rows = panel.report.rows(table.table.key)
         assert len(found) == len(rows)
         for column in table.table.columns:
             values = [row.get(column.key) for row in rows]

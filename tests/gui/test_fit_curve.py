@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint
 
-from .steps import LEFT, choose, click, docked, quiet, write
-
-__all__ = ["docked", "quiet"]
+from .steps import LEFT, choose, click, write
 
 
 @pytest.fixture

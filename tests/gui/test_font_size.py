@@ -9,10 +9,6 @@ from napari.settings import get_settings
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QAbstractButton, QLabel, QTableView, QWidget
 
-from .steps import docked, quiet
-
-__all__ = ["docked", "quiet"]
-
 WIDTH, HEIGHT = 1366, 768
 
 

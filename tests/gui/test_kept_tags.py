@@ -9,9 +9,7 @@ import pytest
 
 from napari_microdl.concepts.store import open_activations, save_activations
 
-from .steps import LEFT, choose, click, docked, open_tab, quiet, run, write
-
-__all__ = ["docked", "quiet"]
+from .steps import LEFT, choose, click, open_tab, run, write
 
 SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
 

@@ -26,9 +26,7 @@ from napari_microdl.gui.widgets.plots import point_by_key
 from napari_microdl.report.concept_figures import volcano_places
 
 from .conftest import small_layers
-from .steps import dialog, docked, open_tab, quiet, selection_outlines, shown_names
-
-__all__ = ["dialog", "docked", "quiet"]
+from .steps import open_tab, selection_outlines, shown_names
 
 TAB = Qt.Key.Key_Tab
 CONTROLS = (

@@ -7,11 +7,13 @@ from napari import Viewer
 
 from napari_microdl.gui.plugin import launch
 
+pytestmark = pytest.mark.own_window
+
 
 @pytest.fixture
-def our_viewer(make_napari_viewer: Any, monkeypatch: pytest.MonkeyPatch) -> Viewer:
+def our_viewer(open_viewer: Any, monkeypatch: pytest.MonkeyPatch) -> Viewer:
     """The viewer that the demo gets when it asks napari for one."""
-    viewer = make_napari_viewer(show=True)
+    viewer = open_viewer().__wrapped__
     monkeypatch.setattr(launch.napari, "Viewer", lambda **_: viewer)
     return viewer
 

@@ -59,6 +59,7 @@ def test_an_overlay_is_shown_on_the_selected_image(explored, kind):
     assert docks(viewer) == {"Concept explorer"}
 
 
+@pytest.mark.own_window
 @pytest.mark.parametrize(
     ("menu", "entry", "unit"),
     [
@@ -67,7 +68,7 @@ def test_an_overlay_is_shown_on_the_selected_image(explored, kind):
     ],
 )
 def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(
-    open_viewer: Any, menu: str, entry: str, unit: str
+    open_viewer: Any, qtbot: Any, menu: str, entry: str, unit: str
 ):
     viewer, other = open_viewer(), open_viewer()
     for one in (viewer, other):
@@ -75,9 +76,11 @@ def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(
             one.add_layer(layer)
     session_of(viewer.__wrapped__).settings.configure(unit="crop")
     viewer.layers.selection = {viewer.layers[0], viewer.layers[3]}
-    # napari asks which viewer is in front.
+    # napari asks which viewer is in front; it goes by which came there last.
     window = viewer.__wrapped__.window._qt_window
-    window.activateWindow()
+    for front in (other.__wrapped__.window._qt_window, window):
+        front.activateWindow()
+        qtbot.waitUntil(front.isActiveWindow, timeout=5_000)
     click_menus(window, "Layers", menu, entry)
     assert docks(viewer) == {"Concept workflow"}
     session = session_of(viewer.__wrapped__)

@@ -14,9 +14,7 @@ from qtpy.QtCore import QPoint
 from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import TAG, is_input, is_output
 
-from .steps import LEFT, canvas_of, choose, click, docked, run, run_step
-
-__all__ = ["docked"]
+from .steps import LEFT, canvas_of, choose, click, run, run_step
 
 pytestmark = pytest.mark.own_window
 

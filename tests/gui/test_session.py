@@ -16,10 +16,14 @@ from napari_microdl.gui.session.session import Session
 
 from .conftest import small_layers
 
+# A session holds layers weakly; those of a viewer are held by it.
+open_layers: list[LayerList] = []
+
 
 def session_with(*layers, **layout) -> Session:
     session = Session()
-    session.images.set_layout(Layout(**layout), LayerList(layers))
+    open_layers.append(LayerList(layers))
+    session.images.set_layout(Layout(**layout), open_layers[-1])
     return session
 
 
@@ -135,8 +139,8 @@ def test_a_dictionary_to_apply_is_asked_for():
     assert sentences(session) == ["Load a dictionary to apply, or choose to fit one."]
 
 
-def test_a_viewer_has_one_session_that_goes_with_it(make_napari_viewer):
-    viewer: Viewer = make_napari_viewer()
+def test_a_viewer_has_one_session_that_goes_with_it(qapp):
+    viewer = Viewer(show=False)
     session = weakref.ref(session_of(viewer))
     assert session_of(viewer) is session()
     viewer.close()

@@ -23,9 +23,7 @@ from napari_microdl.pipeline.layer_choice import layer_scores
 from napari_microdl.tokens import TilePlan, estimate_embedding
 
 from .conftest import SMALL, small_fields, small_layers
-from .steps import LEFT, choose, click, docked, quiet, run
-
-__all__ = ["docked", "quiet"]
+from .steps import LEFT, choose, click, run
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,6 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from .steps import docked
-
-__all__ = ["docked"]
-
 USED = (QAbstractButton, QAbstractItemView, QAbstractSpinBox, QComboBox, QLineEdit)
 WHOLE = (QAbstractItemView, QAbstractSpinBox, QComboBox, QLineEdit, QTabBar)
 

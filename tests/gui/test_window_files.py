@@ -22,9 +22,7 @@ from napari_microdl.pipeline.files import DICTIONARY
 
 from .clicks import click_entry
 from .conftest import small_fields
-from .steps import choose, click, docked, quiet, run, tick
-
-__all__ = ["docked", "quiet"]
+from .steps import choose, click, run, tick
 
 SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
 

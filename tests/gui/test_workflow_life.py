@@ -20,9 +20,7 @@ from napari_microdl.gui.session.session import Session
 
 from .conftest import small_layers
 from .patience import PATIENCE
-from .steps import cancel_at, click, docked, outputs, quiet, run, write
-
-__all__ = ["docked", "quiet"]
+from .steps import cancel_at, click, outputs, run, write
 
 
 def channels_of(*layers: Image, model: str) -> dict[str, str | None]:

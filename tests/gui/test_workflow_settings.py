@@ -13,9 +13,7 @@ from napari_microdl.core.config import PipelineConfig, read_config, write_config
 from napari_microdl.gui.session.layers import TAG
 
 from .clicks import click_entry
-from .steps import LEFT, choose, click, docked, outputs, quiet, run, write
-
-__all__ = ["docked", "quiet"]
+from .steps import LEFT, choose, click, outputs, run, write
 
 
 def test_settings_are_saved_as_the_command_line_takes_them_and_come_back(

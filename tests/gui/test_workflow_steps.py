@@ -17,9 +17,7 @@ from napari_microdl.pipeline.run import run_pipeline
 
 from .conftest import SIZE, small_fields
 from .patience import PATIENCE
-from .steps import cancel_at, choose, click, docked, outputs, quiet, run, run_step, write
-
-__all__ = ["docked", "quiet"]
+from .steps import cancel_at, choose, click, outputs, run, run_step, write
 
 
 def states(workflow: ConceptWorkflow) -> list[str]:

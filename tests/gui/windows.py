@@ -128,7 +128,12 @@ class Windows:
         for notice in window.findChildren(NapariQtNotification):
             notice.close()
         notification_manager.records.clear()
+        # A canvas that is drawn while its layers go can take the process with it.
+        canvas = viewer.window._qt_viewer.canvas.native
+        canvas.setUpdatesEnabled(False)
         viewer.layers.clear()
+        handle_events()
+        canvas.setUpdatesEnabled(True)
         viewer.dims.ndisplay = 2
         viewer.dims.axis_labels = self._axis_labels
         viewer.canvas.grid.enabled = False

@@ -18,9 +18,9 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from models import published
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.models.recipe import HubSource
 from napari_microdl.models.registry import load_model, model_spec, recipes, weights_pin
 from napari_microdl.models.weights import hub
+from napari_microdl.models.weights.hub import HubSource
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {

@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from concepts.test_activations import make
 from napari_microdl.report.concept_figures import (
-    condition_colours,
     draw_channels,
     draw_cosines,
     draw_map,
@@ -15,6 +14,7 @@ from napari_microdl.report.concept_figures import (
     draw_wells,
     volcano_places,
 )
+from napari_microdl.report.figures import condition_colours
 
 
 @pytest.fixture
@@ -39,12 +39,11 @@ def test_wells_are_ordered_by_their_mean(axes):
     np.testing.assert_allclose(drawn, sorted(means.values(), reverse=True), rtol=1e-5)
 
 
-def test_of_many_wells_the_extremes_are_drawn(axes, monkeypatch):
-    monkeypatch.setattr("napari_microdl.report.concept_figures._MOST_WELLS", 2)
+def test_of_many_wells_the_extremes_are_drawn(axes):
     _, activations = make()
     # A field without a well stands for itself.
     activations.units["Metadata_Well"] = None
-    draw_wells(axes, activations, 1, "black")
+    draw_wells(axes, activations, 1, "black", most=2)
     fields = activations.units["Metadata_Field"]
     means = {f: activations.alignment(1)[fields == f].mean() for f in set(fields)}
     labels = [text.get_text() for text in axes.get_yticklabels()]
@@ -99,8 +98,8 @@ def test_the_map_shows_every_unit_and_rings_the_selected(axes):
     np.testing.assert_allclose(rings.get_offsets(), places[[2, 9]])
 
 
-def test_of_very_many_units_a_part_is_drawn(axes, monkeypatch):
-    monkeypatch.setattr("napari_microdl.report.concept_figures._MOST_POINTS", 4)
+def test_of_very_many_units_a_part_is_drawn(axes):
     _, activations = make()
-    draw_map(axes, activations, np.zeros((16, 2), np.float32), np.empty(0, int), "black")
+    places = np.zeros((16, 2), np.float32)
+    draw_map(axes, activations, places, np.empty(0, int), "black", most=4)
     assert 0 < sum(len(c.get_offsets()) for c in axes.collections) < 16

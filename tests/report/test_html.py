@@ -13,16 +13,16 @@ from PIL import Image
 from napari_microdl.concepts.painting import unit_window
 from napari_microdl.fields.field import Field
 from napari_microdl.pipeline.run import PipelineResult
-from napari_microdl.report import EvaluationReport, evaluation_figures, iter_evaluation
+from napari_microdl.report import EvaluationReport, evaluate, evaluation_figures
 from napari_microdl.report.evaluation_figures import (
     draw_reconstruction,
-    iter_pictures,
+    pictures,
     separation_figure,
 )
 from napari_microdl.report.figures import grey
-from napari_microdl.report.html import html_report, iter_html_report
-from report.test_evaluate import FEW, cells, fields, six_fields
-from tokens.stand_ins import finish
+from napari_microdl.report.html import html_report
+from report.test_evaluation import FEW, cells, fields, six_fields
+from tasks import recorded
 
 # Fixtures are found by their names.
 __all__ = ["cells", "fields"]
@@ -31,8 +31,7 @@ _PICTURE = re.compile(r'<img alt="([^"]*)" src="data:image/png;base64,([^"]*)">'
 
 @pytest.fixture(scope="module")
 def report(cells: PipelineResult, fields: list[Field]) -> EvaluationReport:
-    steps = iter_evaluation(cells.activations, FEW, fields=fields, cells=cells.labels)
-    return finish(steps)[1]
+    return evaluate(cells.activations, FEW, fields=fields, cells=cells.labels)
 
 
 def test_the_page_holds_all_it_needs_and_no_markup_of_labels():
@@ -40,8 +39,8 @@ def test_the_page_holds_all_it_needs_and_no_markup_of_labels():
     activations.units["Metadata_kind"] = np.where(
         activations.units["Metadata_control"], "$a & <b>", "$c$ <script>"
     )
-    choices = dataclasses.replace(FEW, labels="kind")
-    _, report = finish(iter_evaluation(activations, choices))
+    choices = FEW.replace(labels="kind")
+    report = evaluate(activations, choices)
     page = html_report(report, "cell", "A <title>")
     assert page.count("<svg") == 2
     assert page.count("<table>") == 4
@@ -63,7 +62,9 @@ def test_pictures_are_inside_and_small(
     fields: list[Field],
     report: EvaluationReport,
 ):
-    steps, page = finish(iter_html_report(report, cells.activations, fields))
+    with recorded() as steps:
+        drawn = pictures(report, cells.activations, fields)
+    page = html_report(report, "cell", pictures=drawn)
     best = {row["concept"] for row in report.labels}
     assert len(steps) == len(best)
     found = _PICTURE.findall(page)
@@ -93,9 +94,9 @@ def test_the_most_selective_concepts_come_first_and_once(
         {"label": "none", "concept": 2, "selectivity": 0.0},
     ]
     of_rows = dataclasses.replace(report, labels=rows)
-    pictures = finish(iter_pictures(of_rows, cells.activations, fields, most=2))[1]
-    assert [p.concept for p in pictures] == [3, 1]
-    assert pictures[1].heading == "concept 1, best for 'medium', 'weak'"
+    found = pictures(of_rows, cells.activations, fields, most=2)
+    assert [p.concept for p in found] == [3, 1]
+    assert found[1].heading == "concept 1, best for 'medium', 'weak'"
     assert len(drawn) == 4
     # The heatmap is that of the field with the most aligned cell.
     activations = cells.activations
@@ -126,12 +127,12 @@ def test_the_gallery_is_in_the_channel_that_the_heatmap_follows(
         )
         for f in fields
     ]
-    (pictures, *_) = finish(iter_pictures(report, cells.activations, dull))[1]
-    row = int(cells.activations.top_units(pictures.concept, 1)[0])
+    found = pictures(report, cells.activations, dull)[0]
+    row = int(cells.activations.top_units(found.concept, 1)[0])
     number, window = unit_window(cells.activations, row)
     shown = drawn[0].axes[0].images[0].get_array()
     np.testing.assert_array_equal(shown, grey(fields[number])[window])
-    assert "in channel GFP" in pictures.caption
+    assert "in channel GFP" in found.caption
     bars = drawn[1].axes[1]
     assert [t.get_text().split(" (")[0] for t in bars.get_yticklabels()] == ["dull", "GFP"]
 

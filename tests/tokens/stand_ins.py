@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from napari_microdl.models.base import ChannelRule, ModelSpec
-from napari_microdl.tokens import TilePlan, TokenGrid
+from napari_microdl.tokens import TilePlan
 
 
 def spec(patch_size: int = 4, **changes: Any) -> ModelSpec:
@@ -47,15 +46,6 @@ class PatchMean:
 
 
 JOINT = ChannelRule(names=("red", "green", "blue"), joint=True, least=3, most=3)
-
-
-def finish(steps: Generator[int, None, TokenGrid]) -> tuple[list[int], TokenGrid]:
-    done = []
-    while True:
-        try:
-            done.append(next(steps))
-        except StopIteration as finished:
-            return done, finished.value
 
 
 def reflected(image: np.ndarray, y: int, x: int) -> np.ndarray:

@@ -56,7 +56,8 @@ stored = zarr.create_array(sys.argv[1], shape=shape, chunks=(1, 512, 512), dtype
 for channel, row in np.ndindex(channels, height // 512):
     rows = slice(512 * row, 512 * row + 512)
     stored[channel, rows] = rng.integers(1, 4000, (512, width), np.uint16)
-field = Field(stored, tuple(map(str, range(channels))), "stored")
+names = tuple(map(str, range(channels)))
+field = Field(data=stored, channel_names=names, name="stored")
 model, plan, storage = random_init("cpu"), TilePlan(8, 128, halo), TokenStorage(memory_bytes=0)
 model.tokens(rng.random((1, channels, 128, 128), np.float32), 1, "residual")
 before = memory("VmRSS")

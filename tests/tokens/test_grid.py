@@ -168,7 +168,7 @@ data = zarr.open_array(folder, mode="r")
 model, plan = PatchMean(4, dim=32), TilePlan(4, 64, 2)
 wide = model.tokens
 model.tokens = lambda *a: np.repeat(wide(*a), 16, axis=-1)
-small = Field(data[:, :256, :256], ("a",), "small")
+small = Field(data=data[:, :256, :256], channel_names=("a",), name="small")
 
 def run(field):
     scaler = IntensityScaling().fit([field])
@@ -181,7 +181,7 @@ def run(field):
 
 run(small)
 before = peak()
-made, vectors = run(Field(data, ("a",), "large"))
+made, vectors = run(Field(data=data, channel_names=("a",), name="large"))
 print(made.in_memory, made.tokens.size * 4 / 2**20, peak() - before)
 """
 

@@ -351,7 +351,7 @@ def open_activations(
         checked before anything is used. Nothing of the folder is executed.
     """
     folder = Path(folder)
-    with _said_of(folder):
+    with _one_sentence(folder):
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         version = manifest["schema_version"]
         if version != SCHEMA_VERSION:
@@ -374,7 +374,7 @@ def open_activations(
 
 
 @contextmanager
-def _said_of(folder: Path) -> Iterator[None]:
+def _one_sentence(folder: Path) -> Iterator[None]:
     """What went wrong with a folder, in one sentence."""
     try:
         yield

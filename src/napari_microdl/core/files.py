@@ -15,13 +15,16 @@ from napari_microdl.core.task import current_task
 
 
 @contextmanager
-def write_whole(path: Path) -> Iterator[Path]:
+def write_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """A file to be written beside another, whose place it takes in the end.
 
     Parameters
     ----------
     path : Path
         Where the file is wanted; what is there stays until the new one is whole.
+    flush : bool, default=True
+        Whether to wait until it is on the disk, so that it outlasts a crash of the system. Where
+        a damaged file is noticed when it is read, that can be saved.
 
     Yields
     ------
@@ -41,9 +44,9 @@ def write_whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.stem[:64]}-{uuid4().hex}{path.suffix}")
     try:
         yield partial
-        with partial.open("rb+") as file:
-            # Else a crash of the system could leave the new name with nothing in it.
-            os.fsync(file.fileno())
+        if flush:
+            with partial.open("rb+") as file:
+                os.fsync(file.fileno())
         # A task that was cancelled leaves what was there.
         current_task().check()
         partial.replace(path)

@@ -357,10 +357,7 @@ class TopKSAE(DictionaryEstimator):
 
     def _check(self) -> None:
         """Refuse parameters that mean nothing."""
-        for name in ("n_atoms", "n_active", "max_steps", "n_aux", "dead_after"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise MicrodlError(f"{name} is {value} but must be at least 1, or None.")
+        self._check_counts("n_atoms", "n_active", "max_steps", "n_aux", "dead_after")
         if self.batch_size < 1:
             raise MicrodlError(f"batch_size is {self.batch_size} but must be at least 1.")
         if self.learning_rate is not None and not self.learning_rate > 0:
@@ -443,17 +440,7 @@ class AutoencoderPlan(Plan):
 
 
 class Encoder(Coder):
-    """Codes by one linear map, of which the largest positive values are kept.
-
-    Parameters
-    ----------
-    weights : torch.Tensor of shape (n_atoms, n_features)
-        The map.
-    bias : torch.Tensor of shape (n_atoms,)
-        Added to it.
-    options : PursuitOptions
-        How many values are kept.
-    """
+    """Codes by one linear map plus bias, of which the largest positive values are taken."""
 
     def __init__(self, weights: torch.Tensor, bias: torch.Tensor, options: PursuitOptions) -> None:
         super().__init__(weights, options)
@@ -471,18 +458,7 @@ class Encoder(Coder):
             yield rows, indices, values
 
     def before_selection(self, x: torch.Tensor) -> torch.Tensor:
-        """Values of all features.
-
-        Parameters
-        ----------
-        x : torch.Tensor of shape (n_samples, n_features)
-            Samples less the bias of the decoder.
-
-        Returns
-        -------
-        torch.Tensor of shape (n_samples, n_atoms)
-            None is negative.
-        """
+        """Values of all features of samples less the decoder's bias; none is negative."""
         return (x @ self.atoms.T).add_(self._bias).relu_()
 
 
@@ -565,15 +541,7 @@ class AutoencoderLearner(Learner):
         return self._encoder()
 
     def step(self, batch: NDArray[np.float32], *, may_redraw: bool = True) -> None:
-        """Take one step of Adam down the loss of a batch.
-
-        Parameters
-        ----------
-        batch : ndarray of float32, shape (n_samples, n_features)
-            Samples.
-        may_redraw : bool
-            Not used: the auxiliary loss is what brings dead features back.
-        """
+        """Take one step of Adam; the auxiliary loss is what brings dead features back."""
         import torch
 
         started = time.perf_counter()
@@ -588,18 +556,7 @@ class AutoencoderLearner(Learner):
         self.seconds += time.perf_counter() - started
 
     def loss(self, batch: NDArray[np.float32]) -> Loss:
-        """Loss of a batch, with its gradients written out.
-
-        Parameters
-        ----------
-        batch : ndarray of float32, shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        Loss
-            With the decoder's gradient as it is, its part along the atoms not yet removed.
-        """
+        """Loss and gradients, the decoder's with its part along the atoms not yet removed."""
         import torch
 
         encoder = self._encoder()
@@ -637,13 +594,7 @@ class AutoencoderLearner(Learner):
         )
 
     def parameters(self) -> dict[str, NDArray[np.float32]]:
-        """Everything that is learned, copied to the processor's memory.
-
-        Returns
-        -------
-        dict of str to ndarray
-            By the names in `PARAMETERS`.
-        """
+        """Everything that is learned, by the names in `PARAMETERS`, copied to the CPU's memory."""
         return {name: value.cpu().numpy().copy() for name, value in self._parameters()}
 
     def _add_auxiliary(

@@ -41,13 +41,7 @@ class MomentSums:
         self.scatter = np.zeros((width, width))
 
     def add(self, x: NDArray[Any]) -> None:
-        """Merge samples by the update of Chan, Golub and LeVeque (1979).
-
-        Parameters
-        ----------
-        x : ndarray of shape (n_samples, n_features)
-            Samples.
-        """
+        """Merge samples by the update of Chan, Golub and LeVeque (1979)."""
         for start in range(0, len(x), _CHUNK_ROWS):
             current_task().check()
             chunk = x[start : start + _CHUNK_ROWS].astype(np.float64)

@@ -9,7 +9,7 @@ from scipy import sparse, stats
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.metrics.group_tests import compare_groups
-from napari_microdl.metrics.selectivity import Labels
+from napari_microdl.metrics.selectivity import Labels, require_length
 
 
 def batch_effects(
@@ -67,10 +67,8 @@ def batch_effects(
         ("groups", groups),
         ("blocks", blocks),
     ):
-        if given is not None and len(given) != codes.shape[0]:
-            raise MicrodlError(
-                f"There are {codes.shape[0]} samples but {len(given)} {what}; give one a sample."
-            )
+        if given is not None:
+            require_length(codes.shape[0], len(given), what)
     x = sparse.csr_array(codes[np.flatnonzero(control)], dtype=np.float64)
     names, batch = np.unique(batches[control], return_inverse=True)
     if len(names) < 2:

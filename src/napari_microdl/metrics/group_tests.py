@@ -17,6 +17,7 @@ from scipy import sparse, stats
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
+from napari_microdl.metrics.selectivity import require_length
 
 # Two directions this close say the same; the fit replaces atoms closer than 0.9 while it runs.
 DUPLICATE_COSINE = 0.95
@@ -184,10 +185,7 @@ def compare_wells(
     n_concepts = codes.shape[1]
     first, second = np.asarray(first, bool), np.asarray(second, bool)
     _check_groups(codes.shape[0], first, second)
-    if len(wells) != codes.shape[0]:
-        raise MicrodlError(
-            f"There are {codes.shape[0]} samples but {len(wells)} wells; give one a sample."
-        )
+    require_length(codes.shape[0], len(wells), "wells")
     group, in_second, size = _wells_of_groups(first, second, wells)
     index = pd.Index(np.arange(n_concepts), name="concept")
     n, n2 = len(size), int(in_second.sum())

@@ -12,7 +12,7 @@ from scipy import sparse
 from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
-from napari_microdl.metrics.selectivity import Labels, separation_auc
+from napari_microdl.metrics.selectivity import Labels, require_length, separation_auc
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -86,7 +86,7 @@ def group_folds(
     Parameters
     ----------
     labels : sequence of length n_samples
-        What is to be told.
+        What is to be predicted.
     groups : sequence of length n_samples
         Wells, sites, batches or plates.
     n_folds : int, default=5
@@ -106,7 +106,7 @@ def group_folds(
     """
     names, label = np.unique(np.asarray(labels), return_inverse=True)
     _, group = np.unique(np.asarray(groups), return_inverse=True)
-    _require_length(len(label), len(group), "groups")
+    require_length(len(label), len(group), "groups")
     if len(names) < 2:
         raise MicrodlError(
             f"There is only {len(names)} label; a probe needs two or more to tell apart."
@@ -150,7 +150,7 @@ def check_split(
     if groups is None or allow_leak:
         return
     groups = np.asarray(groups)
-    _require_length(len(fold), len(groups), "groups")
+    require_length(len(fold), len(groups), "groups")
     names, group = np.unique(groups, return_inverse=True)
     pairs = np.unique(np.stack([group, fold], axis=1), axis=0)
     split = np.flatnonzero(np.bincount(pairs[:, 0], minlength=len(names)) > 1)
@@ -178,7 +178,7 @@ def probe_scores(
     vectors : ndarray or csr_array of shape (n_samples, n_features)
         Representations, their reconstructions, or codes.
     labels : sequence of length n_samples
-        What is to be told.
+        What is to be predicted.
     fold : ndarray of shape (n_samples,)
         Part of each sample, for instance of `group_folds`.
     groups : sequence of length n_samples, optional
@@ -205,8 +205,8 @@ def probe_scores(
     names, label = np.unique(np.asarray(labels), return_inverse=True)
     fold = np.asarray(fold)
     n = int(vectors.shape[0])
-    _require_length(n, len(label), "labels")
-    _require_length(n, len(fold), "folds")
+    require_length(n, len(label), "labels")
+    require_length(n, len(fold), "folds")
     check_split(fold, groups, allow_leak=allow_leak)
     parts = np.unique(fold)
     for number, name in enumerate(names):
@@ -262,21 +262,21 @@ def fold_scores(
         probe = linear_probe(is_sparse=sparse.issparse(vectors), strength=strength)
         probe.fit(vectors[inside], label[inside])
         chances = probe.predict_proba(vectors[outside])
-        told, truth = probe.classes_[chances.argmax(axis=1)], label[outside]
+        predicted, truth = probe.classes_[chances.argmax(axis=1)], label[outside]
         areas = [separation_auc(chances[:, k], truth == c) for k, c in enumerate(probe.classes_)]
         known = np.isfinite(areas)
         area = np.mean(np.asarray(areas)[known]) if known.any() else np.nan
-        scores[number] = balanced_accuracy(truth, told), area
+        scores[number] = balanced_accuracy(truth, predicted), area
     return scores
 
 
-def balanced_accuracy(truth: NDArray[Any], told: NDArray[Any]) -> float:
-    """Mean over the labels of the share of their samples that were told right.
+def balanced_accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> float:
+    """Mean over the labels of the share of their samples that were predicted right.
 
     Parameters
     ----------
-    truth, told : ndarray of shape (n_samples,)
-        Labels; those that are only in `told` do not count.
+    truth, predicted : ndarray of shape (n_samples,)
+        Labels; those that are only in `predicted` do not count.
 
     Returns
     -------
@@ -286,7 +286,7 @@ def balanced_accuracy(truth: NDArray[Any], told: NDArray[Any]) -> float:
     names = np.unique(truth)
     if not len(names):
         return float("nan")
-    return float(np.mean([(told[truth == name] == name).mean() for name in names]))
+    return float(np.mean([(predicted[truth == name] == name).mean() for name in names]))
 
 
 def relative_accuracy(scores: ProbeScores, reference: ProbeScores) -> float:
@@ -308,8 +308,3 @@ def relative_accuracy(scores: ProbeScores, reference: ProbeScores) -> float:
     if gain <= 0:
         return float("nan")
     return (scores.balanced_accuracy - scores.chance) / gain
-
-
-def _require_length(n_samples: int, n: int, what: str) -> None:
-    if n != n_samples:
-        raise MicrodlError(f"There are {n_samples} samples but {n} {what}; give one a sample.")

@@ -12,7 +12,7 @@ from scipy import sparse
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
-from napari_microdl.metrics.selectivity import GroupCounts, Labels, count_groups
+from napari_microdl.metrics.selectivity import GroupCounts, Labels, count_groups, require_length
 
 QUANTILES = (0.5, 0.95, 0.99)
 N_RESAMPLES = 1000
@@ -128,8 +128,7 @@ def _blocks(
     """Number of every group's block."""
     if blocks is None:
         return np.zeros(counts.n_groups, np.int64)
-    if len(blocks) != n:
-        raise MicrodlError(f"There are {n} samples but {len(blocks)} blocks; give one a sample.")
+    require_length(n, len(blocks), "blocks")
     _, block = np.unique(np.asarray(blocks), return_inverse=True)
     if groups is None:
         return np.asarray(block, np.int64)

@@ -19,6 +19,12 @@ _ROWS_AT_ONCE = 16_384
 Labels = Sequence[str] | NDArray[np.generic]
 
 
+def require_length(n_samples: int, n: int, what: str) -> None:
+    """Refuse labels, groups or the like that are not one a sample."""
+    if n != n_samples:
+        raise MicrodlError(f"There are {n_samples} samples but {n} {what}; give one a sample.")
+
+
 def active(codes: sparse.csr_array) -> sparse.csr_array:
     """Where concepts are active: a positive coefficient.
 
@@ -144,17 +150,13 @@ def max_selectivity(
 
     Parameters
     ----------
-    codes : csr_array of shape (n_samples, n_concepts)
-        Codes.
-    labels : sequence of length n_samples
-        One label a sample.
+    codes, labels
+        As for `average_selectivity`.
 
     Returns
     -------
-    classes : ndarray of shape (n_labels,)
-        The different labels, sorted.
-    selectivity : ndarray of shape (n_labels, n_concepts)
-        -1 to 1; all NaN where there is only one label.
+    classes, selectivity : ndarray
+        As of `average_selectivity`.
 
     Notes
     -----
@@ -281,9 +283,8 @@ def count_groups(codes: sparse.csr_array, labels: Labels, groups: Labels | None)
     """
     n = codes.shape[0]
     groups = np.arange(n) if groups is None else np.asarray(groups)
-    for what, given in (("labels", labels), ("groups", groups)):
-        if len(given) != n:
-            raise MicrodlError(f"There are {n} samples but {len(given)} {what}; give one a sample.")
+    require_length(n, len(labels), "labels")
+    require_length(n, len(groups), "groups")
     names, label = np.unique(np.asarray(labels), return_inverse=True)
     kinds, group = np.unique(groups, return_inverse=True)
     cells, cell = np.unique(group * max(len(names), 1) + label, return_inverse=True)

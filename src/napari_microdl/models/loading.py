@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from napari_microdl.core.config import Precision
 from napari_microdl.core.errors import MicrodlError
@@ -18,8 +19,18 @@ from napari_microdl.models.formats.transformers_network import (
 )
 from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.vit.network import VisionTransformer
-from napari_microdl.models.weights.assembly import DoesNotFitError, assemble, needed_names
-from napari_microdl.models.weights.reading import load_network, tensor_shapes
+from napari_microdl.models.weights.assembly import (
+    DoesNotFitError,
+    assemble,
+    empty_network,
+    needed_names,
+)
+from napari_microdl.models.weights.reading import (
+    encoder_tensors,
+    finite,
+    not_the_weights,
+    tensor_shapes,
+)
 
 
 def load_published(
@@ -43,9 +54,39 @@ def load_published(
     if isinstance(recipe, TransformersRecipe):
         network, digest = load_transformers(recipe, path, sha256)
     else:
-        network, digest = load_network(recipe, path, sha256)
+        network, digest = _load_network(recipe, path, sha256)
     spec = replace(recipe.spec, weights_sha256=digest)
     return EncoderModel(network, spec, where, precision, recipe.preprocessing)
+
+
+def _load_network(
+    recipe: Recipe, path: Path, sha256: str | None = None
+) -> tuple[VisionTransformer, str]:
+    """A network with the weights of a file, in float32 on the CPU, and the digest of the file.
+
+    Raises
+    ------
+    MicrodlError
+        If the file cannot be read or does not hold that model's weights, all finite.
+    """
+    try:
+        tensors, digest = encoder_tensors(path, recipe.keys, sha256)
+        pieces: dict[str, Tensor] = {}
+        for name, piece in needed_names(tensors, recipe.keys).items():
+            tensor = tensors.pop(name)
+            # DINOv3's masks of biases may hold NaN.
+            is_mask = piece.endswith("bias_mask")
+            pieces[piece] = tensor.float() if is_mask else finite(tensor, name, path)
+        state = assemble(pieces, recipe.config)
+    except DoesNotFitError as error:
+        raise not_the_weights(path, recipe.spec.title, error) from error
+    config = recipe.config
+    if recipe.picked is not None:
+        state["channel_embed"] = state["channel_embed"][list(recipe.picked)].clone()
+        config = replace(config, in_channels=len(recipe.picked))
+    network = empty_network(config)
+    network.load_state_dict(state, assign=True)
+    return network, digest
 
 
 def _fits(recipe: Recipe, shapes: Mapping[str, tuple[int, ...]]) -> bool:

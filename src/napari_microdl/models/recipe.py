@@ -10,6 +10,7 @@ from napari_microdl.core.config import Intensity
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.base import ChannelRule, ModelSpec
 from napari_microdl.models.vit.config import Preprocessing, VitConfig
+from napari_microdl.models.weights.hub import HubSource
 from napari_microdl.models.weights.keys import KeyMap
 
 RGB_TOGETHER = ChannelRule(names=("R", "G", "B"), joint=True, least=3, most=3)
@@ -66,25 +67,6 @@ def rule_taking(spec: ModelSpec, joint: Joint) -> ChannelRule:
         how = "together" if rule.joint else "one by one"
         raise MicrodlError(f"{spec.title} always reads its channels {how}; leave `joint` out.")
     return replace(RGB_TOGETHER if joint else ONE_BY_ONE, either=True)
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """Where weights lie on the Hugging Face hub.
-
-    Parameters
-    ----------
-    repository : str
-        ``organisation/name``.
-    revision : str
-        Commit, 40 hex digits; empty where none is pinned.
-    sha256 : str
-        Digest of the weights file; empty where none is pinned.
-    """
-
-    repository: str
-    revision: str = ""
-    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,15 @@ from napari_microdl.models.base import ModelSpec, TokenModel
 from napari_microdl.models.families import KnownModel, known_models
 from napari_microdl.models.formats.custom import hugging_face_recipe, toml_recipe
 from napari_microdl.models.formats.transformers import TransformersRecipe
-from napari_microdl.models.recipe import HubSource, Joint, Recipe, rule_taking
+from napari_microdl.models.recipe import Joint, Recipe, rule_taking
 from napari_microdl.models.weights.files import WEIGHTS_NAMES, read_json
-from napari_microdl.models.weights.hub import SCHEME, fetch, parse_reference, recorded_digest
+from napari_microdl.models.weights.hub import (
+    SCHEME,
+    HubSource,
+    fetch,
+    parse_reference,
+    recorded_digest,
+)
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 # A model that takes weights, some of its channels, and where its weights lie.

@@ -9,32 +9,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.report.figures import CONDITION_COLOURS, CONTROL_COLOUR, condition_groups
+from napari_microdl.report.figures import (
+    CONDITION_COLOURS,
+    CONTROL_COLOUR,
+    condition_colours,
+    condition_groups,
+    condition_name,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SIGNIFICANT = 0.05
-_MOST_POINTS = 20_000
-_MOST_WELLS = 40
 _MOST_NAMED = 5
 _SMALLEST_P = 1e-300
 _BINS = 40
 
 
-def condition_colours(activations: ConceptActivations) -> dict[tuple[str, bool], str]:
-    """Colour of every condition, grey for controls: the same in all plots."""
-    colours, treated = {}, 0
-    for condition, is_control, _ in condition_groups(activations):
-        if is_control:
-            colours[condition, True] = CONTROL_COLOUR
-        else:
-            colours[condition, False] = CONDITION_COLOURS[treated % len(CONDITION_COLOURS)]
-            treated += 1
-    return colours
-
-
-def draw_wells(axes: Axes, activations: ConceptActivations, concept: int, text: str) -> None:
+def draw_wells(
+    axes: Axes, activations: ConceptActivations, concept: int, text: str, most: int = 40
+) -> None:
     """Mean alignment of every well, with the middle half of its units.
 
     Parameters
@@ -47,11 +41,12 @@ def draw_wells(axes: Axes, activations: ConceptActivations, concept: int, text: 
         Which concept.
     text : str
         Colour of lines.
+    most : int, default=40
+        Of more wells, the halves of the highest and of the lowest means are drawn.
 
     Notes
     -----
-    A field without a well counts as its own. Of more than 40 wells, the 20 highest and lowest means
-    are drawn.
+    A field without a well counts as its own.
     """
     units = activations.units
     grouped = pd.DataFrame(
@@ -65,8 +60,8 @@ def draw_wells(axes: Axes, activations: ConceptActivations, concept: int, text: 
     table = pd.DataFrame(
         {"mean": grouped.mean(), "low": grouped.quantile(0.25), "high": grouped.quantile(0.75)}
     ).sort_values("mean", ascending=False)
-    if len(table) > _MOST_WELLS:
-        table = pd.concat([table[: _MOST_WELLS // 2], table[-_MOST_WELLS // 2 :]])
+    if len(table) > most:
+        table = pd.concat([table[: most // 2], table[-most // 2 :]])
     colours = condition_colours(activations)
     for place, ((_, condition, control), row) in enumerate(table.iterrows()):
         colour = colours[condition, control]
@@ -218,6 +213,7 @@ def draw_map(
     places: NDArray[np.float32],
     selected: NDArray[np.int64],
     text: str,
+    most: int = 20_000,
 ) -> None:
     """Units on a flat map, coloured by condition, the selected ones ringed.
 
@@ -233,18 +229,16 @@ def draw_map(
         Rows of units.
     text : str
         Colour of lines.
-
-    Notes
-    -----
-    Of more than 20,000 units, as many are drawn at random.
+    most : int, default=20,000
+        Of more units, about as many are drawn at random.
     """
     random = np.random.default_rng(0)
     known = np.isfinite(places).all(axis=1)
-    share = min(1.0, _MOST_POINTS / max(int(known.sum()), 1))
+    share = min(1.0, most / max(int(known.sum()), 1))
     drawn = known & (random.random(len(places)) < share)
     colours = condition_colours(activations)
     for condition, is_control, rows in condition_groups(activations):
-        name = (condition or "no condition") + (" (control)" if is_control else "")
+        name = condition_name(condition, is_control)
         x, y = places[rows & drawn].T
         colour = colours[condition, is_control]
         axes.scatter(x, y, s=6, color=colour, alpha=0.6, linewidths=0, label=name)

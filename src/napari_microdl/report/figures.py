@@ -279,6 +279,23 @@ def condition_groups(activations: ConceptActivations) -> list[tuple[str, bool, N
     ]
 
 
+def condition_colours(activations: ConceptActivations) -> dict[tuple[str, bool], str]:
+    """Colour of every condition, grey for controls: the same in all plots."""
+    colours, treated = {}, 0
+    for condition, is_control, _ in condition_groups(activations):
+        if is_control:
+            colours[condition, True] = CONTROL_COLOUR
+        else:
+            colours[condition, False] = CONDITION_COLOURS[treated % len(CONDITION_COLOURS)]
+            treated += 1
+    return colours
+
+
+def condition_name(condition: str, is_control: bool) -> str:
+    """A condition as a label says it."""
+    return (condition or "no condition") + (" (control)" if is_control else "")
+
+
 def draw_distribution(
     axes: Axes, activations: ConceptActivations, concept: int, unit: str, text: str = "black"
 ) -> None:
@@ -300,20 +317,17 @@ def draw_distribution(
     alignment = activations.alignment(concept)
     active = activations.activation(concept) > 0
     random = np.random.default_rng(0)
-    treated = 0
+    colours = condition_colours(activations)
     labels = []
     groups = condition_groups(activations)
     for place, (condition, is_control, rows) in enumerate(groups):
-        name = (condition or "no condition") + (" (control)" if is_control else "")
+        name = condition_name(condition, is_control)
         if len(groups) <= _MOST_WITH_TWO_LINES:
             name += f"\n{int(rows.sum()):,} {unit}s, {active[rows].mean():.0%} active"
         else:
             name += f", {active[rows].mean():.0%} active"
         labels.append(name)
-        colour = CONTROL_COLOUR
-        if not is_control:
-            colour = CONDITION_COLOURS[treated % len(CONDITION_COLOURS)]
-            treated += 1
+        colour = colours[condition, is_control]
         values = alignment[rows]
         shown = values
         if len(values) > _MOST_POINTS:

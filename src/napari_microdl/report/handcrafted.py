@@ -97,7 +97,7 @@ def compare_handcrafted(
     for number, (name, areas) in enumerate(
         zip(classes, _areas(measured.to_numpy(), label), strict=True)
     ):
-        best, told = measured_best[number].argmax(), np.abs(areas - 0.5).argmax()
+        best, clearest = measured_best[number].argmax(), np.abs(areas - 0.5).argmax()
         of_label = int((label == name).sum())
         hits = codes.nnz / codes.shape[1]
         limit = min(hits / of_label, 1) - max(hits - of_label, 0) / (n - of_label)
@@ -108,9 +108,9 @@ def compare_handcrafted(
                 "selectivity": measured_best[number, best],
                 "limit": limit,
                 "concept_selectivity": learned[number].max(),
-                "auc_measurement": str(names[told]),
-                "side": "larger" if areas[told] > 0.5 else "smaller",
-                "auc": max(areas[told], 1 - areas[told]),
+                "auc_measurement": str(names[clearest]),
+                "side": "larger" if areas[clearest] > 0.5 else "smaller",
+                "auc": max(areas[clearest], 1 - areas[clearest]),
             }
         )
     table = pd.DataFrame(rows)

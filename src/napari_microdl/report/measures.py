@@ -105,6 +105,11 @@ class EvaluationInput:
         best: NDArray[np.int64] = self.selectivity.argmax(axis=1)
         return best
 
+    @property
+    def has_tags(self) -> bool:
+        """Whether a person saw units of both kinds."""
+        return all((self.activations.unit_tags == tag).any() for tag in TAGS)
+
     @cached_property
     def some(self) -> NDArray[np.int64]:
         """Rows that slow measures take: all, or some drawn at random of very many."""
@@ -192,7 +197,7 @@ NEEDS: dict[str, tuple[Callable[[EvaluationInput], bool], str]] = {
         "The labels of the cells are not at hand, so nothing is measured inside of them.",
     ),
     "tags": (
-        lambda run: all((run.activations.unit_tags == tag).any() for tag in TAGS),
+        lambda run: run.has_tags,
         "Units of both kinds of tags are missing, so nothing is compared with tags.",
     ),
 }
@@ -298,7 +303,7 @@ def measures() -> list[Measure]:
     -------
     list of Measure
     """
-    _load()
+    load_others()
     return list(MEASURES.values())
 
 
@@ -330,7 +335,8 @@ def summary_sentences(report: EvaluationReport, unit: str) -> list[str]:
 
 
 @cache
-def _load() -> None:
+def load_others() -> None:
+    """Register the measures of other packages, once."""
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             entry.load()

@@ -81,13 +81,9 @@ class EvaluationReport:
     notes: list[str] = field(default_factory=list)
     more: dict[str, Any] = field(default_factory=dict)
 
-    def part(self, name: str) -> Any:
-        """What a measure found, by its name; empty where it was not measured."""
-        return getattr(self, name) if hasattr(self, name) else self.more.get(name, [])
-
     def rows(self, name: str) -> list[dict[str, Any]]:
         """Rows of the table of a measure; empty where it was not measured."""
-        part = self.part(name)
+        part = getattr(self, name) if hasattr(self, name) else self.more.get(name, [])
         return list(part.get("labels", [])) if isinstance(part, dict) else part
 
     def add(self, name: str, part: Any) -> None:

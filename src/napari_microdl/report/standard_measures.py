@@ -28,7 +28,7 @@ from napari_microdl.metrics import (
     tag_recall,
 )
 from napari_microdl.report.handcrafted import compare_handcrafted
-from napari_microdl.report.measures import NEEDS, EvaluationInput, measure
+from napari_microdl.report.measures import EvaluationInput, measure
 from napari_microdl.report.options import seen_units
 from napari_microdl.report.results import TECHNICAL_Q, EvaluationReport, technical_concepts
 from napari_microdl.report.seeds import same_samples
@@ -479,7 +479,7 @@ def _found_again(run: EvaluationInput) -> pd.DataFrame:
     },
     what="recall against tags",
     message="Comparing with tags",
-    wanted=lambda run: len(run.classes) > 1 and NEEDS["tags"][0](run),
+    wanted=lambda run: len(run.classes) > 1 and run.has_tags,
 )
 def _tags(run: EvaluationInput) -> pd.DataFrame:
     activations = run.activations

@@ -139,7 +139,7 @@ class TokenCache:
             if self._size + n_bytes > self.most_bytes:
                 self._shrink(self.most_bytes - n_bytes)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with write_whole(path) as partial:
+            with write_whole(path, flush=False) as partial:
                 partial.write_bytes(buffer.getbuffer())
             self._size += n_bytes
         except OSError as error:

@@ -211,6 +211,12 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _n_held_out_of_stream(self, batch_size: int) -> int:
         return 0 if self.validation_fraction == 0 else min(batch_size, MOST_HELD_OUT)
 
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise MicrodlError(f"{name} is {value} but must be at least 1, or None.")
+
     def _check_stopping(self) -> None:
         """Refuse parameters of the held-out samples that mean nothing."""
         share = self.validation_fraction

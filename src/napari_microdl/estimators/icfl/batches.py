@@ -68,48 +68,13 @@ class Batches(Protocol):
         """
 
     def skip_to(self, step: int, size: int) -> None:
-        """Pass over the samples of the steps before one, which were done in another run.
-
-        Parameters
-        ----------
-        step : int
-            The step that comes next.
-        size : int
-            As for `batch`.
-
-        Raises
-        ------
-        MicrodlError
-            If a stream ends before that step.
-        """
+        """Pass over the samples of the steps before one, which were done in another run."""
 
     def first(self, count: int) -> NDArray[np.float32]:
-        """Samples to begin with.
-
-        Parameters
-        ----------
-        count : int
-            How many.
-
-        Returns
-        -------
-        ndarray of float32, shape (at most count, width)
-            Samples.
-        """
+        """At most so many samples to begin with."""
 
     def n_drawn(self, count: int) -> int:
-        """Number of samples to end with.
-
-        Parameters
-        ----------
-        count : int
-            How many are wanted.
-
-        Returns
-        -------
-        int
-            How many there are, at most so many.
-        """
+        """How many samples there are to end with, at most so many."""
 
     def drawn(self, count: int, size: int) -> Iterator[NDArray[np.float32]]:
         """Samples to end with, a piece at a time.
@@ -133,13 +98,7 @@ class Batches(Protocol):
         """
 
     def fingerprint(self) -> str:
-        """Tell whether another run had the same samples.
-
-        Returns
-        -------
-        str
-            A hash.
-        """
+        """A hash that tells whether another run had the same samples."""
 
 
 class ArrayBatches:
@@ -479,18 +438,7 @@ class StreamBatches:
 
 
 def is_store(x: Any) -> bool:
-    """Whether samples lie in a file or a chunked array, to be read piece by piece.
-
-    Parameters
-    ----------
-    x : object
-        Samples.
-
-    Returns
-    -------
-    bool
-        True for memory maps and for arrays such as those of zarr and dask.
-    """
+    """Whether samples are a memory map or an array (zarr, dask) that is read by pieces."""
     if isinstance(x, np.memmap) or isinstance(getattr(x, "base", None), np.memmap):
         return True
     if isinstance(x, np.ndarray) or not all(hasattr(x, a) for a in ("shape", "dtype", "chunks")):
@@ -499,18 +447,7 @@ def is_store(x: Any) -> bool:
 
 
 def is_stream(x: Any) -> bool:
-    """Whether samples come as an iterable of batches.
-
-    Parameters
-    ----------
-    x : object
-        Samples.
-
-    Returns
-    -------
-    bool
-        True for generators, loaders, and lists of matrices.
-    """
+    """Whether samples come as batches: a generator, a loader, or a list of matrices."""
     if isinstance(x, (list, tuple)):
         return bool(x) and getattr(x[0], "ndim", 0) == 2
     known = any(hasattr(x, a) for a in ("shape", "__array__", "__dataframe__", "tocsr"))

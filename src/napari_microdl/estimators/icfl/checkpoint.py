@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.safetensors_files import read_safetensors, write_safetensors
+from napari_microdl.core.task import Task
 
 _KEY = "napari_microdl_icfl_checkpoint"
 _VERSION = 1
@@ -19,15 +20,7 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class State:
-    """What a checkpoint holds.
-
-    Parameters
-    ----------
-    arrays : dict of str to ndarray
-        Arrays.
-    numbers : dict
-        The rest, fit for JSON.
-    """
+    """What a checkpoint holds: arrays, and the rest, fit for JSON."""
 
     arrays: dict[str, NDArray[Any]]
     numbers: dict[str, Any]
@@ -128,7 +121,9 @@ class Checkpoint:
         """
         header = {"version": _VERSION, "identity": self._identity, "numbers": state.numbers}
         try:
-            write_safetensors(self.path, state.arrays, {_KEY: json.dumps(header)})
+            # A task of its own: what a cancelled fit leaves is written all the same.
+            with Task().active():
+                write_safetensors(self.path, state.arrays, {_KEY: json.dumps(header)})
         except OSError as error:
             raise MicrodlError(
                 f"The checkpoint '{self.path}' cannot be written ({error.strerror}): choose a "

@@ -608,10 +608,7 @@ class ICFL(DictionaryEstimator):
             raise MicrodlError(f"update is {self.update!r} but must be 'newton' or 'adam'.")
         if self.init not in ("data", "linear"):
             raise MicrodlError(f"init is {self.init!r} but must be 'data' or 'linear'.")
-        for name in ("n_atoms", "batch_size", "max_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise MicrodlError(f"{name} is {value} but must be at least 1, or None.")
+        self._check_counts("n_atoms", "batch_size", "max_steps")
         if self.allow_repeats not in (True, False, "auto"):
             raise MicrodlError(
                 f"allow_repeats is {self.allow_repeats!r} but must be True, False or 'auto'."

@@ -21,11 +21,11 @@ from napari_microdl.estimators.icfl.plan import FewSamplesWarning, FitRecord, Pl
 _SETTLING_STEPS = 50
 _SCORE_EVERY = 20
 # Samples in the final solve, which has n_atoms unknowns for each dimension.
-_SOLVE_SAMPLES_PER_ATOM = 16
+SOLVE_SAMPLES_PER_ATOM = 16
 _FEWEST_SOLVE_SAMPLES = 8192
 # Of these, samples that one process codes between two chances to cancel.
 _SOLVE_ROWS = 2048
-_HISTORY_LENGTH = 1000
+HISTORY_LENGTH = 1000
 # See the table of control-first fits in docs/engine.md: with 5.2 it found more than a plain fit,
 # with 2.6 less.
 _LEAST_CONTROLS_PER_ATOM = 5
@@ -76,6 +76,10 @@ class Fit:
         Who shares the fit.
     checkpoint : Checkpoint or None
         Where to keep the state.
+    history_length : int
+        About as many records are remembered of a stage, of a stream twice as many.
+    solve_samples_per_atom : int
+        Samples in the final solve, for each atom.
 
     Attributes
     ----------
@@ -96,11 +100,16 @@ class Fit:
         seed: int,
         processes: Processes,
         checkpoint: Checkpoint | None = None,
+        *,
+        history_length: int = HISTORY_LENGTH,
+        solve_samples_per_atom: int = SOLVE_SAMPLES_PER_ATOM,
     ) -> None:
         self._stages = stages
         self._seed = seed
         self._processes = processes
         self._checkpoint = checkpoint
+        self._history_length = history_length
+        self._solve_samples_per_atom = solve_samples_per_atom
         self.history: list[FitRecord] = []
         self._number = 0
         self._finished = False
@@ -130,25 +139,13 @@ class Fit:
         return before + sum(known) if len(known) == len(later) else None
 
     def dead(self) -> NDArray[np.bool_]:
-        """Atoms that are hardly ever active, in the samples they were learned from or later ones.
-
-        Returns
-        -------
-        ndarray of bool, shape (n_atoms,)
-            Whether each is.
-        """
+        """Atoms hardly ever active in the samples that they were learned from and in later ones."""
         dead = self.learner.dead()
         dead[: len(self._dead_before)] &= self._dead_before
         return dead
 
     def groups(self) -> NDArray[np.str_]:
-        """Group of each atom.
-
-        Returns
-        -------
-        ndarray of str, shape (n_atoms,)
-            Names of the stages.
-        """
+        """Group of each atom, by the names of the stages."""
         sizes = np.diff([0, *(stage.plan.n_atoms for stage in self._stages)])
         return np.repeat([stage.group for stage in self._stages], sizes)
 
@@ -223,7 +220,7 @@ class Fit:
         from napari_microdl.estimators.icfl.final_solve import solve_atoms
 
         plan, learner = stage.plan, self.learner
-        wanted = max(_SOLVE_SAMPLES_PER_ATOM * plan.n_atoms, _FEWEST_SOLVE_SAMPLES)
+        wanted = max(self._solve_samples_per_atom * plan.n_atoms, _FEWEST_SOLVE_SAMPLES)
         n_samples = stage.batches.n_drawn(wanted)
         if n_samples:
             # A batch from all over the samples is set aside to score the fit by.
@@ -244,7 +241,7 @@ class Fit:
         """Draw the first atoms of a stage."""
         stage = self._stages[self._number]
         plan, batches = stage.plan, stage.batches
-        self._record_every = max(1, -(-(plan.max_steps or 0) // _HISTORY_LENGTH))
+        self._record_every = max(1, -(-(plan.max_steps or 0) // self._history_length))
         # Each stage has its own numbers, so that they do not depend on the draws of earlier ones.
         rng = np.random.RandomState([self._seed, self._number])
         n_new = plan.n_atoms - (before.plan.n_atoms if before is not None else 0)
@@ -314,11 +311,11 @@ class Fit:
 
     def _remember(self, record: FitRecord) -> None:
         self.history.append(record)
-        if len(self.history) <= 2 * _HISTORY_LENGTH:
+        if len(self.history) <= 2 * self._history_length:
             return
         # Of a stream without end, every other record goes whenever there are too many.
         begun = sum(earlier.step <= self.learner.steps_before for earlier in self.history)
-        if len(self.history) - begun > 2 * _HISTORY_LENGTH:
+        if len(self.history) - begun > 2 * self._history_length:
             self.history[begun:] = self.history[begun::2]
             self._record_every *= 2
 

@@ -67,13 +67,7 @@ class Processes:
         return slice(self.rank, None, self.count)
 
     def sum(self, *values: torch.Tensor) -> None:
-        """Add up over the processes, in place.
-
-        Parameters
-        ----------
-        *values : torch.Tensor
-            Of the same shapes in every process; contiguous.
-        """
+        """Add up over the processes, in place; shapes are the same in every process."""
         if self._group is None:
             return
         import torch.distributed
@@ -151,63 +145,25 @@ class Learner:
         dead: NDArray[np.bool_],
         rng: np.random.RandomState,
     ) -> Self:
-        """Go on from given atoms.
-
-        Parameters
-        ----------
-        plan, atoms, bias, rng
-            As for the class.
-        dead : ndarray of bool, shape (n_atoms,)
-            Atoms that were dead.
-
-        Returns
-        -------
-        Learner
-            At step 0.
-        """
+        """Go on from given atoms, of which some were dead."""
         learner = cls(plan, atoms, bias, rng)
         # Alive atoms stay so until the window has passed: one small batch cannot use them all.
         learner.active[-1] = ~dead
         return learner
 
     def arrays(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Atoms and bias, copied to the processor's memory.
-
-        Returns
-        -------
-        atoms : ndarray of shape (n_atoms, n_features)
-            Atoms.
-        bias : ndarray of shape (n_features,)
-            Bias.
-        """
+        """Atoms and bias, copied to the CPU's memory."""
         return self.atoms.cpu().numpy().copy(), self.bias.cpu().numpy().copy()
 
     def dead(self) -> NDArray[np.bool_]:
-        """Atoms that are hardly ever active.
-
-        Returns
-        -------
-        ndarray of bool, shape (n_atoms,)
-            Whether each is.
-        """
+        """Atoms that are hardly ever active."""
         return cast(
             "NDArray[np.bool_]",
             self.active.sum(axis=0) < _DEAD_SHARE * max(1, self.active_of.sum()),
         )
 
     def record(self, total_steps: int | None) -> FitRecord:
-        """Where the fit stands.
-
-        Parameters
-        ----------
-        total_steps : int or None
-            Steps in all.
-
-        Returns
-        -------
-        FitRecord
-            Of now.
-        """
+        """Where the fit stands."""
         return FitRecord(
             step=self.steps_before + self.steps,
             total_steps=total_steps,
@@ -220,15 +176,7 @@ class Learner:
         )
 
     def state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """All that another process needs to go on from here.
-
-        Returns
-        -------
-        arrays : dict of str to ndarray
-            Tensors and counts.
-        numbers : dict
-            The rest, fit for JSON.
-        """
+        """All that another process needs to go on from here: arrays, and the rest, fit for JSON."""
         arrays = {name: getattr(self, name).cpu().numpy() for name in _TENSORS}
         arrays |= {name: getattr(self, name) for name in _COUNTS}
         _, keys, position, has_gauss, gauss = self.rng.get_state(legacy=True)
@@ -238,13 +186,7 @@ class Learner:
         return arrays, numbers
 
     def restore(self, arrays: dict[str, NDArray[Any]], numbers: dict[str, Any]) -> None:
-        """Take over a state that `state` returned for the same plan.
-
-        Parameters
-        ----------
-        arrays, numbers
-            As returned.
-        """
+        """Take over what `state` returned for the same plan."""
         import torch
 
         for name in _TENSORS:
@@ -257,18 +199,7 @@ class Learner:
         self.rng.set_state(("MT19937", arrays["random_keys"], position, has_gauss, gauss))
 
     def coder(self, n_expected: int) -> Coder:
-        """What codes samples in the atoms as they are now.
-
-        Parameters
-        ----------
-        n_expected : int
-            Samples to code.
-
-        Returns
-        -------
-        Coder
-            Of no use once the atoms have moved.
-        """
+        """What codes so many samples in the atoms as they are now, until they move."""
         return Coder(self.atoms, self.plan.coding, n_expected=n_expected)
 
     def step(self, batch: NDArray[np.float32], *, may_redraw: bool = True) -> None:
@@ -307,18 +238,7 @@ class Learner:
         self.seconds += time.perf_counter() - started
 
     def score(self, samples: NDArray[np.float32]) -> float:
-        """Share of the energy of samples that their codes reconstruct.
-
-        Parameters
-        ----------
-        samples : ndarray of float32, shape (n_samples, n_features)
-            The same in every process.
-
-        Returns
-        -------
-        float
-            R2, 1 where there is no energy.
-        """
+        """Share of the samples' energy that their codes reconstruct (R2), 1 where there is none."""
         import torch
 
         started = time.perf_counter()
@@ -336,18 +256,7 @@ class Learner:
         return _explained(energies)
 
     def residual(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the codes leave of samples.
-
-        Parameters
-        ----------
-        samples : ndarray of float32, shape (n_samples, n_features)
-            Samples.
-
-        Returns
-        -------
-        ndarray of float32, shape (n_samples, n_features)
-            Samples minus bias and reconstruction.
-        """
+        """Samples less bias and reconstruction."""
         import torch
 
         with torch.no_grad():
@@ -357,34 +266,12 @@ class Learner:
         return x.cpu().numpy()
 
     def activity(self, indices: torch.Tensor, values: torch.Tensor) -> NDArray[np.int64]:
-        """In how many samples each atom is active.
-
-        Parameters
-        ----------
-        indices, values : torch.Tensor
-            Codes.
-
-        Returns
-        -------
-        ndarray of int64, shape (n_atoms,)
-            Counts.
-        """
+        """In how many samples each atom is active."""
         active = values > 0 if self.plan.coding.selection == "signed" else values != 0
         return np.bincount(indices[active].cpu().numpy(), minlength=self.plan.n_atoms)
 
     def centred(self, samples: NDArray[np.float32]) -> torch.Tensor:
-        """Samples less the bias, on the device of the atoms.
-
-        Parameters
-        ----------
-        samples : ndarray of float32, shape (n_samples, n_features)
-            Contiguous samples.
-
-        Returns
-        -------
-        torch.Tensor of shape (n_samples, n_features)
-            What is coded.
-        """
+        """Contiguous samples less the bias, on the device of the atoms."""
         return as_tensor(samples, self.plan.device) - self.bias
 
     def _count(self, indices: torch.Tensor, values: torch.Tensor, n: int) -> None:
@@ -521,20 +408,7 @@ class Learner:
 
 
 def directions(rng: np.random.RandomState, count: int, width: int) -> NDArray[np.float32]:
-    """Random directions, uniform on the sphere.
-
-    Parameters
-    ----------
-    rng : numpy.random.RandomState
-        Source.
-    count, width : int
-        How many, of how many dimensions.
-
-    Returns
-    -------
-    ndarray of float32, shape (count, width)
-        Unit vectors.
-    """
+    """Random unit vectors, uniform on the sphere, shape (count, width)."""
     drawn = rng.standard_normal((count, width))
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     return drawn.astype(np.float32)

@@ -136,21 +136,9 @@ def default_sparsity(n_atoms: int, n_features: int) -> tuple[int, int]:
 
 
 def default_batch(update: Update, n_atoms: int) -> int:
-    """Samples a step.
-
-    Parameters
-    ----------
-    update : {"newton", "adam"}
-        How atoms are learned.
-    n_atoms : int
-        M.
-
-    Returns
-    -------
-    int
-        Half as many as atoms for "newton": on planted dictionaries, smaller batches were too noisy
-        and larger ones saw more samples for the same atoms.
-    """
+    """Samples a step."""
+    # On planted dictionaries, smaller batches were too noisy for "newton", and larger ones saw more
+    # samples for the same atoms.
     return 8192 if update == "adam" else int(np.clip(n_atoms // 2, 256, 8192))
 
 

@@ -30,15 +30,7 @@ class Kernel(Protocol):
     """Codes samples in one dictionary, from their inner products with all atoms."""
 
     def products(self, x: torch.Tensor, out: NDArray[Any]) -> None:
-        """Inner products of samples with all atoms, as exact as the kernel needs them.
-
-        Parameters
-        ----------
-        x : torch.Tensor of shape (n, n_features)
-            Samples.
-        out : ndarray of shape (n, n_atoms)
-            Written.
-        """
+        """Write the inner products of samples with all atoms, as exact as the kernel needs them."""
 
     def pursue(
         self,
@@ -49,31 +41,11 @@ class Kernel(Protocol):
         first: int,
         last: int,
     ) -> None:
-        """Code the rows from `first` to before `last`.
-
-        Parameters
-        ----------
-        x : torch.Tensor of shape (n, n_features)
-            Samples.
-        products : ndarray of shape (n, n_atoms)
-            Of the method of that name; overwritten.
-        picks, values : ndarray of shape (n, n_picks)
-            Written.
-        first, last : int
-            Which rows.
-        """
+        """Write picks and values of the rows from `first` to before `last`; spoils the products."""
 
 
 class ExactKernel:
-    """Picks and solves through the atoms' Gram matrix.
-
-    Parameters
-    ----------
-    atoms : torch.Tensor of shape (n_atoms, n_features)
-        Dictionary on the processor.
-    options : PursuitOptions
-        How to code.
-    """
+    """Picks and solves through the atoms' Gram matrix."""
 
     def __init__(self, atoms: torch.Tensor, options: PursuitOptions) -> None:
         self._transposed = atoms.numpy().T
@@ -102,15 +74,7 @@ class ExactKernel:
 
 
 class QuantizedKernel:
-    """Picks by rounded products and a rounded Gram matrix, solves by the samples themselves.
-
-    Parameters
-    ----------
-    atoms : torch.Tensor of float32, shape (n_atoms, n_features)
-        Dictionary on the processor.
-    options : PursuitOptions
-        How to code; its refit is not "full".
-    """
+    """Picks by rounded products and a rounded Gram matrix, solves by the samples themselves."""
 
     def __init__(self, atoms: torch.Tensor, options: PursuitOptions) -> None:
         self._atoms = atoms.numpy()

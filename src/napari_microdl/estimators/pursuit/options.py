@@ -91,18 +91,7 @@ class PursuitOptions:
 
 @lru_cache
 def compiled_module(name: str) -> Any:
-    """Import a module that is compiled by numba.
-
-    Parameters
-    ----------
-    name : str
-        Full name of the module.
-
-    Returns
-    -------
-    module or None
-        None where there is no numba, as for a while after every new version of Python.
-    """
+    """A module that numba compiles; None without numba, as for a while after each new Python."""
     try:
         return import_module(name)
     except ImportError:

@@ -40,15 +40,7 @@ class RoundedProducts:
             self._rounded = rounded.T
 
     def write(self, x: torch.Tensor, out: NDArray[Any]) -> None:
-        """Inner products of samples with all atoms.
-
-        Parameters
-        ----------
-        x : torch.Tensor of float32, shape (n, n_features)
-            Samples.
-        out : ndarray of float32, shape (n, n_atoms)
-            Written.
-        """
+        """Write the inner products of float32 samples with all atoms."""
         import torch
 
         target = torch.from_numpy(out)

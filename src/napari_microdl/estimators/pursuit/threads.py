@@ -16,19 +16,7 @@ _ROWS_PER_THREAD = 32
 def share_rows(
     n_rows: int, work: Callable[[int, int], None], pool: ThreadPoolExecutor, n_threads: int
 ) -> None:
-    """Do all rows, each thread a run of neighbouring ones.
-
-    Parameters
-    ----------
-    n_rows : int
-        How many there are.
-    work : callable
-        Does the rows from its first argument to before its second.
-    pool : ThreadPoolExecutor
-        Threads beside this one.
-    n_threads : int
-        This one and those of the pool that may work.
-    """
+    """Do all rows here and in a pool; `work(first, last)` does those from one to before another."""
     parts = max(1, min(n_threads, n_rows // _ROWS_PER_THREAD))
     edges = [n_rows * i // parts for i in range(parts + 1)]
     others = [pool.submit(work, edges[i], edges[i + 1]) for i in range(1, parts)]

@@ -63,20 +63,7 @@ def pursue(
 
 
 def as_tensor(array: NDArray[Any], device: torch.device | str) -> torch.Tensor:
-    """A tensor of an array's values.
-
-    Parameters
-    ----------
-    array : ndarray
-        Contiguous values.
-    device : torch.device or str
-        Where the tensor is to be.
-
-    Returns
-    -------
-    torch.Tensor
-        Not to be written to: it may share its memory with the array.
-    """
+    """A tensor of contiguous values, not to be written to: it may share their memory."""
     import torch
 
     # torch would warn that a read-only array could be written to.
@@ -109,18 +96,7 @@ def weighted_rows(indices: torch.Tensor, weights: torch.Tensor, rows: torch.Tens
 
 
 def gram_matrix(atoms: torch.Tensor) -> torch.Tensor:
-    """Inner products of the atoms.
-
-    Parameters
-    ----------
-    atoms : torch.Tensor of shape (n_atoms, n_features)
-        Dictionary, on any device.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_atoms, n_atoms)
-        On the same device.
-    """
+    """Inner products of the atoms, on their device."""
     import torch
 
     if atoms.device.type != "cpu":
@@ -162,17 +138,7 @@ class RoundedGram(NamedTuple):
 
 
 def rounded_gram_matrix(atoms: torch.Tensor) -> RoundedGram:
-    """Inner products of the atoms, rounded row by row.
-
-    Parameters
-    ----------
-    atoms : torch.Tensor of float32, shape (n_atoms, n_features)
-        Dictionary, on the processor.
-
-    Returns
-    -------
-    RoundedGram
-    """
+    """Inner products of float32 atoms on the CPU, rounded row by row."""
     full: NDArray[Any] = gram_matrix(atoms).numpy()
     np.fill_diagonal(full, 0)
     high, low = np.empty(full.shape, np.int8), np.empty(full.shape, np.int8)

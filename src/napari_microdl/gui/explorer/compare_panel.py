@@ -176,7 +176,7 @@ class ComparePanel(Panel):
         self.column.addWidget(self.compare_button)
         self.jobs = JobRunner(self)
         self.jobs.succeeded.connect(self._on_compared)
-        self.jobs.failed.connect(self._say)
+        self.jobs.failed.connect(self._on_failed)
         self.jobs.cancelled.connect(self._on_cancelled)
         self.job_bar = JobBar(self.jobs)
         self.column.addWidget(self.job_bar)
@@ -263,8 +263,12 @@ class ComparePanel(Panel):
         self.jobs.start(work, "MicroDL comparison", message="Comparing")
 
     def _on_cancelled(self) -> None:
+        self._on_failed("Cancelled.")
+
+    def _on_failed(self, sentence: str) -> None:
+        # It would not begin anew with the next concept.
         self.compare_button.show()
-        self._say("Cancelled.")
+        self._say(sentence)
 
     def _on_compared(self, compared: pd.DataFrame) -> None:
         self._compared = compared

@@ -158,7 +158,7 @@ COLUMNS = (
     ),
     Column(
         "Tag",
-        "What you said about the concept in the tab Tags; it is saved with the dictionary.",
+        "The tag that you gave it in the tab Tags; it is saved with the dictionary.",
         lambda run, ranking: [run.result.dictionary.tags[c] for c in ranking.index],
         widest="control-like",
     ),

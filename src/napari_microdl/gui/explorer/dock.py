@@ -99,7 +99,7 @@ class ConceptExplorer(Dock):
             (self.cell, "Cell", "A clicked cell, its concepts, and the cells most like it."),
             (self.compare, "Compare", "All concepts in two conditions."),
             (self.map, "Map", "All cells by their activations."),
-            (self.tags, "Tags", "Your own words on cells and concepts, and the recall."),
+            (self.tags, "Tags", "Your tags and notes on cells and concepts, and the recall."),
             (self.evaluation, "Evaluation", "How sure the concepts are, measured as a whole."),
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(panel, title), tip)

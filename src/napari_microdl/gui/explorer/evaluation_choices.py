@@ -86,7 +86,7 @@ class Choices(Step):
             "Fit so many more dictionaries with other seeds, to see whether they find the same "
             "concepts. Each takes as long as the fit of the dictionary."
         )
-        self.handcrafted = QCheckBox("Measure cells by hand to compare")
+        self.handcrafted = QCheckBox("Handcrafted measurements")
         self.handcrafted.setChecked(True)
         self.handcrafted.setToolTip(_HANDCRAFTED)
         self.library.setToolTip("Whose measurements of the cells.")
@@ -145,9 +145,9 @@ class Choices(Step):
         unit = run.result.config.units.kind
         cannot = ""
         if unit != "cell":
-            cannot = f"Cells are measured by hand, and the samples of this run are {unit}s."
+            cannot = f"These are of cells, and the samples of this run are {unit}s."
         elif not run.has_images:
-            cannot = "Cells are measured on their images, and those of this run are not open."
+            cannot = "These are made on the images, and those of this run are not open."
         self.handcrafted.setEnabled(not cannot)
         self.handcrafted.setToolTip(cannot or _HANDCRAFTED)
         seen = seen_units(run.result.dictionary, units)
@@ -234,7 +234,7 @@ def summary_of(choices: EvaluationChoices) -> str:
 def _handcrafted(choices: EvaluationChoices) -> str:
     names = {key: name for key, name, _ in _LIBRARIES}
     more = "" if choices.library == EvaluationChoices().library else f" ({names[choices.library]})"
-    return f"cells measured by hand{more}"
+    return f"handcrafted measurements{more}"
 
 
 def _label_name(column: str) -> str:

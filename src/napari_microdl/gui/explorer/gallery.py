@@ -24,7 +24,7 @@ _PICTURE = 72
 # Brightened, so that dim cells are seen in a small picture.
 _GAMMA = 0.6
 # Orange and blue as in the heatmap.
-_LINES = {1: "#ffa040", -1: "#60b0ff"}
+LINE_COLOURS = {1: "#ffa040", -1: "#60b0ff"}
 _IN_A_ROW = 10
 
 
@@ -106,9 +106,9 @@ class PictureList(QListWidget):
                 lines = np.empty((0, 4))
                 if concept is not None:
                     lines = outlines_of(run.result.activations, int(row), concept, sign)
-                item.setIcon(QIcon(_pixmap(picture, lines, _LINES[sign])))
+                item.setIcon(QIcon(_pixmap(picture, lines, LINE_COLOURS[sign])))
                 title = f"{unit['Metadata_condition'] or unit['Metadata_Field']}\n{cosine:.2f}"
-                self.pictures.append(Picture(picture, lines, _LINES[sign], title))
+                self.pictures.append(Picture(picture, lines, LINE_COLOURS[sign], title))
             item.setData(Qt.ItemDataRole.UserRole, int(row))
             item.setToolTip(
                 f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"

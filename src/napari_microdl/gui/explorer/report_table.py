@@ -71,7 +71,7 @@ class ReportTable(QWidget):
         self.view.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.view.itemSelectionChanged.connect(self._on_selection)
         # A row that is selected already says nothing when it is clicked again.
-        self.view.itemClicked.connect(self._on_item)
+        self.view.itemClicked.connect(self._on_selection)
         offer_table(self.view, table.heading.lower(), self.frame)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -131,6 +131,3 @@ class ReportTable(QWidget):
         for item in self.view.selectedItems():
             if item.data(_CONCEPT) is not None:
                 self.concept_chosen.emit(item.data(_CONCEPT))
-
-    def _on_item(self, item: QTableWidgetItem) -> None:
-        self._on_selection()

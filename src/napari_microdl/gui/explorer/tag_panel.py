@@ -52,7 +52,7 @@ class TagPanel(Panel):
                 buttons[tag] = button
         self.note = QLineEdit()
         self.note.setPlaceholderText("note on the concept")
-        self.note.setToolTip("Your own words; they are saved with the dictionary.")
+        self.note.setToolTip("A note of your own; it is saved with the dictionary.")
         self.note.editingFinished.connect(self._on_note)
         self.recall = sentence_label()
         self.recall.setToolTip(

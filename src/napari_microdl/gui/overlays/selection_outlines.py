@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 KIND = "selection"
 # Bright on grey images and on both colour maps, for every kind of colour vision.
-_YELLOW = (0.94, 0.89, 0.26, 1.0)
+YELLOW = (0.94, 0.89, 0.26, 1.0)
 _CLEAR = (0.0, 0.0, 0.0, 0.0)
 _LINE = 2
 
@@ -90,7 +90,7 @@ class SelectionOutlines:
         layer = Labels(
             output_data(data, source),
             name=f"selected {run.result.config.units.kind}s, {source.name}",
-            colormap=DirectLabelColormap(color_dict={None: _CLEAR, 1: _YELLOW}),
+            colormap=DirectLabelColormap(color_dict={None: _CLEAR, 1: YELLOW}),
             opacity=1,
             **output_geometry(source),
         )

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from napari_microdl.models.recipe import RGB_TOGETHER, HubSource, Recipe, describe
+from napari_microdl.models.recipe import RGB_TOGETHER, Recipe, describe
 from napari_microdl.models.vit.config import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Preprocessing,
     VitConfig,
 )
+from napari_microdl.models.weights.hub import HubSource
 from napari_microdl.models.weights.keys import HUGGING_FACE, TIMM
 
 IMAGENET = Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD)

@@ -7,8 +7,9 @@ norm, eps 1e-5). Tiles come scaled to 0 to 1 here, which is the same as bytes di
 from __future__ import annotations
 
 from napari_microdl.models.base import ChannelRule
-from napari_microdl.models.recipe import HubSource, Recipe, describe
+from napari_microdl.models.recipe import Recipe, describe
 from napari_microdl.models.vit.config import Preprocessing, VitConfig
+from napari_microdl.models.weights.hub import HubSource
 from napari_microdl.models.weights.keys import PARALLEL
 
 SELF_STANDARDISED = Preprocessing(tile_norm="instance", eps=1e-5)

@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import cache_folder, write_whole
 from napari_microdl.core.safetensors_files import file_sha256
-from napari_microdl.models.recipe import HubSource
 from napari_microdl.models.weights.files import (
     IMAGE_PROCESSOR_NAMES,
     WEIGHTS_NAMES,
@@ -23,6 +23,25 @@ from napari_microdl.models.weights.files import (
 
 SCHEME = "hf://"
 SIDE_NAMES = ("config.json", *IMAGE_PROCESSOR_NAMES)
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """Where weights lie on the Hugging Face hub.
+
+    Parameters
+    ----------
+    repository : str
+        ``organisation/name``.
+    revision : str
+        Commit, 40 hex digits; empty where none is pinned.
+    sha256 : str
+        Digest of the weights file; empty where none is pinned.
+    """
+
+    repository: str
+    revision: str = ""
+    sha256: str = ""
 
 
 def parse_reference(reference: str) -> HubSource:

@@ -6,7 +6,6 @@ import hashlib
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,8 @@ from torch import Tensor
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import cache_folder, write_whole
 from napari_microdl.core.safetensors_files import begins_as_safetensors, describe_foreign
-from napari_microdl.models.recipe import Recipe
-from napari_microdl.models.vit.network import VisionTransformer
 from napari_microdl.models.weights.assembly import (
     DoesNotFitError,
-    assemble,
-    empty_network,
     needed_names,
 )
 from napari_microdl.models.weights.files import is_index, weight_map, weights_files, weights_sha256
@@ -265,33 +260,3 @@ def not_the_weights(path: Path, title: str, error: DoesNotFitError) -> MicrodlEr
         f"'{path.name}' does not hold the weights of {title}: {error}; choose the file that "
         "belongs to the model."
     )
-
-
-def load_network(
-    recipe: Recipe, path: Path, sha256: str | None = None
-) -> tuple[VisionTransformer, str]:
-    """A network with the weights of a file, in float32 on the CPU, and the digest of the file.
-
-    Raises
-    ------
-    MicrodlError
-        If the file cannot be read or does not hold that model's weights, all finite.
-    """
-    try:
-        tensors, digest = encoder_tensors(path, recipe.keys, sha256)
-        pieces: dict[str, Tensor] = {}
-        for name, piece in needed_names(tensors, recipe.keys).items():
-            tensor = tensors.pop(name)
-            # DINOv3's masks of biases may hold NaN.
-            is_mask = piece.endswith("bias_mask")
-            pieces[piece] = tensor.float() if is_mask else finite(tensor, name, path)
-        state = assemble(pieces, recipe.config)
-    except DoesNotFitError as error:
-        raise not_the_weights(path, recipe.spec.title, error) from error
-    config = recipe.config
-    if recipe.picked is not None:
-        state["channel_embed"] = state["channel_embed"][list(recipe.picked)].clone()
-        config = replace(config, in_channels=len(recipe.picked))
-    network = empty_network(config)
-    network.load_state_dict(state, assign=True)
-    return network, digest

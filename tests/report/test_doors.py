@@ -1,0 +1,145 @@
+"""The measure of docs/new_measure.md, decorated at hand and installed as a package."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
+from napari_microdl.report import evaluate, measure, measures, summary_sentences, tables
+from napari_microdl.report.html import html_report
+from report.test_evaluation import FEW, six_fields
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "new_measure.md").read_text(encoding="utf-8")
+(EXAMPLE,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+(GROUP, ENTRY) = re.search(
+    r'\[project\.entry-points\."(.+?)"\]\n(.+?)\n', DOCUMENT, re.DOTALL
+).groups()
+CHOICES = FEW.replace(handcrafted=False)
+
+
+@pytest.fixture(autouse=True)
+def _others_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers goes with it."""
+    monkeypatch.setattr(measures, "MEASURES", dict(measures.MEASURES))
+    measures.load_others.cache_clear()
+    yield
+    measures.load_others.cache_clear()
+    sys.modules.pop("silent_units", None)
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = EXAMPLE) -> None:
+    """What pip leaves of a package with the entry point."""
+    (folder / "silent_units.py").write_text(code)
+    about = folder / "silent_units-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: silent-units\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[{GROUP}]\n{ENTRY}\n".replace('"', ""))
+    monkeypatch.syspath_prepend(str(folder))
+
+
+def test_the_example_is_short():
+    assert len(EXAMPLE.splitlines()) < 40
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_the_measure_is_in_json_page_legend_and_sentences(
+    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    if installed:
+        install(tmp_path, monkeypatch)
+    else:
+        exec(EXAMPLE, {})
+    activations = six_fields()
+    report = evaluate(activations, CHOICES)
+    label = activations.units["Metadata_condition"].to_numpy()
+    without = np.diff(activations.codes.indptr) == 0
+    expected = [
+        {
+            "label": name,
+            "n_units": int((label == name).sum()),
+            "silent": without[label == name].mean(),
+        }
+        for name in ("diffuse", "puncta")
+    ]
+    assert report.rows("silent") == expected
+    assert json.loads(report.to_json())["more"] == {"silent": expected}
+    # It comes after those of the package, with a heading of its own or one made of the column.
+    assert [table.key for table in tables()][-1] == "silent"
+    assert [c.heading for c in tables()[-1].columns] == ["Label", "Units", "Silent"]
+    page = html_report(report, "cell")
+    assert "<h2>Units without any concept</h2>" in page
+    assert "<p>How many units of each label show no concept at all.</p>" in page
+    assert "<li>Units: How many units have the label.</li>" in page
+    assert "<td>12</td>" in page
+    share = f"{expected[1]['silent']:.0%}"
+    assert f"{share} of the cells of 'puncta' show no concept." in summary_sentences(report, "cell")
+
+
+def test_what_a_measure_lacks_is_noted_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    exec(EXAMPLE, {})
+
+    @measure("odd", title="Odd numbers", needs=["images"])
+    def odd(run):
+        raise AssertionError("it is not called")
+
+    @measure("wrong", title="Wrong numbers")
+    def wrong(run):
+        return run.nothing
+
+    @measure("none", needs=["odd"])
+    def none(run):
+        raise AssertionError("it is not called")
+
+    activations = six_fields()
+    activations.codes = activations.codes * np.float32(0)
+    report = evaluate(activations, CHOICES)
+    assert report.more == {}
+    notes = report.notes
+    assert "No units without any concept: no concept is active anywhere." in notes
+    assert "The images of the run are not at hand, so nothing is measured in them." in notes
+    (failed,) = [note for note in notes if note.startswith("No wrong numbers: it failed with")]
+    assert "AttributeError" in failed
+    assert report.labels
+
+
+def test_columns_and_rows_can_go_into_another_table():
+    import pandas as pd
+
+    @measure("twice", needs=["labels"], into="labels")
+    def twice(run):
+        return run.found["labels"][["selectivity"]].set_axis(["twice"], axis=1) * 2
+
+    @measure("more rows", needs=["probes"], into="probes")
+    def more(run):
+        return pd.DataFrame({"auc": [0.5]}, index=pd.Index(["nothing"], name="of"))
+
+    report = evaluate(six_fields(), CHOICES)
+    assert [row["twice"] for row in report.labels] == [2 * r["selectivity"] for r in report.labels]
+    assert report.probes[-1] == {"of": "nothing", "auc": 0.5}
+    assert report.more == {}
+
+
+def test_an_entry_point_that_cannot_be_loaded_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    install(tmp_path, monkeypatch, "import no_such_package\n")
+    with current_task().taking_notes() as notes:
+        report = evaluate(six_fields(), CHOICES)
+    assert report.labels
+    (note,) = notes
+    assert note.startswith("The measure 'silent' is left out: ModuleNotFoundError")
+
+
+def test_names_of_other_parts_of_the_report_are_refused():
+    with pytest.raises(MicrodlError, match="No measure can be called 'notes'"):
+        measure("notes")
