@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def own_screen(config: pytest.Config) -> None:
-    """Give a process of a parallel run a virtual screen of its own, as scripts/with-display does."""
+    """Give a process of a parallel run a virtual screen of its own."""
     reads, writes = os.pipe()
     screen = subprocess.Popen(
         ["Xvfb", "-displayfd", str(writes), "-screen", "0", "1920x1080x24", "-nolisten", "tcp"],

@@ -12,6 +12,7 @@ from napari_microdl.concepts.painting import (
     BoxPainter,
     LabelPainter,
     channel_correlations,
+    coarsest_step,
     grid_to_pixels,
     window_of,
 )
@@ -22,10 +23,11 @@ shapes = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
 @given(data=st.data())
 def test_cells_are_painted_as_by_a_loop(data: st.DataObject):
-    numbers = [-3, 0, 1, 2, 5, 9, 70_000, 2**31 - 1]
+    dtype = data.draw(st.sampled_from([np.int32, np.int64]))
+    numbers = [-3, 0, 1, 2, 5, 9, 70_000, 2**31 - 1, *([2**40] if dtype is np.int64 else [])]
     labels = data.draw(
         hnp.arrays(
-            data.draw(st.sampled_from([np.int32, np.int64])),
+            dtype,
             data.draw(shapes),
             elements=st.sampled_from(numbers),
         )
@@ -108,6 +110,32 @@ def test_pixels_lie_between_the_centres_of_patches(
         grid.astype(float), np.meshgrid(*places, indexing="ij"), order=1, mode="nearest"
     )
     np.testing.assert_allclose(pixels, by_scipy, atol=1e-5)
+
+
+@given(
+    st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.integers(0, 4), st.integers(0, 4)
+)
+def test_no_more_pixels_than_patches_need_lie_between_their_centres(
+    rows, columns, patch, cut_y, cut_x
+):
+    grid = np.random.default_rng(rows).normal(size=(rows, columns)).astype(np.float32)
+    shape = (max(rows * patch - cut_y, 1), max(columns * patch - cut_x, 1))
+    coarsest = coarsest_step(patch, shape)
+    assert patch % coarsest == shape[0] % coarsest == shape[1] % coarsest == 0
+    for step in (1, coarsest):
+        centres = ((np.arange(n // step) + 0.5) * step - 0.5 for n in shape)
+        y, x = ((c + 0.5) / patch - 0.5 for c in centres)
+        expected = ndimage.map_coordinates(
+            grid, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest", output=np.float64
+        )
+        found = grid_to_pixels(grid, patch, shape, step)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_patches_that_fill_the_image_are_shown_as_they_are():
+    grid = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    assert coarsest_step(16, (48, 80)) == 16
+    np.testing.assert_array_equal(grid_to_pixels(grid, 16, (48, 80), 16), grid)
 
 
 @given(shape=st.tuples(st.integers(1, 90), st.integers(1, 90)), data=st.data())

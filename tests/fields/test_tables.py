@@ -191,9 +191,15 @@ def pair(tmp_path: Path) -> list[FieldFiles]:
         files = (folder / "dna.tif", folder / "actin.tif")
         data = np.stack([write_image(file, (20, 30)) for file in files])
         field = Field(
-            data=data, channel_names=("DNA", "Actin, fixed"), name=f"f {number}", condition="DMSO" if number else "", is_control=bool(number),
-            well="B02", site=f"s{number}", plate="p1",
-        )  # fmt: skip
+            data=data,
+            channel_names=("DNA", "Actin, fixed"),
+            name=f"f {number}",
+            condition="DMSO" if number else "",
+            is_control=bool(number),
+            well="B02",
+            site=f"s{number}",
+            plate="p1",
+        )
         rows.append(FieldFiles(field, files))
     (tmp_path / "here" / "cells.tif").write_bytes((tmp_path / "there" / "dna.tif").read_bytes())
     cells = tifffile.imread(tmp_path / "there" / "dna.tif").astype(np.int64)

@@ -6,74 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from napari.layers import Image
-from scipy.ndimage import map_coordinates
 
-from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
+from napari_microdl.concepts.painting import grid_to_pixels
 from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.overlays.overlays import DIVERGING, side_by_side
-from napari_microdl.gui.session.layers import TAG, Source
+from napari_microdl.gui.session.layers import TAG, Source, is_output
 from napari_microdl.gui.session.session import Session
 from napari_microdl.pipeline.run import run_pipeline
-
-RANDOM = np.random.default_rng(0)
 
 
 def outputs(viewer: Any, kind: str) -> list[Any]:
     return [x for x in viewer.layers if TAG in x.metadata and x.metadata[TAG]["kind"] == kind]
-
-
-@given(st.lists(st.integers(1, 2**40), min_size=1, max_size=6, unique=True), st.integers(0, 9))
-def test_every_pixel_gets_the_value_of_its_cell(ids, seed):
-    random = np.random.default_rng(seed)
-    labels = random.choice([0, 7, *ids], (6, 7))
-    values = random.random(len(ids)).astype(np.float32)
-    painted = LabelPainter(labels, np.array(ids)).paint(values)
-    value_of = dict(zip(ids, values, strict=True))
-    expected = [[value_of.get(int(label), np.nan) for label in row] for row in labels]
-    np.testing.assert_array_equal(painted, np.array(expected, np.float32))
-
-
-@given(st.integers(0, 99))
-def test_overlapping_boxes_show_their_mean(seed):
-    random = np.random.default_rng(seed)
-    top, left = random.integers(0, 8, (2, 5))
-    boxes = np.stack([top, left, top + 4, left + 3], axis=1).astype(np.int32)
-    values = random.random(5).astype(np.float32)
-    covered: list[list[list[float]]] = [[[] for _ in range(12)] for _ in range(14)]
-    for (t, lft, b, r), value in zip(boxes, values, strict=True):
-        for y in range(t, b):
-            for x in range(lft, r):
-                covered[y][x].append(float(value))
-    expected = [[np.mean(c) if c else np.nan for c in row] for row in covered]
-    np.testing.assert_allclose(BoxPainter(boxes, (14, 12)).paint(values), expected, atol=1e-5)
-
-
-@given(
-    st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.integers(0, 4), st.integers(0, 4)
-)
-def test_a_grid_is_interpolated_between_the_centres_of_patches(rows, columns, patch, cut_y, cut_x):
-    grid = np.random.default_rng(rows).normal(size=(rows, columns)).astype(np.float32)
-    shape = (max(rows * patch - cut_y, 1), max(columns * patch - cut_x, 1))
-    coarsest = coarsest_step(patch, shape)
-    assert patch % coarsest == shape[0] % coarsest == shape[1] % coarsest == 0
-    for step in (1, coarsest):
-        centres = ((np.arange(n // step) + 0.5) * step - 0.5 for n in shape)
-        y, x = ((c + 0.5) / patch - 0.5 for c in centres)
-        expected = map_coordinates(
-            grid, np.meshgrid(y, x, indexing="ij"), order=1, mode="nearest", output=np.float64
-        )
-        found = grid_to_pixels(grid, patch, shape, step)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_patches_that_fill_the_image_are_shown_as_they_are():
-    grid = RANDOM.normal(size=(3, 5)).astype(np.float32)
-    assert coarsest_step(16, (48, 80)) == 16
-    np.testing.assert_array_equal(grid_to_pixels(grid, 16, (48, 80), 16), grid)
 
 
 def test_the_heatmap_is_transparent_where_it_says_nothing():
@@ -276,3 +221,38 @@ def test_cells_are_painted_and_outlined_with_their_features(open_viewer, small_r
         for label, value in zip(ids, values, strict=True):
             assert (image.data[fields[field].labels == label] == value).all()
         assert np.isnan(image.data[fields[field].labels == 0]).all()
+
+
+def test_the_overlay_on_the_selected_image_follows_the_slider(
+    explored: Any, small_run: Any, qtbot: Any
+):
+    viewer, explorer = explored
+    viewer.layers.clear()
+    stack = viewer.add_image(np.stack([f.read()[0] for f in small_run.fields]), name="movie")
+    # An image that begins earlier shifts the steps of the slider against the frames.
+    viewer.add_image(np.zeros((7, 4, 4)), name="longer", translate=(-3, 0, 0))
+    sources = [
+        Source(
+            weakref.ref(stack.__wrapped__ if hasattr(stack, "__wrapped__") else stack), (i,), f.name
+        )
+        for i, f in enumerate(small_run.fields)
+    ]
+    session = explorer.session
+    session.finish(small_run.result, small_run.fields, sources)
+    session.view.show(kinds=["activation"], all_fields=False)
+    viewer.layers.selection.active = stack
+    activations = small_run.result.activations
+    for frame in (2, 0, 3):
+        viewer.dims.set_point(0, frame)
+        (overlay,) = [x for x in viewer.layers if isinstance(x, Image) and is_output(x)]
+        assert overlay.metadata[TAG]["field"] == frame
+        assert overlay.translate[0] == frame
+        painted = overlay.data.reshape(overlay.data.shape[-2:])
+        _, values = activations.unit_values(frame, session.view.concept)
+        assert painted[0, 0] == np.float32(values[0])
+        assert explorer.overlays.field_of(session.run.current.sources[0].layer()) == frame
+    # The overlay itself may be selected, too.
+    viewer.layers.selection.active = overlay
+    viewer.dims.set_point(0, 1)
+    (overlay,) = [x for x in viewer.layers if isinstance(x, Image) and is_output(x)]
+    assert overlay.metadata[TAG]["field"] == 1

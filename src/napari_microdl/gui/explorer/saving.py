@@ -24,14 +24,13 @@ from napari_microdl.gui.overlays.overlays import Overlays
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
+from napari_microdl.gui.widgets.save_actions import PICTURES, TABLES
 from napari_microdl.report import batch_columns, technical_concepts, with_technical
 
 if TYPE_CHECKING:
     from napari_microdl.concepts.activations import ConceptActivations
     from napari_microdl.report import EvaluationReport
 
-_TABLES = "Table (*.csv *.parquet)"
-_PLOTS = "Plot (*.png *.svg *.pdf)"
 _MOST_FEATURES = 20
 
 
@@ -120,13 +119,20 @@ class SaveButton(QPushButton):
         self.job_bar = JobBar(self.jobs)
         self.entries: dict[str, Any] = {}
         for key, text, tip, name, kinds, save in (
-            ("plot", "Plot in view", "", "concept.png", _PLOTS, partial(self._save_now, save_plot)),
+            (
+                "plot",
+                "Plot in view",
+                "",
+                "concept.png",
+                PICTURES,
+                partial(self._save_now, save_plot),
+            ),
             (
                 "concepts",
                 "Table of concepts",
                 "All columns, with notes.",
                 "concepts.csv",
-                _TABLES,
+                TABLES,
                 self._save_concepts,
             ),
             (
@@ -134,7 +140,7 @@ class SaveButton(QPushButton):
                 "Table of cells",
                 "One row a cell (or crop) with its condition, position, tag and activations.",
                 "cells.csv",
-                _TABLES,
+                TABLES,
                 self._save_units,
             ),
             (
@@ -142,7 +148,7 @@ class SaveButton(QPushButton):
                 "Comparison of two conditions",
                 "As chosen in the tab Compare.",
                 "comparison.csv",
-                _TABLES,
+                TABLES,
                 self._save_comparison,
             ),
             (
