@@ -115,9 +115,7 @@ def test_pixels_lie_between_the_centres_of_patches(
 @given(
     st.integers(1, 5), st.integers(1, 5), st.integers(1, 9), st.integers(0, 4), st.integers(0, 4)
 )
-def test_no_more_pixels_than_patches_need_lie_between_their_centres(
-    rows, columns, patch, cut_y, cut_x
-):
+def test_the_coarsest_pixels_lie_between_the_centres_of_patches(rows, columns, patch, cut_y, cut_x):
     grid = np.random.default_rng(rows).normal(size=(rows, columns)).astype(np.float32)
     shape = (max(rows * patch - cut_y, 1), max(columns * patch - cut_x, 1))
     coarsest = coarsest_step(patch, shape)

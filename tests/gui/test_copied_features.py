@@ -124,13 +124,10 @@ def two_fields(small_run: Any) -> PipelineResult:
 
 @pytest.mark.parametrize("own", [False, True], ids=["built-in cells", "own labels"])
 def test_activations_are_copied_to_the_labels_and_stay(
-    open_viewer, small_run, two_fields, qtbot, monkeypatch, own
+    open_viewer: Any, small_run: Any, two_fields: PipelineResult, messages: list[str], own: bool
 ):
-    messages: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", messages.append)
     viewer = open_viewer().__wrapped__
-    explorer = ConceptExplorer(viewer)
-    qtbot.addWidget(explorer)
+    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     session = explorer.session
     sources = []
     for number, field in enumerate(small_run.fields[:2]):

@@ -249,9 +249,9 @@ class ConceptModel(QAbstractTableModel):
         columns = [v for v in self._values if v and isinstance(v[0], str)]
         self._texts = [" ".join(row).lower() for row in zip(*columns, strict=True)]
 
-    def matches(self, row: int, words: list[str]) -> bool:
+    def matches(self, row: int, terms: list[str]) -> bool:
         """Whether a row holds every word, in any column of texts."""
-        return all(word in self._texts[row] for word in words)
+        return all(term in self._texts[row] for term in terms)
 
     def has_groups(self) -> bool:
         """Whether the dictionary was learned on controls first."""
@@ -316,16 +316,16 @@ class ConceptModel(QAbstractTableModel):
 
 
 class ConceptFilter(QSortFilterProxyModel):
-    """Searches the words of a row, can hide flagged concepts, and leaves sorting to the model."""
+    """Searches the texts of a row, can hide flagged concepts, and leaves sorting to the model."""
 
     def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
-        self._words: list[str] = []
+        self._terms: list[str] = []
         self._hide_flagged = False
 
     def search(self, text: str) -> None:
         """Show rows that hold every word of a text, in any column of texts."""
-        self._words = text.lower().split()
+        self._terms = text.lower().split()
         self.invalidateFilter()
 
     def hide_flagged(self, hide: bool) -> None:
@@ -343,7 +343,7 @@ class ConceptFilter(QSortFilterProxyModel):
         """Whether a row is shown."""
         model = self.sourceModel()
         assert isinstance(model, ConceptModel)
-        return model.matches(row, self._words) and not (
+        return model.matches(row, self._terms) and not (
             self._hide_flagged and model.is_flagged(row)
         )
 
