@@ -156,7 +156,7 @@ def made_up_run(
         activations.grids, activations.geometry = grids, [units] * TABLE_FIELDS
         config = PipelineConfig.of(unit="cell")
         labels_of = [labels] * TABLE_FIELDS
-        result = PipelineResult(config, activations.dictionary, activations, labels_of, REPORT)
+        result = PipelineResult(config, activations, labels_of, REPORT)
         return result, fields, sources
     dictionary = dictionary_of(random, CONCEPTS)
     n = len(ids) * n_fields
@@ -169,11 +169,7 @@ def made_up_run(
         [units] * n_fields,
     )
     config = PipelineConfig.of(unit="cell")
-    return (
-        PipelineResult(config, dictionary, activations, [labels] * n_fields, REPORT),
-        fields,
-        sources,
-    )
+    return PipelineResult(config, activations, [labels] * n_fields, REPORT), fields, sources
 
 
 def seconds_of(switch: Callable[[int], Any], repeats: int) -> list[Took]:

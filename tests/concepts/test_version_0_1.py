@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.concepts.export import write_table
 from napari_microdl.concepts.store import open_activations, save_activations
-from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.config import EvaluationChoices, PipelineConfig
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.estimators.icfl import ICFL
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.tables import read_fields
+from napari_microdl.models.recipe import HubSource
+from napari_microdl.models.weights.hub import check_recorded_digest, recorded_digest
+from napari_microdl.pipeline.run import PipelineResult, run_pipeline
+from napari_microdl.report import evaluate
 
 FOLDER = Path(__file__).parents[1] / "data" / "version_0_1"
 NAMES = ("cells", "control_first", "not_whitened")
@@ -28,6 +41,26 @@ def expected() -> dict[str, Any]:
 def arrays() -> dict[str, np.ndarray]:
     with np.load(FOLDER / "expected.npz") as file:
         return dict(file)
+
+
+@pytest.fixture(scope="module")
+def fields() -> list[Field]:
+    """What the dictionaries were fitted on."""
+    return [
+        dataclasses.replace(field, data=field.data[:, :160, :160].copy(), plate="P1")
+        for field in transfluor()
+        if field.well in {"O05", "O07", "O11", "O12"}
+    ]
+
+
+def applied(name: str, fields: list[Field]) -> PipelineResult:
+    dictionary = ConceptDictionary.load(FOLDER / f"{name}.microdl.safetensors")
+    config = PipelineConfig.from_dict(dictionary.provenance["config"])
+    return run_pipeline(fields, config, dictionary=dictionary)
+
+
+def sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
@@ -144,3 +177,117 @@ def test_activations_are_those_that_were_written(
         assert activations.top_units(int(concept), 5).tolist() == rows
     # The ranking that is worked out anew is the one that was written.
     assert_rows(dataclasses.replace(activations).ranking, known["ranking"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_dictionary_is_applied_as_it_was(
+    name: str, fields: list[Field], expected: dict[str, Any], arrays: dict[str, np.ndarray]
+):
+    result = applied(name, fields)
+    codes, known = result.activations.codes, expected["dictionaries"][name]["applied"]
+    assert (codes.shape[0], codes.nnz) == (known["n_units"], known["n_codes"])
+    assert_close(codes.sum(axis=0, dtype=float), np.array(known["sum_of_concept"]))
+    assert_rows(result.activations.ranking.head(5), known["ranking"])
+    if name == "cells":
+        np.testing.assert_array_equal(np.stack(result.labels), arrays["cells.labels"])
+        for part in ("indices", "indptr"):
+            np.testing.assert_array_equal(getattr(codes, part), arrays[f"cells.applied.{part}"])
+        assert_close(codes.data, arrays["cells.applied.data"])
+
+
+def tagged_run(fields: list[Field]) -> ConceptActivations:
+    """The run of which the evaluation and the tables were written."""
+    activations = applied("cells", fields).activations
+    activations.unit_tags = open_activations(FOLDER / "activations").unit_tags
+    return activations
+
+
+def test_the_evaluation_finds_what_it_found(fields: list[Field]):
+    known = json.loads((FOLDER / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    choices = EvaluationChoices(**known["choices"])
+    found = json.loads(evaluate(tagged_run(fields), choices).to_json())
+    assert found.pop("more") == {}
+    assert_alike(found, known)
+
+
+def assert_alike(found: Any, known: Any) -> None:
+    """The same, numbers within the tolerance."""
+    if isinstance(known, dict):
+        assert list(found) == list(known)
+        found, known = list(found.values()), list(known.values())
+    if isinstance(known, list):
+        assert len(found) == len(known)
+        for one, other in zip(found, known, strict=True):
+            assert_alike(one, other)
+    elif isinstance(known, float):
+        assert found == pytest.approx(known, rel=1e-4, abs=1e-5)
+    else:
+        assert found == known
+
+
+@pytest.mark.parametrize("name", ["cells", "exported", "concepts"])
+def test_tables_hold_what_they_held(name: str, fields: list[Field], tmp_path: Path):
+    activations = tagged_run(fields)
+    tables = {
+        "cells": lambda: activations.to_frame(),
+        "exported": lambda: activations.to_frame([2, 5]),
+        "concepts": lambda: activations.ranking.rename_axis("concept"),
+    }
+    path = tmp_path / f"{name}.csv"
+    write_table(tables[name](), path)
+    found, known = pd.read_csv(path), pd.read_csv(FOLDER / "run" / f"{name}.csv")
+    pd.testing.assert_frame_equal(found, known, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("newton", 1e-5), ("adam", 1e-3)])
+def test_a_fit_that_was_stopped_goes_on(
+    name: str,
+    tolerance: float,
+    expected: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    tmp_path: Path,
+):
+    known, path = expected["fits"][name], tmp_path / "checkpoint"
+    # It is deleted when the fit ends.
+    shutil.copyfile(FOLDER / "fit" / f"{name}.checkpoint", path)
+    icfl = ICFL(**known["parameters"])
+    x = np.load(FOLDER / "fit" / "samples.npy")
+    steps = [record.step for record in icfl.fit_iter(x, checkpoint=path, resume=True)]
+    assert (steps[0], steps[-1]) == (known["first_step"], known["last_step"])
+    assert icfl.history_[-1].r2 == pytest.approx(known["r2"], rel=tolerance)
+    for found, part in ((icfl.components_, "components"), (icfl.bias_, "bias")):
+        value = arrays[f"fit.{name}.{part}"]
+        np.testing.assert_allclose(found, value, rtol=0, atol=tolerance * np.abs(value).max())
+
+
+@pytest.mark.parametrize("name", ["window.fields.csv", "stack.fields.csv"])
+def test_tables_of_fields_hold_the_same_images(name: str, expected: dict[str, Any]):
+    assert [
+        {
+            "name": field.name,
+            "channels": list(field.channel_names),
+            "condition": field.condition,
+            "control": field.is_control,
+            "well": field.well,
+            "site": field.site,
+            "plate": field.plate,
+            "type": str(field.read().dtype),
+            "shape": list(field.read().shape),
+            "pixels": sha256(field.read()),
+            "labels": None
+            if field.labels is None
+            else sha256(np.asarray(field.read_labels(), np.int32)),
+        }
+        for field in read_fields(FOLDER / name)
+    ] == expected["tables"][name]
+
+
+def test_weights_used_before_are_held_to_what_was_written_down(
+    expected: dict[str, Any], own_cache: Path
+):
+    shutil.copytree(FOLDER / "first-use", own_cache / "first-use")
+    source = HubSource("some-lab/some-model", "0123456789ab" * 3 + "0123")
+    assert recorded_digest(source) == expected["first_use"]
+    check_recorded_digest(source, "model.safetensors", expected["first_use"])
+    with pytest.raises(MicrodlError, match="is not the file that was used first"):
+        check_recorded_digest(source, "model.safetensors", "1e" * 32)

@@ -14,9 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from napari.components import LayerList
+from napari.layers import Image, Labels
 from qtpy.QtCore import Qt
 
 from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.core.config import read_config
+from napari_microdl.gui.session.files import collect_window, open_window, restore_window
+from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.workflow.fill_fields import FillFields
 from napari_microdl.pipeline.files import DICTIONARY
 
@@ -331,3 +336,27 @@ def test_a_settings_file_that_cannot_be_written_is_said(
     _, workflow = opened(open_viewer, qtbot, files[:2])
     dialogs.mkdir()
     assert settings(workflow, 1, qtbot).startswith("⚠ The settings could not be saved: ")
+
+
+@pytest.mark.parametrize("name", ["window", "stack"])
+def test_what_the_window_of_version_0_1_saved_is_restored_and_saved_alike(name: str):
+    folder = Path(__file__).parents[1] / "data" / "version_0_1"
+    found = open_window(folder / f"{name}.json")
+    images = {image.layer: image.labels for image in found.window.images}
+    layers = LayerList()
+    for layer, labels in images.items():
+        pixels = tifffile.imread(folder / "images" / f"{layer}.tif")
+        layers.append(Image(pixels, name=layer))
+        if labels:
+            layers.append(Labels(np.ones(pixels.shape, int), name=labels))
+    session = Session()
+    assert restore_window(session.plan, layers, found) == ""
+    again = collect_window(session.plan, folder / f"{name}.json")
+    # The cells of a field are those of its first channel, whatever is said of the others.
+    some = {"images": {"__all__": {"labels"}}}
+    assert again.window.model_dump(exclude=some) == found.window.model_dump(exclude=some)
+    for image, before in zip(again.window.images, found.window.images, strict=True):
+        assert before.labels in ("", image.labels)
+    assert again.config == read_config(folder / f"{name}.json")
+    controls = [str(row.field.is_control) for row in again.fields]
+    assert controls == found.table["Metadata_control"].tolist()

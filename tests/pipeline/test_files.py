@@ -257,9 +257,7 @@ def test_every_choice_of_evaluate_has_an_option(
 def test_the_ranking_is_written_again_with_what_is_technical(tmp_path: Path):
     fields, activations = make(("diffuse", "puncta") * 3, (True, False) * 3)
     activations.units["Metadata_Plate"] = np.where(activations.units["field"] < 3, "p1", "p2")
-    result = PipelineResult(
-        PipelineConfig.of(unit="cell"), activations.dictionary, activations, [None] * 6, {}
-    )
+    result = PipelineResult(PipelineConfig.of(unit="cell"), activations, [None] * 6, {})
     choices = EvaluationChoices(n_permutations=9, handcrafted=False)
     report = evaluate_run(result, fields, tmp_path, choices)
     written = pd.read_csv(tmp_path / "concepts.csv", index_col="concept")

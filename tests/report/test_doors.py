@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from napari_microdl.core.errors import MicrodlError
@@ -83,9 +84,7 @@ def test_the_measure_is_in_json_page_legend_and_sentences(
     assert f"{share} of the cells of 'puncta' show no concept." in summary_sentences(report, "cell")
 
 
-def test_what_a_measure_lacks_is_noted_and_the_others_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_what_a_measure_lacks_is_noted_and_the_others_go_on():
     exec(EXAMPLE, {})
 
     @measure("odd", title="Odd numbers", needs=["images"])
@@ -95,6 +94,18 @@ def test_what_a_measure_lacks_is_noted_and_the_others_go_on(
     @measure("wrong", title="Wrong numbers")
     def wrong(run):
         return run.nothing
+
+    @measure("no table", title="Numbers in no table")
+    def no_table(run):
+        return {"a": 1}
+
+    @measure("no JSON", title="Numbers that JSON cannot hold")
+    def no_json(run):
+        return pd.DataFrame({"a": [object()]})
+
+    @measure("no rows", into="labels", title="Numbers of other rows")
+    def no_rows(run):
+        return pd.DataFrame({"a": [1]}, index=pd.Index(["x"], name="nowhere"))
 
     @measure("none", needs=["odd"])
     def none(run):
@@ -107,14 +118,17 @@ def test_what_a_measure_lacks_is_noted_and_the_others_go_on(
     notes = report.notes
     assert "No units without any concept: no concept is active anywhere." in notes
     assert "The images of the run are not at hand, so nothing is measured in them." in notes
-    (failed,) = [note for note in notes if note.startswith("No wrong numbers: it failed with")]
-    assert "AttributeError" in failed
+    for what, error in (
+        ("wrong numbers", "AttributeError"),
+        ("numbers in no table", "AttributeError"),
+        ("numbers that json cannot hold", "TypeError"),
+        ("numbers of other rows", "KeyError"),
+    ):
+        assert any(note.startswith(f"No {what}: it failed with {error} (") for note in notes)
     assert report.labels
 
 
 def test_columns_and_rows_can_go_into_another_table():
-    import pandas as pd
-
     @measure("twice", needs=["labels"], into="labels")
     def twice(run):
         return run.found["labels"][["selectivity"]].set_axis(["twice"], axis=1) * 2

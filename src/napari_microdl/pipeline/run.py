@@ -60,8 +60,6 @@ class PipelineResult:
     ----------
     config : PipelineConfig
         Settings used; where a dictionary was applied, with its settings filled in.
-    dictionary : ConceptDictionary
-        Fitted or applied dictionary.
     activations : ConceptActivations
         Activations of every unit.
     labels : list of (ndarray of shape (height, width) or None)
@@ -73,11 +71,15 @@ class PipelineResult:
     """
 
     config: PipelineConfig
-    dictionary: ConceptDictionary
     activations: ConceptActivations
     labels: list[Labels]
     report: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def dictionary(self) -> ConceptDictionary:
+        """The dictionary, fitted or applied."""
+        return self.activations.dictionary
 
 
 class PipelineRun:
@@ -182,7 +184,7 @@ class PipelineRun:
                 }
                 dictionary.figures = {**report["fit"], **report["position"]}
             current_task().progress(1, 1, "Done")
-        return PipelineResult(self.config, dictionary, activations, labels, report, notes)
+        return PipelineResult(self.config, activations, labels, report, notes)
 
     def _check(self, *, fitting: bool) -> tuple[str, ...]:
         model = None if self._model is None else self._model.spec

@@ -118,21 +118,19 @@ def _take(measure: Measure, run: EvaluationInput, report: EvaluationReport) -> N
     current_task().progress(0, 1, measure.message)
     try:
         table = measure.function(run)
+        rows = _rows(measure, table, run)
+        if measure.into is None:
+            _add(measure, report, rows, table.attrs)
+        elif measure.into in run.found:
+            _join(report.rows(measure.into), rows, str(table.index.name))
+        run.found[measure.table.key] = table
     except MicrodlError as error:
         run.notes.append(f"No {measure.what}: {error}")
-        return
     except Exception as error:
         # A stranger's measure must not take an hour's work with it.
         if measure.function.__module__.startswith(__package__):
             raise
         run.notes.append(f"No {measure.what}: it failed with {type(error).__name__} ({error}).")
-        return
-    run.found[measure.table.key] = table
-    rows = _rows(measure, table, run)
-    if measure.into is None:
-        _add(measure, report, rows, table.attrs)
-    elif measure.into in run.found:
-        _join(report.rows(measure.into), rows, str(table.index.name))
 
 
 def _rows(measure: Measure, table: pd.DataFrame, run: EvaluationInput) -> list[dict[str, Any]]:

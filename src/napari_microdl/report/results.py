@@ -55,7 +55,7 @@ class EvaluationReport:
         lies. Empty where nothing was measured by hand.
     seeds : dict
         ``n_seeds``, ``n_samples``, ``same_samples`` (whether the dictionary was fitted on the same
-        fields) and the entries of `seed_agreement`. Empty where no further seed was fitted.
+        fields) and the entries of `agreement_of`. Empty where no further seed was fitted.
     tags : list of dict
         Two rows a label that is not of controls alone: ``concept``, its best; ``of`` "vector", the
         cosine of each cell with it, and "heatmap", the mean of its heatmap in the mask of the cell;

@@ -356,7 +356,7 @@ def restore_window(plan: Plan, layers: Iterable[Any], found: OpenedWindow) -> st
         plan.take_config(found.config)
         return ""
     layers = list(layers)
-    before = plan.images.layout, [copy.copy(row) for row in plan.images.rows]
+    before = plan.images.layout, list(plan.images.rows)
     channels = [copy.copy(channel) for channel in plan.images.channels]
     choices = dict(plan.model.channel_choices)
     try:

@@ -190,27 +190,30 @@ class Session:
     def finish(self, result: PipelineResult, fields: list[Field], sources: list[Source]) -> None:
         """Take in the result of a run of what `Plan.prepare` gave, and show its first concept."""
         self.plan.model.learn_speed(result, fields)
-        self._show(result, fields, sources, is_first=self.run.current is None)
+        started, self._started = self._started, None
+        facets = self.plan.facets() if started is None else started
+        self._show(result, fields, sources, facets, is_first=self.run.current is None)
 
     def open_activations(self, activations: ConceptActivations) -> None:
         """Show activations that were opened from a folder, without images."""
         # Imported here: it brings the model's code along, which takes seconds.
         from napari_microdl.pipeline.run import PipelineResult
 
-        dictionary = activations.dictionary
-        config = PipelineConfig.of(unit=dictionary.spec.units.kind)
-        result = PipelineResult(config, dictionary, activations, [], {})
-        # It was not begun here: a run in progress goes on.
-        started, self._started = self._started, None
-        self._show(result, [], [], is_first=False)
-        self._started = started
+        config = PipelineConfig.of(unit=activations.dictionary.spec.units.kind)
+        result = PipelineResult(config, activations, [], {})
+        self._show(result, [], [], self.plan.facets(), is_first=False)
 
     def _show(
-        self, result: PipelineResult, fields: list[Field], sources: list[Source], *, is_first: bool
+        self,
+        result: PipelineResult,
+        fields: list[Field],
+        sources: list[Source],
+        facets: Facets,
+        *,
+        is_first: bool,
     ) -> None:
         self.run.take(result, fields, sources, is_first=is_first)
-        self._freshness.show(self.plan.facets() if self._started is None else self._started)
-        self._started = None
+        self._freshness.show(facets)
         self.view.concept = int(result.activations.ranking.index[0])
         self.settings.set_dictionary(result.dictionary)
         self.run.changed.emit()

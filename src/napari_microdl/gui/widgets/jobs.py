@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 # More often than this a person sees no difference, and the GUI thread would drown in events.
 _SECONDS_BETWEEN_REPORTS = 0.04
 _MILLISECONDS_BETWEEN_LOOKS = 100
+# What is over sooner nobody waits for.
+_LEAST_SECONDS_LEFT = 3.0
 
 # Percent of the bar at which each stage of a run starts and ends, by their usual length.
 _STAGES: dict[Stage, tuple[int, int]] = {
@@ -324,4 +326,6 @@ class JobBar(QWidget):
 def time_left(progress: Progress) -> str:
     """How long a stage will still take, to be added to a message; empty while nobody can say."""
     seconds = progress.seconds_left
-    return "" if seconds is None else f", about {duration(seconds)} left"
+    if seconds is None or seconds < _LEAST_SECONDS_LEFT:
+        return ""
+    return f", about {duration(seconds)} left"

@@ -187,12 +187,14 @@ class TokensStep(Step):
         layout.addWidget(self.licence)
         layout.addWidget(self.joint)
         layout.addLayout(self._channel_form)
-        self._below = self.form()
-        self._below.addRow("Several channels", self.channel_tokens)
-        self._below.addRow("Brightness scale", self.scaling)
-        self._below.addRow(self.measured)
-        self._below.addRow("Layer", layers)
-        layout.addLayout(self._below)
+        self._intensities = self.form()
+        self._intensities.addRow("Several channels", self.channel_tokens)
+        self._intensities.addRow("Brightness scale", self.scaling)
+        self._intensities.addRow(self.measured)
+        layout.addLayout(self._intensities)
+        below = self.form()
+        below.addRow("Layer", layers)
+        layout.addLayout(below)
         layout.addWidget(self.curve)
         rest = self.form()
         rest.addRow("Read from", self.site)
@@ -269,9 +271,9 @@ class TokensStep(Step):
         show_choice(self.precision, config.model.precision)
         show_choice(self.scaling, config.tokens.scaling)
         show_choice(self.channel_tokens, config.tokens.channel_tokens)
-        self._below.setRowVisible(self.channel_tokens, len(self.session.images.channels) > 1)
+        self._intensities.setRowVisible(self.channel_tokens, len(self.session.images.channels) > 1)
         self.measured.setText(self._measured())
-        self._below.setRowVisible(self.measured, bool(self.measured.text()))
+        self._intensities.setRowVisible(self.measured, bool(self.measured.text()))
         self.remove_position.setEnabled(dictionary is None)
         removed = self.session.settings.shown_config().tokens.remove_position
         self.remove_position.setChecked(removed)
@@ -311,8 +313,8 @@ class TokensStep(Step):
         warned = spec is not None and spec.non_commercial is not False
         terms = f"; {commercial_use(spec.non_commercial)}" if spec and warned else ""
         where = self.site.itemText(self.site.findData(site)).lower()
-        position = "position removed" if removed else "position kept"
-        self.set_summary(f"{title}{terms}; {layer}, {where}; {position}")
+        position = "" if removed else "; tile position left in"
+        self.set_summary(f"{title}{terms}; {layer}, {where}{position}")
 
     def _measured(self) -> str:
         """Limits of the intensities when tokens were last read, as ranges over the images."""
