@@ -82,7 +82,17 @@ class Coarse(PatchMean):
         {"site": "attention"},
         {"plan": TilePlan(4, 16, 0)},
     ],
-    ids=str,
+    ids=[
+        "pixels",
+        "shape",
+        "weights",
+        "name of the model",
+        "device",
+        "precision",
+        "layer",
+        "site",
+        "tiles",
+    ],
 )
 def test_whatever_tokens_depend_on_changes_their_name(tmp_path: Path, change: dict[str, Any]):
     cache = TokenCache(tmp_path)
