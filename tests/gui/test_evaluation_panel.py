@@ -312,7 +312,7 @@ def test_it_says_whether_fields_were_seen(
     known = [{"name": "other"}, *listed[:n_fitted]] if n_fitted is not None else []
     changed = replace(dictionary, provenance={**dictionary.provenance, "fields": known})
     activations = replace(small_run.result.activations, dictionary=changed)
-    result = replace(small_run.result, dictionary=changed, activations=activations)
+    result = replace(small_run.result, activations=activations)
     explorer.session.finish(result, small_run.fields, explorer.session.run.current.sources)
     assert sentence in panel.warning.text()
     assert panel.choices.unseen.isEnabled() == can_choose

@@ -12,7 +12,7 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton
 
-from napari_microdl.gui.explorer.panel import Panel, show_text
+from napari_microdl.gui.explorer.panel import Panel, conditions_of, show_text
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
@@ -198,7 +198,7 @@ class ComparePanel(Panel):
             box.clear()
         if run is not None:
             units = run.result.activations.units
-            names = sorted(units["Metadata_condition"].astype(str).unique())
+            names = conditions_of(run)
             for box in boxes:
                 box.addItems(names)
             controls = units.loc[units["Metadata_control"], "Metadata_condition"].astype(str)

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QPushButton
 
 from napari_microdl.concepts.projection import pca_map, umap_is_installed, umap_map
 from napari_microdl.core.text import counted
-from napari_microdl.gui.explorer.panel import Panel, show_text
+from napari_microdl.gui.explorer.panel import Panel, conditions_of, show_text
 from napari_microdl.gui.overlays.overlays import Overlays
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import Session
@@ -129,10 +129,9 @@ class SelectButton(QPushButton):
                 self._rows_in_view,
             )
         menu.addSeparator()
-        conditions = run.result.activations.units["Metadata_condition"].astype(str)
-        for condition in sorted(conditions.unique()):
+        for condition in conditions_of(run):
             self._add(
-                # Qt takes a single ampersand for the mark of a key.
+                # Qt takes a single ampersand as a sign for a key.
                 f"Condition {condition.replace('&', '&&')}" if condition else "No condition",
                 f"Every {unit} of this condition.",
                 partial(self._rows_of_condition, condition),

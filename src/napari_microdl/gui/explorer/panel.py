@@ -15,7 +15,7 @@ from napari_microdl.gui.widgets.plots import Plot
 
 
 class Panel(QWidget):
-    """One tab: it is told of runs, and of concepts only while it is looked at."""
+    """One tab: it follows the run, and the concept only while it is looked at."""
 
     plot: Plot | None = None
 
@@ -68,6 +68,11 @@ class Panel(QWidget):
         if self.plot is None or not self.plot.has_contents():
             raise MicrodlError("There is no plot yet; wait until it is drawn.")
         self.plot.save(path)
+
+
+def conditions_of(run: Run) -> list[str]:
+    """Names of the conditions, sorted."""
+    return sorted(run.result.activations.units["Metadata_condition"].astype(str).unique())
 
 
 def show_text(label: QLabel, text: str) -> None:

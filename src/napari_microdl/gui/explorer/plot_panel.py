@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSignalBlocker
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import QComboBox, QHBoxLayout
 
 from napari_microdl.concepts.painting import channel_correlations
-from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.explorer.panel import Panel, conditions_of
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.plots import Plot
 
@@ -88,7 +88,7 @@ class PlotPanel(Panel):
         self.kind.setAccessibleName("Kind of plot")
         for key, (name, tip) in KINDS.items():
             self.kind.addItem(name, key)
-            self.kind.setItemData(self.kind.count() - 1, tip, 3)
+            self.kind.setItemData(self.kind.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
         self.kind.setToolTip(next(iter(KINDS.values()))[1])
         self.label = QComboBox()
         self.label.setToolTip("The condition that is set against all others.")
@@ -108,8 +108,7 @@ class PlotPanel(Panel):
         with QSignalBlocker(self.label):
             self.label.clear()
             if run is not None:
-                units = run.result.activations.units
-                self.label.addItems(sorted(units["Metadata_condition"].astype(str).unique()))
+                self.label.addItems(conditions_of(run))
                 best = str(run.result.activations.ranking["label"].iloc[0])
                 self.label.setCurrentText(best)
         if run is None:

@@ -35,7 +35,7 @@ _MOST_FEATURES = 20
 
 
 def _write(write: Callable[..., Path], *args: Any) -> Path:
-    """Write in the background; what the system refuses is told in its words."""
+    """Write in the background; a refusal of the system is shown as it is."""
     try:
         return write(*args)
     except OSError as error:
@@ -62,8 +62,8 @@ def _write_heatmap(activations: ConceptActivations, field: int, concept: int, pa
     heatmap = activations.heatmap(field, concept)
     current_task().check()
     pixels = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape)
-    with write_whole(path) as partial:
-        tifffile.imwrite(partial, pixels)
+    with write_whole(path) as unfinished:
+        tifffile.imwrite(unfinished, pixels)
     return path
 
 

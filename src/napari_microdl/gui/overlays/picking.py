@@ -95,9 +95,9 @@ class Picker:
                 yield
             active = viewer.layers.selection.active
             painting = active is not None and str(active.mode) != "pan_zoom"
-            tell = reference()
-            if tell is not None and not dragged and not painting:
-                tell(np.asarray(event.position), _MODIFIER_TO_ADD in event.modifiers)
+            report = reference()
+            if report is not None and not dragged and not painting:
+                report(np.asarray(event.position), _MODIFIER_TO_ADD in event.modifiers)
 
         # Kept apart from the viewer, which must not keep the dock alive.
         self._listen = listen
