@@ -212,3 +212,45 @@ def test_a_large_image_is_segmented_in_a_process_that_ends_when_it_is_left(monke
     nothing = np.full(image.shape, np.nan, np.float32)
     with pytest.raises(MicrodlError, match="NaN or infinite"):
         segment_cells(nothing, pixels_in_this_process=most)
+
+
+def of_nothing(kind: str) -> np.ndarray:
+    """A field without cells as cameras give it."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, 1, (512, 512))
+    y, x = np.mgrid[-1:1:512j, -1:1:512j]
+    return {
+        "white": 1000 + 20 * noise,
+        "counts": rng.poisson(3, noise.shape),
+        "rounded": np.round(10 + 0.6 * noise).astype(np.uint8),
+        "blurred": 1000 + 200 * ndimage.gaussian_filter(noise, 1),
+        "uneven light": (1000 + 20 * noise) * (1 + 0.2 * x - 0.15 * (x**2 + y**2)),
+        "hot pixels": np.where(rng.random(noise.shape) < 1e-5, 65535, 1000 + 20 * noise),
+    }[kind]
+
+
+@pytest.mark.parametrize("threshold", ["local", "otsu"])
+@pytest.mark.parametrize(
+    "kind", ["white", "counts", "rounded", "blurred", "uneven light", "hot pixels"]
+)
+def test_a_field_of_nothing_holds_no_cells(kind: str, threshold: str):
+    assert segment_cells(of_nothing(kind), SegmentationConfig(threshold=threshold)).max() == 0
+
+
+def test_few_dim_cells_are_found_in_noise_all_the_same():
+    image = of_nothing("white")
+    y, x = np.mgrid[:512, :512]
+    for centre in (100, 300):
+        image[(y - centre) ** 2 + (x - 200) ** 2 <= 20**2] += 40
+    found = segment_cells(image)
+    assert found[100, 200] > 0
+    assert found[300, 200] > 0
+
+
+@pytest.mark.parametrize("value", [0, 65535])
+def test_one_defect_of_the_camera_moves_no_outline(sample_fields: list[Field], value: int):
+    image = sample_fields[0].read()[0].astype(np.uint16) * 16 + 5000
+    defect = image.copy()
+    defect[437, 326] = value
+    found, expected = segment_cells(defect) > 0, segment_cells(image) > 0
+    assert (found != expected).mean() < 0.001

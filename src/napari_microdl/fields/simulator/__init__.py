@@ -13,7 +13,7 @@ from napari_microdl.fields.simulator.fields import (
     SimulatedField,
     simulate_field,
 )
-from napari_microdl.fields.simulator.plates import simulate_plate
+from napari_microdl.fields.simulator.plates import simulate_plate, simulate_wells
 
 __all__ = [
     "CHANNELS",
@@ -23,4 +23,5 @@ __all__ = [
     "SimulatedField",
     "simulate_field",
     "simulate_plate",
+    "simulate_wells",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
@@ -27,6 +28,12 @@ CONTROL = "control"
 _BACKGROUND = 300.0
 # Share of the cells that a field loses at density 1.
 _LOSS = 0.6
+# How far haze reaches, in pixels.
+_HAZE_REACH = 30.0
+# Factors that leave outlines as they are, so that pixels can be compared with and without them.
+_PAINTED = ("texture", "translocation", "puncta")
+# Least change of the light of a pixel, over the brightness of a cell, that counts.
+_LEAST_CHANGE = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,12 +50,21 @@ class Nuisances:
         Spread of the cell cycle: 0 gives all nuclei the same size, 1 up to twice the DNA.
     noise : float
         Standard deviation of the camera's noise over the brightness of a cell.
+    blur : float
+        Standard deviation of a Gaussian by which the light is out of focus, in pixels.
+    haze : float
+        Share of the light, 0 to 1, that is spread over the neighbourhood of where it comes from.
+    background : float
+        Level that is added everywhere, over the brightness of a cell.
     """
 
     illumination: float = 0.2
     gain: float = 1.0
     cell_cycle: float = 1.0
     noise: float = 0.01
+    blur: float = 0.0
+    haze: float = 0.0
+    background: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -64,11 +80,15 @@ class SimulatedField:
         strength for each of `FACTORS`, and the nuisances illumination, gain and cell_cycle.
     nuclei : ndarray of int32, shape (height, width)
         Nuclei, by the labels of their cells.
+    masks : dict of str to ndarray of bool, shape (height, width)
+        Pixels that texture, translocation and puncta change by a twentieth of the brightness of a
+        cell or more, in any of the channels; empty where they were not asked for.
     """
 
     field: Field
     truth: pd.DataFrame
     nuclei: NDArray[np.int32]
+    masks: dict[str, NDArray[np.bool_]]
 
 
 def simulate_field(
@@ -84,6 +104,7 @@ def simulate_field(
     well: str = "",
     site: str = "",
     plate: str = "",
+    masks: bool = False,
     seed: int = 0,
 ) -> SimulatedField:
     """Draw one field.
@@ -110,13 +131,14 @@ def simulate_field(
         Other than the usual ones.
     name, condition, is_control, well, site, plate
         See `Field`.
+    masks : bool, default=False
+        Whether to draw the pixels that each factor changes, too.
     seed : int
         Of all draws.
 
     Returns
     -------
     SimulatedField
-        Field, truth and nuclei.
 
     Raises
     ------
@@ -140,8 +162,19 @@ def simulate_field(
     strengths = strengths.iloc[present].reset_index(drop=True)
     cycle = nuisances.cell_cycle * drawn[:, 0]
     labels, nuclei, depth = outline(centres, strengths, drawn, cycle, shape)
-    planes = paint(labels, nuclei, depth, strengths, drawn, cycle, spot_draws, seed)
-    image = nuisances.gain * np.stack([planes[c] for c in channels])
+
+    def light(strengths: pd.DataFrame) -> NDArray[np.float64]:
+        planes = paint(labels, nuclei, depth, strengths, drawn, cycle, spot_draws, seed)
+        return np.stack([planes[c] for c in channels])
+
+    image = light(strengths)
+    changed = {
+        factor: np.abs(image - light(strengths.assign(**{factor: 0.0}))).max(0)
+        > _LEAST_CHANGE * BRIGHTNESS
+        for factor in (_PAINTED if masks else ())
+        if strengths[factor].any()
+    }
+    image = nuisances.gain * _seen(image, nuisances)
     # The darker side is the same in all fields of a microscope.
     ramp = np.linspace(1 + nuisances.illumination / 2, 1 - nuisances.illumination / 2, shape[1])
     image = image * ramp + _BACKGROUND
@@ -174,7 +207,17 @@ def simulate_field(
     truth = truth.assign(illumination=nuisances.illumination, gain=nuisances.gain, cell_cycle=cycle)
     # A cell whose place others cover entirely cannot be measured, and is not in the truth.
     visible = np.bincount(labels.ravel(), minlength=len(centres) + 1)[1:] > 0
-    return SimulatedField(field, truth[visible].reset_index(drop=True), nuclei)
+    return SimulatedField(field, truth[visible].reset_index(drop=True), nuclei, changed)
+
+
+def _seen(light: NDArray[np.float64], nuisances: Nuisances) -> NDArray[np.float64]:
+    """What an optical system that is out of focus, and a hazy sample, make of the light."""
+    if nuisances.blur:
+        light = ndimage.gaussian_filter(light, (0, nuisances.blur, nuisances.blur))
+    if nuisances.haze:
+        spread = ndimage.gaussian_filter(light, (0, _HAZE_REACH, _HAZE_REACH))
+        light = (1 - nuisances.haze) * light + nuisances.haze * spread
+    return light + nuisances.background * BRIGHTNESS
 
 
 def _require_drawable(shape: tuple[int, int], channels: Sequence[str], n_cells: int) -> None:
