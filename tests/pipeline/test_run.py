@@ -19,6 +19,7 @@ import pytest
 
 from models import published
 from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.concepts.painting import LabelPainter
 from napari_microdl.core.config import PipelineConfig, SegmentationConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import Cancelled, Progress, Stage, Task
@@ -536,16 +537,42 @@ def test_bad_images_and_labels_are_named_by_their_field(fields: list[Field]):
     assert "of field 'O05_f01' holds NaN" in error_of(third(data=broken))
     constant = np.full((1, 125, 130), 7, np.uint8)
     assert "of field 'O05_f01' is constant" in error_of(third(data=constant))
-    empty = np.zeros((125, 130), int)
-    assert error_of(third(labels=empty)) == (
-        "Field 'O05_f01': The labels are empty: no pixel is above 0; draw or segment cells first."
-    )
     with pytest.raises(MicrodlError, match="The labels of field 'O05_f01' have the shape"):
         third(labels=np.ones((512, 512), int))
-    # No cells to be found: smooth noise only.
     assert error_of(third(data=fields[2].data[:, :20, :20]), small(unit="crop")) == (
         "Field 'O05_f01': No crop of 32 px fits into an image of 20 x 20 px; take smaller crops."
     )
+
+
+def without_cells(field: Field) -> Field:
+    return dataclasses.replace(field, labels=np.zeros(field.shape, int))
+
+
+def test_a_field_without_cells_is_named_and_the_others_are_as_without_it(fields: list[Field]):
+    with_empty = run_pipeline([*fields[:2], without_cells(fields[2]), fields[3]], small())
+    assert with_empty.warnings[0] == (
+        "There is no cell in 'O05_f01': nothing is told of these fields."
+    )
+    counted = with_empty.activations.units["Metadata_Field"].value_counts()
+    assert set(counted.index) == {f.name for f in (*fields[:2], fields[3])}
+    assert [field["units"] for field in with_empty.report["fields"]][2] == 0
+    # Its heatmap is there, its cells are painted, and it has no best cell.
+    grid = with_empty.activations.grids[2]
+    assert with_empty.activations.heatmap(2, 0).shape == grid.tokens.shape[:2]
+    painter = LabelPainter(np.zeros(fields[2].shape, int), np.empty(0, np.int64))
+    assert np.isnan(painter.paint(np.empty(0, np.float32))).all()
+
+
+def test_without_any_cell_of_controls_a_run_ends_before_tokens_are_read(fields: list[Field]):
+    controls_empty = [without_cells(f) if f.is_control else f for f in fields]
+    for given, sentence in (
+        (controls_empty, "No control field has a cell; mark another field as control, draw or"),
+        ([without_cells(f) for f in fields], "No field has a cell; draw or segment cells, set"),
+    ):
+        seen: list[Progress] = []
+        with pytest.raises(MicrodlError, match=f"^{sentence}"):
+            run_pipeline(given, small(), progress=seen.append)
+        assert "tokens" not in {progress.stage for progress in seen}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import pytest
 
 from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.pipeline.run import PipelineRun
@@ -80,11 +79,12 @@ def test_where_the_unit_is_no_cell_none_are_found(fields: list[Field]):
     assert PipelineRun(fields, config).cells() == [None] * 4
 
 
-def test_a_field_without_units_is_named(fields: list[Field]):
+def test_a_field_without_cells_has_no_samples(fields: list[Field]):
     scaler = IntensityScaling().fit(fields[:1])
     grid = tokens_of(fields[0], scaler, small_model(), CONFIG, ("GFP",))
-    with pytest.raises(MicrodlError, match=r"^Field 'O01_f01': The labels are empty"):
-        samples_of(fields[0], grid, np.zeros((125, 130), int), CONFIG)
+    units, vectors = samples_of(fields[0], grid, np.zeros((125, 130), int), CONFIG)
+    assert len(units) == 0
+    assert vectors.shape == (0, grid.tokens.shape[-1])
 
 
 def test_without_a_whitening_samples_stay(fields: list[Field]):

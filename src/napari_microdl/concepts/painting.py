@@ -31,6 +31,9 @@ class LabelPainter:
     def __init__(self, labels: NDArray[np.integer], ids: NDArray[np.int64]) -> None:
         # Any numbers may serve as labels, so each pixel stores the place of its label among `ids`
         # and painting is one lookup.
+        if not len(ids):
+            self._slots = np.zeros(labels.shape, np.intp)
+            return
         order = np.argsort(ids, kind="stable")
         places = np.searchsorted(ids, labels, sorter=order)
         places = order[np.minimum(places, len(ids) - 1)]

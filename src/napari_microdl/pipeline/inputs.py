@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import call_in_thread, current_task
@@ -18,6 +21,9 @@ from napari_microdl.tokens import TilePlan
 
 if TYPE_CHECKING:
     from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+
+# Cells of one field: 0 is background; None where the unit is no cell.
+Labels = NDArray[np.integer] | None
 
 
 def check_fields(
@@ -69,6 +75,46 @@ def check_fields(
     if model is None:
         model = known_spec(config.model.name, joint=joint_of(config.model.joint, channels))
     return channels if model is None else named_channels(channels, config, model)
+
+
+def check_cells(
+    fields: Sequence[Field], labels: Sequence[Labels], config: PipelineConfig, *, fitting: bool
+) -> list[str]:
+    """Names of the fields without a cell, after checking that there are enough of the others.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        The fields.
+    labels : sequence of (ndarray of shape (height, width) or None)
+        Their cells; None where the unit is no cell.
+    config : PipelineConfig
+        Settings.
+    fitting : bool
+        Whether a dictionary will be fitted, for which a whitening needs cells of controls.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    MicrodlError
+        If there is no cell at all, or none of controls.
+    """
+    empty = [labelled is not None and not (labelled > 0).any() for labelled in labels]
+    if fields and all(empty):
+        raise MicrodlError(
+            "No field has a cell; draw or segment cells, set their diameter, or take crops as the "
+            "unit."
+        )
+    kept = [f for f, is_empty in zip(fields, empty, strict=True) if not is_empty]
+    if fitting and config.whitening.enabled and not any(f.is_control for f in kept):
+        raise MicrodlError(
+            "No control field has a cell; mark another field as control, draw or segment cells "
+            "there, or switch the whitening off."
+        )
+    return [f.name for f, is_empty in zip(fields, empty, strict=True) if is_empty]
 
 
 def load_model_of(config: PipelineConfig, channels: Sequence[str]) -> TokenModel:

@@ -16,12 +16,13 @@ from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.metrics import probe_scores
 from napari_microdl.models.base import TokenModel
 from napari_microdl.pipeline.inputs import (
+    Labels,
     check_fields,
     load_model_of,
     named_channels,
     tile_plan,
 )
-from napari_microdl.pipeline.stages import Labels, cells_of, measure_intensities, units_of_field
+from napari_microdl.pipeline.stages import cells_of, measure_intensities, units_of_field
 from napari_microdl.tokens import MemoryLimited, ScaledImage, TokenCache, embed_layers
 from napari_microdl.tokens.units import pool
 

@@ -22,7 +22,9 @@ from napari_microdl.models.base import TokenModel
 from napari_microdl.pipeline.cache import CachedStage, StageCache, stage_keys
 from napari_microdl.pipeline.estimate import estimate_run
 from napari_microdl.pipeline.inputs import (
+    Labels,
     channel_note,
+    check_cells,
     check_fields,
     config_of,
     load_model_of,
@@ -32,7 +34,6 @@ from napari_microdl.pipeline.inputs import (
 from napari_microdl.pipeline.report import build_report
 from napari_microdl.pipeline.stages import (
     Intensities,
-    Labels,
     Learned,
     Samples,
     Tokens,
@@ -80,6 +81,10 @@ class PipelineResult:
     def dictionary(self) -> ConceptDictionary:
         """The dictionary, fitted or applied."""
         return self.activations.dictionary
+
+
+# Fields that a note names.
+_MOST_NAMES = 5
 
 
 class PipelineRun:
@@ -162,6 +167,10 @@ class PipelineRun:
         samples, labels, tokens = self.samples(), self.cells(), self.tokens()
         whitened = self.whitening()
         notes = [*tokens.notes, *whitened.notes]
+        if empty := self._fields_without_cells():
+            few = ", ".join(f"'{name}'" for name in empty[:_MOST_NAMES])
+            more = f" and {len(empty) - _MOST_NAMES:,} more" if empty[_MOST_NAMES:] else ""
+            notes.insert(0, f"There is no cell in {few}{more}: nothing is told of these fields.")
         dictionary = self.applied
         if dictionary is None:
             learned: Learned = self._result_of("dictionary", self._learn)
@@ -185,6 +194,9 @@ class PipelineRun:
                 dictionary.figures = {**report["fit"], **report["position"]}
             current_task().progress(1, 1, "Done")
         return PipelineResult(self.config, activations, labels, report, notes)
+
+    def _fields_without_cells(self) -> list[str]:
+        return check_cells(self.fields, self.cells(), self.config, fitting=self.applied is None)
 
     def _check(self, *, fitting: bool) -> tuple[str, ...]:
         model = None if self._model is None else self._model.spec
@@ -264,7 +276,7 @@ class PipelineRun:
             measured = measure_intensities(self.fields, config, model.spec, channels, curve)
         if self._wants_cells:
             # Before tokens: what is wrong with them is then known in seconds.
-            self.cells()
+            self._fields_without_cells()
         with self._timed("tokens", "tokens"):
             grids, notes = self._read_grids(model, measured)
         if note := channel_note(channels, config, model.spec):

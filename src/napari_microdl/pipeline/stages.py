@@ -27,7 +27,7 @@ from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling
 from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.models.base import ModelSpec, TokenModel
-from napari_microdl.pipeline.inputs import tile_plan
+from napari_microdl.pipeline.inputs import Labels, tile_plan
 from napari_microdl.tokens import (
     ScaledImage,
     TilePlan,
@@ -45,9 +45,6 @@ _LEAST_TOKENS_PER_PLACE = 4.0
 # Samples whitened between two looks whether to go on, and units coded, which takes a second or so.
 _WHITENED_ROWS = 8192
 _CODED_ROWS = 4096
-
-# Cells of one field: 0 is background; None where the unit is no cell.
-Labels = NDArray[np.integer] | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,7 +60,8 @@ def units_of(
     kind : {"cell", "crop", "token"}
         Cells of `labels`, square crops, or the patches themselves.
     labels : ndarray of shape (height, width), optional
-        Cell labels, needed for cells; 0 is background and any positive number may be used.
+        Cell labels, needed for cells; 0 is background and any positive number may be used. There
+        may be none.
     crop_size, crop_stride : int, default=64
         Edge of a crop and distance between neighbours, in pixels. Crops lie wholly in the image.
 
@@ -71,8 +72,7 @@ def units_of(
     Raises
     ------
     MicrodlError
-        If there are no labels, none of them is above zero, their shape differs from the image, or
-        no crop fits into it.
+        If there are no labels, their shape differs from the image, or no crop fits into it.
     """
     if kind == "cell":
         return _cells(grid, labels)
@@ -117,10 +117,6 @@ def _cells(grid: TokenGrid, labels: NDArray[np.integer] | None) -> Units:
             "choose the labels that belong to this image."
         )
     rows, columns = np.nonzero(labels > 0)
-    if not len(rows):
-        raise MicrodlError(
-            "The labels are empty: no pixel is above 0; draw or segment cells first."
-        )
     ids, cell = np.unique(labels[rows, columns], return_inverse=True)
     n = len(ids)
     grid_w = grid.tokens.shape[1]
