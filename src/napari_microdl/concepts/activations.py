@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
+from napari_microdl.concepts.heat import HeatMaps
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
@@ -157,8 +158,6 @@ class ConceptActivations:
         self._directions = self.dictionary.directions
         # Several tabs ask for the same concept, one after the other.
         self._aligned: tuple[int, NDArray[np.float32]] | None = None
-        # Only the field on display is asked for, again and again, one concept after the other.
-        self._whitened: tuple[int, NDArray[np.float32]] | None = None
 
     @cached_property
     def lengths(self) -> NDArray[np.float32]:
@@ -243,8 +242,15 @@ class ConceptActivations:
         labels = self.units["label"].to_numpy()[rows].astype(np.int64)
         return labels, self.activation(concept)[rows]
 
+    @cached_property
+    def heat(self) -> HeatMaps:
+        """Heat of every concept on the patches of the fields."""
+        control = self.units["Metadata_control"].to_numpy(bool)
+        fields = np.unique(self.units["field"].to_numpy()[control]).tolist()
+        return HeatMaps(self.dictionary, self.grids, self.geometry, fields)
+
     def heatmap(self, field: int, concept: int) -> NDArray[np.float32]:
-        """Cosine of one concept's direction with every patch token of one field.
+        """Heat of one concept on every patch of one field.
 
         Parameters
         ----------
@@ -256,49 +262,9 @@ class ConceptActivations:
         Returns
         -------
         ndarray of shape (grid_h, grid_w)
-            -1 to 1. Tokens are whitened as the samples are (paper, section 4).
+            See `HeatMaps.of_field`; `HeatMaps.compared` holds it against controls.
         """
-        grid = self.grids[field]
-        grid_h, grid_w, d = grid.tokens.shape
-        if not grid.in_memory:
-            # Too many to be kept whitened.
-            return np.concatenate(
-                [
-                    self.dictionary.cosine(self.dictionary.whiten(band.reshape(-1, d)), concept)
-                    for _, band in grid.bands()
-                ]
-            ).reshape(grid_h, grid_w)
-        whitened = self._whitened
-        if whitened is None or whitened[0] != field:
-            tokens = grid.tokens.reshape(-1, d)
-            self._whitened = whitened = field, unit_length(self.dictionary.whiten(tokens))
-        # In one thread, as quick here: threads of `@` wait for each other where others work too.
-        cosines: NDArray[np.float32] = np.einsum("ij,j->i", whitened[1], self._directions[concept])
-        return cosines.reshape(grid_h, grid_w)
-
-    def patch_cosines(
-        self, field: int, rows: slice, columns: slice, concept: int
-    ) -> NDArray[np.float32]:
-        """Part of a heatmap, without whitening the rest of the field.
-
-        Parameters
-        ----------
-        field : int
-            Number of the field.
-        rows, columns : slice
-            Patches.
-        concept : int
-            Which concept.
-
-        Returns
-        -------
-        ndarray
-            As `heatmap`, of these patches.
-        """
-        tokens = self.grids[field].tokens[rows, columns]
-        vectors = self.dictionary.whiten(tokens.reshape(-1, tokens.shape[-1]))
-        cosines: NDArray[np.float32] = unit_length(vectors) @ self._directions[concept]
-        return cosines.reshape(tokens.shape[:2])
+        return self.heat.of_field(field, concept)
 
     @property
     def ranking(self) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from scipy import sparse
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.config import (
     Intensity,
+    Pooling,
     Refit,
     Selection,
     Settings,
@@ -92,6 +93,8 @@ class SampleUnits(UnitsConfig):
 
     crop_size: Count = 64
     crop_stride: Count = 32
+    # Files from before there was a choice.
+    pooling: Pooling = "mean"
 
 
 class _FitRecord(Settings):
@@ -161,7 +164,7 @@ class DictionarySpec(Settings):
         MicrodlError
             If a setting is not possible.
         """
-        layer = model.default_layer if tokens.layer is None else tokens.layer
+        layer = model.layer_for(units.pooled_by) if tokens.layer is None else tokens.layer
         read = {"layer": layer, "channels": channels, "tile_size": plan.tile_size}
         return cls(
             model=ModelFacts(
@@ -175,7 +178,7 @@ class DictionarySpec(Settings):
                 intensity=model.intensity,
             ),
             tokens=SampleTokens(**{**dict(tokens), **read, "halo": plan.halo}),
-            units=SampleUnits(**dict(units)),
+            units=SampleUnits(**{**dict(units), "pooling": units.pooled_by}),
         )
 
     @property

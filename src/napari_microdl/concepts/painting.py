@@ -269,13 +269,13 @@ def outlines_of(
     p = activations.grids[number].patch_size
     top, left = rows.start // p, columns.start // p
     bottom, right = -(-rows.stop // p), -(-columns.stop // p)
-    cosine = sign * activations.patch_cosines(
-        number, slice(top, bottom), slice(left, right), concept
+    heat = sign * activations.heat.around_unit(
+        number, place, slice(top, bottom), slice(left, right), concept
     )
     grid = activations.grids[number].tokens.shape[:2]
     touched = activations.geometry[number].weights[[place]].toarray().reshape(grid) > 0
-    cosine[~touched[top:bottom, left:right]] = -1
-    chosen = np.pad((cosine >= _OUTLINED * cosine.max()) & (cosine > 0), 1)
+    heat[~touched[top:bottom, left:right]] = -np.inf
+    chosen = np.pad((heat >= _OUTLINED * heat.max()) & (heat > 0), 1)
     lines = []
     # A line runs wherever a chosen patch borders on one that is not.
     for i, j in np.argwhere(chosen[1:] != chosen[:-1]):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_microdl.core.errors import MicrodlError
 
@@ -24,6 +24,7 @@ Refit = Literal["block", "full", "final"]
 Threshold = Literal["local", "otsu"]
 ScalingMode = Literal["image", "plate"]
 UnitKind = Literal["cell", "crop", "token"]
+Pooling = Literal["mean", "spread"]
 ChannelTokens = Literal["concat", "mean"]
 Update = Literal["newton", "adam"]
 Init = Literal["data", "linear"]
@@ -173,11 +174,31 @@ class UnitsConfig(Settings):
         Cells, square crops, or single tokens.
     crop_size, crop_stride : int, default=64 and 32
         Geometry of crops in pixels.
+    pooling : {"auto", "mean", "spread"}
+        What is made of the tokens of a cell or crop: their mean, as in the paper, or their spread
+        (`napari_microdl.tokens.spread`), in which cancels what all tokens of a field share. "auto"
+        takes the spread of cells and the mean of crops and tokens.
     """
 
     kind: UnitKind = "cell"
     crop_size: int = 64
     crop_stride: int = 32
+    pooling: Literal["auto"] | Pooling = "auto"
+
+    @model_validator(mode="after")
+    def _can_spread(self) -> Self:
+        if self.kind == "token" and self.pooling == "spread":
+            raise ValueError(
+                "A single token has no spread; take cells or crops as the unit, or their mean."
+            )
+        return self
+
+    @property
+    def pooled_by(self) -> Pooling:
+        """What is made of the tokens of a unit, "auto" decided."""
+        if self.pooling != "auto":
+            return self.pooling
+        return "spread" if self.kind == "cell" else "mean"
 
 
 class WhiteningConfig(Settings):

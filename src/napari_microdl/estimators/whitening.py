@@ -323,6 +323,33 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         MicrodlError
             If a sample is not finite.
         """
+        whitened = self.project(X)
+        if self.unit_norm:
+            for start in range(0, len(whitened), _CHUNK_ROWS):
+                rows = slice(start, start + _CHUNK_ROWS)
+                norm = np.linalg.norm(whitened[rows], axis=1, keepdims=True)
+                norm[norm == 0] = 1
+                whitened[rows] /= norm
+        return whitened
+
+    def project(self, X: ArrayLike) -> NDArray[Any]:
+        """Whiten samples and leave them as long as they are, whatever `unit_norm` says.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, controls or not.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_components)
+            An affine map of the samples; float64 for float64 input, otherwise float32.
+
+        Raises
+        ------
+        MicrodlError
+            If a sample is not finite.
+        """
         check_is_fitted(self)
         x = self._known_samples(X)
         components, _, scale = self._solved()
@@ -333,10 +360,6 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             # Centred in float64: the mean may be large beside the differences that matter.
             centred = (x[rows] - self.mean_).astype(x.dtype, copy=False)
             np.matmul(centred, projection, out=whitened[rows])
-            if self.unit_norm:
-                norm = np.linalg.norm(whitened[rows], axis=1, keepdims=True)
-                norm[norm == 0] = 1
-                whitened[rows] /= norm
         return whitened
 
     def inverse_transform(self, X: ArrayLike) -> NDArray[Any]:

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.core.config import Intensity, Site
+from napari_microdl.core.config import Intensity, Pooling, Site
 
 NO_COMMERCIAL_USE = "no commercial use"
 NOT_STATED = "whether commercial use is allowed is not stated"
@@ -66,6 +66,8 @@ class ModelSpec:
         Number of layers that can be read, counted from 1.
     default_layer : int
         Layer read when none is asked for.
+    spread_layer : int, optional
+        The same where the spread of a unit's tokens is taken and not their mean, if it is another.
     tile_size : int
         Edge in pixels of the square image that the model sees at once.
     weights_sha256 : str
@@ -99,6 +101,13 @@ class ModelSpec:
     channels: ChannelRule = field(default_factory=ChannelRule)
     intensity: Intensity = "log"
     fixed_tile: bool = False
+    spread_layer: int | None = None
+
+    def layer_for(self, pooling: Pooling) -> int:
+        """Layer read when none is asked for, by what is made of the tokens of a unit."""
+        if pooling == "spread" and self.spread_layer is not None:
+            return self.spread_layer
+        return self.default_layer
 
 
 class TokenModel(Protocol):

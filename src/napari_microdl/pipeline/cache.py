@@ -73,7 +73,12 @@ def stage_settings(
     kind = config.units.kind
     return {
         "cells": (kind, config.cells if kind == "cell" and not own_cells else None),
-        "tokens": (config.model, config.tokens),
+        "tokens": (
+            config.model,
+            config.tokens,
+            # It decides the layer where none is chosen.
+            config.units.pooled_by if config.tokens.layer is None else None,
+        ),
         "samples": config.units,
         "whitening": config.whitening,
         "dictionary": (config.dictionary, config.random_state),

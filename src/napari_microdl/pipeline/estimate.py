@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.pipeline.inputs import tile_plan
+from napari_microdl.pipeline.inputs import layer_of, tile_plan
 from napari_microdl.tokens import EmbeddingEstimate, estimate_embedding
 
 # Of the rate of one large product, what a vision transformer reaches: 0.65 for the built-in model,
@@ -83,7 +83,7 @@ def operations(n_tiles: int, n_channels: int, model: ModelSpec, config: Pipeline
     Counted are the products: of the weights, with an MLP four times as wide as a token, and of
     attention. Channels that see each other cost more attention than is counted.
     """
-    layers = model.default_layer if config.tokens.layer is None else config.tokens.layer
+    layers = layer_of(model, config)
     tokens = ((config.tokens.tile_size or model.tile_size) // model.patch_size) ** 2
     each = 24.0 * model.dim**2 + 4.0 * tokens * model.dim
     return n_tiles * model.channels.n_token_channels(n_channels) * layers * tokens * each

@@ -117,6 +117,12 @@ def check_cells(
     return [f.name for f, is_empty in zip(fields, empty, strict=True) if is_empty]
 
 
+def layer_of(model: ModelSpec, config: PipelineConfig) -> int:
+    """Layer that is read: the one of the settings, or what suits their pooling."""
+    layer = config.tokens.layer
+    return model.layer_for(config.units.pooled_by) if layer is None else layer
+
+
 def load_model_of(config: PipelineConfig, channels: Sequence[str]) -> TokenModel:
     """Load the model that the settings name; of RGB images it may take colours together."""
     current_task().progress(0, 1, "Loading the model")

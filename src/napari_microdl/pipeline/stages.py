@@ -27,7 +27,7 @@ from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling
 from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.models.base import ModelSpec, TokenModel
-from napari_microdl.pipeline.inputs import Labels, tile_plan
+from napari_microdl.pipeline.inputs import Labels, layer_of, tile_plan
 from napari_microdl.tokens import (
     ScaledImage,
     TilePlan,
@@ -38,6 +38,7 @@ from napari_microdl.tokens import (
     embed_field,
 )
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
+from napari_microdl.tokens.spread import measure_spread
 from napari_microdl.tokens.units import Units, pool, units_of
 
 # With fewer, a place's mean is largely the image itself.
@@ -112,7 +113,7 @@ class Samples:
     geometry : list of Units
         Units of every field.
     vectors : ndarray of shape (n_units, d)
-        Mean tokens.
+        Means or spreads of their tokens.
     """
 
     geometry: list[Units]
@@ -228,7 +229,7 @@ def tokens_of(
         ScaledImage(field, scaler, 0, channels),
         model,
         tile_plan(model.spec, config),
-        layer=config.tokens.layer,
+        layer=layer_of(model.spec, config),
         site=config.tokens.site,
         channel_tokens=config.tokens.channel_tokens,
         batch_size=config.model.batch_size,
@@ -276,7 +277,7 @@ def units_of_field(field: Field, grid: TokenGrid, labels: Labels, config: Pipeli
 def samples_of(
     field: Field, grid: TokenGrid, labels: Labels, config: PipelineConfig
 ) -> tuple[Units, NDArray[np.float32]]:
-    """Mean token of every unit of one field.
+    """Mean, or spread, of the tokens of every unit of one field, as the settings have it.
 
     Parameters
     ----------
@@ -289,6 +290,8 @@ def samples_of(
     vectors : ndarray of shape (n_units, d)
     """
     units = units_of_field(field, grid, labels, config)
+    if config.units.pooled_by == "spread":
+        return units, measure_spread(grid, units).vectors
     return units, pool(grid, units)
 
 

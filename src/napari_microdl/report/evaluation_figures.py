@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.concepts.painting import channel_correlations, grid_to_pixels
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
@@ -23,6 +24,7 @@ from napari_microdl.report.figures import (
     draw_distribution,
     gallery_figure,
     grey,
+    shown_heat,
 )
 from napari_microdl.report.results import EvaluationReport
 
@@ -116,13 +118,13 @@ def _pictures(
 
     figure = Figure(figsize=(12.4, 3.4), layout="constrained")
     image, bars, cosines = figure.subplots(1, 3, width_ratios=[1.1, 1, 1.2])
-    limit = float(np.abs(heatmap).max()) or 1.0
     image.imshow(grey(field, channel), cmap="gray")
-    pixels = grid_to_pixels(heatmap, patch_size, field.shape)
-    drawn = image.imshow(pixels, cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=0.6)
+    compared = activations.heat.usual(concept).compare(heatmap)
+    pixels = shown_heat(grid_to_pixels(compared, patch_size, field.shape))
+    drawn = image.imshow(pixels, cmap="PuOr_r", vmin=-SHOWN_TO, vmax=SHOWN_TO, alpha=0.6)
     image.set_xticks([])
     image.set_yticks([])
-    image.set_title(f"{field.name}: cosine of every patch", parse_math=False, size=9)
+    image.set_title(f"{field.name}: heat, 1 is unusual in controls", parse_math=False, size=9)
     figure.colorbar(drawn, ax=image, shrink=0.8)
     draw_channels(bars, list(field.channel_names), correlations, "black")
     bars.set_title("channels that the heatmap follows", size=9)

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.heat import SHOWN_FROM, SHOWN_TO
 from napari_microdl.concepts.painting import (
     BoxPainter,
     LabelPainter,
@@ -84,7 +85,7 @@ def _overlay_figure(
 def heatmap_figure(
     activations: ConceptActivations, fields: list[Field], shown: list[int], concept: int
 ) -> Figure:
-    """Images above, cosine of the concept's direction with every patch token below.
+    """Images above, the heat of the concept below, beside what is usual in controls.
 
     Parameters
     ----------
@@ -105,17 +106,21 @@ def heatmap_figure(
     maps = {}
     for index in shown:
         grid = activations.grids[index]
-        values = activations.heatmap(index, concept)
-        maps[index] = grid_to_pixels(values, grid.patch_size, grid.image_shape)
-    limit = max(float(np.abs(m).max()) for m in maps.values()) or 1.0
+        values = activations.heat.compared(index, concept)
+        maps[index] = shown_heat(grid_to_pixels(values, grid.patch_size, grid.image_shape))
     return _overlay_figure(
         fields,
         maps,
         colormap="PuOr_r",
-        limits=(-limit, limit),
+        limits=(-SHOWN_TO, SHOWN_TO),
         alpha=0.65,
-        label=f"cosine with {activations.dictionary.names[concept]}",
+        label=f"{activations.dictionary.names[concept]}, 1 is unusual in controls",
     )
+
+
+def shown_heat(heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Heat as it is drawn: NaN, so that the image is seen, where it is usual in controls."""
+    return np.where(np.abs(heat) < SHOWN_FROM, np.float32(np.nan), heat)
 
 
 def unit_figure(

@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
+    QDoubleSpinBox,
     QHBoxLayout,
     QLineEdit,
     QSplitter,
@@ -20,6 +21,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
+from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.gui.dock import Dock, overlays_of
 from napari_microdl.gui.explorer.cell_panel import CellPanel
 from napari_microdl.gui.explorer.compare_panel import ComparePanel
@@ -33,7 +35,7 @@ from napari_microdl.gui.explorer.saving import OpenButton, SaveButton
 from napari_microdl.gui.explorer.tag_panel import TagPanel
 from napari_microdl.gui.overlays.picking import Picker, go_to, unit_at
 from napari_microdl.gui.session.session import OverlayKind
-from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.inputs import sentence_label, show_number
 from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.save_actions import offer
 
@@ -50,8 +52,8 @@ _WITHOUT_IMAGES = (
 _OVERLAYS: dict[OverlayKind, tuple[str, str]] = {
     "heatmap": (
         "&Heatmap",
-        "Cosine of the concept's direction with every patch: orange where the image shows the "
-        "concept, blue where it shows its opposite.",
+        "Where the concept lies: orange where patches show it more than patches of controls do, "
+        "blue where they show its opposite.",
     ),
     "activation": ("&Activation", "How strongly the concept is active in every cell (or crop)."),
     "cells": (
@@ -147,6 +149,20 @@ class ConceptExplorer(Dock):
             box.clicked.connect(self._on_kinds)
             overlay_row.addWidget(box)
             self.kinds[kind] = box
+        self.heat_from = QDoubleSpinBox()
+        self.heat_from.setRange(0, SHOWN_TO - 0.5)
+        self.heat_from.setSingleStep(0.5)
+        self.heat_from.setDecimals(1)
+        self.heat_from.setPrefix("from ")
+        self.heat_from.setToolTip(
+            "Heat that is shown: one control patch in a hundred is above 1, and one below -1. At "
+            "0 everything is shown."
+        )
+        self.heat_from.setAccessibleName("Heat that is shown, compared with controls")
+        self.heat_from.valueChanged.connect(
+            lambda value: self.session.view.show(heat_from=float(value))
+        )
+        overlay_row.insertWidget(1, self.heat_from)
         overlay_row.addStretch(1)
         self.where = QComboBox()
         self.where.addItem("on selected image", False)
@@ -231,7 +247,7 @@ class ConceptExplorer(Dock):
         for widget in (self.filter, self.hide_flagged, self.tabs):
             widget.setEnabled(run is not None)
         self.save_button.refresh()
-        for widget in (self.where, *self.kinds.values()):
+        for widget in (self.where, self.heat_from, *self.kinds.values()):
             widget.setEnabled(with_images)
         for panel in self.panels:
             panel.show_run(run)
@@ -260,6 +276,7 @@ class ConceptExplorer(Dock):
         for kind, box in self.kinds.items():
             box.setChecked(kind in self.session.view.kinds)
         self.where.setCurrentIndex(int(self.session.view.all_fields))
+        show_number(self.heat_from, self.session.view.heat_from)
 
     def _on_kinds(self) -> None:
         self.session.view.show(kinds=[kind for kind, box in self.kinds.items() if box.isChecked()])

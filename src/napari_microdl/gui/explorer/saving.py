@@ -59,7 +59,7 @@ def _write_heatmap(activations: ConceptActivations, field: int, concept: int, pa
     import tifffile
 
     grid = activations.grids[field]
-    heatmap = activations.heatmap(field, concept)
+    heatmap = activations.heat.compared(field, concept)
     current_task().check()
     pixels = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape)
     with write_whole(path) as unfinished:

@@ -15,6 +15,7 @@ from napari.viewer import Viewer
 from numpy.typing import NDArray
 from psygnal import Signal
 
+from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
 from napari_microdl.gui.overlays.view_region import is_at_current_step
 from napari_microdl.gui.session.layers import (
@@ -32,19 +33,31 @@ if TYPE_CHECKING:
 
 _FEW_IMAGES = 12
 _KINDS = get_args(OverlayKind)
-# Blue and orange are told apart by every common kind of colour vision; around zero the image itself
-# is seen.
-DIVERGING = Colormap(
-    [
-        [0.10, 0.45, 0.85, 1.0],
-        [0.45, 0.70, 0.95, 0.55],
-        [1.0, 1.0, 1.0, 0.0],
-        [0.98, 0.70, 0.30, 0.55],
-        [0.90, 0.40, 0.00, 1.0],
-    ],
-    name="microdl blue-orange",
-    display_name="microdl blue-orange",
-)
+
+
+def diverging(shown_from: float) -> Colormap:
+    """Colours of a heatmap from `-SHOWN_TO` to `SHOWN_TO`; nearer to zero the image itself is seen.
+
+    Blue and orange are told apart by every common kind of colour vision.
+    """
+    half = min(shown_from / SHOWN_TO, 0.99) / 2
+    edges = (0.0, 0.5 - half - 1e-6, 0.5 - half, 0.5 + half, 0.5 + half + 1e-6, 1.0)
+    name = f"microdl blue-orange from {shown_from:g}"
+    return Colormap(
+        [
+            [0.10, 0.45, 0.85, 1.0],
+            [0.45, 0.70, 0.95, 0.45],
+            [1.0, 1.0, 1.0, 0.0],
+            [1.0, 1.0, 1.0, 0.0],
+            [0.98, 0.70, 0.30, 0.45],
+            [0.90, 0.40, 0.00, 1.0],
+        ],
+        controls=edges,
+        name=name,
+        display_name=name,
+    )
+
+
 # The brighter half of magma; a cell without the concept keeps a trace of colour, so that it can be
 # told from background.
 SEQUENTIAL = Colormap(
@@ -244,18 +257,15 @@ class Overlays:
 
     def _show_heatmap(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
         activations = run.result.activations
-        heatmaps = {field: activations.heatmap(field, concept) for field in fields}
-        # Between patches values are interpolated, so none of a pixel lies beyond those of patches.
-        limit = max((float(np.abs(h).max()) for h in heatmaps.values()), default=0.0) or 1.0
-        for field, heatmap in heatmaps.items():
+        colours, limits = diverging(self._session.view.heat_from), (-SHOWN_TO, SHOWN_TO)
+        for field in fields:
+            heatmap = activations.heat.compared(field, concept)
             grid = activations.grids[field]
             # No finer than its patches need, since the graphics card interpolates: a picture of
             # every pixel takes ten times as long to be drawn, and gigabytes of a large image.
             step = coarsest_step(grid.patch_size, grid.image_shape)
             plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape, step)
-            self._put_image(
-                viewer, run, concept, field, "heatmap", plane, (-limit, limit), DIVERGING, step
-            )
+            self._put_image(viewer, run, concept, field, "heatmap", plane, limits, colours, step)
 
     def _show_activation(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
         activations = run.result.activations
@@ -341,6 +351,8 @@ class Overlays:
         if tuple(layer.contrast_limits) != limits:
             layer.contrast_limits_range = limits
             layer.contrast_limits = limits
+        if layer.colormap.name != colormap.name:
+            layer.colormap = colormap
         layer.name = name
         self._tag(layer, run, field, kind, concept)
 

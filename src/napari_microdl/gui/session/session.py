@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from psygnal import Signal
 
+from napari_microdl.concepts.heat import SHOWN_FROM
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.gui.session.freshness import Facets, Freshness, StepName, StepState
@@ -37,6 +38,8 @@ class View:
         Overlays that are shown.
     all_fields : bool
         Whether they are shown on all fields.
+    heat_from : float
+        Heat that is shown, in units of what is unusual in controls.
     open_steps : set of str
         Steps of the workflow that stand open.
 
@@ -55,6 +58,7 @@ class View:
         self.concept: int | None = None
         self.kinds: frozenset[OverlayKind] = frozenset({"activation"})
         self.all_fields = False
+        self.heat_from = SHOWN_FROM
         self.open_steps: set[StepName] = {"fields"}
 
     def show_concept(self, concept: int) -> None:
@@ -64,13 +68,19 @@ class View:
             self.concept_changed.emit()
 
     def show(
-        self, *, kinds: Iterable[OverlayKind] | None = None, all_fields: bool | None = None
+        self,
+        *,
+        kinds: Iterable[OverlayKind] | None = None,
+        all_fields: bool | None = None,
+        heat_from: float | None = None,
     ) -> None:
-        """Choose which overlays are shown, and on which fields."""
+        """Choose which overlays are shown, on which fields, and from which heat on."""
         if kinds is not None:
             self.kinds = frozenset(kinds)
         if all_fields is not None:
             self.all_fields = all_fields
+        if heat_from is not None:
+            self.heat_from = heat_from
         self.changed.emit()
 
 

@@ -35,6 +35,7 @@ BUILTIN = ModelSpec(
     dim=CONFIG.dim,
     depth=CONFIG.depth,
     default_layer=6,
+    spread_layer=2,
     tile_size=128,
     licence="BSD-3-Clause",
     source="trained by napari-microdl on public images, see the model card",

@@ -92,6 +92,13 @@ class CellsStep(Step):
                 else "From one crop to the next; less than the crop size lets them overlap."
             )
             box.valueChanged.connect(lambda value, name=name: settings.configure(**{name: value}))
+        self.pooling = combo(
+            {"Recommended": "auto", "Spread within it": "spread", "Mean, as in the paper": "mean"},
+            lambda value: settings.configure(pooling=value),
+            "What is made of the tokens of a cell or crop. What a whole image shares, such as its "
+            "exposure, is in their mean, and cancels in their spread. Recommended are the spread "
+            "of cells and the mean of crops.",
+        )
         self.labels = QTableWidget(0, 2)
         self.labels.setHorizontalHeaderLabels(["Field", "Labels layer"])
         self.labels.verticalHeader().hide()
@@ -109,6 +116,7 @@ class CellsStep(Step):
         self._form.addRow("One sample is", self.unit)
         self._form.addRow("Crop size", self.crop_size)
         self._form.addRow("Every", self.crop_stride)
+        self._form.addRow("Of its tokens", self.pooling)
         self._form.addRow("Cells from", self.source)
         self._form.addRow("Channel", self.channel)
         self._form.addRow("Cell diameter", self.diameter)
@@ -129,7 +137,7 @@ class CellsStep(Step):
         """Show the settings that matter for the chosen unit."""
         config = self.session.settings.shown_config()
         segmentation, units = config.cells, config.units
-        for widget in (self.unit, self.crop_size, self.crop_stride):
+        for widget in (self.unit, self.crop_size, self.crop_stride, self.pooling):
             widget.setEnabled(self.session.settings.applied is None)
         cells = units.kind == "cell"
         built_in = cells and self.session.settings.cell_source == "segmentation"
@@ -146,10 +154,12 @@ class CellsStep(Step):
         show_number(self.min_area, segmentation.min_area or 0)
         show_number(self.crop_size, units.crop_size)
         show_number(self.crop_stride, units.crop_stride)
+        show_choice(self.pooling, units.pooling)
         crops = units.kind == "crop"
         for widget, shown in (
             (self.crop_size, crops),
             (self.crop_stride, crops),
+            (self.pooling, units.kind != "token"),
             (self.source, cells),
             (self.channel, built_in and len(names) > 1),
             (self.diameter, built_in),

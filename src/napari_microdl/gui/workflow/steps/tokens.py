@@ -283,9 +283,9 @@ class TokensStep(Step):
         elsewhere = "not chosen yet" if needs_weights(config.model.name) else "from the hub"
         self.weights.setText(Path(place).name if place else elsewhere)
         self.weights.setToolTip(place)
-        self.curve.follow(
-            config.model.name, config.tokens.layer or (spec.default_layer if spec else None)
-        )
+        pooling = config.units.pooled_by
+        recommended = spec.layer_for(pooling) if spec else None
+        self.curve.follow(config.model.name, config.tokens.layer or recommended)
         if spec is not None:
             self._describe(spec)
         if dictionary is not None:
@@ -340,7 +340,8 @@ class TokensStep(Step):
 
     def _describe(self, spec: ModelSpec) -> None:
         self.layer.setMaximum(spec.depth)
-        self.layer.setSpecialValueText(f"recommended ({spec.default_layer})")
+        recommended = spec.layer_for(self.session.settings.shown_config().units.pooled_by)
+        self.layer.setSpecialValueText(f"recommended ({recommended})")
         rule = spec.channels
         if rule.names:
             wants = f"Channels: {', '.join(rule.names)}."

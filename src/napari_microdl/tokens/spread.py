@@ -1,0 +1,196 @@
+"""How much the tokens of a unit differ from one another.
+
+What all tokens of a field share, such as exposure or haze, is in their mean and cancels in what
+sets them apart; a cell's spots, its texture and its shape do not. The mean is the paper's; this is
+ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage, sparse
+
+from napari_microdl.core.task import current_task
+from napari_microdl.tokens.grid import TokenGrid
+from napari_microdl.tokens.units import Units
+
+# Of a cell of one patch nothing is known of its spread. Where it is less than this share of that of
+# the whole field the logarithm goes on as a straight line, so that it ends somewhere.
+_FLOOR = 0.05
+# Neighbourhood of a token outside of all units, in patches, and where it ends.
+_SIGMA = 2.0
+_REACH = 6
+_VALUES_AT_ONCE = 2**22
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """What the tokens of every unit of one field are compared with.
+
+    Parameters
+    ----------
+    means : ndarray of shape (n_units, d)
+        Mean token of every unit.
+    deviations : ndarray of shape (n_units, d)
+        Mean absolute deviation of its tokens from it, weighted as the mean is.
+    floor : ndarray of shape (d,)
+        Below it deviations count on a straight line.
+    """
+
+    means: NDArray[np.float32]
+    deviations: NDArray[np.float32]
+    floor: NDArray[np.float32]
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """Logarithm of the deviations, shape (n_units, d): the samples."""
+        return _shares(self.deviations, np.maximum(self.deviations, self.floor))
+
+
+def _shares(deviation: NDArray[np.float32], typical: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Tangent of the logarithm at what is typical: its mean is the logarithm of the mean."""
+    return np.asarray(deviation / typical - 1 + np.log(typical), np.float32)
+
+
+def measure_spread(grid: TokenGrid, units: Units) -> Spread:
+    """Mean token of every unit, and the mean absolute deviation from it.
+
+    Parameters
+    ----------
+    grid : TokenGrid
+        Tokens of the field.
+    units : Units
+        Units of the same field; patches count by how much of them a unit covers.
+
+    Returns
+    -------
+    Spread
+    """
+    columns, d = grid.tokens.shape[1:]
+    by_token = sparse.csc_array(units.weights.astype(np.float64))
+    area = np.asarray(by_token.sum(axis=1))[:, None]
+    totals, sums, squares = np.zeros((len(units), d)), np.zeros(d), np.zeros(d)
+    for rows, tokens in grid.bands():
+        flat = tokens.reshape(-1, d)
+        totals += by_token[:, rows.start * columns : rows.stop * columns] @ flat
+        sums += flat.sum(0, dtype=np.float64)
+        squares += np.square(flat, dtype=np.float64).sum(0)
+    n = grid.tokens.shape[0] * columns
+    variance = np.maximum(squares / n - (sums / n) ** 2, 0)
+    # Only where all tokens of the field are the same is there nothing to compare with.
+    floor = np.where(variance > 0, _FLOOR * np.sqrt(variance), 1.0).astype(np.float32)
+    means = (totals / area).astype(np.float32)
+    deviations = np.zeros((len(units), d))
+    for rows, tokens in grid.bands():
+        flat = tokens.reshape(-1, d)
+        for token, unit, weight in _pairs(by_token, rows.start * columns, rows.stop * columns, d):
+            far = np.abs(flat[token] - means[unit])
+            add = sparse.csr_array(
+                (weight, (unit, np.arange(len(unit)))), shape=(len(units), len(unit))
+            )
+            deviations += add @ far
+    return Spread(means, (deviations / area).astype(np.float32), floor)
+
+
+def _pairs(
+    by_token: sparse.csc_array, begin: int, end: int, d: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.integer], NDArray[np.float64]]]:
+    """Tokens from `begin` to `end`, numbered from there, with the units on them, some at a time."""
+    first, last = int(by_token.indptr[begin]), int(by_token.indptr[end])
+    tokens = np.repeat(np.arange(end - begin), np.diff(by_token.indptr[begin : end + 1]))
+    step = max(1, _VALUES_AT_ONCE // d)
+    for start in range(first, last, step):
+        current_task().check()
+        some = slice(start, min(start + step, last))
+        yield (
+            tokens[some.start - first : some.stop - first],
+            by_token.indices[some],
+            by_token.data[some],
+        )
+
+
+def unit_shares(tokens: NDArray[np.float32], spread: Spread, unit: int) -> NDArray[np.float32]:
+    """What each token adds to the vector of one unit.
+
+    Parameters
+    ----------
+    tokens : ndarray of shape (..., d)
+        Tokens of the unit.
+    spread : Spread
+        Of its field.
+    unit : int
+        Its place among the units of the field.
+
+    Returns
+    -------
+    ndarray of shape (..., d)
+        Their mean, weighted by what the unit covers of each patch, is its vector.
+    """
+    deviations = spread.deviations[unit]
+    typical = np.maximum(deviations, spread.floor)
+    return _shares(np.abs(tokens - spread.means[unit]), typical)
+
+
+def token_shares(
+    grid: TokenGrid, units: Units, spread: Spread
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """What each token adds to the vectors of the units on it.
+
+    Parameters
+    ----------
+    grid : TokenGrid
+        Tokens of the field.
+    units : Units
+        Units of the same field.
+    spread : Spread
+        As `measure_spread` finds it.
+
+    Yields
+    ------
+    rows : slice
+        Rows of the grid.
+    shares : ndarray of shape (n_rows, grid_w, d)
+        As `unit_shares`, the mean of several units on a patch. What is outside of all units is
+        compared with its neighbourhood, a Gaussian of two patches.
+    """
+    grid_h, columns, d = grid.tokens.shape
+    by_token = sparse.csc_array(units.weights.astype(np.float64))
+    covered = np.asarray(by_token.sum(axis=0)) / grid.patch_size**2
+    for rows, tokens in grid.bands():
+        # A neighbourhood of neighbourhoods has to be known.
+        above, below = max(rows.start - 2 * _REACH, 0), min(rows.stop + 2 * _REACH, grid_h)
+        around = tokens if grid.in_memory else np.array(grid.tokens[above:below])
+        inside = slice(rows.start - above, rows.stop - above)
+        far = np.abs(around - _neighbourhood(around))
+        typical = np.maximum(_neighbourhood(far)[inside], spread.floor)
+        shares = _shares(far[inside], typical).reshape(-1, d)
+        begin, end = rows.start * columns, rows.stop * columns
+        here = covered[begin:end]
+        shares *= np.maximum(1 - here, 0)[:, None].astype(np.float32)
+        # Where crops overlap, a patch is covered several times.
+        scale = 1 / (grid.patch_size**2 * np.maximum(here, 1))
+        flat = tokens.reshape(-1, d)
+        for token, unit, weight in _pairs(by_token, begin, end, d):
+            deviations = spread.deviations[unit]
+            of_unit = _shares(
+                np.abs(flat[token] - spread.means[unit]), np.maximum(deviations, spread.floor)
+            )
+            add = sparse.csr_array(
+                (weight * scale[token], (token, np.arange(len(token)))),
+                shape=(end - begin, len(token)),
+                dtype=np.float32,
+            )
+            shares += add @ of_unit
+        yield rows, shares.reshape(-1, columns, d)
+
+
+def _neighbourhood(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of the tokens around each one."""
+    smooth: NDArray[np.float32] = ndimage.gaussian_filter(
+        tokens, (_SIGMA, _SIGMA, 0), mode="nearest", radius=(_REACH, _REACH, 0)
+    )
+    return smooth
