@@ -14,6 +14,7 @@ from scipy import sparse
 
 from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
 from napari_microdl.concepts.heat import HeatMaps
+from napari_microdl.concepts.localisation import locate_concepts, unknown_places
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
@@ -283,9 +284,9 @@ class ConceptActivations:
             ``q_wells`` (the same of the means of wells; see `compare_wells`); ``group`` (of a
             control-first dictionary, whether the concept was seen in controls); ``dead`` (active
             in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
-            for none). Without two different conditions, or without controls, the numbers that
-            need them are NaN and the rate decides. Found out once, but for the names, which may be
-            changed in the dictionary.
+            for none); and where it lies, of cells alone (`locate_concepts`). Without two different
+            conditions, or without controls, the numbers that need them are NaN and the rate
+            decides. Found out once, but for the names, which may be changed in the dictionary.
         """
         table = self._ranked.copy(deep=False)
         table.insert(0, "name", [self.dictionary.names[concept] for concept in table.index])
@@ -310,6 +311,18 @@ class ConceptActivations:
         by_well = compare_wells(self._columns, control, ~control, self.wells)
         auc = label_aucs(self.vectors, self._directions, conditions, classes[best].astype(str))
         like = duplicates(self._directions, rate)
+        if self.grids and self.dictionary.spec.units.kind == "cell":
+            places = locate_concepts(
+                self.heat,
+                self.geometry,
+                self.units["field"].to_numpy(),
+                conditions,
+                control,
+                self.wells,
+                classes[best].astype(str),
+            )
+        else:
+            places = unknown_places(self.n_concepts)
         table = pd.DataFrame(
             {
                 "activation_rate": rate,
@@ -323,6 +336,7 @@ class ConceptActivations:
                 "group": self.dictionary.icfl.groups_,
                 "dead": rate == 0,
                 "duplicate_of": like,
+                **places,
             },
             index=pd.Index(concepts, name="concept"),
         )

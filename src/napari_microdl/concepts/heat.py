@@ -150,6 +150,26 @@ class HeatMaps:
         """
         return self.usual(concept).compare(self.of_field(field, concept))
 
+    def of_all_concepts(self, field: int) -> NDArray[np.float32]:
+        """Heat of every concept on every patch of one field, without smoothing.
+
+        Parameters
+        ----------
+        field : int
+            Number of the field.
+
+        Returns
+        -------
+        ndarray of shape (grid_h * grid_w, n_concepts)
+        """
+        directions = self._dictionary.directions
+        parts = [np.asarray(part @ directions.T, np.float32) for part in self._whiten(field)]
+        return np.concatenate(parts)
+
+    def patch_area(self, field: int) -> int:
+        """Pixels of a patch of one field."""
+        return int(self._grids[field].patch_size ** 2)
+
     def around_unit(
         self, field: int, unit: int, rows: slice, columns: slice, concept: int
     ) -> NDArray[np.float32]:

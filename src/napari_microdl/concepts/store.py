@@ -22,6 +22,7 @@ from scipy import sparse
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
+from napari_microdl.concepts.localisation import unknown_places
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.tokens import TokenGrid
@@ -369,7 +370,10 @@ def open_activations(
             _check_places(codes.indptr, codes.indices, n, values_at_once)
         if sorted(ranking["concept"]) != list(range(found.n_concepts)):
             raise ValueError("the ranking does not hold every concept once")
-    found.ranking = ranking.set_index("concept")
+    # Folders from before it was looked at know nothing of where concepts lie.
+    known = unknown_places(len(ranking))
+    missing = {name: values for name, values in known.items() if name not in ranking.columns}
+    found.ranking = ranking.assign(**missing).set_index("concept")
     return found
 
 

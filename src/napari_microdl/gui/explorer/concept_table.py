@@ -61,11 +61,22 @@ def _column_of(name: str) -> Callable[[Run, pd.DataFrame], list[Any]]:
     return lambda _, ranking: ranking[name].tolist()
 
 
+_PLACES = {"cells": "cells", "field": "whole field", "": ""}
+
+
 def _flags(run: Run, ranking: pd.DataFrame) -> list[str]:
     names = run.result.dictionary.names
     return [
-        "dead" if dead else (f"like {names[other]}" if other >= 0 else "")
-        for dead, other in zip(ranking["dead"], ranking["duplicate_of"], strict=True)
+        "dead"
+        if dead
+        else f"like {names[other]}"
+        if other >= 0
+        else "whole field"
+        if place == "field"
+        else ""
+        for dead, other, place in zip(
+            ranking["dead"], ranking["duplicate_of"], ranking["place"], strict=True
+        )
     ]
 
 
@@ -141,8 +152,24 @@ COLUMNS = (
         widest="100.0%",
     ),
     Column(
+        "Where",
+        "Where the concept lies in images of its condition: in the cells, or in the whole field, "
+        "because the background between cells tells the condition from controls as well (AUC above "
+        "0.7). Empty where there is too little background to tell.",
+        lambda _, ranking: [_PLACES[place] for place in ranking["place"]],
+        widest="whole field",
+    ),
+    Column(
+        "Left",
+        "AUC of cells of its condition against cells of controls that is left when every field's "
+        "own background is its reference.",
+        _column_of("auc_left"),
+        _two_digits,
+    ),
+    Column(
         "Flag",
         "Dead: active in no cell. Like another: points the same way as a more active concept. "
+        "Whole field: background shows it as well (see Where). "
         "Technical: tells plates, or sites in a well, apart among controls beyond chance, as the "
         "last evaluation of the run found (tab Evaluation, batch effects).",
         _flags,
