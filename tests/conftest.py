@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Read when torch and the BLAS libraries load, so set before any test imports them: more threads
@@ -77,6 +78,14 @@ def data_root() -> Path:
     if not folder.is_dir():
         pytest.skip("the public image sets are not here; name their folder in MICRODL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_wider_fixtures(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is made for many tests goes into no cache of a person either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NAPARI_MICRODL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

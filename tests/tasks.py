@@ -48,6 +48,19 @@ def cancelling(after: int = 0) -> Iterator[Task]:
         yield task
 
 
+@contextmanager
+def cancelled_by(wanted: Callable[[Progress], bool]) -> Iterator[None]:
+    """Cancel the work inside at the first progress that is wanted; the test fails without any."""
+
+    def look(progress: Progress) -> None:
+        if wanted(progress):
+            task.cancel()
+
+    task = Task(look)
+    with task.active(), pytest.raises(Cancelled):
+        yield
+
+
 def cancelled_at_every_look(work: Callable[[], object]) -> Iterator[int]:
     """Do work again and again, cancelled at its next look each time, until it goes through.
 

@@ -14,16 +14,8 @@ import napari_microdl
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = [
-    "torch",
-    "napari",
-    "qtpy",
-    "magicgui",
-    "sklearn",
-    "skimage",
-    "scipy",
-    "matplotlib",
-    "pandas",
-]
+    "torch", "napari", "qtpy", "magicgui", "sklearn", "skimage", "scipy", "matplotlib", "pandas",
+]  # fmt: skip
 PUBLIC = [
     "ICFL",
     "ConceptActivations",
@@ -69,7 +61,7 @@ def test_discovery_of_the_manifest_loads_nothing_heavy():
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_every_public_name_is_there(name: str):
+def test_every_public_name_is_there(name):
     assert name in napari_microdl.__all__
     assert name in dir(napari_microdl)
     value = getattr(napari_microdl, name)

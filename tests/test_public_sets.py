@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +20,13 @@ from napari_microdl.tokens.units import units_of
 @pytest.fixture
 def public_sets(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import public_sets
-
-    return public_sets
+    return import_module("public_sets")
 
 
 @pytest.fixture
 def claims(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    import claims
-
-    return claims
+    return import_module("claims")
 
 
 @pytest.fixture
@@ -90,17 +87,9 @@ def test_the_printed_algorithm_is_the_printed_one(claims):
     x = np.random.default_rng(0).normal(size=(300, 24)).astype(np.float32)
     printed = claims.printed(16, 0).set_params(max_steps=20).fit(x)
     by_hand = ICFL(
-        16,
-        update="adam",
-        init="linear",
-        selection="signed",
-        refit="block",
-        allow_repeats=True,
-        learning_rate=3e-3,
-        batch_size=1024,
-        max_steps=20,
-        random_state=0,
-    ).fit(x)
+        16, update="adam", init="linear", selection="signed", refit="block", allow_repeats=True,
+        learning_rate=3e-3, batch_size=1024, max_steps=20, random_state=0,
+    ).fit(x)  # fmt: skip
     np.testing.assert_array_equal(printed.components_, by_hand.components_)
     codes = [icfl.transform(x).toarray() for icfl in (printed, by_hand)]
     np.testing.assert_array_equal(*codes)
@@ -197,13 +186,7 @@ def test_measurements_of_overlapping_units_are_each_their_own(sets, public_sets)
     part = sets["bccd"].test[0]
     together = public_sets._measured([part])[0]
     for number in (0, len(part.boxes) - 1):
-        alone = public_sets.Part(
-            part.field,
-            part.boxes[number : number + 1],
-            part.labels[number : number + 1],
-            part.groups[number : number + 1],
-            part.blocks[number : number + 1],
-            part.control[number : number + 1],
-            None,
-        )
+        one = slice(number, number + 1)
+        values = (part.boxes, part.labels, part.groups, part.blocks, part.control)
+        alone = public_sets.Part(part.field, *(of_units[one] for of_units in values), None)
         np.testing.assert_allclose(together[number], public_sets._measured([alone])[0][0])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture
 def results_page(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import results_page
-
-    return results_page
+    return import_module("results_page")
 
 
 def row(method, samples, seed, puncta, **more):
@@ -86,10 +85,7 @@ def test_the_tables_hold_median_and_range_over_seeds(results_page, tmp_path):
     ("claim", "expected"),
     [
         ("Selectivity: ICFL above TopK SAE, whitened", "**yes**, 0.72 against 0.20"),
-        (
-            "Selectivity: ICFL whitened above ICFL not whitened",
-            "median only, 0.72 against 0.40",
-        ),
+        ("Selectivity: ICFL whitened above ICFL not whitened", "median only, 0.72 against 0.40"),
         ("Selectivity: ICFL above TopK SAE, not whitened", "**no**, 0.40 against 0.50"),
     ],
 )
@@ -152,20 +148,11 @@ def test_figures_without_the_wells_of_the_sample_stand_beside_those_of_all(resul
 
 
 def test_reasons_have_a_line_a_variant(results_page):
+    variants = (("bccd", "ICFL", 0.2), ("transfluor", "ICFL", 0.4), ("bccd", "ICFL, positive", 0.5))
     rows = [
-        {
-            "set": name,
-            "samples": "centred",
-            "method": method,
-            "seed": s,
-            "held_out": value + s / 10,
-            "auc": 0.9,
-        }
-        for name, method, value in (
-            ("bccd", "ICFL", 0.2),
-            ("transfluor", "ICFL", 0.4),
-            ("bccd", "ICFL, positive", 0.5),
-        )
+        {"set": name, "samples": "centred", "method": method, "seed": s, "auc": 0.9}
+        | {"held_out": value + s / 10}
+        for name, method, value in variants
         for s in range(3)
     ]
     head, _, *lines = results_page.encoder_table(rows)
@@ -185,18 +172,14 @@ def test_reasons_have_a_line_a_variant(results_page):
 
 
 def test_planted_factors_have_a_line_each(results_page, tmp_path):
-    factors = {
-        "size": {"controls": 0.8, "controls_null": 0.6, "own": 0.5, "own_null": 0.45},
-        "density": {"controls": 0.4},
-    }
+    size = {"controls": 0.8, "controls_null": 0.6, "own": 0.5, "own_null": 0.45}
+    factors = (
+        {"size": size, "density": {"controls": 0.4}},
+        {"size": {"controls": 0.6, "own": 0.3}, "density": {"controls": 0.2}},
+    )
     rows = [
-        {"table": "simulated", "method": "whitened", "seed": 0, "factors": factors},
-        {
-            "table": "simulated",
-            "method": "whitened",
-            "seed": 1,
-            "factors": {"size": {"controls": 0.6, "own": 0.3}, "density": {"controls": 0.2}},
-        },
+        {"table": "simulated", "method": "whitened", "seed": seed, "factors": of_seed}
+        for seed, of_seed in enumerate(factors)
     ]
     lines = written(results_page, tmp_path, [*ROWS, *rows])
     size = [x.split(" | ")[1] for x in lines if x.startswith("| size |")]

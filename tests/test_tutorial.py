@@ -51,7 +51,7 @@ def test_every_block_of_code_says_what_it_prints():
     assert len(BLOCKS) == TUTORIAL.count("```python") == 4
 
 
-def test_the_blocks_print_what_the_tutorial_says(run: tuple[list[str], dict[str, object]]):
+def test_the_blocks_print_what_the_tutorial_says(run):
     printed, _ = run
     for found, (_, written) in zip(printed, BLOCKS, strict=True):
         assert alike(found, written), found
@@ -63,7 +63,7 @@ def test_decimals_may_differ_a_little_and_nothing_else():
     assert not alike("a: +0.84 of 3\n", "a: +0.84 of 4\n")
 
 
-def test_what_the_words_say_holds(run: tuple[list[str], dict[str, object]]):
+def test_what_the_words_say_holds(run):
     """A concept follows each factor in wells not seen, and less among treated cells alone."""
     (_, _, followed, _), names = run
     apart = [float(line.split()[-3]) for line in followed.splitlines()]
@@ -73,7 +73,7 @@ def test_what_the_words_say_holds(run: tuple[list[str], dict[str, object]]):
     assert (names["folder"] / "evaluation.html").stat().st_size > 10_000
 
 
-def test_the_sample_is_the_plate_of_the_tutorial(run: tuple[list[str], dict[str, object]]):
+def test_the_sample_is_the_plate_of_the_tutorial(run):
     _, names = run
     fields, truth = simulated()
     pd.testing.assert_frame_equal(truth, names["truth"])

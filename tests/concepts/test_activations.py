@@ -73,29 +73,18 @@ def make(
     return fields, activations
 
 
-@pytest.fixture(scope="module")
-def made() -> tuple[list[Field], ConceptActivations]:
-    return make()
+@pytest.fixture
+def activations() -> ConceptActivations:
+    return make()[1]
 
 
-def test_the_table_has_one_row_a_unit_with_what_is_known(
-    made: tuple[list[Field], ConceptActivations],
-):
-    fields, activations = made
+def test_the_table_has_one_row_a_unit_with_what_is_known():
+    fields, activations = make()
     table = activations.units
     assert list(table.columns) == [
-        "Metadata_Field",
-        "Metadata_Plate",
-        "Metadata_Well",
-        "Metadata_Site",
-        "Metadata_condition",
-        "Metadata_control",
-        "field",
-        "label",
-        "y",
-        "x",
-        "area",
-    ]
+        "Metadata_Field", "Metadata_Plate", "Metadata_Well", "Metadata_Site", "Metadata_condition",
+        "Metadata_control", "field", "label", "y", "x", "area",
+    ]  # fmt: skip
     assert len(table) == 16
     assert table.index.tolist() == list(range(16))
     assert table["Metadata_control"].dtype == bool
@@ -109,10 +98,7 @@ def test_the_table_has_one_row_a_unit_with_what_is_known(
         assert (row.y, row.x, row.area) == (units.y[place], units.x[place], units.area[place])
 
 
-def test_values_of_a_field_are_those_of_its_own_units(
-    made: tuple[list[Field], ConceptActivations],
-):
-    _, activations = made
+def test_values_of_a_field_are_those_of_its_own_units(activations):
     codes = activations.codes.toarray()
     for concept in range(ATOMS):
         np.testing.assert_array_equal(activations.activation(concept), codes[:, concept])
@@ -123,7 +109,7 @@ def test_values_of_a_field_are_those_of_its_own_units(
 
 
 @pytest.mark.parametrize("whiten", [True, False])
-def test_the_heatmap_is_the_cosine_of_every_token(whiten: bool):
+def test_the_heatmap_is_the_cosine_of_every_token(whiten):
     _, activations = make(whiten=whiten)
     dictionary = activations.dictionary
     # Back and forth, since one field's whitened tokens are kept.
@@ -140,8 +126,7 @@ def test_the_heatmap_is_the_cosine_of_every_token(whiten: bool):
             assert heatmap[place] == pytest.approx(expected, abs=1e-5)
 
 
-def test_alignment_is_the_cosine_of_every_unit(made: tuple[list[Field], ConceptActivations]):
-    _, activations = made
+def test_alignment_is_the_cosine_of_every_unit(activations):
     for concept in (0, 3):
         atom = activations.dictionary.icfl.components_[concept]
         for vector, cosine in zip(activations.vectors, activations.alignment(concept), strict=True):
@@ -156,25 +141,12 @@ def cliffs_delta(activations: ConceptActivations, concept: int) -> float:
     return float(np.sign(values[~control][:, None] - values[control]).mean())
 
 
-def test_the_ranking_equals_a_loop_over_concepts_and_treatments(
-    made: tuple[list[Field], ConceptActivations],
-):
-    _, activations = made
+def test_the_ranking_equals_a_loop_over_concepts_and_treatments(activations):
     ranking = activations.ranking
     assert list(ranking.columns) == [
-        "name",
-        "activation_rate",
-        "selectivity",
-        "label",
-        "max_selectivity",
-        "auc",
-        "effect",
-        "q_value",
-        "q_wells",
-        "group",
-        "dead",
-        "duplicate_of",
-    ]
+        "name", "activation_rate", "selectivity", "label", "max_selectivity", "auc", "effect",
+        "q_value", "q_wells", "group", "dead", "duplicate_of",
+    ]  # fmt: skip
     assert ranking.index.name == "concept"
     assert sorted(ranking.index) == list(range(ATOMS))
     conditions = activations.units["Metadata_condition"].to_numpy()
@@ -218,8 +190,7 @@ def test_without_treatments_every_condition_counts():
     assert (activations.ranking["selectivity"] >= 0).all()
 
 
-def test_top_units_are_the_extremes_of_the_alignment(made: tuple[list[Field], ConceptActivations]):
-    _, activations = made
+def test_top_units_are_the_extremes_of_the_alignment(activations):
     alignment = activations.alignment(2)
     top, bottom = activations.top_units(2, 5), activations.top_units(2, 5, -1)
     assert alignment[top].tolist() == sorted(alignment.tolist(), reverse=True)[:5]
@@ -227,16 +198,10 @@ def test_top_units_are_the_extremes_of_the_alignment(made: tuple[list[Field], Co
     assert len(activations.top_units(2, 99)) == 16
 
 
-def test_the_frame_goes_through_a_file(made: tuple[list[Field], ConceptActivations], tmp_path):
-    _, activations = made
+def test_the_frame_goes_through_a_file(activations, tmp_path):
     frame = activations.to_frame([5, 0])
-    assert list(frame.columns) == [
-        *activations.units.columns,
-        "activation_5",
-        "cosine_5",
-        "activation_0",
-        "cosine_0",
-    ]
+    added = ["activation_5", "cosine_5", "activation_0", "cosine_0"]
+    assert list(frame.columns) == [*activations.units.columns, *added]
     np.testing.assert_array_equal(frame["activation_5"], activations.activation(5))
     np.testing.assert_array_equal(frame["cosine_0"], activations.alignment(0))
     frame.to_csv(tmp_path / "cells.csv", index=False)
@@ -247,19 +212,11 @@ def test_the_frame_goes_through_a_file(made: tuple[list[Field], ConceptActivatio
     assert len(activations.to_frame([]).columns) == 11
 
 
-def test_codes_below_zero_are_shown_but_not_counted():
-    _, activations = make()
+def test_codes_below_zero_are_shown_but_not_counted(activations):
     codes = np.zeros((16, ATOMS), np.float32)
     codes[:, 1] = -3
     codes[4:12, 2] = 1
-    changed = ConceptActivations(
-        activations.units,
-        sparse.csr_array(codes),
-        activations.vectors,
-        activations.dictionary,
-        activations.grids,
-        activations.geometry,
-    )
+    changed = dataclasses.replace(activations, codes=sparse.csr_array(codes))
     assert changed.activation(1).tolist() == [-3] * 16
     ranking = changed.ranking
     assert ranking.loc[1, "dead"]
@@ -269,8 +226,7 @@ def test_codes_below_zero_are_shown_but_not_counted():
     assert not math.isnan(ranking.loc[1, "auc"])
 
 
-def test_areas_are_taken_of_a_draw_of_many_units_and_some_concepts_at_a_time():
-    _, activations = make()
+def test_areas_are_taken_of_a_draw_of_many_units_and_some_concepts_at_a_time(activations):
     conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
     labels = activations.ranking.sort_index()["label"].to_numpy(str)
     given = activations.vectors, activations.dictionary.directions, conditions, labels
@@ -286,10 +242,7 @@ def test_areas_are_taken_of_a_draw_of_many_units_and_some_concepts_at_a_time():
     assert (drawn != whole).any()
 
 
-def test_two_conditions_are_compared_and_a_wrong_choice_is_said(
-    made: tuple[list[Field], ConceptActivations],
-):
-    _, activations = made
+def test_two_conditions_are_compared_and_a_wrong_choice_is_said(activations):
     conditions = activations.units["Metadata_condition"].to_numpy()
     compared = activations.compare("blank", "puncta")
     for concept, row in compared.iterrows():
@@ -305,8 +258,7 @@ def test_two_conditions_are_compared_and_a_wrong_choice_is_said(
         activations.compare("blank", "other")
 
 
-def test_the_concepts_of_a_unit_come_strongest_first(made: tuple[list[Field], ConceptActivations]):
-    _, activations = made
+def test_the_concepts_of_a_unit_come_strongest_first(activations):
     dense = activations.codes.toarray()
     for row in range(16):
         concepts, values = activations.concepts_of(row)
@@ -316,10 +268,7 @@ def test_the_concepts_of_a_unit_come_strongest_first(made: tuple[list[Field], Co
 
 
 @pytest.mark.parametrize("n", [1, 5, 15, 40])
-def test_similar_units_are_those_of_the_highest_cosine(
-    made: tuple[list[Field], ConceptActivations], n: int
-):
-    _, activations = made
+def test_similar_units_are_those_of_the_highest_cosine(activations, n):
     table = cosine_similarity(activations.vectors)
     for row in (0, 7):
         rows, cosines = activations.similar_units(row, n)
@@ -329,10 +278,7 @@ def test_similar_units_are_those_of_the_highest_cosine(
         np.testing.assert_allclose(cosines, table[row, expected], atol=1e-6)
 
 
-def test_a_place_leads_to_the_unit_whose_box_holds_it(
-    made: tuple[list[Field], ConceptActivations],
-):
-    _, activations = made
+def test_a_place_leads_to_the_unit_whose_box_holds_it(activations):
     units = activations.geometry[2]
     for place, (top, left, bottom, right) in enumerate(units.boxes):
         row = int(activations.rows_of_field(2)[place])
@@ -341,8 +287,7 @@ def test_a_place_leads_to_the_unit_whose_box_holds_it(
     assert activations.unit_at(2, 1, 500) is None
 
 
-def test_tags_of_units_travel_with_their_table():
-    _, activations = make()
+def test_tags_of_units_travel_with_their_table(activations):
     assert list(activations.to_frame([]).columns) == list(activations.units.columns)
     activations.tag_units(np.array([1, 4]), "perturbed")
     activations.tag_units(np.array([2, 4]), "control-like")
@@ -356,32 +301,21 @@ def test_tags_of_units_travel_with_their_table():
 def test_units_keep_their_rows_apart_from_other_fields():
     units = Units(
         np.array([5]),
-        np.array([1.0], np.float32),
-        np.array([2.0], np.float32),
-        np.array([3.0], np.float32),
+        *np.array([[1.0], [2.0], [3.0]], np.float32),
         np.array([[0, 0, 1, 3]], np.int32),
         sparse.csr_array(np.ones((1, 4), np.float32)),
     )
     image = np.zeros((1, 4, 4))
-    table = unit_table(
-        [
-            Field(data=image, channel_names=("a",), name="f"),
-            Field(data=image, channel_names=("a",), name="g"),
-        ],
-        [units, units],
-    )
+    fields = [Field(data=image, channel_names=("a",), name=name) for name in "fg"]
+    table = unit_table(fields, [units, units])
     assert table["field"].tolist() == [0, 1]
     assert table["label"].tolist() == [5, 5]
     assert table["Metadata_Field"].tolist() == ["f", "g"]
 
 
-def test_some_fields_alone_keep_their_numbers(made: tuple[list[Field], ConceptActivations]):
-    _, activations = made
+def test_some_fields_alone_keep_their_numbers(activations):
     activations.tag_units(np.array([5, 14]), "perturbed")
-    try:
-        some = activations.of_fields([3, 1])
-    finally:
-        activations.unit_tags[:] = ""
+    some = activations.of_fields([3, 1])
     rows = np.r_[4:8, 12:16]
     pd.testing.assert_frame_equal(some.units, activations.units.iloc[rows].reset_index(drop=True))
     assert (some.codes.toarray() == activations.codes.toarray()[rows]).all()
@@ -389,19 +323,15 @@ def test_some_fields_alone_keep_their_numbers(made: tuple[list[Field], ConceptAc
     np.testing.assert_array_equal(some.heatmap(3, 2), activations.heatmap(3, 2))
     assert list(np.flatnonzero(some.unit_tags)) == [1, 6]
     some.unit_tags[:] = ""
-    assert not (activations.unit_tags != "").any()
+    assert list(np.flatnonzero(activations.unit_tags)) == [5, 14]
 
 
-def test_the_most_aligned_patches_are_those_of_all_heatmaps(
-    made: tuple[list[Field], ConceptActivations],
-):
-    _, activations = made
+def test_the_most_aligned_patches_are_those_of_all_heatmaps(activations):
     direction = activations.dictionary.directions[[1]]
+    whiten = activations.dictionary.whiten
     cosines = np.stack(
         [
-            cosine_similarity(
-                activations.dictionary.whiten(grid.tokens.reshape(-1, WIDTH)), direction
-            ).reshape(6, 7)
+            cosine_similarity(whiten(grid.tokens.reshape(-1, WIDTH)), direction).reshape(6, 7)
             for grid in activations.grids
         ]
     )

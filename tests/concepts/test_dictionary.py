@@ -18,23 +18,19 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from core.refusals import Payload, refusal
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.whitening import ControlWhitening
-from napari_microdl.models.base import ModelSpec, terms_of
+from napari_microdl.models.base import terms_of
 from napari_microdl.models.registry import known_spec
 from napari_microdl.tokens.positions import PositionComponent
 
 WIDTH, ATOMS, PLACES = 10, 16, 16
 KEY = "napari_microdl"
 SPEC = DictionarySpec(
-    model={
-        "id": "builtin",
-        "weights_sha256": "ab" * 32,
-        "licence": "BSD-3-Clause",
-        "patch_size": 8,
-    },
+    model={"id": "builtin", "weights_sha256": "ab" * 32, "licence": "BSD", "patch_size": 8},
     tokens={
         "layer": 5,
         "channels": ("DNA", "Actin"),
@@ -45,10 +41,6 @@ SPEC = DictionarySpec(
     },
     units={"kind": "crop", "crop_stride": 16},
 )
-
-
-def other_model(**changes: Any) -> DictionarySpec:
-    return SPEC.replace(model=SPEC.model.replace(**changes))
 
 
 def samples(n: int, seed: int) -> np.ndarray:
@@ -64,14 +56,8 @@ def make(
     if whiten:
         whitening = ControlWhitening(n_components, shrinkage=0.2).fit(x[:150])
         x = whitening.transform(x)
-    settings = {
-        "n_atoms": ATOMS,
-        "n_iterations": 2,
-        "atoms_per_iteration": 3,
-        "max_steps": 4,
-        "random_state": 0,
-    }
-    fitted = ICFL(**{**settings, **icfl}).fit(x)
+    sizes = {"n_atoms": ATOMS, "n_iterations": 2, "atoms_per_iteration": 3}
+    fitted = ICFL(**{**sizes, **icfl}, max_steps=4, random_state=0).fit(x)
     offsets = np.random.default_rng(1).normal(size=(PLACES, WIDTH)).astype(np.float32)
     basis = np.linalg.svd(offsets)[2][:2]
     return ConceptDictionary(
@@ -123,19 +109,17 @@ def older(path: Path, model: str, licence: str, provenance: dict[str, Any]) -> C
     return ConceptDictionary.load(old)
 
 
-def test_a_file_of_schema_1_says_the_same(saved: Path, tmp_path: Path):
-    path = tmp_path / "x.microdl.safetensors"
-    save_file(load_file(saved), path, {KEY: json.dumps(of_schema_1(header_of(saved)))})
-    found, expected = ConceptDictionary.load(path), ConceptDictionary.load(saved)
+def test_a_file_of_schema_1_says_the_same(saved, tmp_path):
+    def written(**changes: Any) -> Path:
+        old = of_schema_1(header_of(saved))
+        spec = {name: value for name, value in (old["spec"] | changes).items() if value != "gone"}
+        return tampered(saved, tmp_path, lambda _, header: header.update(old, spec=spec))
+
+    found, expected = ConceptDictionary.load(written()), ConceptDictionary.load(saved)
     assert found.spec == expected.spec
     assert found.save(tmp_path / "y").read_bytes() == saved.read_bytes()
-    header = of_schema_1(header_of(saved))
-    header["spec"]["unknown"] = 3
-    save_file(load_file(saved), path, {KEY: json.dumps(header)})
-    assert "hold 'unknown'" in one_sentence(path)
-    del header["spec"]["unknown"], header["spec"]["unit"]
-    save_file(load_file(saved), path, {KEY: json.dumps(header)})
-    assert "do not fit together" in one_sentence(path)
+    assert "hold 'unknown'" in one_sentence(written(unknown=3))
+    assert "do not fit together" in one_sentence(written(unit="gone"))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +137,7 @@ def test_a_file_of_schema_1_says_the_same(saved: Path, tmp_path: Path):
     ],
 )
 def test_older_files_are_believed_only_where_the_licence_is_known(
-    saved: Path, model: str, licence: str, written: bool, read: bool | None
+    saved, model, licence, written, read
 ):
     stated = {"weights_source": "our lab", "weights_non_commercial": written}
     dictionary = older(saved, model, licence, stated)
@@ -162,7 +146,7 @@ def test_older_files_are_believed_only_where_the_licence_is_known(
     assert dictionary.provenance == stated | {"weights_non_commercial": read}
 
 
-def test_files_without_any_terms_have_those_of_a_known_model_or_none(saved: Path):
+def test_files_without_any_terms_have_those_of_a_known_model_or_none(saved):
     spec = older(saved, "unidino", "CC-BY-NC-4.0", {}).spec
     known = known_spec("unidino")
     assert (spec.model.non_commercial, spec.model.source) == (True, known.source)
@@ -177,21 +161,16 @@ def test_files_without_any_terms_have_those_of_a_known_model_or_none(saved: Path
 
 
 @pytest.mark.parametrize("non_commercial", [True, False, None])
-def test_what_the_weights_may_be_used_for_is_kept(
-    dictionary: ConceptDictionary, tmp_path: Path, non_commercial: bool | None
-):
+def test_what_the_weights_may_be_used_for_is_kept(dictionary, tmp_path, non_commercial):
     # Also where the model is no known one, so that nothing but the file can tell.
-    spec = other_model(id="x", non_commercial=non_commercial, source="y")
+    terms = {"non_commercial": non_commercial, "source": "y"}
+    spec = SPEC.replace(model=SPEC.model.replace(id="x", **terms))
     path = dataclasses.replace(dictionary, spec=spec).save(tmp_path / "terms")
     assert ConceptDictionary.load(path).spec == spec
 
 
 def one_sentence(path: Path) -> str:
-    with pytest.raises(MicrodlError) as caught:
-        ConceptDictionary.load(path)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.endswith(".")
+    message = refusal(ConceptDictionary.load, path)
     assert path.name in message
     return message
 
@@ -209,7 +188,7 @@ def one_sentence(path: Path) -> str:
         {"atoms_per_iteration": None, "n_iterations": None},
     ],
 )
-def test_a_file_brings_everything_back(tmp_path: Path, options: dict[str, Any]):
+def test_a_file_brings_everything_back(tmp_path, options):
     original = make(**options)
     path = original.save(tmp_path / "a.microdl.safetensors")
     loaded = ConceptDictionary.load(path)
@@ -217,18 +196,16 @@ def test_a_file_brings_everything_back(tmp_path: Path, options: dict[str, Any]):
     np.testing.assert_array_equal(loaded.whiten(fresh), original.whiten(fresh))
     codes, expected = loaded.encode(fresh), original.encode(fresh)
     assert codes.nnz > 0
-    np.testing.assert_array_equal(codes.indptr, expected.indptr)
-    np.testing.assert_array_equal(codes.indices, expected.indices)
-    np.testing.assert_array_equal(codes.data, expected.data)
+    for part in ("indptr", "indices", "data"):
+        np.testing.assert_array_equal(getattr(codes, part), getattr(expected, part))
     assert loaded.spec == original.spec
     for name in ("update", "selection", "refit", "allow_repeats", "positive_code"):
         assert getattr(loaded.icfl, name) == getattr(original.icfl, name)
     for name in ("names", "notes", "tags", "provenance", "figures"):
         assert getattr(loaded, name) == getattr(original, name)
     np.testing.assert_array_equal(loaded.icfl.dead_, original.icfl.dead_)
-    if original.position is None:
-        assert loaded.position is None
-    else:
+    assert (loaded.position is None) == (original.position is None)
+    if loaded.position is not None:
         np.testing.assert_array_equal(loaded.position.offsets, original.position.offsets)
         np.testing.assert_array_equal(loaded.position.basis, original.position.basis)
     # Bit for bit: saving what was loaded writes the same file.
@@ -236,7 +213,7 @@ def test_a_file_brings_everything_back(tmp_path: Path, options: dict[str, Any]):
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_the_group_of_each_atom_is_kept(tmp_path: Path):
+def test_the_group_of_each_atom_is_kept(tmp_path):
     original = make()
     groups = ["seen in controls"] * 3 + ["only in treated"] * (ATOMS - 3)
     original.icfl = ICFL.from_arrays(
@@ -255,7 +232,7 @@ def test_the_group_of_each_atom_is_kept(tmp_path: Path):
     assert "do not fit together" in one_sentence(path)
 
 
-def test_the_file_is_plain_safetensors_with_a_readable_header(saved: Path):
+def test_the_file_is_plain_safetensors_with_a_readable_header(saved):
     header = header_of(saved)
     assert header["schema_version"] == 2
     assert header["spec"]["tokens"]["channels"] == ["DNA", "Actin"]
@@ -278,39 +255,26 @@ def test_the_file_is_plain_safetensors_with_a_readable_header(saved: Path):
         ("plate 1.5", "plate 1.5.microdl.safetensors"),
     ],
 )
-def test_the_suffix_is_completed(
-    tmp_path: Path, dictionary: ConceptDictionary, name: str, written: str
-):
+def test_the_suffix_is_completed(tmp_path, dictionary, name, written):
     for path in (tmp_path / name, str(tmp_path / name)):
         assert dictionary.save(path) == tmp_path / written
     assert [p.name for p in tmp_path.iterdir()] == [written]
 
 
-def test_a_failing_write_leaves_the_old_file(
-    tmp_path: Path, dictionary: ConceptDictionary, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_failing_write_leaves_the_old_file(tmp_path, dictionary, monkeypatch):
     path = dictionary.save(tmp_path / "x")
     before = path.read_bytes()
     changed = make(position=False)
 
-    def disk_is_full(file: int) -> None:
+    def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", disk_is_full)
-        with pytest.raises(OSError, match="No space left"):
-            changed.save(path)
-    assert path.read_bytes() == before
-
-    def not_allowed(self: Path, target: Path) -> Path:
-        raise PermissionError(13, "Permission denied")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", not_allowed)
-        with pytest.raises(OSError, match="Permission denied"):
-            changed.save(path)
-    assert path.read_bytes() == before
-
+    for module, step in ((os, "fsync"), (Path, "replace")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, step, fail)
+            with pytest.raises(OSError, match="No space left"):
+                changed.save(path)
+        assert path.read_bytes() == before
     changed.figures = {"r2": float("nan")}
     with pytest.raises(ValueError, match="JSON"):
         changed.save(path)
@@ -318,7 +282,7 @@ def test_a_failing_write_leaves_the_old_file(
     assert [p.name for p in tmp_path.iterdir()] == [path.name], "a part was left behind"
 
 
-def test_truncated_foreign_and_missing_files_give_one_sentence(tmp_path: Path, saved: Path):
+def test_truncated_foreign_and_missing_files_give_one_sentence(tmp_path, saved):
     path = tmp_path / "x.microdl.safetensors"
     content = saved.read_bytes()
     for kept in (0, 5, 9, 100, len(content) // 2, len(content) - 1):
@@ -332,17 +296,7 @@ def test_truncated_foreign_and_missing_files_give_one_sentence(tmp_path: Path, s
     )
 
 
-class Payload:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple:
-        return open, (str(self.mark), "w")
-
-
-def test_a_pickled_dictionary_is_never_opened(tmp_path: Path):
+def test_a_pickled_dictionary_is_never_opened(tmp_path):
     path = tmp_path / "x.microdl.safetensors"
     path.write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
     assert "it is a pickle, which may hold code" in one_sentence(path)
@@ -376,8 +330,12 @@ def tensor(name: str, value: np.ndarray) -> Callable[[dict, dict], None]:
     return lambda tensors, _: tensors.update({name: value})
 
 
+def missing(name: str) -> Callable[[dict, dict], None]:
+    return lambda tensors, _: tensors.pop(name)
+
+
 @pytest.mark.parametrize("version", [0, 3, "1", None])
-def test_another_schema_is_refused(tmp_path: Path, saved: Path, version: Any):
+def test_another_schema_is_refused(tmp_path, saved, version):
     path = tampered(saved, tmp_path, lambda _, h: h.update(schema_version=version))
     assert one_sentence(path) == (
         f"'x.microdl.safetensors' has schema version {version} but this version of napari-microdl "
@@ -388,7 +346,7 @@ def test_another_schema_is_refused(tmp_path: Path, saved: Path, version: Any):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "3", "null", '"text"', "{}", "[" * 100_000 + "]" * 100_000]
 )
-def test_a_damaged_header_is_refused(tmp_path: Path, saved: Path, text: str):
+def test_a_damaged_header_is_refused(tmp_path, saved, text):
     path = tmp_path / "x.microdl.safetensors"
     save_file(load_file(saved), path, metadata={KEY: text})
     assert "header of 'x.microdl.safetensors' is damaged" in one_sentence(path)
@@ -404,7 +362,7 @@ def test_a_damaged_header_is_refused(tmp_path: Path, saved: Path, text: str):
         if not (part in ("provenance", "figures") and isinstance(value, dict))
     ],
 )
-def test_a_part_of_the_wrong_kind_is_refused(tmp_path: Path, saved: Path, part: str, value: Any):
+def test_a_part_of_the_wrong_kind_is_refused(tmp_path, saved, part, value):
     def change(_: dict, header: dict) -> None:
         if value == "missing":
             del header[part]
@@ -414,25 +372,9 @@ def test_a_part_of_the_wrong_kind_is_refused(tmp_path: Path, saved: Path, part: 
     one_sentence(tampered(saved, tmp_path, change))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "icfl.components",
-        "whitening.mean",
-        "whitening.components",
-        "whitening.explained_variance",
-        "whitening.scale",
-    ],
-)
-def test_a_missing_tensor_is_refused(tmp_path: Path, saved: Path, name: str):
-    one_sentence(tampered(saved, tmp_path, lambda tensors, _: tensors.pop(name)))
-
-
 @settings(max_examples=40)
 @given(data=st.data())
-def test_tensors_of_other_shapes_are_refused(
-    saved: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-):
+def test_tensors_of_other_shapes_are_refused(saved, tmp_path_factory, data):
     shapes = {name: t.shape for name, t in load_file(saved).items()}
     name = data.draw(st.sampled_from(sorted(shapes)))
     shape = data.draw(
@@ -446,62 +388,49 @@ def test_tensors_of_other_shapes_are_refused(
 @pytest.mark.parametrize(
     "change",
     [
-        put("spec", "tokens", "layer", 0),
-        put("spec", "tokens", "layer", 2.5),
-        put("spec", "tokens", "layer", "5"),
-        put("spec", "tokens", "tile_size", 0),
-        put("spec", "tokens", "tile_size", 40),
-        put("spec", "model", "patch_size", -8),
-        put("spec", "model", "patch_size", 3),
-        put("spec", "tokens", "halo", -1),
-        put("spec", "tokens", "halo", 2),
-        put("spec", "tokens", "halo", "1"),
+        *(put("spec", "tokens", "layer", value) for value in (0, 2.5, "5", None)),
+        *(put("spec", "tokens", "tile_size", value) for value in (0, 40)),
+        *(put("spec", "model", "patch_size", value) for value in (-8, 3)),
+        *(put("spec", "tokens", "halo", value) for value in (-1, 2, "1")),
         put("spec", "tokens", "site", "mlp"),
         put("spec", "units", "kind", "well"),
         put("spec", "tokens", "scaling", "tile"),
         put("spec", "tokens", "channel_tokens", "sum"),
         put("spec", "units", "crop_size", 0),
-        put("spec", "tokens", "channels", []),
-        put("spec", "tokens", "channels", 3),
-        put("spec", "model", "non_commercial", "no"),
-        put("spec", "model", "non_commercial", 0),
+        *(put("spec", "tokens", "channels", value) for value in ([], 3, [3])),
+        *(put("spec", "model", "non_commercial", value) for value in ("no", 0)),
         put("spec", "model", "source", None),
-        put("spec", "tokens", "layer", None),
-        put("spec", "tokens", "channels", [3]),
         put("spec", "model", "unknown", 3),
         put("spec", "unknown", 3),
         put("icfl", "selection", "best"),
         put("icfl", "update", "sgd"),
         put("icfl", "refit", "none"),
-        put("icfl", "n_iterations", 0),
-        put("icfl", "n_iterations", "2"),
-        put("icfl", "n_iterations", 2.5),
-        put("icfl", "n_iterations", None),
+        *(put("icfl", "n_iterations", value) for value in (0, "2", 2.5, None)),
         put("icfl", "atoms_per_iteration", -1),
         put("icfl", "allow_repeats", "yes"),
         put("icfl", "unknown", 3),
-        put("whitening", "n_samples_seen", "many"),
-        put("whitening", "n_samples_seen", float("inf")),
+        *(put("whitening", "n_samples_seen", value) for value in ("many", float("inf"))),
         put("whitening", "unknown", 3),
         lambda _, header: header["names"].pop(),
         lambda _, header: header["notes"].append("one more"),
         lambda _, header: header["tags"].append("perturbed"),
         lambda _, header: header["tags"].__setitem__(0, "odd"),
+        *(missing(f"whitening.{name}") for name in ("mean", "components", "scale")),
+        missing("whitening.explained_variance"),
+        missing("icfl.components"),
         tensor("icfl.unknown", np.ones(3)),
         tensor("whitening.unknown", np.ones(3)),
         tensor("whitening.mean", np.full(WIDTH, np.nan)),
         tensor("icfl.components", np.full((ATOMS, 7), np.inf, np.float32)),
     ],
 )
-def test_tampering_is_refused(tmp_path: Path, saved: Path, change: Callable):
+def test_tampering_is_refused(tmp_path, saved, change):
     one_sentence(tampered(saved, tmp_path, change))
 
 
 @settings(max_examples=60)
 @given(place=st.integers(8, 10**6), flip=st.integers(1, 255))
-def test_a_flipped_byte_gives_a_dictionary_or_one_sentence(
-    saved: Path, tmp_path_factory: pytest.TempPathFactory, place: int, flip: int
-):
+def test_a_flipped_byte_gives_a_dictionary_or_one_sentence(saved, tmp_path_factory, place, flip):
     content = bytearray(saved.read_bytes())
     # Most flips in the header, where they matter.
     (length,) = struct.unpack("<Q", content[:8])
@@ -515,42 +444,24 @@ def test_a_flipped_byte_gives_a_dictionary_or_one_sentence(
         assert np.isfinite(loaded.icfl.components_).all()
 
 
-def model_spec(**changes: Any) -> ModelSpec:
-    facts = {
-        "model_id": "builtin",
-        "title": "",
-        "patch_size": 8,
-        "dim": 5,
-        "depth": 8,
-        "default_layer": 5,
-        "tile_size": 32,
-        "weights_sha256": "ab" * 32,
-        "licence": "",
-        "source": "",
-    }
-    return ModelSpec(**{**facts, **changes})
-
-
 def test_only_the_model_of_the_dictionary_is_accepted():
-    SPEC.check_model(model_spec())
-    with pytest.raises(MicrodlError) as caught:
-        SPEC.check_model(model_spec(model_id="random-init"))
-    assert str(caught.value) == (
+    model = dataclasses.replace(known_spec("builtin"), weights_sha256="ab" * 32)
+    SPEC.check_model(model)
+    other = dataclasses.replace(model, model_id="random-init")
+    assert refusal(SPEC.check_model, other) == (
         "The dictionary was made with the model 'builtin' but 'random-init' is chosen; "
         "choose the dictionary's model."
     )
-    with pytest.raises(MicrodlError) as caught:
-        SPEC.check_model(model_spec(weights_sha256="cd" * 32))
-    assert str(caught.value) == (
+    retrained = dataclasses.replace(model, weights_sha256="cd" * 32)
+    assert refusal(SPEC.check_model, retrained) == (
         "The dictionary was made with other weights of 'builtin' (sha256 abababababab, here "
         "cdcdcdcdcdcd); load those weights or fit a new dictionary."
     )
 
 
-def test_the_curve_of_the_intensities_is_kept_and_old_files_have_the_logarithm(
-    tmp_path: Path, saved: Path
-):
-    made = dataclasses.replace(make(), spec=other_model(intensity="linear"))
+def test_the_curve_of_the_intensities_is_kept_and_old_files_have_the_logarithm(tmp_path, saved):
+    linear = SPEC.replace(model=SPEC.model.replace(intensity="linear"))
+    made = dataclasses.replace(make(), spec=linear)
     assert ConceptDictionary.load(made.save(tmp_path / "linear")).model.intensity == "linear"
     old = tampered(
         saved, tmp_path, lambda tensors, header: header["spec"]["model"].pop("intensity")
@@ -564,22 +475,23 @@ def test_the_curve_of_the_intensities_is_kept_and_old_files_have_the_logarithm(
 
 
 @pytest.mark.parametrize(
-    ("group", "name"),
+    "place",
     [
-        ("tokens", "layer"),
-        ("tokens", "tile_size"),
-        ("model", "patch_size"),
-        ("units", "crop_size"),
-        ("units", "crop_stride"),
+        "tokens.layer",
+        "tokens.tile_size",
+        "model.patch_size",
+        "units.crop_size",
+        "units.crop_stride",
     ],
 )
-def test_geometry_must_be_whole_numbers_above_zero(group: str, name: str):
+def test_geometry_must_be_whole_numbers_above_zero(place):
+    group, name = place.split(".")
     for value in (0, -1, 2.0, None, "8"):
         with pytest.raises(MicrodlError, match=f"{name} is .* but must be (1 or more|a whole)"):
             getattr(SPEC, group).replace(**{name: value})
 
 
-def test_names_and_notes_have_defaults_and_must_fit(dictionary: ConceptDictionary):
+def test_names_and_notes_have_defaults_and_must_fit(dictionary):
     plain = ConceptDictionary(SPEC, dictionary.icfl)
     assert plain.names == [f"concept {i}" for i in range(ATOMS)]
     assert plain.notes == [""] * ATOMS
@@ -588,9 +500,7 @@ def test_names_and_notes_have_defaults_and_must_fit(dictionary: ConceptDictionar
         ConceptDictionary(SPEC, dictionary.icfl, names=["a", "b"])
 
 
-def test_tags_are_optional_in_a_file_and_one_of_two_words(
-    dictionary: ConceptDictionary, tmp_path: Path
-):
+def test_tags_are_optional_in_a_file_and_one_of_two_words(dictionary, tmp_path):
     tags = ["perturbed", "", "control-like"] + [""] * (ATOMS - 3)
     tagged = dataclasses.replace(dictionary, tags=tags)
     assert ConceptDictionary.load(tagged.save(tmp_path / "new")).tags == tags
@@ -600,7 +510,7 @@ def test_tags_are_optional_in_a_file_and_one_of_two_words(
         dataclasses.replace(dictionary, tags=["odd"] + [""] * (ATOMS - 1))
 
 
-def test_cosines_are_those_of_the_atoms(dictionary: ConceptDictionary):
+def test_cosines_are_those_of_the_atoms(dictionary):
     vectors = dictionary.whiten(samples(20, 3)) * np.float32(7)
     vectors[4] = 0
     for concept in (0, ATOMS - 1):
@@ -611,9 +521,3 @@ def test_cosines_are_those_of_the_atoms(dictionary: ConceptDictionary):
             expected = vector @ atom / length if length else 0
             assert cosine == pytest.approx(expected, abs=1e-6)
     np.testing.assert_allclose(np.linalg.norm(dictionary.directions, axis=1), 1, atol=1e-6)
-
-
-def test_without_whitening_samples_stay_as_they_are():
-    plain = make(whiten=False)
-    x = samples(5, 4)
-    np.testing.assert_array_equal(plain.whiten(x), x)

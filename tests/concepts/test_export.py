@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -9,18 +8,23 @@ import pandas as pd
 import pytest
 
 from concepts.test_activations import ATOMS, make
-from napari_microdl.concepts.export import (
-    label_features,
-    to_anndata,
-    write_anndata,
-    write_table,
-)
+from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.export import label_features, to_anndata, write_anndata, write_table
 from napari_microdl.core.errors import MicrodlError
 from tasks import cancelled_at_every_look
 
 
-def test_csv_keeps_values_and_a_named_index(tmp_path: Path):
-    _, activations = make()
+@pytest.fixture
+def activations() -> ConceptActivations:
+    return make()[1]
+
+
+@pytest.fixture
+def anndata() -> ModuleType:
+    return pytest.importorskip("anndata")
+
+
+def test_csv_keeps_values_and_a_named_index(activations, tmp_path):
     ranking = activations.ranking
     back = pd.read_csv(write_table(ranking, tmp_path / "concepts.csv"))
     assert back["concept"].tolist() == ranking.index.tolist()
@@ -29,9 +33,8 @@ def test_csv_keeps_values_and_a_named_index(tmp_path: Path):
     assert list(back.columns) == list(activations.units.columns)
 
 
-def test_parquet_keeps_values_and_types(tmp_path: Path):
+def test_parquet_keeps_values_and_types(activations, tmp_path):
     pytest.importorskip("pyarrow")
-    _, activations = make()
     table = activations.to_frame([2])
     back = pd.read_parquet(write_table(table, tmp_path / "cells.parquet"))
     pd.testing.assert_frame_equal(back, table, check_dtype=False)
@@ -39,38 +42,29 @@ def test_parquet_keeps_values_and_types(tmp_path: Path):
     assert back["activation_2"].dtype == np.float32
 
 
-def test_another_suffix_is_refused(tmp_path: Path):
+def test_another_suffix_is_refused(activations, tmp_path):
     with pytest.raises(MicrodlError, match=r"'a\.xlsx' is neither CSV nor Parquet"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "a.xlsx")
     with pytest.raises(MicrodlError, match=r"end it in \.h5ad"):
-        write_anndata(make()[1], tmp_path / "a.csv")
+        write_anndata(activations, tmp_path / "a.csv")
 
 
-def test_a_missing_package_is_asked_for(tmp_path: Path, monkeypatch):
+def test_a_missing_package_is_asked_for(activations, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MicrodlError, match="need the package pyarrow: pip install"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "a.parquet")
-    _, activations = make()
     monkeypatch.setitem(sys.modules, "anndata", None)
     with pytest.raises(MicrodlError, match="need the package anndata: pip install"):
         to_anndata(activations)
 
 
-@pytest.fixture
-def anndata() -> ModuleType:
-    return pytest.importorskip("anndata")
-
-
-def test_anndata_keeps_codes_units_and_concepts(anndata: ModuleType, tmp_path: Path):
-    _, activations = make()
+def test_anndata_keeps_codes_units_and_concepts(activations, anndata, tmp_path):
     activations.tag_units(np.array([3]), "perturbed")
     activations.dictionary.names[2] = "bright spots"
     activations.dictionary.notes[2] = "seen in puncta"
     back = anndata.read_h5ad(write_anndata(activations, tmp_path / "cells.h5ad"))
     np.testing.assert_array_equal(back.X.toarray(), activations.codes.toarray())
-    assert back.obs["Metadata_condition"].tolist() == (
-        activations.units["Metadata_condition"].tolist()
-    )
+    assert list(back.obs["Metadata_condition"]) == list(activations.units["Metadata_condition"])
     assert back.obs["Metadata_tag"].tolist()[3] == "perturbed"
     assert back.var.loc["concept_2", "note"] == "seen in puncta"
     np.testing.assert_allclose(
@@ -80,8 +74,7 @@ def test_anndata_keeps_codes_units_and_concepts(anndata: ModuleType, tmp_path: P
     np.testing.assert_array_equal(back.obsm["spatial"][:, 0], activations.units["x"])
 
 
-def test_anndata_and_features_say_which_concepts_are_technical(anndata: ModuleType, tmp_path: Path):
-    _, activations = make()
+def test_anndata_and_features_say_which_concepts_are_technical(activations, anndata, tmp_path):
     numbers = range(activations.n_concepts)
     more = pd.DataFrame(
         {
@@ -93,10 +86,8 @@ def test_anndata_and_features_say_which_concepts_are_technical(anndata: ModuleTy
     )
     path = write_anndata(activations, tmp_path / "cells.h5ad", more)
     for found in (to_anndata(activations, more), anndata.read_h5ad(path)):
-        assert list(found.var_names[found.var["technical"].to_numpy(bool)]) == [
-            "concept_2",
-            "concept_5",
-        ]
+        technical = found.var_names[found.var["technical"].to_numpy(bool)]
+        assert list(technical) == ["concept_2", "concept_5"]
         assert set(found.var["batch_by"]) == {"sites"}
         np.testing.assert_allclose(found.var["batch_share"], more["batch_share"])
     assert "technical" not in to_anndata(activations).var
@@ -104,8 +95,7 @@ def test_anndata_and_features_say_which_concepts_are_technical(anndata: ModuleTy
     assert list(features.columns[-2:]) == ["concept 1", "concept 2 [technical]"]
 
 
-def test_features_of_labels_carry_the_column_that_napari_matches():
-    _, activations = make()
+def test_features_of_labels_carry_the_column_that_napari_matches(activations):
     activations.dictionary.names[:3] = ["well", "spots", "spots"]
     activations.tag_units(activations.rows_of_field(1)[:1], "control-like")
     features = label_features(activations, 1, [0, 1, 2, 5])
@@ -126,9 +116,8 @@ def test_features_of_labels_carry_the_column_that_napari_matches():
 FEW = 60
 
 
-def test_a_table_written_in_parts_is_that_of_pandas(tmp_path: Path):
+def test_a_table_written_in_parts_is_that_of_pandas(activations, tmp_path):
     pytest.importorskip("pyarrow")
-    _, activations = make()
     table = activations.to_frame()
     table.to_csv(tmp_path / "expected.csv", index=False)
     write_table(table, tmp_path / "cells.csv", numbers_at_once=FEW)
@@ -143,8 +132,7 @@ def test_a_table_written_in_parts_is_that_of_pandas(tmp_path: Path):
     assert len(pd.read_parquet(tmp_path / "none.parquet")) == 0
 
 
-def test_anndata_written_in_parts_is_that_of_the_package(anndata: ModuleType, tmp_path: Path):
-    _, activations = make()
+def test_anndata_written_in_parts_is_that_of_the_package(activations, anndata, tmp_path):
     to_anndata(activations).write_h5ad(tmp_path / "expected.h5ad")
     expected = anndata.read_h5ad(tmp_path / "expected.h5ad")
     path = write_anndata(activations, tmp_path / "cells.h5ad", numbers_at_once=FEW)
@@ -162,10 +150,9 @@ def test_anndata_written_in_parts_is_that_of_the_package(anndata: ModuleType, tm
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.h5ad"])
-def test_cancelling_at_any_look_leaves_the_old_file(tmp_path: Path, name: str):
+def test_cancelling_at_any_look_leaves_the_old_file(activations, tmp_path, name):
     pytest.importorskip("pyarrow")
     pytest.importorskip("anndata")
-    _, activations = make()
     table = activations.to_frame()
     path = tmp_path / name
 
@@ -186,6 +173,6 @@ def test_cancelling_at_any_look_leaves_the_old_file(tmp_path: Path, name: str):
     assert path.read_bytes() != b"what was there"
 
 
-def test_a_missing_folder_is_said(tmp_path: Path):
+def test_a_missing_folder_is_said(tmp_path):
     with pytest.raises(MicrodlError, match="There is no folder"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "none" / "a.csv")

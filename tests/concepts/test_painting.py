@@ -22,16 +22,10 @@ shapes = st.tuples(st.integers(1, 14), st.integers(1, 14))
 
 
 @given(data=st.data())
-def test_cells_are_painted_as_by_a_loop(data: st.DataObject):
+def test_cells_are_painted_as_by_a_loop(data):
     dtype = data.draw(st.sampled_from([np.int32, np.int64]))
     numbers = [-3, 0, 1, 2, 5, 9, 70_000, 2**31 - 1, *([2**40] if dtype is np.int64 else [])]
-    labels = data.draw(
-        hnp.arrays(
-            dtype,
-            data.draw(shapes),
-            elements=st.sampled_from(numbers),
-        )
-    )
+    labels = data.draw(hnp.arrays(dtype, data.draw(shapes), elements=st.sampled_from(numbers)))
     # In any order, some of them in no pixel, some of the pixels with none.
     ids = data.draw(st.lists(st.sampled_from(numbers[2:]), min_size=1, unique=True))
     values = np.arange(len(ids), dtype=np.float32) - 1.5
@@ -53,9 +47,7 @@ def test_one_painter_paints_many_values():
 
 
 @given(data=st.data(), shape=shapes)
-def test_boxes_are_painted_with_the_mean_where_they_overlap(
-    data: st.DataObject, shape: tuple[int, int]
-):
+def test_boxes_are_painted_with_the_mean_where_they_overlap(data, shape):
     def edges(length: int) -> st.SearchStrategy:
         places = st.lists(st.integers(0, length), min_size=2, max_size=2, unique=True)
         return places.map(sorted)
@@ -88,9 +80,7 @@ def test_boxes_are_painted_with_the_mean_where_they_overlap(
     data=st.data(),
 )
 @settings(max_examples=60)
-def test_pixels_lie_between_the_centres_of_patches(
-    grid: np.ndarray, patch: int, data: st.DataObject
-):
+def test_pixels_lie_between_the_centres_of_patches(grid, patch, data):
     # The last row and column of patches may stick out of the image.
     shape = tuple(patch * n - data.draw(st.integers(0, patch - 1)) for n in grid.shape)
     before = grid.copy()
@@ -99,10 +89,7 @@ def test_pixels_lie_between_the_centres_of_patches(
     assert pixels.dtype == np.float32
     np.testing.assert_array_equal(grid, before)
     by_torch = torch.nn.functional.interpolate(
-        torch.from_numpy(grid)[None, None],
-        scale_factor=patch,
-        mode="bilinear",
-        align_corners=False,
+        torch.from_numpy(grid)[None, None], scale_factor=patch, mode="bilinear", align_corners=False
     )[0, 0].numpy()
     np.testing.assert_allclose(pixels, by_torch[: shape[0], : shape[1]], atol=1e-5)
     places = [(np.arange(n) + 0.5) / patch - 0.5 for n in shape]
@@ -137,7 +124,7 @@ def test_patches_that_fill_the_image_are_shown_as_they_are():
 
 
 @given(shape=st.tuples(st.integers(1, 90), st.integers(1, 90)), data=st.data())
-def test_a_window_lies_in_the_image_around_its_box(shape: tuple[int, int], data: st.DataObject):
+def test_a_window_lies_in_the_image_around_its_box(shape, data):
     top = data.draw(st.integers(0, shape[0] - 1))
     left = data.draw(st.integers(0, shape[1] - 1))
     bottom = data.draw(st.integers(top + 1, shape[0]))

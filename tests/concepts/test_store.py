@@ -14,13 +14,9 @@ import pytest
 from scipy import sparse
 
 from concepts.test_activations import ATOMS, make
-from napari_microdl.concepts import store
+from core.refusals import Payload
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.concepts.store import (
-    ActivationWriter,
-    open_activations,
-    save_activations,
-)
+from napari_microdl.concepts.store import ActivationWriter, open_activations, save_activations
 from napari_microdl.core.errors import MicrodlError
 from tasks import Looked, cancelled_at_every_look, cancelling, recorded
 
@@ -90,6 +86,8 @@ def test_cells_written_in_parts_are_ranked_as_in_memory(tmp_path):
     pd.testing.assert_frame_equal(disk.ranking, memory.ranking, check_dtype=False, atol=1e-6)
     assert disk.grids == disk.geometry == []
     assert disk.unit_tags[5] == "perturbed"
+    # Arrays are plain files of NumPy.
+    np.testing.assert_array_equal(np.load(folder / "vectors.npy"), memory.vectors)
     by_concept = disk.columns
     assert by_concept is not None
     np.testing.assert_array_equal(by_concept.toarray(), memory.codes.toarray())
@@ -207,25 +205,13 @@ def test_a_damaged_folder_is_told_and_nothing_of_it_runs(tmp_path, damage, sente
 
 
 def test_a_pickled_array_is_not_run(tmp_path):
-    class Trap:
-        def __reduce__(self):
-            return (Path.touch, (tmp_path / "ran",))
-
     folder = save_activations(made(), tmp_path / "a")
-    np.save(folder / "units.07.npy", np.array([Trap()], object), allow_pickle=True)
+    np.save(
+        folder / "units.07.npy", np.array([Payload(tmp_path / "ran")], object), allow_pickle=True
+    )
     with pytest.raises(MicrodlError, match="cannot be read"):
         open_activations(folder)
     assert not (tmp_path / "ran").exists()
-
-
-def test_a_growing_array_is_a_plain_npy_file(tmp_path):
-    random = np.random.default_rng(0)
-    parts = [random.random((n, 3), np.float32) for n in (4, 0, 7)]
-    array = store._GrowingArray(tmp_path / "x.npy", np.float32, (3,))
-    for part in parts:
-        array.append(part)
-    array.close()
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.concatenate(parts))
 
 
 def test_codes_keep_their_explicit_zeros_and_order(tmp_path):

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from core.processes import python
+from core.refusals import refusal
 from napari_microdl.core.config import (
     EvaluationChoices,
     PipelineConfig,
@@ -17,7 +17,6 @@ from napari_microdl.core.config import (
     read_window,
     write_config,
 )
-from napari_microdl.core.errors import MicrodlError
 
 # Another value for every setting, by its own name.
 OTHERS: dict[str, Any] = {
@@ -99,14 +98,7 @@ def test_every_setting_of_the_segmentation_changes_the_hash():
 
 def test_the_hash_is_the_same_in_every_process():
     code = "from napari_microdl.core.config import PipelineConfig as C; print(C.of(layer=3).hash)"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-        env={**os.environ, "PYTHONHASHSEED": "1"},
-    )
+    done = python(code, env={**os.environ, "PYTHONHASHSEED": "1"})
     assert done.stdout.strip() == PipelineConfig.of(layer=3).hash
     assert len(PipelineConfig().hash) == 12
     int(PipelineConfig().hash, 16)
@@ -196,24 +188,19 @@ def test_what_is_missing_keeps_its_default(tmp_path: Path):
 def test_settings_that_cannot_be_used_say_which(tmp_path: Path, text: str, sentence: str):
     path = tmp_path / "settings.json"
     path.write_text(text)
-    with pytest.raises(MicrodlError) as caught:
-        read_config(path)
-    assert sentence in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith(".")
+    assert sentence in refusal(read_config, path)
 
 
 def test_choices_of_an_evaluation_are_checked():
     assert EvaluationChoices(n_permutations=9).to_dict()["n_permutations"] == 9
-    with pytest.raises(MicrodlError, match="n_permutations is 0 but must be 1 or more"):
-        EvaluationChoices(n_permutations=0)
-    with pytest.raises(MicrodlError, match="independent is 'days', which is not known; use one of"):
-        EvaluationChoices(independent="days")
+    few = refusal(EvaluationChoices, n_permutations=0)
+    assert "n_permutations is 0 but must be 1 or more" in few
+    unknown = refusal(EvaluationChoices, independent="days")
+    assert "independent is 'days', which is not known; use one of" in unknown
 
 
 def test_settings_that_are_not_there_are_missed(tmp_path: Path):
-    with pytest.raises(MicrodlError, match="check that the file exists"):
-        read_config(tmp_path / "settings.json")
+    assert "check that the file exists" in refusal(read_config, tmp_path / "settings.json")
 
 
 def test_settings_cannot_be_changed():

@@ -8,22 +8,16 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
-from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import references
+from estimators.cases import recovered, samples
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.estimators.icfl import ICFL, FewSamplesWarning, FitRecord, default_size
-from napari_microdl.estimators.whitening import ControlWhitening
+from napari_microdl.estimators.icfl import ICFL, FitRecord, default_size
 from tasks import cancelling, recorded
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SMALL = {"n_atoms": 32, "n_iterations": 2, "atoms_per_iteration": 2, "random_state": 0}
-
-
-def samples(n_samples=400, n_features=16, seed=0):
-    rng = np.random.default_rng(seed)
-    return (rng.normal(size=(n_samples, n_features)) ** 3).astype(np.float32)
 
 
 def unit_atoms(n_atoms, n_features, seed=0):
@@ -31,9 +25,10 @@ def unit_atoms(n_atoms, n_features, seed=0):
     return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
 
 
-def recovered(atoms, learned):
-    """Share of the atoms that a learned one meets at a cosine above 0.9."""
-    return (np.abs(atoms @ learned.T).max(axis=1) > 0.9).mean()
+def dictionary(*arrays, n_iterations=2, atoms_per_iteration=3, **options):
+    return ICFL.from_arrays(
+        *arrays, n_iterations=n_iterations, atoms_per_iteration=atoms_per_iteration, **options
+    )
 
 
 @parametrize_with_checks(
@@ -65,23 +60,14 @@ def test_many_non_zeros_do_not_diverge(n_features, n_atoms, n_active, n_iteratio
     assert held_out[-1] > held_out[0]
 
 
-def test_the_number_of_threads_does_not_matter():
-    _, x = references.planted_dictionary(4_000, 64, 128, 8, seed=0)
-    before = torch.get_num_threads()
-    learned = []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            learned.append(ICFL(128, 4, 2, max_steps=60, random_state=0).fit(x).components_)
-    finally:
-        torch.set_num_threads(before)
-    assert_allclose(learned[0], learned[1], atol=1e-3)
-
-
-def test_the_final_solve_improves_the_reconstruction():
-    _, x = references.planted_dictionary(4_000, 64, 128, 8, seed=0)
-    icfl = ICFL(128, 4, 2, max_steps=100, random_state=0).fit(x)
-    assert icfl.history_[-1].r2 > icfl.history_[-2].r2
+def test_the_number_of_threads_does_not_matter_and_the_final_solve_improves_a_fit(threads):
+    _, x = references.planted_dictionary(1_500, 32, 64, 4, seed=0)
+    fits = []
+    for number in (1, 2):
+        threads(number)
+        fits.append(ICFL(64, 2, 2, max_steps=30, random_state=0).fit(x))
+    assert_allclose(fits[0].components_, fits[1].components_, atol=1e-3)
+    assert fits[0].history_[-1].r2 > fits[0].history_[-2].r2
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -91,15 +77,7 @@ def test_adam_steps_agree_with_the_slow_reference(n_steps, device):
     rng = np.random.default_rng(1)
     atoms = (0.3 * rng.normal(size=(24, 16))).astype(np.float32)
     bias = (0.1 * rng.normal(size=16)).astype(np.float32)
-    icfl = ICFL.from_arrays(
-        atoms,
-        bias,
-        n_iterations=2,
-        atoms_per_iteration=3,
-        update="adam",
-        learning_rate=1e-3,
-        device=device,
-    )
+    icfl = dictionary(atoms, bias, update="adam", learning_rate=1e-3, device=device)
     step = references.AdamStep(atoms, bias, 1e-3)
     for _ in range(n_steps):
         icfl.partial_fit(x)
@@ -113,7 +91,7 @@ def test_the_codes_of_adam_are_the_printed_ones(device):
     x = samples(60)
     atoms = unit_atoms(24, 16)
     bias = np.full(16, 0.2)
-    icfl = ICFL.from_arrays(
+    icfl = dictionary(
         atoms, bias, n_iterations=3, atoms_per_iteration=2, update="adam", device=device
     )
     expected = references.matching_pursuit(
@@ -124,17 +102,6 @@ def test_the_codes_of_adam_are_the_printed_ones(device):
     assert_allclose(
         icfl.inverse_transform(codes), codes.toarray() @ icfl.components_ + 0.2, atol=1e-5
     )
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_the_first_newton_step_agrees_with_the_slow_reference(device):
-    x = samples(60)
-    atoms = unit_atoms(24, 16)
-    icfl = ICFL.from_arrays(
-        atoms, n_iterations=2, atoms_per_iteration=3, device=device
-    ).partial_fit(x)
-    assert_allclose(icfl.components_, references.newton_step(x, atoms, 2, 3), atol=1e-5)
-    assert_array_equal(icfl.bias_, 0)
 
 
 def hard_cases():
@@ -153,13 +120,12 @@ def hard_cases():
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("case", hard_cases())
-def test_a_newton_step_on_a_hard_case_agrees_with_the_slow_reference(case, device):
-    x, atoms = hard_cases()[case]
-    icfl = ICFL.from_arrays(
-        atoms, n_iterations=2, atoms_per_iteration=3, device=device
-    ).partial_fit(x)
+@pytest.mark.parametrize("case", ["plain", *hard_cases()])
+def test_the_first_newton_step_agrees_with_the_slow_reference(case, device):
+    x, atoms = (samples(60), unit_atoms(24, 16)) if case == "plain" else hard_cases()[case]
+    icfl = dictionary(atoms, device=device).partial_fit(x)
     assert_allclose(icfl.components_, references.newton_step(x, atoms, 2, 3), atol=1e-5)
+    assert_array_equal(icfl.bias_, 0)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -170,14 +136,7 @@ def test_an_adam_step_on_a_hard_case_agrees_with_the_slow_reference(case, device
         atoms = np.concatenate([atoms[:8], atoms[:2].sum(axis=0)[None], 2 * atoms[:3]])
     else:
         x, atoms = hard_cases()[case]
-    icfl = ICFL.from_arrays(
-        atoms,
-        n_iterations=2,
-        atoms_per_iteration=3,
-        update="adam",
-        learning_rate=1e-3,
-        device=device,
-    ).partial_fit(x)
+    icfl = dictionary(atoms, update="adam", learning_rate=1e-3, device=device).partial_fit(x)
     expected = references.AdamStep(atoms, np.zeros(8), 1e-3)(x, 2, 3)
     assert_allclose(icfl.components_, expected[0], atol=1e-5)
     assert_allclose(icfl.bias_, expected[1], atol=1e-5)
@@ -208,19 +167,21 @@ def test_data_init_takes_samples_at_unit_length():
     assert_allclose((icfl.components_ @ unit.T).max(axis=1), 1, atol=1e-5)
 
 
+# At such a rate atoms stay where they are.
+SLOW_ADAM = {
+    "n_iterations": 1,
+    "atoms_per_iteration": 2,
+    "update": "adam",
+    "learning_rate": 1e-9,
+}
+
+
 @pytest.mark.parametrize(("selection", "sign"), [("signed", 1), ("absolute", -1)])
 def test_adam_resets_one_of_two_close_atoms_every_hundred_steps(selection, sign):
     x = samples(50)
     atoms = unit_atoms(8, 16).astype(np.float32) * 2
     atoms[5] = sign * atoms[2]
-    icfl = ICFL.from_arrays(
-        atoms,
-        n_iterations=1,
-        atoms_per_iteration=2,
-        update="adam",
-        learning_rate=1e-9,
-        selection=selection,
-    )
+    icfl = dictionary(atoms, **SLOW_ADAM, selection=selection)
     for _ in range(99):
         icfl.partial_fit(x)
     assert_allclose(icfl.components_, atoms, atol=1e-5)
@@ -233,13 +194,7 @@ def test_adam_resets_one_of_two_close_atoms_every_hundred_steps(selection, sign)
 
 
 def test_adam_leaves_atoms_alone_that_are_not_close():
-    icfl = ICFL.from_arrays(
-        np.concatenate([np.eye(16), -np.eye(16)]),
-        n_iterations=1,
-        atoms_per_iteration=2,
-        update="adam",
-        learning_rate=1e-9,
-    )
+    icfl = dictionary(np.concatenate([np.eye(16), -np.eye(16)]), **SLOW_ADAM)
     for _ in range(100):
         icfl.partial_fit(samples(50))
     assert icfl.history_[-1].resets == 0
@@ -247,12 +202,8 @@ def test_adam_leaves_atoms_alone_that_are_not_close():
 
 def test_newton_redraws_atoms_that_no_sample_uses():
     x = np.abs(samples(500))
-    icfl = ICFL.from_arrays(
-        np.concatenate([unit_atoms(15, 16), -np.ones((1, 16)) / 4]),
-        n_iterations=1,
-        atoms_per_iteration=1,
-        random_state=0,
-    )
+    atoms = np.concatenate([unit_atoms(15, 16), -np.ones((1, 16)) / 4])
+    icfl = dictionary(atoms, n_iterations=1, atoms_per_iteration=1, random_state=0)
     for _ in range(100):
         icfl.partial_fit(x)
     assert icfl.history_[-1].resets >= 1
@@ -261,25 +212,12 @@ def test_newton_redraws_atoms_that_no_sample_uses():
 
 def test_dead_atoms_are_those_without_positive_codes():
     x = np.abs(samples())
-    icfl = ICFL.from_arrays(
-        np.concatenate([np.eye(16), -np.eye(16)]), n_iterations=1, atoms_per_iteration=1
-    )
-    assert not icfl.dead_.any()
+    assert not dictionary(np.eye(16)).dead_.any()
     fitted = ICFL(32, 1, 1, max_steps=3, random_state=0).fit(x)
     active = (fitted.transform(x).toarray() > 0).any(axis=0)
     assert fitted.dead_.dtype == bool
     assert fitted.history_[-1].dead_atoms == fitted.dead_.sum()
     assert (fitted.dead_ == ~active).mean() > 0.8
-
-
-def test_equal_seeds_give_identical_results_and_others_do_not():
-    x = samples()
-    one, two, other = (
-        ICFL(32, 2, 2, max_steps=120, random_state=seed).fit(x) for seed in (3, 3, 4)
-    )
-    assert_array_equal(one.components_, two.components_)
-    assert_array_equal(one.transform(x).toarray(), two.transform(x).toarray())
-    assert not np.array_equal(one.components_, other.components_)
 
 
 def test_attributes_after_fit():
@@ -295,21 +233,15 @@ def test_attributes_after_fit():
     assert list(icfl.get_feature_names_out()[:2]) == ["icfl0", "icfl1"]
 
 
-def test_codes_are_sparse_float32():
+def test_codes_are_sparse_and_reconstruct_as_dense_ones_do():
     x = samples()
-    icfl = ICFL(**SMALL, max_steps=7).fit(x)
+    icfl = ICFL(**SMALL, max_steps=50).fit(x)
     codes = icfl.transform(x)
     assert isinstance(codes, sparse.csr_array)
     assert codes.dtype == np.float32
     assert codes.shape == (400, 32)
     assert np.diff(codes.indptr).max() <= 4
     assert_allclose(codes.toarray(), icfl.transform(x.astype(np.float64)).toarray(), atol=1e-4)
-
-
-def test_codes_reconstruct_from_sparse_and_dense_alike():
-    x = samples()
-    icfl = ICFL(**SMALL, max_steps=50).fit(x)
-    codes = icfl.transform(x)
     back = icfl.inverse_transform(codes)
     assert back.dtype == np.float32
     assert_allclose(back, icfl.inverse_transform(codes.toarray()), atol=1e-5)
@@ -320,23 +252,18 @@ def test_codes_reconstruct_from_sparse_and_dense_alike():
         icfl.inverse_transform(codes[:, :5])
 
 
-def test_records_tell_how_far_a_fit_is():
+def test_a_fit_tells_its_records_and_gives_the_same_as_step_by_step():
     x = samples()
-    records = list(ICFL(**SMALL, batch_size=100, max_steps=9).fit_iter(x))
+    icfl = ICFL(**SMALL, batch_size=100, max_steps=9)
+    records = list(icfl.fit_iter(x))
     assert all(isinstance(record, FitRecord) for record in records)
     assert [record.step for record in records[:9]] == list(range(1, 10))
     assert {record.total_steps for record in records} == {9}
     assert records[8].n_samples == 900
     seconds = [record.seconds for record in records]
     assert seconds == sorted(seconds)
-
-
-def test_a_fit_tells_its_records_and_gives_the_same_as_step_by_step():
-    x = samples()
-    icfl = ICFL(**SMALL, max_steps=9)
-    records = list(icfl.fit_iter(x))
     with recorded() as heard:
-        whole = ICFL(**SMALL, max_steps=9).fit(x)
+        whole = ICFL(**SMALL, batch_size=100, max_steps=9).fit(x)
     assert_array_equal(icfl.components_, whole.components_)
     assert [(p.done, p.total) for p in heard] == [(record.step, 9) for record in records]
     assert heard[-1].message == f"Fitting the dictionary: R2 {records[-1].r2:.3f}"
@@ -387,32 +314,6 @@ def test_batches_after_a_fit_go_on_from_its_atoms():
     assert icfl.dead_.sum() <= dead.sum()
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_bad_batch_changes_nothing(bad):
-    x = samples()
-    icfl = ICFL(**SMALL).partial_fit(x)
-    before = icfl.transform(x).toarray()
-    wrong = x.copy()
-    wrong[5, 3] = bad
-    for use in (icfl.fit, icfl.partial_fit, icfl.transform):
-        with pytest.raises(MicrodlError, match=r"1 of 400 samples hold NaN or inf .* row 5"):
-            use(wrong)
-    for use in (icfl.partial_fit, icfl.transform):
-        with pytest.raises(ValueError, match="X has 5 features, but ICFL is expecting 16"):
-            use(x[:, :5])
-        with pytest.raises(ValueError, match="0 sample"):
-            use(x[:0])
-    assert len(icfl.history_) == 1
-    assert_array_equal(icfl.transform(x).toarray(), before)
-
-
-def test_a_bad_first_batch_leaves_no_trace():
-    icfl = ICFL()
-    with pytest.raises(MicrodlError, match="at least 2 samples"):
-        icfl.partial_fit(samples(1))
-    assert set(vars(icfl)) == set(vars(ICFL()))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -420,31 +321,14 @@ def test_a_bad_first_batch_leaves_no_trace():
         ({"init": "zeros"}, "init is 'zeros'"),
         ({"selection": "best"}, "selection is 'best'"),
         ({"refit": "never"}, "refit is 'never'"),
-        ({"n_atoms": 0}, "n_atoms is 0"),
         ({"n_iterations": 0}, "n_iterations is 0"),
         ({"atoms_per_iteration": -1}, "atoms_per_iteration is -1"),
-        ({"batch_size": 0}, "batch_size is 0"),
-        ({"max_steps": 0}, "max_steps is 0"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"allow_repeats": "no"}, "allow_repeats is 'no'"),
-        ({"validation_fraction": 1.0}, "validation_fraction is 1.0"),
-        ({"early_stopping": True, "validation_fraction": 0.0}, "early_stopping needs held-out"),
-        ({"n_iter_no_change": 0}, "n_iter_no_change is 0"),
     ],
 )
 def test_bad_parameters_are_named(arguments, message):
     with pytest.raises(MicrodlError, match=message):
         ICFL(**arguments).fit(samples())
-
-
-def test_too_few_samples():
-    with pytest.raises(MicrodlError, match="at least 2 samples but got n_samples = 1"):
-        ICFL().fit(samples(1))
-    with pytest.warns(FewSamplesWarning, match="20 samples for 32 atoms"):
-        ICFL(**SMALL, max_steps=3).fit(samples(20))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ICFL(max_steps=3).fit(samples(2))
 
 
 def test_zero_and_equal_samples_are_survived():
@@ -473,23 +357,19 @@ def test_default_sizes(n_samples, n_features, expected):
 
 
 def test_defaults_are_used_and_told():
-    icfl = ICFL(max_steps=2, random_state=0).fit(samples(1_000, 32))
-    assert (icfl.n_atoms_, icfl.n_iterations_, icfl.atoms_per_iteration_) == (32, 2, 2)
-    icfl = ICFL(16, max_steps=2, random_state=0).fit(samples(1_000, 32))
-    assert (icfl.n_atoms_, icfl.n_iterations_, icfl.atoms_per_iteration_) == (16, 2, 1)
+    for n_atoms, expected in ((None, (32, 2, 2)), (16, (16, 2, 1))):
+        icfl = ICFL(n_atoms, max_steps=2, random_state=0).fit(samples(1_000, 32))
+        assert (icfl.n_atoms_, icfl.n_iterations_, icfl.atoms_per_iteration_) == expected
+    # Two are enough for the size that is chosen then; a warning is an error of a test.
+    ICFL(max_steps=3).fit(samples(2))
 
 
 @pytest.mark.parametrize("update", ["newton", "adam"])
 def test_rebuilt_from_arrays_it_codes_the_same(update):
     x = samples()
     icfl = ICFL(**SMALL, update=update, max_steps=5).fit(x)
-    rebuilt = ICFL.from_arrays(
-        icfl.components_,
-        icfl.bias_,
-        n_iterations=icfl.n_iterations_,
-        atoms_per_iteration=icfl.atoms_per_iteration_,
-        dead=icfl.dead_,
-        update=update,
+    rebuilt = dictionary(
+        icfl.components_, icfl.bias_, atoms_per_iteration=2, dead=icfl.dead_, update=update
     )
     assert_array_equal(rebuilt.transform(x).toarray(), icfl.transform(x).toarray())
     assert_array_equal(rebuilt.dead_, icfl.dead_)
@@ -508,9 +388,8 @@ def test_rebuilt_from_arrays_it_codes_the_same(update):
     ],
 )
 def test_damaged_arrays_are_refused(arguments, message):
-    good = {"components": np.ones((5, 4)), "n_iterations": 1, "atoms_per_iteration": 1}
     with pytest.raises(MicrodlError, match=message):
-        ICFL.from_arrays(**(good | arguments))
+        dictionary(**({"components": np.ones((5, 4))} | arguments))
 
 
 def test_it_survives_pickling_and_continues():
@@ -518,12 +397,6 @@ def test_it_survives_pickling_and_continues():
     icfl = ICFL(**SMALL).partial_fit(x)
     copy = pickle.loads(pickle.dumps(icfl))
     assert_array_equal(copy.partial_fit(x).components_, icfl.partial_fit(x).components_)
-
-
-def test_whitening_and_dictionary_make_a_pipeline():
-    x = samples()
-    pipeline = make_pipeline(ControlWhitening(), ICFL(**SMALL, max_steps=5)).fit(x)
-    assert pipeline.transform(x).shape == (400, 32)
 
 
 def controls_and_treated(seed=0):
@@ -540,9 +413,15 @@ def controls_and_treated(seed=0):
 CONTROL_FIRST = {"n_iterations": 2, "atoms_per_iteration": 2, "max_steps": 120, "random_state": 0}
 
 
-def test_control_first_learns_what_only_treated_samples_show_in_atoms_of_their_own():
+@pytest.fixture(scope="module")
+def control_first():
+    x, control, _ = controls_and_treated()
+    return ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control)
+
+
+def test_control_first_learns_what_only_treated_samples_show_in_atoms_of_their_own(control_first):
     x, control, atoms = controls_and_treated()
-    icfl = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control)
+    icfl = control_first
     assert icfl.groups_.tolist() == ["seen in controls"] * 32 + ["only in treated"] * 16
     seen, only = icfl.components_[:32], icfl.components_[32:]
     assert recovered(atoms[:32], seen) >= 0.9
@@ -552,11 +431,10 @@ def test_control_first_learns_what_only_treated_samples_show_in_atoms_of_their_o
     assert (amount[0] > 3 * amount[1]).all()
 
 
-def test_the_first_atoms_of_a_control_first_fit_are_those_of_a_fit_on_controls():
+def test_the_first_atoms_of_a_control_first_fit_are_those_of_a_fit_on_controls(control_first):
     x, control, _ = controls_and_treated()
-    both = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control)
     alone = ICFL(32, **CONTROL_FIRST).fit(x[control])
-    assert_array_equal(both.components_[:32], alone.components_)
+    assert_array_equal(control_first.components_[:32], alone.components_)
     assert alone.groups_.tolist() == ["any"] * 32
     records = list(ICFL(48, control_atoms=32, **CONTROL_FIRST).fit_iter(x, controls=control))
     assert {record.total_steps for record in records} == {240}
@@ -565,12 +443,11 @@ def test_the_first_atoms_of_a_control_first_fit_are_those_of_a_fit_on_controls()
     assert steps == sorted(steps)
 
 
-def test_controls_can_be_marked_listed_or_given_by_themselves():
+def test_controls_can_be_marked_listed_or_given_by_themselves(control_first):
     x, control, _ = controls_and_treated()
-    expected = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control).components_
-    for samples, controls in ((x, control.tolist()), (x[~control], x[control])):
-        icfl = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(samples, controls=controls)
-        assert_array_equal(icfl.components_, expected)
+    for given, controls in ((x, control.tolist()), (x[~control], x[control])):
+        icfl = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(given, controls=controls)
+        assert_array_equal(icfl.components_, control_first.components_)
 
 
 def test_adam_keeps_the_atoms_of_controls_and_the_bias_too():
@@ -583,14 +460,11 @@ def test_adam_keeps_the_atoms_of_controls_and_the_bias_too():
     assert np.abs(both.components_[32:]).max() > 0
 
 
-def test_groups_are_kept_by_rebuilding_and_checked():
-    x, control, _ = controls_and_treated()
-    icfl = ICFL(48, control_atoms=32, **CONTROL_FIRST).fit(x, controls=control)
-    arguments = {"n_iterations": 2, "atoms_per_iteration": 2}
-    rebuilt = ICFL.from_arrays(icfl.components_, groups=icfl.groups_, **arguments)
-    assert_array_equal(rebuilt.groups_, icfl.groups_)
+def test_groups_are_kept_by_rebuilding_and_checked(control_first):
+    atoms, groups = control_first.components_, control_first.groups_
+    assert_array_equal(dictionary(atoms, groups=groups).groups_, groups)
     with pytest.raises(MicrodlError, match="atoms of the group 'rare'"):
-        ICFL.from_arrays(icfl.components_, groups=["rare"] * 48, **arguments)
+        dictionary(atoms, groups=["rare"] * 48)
 
 
 def test_atoms_cannot_be_written_to_because_codes_are_made_from_a_copy():
@@ -603,7 +477,7 @@ def test_atoms_cannot_be_written_to_because_codes_are_made_from_a_copy():
 
 
 @pytest.mark.parametrize(("n_controls", "warned"), [(39, True), (40, False)])
-def test_few_controls_for_control_atoms_are_warned_of(n_controls: int, warned: bool):
+def test_few_controls_for_control_atoms_are_warned_of(n_controls, warned):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(n_controls + 60, 12)).astype(np.float32)
     icfl = ICFL(12, 1, 2, control_atoms=8, max_steps=3, random_state=0)

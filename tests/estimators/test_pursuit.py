@@ -32,13 +32,6 @@ TOLERANCES = {("dtype", "tolerance"): [(np.float32, 1e-4), (np.float64, 1e-9)]}
 methods = pytest.mark.parametrize("method", METHODS)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def random_problem(n_samples=40, n_features=24, n_atoms=60, seed=0, dtype=np.float64):
     rng = np.random.default_rng(seed)
     atoms = rng.normal(size=(n_atoms, n_features))

@@ -34,13 +34,6 @@ def products(request, monkeypatch):
     return request.param
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def planted(n_samples=300, n_features=256, n_atoms=700, n_active=12, correlation=0.0, seed=0):
     """Samples of a few atoms and noise, and atoms as if they had been learned."""
     rng = np.random.default_rng(seed)

@@ -77,7 +77,7 @@ def test_fields_may_be_named_in_any_way():
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3])
-def test_next_to_no_controls_take_the_most(n: int):
+def test_next_to_no_controls_take_the_most(n):
     x, groups = gaussian(max(n, 1), 8, 2)
     assert choose_shrinkage(x[:n], groups[:n]) == 300
 

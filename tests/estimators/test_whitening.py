@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from napari_microdl.core.errors import MicrodlError
@@ -138,9 +136,8 @@ def test_more_dimensions_than_controls_warns_and_works():
 
 
 def test_enough_controls_give_no_warning():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ControlWhitening().fit(controls(n_samples=13))
+    # A warning is an error of a test.
+    ControlWhitening().fit(controls(n_samples=13))
 
 
 def test_streaming_may_begin_with_one_sample():
@@ -236,23 +233,11 @@ def test_damaged_arrays_are_refused(name, array, message):
         ControlWhitening.from_arrays(**(good | {name: array}), n_samples_seen=10)
 
 
-def test_not_fitted_is_said():
-    with pytest.raises(NotFittedError):
-        ControlWhitening().transform(controls())
-    assert not hasattr(ControlWhitening(), "components_")
-
-
 def test_it_survives_pickling_and_continues():
     x = controls()
     copy = pickle.loads(pickle.dumps(ControlWhitening().partial_fit(x[:100])))
     copy.partial_fit(x[100:])
     assert_allclose(copy.transform(x), ControlWhitening().fit(x).transform(x), atol=1e-9)
-
-
-def test_it_fits_in_a_pipeline():
-    x = controls()
-    pipeline = make_pipeline(ControlWhitening(), PCA(2)).fit(x)
-    assert pipeline.transform(x).shape == (300, 2)
 
 
 def test_a_fit_that_is_cancelled_changes_nothing():
@@ -264,6 +249,7 @@ def test_a_fit_that_is_cancelled_changes_nothing():
             whitening.fit(x)
         with pytest.raises(NotFittedError):
             whitening.transform(x)
+        assert not hasattr(whitening, "components_")
     whitening.fit(x[:1000])
     before = whitening.transform(x)
     for looks in range(3):

@@ -21,7 +21,7 @@ def screen(seed: int = 0, n_concepts: int = 6) -> tuple[np.ndarray, ...]:
 
 
 @given(st.integers(0, 200))
-def test_the_share_of_variance_is_that_of_the_analysis_of_variance(seed: int):
+def test_the_share_of_variance_is_that_of_the_analysis_of_variance(seed):
     codes, plate, control, _ = screen(seed)
     plate = np.array(["p1", "p2", "p3"])[plate]
     table = batch_effects(sparse.csr_array(codes), plate, control)
@@ -91,7 +91,7 @@ def partial_f(means: np.ndarray, site: np.ndarray, well: np.ndarray) -> tuple[fl
 
 
 @given(st.integers(0, 200))
-def test_within_wells_it_is_what_sites_add_to_a_model_of_wells(seed: int):
+def test_within_wells_it_is_what_sites_add_to_a_model_of_wells(seed):
     codes, site, control, field, well = sites(seed)
     table = batch_effects(sparse.csr_array(codes), site, control, field, well)
     known = np.unique(field[control])

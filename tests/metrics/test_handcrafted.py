@@ -13,11 +13,7 @@ from napari_microdl.core.config import SegmentationConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.segmentation import segment_cells
-from napari_microdl.metrics import (
-    baseline_correlation,
-    cell_measurements,
-    quantile_codes,
-)
+from napari_microdl.metrics import baseline_correlation, cell_measurements, quantile_codes
 from tasks import recorded
 
 needs_cp_measure = pytest.mark.skipif(
@@ -141,7 +137,7 @@ def test_what_small_cells_have_not_is_zero_in_cellprofilers_measurements_too():
     assert np.isfinite(table.to_numpy()).all()
 
 
-def test_a_library_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch):
+def test_a_library_that_cannot_be_had_is_refused(monkeypatch):
     image, labels = two_squares()
     with pytest.raises(MicrodlError, match=r"'pyradiomics' is not known .* scikit-image, cp_mea"):
         cell_measurements(image, labels, library="pyradiomics")
@@ -151,7 +147,7 @@ def test_a_library_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @given(seed=st.integers(0, 200), wanted=st.floats(0.5, 4.5), both=st.booleans())
-def test_codes_are_as_sparse_as_wanted(seed: int, wanted: float, both: bool):
+def test_codes_are_as_sparse_as_wanted(seed, wanted, both):
     x = np.random.default_rng(seed).normal(size=(200, 5))
     codes = quantile_codes(x, wanted, both_tails=both)
     n_features = 10 if both else 5

@@ -22,7 +22,7 @@ from references import dense_codes, matching_pursuit, planted_dictionary
 
 
 @given(seed=st.integers(0, 300), n=st.integers(2, 20))
-def test_cosine_and_r2_are_those_of_scikit_learn(seed: int, n: int):
+def test_cosine_and_r2_are_those_of_scikit_learn(seed, n):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 4)) + 3
     y = x + rng.normal(size=(n, 4))
@@ -37,7 +37,7 @@ def test_what_has_no_cosine_or_variance():
 
 
 @given(seed=st.integers(0, 300), k=st.integers(1, 6))
-def test_the_largest_codes_stay(seed: int, k: int):
+def test_the_largest_codes_stay(seed, k):
     rng = np.random.default_rng(seed)
     codes = rng.integers(-3, 4, (7, 5)).astype(float)
     kept = largest_codes(sparse.csr_array(codes), k).toarray()

@@ -25,7 +25,7 @@ def random_codes(n: int, n_concepts: int, seed: int = 0, rate: float = 0.3) -> s
 
 
 @given(st.integers(0, 100), st.integers(2, 4))
-def test_the_best_is_that_of_the_selectivities(seed: int, n_labels: int):
+def test_the_best_is_that_of_the_selectivities(seed, n_labels):
     rng = np.random.default_rng(seed)
     wells = np.r_[np.arange(8), rng.integers(0, 8, 30)]
     labels = np.array(list("abcd"))[wells % n_labels]
@@ -201,7 +201,7 @@ def test_groups_that_hold_every_label_are_drawn_whole():
 
 
 @given(stratum=st.lists(st.integers(0, 2), min_size=1, max_size=12), n=st.integers(1, 5))
-def test_draws_keep_the_size_of_every_stratum(stratum: list[int], n: int):
+def test_draws_keep_the_size_of_every_stratum(stratum, n):
     kinds = np.array(stratum)
     draws = group_draws(kinds, n, np.random.default_rng(0))
     assert draws.shape == (n, len(stratum))

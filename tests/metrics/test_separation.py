@@ -13,7 +13,7 @@ from napari_microdl.metrics import direction_separation, tag_recall
 
 
 @given(seed=st.integers(0, 500), n=st.integers(2, 40), n_bins=st.integers(1, 12))
-def test_histograms_and_area_are_those_of_the_cosines(seed: int, n: int, n_bins: int):
+def test_histograms_and_area_are_those_of_the_cosines(seed, n, n_bins):
     rng = np.random.default_rng(seed)
     x, direction = rng.normal(size=(n, 5)), 7 * rng.normal(size=5)
     positive = np.arange(n) < max(1, n // 3)

@@ -22,7 +22,7 @@ def atoms(n: int, width: int, seed: int) -> np.ndarray:
 
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 5))
-def test_no_other_pairing_has_a_larger_sum(seed: int, n_first: int, n_second: int):
+def test_no_other_pairing_has_a_larger_sum(seed, n_first, n_second):
     first, second = atoms(n_first, 4, seed), 3 * atoms(n_second, 4, seed + 1)
     found = match_dictionaries(first, second)
     cosines = cosine_similarity(first, second)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from models.library_cases import LIBRARY_CASES
 from models.second_cases import SECOND_CASES
 from models.transformers_cases import TRANSFORMERS_CASES
 
-CASES = (*TRANSFORMERS_CASES, *LIBRARY_CASES, *SECOND_CASES)
+CASES = (*TRANSFORMERS_CASES, *SECOND_CASES)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from napari_microdl.models.families.builtin import WEIGHTS
 from napari_microdl.models.recipe import Recipe
 from napari_microdl.models.vit.config import VitConfig
 
@@ -26,6 +27,13 @@ def small(recipe: Recipe, depth: int = 3, grid: int = 3) -> Recipe:
     edge = grid * config.patch_size
     spec = replace(recipe.spec, dim=24, depth=depth, tile_size=edge, default_layer=depth)
     return replace(recipe, config=config, spec=spec, alternative=None)
+
+
+def seeded(module: Callable[[VitConfig], Any], config: VitConfig) -> Any:
+    """The package's own module with its starting weights, always the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return module(config).eval()
 
 
 def _random(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:
@@ -157,3 +165,12 @@ def write(state: dict[str, Tensor], path: Path) -> Path:
     else:
         torch.save(state, path)
     return path
+
+
+def described(folder: Path) -> Path:
+    """The package's own weights beside a description, as a lab would give its own."""
+    (folder / "own.safetensors").write_bytes(WEIGHTS.read_bytes())
+    description = 'weights = "own.safetensors"\nlayout = "microdl"\n[vit]\ndim = 192\ndepth = 8\n'
+    description += "n_heads = 3\npatch_size = 8\n[preprocessing]\nmean = [0.25]\nstd = [0.3]\n"
+    (folder / "own.toml").write_text(description)
+    return folder / "own.toml"

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -15,23 +12,18 @@ from threading import Thread
 import numpy as np
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors.torch import load, save
 
-from models import published
+from core.processes import python
+from core.refusals import refusal
+from models.transformers_cases import BY_NAME
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.registry import load_model, model_spec, recipes, weights_pin
 from napari_microdl.models.weights import hub
 from napari_microdl.models.weights.hub import HubSource
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-CONFIG = {
-    "model_type": "vit",
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 3,
-    "intermediate_size": 48,
-    "image_size": 48,
-    "patch_size": 16,
-}
+REFERENCE = f"hf://lab/vit@{COMMIT}"
 
 
 def cached_repository(
@@ -59,76 +51,56 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return cache
 
 
-def vit_files(tmp_path: Path, seed: int = 0) -> dict[str, bytes]:
-    """A small ViT as transformers names it, made of the names of timm."""
-    recipe = published.small(recipes()["unidino"], depth=2)
-    config = replace(recipe.config, in_channels=3, hidden_dim=48)
-    state = {}
-    for name, value in published.timm_state(config, seed).items():
-        if ".attn.qkv." in name:
-            start, kind = name.split(".attn.qkv.")
-            start = start.replace("blocks.", "encoder.layer.")
-            for part, rows in zip(("query", "key", "value"), value.chunk(3), strict=True):
-                state[f"{start}.attention.attention.{part}.{kind}"] = rows.clone()
-            continue
-        for old, new in (
-            ("blocks.", "encoder.layer."),
-            ("norm1", "layernorm_before"),
-            ("norm2", "layernorm_after"),
-            ("attn.proj", "attention.output.dense"),
-            ("mlp.fc1", "intermediate.dense"),
-            ("mlp.fc2", "output.dense"),
-            ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
-            ("cls_token", "embeddings.cls_token"),
-            ("mask_token", "embeddings.mask_token"),
-            ("pos_embed", "embeddings.position_embeddings"),
-        ):
-            name = name.replace(old, new)
-        state[name if name.startswith(("enc", "emb")) else f"layer{name}"] = value
-    path = published.write(state, tmp_path / "source" / "model.safetensors")
-    return {"model.safetensors": path.read_bytes(), "config.json": json.dumps(CONFIG).encode()}
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    """A small ViT as transformers writes it."""
+    folder = BY_NAME["ViT"].write(tmp_path / "source")
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_a_cached_commit_is_loaded_without_the_network(tmp_path: Path, offline: Path):
-    files = vit_files(tmp_path)
+@pytest.fixture
+def cached(offline: Path, files: dict[str, bytes]) -> dict[str, bytes]:
+    """The same, in the cache."""
     cached_repository(offline, "lab/vit", files)
-    reference = f"hf://lab/vit@{COMMIT}"
-    model = load_model(reference, device="cpu")
-    assert model.spec.source == reference
-    assert model_spec(reference) == model.spec
+    return files
+
+
+def digest_of(files: dict[str, bytes]) -> str:
+    return hashlib.sha256(files["model.safetensors"]).hexdigest()
+
+
+def test_a_cached_commit_is_loaded_without_the_network(cached: dict[str, bytes]):
+    model = load_model(REFERENCE, device="cpu")
+    assert model.spec.source == REFERENCE
+    assert model_spec(REFERENCE) == model.spec
     assert model.spec.non_commercial is None
-    digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
-    assert model.spec.weights_sha256 == digest
-    tokens = model.tokens(np.zeros((1, 2, 32, 48), np.float32), 2, "residual")
-    assert tokens.shape == (1, 2, 2, 3, 24)
+    assert model.spec.weights_sha256 == digest_of(cached)
+    tokens = model.tokens(np.zeros((1, 2, 28, 42), np.float32), 2, "residual")
+    assert tokens.shape == (1, 2, 2, 3, 48)
     with pytest.raises(MicrodlError, match="is not the file that was pinned"):
-        load_model(reference, device="cpu", sha256="0" * 64)
+        load_model(REFERENCE, device="cpu", sha256="0" * 64)
 
 
-def test_a_damaged_file_of_the_cache_is_noticed(tmp_path: Path, offline: Path):
-    files = vit_files(tmp_path)
-    cached_repository(offline, "lab/vit", files)
+def test_a_damaged_file_of_the_cache_is_noticed(cached: dict[str, bytes], offline: Path):
     blob = (offline / "models--lab--vit/snapshots" / COMMIT / "model.safetensors").resolve()
-    blob.write_bytes(files["model.safetensors"][:-4] + b"\0\0\0\1")
+    blob.write_bytes(cached["model.safetensors"][:-4] + b"\0\0\0\1")
     with pytest.raises(MicrodlError, match="in the hub's cache is damaged; delete"):
-        load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+        load_model(REFERENCE, device="cpu")
 
 
-def test_a_spec_needs_the_configuration_alone(tmp_path: Path, offline: Path):
-    files = vit_files(tmp_path)
-    del files["model.safetensors"]
-    cached_repository(offline, "lab/vit", files)
-    assert model_spec(f"hf://lab/vit@{COMMIT}").depth == 2
+def test_a_spec_needs_the_configuration_alone(offline: Path, files: dict[str, bytes]):
+    cached_repository(offline, "lab/vit", {"config.json": files["config.json"]})
+    assert model_spec(REFERENCE).depth == 3
     reference = f"hf://recursionpharma/OpenPhenom@{COMMIT}"
     assert model_spec(reference) == replace(recipes()["openphenom"].spec, source=reference)
 
 
-@pytest.mark.parametrize("files", [{}, {"config.json": json.dumps(CONFIG).encode()}])
-def test_what_is_not_cached_is_not_fetched_while_offline(offline: Path, files: dict[str, bytes]):
-    cached_repository(offline, "lab/vit", files)
-    with pytest.raises(MicrodlError) as caught:
-        load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
-    assert str(caught.value) == (
+@pytest.mark.parametrize("there", [(), ("config.json",)], ids=["nothing", "the configuration"])
+def test_what_is_not_cached_is_not_fetched_while_offline(
+    offline: Path, files: dict[str, bytes], there: tuple[str, ...]
+):
+    cached_repository(offline, "lab/vit", {name: files[name] for name in there})
+    assert refusal(load_model, REFERENCE, device="cpu") == (
         "lab/vit is not in the cache, and HF_HUB_OFFLINE forbids the network; give a file or "
         "folder that you have instead."
     )
@@ -149,7 +121,7 @@ def test_no_token_and_no_request_shows_in_an_error(
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(MicrodlError) as caught:
-        load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+        load_model(REFERENCE, device="cpu")
     assert str(caught.value) == (
         f"lab/vit could not be fetched ({kind.__name__}); give a file or folder that you have "
         "instead."
@@ -182,26 +154,18 @@ def test_an_error_of_the_http_library_gives_one_sentence(tmp_path: Path, proxy: 
     code = (
         "from napari_microdl.models.registry import load_model\n"
         "from napari_microdl.core.errors import MicrodlError\n"
-        f"try: load_model('hf://lab/vit@{COMMIT}')\n"
+        f"try: load_model('{REFERENCE}')\n"
         "except MicrodlError as error: print(error)"
     )
     environment = {
         k: v for k, v in os.environ.items() if not k.upper().endswith(("PROXY", "OFFLINE"))
     }
     own = {"HTTPS_PROXY": proxy, "HF_HUB_CACHE": str(tmp_path), "HF_TOKEN": "hf_secret"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        env={**environment, **own},
-    )
+    done = python(code, env={**environment, **own})
     assert done.stdout == (
         "lab/vit could not be fetched (ProxyError); give a file or folder that you have instead.\n"
     )
     assert "hf_secret" not in done.stderr
-    assert done.returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -218,9 +182,7 @@ def test_a_repository_that_is_closed_says_so(
         raise error.__new__(error)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    with pytest.raises(MicrodlError) as caught:
-        load_model(f"hf://recursionpharma/OpenPhenom@{COMMIT}", device="cpu")
-    assert reason in str(caught.value)
+    assert reason in refusal(load_model, f"hf://recursionpharma/OpenPhenom@{COMMIT}", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -255,66 +217,60 @@ def test_every_model_of_the_hub_has_a_commit_and_all_but_one_a_digest():
 
 
 def test_the_digest_of_the_first_download_is_kept_shown_and_asked_for(
-    tmp_path: Path, offline: Path, own_cache: Path
+    offline: Path, own_cache: Path, cached: dict[str, bytes]
 ):
-    files = vit_files(tmp_path)
-    cached_repository(offline, "lab/vit", files)
-    reference = f"hf://lab/vit@{COMMIT}"
-    digest = hashlib.sha256(files["model.safetensors"]).hexdigest()
+    digest = digest_of(cached)
     # Before the first use nothing is known, and looking at the configuration is no use of weights.
-    assert model_spec(reference).weights_sha256 == ""
-    assert weights_pin(reference) == (
+    assert model_spec(REFERENCE).weights_sha256 == ""
+    assert weights_pin(REFERENCE) == (
         "Commit 0123456789ab; the sha256 of the first download will be kept and asked for from "
         "then on."
     )
     assert not (own_cache / "first-use").exists()
-    load_model(reference, device="cpu")
+    load_model(REFERENCE, device="cpu")
     record = own_cache / "first-use" / f"lab--vit@{COMMIT}.sha256"
     assert record.read_text() == f"{digest}  model.safetensors\n"
-    assert model_spec(reference).weights_sha256 == digest
-    assert weights_pin(reference) == (
+    assert model_spec(REFERENCE).weights_sha256 == digest
+    assert weights_pin(REFERENCE) == (
         f"Commit 0123456789ab, sha256 {digest[:12]} at the first download."
     )
-    load_model(reference, device="cpu")
+    load_model(REFERENCE, device="cpu")
 
     # The hub gives another file, whole and under its own digest, for the same commit.
     shutil.rmtree(offline / "models--lab--vit")
-    (tmp_path / "other").mkdir()
-    cached_repository(offline, "lab/vit", vit_files(tmp_path / "other", seed=1))
+    state = load(cached["model.safetensors"])
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    cached_repository(offline, "lab/vit", {**cached, "model.safetensors": save(other)})
     with pytest.raises(MicrodlError, match="is not the file that was used first: its sha256 is"):
-        load_model(reference, device="cpu")
+        load_model(REFERENCE, device="cpu")
     assert record.read_text().startswith(digest)
     record.unlink()
-    assert load_model(reference, device="cpu").spec.weights_sha256 != digest
+    assert load_model(REFERENCE, device="cpu").spec.weights_sha256 != digest
 
 
+@pytest.mark.usefixtures("cached")
 @pytest.mark.parametrize("content", [b"", b"no digest", b"\xff\xfe"])
-def test_a_damaged_record_stops_the_weights_but_not_the_list(
-    tmp_path: Path, offline: Path, own_cache: Path, content: bytes
-):
-    cached_repository(offline, "lab/vit", vit_files(tmp_path))
+def test_a_damaged_record_stops_the_weights_but_not_the_list(own_cache: Path, content: bytes):
     record = own_cache / "first-use" / f"lab--vit@{COMMIT}.sha256"
     record.parent.mkdir()
     record.write_bytes(content)
-    assert model_spec(f"hf://lab/vit@{COMMIT}").weights_sha256 == ""
+    assert model_spec(REFERENCE).weights_sha256 == ""
     with pytest.raises(MicrodlError, match=r"delete it\."):
-        load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+        load_model(REFERENCE, device="cpu")
     assert record.read_bytes() == content
 
 
-def test_where_no_record_can_be_written_weights_are_used_without_one(
-    tmp_path: Path, offline: Path, own_cache: Path
-):
-    cached_repository(offline, "lab/vit", vit_files(tmp_path))
+@pytest.mark.usefixtures("cached")
+def test_where_no_record_can_be_written_weights_are_used_without_one(own_cache: Path):
     (own_cache / "first-use").write_text("a file where the folder would be")
-    load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
-    load_model(f"hf://lab/vit@{COMMIT}", device="cpu")
+    load_model(REFERENCE, device="cpu")
+    load_model(REFERENCE, device="cpu")
 
 
-def test_a_pinned_digest_is_asked_for_by_name_and_by_commit(tmp_path: Path, offline: Path):
+def test_a_pinned_digest_is_asked_for_by_name_and_by_commit(offline: Path, files: dict[str, bytes]):
     source = recipes()["dinov2-small"].hub
     assert source is not None
-    cached_repository(offline, source.repository, vit_files(tmp_path), source.revision)
+    cached_repository(offline, source.repository, files, source.revision)
     reference = f"hf://{source.repository}@{source.revision}"
     assert weights_pin("dinov2-small") == "Commit ed25f3a31f01, sha256 ae1e99fcefd5."
     for name in ("dinov2-small", reference):
@@ -330,23 +286,16 @@ def test_a_pinned_digest_is_asked_for_by_name_and_by_commit(tmp_path: Path, offl
     assert model_spec(other).weights_sha256 == ""
 
 
-def test_without_the_extra_one_sentence_says_what_to_install(tmp_path: Path):
+def test_without_the_extra_one_sentence_says_what_to_install():
     code = (
         "import sys\nsys.modules['huggingface_hub'] = None\n"
         "from napari_microdl.models.registry import load_model\n"
-        f"load_model('hf://lab/vit@{COMMIT}')"
+        f"load_model('{REFERENCE}')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 1
-    assert (
-        done.stderr.strip()
-        .splitlines()[-1]
-        .endswith(
-            "MicrodlError: Models from the hub need the package huggingface_hub; install "
-            "napari-microdl[hub], or give a file or folder."
-        )
+    done = python(code, check=False)
+    assert done.stderr.strip().endswith(
+        "MicrodlError: Models from the hub need the package huggingface_hub; install "
+        "napari-microdl[hub], or give a file or folder."
     )
 
 

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from core.processes import python
 from models.cases import CASES
 from models.comparison import Case
 
@@ -24,8 +23,7 @@ def test_every_layer_and_site_equals_an_independent_implementation(case: Case, t
 
 
 def test_the_package_itself_never_imports_transformers():
-    code = (
+    python(
         "import sys\nfrom napari_microdl.models.registry import load_model\nload_model()\n"
         "assert 'transformers' not in sys.modules\nassert 'huggingface_hub' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -14,11 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers.models.vit_mae.configuration_vit_mae import ViTMAEConfig
-from transformers.models.vit_mae.modeling_vit_mae import ViTMAEModel
 
 from models import published
 from models.transformers_cases import (
+    FULL_SIZE,
     Dinov2Config,
     Dinov2Model,
     Dinov2WithRegistersConfig,
@@ -26,6 +25,8 @@ from models.transformers_cases import (
     DINOv3ViTConfig,
     DINOv3ViTModel,
     ViTConfig,
+    ViTMAEConfig,
+    ViTMAEModel,
     ViTModel,
 )
 from napari_microdl.core.errors import MicrodlError
@@ -46,16 +47,14 @@ class Numbers:
 
     Parameters
     ----------
-    width, depth, heads, patch, image, channels : int
-        Image: edge in pixels that the stored positions, or the training, are for.
+    image : int
+        Edge in pixels that the stored positions, or the training, are for.
     millions : float
-        Parameters of the encoder as the publication rounds them, in millions.
+        Parameters of the encoder as the publication rounds them.
     registers : int
         Tokens beside the class token.
     hidden : int
         Width of the hidden layer; four times the width where 0.
-    eps : float
-        Of the layer norms.
     """
 
     width: int
@@ -304,14 +303,5 @@ def test_folders_of_vit_mae_are_of_their_published_shapes(
 def test_the_pinned_file_of_registers_has_the_size_that_its_source_states(tmp_path: Path):
     # Header, names and numbers as transformers writes them: the file that is pinned has as many
     # bytes (docs/models.md).
-    width, depth, heads = S
-    config = Dinov2WithRegistersConfig(
-        hidden_size=width,
-        num_hidden_layers=depth,
-        num_attention_heads=heads,
-        image_size=518,
-        patch_size=14,
-        num_register_tokens=4,
-    )
-    Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
+    FULL_SIZE["dinov2-with-registers-small"].write(tmp_path)
     assert (tmp_path / "model.safetensors").stat().st_size == 88_256_200

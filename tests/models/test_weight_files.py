@@ -12,37 +12,26 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers.models.dinov2.configuration_dinov2 import Dinov2Config
-from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 
+from core.refusals import refusal
 from models.comparison import tiles_of
-from models.library_cases import LIBRARY
 from models.test_hub import COMMIT, cached_repository, offline
-from models.transformers_cases import SHAPE, randomised
+from models.transformers_cases import BY_NAME, FULL_SIZE
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.registry import load_model, weights_pin
 
 __all__ = ["offline"]
 
 INDEX = "model.safetensors.index.json"
-TILES = tiles_of(2, 56, 56)
+TILES = tiles_of(2, 56)
+# Of the package's own, and of those that the library runs.
+FAMILIES = ["DINOv2", "CLIP"]
 
 
-def write(kind: str, folder: Path, **options: Any) -> Path:
-    """A folder of one of the package's own families, or of one that the library runs."""
-    if kind == "dinov2":
-        model = randomised(Dinov2Model(Dinov2Config(**SHAPE, patch_size=14)))
-    else:
-        library = next(x for x in LIBRARY if x.name == "CLIP")
-        model = randomised(library.saved(library.config))
-    model.save_pretrained(folder, **options)
-    return folder
-
-
-@pytest.fixture(params=["dinov2", "clip"])
+@pytest.fixture(params=FAMILIES)
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """As the library splits it."""
-    place = write(request.param, tmp_path / "ours", max_shard_size="100KB")
+    place = BY_NAME[request.param].write(tmp_path / "ours", max_shard_size="100KB")
     assert not (place / "model.safetensors").exists()
     assert len(shards(place)) > 2
     return place
@@ -57,19 +46,13 @@ def tokens_of(folder: Path) -> np.ndarray:
 
 
 def refused(folder: Path) -> str:
-    with pytest.raises(MicrodlError) as caught:
-        load_model(str(folder), device="cpu")
-    sentence = str(caught.value)
-    assert sentence.endswith(".")
-    assert "\n" not in sentence
-    return sentence
+    return refusal(load_model, str(folder), device="cpu")
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "clip"])
-def test_several_files_give_the_tokens_of_one(kind: str, tmp_path: Path):
-    whole = write(kind, tmp_path / "whole")
-    parts = write(kind, tmp_path / "parts", max_shard_size="100KB")
-    expected = tokens_of(whole)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_several_files_give_the_tokens_of_one(family: str, tmp_path: Path):
+    expected = tokens_of(BY_NAME[family].write(tmp_path / "whole"))
+    parts = BY_NAME[family].write(tmp_path / "parts", max_shard_size="100KB")
     np.testing.assert_array_equal(tokens_of(parts), expected)
     # Also as PyTorch files, which the index of those names.
     index = json.loads((parts / INDEX).read_text())
@@ -94,8 +77,7 @@ def test_the_digest_is_that_of_all_files_in_order(folder: Path):
 
 
 def test_a_folder_of_several_files_may_stand_for_a_published_model(tmp_path: Path):
-    config = Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)
-    Dinov2Model(config).save_pretrained(tmp_path, max_shard_size="30MB")
+    FULL_SIZE["dinov2-small"].write(tmp_path, max_shard_size="30MB")
     model = load_model("dinov2-small", weights=tmp_path, device="cpu")
     assert model.spec.model_id == "dinov2-small"
 

@@ -15,21 +15,11 @@ from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.pipeline import demo
 from napari_microdl.pipeline.demo import finding, run_demo
-from napari_microdl.pipeline.run import PipelineResult, run_pipeline
+from napari_microdl.pipeline.run import run_pipeline
+from pipeline.small_run import small
 from tasks import recorded
 
-CONFIG = PipelineConfig.of(
-    model="random-init",
-    layer=1,
-    unit="crop",
-    crop_size=32,
-    crop_stride=32,
-    n_atoms=12,
-    n_iterations=1,
-    atoms_per_iteration=2,
-    max_steps=3,
-    device="cpu",
-)
+CONFIG = small(layer=1, unit="crop", crop_stride=32, n_atoms=12, n_iterations=1, batch_size=32)
 IMAGES = ["distribution.png", "gallery.png", "overlay_heatmap.png", "overlay_units.png"]
 
 
@@ -46,21 +36,14 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
         return out, run_demo(out, CONFIG)
 
 
-def test_everything_promised_is_left(done: tuple[Path, str]):
+def test_everything_promised_is_left(done):
     out, _ = done
-    assert sorted(p.name for p in out.iterdir()) == sorted(
-        [
-            "concepts.csv",
-            "crops.csv",
-            "dictionary.microdl.safetensors",
-            "report.json",
-            "settings.json",
-            *IMAGES,
-        ]
-    )
+    written = ["concepts.csv", "crops.csv", "dictionary.microdl.safetensors"]
+    written += [*IMAGES, "report.json", "settings.json"]
+    assert sorted(p.name for p in out.iterdir()) == sorted(written)
 
 
-def test_the_table_has_one_row_a_unit_and_the_top_concepts(done: tuple[Path, str]):
+def test_the_table_has_one_row_a_unit_and_the_top_concepts(done):
     table = pd.read_csv(done[0] / "crops.csv")
     assert len(table) == 8 * 16
     columns = list(table.columns)
@@ -75,7 +58,7 @@ def test_the_table_has_one_row_a_unit_and_the_top_concepts(done: tuple[Path, str
     assert table[[f"cosine_{c}" for c in concepts]].abs().to_numpy().max() <= 1 + 1e-6
 
 
-def test_the_dictionary_gives_the_activations_of_the_table(done: tuple[Path, str]):
+def test_the_dictionary_gives_the_activations_of_the_table(done):
     dictionary = ConceptDictionary.load(done[0] / "dictionary.microdl.safetensors")
     table = pd.read_csv(done[0] / "crops.csv")
     again = run_pipeline(corners(), CONFIG, dictionary=dictionary)
@@ -84,7 +67,7 @@ def test_the_dictionary_gives_the_activations_of_the_table(done: tuple[Path, str
         np.testing.assert_allclose(table[column], again.activations.activation(concept), rtol=1e-6)
 
 
-def test_the_report_holds_the_config_and_the_finding(done: tuple[Path, str]):
+def test_the_report_holds_the_config_and_the_finding(done):
     out, sentence = done
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     assert report["finding"] == sentence
@@ -93,7 +76,7 @@ def test_the_report_holds_the_config_and_the_finding(done: tuple[Path, str]):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_pictures_open_and_are_not_blank(done: tuple[Path, str], name: str):
+def test_pictures_open_and_are_not_blank(done, name):
     image = imread(done[0] / name)
     assert min(image.shape[:2]) > 300
     colours = (image[..., :3] * 255).astype(int) @ [65536, 256, 1]
@@ -101,7 +84,7 @@ def test_pictures_open_and_are_not_blank(done: tuple[Path, str], name: str):
 
 
 def test_the_finding_is_that_of_the_best_concept():
-    result: PipelineResult = run_pipeline(corners(), CONFIG)
+    result = run_pipeline(corners(), CONFIG)
     activations = result.activations
     concept = activations.ranking.index[0]
     table = activations.to_frame([concept])
@@ -117,7 +100,7 @@ def test_the_finding_is_that_of_the_best_concept():
     )
 
 
-def test_a_folder_that_cannot_be_made_is_found_before_the_work(tmp_path: Path):
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with recorded() as heard, pytest.raises(OSError, match="file"):
         run_demo(tmp_path / "file" / "out", CONFIG)

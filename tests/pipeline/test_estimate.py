@@ -15,7 +15,7 @@ CONFIG = PipelineConfig.of(model="random-init")
 
 
 @pytest.mark.parametrize(("layer", "tile_size"), [(None, None), (3, None), (8, 64)])
-def test_operations_are_those_that_torch_counts(layer: int | None, tile_size: int | None):
+def test_operations_are_those_that_torch_counts(layer, tile_size):
     model = random_init("cpu")
     config = CONFIG.with_settings(layer=layer, tile_size=tile_size)
     edge = tile_size or model.spec.tile_size
@@ -29,7 +29,7 @@ def test_operations_are_those_that_torch_counts(layer: int | None, tile_size: in
     assert estimate.operations(2, 1, model.spec, config) == pytest.approx(counted, rel=0.05)
 
 
-def test_channels_that_go_in_together_are_one_pass(monkeypatch: pytest.MonkeyPatch):
+def test_channels_that_go_in_together_are_one_pass(monkeypatch):
     monkeypatch.setattr(estimate, "processor_rate", lambda: 1e9)
     apart, together = (model_spec("dinov2-small", joint=joint) for joint in (False, True))
     one = estimate.estimate_seconds(10, 3, together, CONFIG)

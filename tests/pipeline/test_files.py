@@ -26,6 +26,7 @@ from napari_microdl.report import EvaluationChoices
 
 CONFIG = PipelineConfig.of(n_atoms=16, max_steps=50, unit="crop", shrinkage=1.0)
 WRITTEN = ["concepts.csv", "crops.csv", "dictionary.microdl.safetensors", "report.json"]
+QUERY = ["--controls", "Metadata_condition == 'diffuse'"]
 
 
 @pytest.fixture(scope="module")
@@ -40,29 +41,33 @@ def plate(fields: list[Field], tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("plate")
     for field in fields:
         tifffile.imwrite(folder / f"{field.name}.tif", field.data[0])
-    table = pd.DataFrame(
-        {
-            "FileName_GFP": [f"{f.name}.tif" for f in fields],
-            "Metadata_Field": [f.name for f in fields],
-            "Metadata_Well": [f.well for f in fields],
-            "Metadata_Site": [f.site for f in fields],
-            "Metadata_condition": [f.condition for f in fields],
-        }
-    )
-    table.to_csv(folder / "fields.csv", index=False)
+    names = ["FileName_GFP", *(f"Metadata_{n}" for n in ("Field", "Well", "Site", "condition"))]
+    rows = [(f"{f.name}.tif", f.name, f.well, f.site, f.condition) for f in fields]
+    pd.DataFrame(rows, columns=names).to_csv(folder / "fields.csv", index=False)
     return folder / "fields.csv"
 
 
-def test_the_licence_is_told_before_weights_are_fetched(
-    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+@pytest.fixture(scope="module")
+def in_memory(fields: list[Field]) -> PipelineResult:
+    return run_pipeline(fields, CONFIG)
+
+
+@pytest.fixture
+def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    settings = tmp_path / "settings.json"
-    write_config(CONFIG.with_settings(model="openphenom"), settings)
-    query = ["--controls", "Metadata_condition == 'diffuse'"]
-    out = tmp_path / "fitted"
-    assert main(["fit", str(plate), "--config", str(settings), "--out", str(out), *query]) != 0
+
+
+def with_settings(folder: Path, **changes: str) -> list[str]:
+    """Arguments that name a file of settings."""
+    write_config(CONFIG.with_settings(**changes), folder / "settings.json")
+    return ["--config", str(folder / "settings.json")]
+
+
+@pytest.mark.usefixtures("offline")
+def test_the_licence_is_told_before_weights_are_fetched(plate, tmp_path, capsys):
+    arguments = [*with_settings(tmp_path, model="openphenom"), "--out", str(tmp_path / "fitted")]
+    assert main(["fit", str(plate), *arguments, *QUERY]) != 0
     terms, _, problem = capsys.readouterr().err.partition("\n")
     assert terms.startswith(
         "Model: OpenPhenom CA-MAE ViT-S/16. Licence of the weights: Recursion's"
@@ -72,45 +77,30 @@ def test_the_licence_is_told_before_weights_are_fetched(
     assert "recursionpharma/OpenPhenom is not in the cache" in problem
 
 
+@pytest.mark.usefixtures("offline")
 @pytest.mark.parametrize("command", ["apply", "evaluate"])
+@pytest.mark.parametrize(
+    ("non_commercial", "words"),
+    [(True, "no commercial use"), (None, "whether commercial use is allowed is not stated")],
+)
 def test_the_terms_of_a_dictionarys_model_are_told_before_weights_are_fetched(
-    command: str,
-    plate: Path,
-    fields: list[Field],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    command, non_commercial, words, plate, in_memory, tmp_path, capsys
 ):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    dictionary = run_pipeline(fields, CONFIG).dictionary
     known = model_spec("openphenom")
-    for number, (non_commercial, words) in enumerate(
-        [
-            (True, "(no commercial use)"),
-            (None, "(whether commercial use is allowed is not stated)"),
-        ]
-    ):
-        model = dictionary.spec.model.replace(
-            id="openphenom",
-            licence=known.licence,
-            source=known.source,
-            non_commercial=non_commercial,
-        )
-        dictionary.spec = dictionary.spec.replace(model=model)
-        file = dictionary.save(tmp_path / f"phenom{number}")
-        assert main([command, str(file), str(plate), "--out", str(tmp_path / "out")]) == 2
-        terms, _, problem = capsys.readouterr().err.partition("\n")
-        assert terms.startswith(
-            f"Model: openphenom. Licence of the weights: {known.licence} {words}. "
-            f"Source: {known.source}. Commit 0f92333685f6; the sha256 of the first download"
-        )
-        assert "recursionpharma/OpenPhenom is not in the cache" in problem
+    terms = {"licence": known.licence, "source": known.source, "non_commercial": non_commercial}
+    spec = in_memory.dictionary.spec
+    spec = spec.replace(model=spec.model.replace(id="openphenom", **terms))
+    file = dataclasses.replace(in_memory.dictionary, spec=spec).save(tmp_path / "phenom")
+    assert main([command, str(file), str(plate), "--out", str(tmp_path / "out")]) == 2
+    told, _, problem = capsys.readouterr().err.partition("\n")
+    assert told.startswith(
+        f"Model: openphenom. Licence of the weights: {known.licence} ({words}). "
+        f"Source: {known.source}. Commit 0f92333685f6; the sha256 of the first download"
+    )
+    assert "recursionpharma/OpenPhenom is not in the cache" in problem
 
 
-def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
-    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(plate, tmp_path, capsys):
     from transformers.models.vit_msn.configuration_vit_msn import ViTMSNConfig
     from transformers.models.vit_msn.modeling_vit_msn import ViTMSNModel
 
@@ -118,12 +108,9 @@ def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
     config = ViTMSNConfig(**shape, intermediate_size=48, image_size=128, patch_size=16)
     ViTMSNModel(config).save_pretrained(tmp_path / "lab-msn")
     capsys.readouterr()
-    settings = tmp_path / "settings.json"
-    write_config(CONFIG.with_settings(model=str(tmp_path / "lab-msn")), settings)
-    common = [str(plate), "--config", str(settings), "--out"]
+    common = [str(plate), *with_settings(tmp_path, model=str(tmp_path / "lab-msn")), "--out"]
     fitted, applied = tmp_path / "fitted", tmp_path / "applied"
-    query = ["--controls", "Metadata_condition == 'diffuse'"]
-    assert main(["fit", *common, str(fitted), *query]) == 0
+    assert main(["fit", *common, str(fitted), *QUERY]) == 0
     terms = capsys.readouterr().err.partition("\n")[0]
     assert terms.startswith("Model: lab-msn (vit_msn). ")
     assert "not stated, see its source" in terms
@@ -136,15 +123,10 @@ def test_a_folder_that_the_library_runs_is_described_fitted_and_applied(
     np.testing.assert_allclose(first[concepts], second[concepts], atol=1e-5)
 
 
-def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
-    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    settings = tmp_path / "settings.json"
-    write_config(CONFIG, settings)
+def test_fit_and_apply_write_what_the_same_runs_in_memory_find(plate, in_memory, tmp_path, capsys):
     fitted, applied = tmp_path / "fitted", tmp_path / "applied"
-    query = "Metadata_condition == 'diffuse'"
-    common = [str(plate), "--config", str(settings), "--out"]
-    assert main(["fit", *common, str(fitted), "--controls", query]) == 0
+    common = [str(plate), *with_settings(tmp_path), "--out"]
+    assert main(["fit", *common, str(fitted), *QUERY]) == 0
     output = capsys.readouterr()
     assert "16 concepts" in output.out
     licence = "Licence of the weights: BSD-3-Clause (commercial use is allowed). Source: trained by"
@@ -152,11 +134,10 @@ def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
     assert sorted(p.name for p in fitted.iterdir()) == [*WRITTEN, "settings.json"]
     assert read_config(fitted / "settings.json") == CONFIG
 
-    expected = run_pipeline(fields, CONFIG)
-    written = ConceptDictionary.load(fitted / WRITTEN[2])
-    np.testing.assert_array_equal(written.icfl.components_, expected.dictionary.icfl.components_)
+    written, expected = ConceptDictionary.load(fitted / WRITTEN[2]), in_memory.dictionary
+    np.testing.assert_array_equal(written.icfl.components_, expected.icfl.components_)
     table = pd.read_csv(fitted / "crops.csv", keep_default_na=False)
-    frame = expected.activations.to_frame()
+    frame = in_memory.activations.to_frame()
     assert table.columns.tolist() == frame.columns.tolist()
     np.testing.assert_allclose(table["cosine_3"], frame["cosine_3"], atol=1e-6)
     assert table["Metadata_control"].tolist() == frame["Metadata_control"].tolist()
@@ -167,20 +148,14 @@ def test_fit_and_apply_write_what_the_same_runs_in_memory_find(
     # Nobody said which fields are controls, and none is needed to apply a dictionary.
     assert not again["Metadata_control"].any()
     np.testing.assert_allclose(again["activation_3"], table["activation_3"], atol=1e-5)
-    assert (
-        json.loads((applied / "report.json").read_text())["config"]["dictionary"]["n_atoms"] == 16
-    )
+    report = json.loads((applied / "report.json").read_text())
+    assert report["config"]["dictionary"]["n_atoms"] == 16
 
 
-def test_evaluate_measures_what_apply_finds(
-    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    expected = run_pipeline(fields, CONFIG)
-    dictionary = expected.dictionary.save(tmp_path / "puncta.microdl.safetensors")
+def test_evaluate_measures_what_apply_finds(plate, fields, in_memory, tmp_path, capsys):
+    dictionary = in_memory.dictionary.save(tmp_path / "puncta.microdl.safetensors")
     out = tmp_path / "out"
-    query = "Metadata_condition == 'diffuse'"
-    arguments = [str(dictionary), str(plate), "--out", str(out), "--controls", query]
-    assert main(["evaluate", *arguments]) == 0
+    assert main(["evaluate", str(dictionary), str(plate), "--out", str(out), *QUERY]) == 0
     output = capsys.readouterr()
     assert f"The evaluation is in {out / 'evaluation.html'}." in output.out
     assert f"Note: The dictionary was fitted on {len(fields)} of these" in output.out
@@ -189,7 +164,7 @@ def test_evaluate_measures_what_apply_finds(
     assert any(line.startswith("Shuffling labels") for line in output.err.splitlines())
     written = json.loads((out / "evaluation.json").read_text())
     conditions = [f.condition for f in fields for _ in range(49)]
-    classes, selectivity = average_selectivity(expected.activations.codes, conditions)
+    classes, selectivity = average_selectivity(in_memory.activations.codes, conditions)
     rows = {row["label"]: row for row in written["labels"]}
     assert set(rows) == set(classes)
     for label, values in zip(classes, selectivity, strict=True):
@@ -201,9 +176,7 @@ def test_evaluate_measures_what_apply_finds(
     assert "<link" not in page
 
 
-def test_every_choice_of_evaluate_has_an_option(
-    plate: Path, fields: list[Field], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_every_choice_of_evaluate_has_an_option(plate, fields, tmp_path, capsys):
     half = [f for f in fields if f.well in {"O01", "O11"}]
     dictionary = run_pipeline(half, CONFIG).dictionary.save(tmp_path / "half")
     table = pd.read_csv(plate)
@@ -215,17 +188,11 @@ def test_every_choice_of_evaluate_has_an_option(
     options += ["--batches", "well"]
     assert main(["evaluate", *arguments, *options, "--no-handcrafted", "--unseen-only"]) == 0
     written = json.loads((out / "evaluation.json").read_text())
-    assert written["choices"] == {
-        "labels": "compound",
-        "independent": "fields",
-        "n_permutations": 7,
-        "handcrafted": False,
-        "library": "scikit-image",
-        "n_seeds": 1,
-        "unseen_only": True,
-        "random_state": 0,
-        "batches": "well",
-    }
+    choices = EvaluationChoices(
+        labels="compound", independent="fields", n_permutations=7, n_seeds=1, batches="well",
+        handcrafted=False, unseen_only=True,
+    )  # fmt: skip
+    assert written["choices"] == dict(choices)
     # The table marks no controls.
     assert any("Controls are of 0 batches" in note for note in written["notes"])
     unseen = [f for f in fields if f.well in {"O05", "O12"}]
@@ -254,7 +221,7 @@ def test_every_choice_of_evaluate_has_an_option(
     assert not (tmp_path / "unused").exists()
 
 
-def test_the_ranking_is_written_again_with_what_is_technical(tmp_path: Path):
+def test_the_ranking_is_written_again_with_what_is_technical(tmp_path):
     fields, activations = make(("diffuse", "puncta") * 3, (True, False) * 3)
     activations.units["Metadata_Plate"] = np.where(activations.units["field"] < 3, "p1", "p2")
     result = PipelineResult(PipelineConfig.of(unit="cell"), activations, [None] * 6, {})
@@ -270,17 +237,19 @@ def test_the_ranking_is_written_again_with_what_is_technical(tmp_path: Path):
 
 
 def test_a_library_of_measurements_that_is_missing_is_said_before_the_work(
-    plate: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    plate, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     arguments = ["evaluate", "missing.microdl.safetensors", str(plate), "--library", "cp_measure"]
-    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert "pip install 'napari-microdl[cellprofiler]'" in error
-    # Without cells to measure it is the dictionary that is missing.
-    assert main([*arguments, "--out", str(tmp_path / "out"), "--no-handcrafted"]) == 2
-    (error,) = capsys.readouterr().err.splitlines()
-    assert "missing.microdl.safetensors" in error
+    arguments += ["--out", str(tmp_path / "out")]
+    for options, sentence in (
+        ([], "pip install 'napari-microdl[cellprofiler]'"),
+        # Without cells to measure it is the dictionary that is missing.
+        (["--no-handcrafted"], "missing.microdl.safetensors"),
+    ):
+        assert main([*arguments, *options]) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert sentence in error
 
 
 @pytest.mark.parametrize(
@@ -292,20 +261,14 @@ def test_a_library_of_measurements_that_is_missing_is_said_before_the_work(
         (["--config", "missing.json"], "settings 'missing.json' cannot be read"),
     ],
 )
-def test_what_cannot_be_run_gives_one_sentence(
-    plate: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    sentence: str,
-):
+def test_what_cannot_be_run_gives_one_sentence(plate, tmp_path, capsys, arguments, sentence):
     assert main(["fit", str(plate), "--out", str(tmp_path / "out"), *arguments]) == 2
     *_, error = capsys.readouterr().err.splitlines()
     assert sentence in error
     assert error.startswith("napari-microdl: ")
 
 
-def test_a_query_marks_controls_and_takes_marks_away(fields: list[Field]):
+def test_a_query_marks_controls_and_takes_marks_away(fields):
     marked = mark_controls(fields, "Metadata_Well == 'O05'")
     assert [f.is_control for f in marked] == [f.well == "O05" for f in fields]
     with pytest.raises(MicrodlError, match="yes-or-no"):

@@ -9,7 +9,7 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.model_selection import LeaveOneGroupOut
 from sklearn.preprocessing import StandardScaler
 
-from napari_microdl.core.config import PipelineConfig
+from core.refusals import refusal
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
 from napari_microdl.models.registry import load_model
@@ -17,19 +17,10 @@ from napari_microdl.pipeline import layer_choice
 from napari_microdl.pipeline.layer_choice import best_layer, field_folds, layer_scores
 from napari_microdl.tokens import embed
 from napari_microdl.tokens.units import pool, units_of
+from pipeline.small_run import small
 from tasks import cancelling, recorded
 
-CONFIG = PipelineConfig.of(
-    model="random-init",
-    unit="crop",
-    crop_size=32,
-    crop_stride=32,
-    tile_size=64,
-    halo=1,
-    batch_size=4,
-    device="cpu",
-    random_state=2,
-)
+CONFIG = small(unit="crop", crop_stride=32, tile_size=64, halo=1, batch_size=4, random_state=2)
 
 
 def field(name: str, *, control: bool, well: str = "", plate: str = "", **options: Any) -> Field:
@@ -133,20 +124,13 @@ def test_every_part_has_both_kinds_and_wells_stay_together():
     [
         (fields(1, 5), "1 and 5"),
         (fields(3, 1), "3 and 1"),
-        (
-            [field(f"c{i}", control=True, well="A1") for i in range(2)] + fields(0, 2),
-            "1 and 2",
-        ),
+        ([field(f"c{i}", control=True, well="A1") for i in range(2)] + fields(0, 2), "1 and 2"),
     ],
     ids=["controls", "treated", "one well"],
 )
-def test_too_few_fields_give_one_sentence_before_a_model_is_loaded(
-    some: list[Field], counts: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_too_few_fields_give_one_sentence_before_a_model_is_loaded(some, counts, monkeypatch):
     monkeypatch.setattr(layer_choice, "load_model_of", None)
-    with pytest.raises(MicrodlError) as caught:
-        layer_scores(some, CONFIG)
-    assert str(caught.value) == (
+    assert refusal(layer_scores, some, CONFIG) == (
         "Layers are compared on fields that the probe has not seen, which takes control fields of "
         f"at least two wells and treated fields of two others; there are {counts}. Add fields, or "
         "mark more of them as control."
@@ -171,7 +155,7 @@ def test_cells_are_units_too_and_it_can_be_cancelled():
     some = [
         field(name, control=name < "t", labels=labels) for name in ("c0", "c1", "t0", "t1", "t2")
     ]
-    config = PipelineConfig.of(model="random-init", tile_size=64, halo=1, device="cpu")
+    config = CONFIG.with_settings(unit="cell")
     table = layer_scores(some, config, layers=(2,))
     assert table["n_units"].item() == 10
     with cancelling(40):

@@ -7,7 +7,6 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-import pytest
 
 from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.config import PipelineConfig
@@ -24,15 +23,10 @@ from napari_microdl.pipeline.stages import (
 )
 from napari_microdl.tokens import TokenGrid
 from napari_microdl.tokens.units import Units
-from pipeline.small_run import corner_fields, small, small_model
+from pipeline.small_run import small, small_model
 
 # The position component is of all fields.
 CONFIG = small(remove_position=False, scaling="plate", cache=False)
-
-
-@pytest.fixture(scope="module")
-def fields() -> list[Field]:
-    return corner_fields()
 
 
 def all_of(
@@ -52,7 +46,7 @@ def assert_same(one: Any, other: Any) -> None:
     np.testing.assert_array_equal(vectors, other[3])
 
 
-def test_one_field_gives_the_same_in_the_loop_and_in_workers(fields: list[Field]):
+def test_one_field_gives_the_same_in_the_loop_and_in_workers(fields):
     run = PipelineRun(fields, CONFIG)
     labels, tokens, samples = run.cells(), run.tokens(), run.samples()
     model = small_model()
@@ -73,13 +67,13 @@ def test_one_field_gives_the_same_in_the_loop_and_in_workers(fields: list[Field]
     assert_same(call_in_child(all_of, fields[2], of_field[2], CONFIG), mapped[2])
 
 
-def test_where_the_unit_is_no_cell_none_are_found(fields: list[Field]):
+def test_where_the_unit_is_no_cell_none_are_found(fields):
     config = small(unit="crop")
     assert cells_of(fields[0], config) is None
     assert PipelineRun(fields, config).cells() == [None] * 4
 
 
-def test_a_field_without_cells_has_no_samples(fields: list[Field]):
+def test_a_field_without_cells_has_no_samples(fields):
     scaler = IntensityScaling().fit(fields[:1])
     grid = tokens_of(fields[0], scaler, small_model(), CONFIG, ("GFP",))
     units, vectors = samples_of(fields[0], grid, np.zeros((125, 130), int), CONFIG)
@@ -87,7 +81,7 @@ def test_a_field_without_cells_has_no_samples(fields: list[Field]):
     assert vectors.shape == (0, grid.tokens.shape[-1])
 
 
-def test_without_a_whitening_samples_stay(fields: list[Field]):
+def test_without_a_whitening_samples_stay(fields):
     run = PipelineRun(fields, small(whiten=False, unit="crop"))
     samples = run.samples()
     whitened = whiten(fields, run.config, samples)

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from concepts.test_activations import make
+from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.report.concept_figures import (
     draw_channels,
     draw_cosines,
@@ -22,14 +23,18 @@ def axes() -> Axes:
     return Figure().add_subplot()
 
 
-def test_controls_are_grey_and_conditions_differ():
-    colours = condition_colours(make()[1])
+@pytest.fixture
+def activations() -> ConceptActivations:
+    return make()[1]
+
+
+def test_controls_are_grey_and_conditions_differ(activations):
+    colours = condition_colours(activations)
     assert set(colours) == {("diffuse", True), ("puncta", False), ("blank", False)}
     assert len(set(colours.values())) == 3
 
 
-def test_wells_are_ordered_by_their_mean(axes):
-    _, activations = make()
+def test_wells_are_ordered_by_their_mean(axes, activations):
     draw_wells(axes, activations, 2, "black")
     wells = activations.units["Metadata_Well"]
     means = {w: activations.alignment(2)[wells == w].mean() for w in set(wells)}
@@ -39,8 +44,7 @@ def test_wells_are_ordered_by_their_mean(axes):
     np.testing.assert_allclose(drawn, sorted(means.values(), reverse=True), rtol=1e-5)
 
 
-def test_of_many_wells_the_extremes_are_drawn(axes):
-    _, activations = make()
+def test_of_many_wells_the_extremes_are_drawn(axes, activations):
     # A field without a well stands for itself.
     activations.units["Metadata_Well"] = None
     draw_wells(axes, activations, 1, "black", most=2)
@@ -58,8 +62,7 @@ def test_a_channel_without_contrast_has_no_bar_and_says_so(axes):
     assert labels == ["DNA (-0.25)", "empty (same everywhere)"]
 
 
-def test_histograms_count_every_unit_once(axes):
-    _, activations = make()
+def test_histograms_count_every_unit_once(axes, activations):
     draw_cosines(axes, activations, 3, "puncta", "black")
     heights = np.array([bar.get_height() for bar in axes.patches]).reshape(2, -1)
     np.testing.assert_allclose(heights.sum(axis=1), 1)
@@ -71,8 +74,7 @@ def test_histograms_count_every_unit_once(axes):
     np.testing.assert_allclose(heights[1], expected, atol=1e-12)
 
 
-def test_the_volcano_puts_effect_against_certainty(axes):
-    _, activations = make()
+def test_the_volcano_puts_effect_against_certainty(axes, activations):
     compared = activations.compare("diffuse", "puncta")
     compared.loc[0, "q_value"] = 0
     names = activations.dictionary.names
@@ -88,8 +90,7 @@ def test_the_volcano_puts_effect_against_certainty(axes):
     assert names[0] in named
 
 
-def test_the_map_shows_every_unit_and_rings_the_selected(axes):
-    _, activations = make()
+def test_the_map_shows_every_unit_and_rings_the_selected(axes, activations):
     places = np.random.default_rng(0).random((16, 2)).astype(np.float32)
     draw_map(axes, activations, places, np.array([2, 9]), "black")
     *groups, rings = axes.collections
@@ -98,8 +99,7 @@ def test_the_map_shows_every_unit_and_rings_the_selected(axes):
     np.testing.assert_allclose(rings.get_offsets(), places[[2, 9]])
 
 
-def test_of_very_many_units_a_part_is_drawn(axes):
-    _, activations = make()
+def test_of_very_many_units_a_part_is_drawn(axes, activations):
     places = np.zeros((16, 2), np.float32)
     draw_map(axes, activations, places, np.empty(0, int), "black", most=4)
     assert 0 < sum(len(c.get_offsets()) for c in axes.collections) < 16

@@ -16,14 +16,13 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.report import evaluate, measure, measures, summary_sentences, tables
 from napari_microdl.report.html import html_report
-from report.test_evaluation import FEW, six_fields
+from report.test_evaluation import UNMEASURED, six_fields
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "new_measure.md").read_text(encoding="utf-8")
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
 (GROUP, ENTRY) = re.search(
     r'\[project\.entry-points\."(.+?)"\]\n(.+?)\n', DOCUMENT, re.DOTALL
 ).groups()
-CHOICES = FEW.replace(handcrafted=False)
 
 
 @pytest.fixture(autouse=True)
@@ -51,23 +50,17 @@ def test_the_example_is_short():
 
 
 @pytest.mark.parametrize("installed", [False, True])
-def test_the_measure_is_in_json_page_legend_and_sentences(
-    installed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_measure_is_in_json_page_legend_and_sentences(installed, tmp_path, monkeypatch):
     if installed:
         install(tmp_path, monkeypatch)
     else:
         exec(EXAMPLE, {})
     activations = six_fields()
-    report = evaluate(activations, CHOICES)
+    report = evaluate(activations, UNMEASURED)
     label = activations.units["Metadata_condition"].to_numpy()
     without = np.diff(activations.codes.indptr) == 0
     expected = [
-        {
-            "label": name,
-            "n_units": int((label == name).sum()),
-            "silent": without[label == name].mean(),
-        }
+        {"label": name, "n_units": 12, "silent": without[label == name].mean()}
         for name in ("diffuse", "puncta")
     ]
     assert report.rows("silent") == expected
@@ -113,7 +106,7 @@ def test_what_a_measure_lacks_is_noted_and_the_others_go_on():
 
     activations = six_fields()
     activations.codes = activations.codes * np.float32(0)
-    report = evaluate(activations, CHOICES)
+    report = evaluate(activations, UNMEASURED)
     assert report.more == {}
     notes = report.notes
     assert "No units without any concept: no concept is active anywhere." in notes
@@ -137,18 +130,16 @@ def test_columns_and_rows_can_go_into_another_table():
     def more(run):
         return pd.DataFrame({"auc": [0.5]}, index=pd.Index(["nothing"], name="of"))
 
-    report = evaluate(six_fields(), CHOICES)
+    report = evaluate(six_fields(), UNMEASURED)
     assert [row["twice"] for row in report.labels] == [2 * r["selectivity"] for r in report.labels]
     assert report.probes[-1] == {"of": "nothing", "auc": 0.5}
     assert report.more == {}
 
 
-def test_an_entry_point_that_cannot_be_loaded_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_entry_point_that_cannot_be_loaded_is_left_out(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch, "import no_such_package\n")
     with current_task().taking_notes() as notes:
-        report = evaluate(six_fields(), CHOICES)
+        report = evaluate(six_fields(), UNMEASURED)
     assert report.labels
     (note,) = notes
     assert note.startswith("The measure 'silent' is left out: ModuleNotFoundError")

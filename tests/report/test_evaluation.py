@@ -13,9 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from concepts.test_activations import make
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import Cancelled, Progress, Task, current_task
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
@@ -48,22 +46,15 @@ from napari_microdl.report import (
     unit_labels,
     with_technical,
 )
-from napari_microdl.report.text import (
-    columns_of,
-    value_text,
-)
-from tasks import recorded
+from napari_microdl.report.text import columns_of, value_text
+from pipeline.small_run import small
+from tasks import cancelled_by, recorded
 
 FEW = EvaluationChoices(n_permutations=19)
-CONFIG = PipelineConfig.of(
-    model="random-init",
-    layer=1,
-    n_atoms=8,
-    n_iterations=2,
-    atoms_per_iteration=1,
-    max_steps=30,
-    device="cpu",
-)
+CONFIG = small(layer=1, atoms_per_iteration=1, max_steps=30, random_state=0)
+
+
+UNMEASURED = FEW.replace(handcrafted=False)
 
 
 def six_fields() -> ConceptActivations:
@@ -78,16 +69,10 @@ def six_fields() -> ConceptActivations:
 def fitted_on(activations: ConceptActivations, numbers: list[int]) -> ConceptActivations:
     """The same, with a dictionary that says it was fitted on some of the fields."""
     units = activations.units.drop_duplicates("field").set_index("field").loc[numbers]
-    activations.dictionary.provenance["fields"] = [
-        {
-            "name": row.Metadata_Field,
-            "well": row.Metadata_Well,
-            "site": row.Metadata_Site,
-            "plate": row.Metadata_Plate,
-            "units": 4,
-        }
-        for row in units.itertuples()
-    ]
+    known = units.filter(regex="Metadata_(Field|Well|Site|Plate)")
+    known = known.rename(columns=lambda name: name.removeprefix("Metadata_").lower())
+    known = known.rename(columns={"field": "name"}).assign(units=4)
+    activations.dictionary.provenance["fields"] = known.to_dict("records")
     return activations
 
 
@@ -120,14 +105,8 @@ def test_wells_of_two_plates_differ_and_a_field_stands_for_what_is_not_known():
 def test_any_column_that_differs_can_be_the_label():
     units = six_fields().units
     units["Metadata_Dose"] = np.where(units["field"] == 1, "high", None)
-    assert label_columns(units) == [
-        "Metadata_condition",
-        "Metadata_Field",
-        "Metadata_Plate",
-        "Metadata_Well",
-        "Metadata_control",
-        "Metadata_Dose",
-    ]
+    named = ("condition", "Field", "Plate", "Well", "control", "Dose")
+    assert label_columns(units) == [f"Metadata_{name}" for name in named]
     assert list(unit_labels(units, "dose")[:8]) == [""] * 4 + ["high"] * 4
     assert set(unit_labels(units, "Metadata_control")) == {"control", "treated"}
     with pytest.raises(MicrodlError, match="no column 'area' to take labels from; use one of"):
@@ -143,7 +122,7 @@ def test_any_column_that_differs_can_be_the_label():
         ({"library": "pillow"}, "library is 'pillow', which is not known; use one of"),
     ],
 )
-def test_choices_that_mean_nothing_are_refused(changes: dict[str, object], sentence: str):
+def test_choices_that_mean_nothing_are_refused(changes, sentence):
     with pytest.raises(MicrodlError, match=sentence):
         EvaluationChoices(**changes)
 
@@ -153,17 +132,14 @@ def test_a_field_is_seen_if_its_name_was_used_and_nothing_tells_it_apart():
     units = activations.units
     assert seen_units(activations.dictionary, units) is None
     fitted_on(activations, [0, 3])
-    np.testing.assert_array_equal(
-        seen_units(activations.dictionary, units), np.isin(units["field"], [0, 3])
-    )
+    those = np.isin(units["field"], [0, 3])
+    np.testing.assert_array_equal(seen_units(activations.dictionary, units), those)
     # Another well of the same name of field, and one whose well nobody told.
     units.loc[units["field"] == 0, "Metadata_Well"] = "B7"
     units.loc[units["field"] == 3, "Metadata_Well"] = ""
     np.testing.assert_array_equal(seen_units(activations.dictionary, units), units["field"] == 3)
     activations.dictionary.provenance["fields"][0]["well"] = ""
-    np.testing.assert_array_equal(
-        seen_units(activations.dictionary, units), np.isin(units["field"], [0, 3])
-    )
+    np.testing.assert_array_equal(seen_units(activations.dictionary, units), those)
 
 
 # Measures ---------------------------------------------------------------------------------------
@@ -217,26 +193,16 @@ def test_concepts_that_tell_plates_apart_are_named_and_marked_in_the_ranking():
     start = "Technical, for telling plates apart among controls beyond chance (q below 0.05): "
     assert any(s.startswith(start) for s in summary_sentences(report, "cell"))
     assert {row["by"] for row in report.batches} == {"plates"}
-    assert report.batch_design == {
-        "column": "Metadata_Plate",
-        "by": "plates",
-        "within": "",
-        "n_batches": 2,
-        "n_groups": 3,
-        "left_out": [],
-    }
+    names = {"column": "Metadata_Plate", "by": "plates", "within": ""}
+    assert report.batch_design == {**names, "n_batches": 2, "n_groups": 3, "left_out": []}
     for row in report.batches:
         row["technical"] = row["concept"] in {1, 3}
     assert technical_concepts(report) == [1, 3]
     table = with_technical(activations.ranking, report)
     assert set(table.index[table["technical"]]) == {1, 3}
     rows = {row["concept"]: row for row in report.batches}
-    for column, key in (
-        ("batch_by", "by"),
-        ("batch_share", "epsilon_squared"),
-        ("batch_auc", "auc"),
-        ("batch_q", "q_value"),
-    ):
+    keys = {"by": "by", "share": "epsilon_squared", "auc": "auc", "q": "q_value"}
+    for column, key in ((f"batch_{name}", key) for name, key in keys.items()):
         assert list(table[column]) == [rows[concept][key] for concept in table.index]
     assert table[activations.ranking.columns].equals(activations.ranking)
     assert any(s.endswith(": 'concept 1', 'concept 3'.") for s in summary_sentences(report, "cell"))
@@ -329,9 +295,8 @@ def planted_sites(planted: float) -> ConceptActivations:
 
 
 def test_a_planted_site_effect_is_technical_and_none_is_without_it():
-    choices = FEW.replace(handcrafted=False)
     activations = planted_sites(3)
-    report = evaluate(activations, choices)
+    report = evaluate(activations, UNMEASURED)
     assert technical_concepts(report) == [2]
     assert {row["by"] for row in report.batches} == {"sites"}
     design = report.batch_design
@@ -348,30 +313,23 @@ def test_a_planted_site_effect_is_technical_and_none_is_without_it():
         assert row["auc"] == pytest.approx(max(area, 1 - area))
     sentence = "Technical, for telling sites apart within wells among controls beyond chance"
     assert any(s.startswith(sentence) for s in summary_sentences(report, "cell"))
-    report = evaluate(planted_sites(0), choices)
+    report = evaluate(planted_sites(0), UNMEASURED)
     assert technical_concepts(report) == []
     assert len(report.batches) == activations.n_concepts
     # Plates were asked for, and there is one.
-    one = choices.replace(batches="Plate")
-    report = evaluate(activations, one)
-    assert any(
-        note.startswith("No batch effects: Controls are of 1 batch") for note in report.notes
-    )
+    report = evaluate(activations, UNMEASURED.replace(batches="Plate"))
+    assert any(n.startswith("No batch effects: Controls are of 1 batch") for n in report.notes)
     assert (report.batches, report.batch_design) == ([], {})
-
-
-def test_a_site_left_out_is_noted():
-    activations = planted_sites(0)
-    units = activations.units
+    # A site of one well alone is left out.
     units.loc[units["field"] == 0, "Metadata_Site"] = "s7"
-    report = evaluate(activations, FEW.replace(handcrafted=False))
+    report = evaluate(activations, UNMEASURED)
     assert any(note.startswith("Batch effects are without s7: ") for note in report.notes)
     assert report.batch_design["left_out"] == ["s7"]
 
 
 def test_labels_and_groups_are_those_chosen():
     activations = six_fields()
-    choices = FEW.replace(labels="Plate", independent="fields", handcrafted=False)
+    choices = UNMEASURED.replace(labels="Plate", independent="fields")
     report = evaluate(activations, choices)
     assert [row["label"] for row in report.labels] == ["p1", "p2"]
     assert [row["n_groups"] for row in report.labels] == [3, 3]
@@ -380,8 +338,7 @@ def test_labels_and_groups_are_those_chosen():
     assert [row["selectivity"] for row in report.labels] == pytest.approx(expected)
     assert report.choices == dict(choices)
     # Plates hold both conditions, so they cannot be shuffled or left out.
-    choices = FEW.replace(independent="plates", handcrafted=False)
-    report = evaluate(activations, choices)
+    report = evaluate(activations, UNMEASURED.replace(independent="plates"))
     assert report.labels[0]["low"] is not None
     assert "p_value" not in report.labels[0]
     assert any(note.startswith("No null: A group has samples of several") for note in report.notes)
@@ -391,12 +348,12 @@ def test_labels_and_groups_are_those_chosen():
 
 def test_only_fields_not_seen_are_measured_where_asked():
     activations = fitted_on(six_fields(), [0, 1])
-    unseen = FEW.replace(unseen_only=True, handcrafted=False)
+    unseen = UNMEASURED.replace(unseen_only=True)
     report = evaluate(activations, unseen)
     assert report.notes[0] == "2 fields that the dictionary was fitted on are left out."
     assert (report.summary["n_fields"], report.summary["n_fields_seen"]) == (4, 0)
     rest = activations.of_fields([2, 3, 4, 5])
-    expected = evaluate(rest, FEW.replace(handcrafted=False))
+    expected = evaluate(rest, UNMEASURED)
     for part in ("labels", "separation", "reconstruction", "probes", "batches"):
         assert getattr(report, part) == getattr(expected, part)
     whole = evaluate(activations, FEW)
@@ -436,17 +393,20 @@ def test_of_very_many_samples_some_are_probed():
     assert any("20 of the 24 samples" in note for note in report.notes)
 
 
-def test_handcrafted_measurements_are_those_of_every_cell(
-    cells: PipelineResult, fields: list[Field]
-):
+def measured(cells: PipelineResult, fields: list[Field], **options: str) -> pd.DataFrame:
+    """Measurements of every cell, in the order of the units."""
+    tables = [
+        cell_measurements(f.read(), labels, f.channel_names, **options).loc[units.ids]
+        for f, labels, units in zip(fields, cells.labels, cells.activations.geometry, strict=True)
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def test_handcrafted_measurements_are_those_of_every_cell(cells, fields):
     activations = cells.activations
     with recorded() as steps:
         report = evaluate(activations, FEW, fields=fields, cells=cells.labels)
-    tables = [
-        cell_measurements(f.read(), labels, f.channel_names).loc[units.ids]
-        for f, labels, units in zip(fields, cells.labels, activations.geometry, strict=True)
-    ]
-    x = pd.concat(tables, ignore_index=True)
+    x = measured(cells, fields)
     label = activations.units["Metadata_condition"].to_numpy()
     # One step a cell.
     assert sum(s.message.startswith("Measuring the cells of") for s in steps) >= len(x)
@@ -479,11 +439,10 @@ def test_handcrafted_measurements_are_those_of_every_cell(
     assert any("handcrafted measurements" in s for s in summary_sentences(report, "cell"))
 
 
-def test_measurements_and_concepts_are_correlated_over_labels(
-    cells: PipelineResult, fields: list[Field]
-):
-    choices = FEW.replace(labels="Well")
-    report = evaluate(cells.activations, choices, fields=fields, cells=cells.labels)
+def test_measurements_and_concepts_are_correlated_over_labels(cells, fields):
+    report = evaluate(
+        cells.activations, FEW.replace(labels="Well"), fields=fields, cells=cells.labels
+    )
     rows = report.handcrafted["labels"]
     expected = stats.pearsonr(
         [row["selectivity"] for row in rows], [row["concept_selectivity"] for row in rows]
@@ -495,9 +454,7 @@ def test_measurements_and_concepts_are_correlated_over_labels(
     assert any("(Pearson)" in s for s in summary_sentences(report, "cell"))
 
 
-def test_cellprofilers_measurements_are_compared_as_the_others(
-    cells: PipelineResult, fields: list[Field]
-):
+def test_cellprofilers_measurements_are_compared_as_the_others(cells, fields):
     pytest.importorskip("cp_measure")
     activations = cells.activations
     choices = FEW.replace(library="cp_measure")
@@ -506,11 +463,7 @@ def test_cellprofilers_measurements_are_compared_as_the_others(
     # Eight kinds of measurements of every field.
     assert sum(s.message.startswith("Measuring the cells of") for s in steps) >= 8 * len(fields)
     assert all(a.done <= b.done for a, b in pairwise(steps))
-    tables = [
-        cell_measurements(f.read(), labels, f.channel_names, library="cp_measure").loc[units.ids]
-        for f, labels, units in zip(fields, cells.labels, activations.geometry, strict=True)
-    ]
-    x = pd.concat(tables, ignore_index=True)
+    x = measured(cells, fields, library="cp_measure")
     label = activations.units["Metadata_condition"].to_numpy()
     found = report.handcrafted
     assert found["library"] == "cp_measure"
@@ -522,7 +475,7 @@ def test_cellprofilers_measurements_are_compared_as_the_others(
     assert any("measurements (cp_measure)" in s for s in summary_sentences(report, "cell"))
 
 
-def test_a_library_that_is_not_installed_is_said_at_once(monkeypatch: pytest.MonkeyPatch):
+def test_a_library_that_is_not_installed_is_said_at_once(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     choices = FEW.replace(library="cp_measure")
     with pytest.raises(MicrodlError, match="pip install 'napari-microdl\\[cellprofiler\\]'"):
@@ -531,9 +484,7 @@ def test_a_library_that_is_not_installed_is_said_at_once(monkeypatch: pytest.Mon
     evaluate(six_fields(), choices.replace(handcrafted=False))
 
 
-def test_the_limit_of_a_rare_label_counts_what_is_active_elsewhere(
-    cells: PipelineResult, fields: list[Field]
-):
+def test_the_limit_of_a_rare_label_counts_what_is_active_elsewhere(cells, fields):
     activations = cells.activations.of_fields(range(len(fields)))
     n = len(activations.units)
     activations.units["Metadata_kind"] = np.where(np.arange(n) < 2, "rare", "common")
@@ -546,7 +497,7 @@ def test_the_limit_of_a_rare_label_counts_what_is_active_elsewhere(
     assert rows["common"]["limit"] == pytest.approx(hits / (n - 2))
 
 
-def test_crops_have_no_handcrafted_measurements(fields: list[Field]):
+def test_crops_have_no_handcrafted_measurements(fields):
     result = run_pipeline(fields, CONFIG.with_settings(unit="crop"))
     report = evaluate(result.activations, FEW, fields=fields, cells=result.labels)
     assert report.handcrafted == {}
@@ -558,11 +509,10 @@ def test_crops_have_no_handcrafted_measurements(fields: list[Field]):
 # Seeds ------------------------------------------------------------------------------------------
 
 
-def test_further_seeds_are_fits_of_the_same_settings(cells: PipelineResult):
+def test_further_seeds_are_fits_of_the_same_settings(cells):
     activations = cells.activations
-    choices = FEW.replace(n_seeds=2, handcrafted=False)
     with recorded() as steps:
-        report = evaluate(activations, choices)
+        report = evaluate(activations, UNMEASURED.replace(n_seeds=2))
     assert any("with seed 2 of 2" in s.message for s in steps)
     others = []
     for number in range(2):
@@ -585,19 +535,12 @@ def test_further_seeds_are_fits_of_the_same_settings(cells: PipelineResult):
     assert any("With 2 further seeds" in s for s in summary_sentences(report, "cell"))
 
 
-def test_settings_of_a_fit_outlive_the_file(cells: PipelineResult, tmp_path):
+def test_settings_of_a_fit_outlive_the_file(cells, tmp_path):
     config = CONFIG.with_settings(
         update="adam", init="linear", learning_rate=1e-3, positive_code=True, max_steps=7
     )
-    cells.dictionary.provenance["config"], before = (
-        config.to_dict(),
-        cells.dictionary.provenance["config"],
-    )
-    try:
-        path = cells.dictionary.save(tmp_path / "d")
-    finally:
-        cells.dictionary.provenance["config"] = before
-    loaded = type(cells.dictionary).load(path)
+    other = dataclasses.replace(cells.dictionary, provenance={"config": config.to_dict()})
+    loaded = type(other).load(other.save(tmp_path / "d"))
     icfl = refitted(loaded, 5)
     assert (icfl.n_atoms, icfl.n_iterations, icfl.atoms_per_iteration) == (8, 2, 1)
     assert (icfl.init, icfl.learning_rate, icfl.max_steps) == ("linear", 1e-3, 7)
@@ -609,7 +552,7 @@ def test_settings_of_a_fit_outlive_the_file(cells: PipelineResult, tmp_path):
 
 
 def test_seeds_are_fitted_on_the_samples_of_the_fit_where_they_are_at_hand():
-    choices = FEW.replace(n_seeds=1, unseen_only=True, handcrafted=False)
+    choices = UNMEASURED.replace(n_seeds=1, unseen_only=True)
     activations = fitted_on(six_fields(), [0, 1, 2])
     assert not same_samples(activations.dictionary, activations)
     assert same_samples(activations.dictionary, activations.of_fields([0, 1, 2]))
@@ -625,15 +568,8 @@ def test_seeds_are_fitted_on_the_samples_of_the_fit_where_they_are_at_hand():
 
 
 def test_a_fit_can_be_cancelled():
-    choices = FEW.replace(n_seeds=3)
-    with pytest.raises(Cancelled), Task(cancel_while_fitting).active():
-        evaluate(six_fields(), choices)
-
-
-def cancel_while_fitting(progress: Progress) -> None:
-    if "with seed 2 of 3" in progress.message:
-        assert progress.share < 1
-        current_task().cancel()
+    with cancelled_by(lambda progress: "with seed 2 of 3" in progress.message):
+        evaluate(six_fields(), FEW.replace(n_seeds=3))
 
 
 # Tags -------------------------------------------------------------------------------------------
@@ -673,11 +609,10 @@ def test_tags_are_compared_with_cells_and_with_heatmaps_in_their_masks():
 # Words ------------------------------------------------------------------------------------------
 
 
-def test_every_column_is_of_the_report(cells: PipelineResult, fields: list[Field]):
+def test_every_column_is_of_the_report(cells, fields):
     activations = cells.activations.of_fields(range(len(fields)))
     activations.unit_tags[::2], activations.unit_tags[1::2] = "control-like", "perturbed"
-    choices = FEW.replace(n_seeds=1)
-    report = evaluate(activations, choices, fields=fields, cells=cells.labels)
+    report = evaluate(activations, FEW.replace(n_seeds=1), fields=fields, cells=cells.labels)
     # Four wells are too few for batch effects.
     report.batches = evaluate(six_fields(), FEW).batches
     shown = tables()
@@ -691,10 +626,5 @@ def test_every_column_is_of_the_report(cells: PipelineResult, fields: list[Field
 
 
 def test_values_are_written_for_people():
-    assert [value_text(v) for v in (None, 0.12345, 3, "x", math.pi * 1e6)] == [
-        "-",
-        "0.123",
-        "3",
-        "x",
-        "3.14e+06",
-    ]
+    shown = [value_text(v) for v in (None, 0.12345, 3, "x", math.pi * 1e6)]
+    assert shown == ["-", "0.123", "3", "x", "3.14e+06"]

@@ -16,7 +16,6 @@ from napari_microdl.concepts.painting import (
     unit_window,
     window_of,
 )
-from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
@@ -29,16 +28,9 @@ from napari_microdl.report.figures import (
     heatmap_figure,
     unit_figure,
 )
+from pipeline.small_run import small
 
-CONFIG = PipelineConfig.of(
-    model="random-init",
-    layer=1,
-    n_atoms=8,
-    n_iterations=1,
-    atoms_per_iteration=2,
-    max_steps=3,
-    device="cpu",
-)
+CONFIG = small(layer=1, n_iterations=1, crop_stride=32)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +72,7 @@ def test_images_are_shown_between_zero_and_one():
     assert np.isfinite(constant).all()
 
 
-def test_heatmaps_are_those_of_the_activations_on_one_scale(
-    cells: PipelineResult, fields: list[Field]
-):
+def test_heatmaps_are_those_of_the_activations_on_one_scale(cells, fields):
     # The weaker map first: the scale is not that of the first one.
     shown = sorted([0, 2], key=lambda n: np.abs(cells.activations.heatmap(n, 3)).max())
     figure = heatmap_figure(cells.activations, fields, shown, 3)
@@ -103,9 +93,7 @@ def test_heatmaps_are_those_of_the_activations_on_one_scale(
     assert any("cosine with concept 3" in axes.get_ylabel() for axes in figure.axes)
 
 
-def test_units_are_coloured_by_their_activation(
-    cells: PipelineResult, crops: PipelineResult, fields: list[Field]
-):
+def test_units_are_coloured_by_their_activation(cells, crops, fields):
     for result in (cells, crops):
         activations = result.activations
         concept = int(activations.ranking.index[0])
@@ -125,7 +113,7 @@ def test_units_are_coloured_by_their_activation(
         assert drawn.get_clim() == (0, activations.activation(concept).max())
 
 
-def test_a_concept_that_is_active_nowhere_is_drawn(cells: PipelineResult, fields: list[Field]):
+def test_a_concept_that_is_active_nowhere_is_drawn(cells, fields):
     activations = dataclasses.replace(
         cells.activations, codes=cells.activations.codes * np.float32(0)
     )
@@ -133,7 +121,7 @@ def test_a_concept_that_is_active_nowhere_is_drawn(cells: PipelineResult, fields
     assert_drawn(distribution_figure(activations, [0], "cell"))
 
 
-def test_the_gallery_shows_the_extreme_units(crops: PipelineResult, fields: list[Field]):
+def test_the_gallery_shows_the_extreme_units(crops, fields):
     activations = crops.activations
     figure = gallery_figure(activations, fields, [2, 0], n=4)
     assert_drawn(figure)
@@ -154,9 +142,7 @@ def test_the_gallery_shows_the_extreme_units(crops: PipelineResult, fields: list
             np.testing.assert_allclose(drawn, expected)
 
 
-def test_the_gallery_shows_the_most_aligned_patches_of_the_same_fields(
-    crops: PipelineResult, fields: list[Field]
-):
+def test_the_gallery_shows_the_most_aligned_patches_of_the_same_fields(crops, fields):
     activations = crops.activations
     figure = gallery_figure(activations, fields, [2], n=3, patches=True)
     assert_drawn(figure)
@@ -175,7 +161,7 @@ def test_the_gallery_shows_the_most_aligned_patches_of_the_same_fields(
         assert axis.get_title().endswith(f"{patch.cosine:+.2f}")
 
 
-def test_the_gallery_shows_the_channel_asked_for(crops: PipelineResult, fields: list[Field]):
+def test_the_gallery_shows_the_channel_asked_for(crops, fields):
     two = [
         dataclasses.replace(
             f, data=np.concatenate([f.data, f.data[:, ::-1]]), channel_names=("a", "b")
@@ -189,14 +175,14 @@ def test_the_gallery_shows_the_channel_asked_for(crops: PipelineResult, fields: 
     assert (shown != grey(two[field], 0)[window]).any()
 
 
-def test_a_gallery_with_fewer_units_than_places(cells: PipelineResult, fields: list[Field]):
+def test_a_gallery_with_fewer_units_than_places(cells, fields):
     n = len(cells.activations.units) + 2
     figure = gallery_figure(cells.activations, fields, [0], n=n)
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == 2 * (n - 2)
 
 
-def test_conditions_come_controls_first(cells: PipelineResult):
+def test_conditions_come_controls_first(cells):
     groups = condition_groups(cells.activations)
     assert [(condition, control) for condition, control, _ in groups] == [
         ("diffuse", True),
@@ -210,7 +196,7 @@ def test_conditions_come_controls_first(cells: PipelineResult):
         )
 
 
-def test_the_distribution_counts_units_of_every_condition(crops: PipelineResult):
+def test_the_distribution_counts_units_of_every_condition(crops):
     figure = distribution_figure(crops.activations, [1, 4], "crop")
     assert_drawn(figure)
     assert [axes.get_title() for axes in figure.axes] == ["concept 1", "concept 4"]
@@ -223,7 +209,7 @@ def test_the_distribution_counts_units_of_every_condition(crops: PipelineResult)
         assert name == f"{title}\n{rows.sum()} crops, {on[rows].mean():.0%} active"
 
 
-def test_the_same_result_gives_the_same_picture(crops: PipelineResult):
+def test_the_same_result_gives_the_same_picture(crops):
     one, two = (pixels_of(distribution_figure(crops.activations, [0], "crop")) for _ in range(2))
     np.testing.assert_array_equal(one, two)
 

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 from napari_microdl.concepts.painting import unit_window
 from napari_microdl.fields.field import Field
 from napari_microdl.pipeline.run import PipelineResult
-from napari_microdl.report import EvaluationReport, evaluate, evaluation_figures
+from napari_microdl.report import EvaluationReport, evaluate
 from napari_microdl.report.evaluation_figures import (
     draw_reconstruction,
     pictures,
@@ -57,11 +58,7 @@ def test_the_page_holds_all_it_needs_and_no_markup_of_labels():
     assert f"{len(report.batches) - 50} more rows" in html_report(report)
 
 
-def test_pictures_are_inside_and_small(
-    cells: PipelineResult,
-    fields: list[Field],
-    report: EvaluationReport,
-):
+def test_pictures_are_inside_and_small(cells, fields, report):
     with recorded() as steps:
         drawn = pictures(report, cells.activations, fields)
     page = html_report(report, "cell", pictures=drawn)
@@ -79,14 +76,20 @@ def test_pictures_are_inside_and_small(
     assert len(page) < 400_000 * len(best)
 
 
-def test_the_most_selective_concepts_come_first_and_once(
-    cells: PipelineResult,
-    fields: list[Field],
-    report: EvaluationReport,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    drawn = []
-    monkeypatch.setattr(evaluation_figures, "_png", lambda figure: drawn.append(figure) or b"")
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures as they are saved."""
+    figures, save = [], Figure.savefig
+
+    def keep(figure: Figure, *where: Any, **how: Any) -> None:
+        figures.append(figure)
+        save(figure, *where, **how)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return figures
+
+
+def test_the_most_selective_concepts_come_first_and_once(cells, fields, report, drawn):
     rows = [
         {"label": "weak", "concept": 1, "selectivity": 0.1},
         {"label": "strong", "concept": 3, "selectivity": 0.9},
@@ -107,24 +110,14 @@ def test_the_most_selective_concepts_come_first_and_once(
     limit = float(np.abs(heatmap).max())
     assert image.images[1].get_clim() == (-limit, limit)
     assert len(bars.patches) == 1
-    assert [t.get_text().split("\n")[0] for t in cosines.get_yticklabels()] == [
-        "diffuse (control)",
-        "puncta",
-    ]
+    names = [text.get_text().split("\n")[0] for text in cosines.get_yticklabels()]
+    assert names == ["diffuse (control)", "puncta"]
 
 
-def test_the_gallery_is_in_the_channel_that_the_heatmap_follows(
-    cells: PipelineResult,
-    fields: list[Field],
-    report: EvaluationReport,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    drawn = []
-    monkeypatch.setattr(evaluation_figures, "_png", lambda figure: drawn.append(figure) or b"")
+def test_the_gallery_is_in_the_channel_that_the_heatmap_follows(cells, fields, report, drawn):
+    names = ("dull", "GFP")
     dull = [
-        dataclasses.replace(
-            f, data=np.concatenate([f.data * 0, f.data]), channel_names=("dull", "GFP")
-        )
+        dataclasses.replace(f, data=np.concatenate([f.data * 0, f.data]), channel_names=names)
         for f in fields
     ]
     found = pictures(report, cells.activations, dull)[0]
@@ -139,10 +132,7 @@ def test_the_gallery_is_in_the_channel_that_the_heatmap_follows(
 
 def test_the_curve_is_that_of_the_rows():
     axes = Figure().subplots()
-    rows = [
-        {"k": 1, "cosine": 0.5, "r2": None},
-        {"k": 4, "cosine": 0.8, "r2": 0.6},
-    ]
+    rows = [{"k": 1, "cosine": 0.5, "r2": None}, {"k": 4, "cosine": 0.8, "r2": 0.6}]
     draw_reconstruction(axes, rows)
     curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert curves == {"cosine": [[1, 0.5], [4, 0.8]], "R2": [[4, 0.6]]}
@@ -150,14 +140,8 @@ def test_the_curve_is_that_of_the_rows():
 
 
 def test_of_many_labels_twelve_are_drawn():
-    row = {
-        "name": "$x",
-        "concept": 3,
-        "edges": [0, 0.5, 1],
-        "label": [1, 0],
-        "others": [0, 1],
-        "auc": None,
-    }
+    row = {"name": "$x", "concept": 3, "auc": None}
+    row |= {"edges": [0, 0.5, 1], "label": [1, 0], "others": [0, 1]}
     figure = separation_figure([row] * 14)
     assert sum(axes.axison for axes in figure.axes) == 12
     assert figure.axes[0].get_title() == "$x: concept 3"

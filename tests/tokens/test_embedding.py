@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_microdl.core.errors import MicrodlError
+from core.refusals import refusal
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.models.encoder import EncoderModel
@@ -16,6 +16,7 @@ from tasks import cancelling, recorded
 from tokens.stand_ins import JOINT, PatchMean, plans, shapes, tile_at
 
 PATCH = 8
+FIELD = Field(data=np.random.default_rng(7).random((1, 16, 16)), channel_names=("a",), name="f")
 
 
 @pytest.fixture(scope="module")
@@ -175,12 +176,8 @@ def test_cancelling_stops_before_the_next_batch(looks: int):
 
 def test_fields_are_scaled_and_embedded_one_after_the_other(model: EncoderModel):
     rng = np.random.default_rng(5)
-    fields = [
-        Field(data=rng.gamma(2, 30, (2, 40, 56)), channel_names=("a", "b"), name="numpy"),
-        Field(
-            data=da.from_array(rng.gamma(2, 90, (2, 33, 20))), channel_names=("a", "b"), name="dask"
-        ),
-    ]
+    images = (rng.gamma(2, 30, (2, 40, 56)), da.from_array(rng.gamma(2, 90, (2, 33, 20))))
+    fields = [Field(data=image, channel_names=("a", "b"), name="f") for image in images]
     grids = embed(fields, model, channels=("b",), tile_size=48, halo=1, layer=3)
     assert [g.image_shape for g in grids] == [(40, 56), (33, 20)]
     plan = TilePlan(PATCH, 48, 1)
@@ -194,9 +191,8 @@ def test_fields_are_scaled_and_embedded_one_after_the_other(model: EncoderModel)
 
 
 def test_a_model_can_be_given_by_name():
-    field = Field(data=np.random.default_rng(6).random((1, 16, 16)), channel_names=("a",), name="f")
-    (grid,) = embed([field], "random-init")
-    (same,) = embed([field], random_init())
+    (grid,) = embed([FIELD], "random-init")
+    (same,) = embed([FIELD], random_init())
     np.testing.assert_array_equal(grid.tokens, same.tokens)
 
 
@@ -212,17 +208,11 @@ def test_a_model_can_be_given_by_name():
         ({"channels": ("z",)}, "Field 'f' has no channel 'z'; its channels are 'a'"),
         ({"model": "dino"}, "Model 'dino' is not known"),
         ({"batch_size": 0}, "Batch size 0"),
+        ({"fields": []}, "There are no fields"),
     ],
 )
 def test_options_that_do_not_exist_give_one_sentence(
     model: EncoderModel, options: dict, sentence: str
 ):
-    field = Field(data=np.random.default_rng(7).random((1, 16, 16)), channel_names=("a",), name="f")
-    with pytest.raises(MicrodlError) as caught:
-        embed([field], **{"model": model, **options})
-    assert str(caught.value).startswith(sentence)
-
-
-def test_no_fields_give_one_sentence(model: EncoderModel):
-    with pytest.raises(MicrodlError, match="There are no fields"):
-        embed([], model)
+    arguments = {"fields": [FIELD], "model": model, **options}
+    assert refusal(embed, **arguments).startswith(sentence)

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import pytest
 
+from core.processes import python
 from napari_microdl.fields.field import STRIP_BYTES
 from napari_microdl.tokens import TilePlan, estimate_embedding
 from tokens.stand_ins import JOINT, spec
@@ -15,12 +14,9 @@ from tokens.stand_ins import JOINT, spec
 MEASURE = """
 import sys
 import numpy as np
+from core.processes import memory
 from napari_microdl.tokens import TilePlan, embed_field, estimate_embedding
 from napari_microdl.models.families.builtin import random_init
-
-def memory(name):
-    with open("/proc/self/status") as file:
-        return 1024 * next(int(line.split()[1]) for line in file if line.startswith(name))
 
 channels, edge, tile, batch_size = map(int, sys.argv[1:])
 model, plan = random_init("cpu"), TilePlan(8, tile, 2)
@@ -39,16 +35,13 @@ MEASURE_LAZY = """
 import sys
 import numpy as np
 import zarr
+from core.processes import memory
 from napari_microdl.tokens import (
     ScaledImage, TilePlan, TokenStorage, embed_field, estimate_embedding
 )
 from napari_microdl.fields.field import Field
 from napari_microdl.models.families.builtin import random_init
 from napari_microdl.fields.intensity import IntensityScaling
-
-def memory(name):
-    with open("/proc/self/status") as file:
-        return 1024 * next(int(line.split()[1]) for line in file if line.startswith(name))
 
 channels, height, width, halo = map(int, sys.argv[2:])
 shape, rng = (channels, height, width), np.random.default_rng(0)
@@ -74,30 +67,29 @@ for lazy in (True, False):
 """
 
 
+def is_near(ratio: float) -> bool:
+    return 1 / 1.5 < ratio < 1.5
+
+
 def measured(script: str, *arguments: object) -> list[float]:
     """What a process of its own prints."""
-    out = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [float(line) for line in out.stdout.splitlines()]
+    return [float(line) for line in python(script, *arguments).stdout.splitlines()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
     ("channels", "edge", "tile", "batch_size"),
-    [(1, 512, 128, 64), (3, 1024, 128, 8), (1, 768, 256, 8)],
+    [(1, 512, 128, 64), (3, 768, 128, 8), (1, 768, 256, 8)],
     ids=["many tiles", "channels", "large tiles"],
 )
 def test_the_estimate_is_within_a_factor_of_one_and_a_half_of_the_peak(
     channels: int, edge: int, tile: int, batch_size: int
 ):
-    # What allocators keep differs from run to run.
-    ratios = [measured(MEASURE, channels, edge, tile, batch_size)[0] for _ in range(3)]
-    assert 1 / 1.5 < median(ratios) < 1.5
+    (ratio,) = measured(MEASURE, channels, edge, tile, batch_size)
+    if not is_near(ratio):
+        # What allocators keep differs from run to run: two of three decide.
+        ratios = [measured(MEASURE, channels, edge, tile, batch_size)[0] for _ in range(2)]
+        assert all(map(is_near, ratios)), (ratio, *ratios)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -110,17 +102,16 @@ def test_the_estimate_is_within_that_factor_for_images_read_from_a_file(
     tmp_path: Path, channels: int, height: int, width: int, halo: int
 ):
     lazy, in_memory = measured(MEASURE_LAZY, tmp_path / "image.zarr", channels, height, width, halo)
-    assert 1 / 1.5 < lazy < 1.5
+    assert is_near(lazy)
     # What an image in memory of that size would take is no estimate of it.
     assert in_memory < 1 / 1.5
 
 
 def test_an_estimate_needs_no_torch():
-    code = (
+    python(
         "import sys; from napari_microdl.tokens import estimate_embedding; "
         "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("channel_tokens", ["concat", "mean"])

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.processes import python
+from core.refusals import refusal
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.tokens import TilePlan, TokenGrid, TokenStorage, embed_field, grid
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
@@ -127,14 +129,11 @@ def test_what_is_made_of_tokens_is_the_same_from_a_file():
 def test_a_folder_that_cannot_be_written_to_gives_one_sentence(tmp_path: Path):
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.raises(MicrodlError) as caught:
-        TokenStorage(0, blocked / "folder").writer((1000, 1000, 100))
-    assert str(caught.value).startswith(
+    sentence = refusal(TokenStorage(0, blocked / "folder").writer, (1000, 1000, 100))
+    assert sentence.startswith(
         "The tokens of one field take 0.4 GB, which could not be written to the cache folder ("
     )
-    assert str(caught.value).endswith(
-        "); free some space or name another folder in NAPARI_MICRODL_CACHE."
-    )
+    assert sentence.endswith("); free some space or name another folder in NAPARI_MICRODL_CACHE.")
 
 
 def test_a_full_disk_gives_one_sentence():
@@ -152,6 +151,7 @@ MEASURE = """
 import sys
 import numpy as np
 import zarr
+from core.processes import memory
 from tokens.stand_ins import PatchMean
 from napari_microdl.tokens.units import pool, units_of
 from napari_microdl.tokens import ScaledImage, TilePlan, TokenStorage, embed_field
@@ -159,12 +159,7 @@ from napari_microdl.fields.field import Field
 from napari_microdl.tokens.positions import PositionComponent, position_share
 from napari_microdl.fields.intensity import IntensityScaling
 
-def peak():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
-
-folder, edge = sys.argv[1], int(sys.argv[2])
-data = zarr.open_array(folder, mode="r")
+data = zarr.open_array(sys.argv[1], mode="r")
 model, plan = PatchMean(4, dim=32), TilePlan(4, 64, 2)
 wide = model.tokens
 model.tokens = lambda *a: np.repeat(wide(*a), 16, axis=-1)
@@ -180,30 +175,21 @@ def run(field):
     return made, vectors
 
 run(small)
-before = peak()
+before = memory("VmHWM")
 made, vectors = run(Field(data=data, channel_names=("a",), name="large"))
-print(made.in_memory, made.tokens.size * 4 / 2**20, peak() - before)
+print(made.in_memory, made.tokens.size * 4 / 2**20, (memory("VmHWM") - before) / 2**20)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_large_lazy_image_is_embedded_and_pooled_in_a_small_part_of_its_size(tmp_path: Path):
-    import zarr
-
     edge = 4096
     stored = zarr.create_array(
         tmp_path / "image.zarr", shape=(1, edge, edge), chunks=(1, 512, 512), dtype="uint16"
     )
     for row in range(0, edge, 512):
         stored[0, row : row + 512] = RNG.integers(1, 4000, (512, edge), np.uint16)
-    out = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path / "image.zarr"), str(edge)],
-        cwd=Path(__file__).parents[1],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    in_memory, tokens, more = out[0], float(out[1]), float(out[2])
+    in_memory, tokens, more = python(MEASURE, tmp_path / "image.zarr").stdout.split()
     # 64 MiB of scaled image and two times 128 MiB of tokens, before and after their removal.
-    assert (in_memory, tokens) == ("False", 128)
-    assert more < 200
+    assert (in_memory, float(tokens)) == ("False", 128)
+    assert float(more) < 200

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_microdl.core.errors import MicrodlError
+from core.refusals import refusal
 from napari_microdl.tokens import MemoryLimited, TilePlan, TokenCache, embed_field
 from napari_microdl.tokens.out_of_memory import is_out_of_memory
 from tasks import recorded
@@ -41,15 +41,6 @@ def too_much_on_windows() -> None:
     )
 
 
-WAYS = [
-    too_much_for_torch,
-    too_much_for_numpy,
-    too_much_for_cuda,
-    too_much_for_mps,
-    too_much_on_windows,
-]
-
-
 class Narrow(PatchMean):
     """Runs out of memory above so many tiles at a time."""
 
@@ -66,7 +57,16 @@ class Narrow(PatchMean):
         return super().tokens(tiles, layer, site)
 
 
-@pytest.mark.parametrize("run_out", WAYS)
+@pytest.mark.parametrize(
+    "run_out",
+    [
+        too_much_for_torch,
+        too_much_for_numpy,
+        too_much_for_cuda,
+        too_much_for_mps,
+        too_much_on_windows,
+    ],
+)
 def test_a_run_goes_on_with_smaller_passes(run_out: Callable[[], None]):
     model = Narrow(2, run_out)
     careful = MemoryLimited(model)
@@ -108,12 +108,9 @@ def test_a_single_field_backs_off_without_being_asked():
     np.testing.assert_array_equal(grid.tokens, expected.tokens)
 
 
-@pytest.mark.parametrize("run_out", WAYS)
-def test_too_little_memory_for_one_tile_gives_one_sentence(run_out: Callable[[], None]):
-    model = Narrow(0, run_out)
-    with pytest.raises(MicrodlError) as caught:
-        embed_field(IMAGE, model, PLAN)
-    assert str(caught.value) == (
+def test_too_little_memory_for_one_tile_gives_one_sentence():
+    model = Narrow(0, too_much_for_torch)
+    assert refusal(embed_field, IMAGE, model, PLAN) == (
         "There is not enough memory for the model 'Patch mean' to see a single tile of 16 x 16 px "
         "with 1 channel; close other programs, use smaller tiles or choose a smaller model."
     )
@@ -121,14 +118,14 @@ def test_too_little_memory_for_one_tile_gives_one_sentence(run_out: Callable[[],
 
 
 def test_only_what_a_model_allows_is_suggested():
-    model = Narrow(0, too_much_for_numpy, channels=JOINT, tile_size=16, fixed_tile=True)
-    with pytest.raises(MicrodlError) as caught:
-        embed_field(np.repeat(IMAGE, 3, 0), model, PLAN)
-    assert str(caught.value).endswith(
+    image = np.repeat(IMAGE, 3, 0)
+    fixed = Narrow(0, too_much_for_numpy, channels=JOINT, tile_size=16, fixed_tile=True)
+    assert refusal(embed_field, image, fixed, PLAN, batch_size=1).endswith(
         "with 3 channels; close other programs or choose a smaller model."
     )
-    with pytest.raises(MicrodlError, match="programs, use fewer channels, use smaller tiles or"):
-        embed_field(np.repeat(IMAGE, 3, 0), Narrow(0, too_much_for_numpy), PLAN)
+    free = Narrow(0, too_much_for_numpy)
+    told = refusal(embed_field, image, free, PLAN, batch_size=1)
+    assert "close other programs, use fewer channels, use smaller tiles or" in told
 
 
 @pytest.mark.parametrize(
@@ -164,8 +161,9 @@ def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
     assert careful.most_tiles == 1
     assert len(model.batches) == 1 + 72
     hopeless = Trying(0, too_much_for_torch)
-    with pytest.raises(MicrodlError, match="There is not enough memory for the model"):
-        embed_field(IMAGE, hopeless, PLAN, cache=TokenCache(tmp_path / "other"))
+    cache = TokenCache(tmp_path / "other")
+    told = refusal(embed_field, IMAGE, hopeless, PLAN, batch_size=1, cache=cache)
+    assert told.startswith("There is not enough memory for the model")
 
 
 def test_arrays_of_a_failed_pass_are_let_go_before_the_next():

@@ -17,9 +17,9 @@ from napari_microdl.models.registry import load_model
 from napari_microdl.tokens import TilePlan, TokenGrid, embed_field
 from napari_microdl.tokens.positions import PositionComponent
 
-# Most that a seam may stand out, in standard deviations of the interior. It is 0.09 on the bundled
-# images of transfluor (0.25 with a halo of 0, 0.18 with one of 1), and 0.22 on two fields of
-# bbbc022_mock (0.58 and 0.50).
+# Most that a seam may stand out, in standard deviations of the interior. It is 0.08 on four of the
+# bundled images of transfluor (0.36 with a halo of 0, 0.19 with one of 1), and 0.20 on two channels
+# of two fields of bbbc022_mock (0.58 and 0.41).
 MOST = {"transfluor": 0.15, "bbbc022_mock": 0.3}
 
 
@@ -38,13 +38,12 @@ class Embedded:
 @pytest.fixture(scope="module", params=list(MOST))
 def embedded(request: pytest.FixtureRequest) -> Embedded:
     if request.param == "transfluor":
-        fields = transfluor()
+        fields = transfluor()[::2]
     else:
         folder = request.getfixturevalue("data_root") / "bbbc022_mock" / "images"
         paths = sorted(folder.glob("*.tiff"))[:2]
-        channels = tuple(f"channel {c}" for c in range(5))
         fields = [
-            Field(data=tifffile.imread(path), channel_names=channels, name=path.name)
+            Field(data=tifffile.imread(path)[[0, 4]], channel_names=("a", "b"), name=path.name)
             for path in paths
         ]
     model = load_model("builtin", device="cpu")
@@ -90,8 +89,8 @@ def at_seams(plan: TilePlan, shape: tuple[int, int]) -> np.ndarray:
 def test_a_shift_by_one_patch_nearly_shifts_the_grid(embedded: Embedded):
     """Every token then has another place in its tile and sees another part of the image.
 
-    Root mean squares over that of the interior's tokens around their mean: 0.18 and 0.20 within
-    tiles (0.44 and 0.41 with the position component left in), 0.27 and 0.30 at their seams, and 1.3
+    Root mean squares over that of the interior's tokens around their mean: 0.20 in both sets within
+    tiles (0.44 and 0.40 with the position component left in), 0.28 and 0.29 at their seams, and 1.3
     and 1.1 against the grid that is not shifted along.
     """
     image, plan, p = embedded.images[0], embedded.plan, embedded.plan.patch_size

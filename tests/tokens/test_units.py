@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from napari_microdl.core.errors import MicrodlError
+from core.refusals import refusal
 from napari_microdl.tokens import TokenGrid
 from napari_microdl.tokens.units import Units, pool, units_of
 
@@ -55,6 +57,18 @@ def labelled_images(draw: st.DrawFn) -> np.ndarray:
     return draw(hnp.arrays(np.int64, shape, elements=st.sampled_from(numbers)))
 
 
+def squares(shape: tuple[int, int], size: int, stride: int, *, whole: bool) -> list[np.ndarray]:
+    """Masks of squares, row by row; only those that lie in the image as a whole, or all."""
+    masks = []
+    for top in range(0, shape[0], stride):
+        for left in range(0, shape[1], stride):
+            if not whole or (top + size <= shape[0] and left + size <= shape[1]):
+                mask = np.zeros(shape, bool)
+                mask[top : top + size, left : left + size] = True
+                masks.append(mask)
+    return masks
+
+
 @given(labels=labelled_images(), patch=patches)
 def test_cells_are_the_means_of_their_pixels(labels: np.ndarray, patch: int):
     grid = random_grid(labels.shape, patch)
@@ -71,17 +85,9 @@ def test_crops_are_the_means_of_their_pixels(
     shape: tuple[int, int], patch: int, size: int, stride: int
 ):
     grid = random_grid(shape, patch)
-    masks = []
-    for top in range(0, shape[0], stride):
-        for left in range(0, shape[1], stride):
-            if top + size <= shape[0] and left + size <= shape[1]:
-                mask = np.zeros(shape, bool)
-                mask[top : top + size, left : left + size] = True
-                masks.append(mask)
+    masks = squares(shape, size, stride, whole=True)
     if not masks:
-        with pytest.raises(MicrodlError) as caught:
-            units_of(grid, "crop", crop_size=size, crop_stride=stride)
-        assert str(caught.value) == (
+        assert refusal(units_of, grid, "crop", crop_size=size, crop_stride=stride) == (
             f"No crop of {size} px fits into an image of {shape[0]} x {shape[1]} px; "
             "take smaller crops."
         )
@@ -95,13 +101,7 @@ def test_crops_are_the_means_of_their_pixels(
 def test_tokens_are_units_of_their_own(shape: tuple[int, int], patch: int):
     grid = random_grid(shape, patch)
     units = units_of(grid, "token")
-    masks = []
-    for top in range(0, shape[0], patch):
-        for left in range(0, shape[1], patch):
-            mask = np.zeros(shape, bool)
-            mask[top : top + patch, left : left + patch] = True
-            masks.append(mask)
-    check_against_masks(grid, units, masks)
+    check_against_masks(grid, units, squares(shape, patch, patch, whole=False))
     np.testing.assert_allclose(pool(grid, units), grid.tokens.reshape(-1, 3), atol=1e-6)
 
 
@@ -122,13 +122,10 @@ def test_sums_do_not_lose_small_differences():
     np.testing.assert_array_equal(pooled, np.float32(1000.25))
 
 
-def test_units_that_cannot_be_made_give_one_sentence():
-    grid = random_grid((20, 24), 4)
-    for arguments, sentence in (
-        (
-            {"kind": "cell"},
-            "There are no cell labels; choose a Labels layer or segment the image.",
-        ),
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"kind": "cell"}, "There are no cell labels; choose a Labels layer or segment the image."),
         (
             {"kind": "cell", "labels": np.ones((24, 20), int)},
             "The labels have the shape (24, 20) but the image is (20, 24); "
@@ -143,7 +140,7 @@ def test_units_that_cannot_be_made_give_one_sentence():
             {"kind": "crop", "crop_size": 8, "crop_stride": -8},
             "Crops of 8 px every -8 px are not possible; use 1 or more.",
         ),
-    ):
-        with pytest.raises(MicrodlError) as caught:
-            units_of(grid, **arguments)
-        assert str(caught.value) == sentence
+    ],
+)
+def test_units_that_cannot_be_made_give_one_sentence(arguments: dict[str, Any], sentence: str):
+    assert refusal(units_of, random_grid((20, 24), 4), **arguments) == sentence
