@@ -34,6 +34,11 @@ def click_entry(button: Any, entry: Any) -> None:
     assert not menu.isVisible()
 
 
+def click_save(explorer: Any, entry: str) -> None:
+    """Click an entry of the menu that saves what the explorer shows."""
+    click_entry(explorer.save_button, explorer.save_button.entries[entry])
+
+
 def click_menus(window: Any, *texts: str) -> None:
     """Click from the menu bar of a window through menus to an entry.
 
@@ -180,12 +185,18 @@ def write_in_table(qtbot: Any, table: Any, row: int, column: int, text: str) -> 
     # The first click of a double-click selects.
     qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
     qtbot.mouseDClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+    write_in_editor(qtbot, table, text)
+    # What was written is taken once the key is done with.
+    qtbot.waitUntil(lambda: table.state() == table.State.NoState)
+
+
+def write_in_editor(qtbot: Any, table: Any, text: str) -> None:
+    """Write a text in place of the one that is open in a table, and press Enter."""
     (editor,) = [found for found in table.findChildren(QLineEdit) if found.isVisible()]
+    assert table.window().focusWidget() is editor
     editor.selectAll()
     if text:
         qtbot.keyClicks(editor, text)
     else:
         qtbot.keyClick(editor, Qt.Key.Key_Delete)
     qtbot.keyClick(editor, Qt.Key.Key_Return)
-    # What was written is taken once the key is done with.
-    qtbot.waitUntil(lambda: table.state() == table.State.NoState)

@@ -4,20 +4,52 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import pytest
 from napari.layers import Labels
 from qtpy.QtCore import QPoint, Qt
 
+from napari_microdl.concepts.projection import umap_is_installed
 from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.overlays.selection_outlines import KIND
 from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
+from napari_microdl.pipeline.run import PipelineResult
 
 LEFT = Qt.MouseButton.LeftButton
+
+
+def open_workflow(viewer: Any) -> ConceptWorkflow:
+    return viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")[1]
+
+
+def open_explorer(viewer: Any) -> ConceptExplorer:
+    return viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")[1]
 
 
 def click(qtbot: Any, button: Any) -> None:
     assert button.isEnabled()
     qtbot.mouseClick(button, LEFT)
+
+
+def click_tick(qtbot: Any, box: Any) -> None:
+    """Click a tick box or a radio button where it is drawn."""
+    assert box.isEnabled()
+    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+
+
+def click_item(qtbot: Any, view: Any, item: Any) -> None:
+    """Click an entry of a list or of a table of items."""
+    view.scrollToItem(item)
+    qtbot.mouseClick(view.viewport(), LEFT, pos=view.visualItemRect(item).center())
+
+
+def click_cell(
+    qtbot: Any, table: Any, row: int, column: int, held: Any = Qt.KeyboardModifier.NoModifier
+) -> None:
+    """Click a cell of a table, with a key held down."""
+    place = table.visualRect(table.model().index(row, column)).center()
+    qtbot.mouseClick(table.viewport(), LEFT, held, place)
 
 
 def choose(qtbot: Any, box: Any, text: str) -> None:
@@ -55,11 +87,12 @@ def in_view(qtbot: Any, workflow: Any, widget: Any) -> None:
     qtbot.waitUntil(seen)
 
 
-def run(qtbot: Any, workflow: ConceptWorkflow) -> None:
+def run(qtbot: Any, workflow: ConceptWorkflow) -> PipelineResult:
     """Press Run all and wait until it is done."""
     click(qtbot, workflow.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     assert workflow.status.text().startswith("Done: ")
+    return workflow.session.run.current.result
 
 
 def run_step(qtbot: Any, workflow: ConceptWorkflow, name: Any) -> list[str]:
@@ -91,6 +124,14 @@ def cancel_at(qtbot: Any, workflow: ConceptWorkflow, stage: str, act: Any) -> No
     qtbot.waitUntil(lambda: bool(done))
 
 
+def previewed(qtbot: Any, workflow: ConceptWorkflow, act: Any) -> Labels:
+    """Do something that previews cells, and wait for them; the layer that shows them."""
+    with qtbot.waitSignal(workflow.preview.jobs.succeeded):
+        act()
+    (layer,) = outputs(workflow.viewer)
+    return layer
+
+
 def outputs(viewer: Any) -> list[Any]:
     """Layers that the plugin made."""
     return [layer for layer in viewer.layers if TAG in layer.metadata]
@@ -111,6 +152,12 @@ def canvas_of(viewer: Any) -> Any:
     return viewer.__wrapped__.window._qt_viewer.canvas.native
 
 
+def switch_theme(viewer: Any, qtbot: Any) -> None:
+    """Press the keys that change between the dark and the light theme."""
+    held = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
+    qtbot.keyClick(canvas_of(viewer), Qt.Key.Key_T, held)
+
+
 def open_tab(explorer: ConceptExplorer, panel: Any, qtbot: Any) -> None:
     """Click a tab of the explorer."""
     bar = explorer.tabs.tabBar()
@@ -121,10 +168,26 @@ def open_tab(explorer: ConceptExplorer, panel: Any, qtbot: Any) -> None:
     assert explorer.tabs.currentWidget() is panel
 
 
+def choose_umap(explorer: ConceptExplorer, qtbot: Any) -> None:
+    """Open the map, and go on to the second kind by a key."""
+    # It is imported in a process of its own, which takes long.
+    if not umap_is_installed():
+        pytest.skip("umap-learn is not installed")
+    open_tab(explorer, explorer.map, qtbot)
+    qtbot.waitUntil(explorer.map.plot.has_contents)
+    explorer.map.method.setFocus()
+    qtbot.keyClick(explorer.map.method, Qt.Key.Key_Down)
+
+
 def shown_names(explorer: ConceptExplorer) -> list[str]:
     """Names of the concepts in the table, from top to bottom."""
     proxy = explorer.table.proxy
     return [proxy.index(row, 1).data() for row in range(proxy.rowCount())]
+
+
+def shown_units(view: Any) -> list[int]:
+    """Rows of the units in a list, or concepts."""
+    return [view.item(n).data(Qt.ItemDataRole.UserRole) for n in range(view.count())]
 
 
 def pixel_of(plot: Any, place: Any) -> QPoint:
@@ -132,3 +195,26 @@ def pixel_of(plot: Any, place: Any) -> QPoint:
     plot.canvas.draw()
     x, y = plot.canvas.figure.axes[0].transData.transform(place)
     return QPoint(round(x), round(plot.canvas.figure.bbox.height - y))
+
+
+def covered(boxes: Any, shape: tuple[int, int]) -> Any:
+    """Which pixels lie in any of some boxes."""
+    inside = np.zeros(shape, bool)
+    for top, left, bottom, right in boxes:
+        inside[top:bottom, left:right] = True
+    return inside
+
+
+def rings(plot: Any) -> Any:
+    """Places that are ringed on the only axes."""
+    open_points = [c for c in plot.canvas.figure.axes[0].collections if not len(c.get_facecolor())]
+    return open_points[0].get_offsets() if open_points else np.empty((0, 2))
+
+
+def lasso(qtbot: Any, plot: Any, corners: Any) -> None:
+    """Draw a closed line through places of the only axes with the mouse."""
+    first, *others = [pixel_of(plot, corner) for corner in corners]
+    qtbot.mousePress(plot.canvas, LEFT, pos=first)
+    for place in [*others, first]:
+        qtbot.mouseMove(plot.canvas, place)
+    qtbot.mouseRelease(plot.canvas, LEFT, pos=first)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy as np
-
+from .conftest import take_squares
 from .steps import click, run
 
 
-def test_steps_show_what_the_dictionary_decides(docked: Any, small_run: Any, qtbot: Any):
-    _, workflow = docked
+def test_steps_show_what_the_dictionary_decides(workflow, small_run, qtbot):
     workflow.session.settings.configure(unit="token", whiten=False, remove_position=False)
     for step in (workflow.cells, workflow.whitening, workflow.dictionary):
         click(qtbot, step.heading)
@@ -31,27 +27,18 @@ def test_steps_show_what_the_dictionary_decides(docked: Any, small_run: Any, qtb
     assert not workflow.whitening.whiten.isChecked()
 
 
-def test_the_dictionarys_unit_decides_whether_labels_are_read(
-    docked: Any, cell_dictionary: Any, qtbot: Any
-):
-    viewer, workflow = docked
-    squares = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
-    for image in list(viewer.layers):
-        viewer.add_labels(squares, name=f"{image.name} cells")
-    workflow.session.settings.choose(cell_source="labels")
+def test_the_dictionarys_unit_decides_whether_labels_are_read(workflow, cell_dictionary, qtbot):
+    take_squares(qtbot, workflow)
     workflow.session.settings.configure(unit="crop")
     workflow.session.settings.set_dictionary(cell_dictionary)
     click(qtbot, workflow.dictionary.heading)
     click(qtbot, workflow.dictionary.apply)
-    run(qtbot, workflow)
-    assert workflow.session.run.current.result.config.units.kind == "cell"
-    assert len(workflow.session.run.current.result.activations.units) == 100
+    result = run(qtbot, workflow)
+    assert result.config.units.kind == "cell"
+    assert len(result.activations.units) == 100
 
 
-def test_other_channel_names_are_said_before_the_run_and_can_be_written(
-    docked: Any, small_run: Any, qtbot: Any
-):
-    _, workflow = docked
+def test_other_channel_names_are_said_before_the_run_and_can_be_written(workflow, small_run, qtbot):
     workflow.session.images.edit_channel(0, name="AF488")
     workflow.session.settings.set_dictionary(small_run.result.dictionary)
     click(qtbot, workflow.dictionary.heading)
@@ -63,5 +50,4 @@ def test_other_channel_names_are_said_before_the_run_and_can_be_written(
     assert need.removeprefix("⚠ ") in workflow.status.text()
     workflow.session.images.edit_channel(0, name="GFP")
     assert workflow.fields.need.text() == ""
-    run(qtbot, workflow)
-    assert workflow.session.run.current.result.config.tokens.channels == ("GFP",)
+    assert run(qtbot, workflow).config.tokens.channels == ("GFP",)

@@ -8,8 +8,7 @@ from functools import partial
 from typing import Any, get_args
 
 import pytest
-from napari.utils import progress as napari_progress
-from qtpy.QtCore import Qt, QThreadPool
+from qtpy.QtCore import QThreadPool
 
 from napari_microdl.concepts import store
 from napari_microdl.concepts.activations import ConceptActivations
@@ -22,7 +21,7 @@ from napari_microdl.gui.workflow import dock as workflow_module
 
 from .clicks import click_entry
 from .patience import PATIENCE
-from .steps import LEFT, cancel_at, click, open_tab, outputs
+from .steps import LEFT, cancel_at, choose_umap, click, open_tab, outputs
 
 pytestmark = pytest.mark.own_window
 
@@ -87,7 +86,7 @@ class _GatedTask(Task):
 
 
 @pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
+def gate(monkeypatch) -> Any:
     """Puts a gate into a function of a module or a class."""
     made: list[Gate] = []
 
@@ -102,9 +101,10 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize("stage", get_args(Stage))
-def test_cancel_in_every_stage_of_a_run(docked, qtbot, stage):
-    viewer, workflow = docked
-    workflow.session.settings.configure(unit="cell", n_atoms=4, max_steps=500)
+def test_cancel_in_every_stage_of_a_run(viewer, workflow, qtbot, stage):
+    # Long enough to be met in the middle, and short on the way to what comes after.
+    n_steps = 100_000 if stage == "dictionary" else 5
+    workflow.session.settings.configure(n_atoms=4, max_steps=n_steps)
     layers = list(viewer.layers)
     cancel_at(qtbot, workflow, stage, lambda: click(qtbot, workflow.cancel_button))
     assert workflow.status.text().startswith("Cancelled: nothing was changed.")
@@ -112,14 +112,15 @@ def test_cancel_in_every_stage_of_a_run(docked, qtbot, stage):
     qtbot.wait(50)
     assert list(viewer.layers) == layers
     assert workflow.session.run.current is None
+    assert workflow.session.settings.dictionary is None
+    assert workflow.run_button.isEnabled()
     assert not workflow.cancel_button.isEnabled()
-    assert not napari_progress._all_instances
+    assert not workflow.bar.isVisible()
 
 
 @pytest.mark.parametrize("name", ["cells", "tokens", "whitening"])
-def test_cancel_in_a_single_step(docked, qtbot, gate, name):
-    viewer, workflow = docked
-    workflow.session.settings.configure(unit="cell", n_atoms=4)
+def test_cancel_in_a_single_step(viewer, workflow, qtbot, gate, name):
+    workflow.session.settings.configure(n_atoms=4)
     stopped = gate(Work, "run")
     step = workflow.steps[name]
     click(qtbot, step.heading)
@@ -132,8 +133,7 @@ def test_cancel_in_a_single_step(docked, qtbot, gate, name):
     assert outputs(viewer) == []
 
 
-def test_cancel_of_the_comparison_of_layers(docked, qtbot, gate):
-    _, workflow = docked
+def test_cancel_of_the_comparison_of_layers(workflow, qtbot, gate):
     workflow.session.settings.configure(unit="crop")
     stopped = gate(workflow_module, "compare_layers")
     click(qtbot, workflow.tokens.heading)
@@ -145,8 +145,7 @@ def test_cancel_of_the_comparison_of_layers(docked, qtbot, gate):
     assert workflow.status.text().startswith("Cancelled")
 
 
-def test_cancel_of_a_preview(docked, qtbot, gate):
-    viewer, workflow = docked
+def test_cancel_of_a_preview(viewer, workflow, qtbot, gate):
     stopped = gate(cell_preview, "_segment_part")
     click(qtbot, workflow.cells.heading)
     assert not workflow.cancel_button.isEnabled()
@@ -160,18 +159,22 @@ def test_cancel_of_a_preview(docked, qtbot, gate):
     assert not workflow.cancel_button.isEnabled()
 
 
-@pytest.mark.parametrize("method", ["pca", "umap"])
-def test_cancel_of_a_map_and_the_way_back(explored, qtbot, gate, method):
-    if method == "umap":
-        pytest.importorskip("umap")
-    _, explorer = explored
-    panel = explorer.map
-    stopped = gate(map_panel, f"{method}_map")
-    open_tab(explorer, panel, qtbot)
-    if method == "umap":
-        qtbot.waitUntil(panel.plot.has_contents)
-        panel.method.setFocus()
-        qtbot.keyClick(panel.method, Qt.Key.Key_Down)
+WORKS = {
+    "principal components": ("map", map_panel, "pca_map", "make_button"),
+    "UMAP": ("map", map_panel, "umap_map", "make_button"),
+    "comparison": ("compare", ConceptActivations, "compare", "compare_button"),
+}
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_cancel_of_a_plot_and_the_way_back(explorer, qtbot, gate, work):
+    tab, owner, name, button = WORKS[work]
+    panel = getattr(explorer, tab)
+    stopped = gate(owner, name)
+    if work == "UMAP":
+        choose_umap(explorer, qtbot)
+    else:
+        open_tab(explorer, panel, qtbot)
     stopped.wait(qtbot)
     assert panel.job_bar.isVisible()
     qtbot.mouseClick(panel.job_bar.cancel_button, LEFT)
@@ -182,15 +185,19 @@ def test_cancel_of_a_map_and_the_way_back(explored, qtbot, gate, method):
     explorer.session.view.show_concept(3)
     qtbot.wait(300)
     assert not panel.jobs.is_running
-    if method == "pca":
-        qtbot.mouseClick(panel.make_button, LEFT)
+    if work == "comparison":
+        assert panel.comparison() is None
+    if work != "UMAP":
+        assert not panel.plot.has_contents()
+        again = getattr(panel, button)
+        qtbot.mouseClick(again, LEFT)
         qtbot.waitUntil(panel.plot.has_contents)
-        assert panel.make_button.isHidden()
+        assert again.isHidden()
 
 
-def test_a_umap_ends_with_its_process_when_the_explorer_is_closed(explored, qtbot, monkeypatch):
-    pytest.importorskip("umap")
-    viewer, explorer = explored
+def test_a_umap_ends_with_its_process_when_the_explorer_is_closed(
+    viewer, explorer, qtbot, monkeypatch
+):
     started: list[Any] = []
     start = child_process._start
 
@@ -199,33 +206,12 @@ def test_a_umap_ends_with_its_process_when_the_explorer_is_closed(explored, qtbo
         return started[-1]
 
     monkeypatch.setattr(child_process, "_start", start_recorded)
-    open_tab(explorer, explorer.map, qtbot)
-    qtbot.waitUntil(explorer.map.plot.has_contents)
-    explorer.map.method.setFocus()
-    qtbot.keyClick(explorer.map.method, Qt.Key.Key_Down)
+    choose_umap(explorer, qtbot)
     qtbot.waitUntil(lambda: bool(started))
     assert started[0].poll() is None
     viewer.window.remove_dock_widget(explorer)
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     assert started[0].returncode not in (None, 0)
-
-
-def test_cancel_of_a_comparison_and_the_way_back(explored, qtbot, gate):
-    _, explorer = explored
-    panel = explorer.compare
-    stopped = gate(ConceptActivations, "compare")
-    open_tab(explorer, panel, qtbot)
-    stopped.wait(qtbot)
-    qtbot.mouseClick(panel.job_bar.cancel_button, LEFT)
-    stopped.open()
-    assert panel.message.text() == "Cancelled."
-    explorer.session.view.show_concept(3)
-    qtbot.wait(300)
-    assert not panel.jobs.is_running
-    assert panel.comparison() is None
-    qtbot.mouseClick(panel.compare_button, LEFT)
-    qtbot.waitUntil(panel.plot.has_contents)
-    assert panel.compare_button.isHidden()
 
 
 SAVES = {
@@ -240,13 +226,8 @@ SAVES = {
 
 
 @pytest.mark.parametrize("entry", SAVES)
-def test_a_cancelled_save_writes_nothing(explored, qtbot, gate, monkeypatch, tmp_path, entry):
-    _, explorer = explored
-    messages: list[str] = []
-    monkeypatch.setattr(saving, "show_info", messages.append)
-    monkeypatch.setattr(
-        saving.QFileDialog, "getSaveFileName", lambda *_, **__: (str(tmp_path / SAVES[entry]), "")
-    )
+def test_a_cancelled_save_writes_nothing(explorer, qtbot, gate, pick, told, tmp_path, entry):
+    pick(tmp_path / SAVES[entry])
     # A dictionary looks once, before the file takes its place.
     stopped = gate(saving, "_write", at=1 if entry == "dictionary" else 2)
     button = explorer.save_button
@@ -257,13 +238,11 @@ def test_a_cancelled_save_writes_nothing(explored, qtbot, gate, monkeypatch, tmp
     assert button.isEnabled()
     stopped.open()
     assert list(tmp_path.iterdir()) == []
-    assert messages == []
+    assert told == []
 
 
-def test_cancel_while_a_folder_is_opened(explored, qtbot, gate, small_run, monkeypatch, tmp_path):
-    _, explorer = explored
-    folder = store.save_activations(small_run.result.activations, tmp_path / "activations")
-    monkeypatch.setattr(saving.QFileDialog, "getExistingDirectory", lambda *_: str(folder))
+def test_cancel_while_a_folder_is_opened(explorer, qtbot, gate, activations, pick, tmp_path):
+    pick(store.save_activations(activations, tmp_path / "activations"))
     stopped = gate(store, "open_activations")
     run = explorer.session.run.current
     qtbot.mouseClick(explorer.open_button, LEFT)

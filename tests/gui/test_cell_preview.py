@@ -7,27 +7,25 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint
 
 from napari_microdl.core.config import SegmentationConfig
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.gui.overlays.picking import camera_of
-from napari_microdl.gui.session.layers import TAG
+from napari_microdl.gui.session.layers import Layout
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
 
-from .steps import LEFT, click, outputs, write
+from .steps import click, click_tick, open_workflow, outputs, previewed, write
 
 
 @pytest.fixture
-def looked_at(open_viewer: Any, qtbot: Any) -> Any:
+def workflow(viewer, bare_workflow, qtbot) -> ConceptWorkflow:
     """A whole field of the sample, half as large again by its scale, with the step open."""
-    viewer = open_viewer()
     viewer.window.resize(1000, 700)
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
-    image = viewer.add_image(transfluor()[4].read()[0], name="a", scale=(1.5, 1.5))
-    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 1)
-    click(qtbot, workflow.cells.heading)
-    return viewer, workflow, image
+    viewer.add_image(transfluor()[4].read()[0], name="a", scale=(1.5, 1.5))
+    qtbot.waitUntil(lambda: len(bare_workflow.session.images.rows) == 1)
+    click(qtbot, bare_workflow.cells.heading)
+    return bare_workflow
 
 
 def look_at(qtbot: Any, viewer: Any, centre: tuple[float, float], zoom: float) -> None:
@@ -35,13 +33,6 @@ def look_at(qtbot: Any, viewer: Any, centre: tuple[float, float], zoom: float) -
     camera.center = (0, *centre)
     camera.zoom = zoom
     qtbot.wait(100)
-
-
-def previewed(qtbot: Any, workflow: Any, act: Any) -> Any:
-    with qtbot.waitSignal(workflow.preview.jobs.succeeded):
-        act()
-    (layer,) = [x for x in workflow.viewer.layers if TAG in x.metadata]
-    return layer
 
 
 def region_of(layer: Any) -> tuple[slice, slice]:
@@ -61,9 +52,9 @@ def assert_same_cells(preview: np.ndarray, whole: np.ndarray) -> None:
 @pytest.mark.parametrize("threshold", ["local", "otsu"])
 @pytest.mark.parametrize("lazy", [False, True])
 def test_the_part_in_view_has_the_cells_of_the_whole_image(
-    looked_at: Any, qtbot: Any, threshold: Any, lazy: bool
+    viewer, workflow, qtbot, threshold, lazy
 ):
-    viewer, workflow, image = looked_at
+    image = viewer.layers["a"]
     plane = np.asarray(image.data)
     if lazy:
         image.data = da.from_array(plane, chunks=100)
@@ -83,15 +74,12 @@ def test_the_part_in_view_has_the_cells_of_the_whole_image(
     assert workflow.status.text() == f"{layer.data.max()} cells in the part of a that is in view."
 
 
-def test_a_live_preview_follows_the_view_and_the_settings(looked_at: Any, qtbot: Any):
-    viewer, workflow, image = looked_at
+def test_a_live_preview_follows_the_view_and_the_settings(viewer, workflow, qtbot):
     write(qtbot, workflow.cells.diameter, "20")
-    whole = segment_cells(np.asarray(image.data), SegmentationConfig(diameter=20))
+    plane = np.asarray(viewer.layers["a"].data)
+    whole = segment_cells(plane, SegmentationConfig(diameter=20))
     look_at(qtbot, viewer, (200, 200), 1.5)
-    tick = QPoint(8, workflow.cells.live.height() // 2)
-    layer = previewed(
-        qtbot, workflow, lambda: qtbot.mouseClick(workflow.cells.live, LEFT, pos=tick)
-    )
+    layer = previewed(qtbot, workflow, lambda: click_tick(qtbot, workflow.cells.live))
     first = region_of(layer)
     assert_same_cells(np.asarray(layer.data), whole[first])
     for change in (
@@ -108,15 +96,15 @@ def test_a_live_preview_follows_the_view_and_the_settings(looked_at: Any, qtbot:
     previewed(qtbot, workflow, lambda: write(qtbot, workflow.cells.diameter, "9"))
     assert layer.data.max() > before
     shown = np.asarray(layer.data)
-    qtbot.mouseClick(workflow.cells.live, LEFT, pos=tick)
+    click_tick(qtbot, workflow.cells.live)
     look_at(qtbot, viewer, (200, 200), 4)
+    write(qtbot, workflow.cells.diameter, "40")
     qtbot.wait(500)
     assert not workflow.preview.jobs.is_running
     np.testing.assert_array_equal(layer.data, shown)
 
 
-def test_the_same_view_is_not_segmented_again(looked_at: Any, qtbot: Any):
-    viewer, workflow, _ = looked_at
+def test_the_same_view_is_not_segmented_again(viewer, workflow, qtbot):
     previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.live))
     begun: list[bool] = []
     workflow.preview.jobs.running_changed.connect(begun.append)
@@ -127,9 +115,8 @@ def test_the_same_view_is_not_segmented_again(looked_at: Any, qtbot: Any):
 
 
 def test_the_image_that_fills_the_view_is_taken_where_the_selected_one_is_not_in_it(
-    looked_at: Any, qtbot: Any
+    viewer, workflow, qtbot
 ):
-    viewer, workflow, _ = looked_at
     other = viewer.add_image(transfluor()[5].read()[0], name="b", translate=(0, 2000))
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 2)
     look_at(qtbot, viewer, (300, 300), 3)
@@ -142,14 +129,11 @@ def test_the_image_that_fills_the_view_is_taken_where_the_selected_one_is_not_in
     np.testing.assert_array_equal(layer.scale, other.scale)
 
 
-def test_the_frame_at_the_slider_is_previewed(open_viewer: Any, qtbot: Any):
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+def test_the_frame_at_the_slider_is_previewed(viewer, qtbot):
+    workflow = open_workflow(viewer)
     frames = np.stack([f.read()[0][:160, :160] for f in transfluor()[:3]])
     viewer.add_image(frames, name="movie", translate=(10, 0, 0))
-    workflow.session.images.set_layout(
-        type(workflow.session.images.layout)(channel_axis="none"), viewer.layers
-    )
+    workflow.session.images.set_layout(Layout(channel_axis="none"), viewer.layers)
     click(qtbot, workflow.cells.heading)
     viewer.dims.set_current_step(0, 2)
     layer = previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.preview))
@@ -158,8 +142,7 @@ def test_the_frame_at_the_slider_is_previewed(open_viewer: Any, qtbot: Any):
     assert workflow.status.text() == f"{layer.data.max()} cells in movie [2]."
 
 
-def test_no_preview_runs_beside_a_run(looked_at: Any, qtbot: Any):
-    viewer, workflow, _ = looked_at
+def test_no_preview_runs_beside_a_run(viewer, workflow, qtbot):
     previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.live))
     begun: list[bool] = []
     click(qtbot, workflow.cells.run_button)
@@ -170,8 +153,7 @@ def test_no_preview_runs_beside_a_run(looked_at: Any, qtbot: Any):
     assert [x.name for x in outputs(viewer)] == ["cells, a"]
 
 
-def test_closing_the_dock_ends_the_live_preview(looked_at: Any, qtbot: Any):
-    viewer, workflow, _ = looked_at
+def test_closing_the_dock_ends_the_live_preview(viewer, workflow, qtbot):
     previewed(qtbot, workflow, lambda: click(qtbot, workflow.cells.live))
     viewer.window.remove_dock_widget(workflow)
     look_at(qtbot, viewer, (200, 200), 6)

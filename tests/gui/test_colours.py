@@ -85,7 +85,7 @@ def test_the_simulation_leaves_greys_alone_and_makes_red_and_green_alike():
 
 
 @pytest.mark.parametrize("vision", VISIONS)
-def test_conditions_and_controls_are_told_apart(vision: str):
+def test_conditions_and_controls_are_told_apart(vision):
     colours = (CONTROL_COLOUR, *CONDITION_COLOURS)
     for one, other in combinations(colours, 2):
         assert distance(one, other, vision) > APART, (one, other)
@@ -111,12 +111,12 @@ def test_conditions_and_controls_are_told_apart(vision: str):
         (matplotlib.colormaps["PuOr_r"](0.1)[:3], matplotlib.colormaps["PuOr_r"](0.9)[:3]),
     ],
 )
-def test_two_poles_are_far_apart(one: Any, other: Any, vision: str):
+def test_two_poles_are_far_apart(one, other, vision):
     assert distance(one, other, vision) > FAR_APART
 
 
 @pytest.mark.parametrize("vision", VISIONS)
-def test_more_activation_is_lighter(vision: str):
+def test_more_activation_is_lighter(vision):
     places = np.linspace(0, 1, 101)
     for colours in (
         SEQUENTIAL.map(places),
@@ -129,7 +129,7 @@ def test_more_activation_is_lighter(vision: str):
 
 
 @pytest.mark.parametrize("vision", VISIONS)
-def test_halves_of_the_heatmap_go_one_way_from_zero(vision: str):
+def test_halves_of_the_heatmap_go_one_way_from_zero(vision):
     places = np.linspace(0, 1, 101)
     middle = len(places) // 2
     for colours, towards_zero in (

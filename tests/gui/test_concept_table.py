@@ -41,7 +41,7 @@ def ranking() -> pd.DataFrame:
 
 
 @pytest.fixture
-def table(qtbot: Any) -> ConceptTable:
+def table(qtbot) -> ConceptTable:
     session = Session()
     activations = SimpleNamespace(ranking=ranking())
     dictionary = SimpleNamespace(names=list(NAMES), notes=[""] * N, tags=[""] * N)

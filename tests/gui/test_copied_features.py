@@ -3,62 +3,44 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
 
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.session.layers import TAG, Layout, Source
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 
-from .clicks import click_entry
-from .conftest import SIZE
+from .clicks import click_save
+from .conftest import SIZE, SMALL, SQUARES
+from .steps import outputs
 
-SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
-
-
-@pytest.fixture
-def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    found: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.explorer.saving.show_info", found.append)
-    return found
+QUICK = SMALL.with_settings(unit="cell", n_atoms=8, max_steps=5, whiten=False)
 
 
-def explored_stack(open_viewer: Any, small_run: Any, qtbot: Any, flat: bool) -> Any:
-    """A series of four frames with labels of every frame, or one for all, and a run on them."""
-    viewer = open_viewer()
-    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
-    assert isinstance(explorer, ConceptExplorer)
+@pytest.mark.parametrize("flat", [False, True], ids=["labels a frame", "labels for all frames"])
+def test_a_hovered_cell_reads_its_own_frame(viewer, bare_explorer, small_run, qtbot, told, flat):
+    """In a series of four frames with labels of every frame, or one for all."""
     stack = np.stack([field.read()[0] for field in small_run.fields])
     labels = np.stack([np.roll(SQUARES, 32 * frame, axis=0) for frame in range(4)])
     # Frames half a unit apart, from 3 on: a frame is no step of the slider by itself.
     lie = {"scale": (0.5, 1, 1), "translate": (3, 0, 0)}
-    image = viewer.add_image(stack, name="series", **lie)
+    viewer.add_image(stack, name="series", **lie)
     cells = SQUARES if flat else labels
     own = viewer.add_labels(cells, name="series cells", **({} if flat else lie))
-    session = explorer.session
+    session = bare_explorer.session
     session.images.set_layout(Layout(channel_axis="none"), viewer.layers)
     session.settings.choose(cell_source="labels")
-    session.plan.take_config(small_run.config.with_settings(unit="cell", n_atoms=8, whiten=False))
+    session.plan.take_config(QUICK)
     fields, sources, config = session.plan.prepare()
     assert len(fields) == 4
-    result = run_pipeline(fields, config.with_settings(max_steps=5))
+    result = run_pipeline(fields, config)
     session.finish(result, fields, sources)
-    qtbot.waitUntil(lambda: explorer.table.currentIndex().isValid())
-    return viewer, explorer, image, own, result
-
-
-@pytest.mark.parametrize("flat", [False, True], ids=["labels a frame", "labels for all frames"])
-def test_a_hovered_cell_reads_its_own_frame(
-    open_viewer: Any, small_run: Any, qtbot: Any, messages: list[str], flat: bool
-):
-    viewer, explorer, _, own, result = explored_stack(open_viewer, small_run, qtbot, flat)
-    click_entry(explorer.save_button, explorer.save_button.entries["features"])
-    assert messages[0].startswith("Activations of 8 concepts copied to 1 Labels layer. Where")
+    qtbot.waitUntil(lambda: bare_explorer.table.currentIndex().isValid())
+    click_save(bare_explorer, "features")
+    assert told[0].startswith("Activations of 8 concepts copied to 1 Labels layer. Where")
     activations = result.activations
-    slider = explorer.viewer.window._qt_viewer.dims.slider_widgets[0].slider
+    slider = bare_explorer.viewer.window._qt_viewer.dims.slider_widgets[0].slider
 
     def check() -> None:
         table = own.features.sort_values(["frame", "index"])
@@ -94,41 +76,34 @@ def test_a_hovered_cell_reads_its_own_frame(
 
 
 def test_labels_with_a_channel_axis_alone_have_a_row_a_label(
-    open_viewer: Any, small_run: Any, qtbot: Any, messages: list[str]
+    viewer, bare_explorer, small_run, told
 ):
-    viewer = open_viewer()
-    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
     stack = np.stack([field.read()[0] for field in small_run.fields[:2]])
     assert stack.shape == (2, SIZE, SIZE)
     viewer.add_image(stack, name="two channels")
     own = viewer.add_labels(SQUARES, name="two channels cells")
-    session = explorer.session
+    session = bare_explorer.session
     session.images.set_layout(Layout(channel_axis=0), viewer.layers)
     session.settings.choose(cell_source="labels")
-    session.settings.configure(
-        model="random-init", n_atoms=8, whiten=False, max_steps=5, device="cpu"
-    )
+    session.plan.take_config(QUICK)
     fields, sources, config = session.plan.prepare()
     session.finish(run_pipeline(fields, config), fields, sources)
-    click_entry(explorer.save_button, explorer.save_button.entries["features"])
-    assert messages == ["Activations of 8 concepts copied to 1 Labels layer."]
+    click_save(bare_explorer, "features")
+    assert told == ["Activations of 8 concepts copied to 1 Labels layer."]
     assert own.features["index"].tolist() == list(range(1, 26))
     assert "frame" not in own.features
 
 
 @pytest.fixture(scope="module")
-def two_fields(small_run: Any) -> PipelineResult:
-    config = small_run.config.with_settings(unit="cell", n_atoms=8, max_steps=5, whiten=False)
-    return run_pipeline(small_run.fields[:2], config)
+def two_fields(small_run) -> PipelineResult:
+    return run_pipeline(small_run.fields[:2], QUICK)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["built-in cells", "own labels"])
 def test_activations_are_copied_to_the_labels_and_stay(
-    open_viewer: Any, small_run: Any, two_fields: PipelineResult, messages: list[str], own: bool
+    bare_explorer, small_run, two_fields, told, own
 ):
-    viewer = open_viewer().__wrapped__
-    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
-    session = explorer.session
+    viewer, session = bare_explorer.viewer, bare_explorer.session
     sources = []
     for number, field in enumerate(small_run.fields[:2]):
         layer = viewer.add_image(field.read()[0], name=field.name)
@@ -140,24 +115,17 @@ def test_activations_are_copied_to_the_labels_and_stay(
             row = next(n for n, r in rows if r.layer() is layer)
             session.images.edit_rows([row], labels=weakref.ref(labels))
     session.finish(two_fields, small_run.fields[:2], sources)
-    click_entry(explorer.save_button, explorer.save_button.entries["features"])
+    click_save(bare_explorer, "features")
     if not own:
-        assert "No open Labels layer shows the cells" in messages.pop()
+        assert "No open Labels layer shows the cells" in told.pop()
         session.view.show(kinds=["cells"], all_fields=True)
-        click_entry(explorer.save_button, explorer.save_button.entries["features"])
-    assert messages == ["Activations of 8 concepts copied to 2 Labels layers."]
+        click_save(bare_explorer, "features")
+    assert told == ["Activations of 8 concepts copied to 2 Labels layers."]
     session.view.show_concept(int(two_fields.activations.ranking.index[1]))
+    shown = [x.metadata[TAG] | {"layer": x} for x in outputs(viewer)]
+    outlines = {tag["field"]: tag["layer"] for tag in shown if tag["kind"] == "cells"}
     for number in range(2):
-        layer = (
-            viewer.layers[f"mine {number}"]
-            if own
-            else next(
-                x
-                for x in viewer.layers
-                if x.metadata.get(TAG, {}).get("field") == number
-                and x.metadata[TAG]["kind"] == "cells"
-            )
-        )
+        layer = viewer.layers[f"mine {number}"] if own else outlines[number]
         ids, values = two_fields.activations.unit_values(number, 3)
         features = layer.features.set_index("index")
         np.testing.assert_allclose(features.loc[ids, "concept 3"], values)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from napari.plugins.io import read_data_with_plugins
 from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication
@@ -36,9 +35,8 @@ def drop(viewer: Any, path: Any) -> None:
 
 
 def test_a_dictionary_is_dropped_onto_the_canvas_and_applied(
-    docked: Any, small_run: Any, tmp_path: Any, qtbot: Any
+    viewer, workflow, small_run, tmp_path, qtbot
 ):
-    viewer, workflow = docked
     layers = list(viewer.layers)
     drop(viewer, small_run.result.dictionary.save(tmp_path / "mine"))
     assert list(viewer.layers) == layers
@@ -46,31 +44,21 @@ def test_a_dictionary_is_dropped_onto_the_canvas_and_applied(
     assert workflow.dictionary.apply.isChecked()
     click(qtbot, workflow.dictionary.heading)
     assert workflow.dictionary.run_button.text() == "Apply"
-    run(qtbot, workflow)
-    np.testing.assert_allclose(
-        workflow.session.run.current.result.activations.codes.toarray(),
-        small_run.result.activations.codes.toarray(),
-        atol=1e-5,
-    )
+    results = (run(qtbot, workflow), small_run.result)
+    codes = [result.activations.codes.toarray() for result in results]
+    np.testing.assert_allclose(*codes, atol=1e-5)
 
 
-def test_an_opened_dictionary_is_ready_to_be_applied(open_viewer, small_run, tmp_path):
-    viewer = open_viewer().__wrapped__
+def test_a_dictionary_is_opened_without_a_dock_and_is_ready_to_be_applied(
+    viewer, small_run, tmp_path
+):
     path = small_run.result.dictionary.save(tmp_path / "mine")
-    # What dropping a file onto the window does.
-    assert viewer.open(str(path), plugin="napari-microdl") == []
+    # napari finds the reader by the name alone.
+    assert viewer.open(str(path), plugin=None) == []
     assert not viewer.layers
-    session = session_of(viewer)
+    session = session_of(viewer.__wrapped__)
     assert session.settings.dictionary.names == small_run.result.dictionary.names
     assert session.settings.apply_dictionary
-
-
-def test_napari_finds_the_reader_by_the_name_alone(open_viewer, small_run, tmp_path):
-    open_viewer()
-    path = small_run.result.dictionary.save(tmp_path / "mine")
-    layers, plugin = read_data_with_plugins([str(path)], stack=False)
-    assert layers == []
-    assert plugin == "napari-microdl"
 
 
 @pytest.mark.parametrize("path", ["a.safetensors", "a.tif", ["a.microdl.safetensors"]])
@@ -79,9 +67,8 @@ def test_other_files_are_left_to_others(path):
 
 
 def test_a_damaged_file_that_is_dropped_is_said_and_changes_nothing(
-    docked: Any, small_run: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    viewer, workflow, small_run, tmp_path, monkeypatch
 ):
-    viewer, workflow = docked
     said: list[str] = []
     monkeypatch.setattr(dictionary_files, "show_error", said.append)
     path = small_run.result.dictionary.save(tmp_path / "mine")
@@ -103,8 +90,7 @@ def test_without_a_window_there_is_nothing_to_load_into(small_run, tmp_path, mon
         get_reader(str(path))(str(path))
 
 
-def test_an_overlay_saves_the_dictionary_behind_it(explored: Any, small_run, tmp_path):
-    viewer, _ = explored
+def test_an_overlay_saves_the_dictionary_behind_it(viewer, explorer, small_run, tmp_path):
     overlay = next(x for x in viewer.layers if TAG in x.metadata)
     path = str(tmp_path / "mine.microdl.safetensors")
     (written,) = overlay.save(path, plugin="napari-microdl")

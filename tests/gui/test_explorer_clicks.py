@@ -6,33 +6,38 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.path import Path
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QLineEdit
 
 from napari_microdl.concepts.painting import outlines_of
-from napari_microdl.gui.explorer.concept_table import HEADINGS, NAME, TAG
+from napari_microdl.gui.explorer.concept_table import HEADINGS, NAME
 from napari_microdl.gui.explorer.gallery import picture_of
 from napari_microdl.gui.overlays.picking import camera_of
-from napari_microdl.gui.session.layers import TAG as OUTPUT
+from napari_microdl.gui.session.layers import TAG
 
-from .clicks import click_choice, write_in_table
+from .clicks import click_choice, write_in_editor, write_in_table
 from .conftest import explore
 from .steps import (
     LEFT,
-    canvas_of,
     click,
+    click_cell,
+    click_item,
+    click_tick,
+    covered,
     in_view,
+    lasso,
     open_tab,
+    open_workflow,
     overlays,
-    pixel_of,
     selection_outlines,
     shown_names,
+    shown_units,
+    switch_theme,
     tick,
 )
-
-ROW = Qt.ItemDataRole.UserRole
 
 
 def pixels(image: QImage) -> np.ndarray:
@@ -57,16 +62,11 @@ def most_common_shade(widget: Any) -> int:
     return int(np.bincount(shades.ravel()).argmax())
 
 
-def shown_units(view: Any) -> list[int]:
-    return [view.item(number).data(ROW) for number in range(view.count())]
-
-
-def test_overlays_go_on_all_images_and_back_by_the_box(explored: Any, qtbot: Any):
-    viewer, explorer = explored
+def test_overlays_go_on_all_images_and_back_by_the_box(viewer, explorer, qtbot):
     viewer.layers.selection.active = explorer.session.run.current.sources[2].layer()
 
     def fields() -> list[int]:
-        return sorted(x.metadata[OUTPUT]["field"] for x in viewer.layers if OUTPUT in x.metadata)
+        return sorted(x.metadata[TAG]["field"] for x in viewer.layers if TAG in x.metadata)
 
     assert fields() == [2]
     click_choice(explorer.where, "on all images")
@@ -76,15 +76,15 @@ def test_overlays_go_on_all_images_and_back_by_the_box(explored: Any, qtbot: Any
 
 
 def test_outlines_make_a_layer_of_cells_that_tells_their_activation(
-    explored_cells: Any, cell_run: Any, qtbot: Any
+    viewer, cell_explorer, cell_run, qtbot
 ):
-    viewer, explorer = explored_cells
+    explorer = cell_explorer
     box = explorer.kinds["cells"]
     assert box.text().replace("&", "") == "Outlines"
     assert "cells" not in overlays(viewer)
-    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+    click_tick(qtbot, box)
     layer = overlays(viewer)["cells"]
-    field = layer.metadata[OUTPUT]["field"]
+    field = layer.metadata[TAG]["field"]
     activations = cell_run.result.activations
     assert type(layer).__name__ == "Labels"
     assert layer.contour == 1
@@ -99,12 +99,12 @@ def test_outlines_make_a_layer_of_cells_that_tells_their_activation(
     assert overlays(viewer)["cells"] is layer
     _, values = activations.unit_values(field, int(activations.ranking.index[1]))
     np.testing.assert_allclose(layer.features["activation"], values)
-    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+    click_tick(qtbot, box)
     assert "cells" not in overlays(viewer)
 
 
-def test_the_gallery_shows_the_channel_that_is_chosen(explored_cells: Any, qtbot: Any):
-    _, explorer = explored_cells
+def test_the_gallery_shows_the_channel_that_is_chosen(cell_explorer, qtbot):
+    explorer, run = cell_explorer, cell_explorer.session.run.current
     open_tab(explorer, explorer.gallery, qtbot)
     qtbot.waitUntil(lambda: explorer.gallery.lists[1].count() > 0)
     before = {sign: pictures(view) for sign, view in explorer.gallery.lists.items()}
@@ -113,21 +113,16 @@ def test_the_gallery_shows_the_channel_that_is_chosen(explored_cells: Any, qtbot
     for sign, view in explorer.gallery.lists.items():
         assert shown_units(view) == rows[sign]
         for row, shown in zip(rows[sign], view.pictures, strict=True):
-            np.testing.assert_array_equal(
-                shown.grey, picture_of(explorer.session.run.current, row, 1)
-            )
-            assert not np.array_equal(shown.grey, picture_of(explorer.session.run.current, row, 0))
+            np.testing.assert_array_equal(shown.grey, picture_of(run, row, 1))
+            assert not np.array_equal(shown.grey, picture_of(run, row, 0))
         for new, old in zip(pictures(view), before[sign], strict=True):
             assert not np.array_equal(new, old)
 
 
-def test_patches_that_make_a_unit_aligned_are_outlined_in_its_picture(
-    explored: Any, small_run: Any, qtbot: Any
-):
-    _, explorer = explored
+def test_patches_that_make_a_unit_aligned_are_outlined_in_its_picture(explorer, activations, qtbot):
     open_tab(explorer, explorer.gallery, qtbot)
     qtbot.waitUntil(lambda: explorer.gallery.lists[1].count() > 0)
-    activations, concept = small_run.result.activations, explorer.session.view.concept
+    concept = explorer.session.view.concept
     outlined = 0
     for sign, view in explorer.gallery.lists.items():
         for row, picture in zip(shown_units(view), pictures(view), strict=True):
@@ -153,33 +148,29 @@ def test_patches_that_make_a_unit_aligned_are_outlined_in_its_picture(
     assert outlined > 20
 
 
-def test_a_click_on_an_anti_aligned_picture_goes_there(explored: Any, small_run: Any, qtbot: Any):
-    viewer, explorer = explored
+@pytest.mark.parametrize("sign", [1, -1], ids=["most aligned", "most opposite"])
+def test_the_gallery_shows_the_extremes_and_a_click_goes_there(
+    viewer, explorer, activations, qtbot, sign
+):
     open_tab(explorer, explorer.gallery, qtbot)
-    view = explorer.gallery.lists[-1]
+    view = explorer.gallery.lists[sign]
     qtbot.waitUntil(lambda: view.count() > 0)
-    activations = small_run.result.activations
-    rows = activations.top_units(explorer.session.view.concept, 10, -1).tolist()
+    rows = activations.top_units(explorer.session.view.concept, 10, sign).tolist()
     assert shown_units(view) == rows
     for number in (2, 0):
-        view.scrollToItem(view.item(number))
-        place = view.visualItemRect(view.item(number)).center()
-        qtbot.mouseClick(view.viewport(), LEFT, pos=place)
+        click_item(qtbot, view, view.item(number))
         unit = activations.units.iloc[rows[number]]
         assert viewer.layers.selection.active.name == unit["Metadata_Field"]
         np.testing.assert_allclose(camera_of(viewer).center[-2:], (unit["y"], unit["x"]))
         assert explorer.selection.current == rows[number]
-        assert overlays(viewer)["activation"].metadata[OUTPUT]["field"] == unit["field"]
+        assert overlays(viewer)["activation"].metadata[TAG]["field"] == unit["field"]
 
 
-def test_the_label_of_the_histograms_is_chosen_by_a_click(
-    explored: Any, small_run: Any, qtbot: Any
-):
-    _, explorer = explored
+def test_the_label_of_the_histograms_is_chosen_by_a_click(explorer, activations, qtbot):
     panel = explorer.plots
     qtbot.waitUntil(panel.plot.has_contents)
     click_choice(panel.kind, "One label against the rest")
-    activations, concept = small_run.result.activations, explorer.session.view.concept
+    concept = explorer.session.view.concept
     conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
     values = activations.alignment(concept)
     names = sorted(set(conditions))
@@ -196,52 +187,43 @@ def test_the_label_of_the_histograms_is_chosen_by_a_click(
         np.testing.assert_allclose(heights, expected / count)
 
 
-@pytest.mark.parametrize("by", ["double click", "F2"])
-def test_a_concept_is_renamed_in_the_table(explored: Any, small_run: Any, qtbot: Any, by: str):
-    viewer, explorer = explored
+@pytest.mark.parametrize(
+    ("by", "no_name"), [("double click", ""), ("F2", "  ")], ids=["double click", "F2"]
+)
+def test_a_concept_is_renamed_in_the_table(viewer, explorer, small_run, qtbot, by, no_name):
     table, dictionary = explorer.table, small_run.result.dictionary
     qtbot.waitUntil(explorer.plots.plot.has_contents)
-    best = int(small_run.result.activations.ranking.index[0])
-    old = dictionary.names[best]
-    try:
-        if by == "F2":
-            table.window().activateWindow()
-            place = table.visualRect(table.model().index(0, NAME)).center()
-            qtbot.mouseClick(table.viewport(), LEFT, pos=place)
-            qtbot.keyClick(table, Qt.Key.Key_F2)
-            (editor,) = [x for x in table.findChildren(QLineEdit) if x.isVisible()]
-            qtbot.keyClicks(editor, "bright spots")
-            qtbot.keyClick(editor, Qt.Key.Key_Return)
-        else:
-            write_in_table(qtbot, table, 0, NAME, "bright spots")
-        qtbot.waitUntil(lambda: dictionary.names[best] == "bright spots")
-        assert shown_names(explorer)[0] == "bright spots"
-        assert "bright spots" in overlays(viewer)["activation"].name
-        qtbot.waitUntil(
-            lambda: "bright spots" in explorer.plots.plot.canvas.figure.axes[0].get_title()
-        )
-        # A concept needs a name.
-        write_in_table(qtbot, table, 0, NAME, "")
-        assert dictionary.names[best] == "bright spots"
-        # What is no name is not written over.
-        place = table.visualRect(table.model().index(0, NAME + 1)).center()
-        qtbot.mouseDClick(table.viewport(), LEFT, pos=place)
-        assert not [x for x in table.findChildren(QLineEdit) if x.isVisible()]
-    finally:
-        explorer.session.run.rename_concept(best, old)
+    best = explorer.session.view.concept
+    if by == "F2":
+        table.window().activateWindow()
+        click_cell(qtbot, table, 0, NAME)
+        qtbot.keyClick(table, Qt.Key.Key_F2)
+        write_in_editor(qtbot, table, "bright spots")
+    else:
+        write_in_table(qtbot, table, 0, NAME, "bright spots")
+    qtbot.waitUntil(lambda: dictionary.names[best] == "bright spots")
+    assert shown_names(explorer)[0] == "bright spots"
+    assert "bright spots" in overlays(viewer)["activation"].name
+    canvas = explorer.plots.plot.canvas
+    qtbot.waitUntil(lambda: "bright spots" in canvas.figure.axes[0].get_title())
+    # A concept needs a name.
+    write_in_table(qtbot, table, 0, NAME, no_name)
+    assert dictionary.names[best] == "bright spots"
+    # What is no name is not written over.
+    place = table.visualRect(table.model().index(0, NAME + 1)).center()
+    qtbot.mouseDClick(table.viewport(), LEFT, pos=place)
+    assert not [x for x in table.findChildren(QLineEdit) if x.isVisible()]
 
 
-@pytest.mark.parametrize("heading", ["Name", "Effect", "q cells", "AUC"])
+@pytest.mark.parametrize(
+    ("heading", "values"),
+    [("Name", "name"), ("Effect", "effect"), ("q cells", "q_value"), ("AUC", "auc")],
+)
 def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order(
-    explored: Any, small_run: Any, qtbot: Any, heading: str
+    explorer, activations, qtbot, heading, values
 ):
-    _, explorer = explored
     table, column = explorer.table, HEADINGS.index(heading)
-    ranking = small_run.result.activations.ranking
-    values = {
-        "Name": ranking["name"], "Effect": ranking["effect"],
-        "q cells": ranking["q_value"], "AUC": ranking["auc"],
-    }[heading]  # fmt: skip
+    ranking = activations.ranking
     header = table.horizontalHeader()
     concept = explorer.session.view.concept
     orders = set()
@@ -252,7 +234,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order(
         assert header.sortIndicatorSection() == column
         falling = header.sortIndicatorOrder() == Qt.SortOrder.DescendingOrder
         # Concepts that are equal stay in the order of the ranking.
-        expected = values.sort_values(ascending=not falling, kind="stable").index
+        expected = ranking[values].sort_values(ascending=not falling, kind="stable").index
         assert shown_names(explorer) == ranking["name"].loc[expected].tolist()
         assert explorer.session.view.concept == concept
         assert table.selected_concepts() == [concept]
@@ -260,12 +242,10 @@ def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order(
     assert orders == {True, False}
 
 
-def test_conditions_and_what_counts_are_chosen_by_clicks(explored: Any, small_run: Any, qtbot: Any):
-    _, explorer = explored
+def test_conditions_and_what_counts_are_chosen_by_clicks(explorer, activations, qtbot):
     panel, plot = explorer.compare, explorer.compare.plot
     open_tab(explorer, panel, qtbot)
     qtbot.waitUntil(plot.has_contents)
-    activations = small_run.result.activations
     first, second = panel.chosen
 
     def check(one: str, other: str, by: str) -> None:
@@ -284,6 +264,7 @@ def test_conditions_and_what_counts_are_chosen_by_clicks(explored: Any, small_ru
     check(first, second, "wells")
     click_choice(panel.first, second)
     qtbot.waitUntil(lambda: "two different conditions" in panel.message.text())
+    assert plot.isHidden()
     click_choice(panel.second, first)
     check(second, first, "wells")
     click_choice(panel.by, "by cells")
@@ -292,69 +273,32 @@ def test_conditions_and_what_counts_are_chosen_by_clicks(explored: Any, small_ru
     check(second, first, "wells")
 
 
-def test_a_tag_of_a_concept_is_chosen_and_taken_away_by_clicks(
-    explored: Any, small_run: Any, qtbot: Any
-):
-    _, explorer = explored
-    dictionary, concept = small_run.result.dictionary, explorer.session.view.concept
-    open_tab(explorer, explorer.tags, qtbot)
-    proxy = explorer.table.proxy
-    row = [proxy.index(i, NAME).data() for i in range(proxy.rowCount())].index(
-        dictionary.names[concept]
-    )
-    try:
-        for tag in ("control-like", "perturbed", ""):
-            qtbot.mouseClick(explorer.tags.concept_buttons[tag], LEFT)
-            assert dictionary.tags[concept] == tag
-            assert proxy.index(row, TAG).data() == tag
-            assert sum(map(bool, dictionary.tags)) == bool(tag)
-    finally:
-        dictionary.tags[:] = [""] * dictionary.n_concepts
-
-
-def test_tags_of_units_are_chosen_and_taken_away_by_clicks(
-    explored: Any, small_run: Any, qtbot: Any
-):
-    _, explorer = explored
-    activations = small_run.result.activations
-    open_tab(explorer, explorer.tags, qtbot)
-    assert not any(button.isEnabled() for button in explorer.tags.unit_buttons.values())
-    explorer.selection.select([3, 5])
-    try:
-        for tag in ("control-like", "perturbed", ""):
-            qtbot.mouseClick(explorer.tags.unit_buttons[tag], LEFT)
-            expected = [tag if row in (3, 5) else "" for row in range(len(activations.units))]
-            assert activations.unit_tags.tolist() == expected
-    finally:
-        activations.unit_tags[:] = ""
-
-
-def test_a_lasso_outlines_its_units_in_the_viewer(explored: Any, small_run: Any, qtbot: Any):
-    viewer, explorer = explored
+def test_a_lasso_selects_and_outlines_the_units_inside(viewer, explorer, activations, qtbot):
     open_tab(explorer, explorer.map, qtbot)
     plot = explorer.map.plot
     qtbot.waitUntil(plot.has_contents)
     click_choice(explorer.where, "on all images")
     assert selection_outlines(viewer) == []
-    low, high = np.quantile(plot._places, 0.3, axis=0), np.quantile(plot._places, 0.7, axis=0)
+    places = plot._places
+    low, high = np.quantile(places, 0.3, axis=0), np.quantile(places, 0.7, axis=0)
     corners = [(low[0], low[1]), (high[0], low[1]), (high[0], high[1]), (low[0], high[1])]
-    line = [pixel_of(plot, corner) for corner in corners]
-    qtbot.mousePress(plot.canvas, LEFT, pos=line[0])
-    for place in [*line[1:], line[0]]:
-        qtbot.mouseMove(plot.canvas, place)
-    qtbot.mouseRelease(plot.canvas, LEFT, pos=line[0])
-    activations, rows = small_run.result.activations, explorer.selection.rows
+    lasso(qtbot, plot, corners)
+    rows = explorer.selection.rows
+    # Pixels are whole, so units on the line may fall either way.
+    margin = 0.02 * (high - low) * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    grown, shrunk = (
+        np.flatnonzero(Path(np.array(corners) + sign * margin).contains_points(places))
+        for sign in (1, -1)
+    )
+    assert set(shrunk) <= set(rows) <= set(grown)
     assert len(rows)
     fields = activations.units["field"].to_numpy()[rows]
-    layers = {layer.metadata[OUTPUT]["field"]: layer for layer in selection_outlines(viewer)}
+    layers = {layer.metadata[TAG]["field"]: layer for layer in selection_outlines(viewer)}
     assert set(layers) == set(fields.tolist())
     for field, layer in layers.items():
         assert layer.contour > 0
-        expected = np.zeros(layer.data.shape, bool)
-        first = int(activations.rows_of_field(field)[0])
-        for row in rows[fields == field]:
-            top, left, bottom, right = activations.geometry[field].boxes[row - first]
-            expected[top:bottom, left:right] = True
+        inside = rows[fields == field] - activations.rows_of_field(field)[0]
+        expected = covered(activations.geometry[field].boxes[inside], layer.data.shape)
         np.testing.assert_array_equal(layer.data > 0, expected)
     # Yellow lines are drawn, of which there are none without a selection.
     for layer in viewer.layers:
@@ -366,20 +310,17 @@ def test_a_lasso_outlines_its_units_in_the_viewer(explored: Any, small_run: Any,
 
     assert yellow() > 100
     qtbot.mouseClick(explorer.map.clear_button, LEFT)
+    assert not len(explorer.selection.rows)
     assert selection_outlines(viewer) == []
     assert yellow() == 0
 
 
-def test_every_tab_is_drawn_anew_when_a_key_switches_the_theme(explored: Any, qtbot: Any):
-    viewer, explorer = explored
+def test_every_tab_is_drawn_anew_when_a_key_switches_the_theme(viewer, explorer, qtbot):
     explorer.selection.select([5])
     seen: dict[str, float] = {}
     drawn: dict[tuple[str, int], int] = {}
     for _ in range(2):
-        qtbot.keyClick(
-            canvas_of(viewer), Qt.Key.Key_T,
-            Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier,
-        )  # fmt: skip
+        switch_theme(viewer, qtbot)
         background = get_theme(viewer.theme).background.as_rgb_tuple()
         seen[viewer.theme] = float(np.mean(background))
         for number, panel in enumerate(explorer.panels):
@@ -405,7 +346,7 @@ def state_of(viewer: Any, explorer: Any, workflow: Any) -> dict[str, Any]:
     """Everything of one viewer that a click in another might change."""
     session = explorer.session
     return {
-        "layers": [(x.name, x.visible, x.metadata.get(OUTPUT, {})) for x in viewer.layers],
+        "layers": [(x.name, x.visible, x.metadata.get(TAG, {})) for x in viewer.layers],
         "selected layers": {x.name for x in viewer.layers.selection},
         "camera": (*camera_of(viewer).center, camera_of(viewer).zoom),
         "concept": session.view.concept,
@@ -425,13 +366,11 @@ def state_of(viewer: Any, explorer: Any, workflow: Any) -> dict[str, Any]:
     }
 
 
-def test_clicks_in_one_viewer_change_nothing_in_another(
-    open_viewer: Any, small_run: Any, cell_run: Any, qtbot: Any
-):
+def test_clicks_in_one_viewer_change_nothing_in_another(open_viewer, small_run, cell_run, qtbot):
     both = []
     for run in (small_run, cell_run):
         viewer = open_viewer()
-        _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+        workflow = open_workflow(viewer)
         explorer = explore(viewer, run, qtbot)
         qtbot.waitUntil(lambda w=workflow: len(w.session.images.rows) == 4)
         both.append((viewer, explorer, workflow))
@@ -441,11 +380,9 @@ def test_clicks_in_one_viewer_change_nothing_in_another(
         untouched = state_of(*other)
         own = state_of(viewer, explorer, workflow)
         heatmap = explorer.kinds["heatmap"]
-        qtbot.mouseClick(heatmap, LEFT, pos=QPoint(8, heatmap.height() // 2))
+        click_tick(qtbot, heatmap)
         click_choice(explorer.where, "on all images")
-        row = 3
-        place = explorer.table.visualRect(explorer.table.model().index(row, NAME)).center()
-        qtbot.mouseClick(explorer.table.viewport(), LEFT, pos=place)
+        click_cell(qtbot, explorer.table, 3, NAME)
         qtbot.waitUntil(lambda e=explorer: not e._rest.isActive())
         open_tab(explorer, explorer.gallery, qtbot)
         view = explorer.gallery.lists[-1]
@@ -458,8 +395,7 @@ def test_clicks_in_one_viewer_change_nothing_in_another(
             for number, unit in enumerate(shown_units(view))
             if units["Metadata_Field"][unit] != selected and units["y"][unit] != own["camera"][1]
         )
-        view.scrollToItem(elsewhere)
-        qtbot.mouseClick(view.viewport(), LEFT, pos=view.visualItemRect(elsewhere).center())
+        click_item(qtbot, view, elsewhere)
         open_tab(explorer, explorer.tags, qtbot)
         qtbot.mouseClick(explorer.tags.unit_buttons["perturbed"], LEFT)
         qtbot.keyClicks(explorer.filter, "concept 1")

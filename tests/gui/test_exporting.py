@@ -9,42 +9,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 from matplotlib.image import imread
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QContextMenuEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QScrollArea, QWidget
 
+from napari_microdl.concepts.dictionary import ConceptDictionary
+from napari_microdl.concepts.painting import grid_to_pixels
 from napari_microdl.gui.workflow.fill_fields import FillFields
 from napari_microdl.report.concept_figures import volcano_places
 
-from .clicks import click_entry, menu_answered
+from .clicks import click_save, menu_answered
+from .conftest import SIZE
 from .steps import choose, click, open_tab, pixel_of, run
 
 ANY = Qt.KeyboardModifier.NoModifier
 
 
 @pytest.fixture
-def chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """What the file dialog, which no test can click, would return; and what it offered."""
-    offered: list[str] = []
-
-    def refuse(sentence: str) -> None:
-        raise AssertionError(sentence)
-
-    monkeypatch.setattr("napari_microdl.gui.widgets.save_actions.show_info", refuse)
-
-    def choose_file(name: str) -> Path:
-        path = tmp_path / name
-        for module in ("widgets.save_actions", "explorer.saving"):
-            monkeypatch.setattr(
-                f"napari_microdl.gui.{module}.QFileDialog.getSaveFileName",
-                lambda *options: (offered.append(options[2]), (str(path), ""))[1],
-            )
-        return path
-
-    choose_file.offered = offered
-    return choose_file
+def chosen(pick, tmp_path) -> Any:
+    """Chooses a file by its name."""
+    return lambda name: pick(tmp_path / name)
 
 
 def in_view(widget: QWidget) -> None:
@@ -99,10 +86,7 @@ def is_picture(path: Path) -> bool:
     return image.ndim == 3 and len(np.unique(image.reshape(-1, image.shape[2]), axis=0)) > 2
 
 
-def test_plots_of_the_workflow_are_saved_as_pictures_and_tables(
-    docked: Any, qtbot: Any, chosen: Any
-):
-    _, workflow = docked
+def test_plots_of_the_workflow_are_saved_as_pictures_and_tables(workflow, qtbot, pick, chosen):
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.unit, "Square crops")
     click(qtbot, workflow.tokens.heading)
@@ -126,7 +110,7 @@ def test_plots_of_the_workflow_are_saved_as_pictures_and_tables(
         path = chosen(f"{name}.parquet")
         right_click(plot.canvas, "Save table...")
         tables[name] = pd.read_parquet(path)
-    assert chosen.offered[:3] == ["fit curve.png", "fit curve.png", "fit curve.csv"]
+    assert pick.proposed[:3] == ["fit curve.png", "fit curve.png", "fit curve.csv"]
     history = pd.DataFrame([dataclasses.asdict(r) for r in dictionary.icfl.history_])
     pd.testing.assert_frame_equal(tables["fit"], history, check_dtype=False)
     whitening = dictionary.whitening
@@ -137,10 +121,7 @@ def test_plots_of_the_workflow_are_saved_as_pictures_and_tables(
     assert f"AUC {best['auc']:.2f}" in workflow.status.text()
 
 
-def test_the_table_of_images_is_saved_and_can_be_filled_in_from(
-    docked: Any, qtbot: Any, chosen: Any, monkeypatch: pytest.MonkeyPatch
-):
-    _, workflow = docked
+def test_the_table_of_images_is_saved_and_can_be_filled_in_from(workflow, qtbot, chosen):
     session, table = workflow.session, workflow.fields.table
     session.images.edit_rows([0], condition="bright, 3 µM", use=False)
     path = chosen("fields.csv")
@@ -156,10 +137,6 @@ def test_the_table_of_images_is_saved_and_can_be_filled_in_from(
     dialog = workflow.fields.findChild(FillFields)
     qtbot.waitExposed(dialog)
     dialog.tabs.setCurrentWidget(dialog.table)
-    monkeypatch.setattr(
-        "napari_microdl.gui.workflow.fill_fields.QFileDialog.getOpenFileName",
-        lambda *_: (str(path), ""),
-    )
     click(qtbot, dialog.table.choose)
     click(qtbot, dialog.table.apply)
     assert [row.condition for row in session.images.rows] == found["Metadata_condition"].tolist()
@@ -173,28 +150,21 @@ def test_the_table_of_images_is_saved_and_can_be_filled_in_from(
     assert found["Metadata_Field"].tolist() == ["field 1"] * 4
 
 
-def test_the_plot_in_view_is_saved_from_every_tab(explored: Any, qtbot: Any, chosen: Any):
-    _, explorer = explored
+def test_the_plot_in_view_is_saved_from_every_tab(explorer, qtbot, chosen):
     drawings = {}
     explorer.selection.select([4, 9])
-    for panel, name in (
-        (explorer.plots, "plots"),
-        (explorer.gallery, "gallery"),
-        (explorer.compare, "compare"),
-        (explorer.map, "map"),
-    ):
+    for name in ("plots", "gallery", "compare", "map"):
+        panel = getattr(explorer, name)
         open_tab(explorer, panel, qtbot)
         plot = getattr(panel, "plot", None)
         if plot is None:
             qtbot.waitUntil(lambda: explorer.gallery.lists[1].count() == 10)
         else:
             qtbot.waitUntil(plot.has_contents)
-        for suffix in ("png", "svg", "pdf"):
+        for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<?xm"), ("pdf", b"%PDF")):
             path = chosen(f"{name}.{suffix}")
-            click_entry(explorer.save_button, explorer.save_button.entries["plot"])
-            assert path.read_bytes()[:4] == {
-                "png": b"\x89PNG", "svg": b"<?xm", "pdf": b"%PDF",
-            }[suffix]  # fmt: skip
+            click_save(explorer, "plot")
+            assert path.read_bytes()[:4] == begins
         assert is_picture(chosen(f"{name}.png"))
         drawings[name] = chosen(f"{name}.svg").read_text()
         # The same by a right click, which neither selects nor lassoes anything.
@@ -215,40 +185,40 @@ def test_the_plot_in_view_is_saved_from_every_tab(explored: Any, qtbot: Any, cho
 
 
 def test_tables_of_the_explorer_are_saved_and_hold_what_is_known(
-    explored: Any, small_run: Any, qtbot: Any, chosen: Any
+    explorer, activations, small_run, qtbot, chosen
 ):
     anndata = pytest.importorskip("anndata")
-    _, explorer = explored
-    activations = small_run.result.activations
 
     def save(entry: str, name: str) -> Path:
         path = chosen(name)
-        click_entry(explorer.save_button, explorer.save_button.entries[entry])
-        qtbot.waitUntil(path.exists)
-        qtbot.wait(300)
+        click_save(explorer, entry)
+        qtbot.waitUntil(lambda: not explorer.save_button.jobs.is_running)
         return path
 
     explorer.selection.select([3])
     explorer.selection.tag_units("perturbed")
-    try:
-        cells = pd.read_parquet(save("units", "cells.parquet"))
-        pd.testing.assert_frame_equal(cells, activations.to_frame(), check_dtype=False)
-        assert cells["Metadata_tag"][3] == "perturbed"
-        concepts = pd.read_parquet(save("concepts", "concepts.parquet")).set_index("concept")
-        pd.testing.assert_series_equal(concepts["auc"], activations.ranking["auc"])
-        compared = pd.read_parquet(save("comparison", "comparison.parquet"))
-        expected = activations.compare(*explorer.compare.chosen)
-        np.testing.assert_array_equal(compared["effect"], expected["effect"])
-        found = anndata.read_h5ad(save("anndata", "cells.h5ad"))
-        np.testing.assert_array_equal(found.X.toarray(), activations.codes.toarray())
-        np.testing.assert_array_equal(found.obsm["whitened"], activations.vectors)
-        assert found.obs["Metadata_condition"].astype(str).tolist() == (
-            activations.units["Metadata_condition"].tolist()
-        )
-        assert found.obs["Metadata_tag"].astype(str).iloc[3] == "perturbed"
-        assert found.var["name"].tolist() == small_run.result.dictionary.names
-    finally:
-        activations.unit_tags[:] = ""
+    cells = pd.read_parquet(save("units", "cells.parquet"))
+    pd.testing.assert_frame_equal(cells, activations.to_frame(), check_dtype=False)
+    assert cells["Metadata_tag"][3] == "perturbed"
+    concepts = pd.read_parquet(save("concepts", "concepts.parquet")).set_index("concept")
+    pd.testing.assert_series_equal(concepts["auc"], activations.ranking["auc"])
+    compared = pd.read_parquet(save("comparison", "comparison.parquet"))
+    expected = activations.compare(*explorer.compare.chosen)
+    np.testing.assert_array_equal(compared["effect"], expected["effect"])
+    found = anndata.read_h5ad(save("anndata", "cells.h5ad"))
+    np.testing.assert_array_equal(found.X.toarray(), activations.codes.toarray())
+    np.testing.assert_array_equal(found.obsm["whitened"], activations.vectors)
+    conditions = found.obs["Metadata_condition"].astype(str)
+    assert conditions.tolist() == activations.units["Metadata_condition"].tolist()
+    assert found.obs["Metadata_tag"].astype(str).iloc[3] == "perturbed"
+    names = small_run.result.dictionary.names
+    assert found.var["name"].tolist() == compared["name"].tolist() == names
+    heatmap = tifffile.imread(save("heatmap", "heatmap.tif"))
+    field = explorer.overlays.field_of(explorer.viewer.layers.selection.active)
+    grid = activations.heatmap(field, explorer.session.view.concept)
+    np.testing.assert_array_equal(heatmap, grid_to_pixels(grid, 8, (SIZE, SIZE)))
+    loaded = ConceptDictionary.load(save("dictionary", "mine.microdl.safetensors"))
+    assert loaded.names == names
     # The same tables from what shows them.
     path = chosen("from the table.csv")
     right_click(explorer.table.viewport(), "Table of concepts...")
@@ -257,10 +227,8 @@ def test_tables_of_the_explorer_are_saved_and_hold_what_is_known(
 
 
 def test_the_gallery_and_the_cell_give_their_tables_and_pictures(
-    explored: Any, small_run: Any, qtbot: Any, chosen: Any
+    explorer, activations, small_run, qtbot, chosen
 ):
-    _, explorer = explored
-    activations = small_run.result.activations
     open_tab(explorer, explorer.gallery, qtbot)
     concept = explorer.session.view.concept
     view = explorer.gallery.lists[-1]
@@ -293,14 +261,11 @@ def test_the_gallery_and_the_cell_give_their_tables_and_pictures(
     assert is_picture(path)
     # The plot in view of this tab are these pictures, too.
     path = chosen("again.png")
-    click_entry(explorer.save_button, explorer.save_button.entries["plot"])
+    click_save(explorer, "plot")
     np.testing.assert_array_equal(imread(path), imread(chosen("like it.png")))
 
 
-def test_tables_of_the_evaluation_are_saved_with_all_their_rows(
-    explored: Any, small_run: Any, qtbot: Any, chosen: Any
-):
-    _, explorer = explored
+def test_tables_of_the_evaluation_are_saved_with_all_their_rows(explorer, small_run, qtbot, chosen):
     panel = explorer.evaluation
     open_tab(explorer, panel, qtbot)
     panel.choices.shuffles.setValue(19)
@@ -331,18 +296,8 @@ def test_tables_of_the_evaluation_are_saved_with_all_their_rows(
     ("name", "sentence"),
     [("missing/a.png", "Could not save"), ("a.gif", "'a.gif' is no picture; end the name in .png")],
 )
-def test_a_picture_that_cannot_be_saved_is_said(
-    explored: Any,
-    qtbot: Any,
-    chosen: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    sentence: str,
-):
-    _, explorer = explored
-    messages: list[str] = []
-    monkeypatch.setattr("napari_microdl.gui.widgets.save_actions.show_info", messages.append)
+def test_a_picture_that_cannot_be_saved_is_said(explorer, qtbot, chosen, told, name, sentence):
     qtbot.waitUntil(explorer.plots.plot.has_contents)
     chosen(name)
     right_click(explorer.plots.plot.canvas, "Save picture...")
-    assert sentence in messages[0]
+    assert sentence in told[0]

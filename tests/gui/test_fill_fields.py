@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,21 +9,20 @@ import pytest
 from qtpy.QtWidgets import QTableWidget
 
 from napari_microdl.gui.session.layers import Layout
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.gui.workflow.fill_fields import FillFields
 
-from .steps import LEFT
+from .steps import LEFT, open_workflow
 
 NAMES = ("B02_s1_DMSO", "B03_s1_drug", "notes")
 
 
 @pytest.fixture
-def docked(open_viewer: Any, qtbot: Any) -> Any:
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+def workflow(viewer, bare_workflow, qtbot) -> ConceptWorkflow:
     for number, name in enumerate(NAMES):
         viewer.add_image(np.random.default_rng(number).random((32, 32)), name=name)
-    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == len(NAMES))
-    return viewer, workflow
+    qtbot.waitUntil(lambda: len(bare_workflow.session.images.rows) == len(NAMES))
+    return bare_workflow
 
 
 def write(qtbot: Any, box: Any, text: str) -> None:
@@ -47,8 +45,7 @@ def known(workflow: Any, *names: str) -> list[tuple[Any, ...]]:
     return [tuple(getattr(row, name) for name in names) for row in workflow.session.images.rows]
 
 
-def test_names_fill_the_table_as_the_preview_shows(docked: Any, dialog: FillFields, qtbot: Any):
-    _, workflow = docked
+def test_names_fill_the_table_as_the_preview_shows(workflow, dialog, qtbot):
     write(qtbot, dialog.names.pattern, "{well}_{site}_{condition}")
     assert shown(dialog.names.preview) == [
         ["Image", "Well", "Site", "Condition"],
@@ -63,15 +60,14 @@ def test_names_fill_the_table_as_the_preview_shows(docked: Any, dialog: FillFiel
     assert known(workflow, "well", "condition") == [("B02", "DMSO"), ("B03", "drug"), ("", "")]
 
 
-def test_a_pattern_that_is_none_changes_nothing(docked: Any, dialog: FillFields, qtbot: Any):
+def test_a_pattern_that_is_none_changes_nothing(dialog, qtbot):
     write(qtbot, dialog.names.pattern, "{wel}")
     assert "{wel}, which is not known" in dialog.names.message.text()
     assert not dialog.names.apply.isEnabled()
 
 
-def test_names_tell_fields_and_channels_apart(open_viewer: Any, qtbot: Any):
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+def test_names_tell_fields_and_channels_apart(viewer, qtbot):
+    workflow = open_workflow(viewer)
     for name in ("p1 DNA", "p1 actin", "p2 DNA", "p2 actin"):
         viewer.add_image(np.random.default_rng(0).random((32, 32)), name=name)
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 4)
@@ -80,12 +76,8 @@ def test_names_tell_fields_and_channels_apart(open_viewer: Any, qtbot: Any):
     dialog = workflow.fields.findChild(FillFields)
     write(qtbot, dialog.names.pattern, "{field} {channel}")
     qtbot.mouseClick(dialog.names.apply, LEFT)
-    assert known(workflow, "group", "channel") == [
-        ("p1", "DNA"),
-        ("p1", "actin"),
-        ("p2", "DNA"),
-        ("p2", "actin"),
-    ]
+    expected = [("p1", "DNA"), ("p1", "actin"), ("p2", "DNA"), ("p2", "actin")]
+    assert known(workflow, "group", "channel") == expected
     assert [c.name for c in workflow.session.images.channels] == ["DNA", "actin"]
     # A query is asked of fields: both channels of one follow.
     dialog.tabs.setCurrentWidget(dialog.query)
@@ -94,28 +86,19 @@ def test_names_tell_fields_and_channels_apart(open_viewer: Any, qtbot: Any):
     assert known(workflow, "is_control") == [(False,), (False,), (True,), (True,)]
 
 
-def test_a_table_and_a_query_fill_the_rest(
-    docked: Any, dialog: FillFields, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    _, workflow = docked
+def test_a_table_and_a_query_fill_the_rest(workflow, dialog, qtbot, tmp_path, pick):
     path = tmp_path / "plate.csv"
     path.write_text(
         "Metadata_Field,Metadata_condition,Metadata_control\n"
         "B03_s1_drug.tif,10 uM,false\nB02_s1_DMSO.tif,none,true\n"
     )
-    monkeypatch.setattr(
-        "napari_microdl.gui.workflow.fill_fields.QFileDialog.getOpenFileName",
-        lambda *_: (str(path), ""),
-    )
+    pick(path)
     dialog.tabs.setCurrentWidget(dialog.table)
     qtbot.mouseClick(dialog.table.choose, LEFT)
     assert dialog.table.message.text() == "plate.csv has 2 rows; 2 of 3 images are among them."
     qtbot.mouseClick(dialog.table.apply, LEFT)
-    assert known(workflow, "condition", "is_control") == [
-        ("none", True),
-        ("10 uM", False),
-        ("", False),
-    ]
+    expected = [("none", True), ("10 uM", False), ("", False)]
+    assert known(workflow, "condition", "is_control") == expected
 
     dialog.tabs.setCurrentWidget(dialog.query)
     assert not dialog.query.apply.isEnabled()
@@ -128,7 +111,7 @@ def test_a_table_and_a_query_fill_the_rest(
     assert not dialog.query.apply.isEnabled()
 
 
-def test_a_file_that_is_no_table_is_refused(docked: Any, dialog: FillFields, tmp_path: Path):
+def test_a_file_that_is_no_table_is_refused(dialog, tmp_path):
     path = tmp_path / "plate.csv"
     path.write_text("")
     dialog.table.open(path)

@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint
 
-from .steps import LEFT, choose, click, write
+from .steps import choose, click, click_tick, write
 
 
 @pytest.fixture
-def ready(docked: Any, qtbot: Any) -> Any:
+def ready(workflow, qtbot) -> Any:
     """The dock with crops chosen and the last step open; a fit would take minutes."""
-    _, workflow = docked
     workflow.session.settings.configure(max_steps=100_000)
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.unit, "Square crops")
@@ -38,7 +36,7 @@ def drawn(workflow: Any) -> tuple[np.ndarray, np.ndarray, str, float]:
     return line.get_xdata(), line.get_ydata(), axes.get_title(), axes.get_xlim()[1]
 
 
-def test_the_curve_grows_while_the_fit_runs(ready: Any, qtbot: Any):
+def test_the_curve_grows_while_the_fit_runs(ready, qtbot):
     curve = ready.dictionary.curve
     # More concepts than samples can use, so that some are dead.
     write(qtbot, ready.dictionary.n_atoms, "300")
@@ -68,7 +66,7 @@ def test_the_curve_grows_while_the_fit_runs(ready: Any, qtbot: Any):
     assert not curve.isVisible()
 
 
-def test_a_finished_fit_shows_its_whole_curve(ready: Any, qtbot: Any):
+def test_a_finished_fit_shows_its_whole_curve(ready, qtbot):
     ready.session.settings.configure(max_steps=60)
     history = fit(qtbot, ready)
     steps, r2, title, end = drawn(ready)
@@ -78,13 +76,14 @@ def test_a_finished_fit_shows_its_whole_curve(ready: Any, qtbot: Any):
     assert title == f"R² {history[-1].r2:.3f}, {history[-1].dead_atoms} dead concepts"
 
 
-def test_stop_early_ends_the_fit_before_its_last_step(ready: Any, qtbot: Any):
-    ready.session.settings.configure(max_steps=600)
-    assert fit(qtbot, ready)[-1].step == 600
+def test_stop_early_ends_the_fit_before_its_last_step(ready, qtbot):
+    # As few concepts as are learned quickly.
+    ready.session.settings.configure(max_steps=300, n_atoms=2, n_iterations=1)
+    assert fit(qtbot, ready)[-1].step == 300
     box = ready.dictionary.early
-    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+    click_tick(qtbot, box)
     history = fit(qtbot, ready)
-    assert history[-1].step < 600
+    assert history[-1].step < 300
     measured = [r.held_out_r2 for r in history if r.held_out_r2 is not None and r.step % 20 == 0]
     # It ended because samples that it had not learned from were no longer reconstructed better.
     estimator = ready.session.settings.dictionary.icfl
@@ -92,5 +91,3 @@ def test_stop_early_ends_the_fit_before_its_last_step(ready: Any, qtbot: Any):
     assert len(measured) > last
     assert max(measured[-last:]) < max(measured[:-last]) + estimator.tol
     assert drawn(ready)[0][-1] == history[-1].step
-    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
-    assert fit(qtbot, ready)[-1].step == 600

@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 1366, 768
 
 
 @pytest.fixture
-def sized(request: pytest.FixtureRequest) -> Any:
+def sized(request) -> Any:
     appearance = get_settings().appearance
     before = appearance.font_size
     yield lambda size: setattr(appearance, "font_size", size)
@@ -46,9 +46,16 @@ def nothing_cut_off(qtbot: Any, inside: QWidget) -> None:
         assert cut_off(inside) == []
 
 
+def test_docks_ask_for_little_room(workflow, explorer):
+    for step in workflow.steps.values():
+        step.set_expanded(True)
+    for dock in (workflow, explorer):
+        assert dock.minimumSizeHint().width() <= 400
+        assert dock.minimumSizeHint().height() <= 500
+
+
 @pytest.mark.parametrize("size", [9, 16, 20])
-def test_nothing_in_the_workflow_is_cut_off(docked: Any, qtbot: Any, sized: Any, size: int):
-    viewer, workflow = docked
+def test_nothing_in_the_workflow_is_cut_off(viewer, workflow, qtbot, sized, size):
     viewer.window.resize(WIDTH, HEIGHT)
     sized(size)
     for number, step in enumerate(workflow.steps.values()):
@@ -75,8 +82,7 @@ def test_nothing_in_the_workflow_is_cut_off(docked: Any, qtbot: Any, sized: Any,
 
 
 @pytest.mark.parametrize("size", [9, 16, 20])
-def test_nothing_in_the_explorer_is_cut_off(explored: Any, qtbot: Any, sized: Any, size: int):
-    viewer, explorer = explored
+def test_nothing_in_the_explorer_is_cut_off(viewer, explorer, qtbot, sized, size):
     viewer.window.resize(WIDTH, HEIGHT)
     sized(size)
     for number in range(explorer.tabs.count()):

@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
     QAbstractSpinBox,
-    QApplication,
     QComboBox,
     QHeaderView,
     QLineEdit,
@@ -22,11 +21,12 @@ from qtpy.QtWidgets import (
 )
 
 from napari_microdl.gui.explorer.concept_table import HEADINGS
+from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.widgets.plots import point_by_key
 from napari_microdl.report.concept_figures import volcano_places
 
-from .conftest import small_layers
-from .steps import open_tab, selection_outlines, shown_names
+from .clicks import write_in_editor
+from .steps import open_tab, rings, selection_outlines, shown_names
 
 TAB = Qt.Key.Key_Tab
 CONTROLS = (
@@ -88,10 +88,7 @@ def missed(dock: QWidget, seen: list[QWidget]) -> list[str]:
 
 
 @pytest.mark.parametrize("source", ["segmentation", "labels"])
-def test_tab_reaches_every_control_of_the_workflow_and_leaves_it(
-    docked: Any, qtbot: Any, source: Any
-):
-    viewer, workflow = docked
+def test_tab_reaches_every_control_of_the_workflow_and_leaves_it(viewer, workflow, qtbot, source):
     viewer.add_labels(np.ones((160, 160), int), name="mine")
     for step in workflow.steps.values():
         step.set_expanded(True)
@@ -115,8 +112,7 @@ def test_tab_reaches_every_control_of_the_workflow_and_leaves_it(
 
 
 @pytest.mark.parametrize("unit", ["crop", "token"])
-def test_tab_reaches_what_other_units_need(docked: Any, qtbot: Any, unit: Any):
-    _, workflow = docked
+def test_tab_reaches_what_other_units_need(workflow, qtbot, unit):
     for step in workflow.steps.values():
         step.set_expanded(True)
     workflow.session.settings.configure(unit=unit)
@@ -126,10 +122,7 @@ def test_tab_reaches_what_other_units_need(docked: Any, qtbot: Any, unit: Any):
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_tab_reaches_every_control_of_the_explorer_and_leaves_it(
-    explored: Any, qtbot: Any, number: int
-):
-    _, explorer = explored
+def test_tab_reaches_every_control_of_the_explorer_and_leaves_it(explorer, qtbot, number):
     explorer.selection.select([5])
     bar = explorer.tabs.tabBar()
     bar.setFocus()
@@ -146,9 +139,7 @@ def test_tab_reaches_every_control_of_the_explorer_and_leaves_it(
     assert (explorer.compare.plot in seen) == (panel is explorer.compare)
 
 
-def test_tab_reaches_every_control_of_the_dialog_that_fills_fields(
-    docked: Any, dialog: Any, qtbot: Any
-):
+def test_tab_reaches_every_control_of_the_dialog_that_fills_fields(dialog, qtbot):
     for number in range(dialog.tabs.count()):
         dialog.tabs.setCurrentIndex(number)
         bar = dialog.tabs.tabBar()
@@ -162,16 +153,12 @@ def test_tab_reaches_every_control_of_the_dialog_that_fills_fields(
         assert missed(dialog, seen) == []
 
 
-def test_fields_are_edited_by_the_keyboard(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_fields_are_edited_by_the_keyboard(workflow, qtbot):
     table = workflow.fields.table
     look_at(qtbot, workflow, table)
     table.setCurrentIndex(table.model().index(0, 2))
     qtbot.keyClick(table, Qt.Key.Key_F2)
-    editor = QApplication.focusWidget()
-    assert isinstance(editor, QLineEdit)
-    qtbot.keyClicks(editor, "DMSO")
-    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    write_in_editor(qtbot, table, "DMSO")
     qtbot.waitUntil(lambda: workflow.session.images.rows[0].condition == "DMSO")
     before = workflow.session.images.rows[0].is_control
     qtbot.keyClick(table, Qt.Key.Key_Right)
@@ -181,8 +168,7 @@ def test_fields_are_edited_by_the_keyboard(docked: Any, qtbot: Any):
     assert table.currentIndex().row() == 1
 
 
-def test_channels_are_edited_by_the_keyboard(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_channels_are_edited_by_the_keyboard(viewer, workflow, qtbot):
     viewer.layers.clear()
     viewer.add_image(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), name="smear")
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 1)
@@ -196,16 +182,12 @@ def test_channels_are_edited_by_the_keyboard(docked: Any, qtbot: Any):
     assert [c.use for c in workflow.session.images.channels] == [True, False, True]
     qtbot.keyClick(table, Qt.Key.Key_Right)
     qtbot.keyClick(table, Qt.Key.Key_F2)
-    editor = QApplication.focusWidget()
-    assert isinstance(editor, QLineEdit)
-    qtbot.keyClicks(editor, "eosin")
-    qtbot.keyClick(editor, Qt.Key.Key_Return)
+    write_in_editor(qtbot, table, "eosin")
     names = ["red", "eosin", "blue"]
     qtbot.waitUntil(lambda: [c.name for c in workflow.session.images.channels] == names)
 
 
-def test_labels_are_chosen_by_the_keyboard_and_the_focus_stays(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_labels_are_chosen_by_the_keyboard_and_the_focus_stays(viewer, workflow, qtbot):
     layers = [viewer.add_labels(np.ones((160, 160), int), name=f"cells {i}") for i in range(3)]
     workflow.cells.set_expanded(True)
     workflow.session.settings.choose(cell_source="labels")
@@ -217,16 +199,12 @@ def test_labels_are_chosen_by_the_keyboard_and_the_focus_stays(docked: Any, qtbo
         qtbot.keyClick(window.focusWidget(), Qt.Key.Key_Down)
         assert workflow.session.images.rows[1].labels_layer().name == layer.name
     assert box.currentText() == "cells 2"
-    assert (
-        workflow.session.images.rows[0].labels_layer()
-        is not workflow.session.images.rows[1].labels_layer()
-    )
+    first, second, *_ = workflow.session.images.rows
+    assert first.labels_layer() is not second.labels_layer()
 
 
-def test_cells_are_picked_one_by_one_with_the_keyboard(explored: Any, small_run: Any, qtbot: Any):
-    viewer, explorer = explored
+def test_cells_are_picked_one_by_one_with_the_keyboard(viewer, explorer, activations, qtbot):
     open_tab(explorer, explorer.cell, qtbot)
-    activations = small_run.result.activations
     viewer.layers.selection.active = explorer.session.run.current.sources[2].layer()
     rows = activations.rows_of_field(2)
     assert len(rows) > 3
@@ -253,33 +231,24 @@ def test_cells_are_picked_one_by_one_with_the_keyboard(explored: Any, small_run:
     assert explorer.selection.current == activations.rows_of_field(1)[-1]
 
 
-def test_without_images_every_cell_is_reached(open_viewer: Any, small_run: Any, qtbot: Any):
-    viewer = open_viewer()
-    _, explorer = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
-    assert not explorer.cell.next.isEnabled()
-    explorer.session.open_activations(small_run.result.activations)
-    explorer.tabs.setCurrentWidget(explorer.cell)
-    last = len(small_run.result.activations.units) - 1
-    for button, row in (
-        (explorer.cell.next, 0),
-        (explorer.cell.next, 1),
-        (explorer.cell.previous, 0),
-        (explorer.cell.previous, last),
-        (explorer.cell.next, 0),
-    ):
+def test_without_images_every_cell_is_reached(bare_explorer, activations, qtbot):
+    panel, selection = bare_explorer.cell, bare_explorer.selection
+    assert not panel.next.isEnabled()
+    bare_explorer.session.open_activations(activations)
+    bare_explorer.tabs.setCurrentWidget(panel)
+    last = len(activations.units) - 1
+    buttons = (panel.next, panel.next, panel.previous, panel.previous, panel.next)
+    for button, row in zip(buttons, (0, 1, 0, last, 0), strict=True):
         qtbot.keyClick(button, Qt.Key.Key_Space)
-        assert explorer.selection.current == row
+        assert selection.current == row
 
 
-def test_arrow_keys_go_from_point_to_point_of_the_comparison(
-    explored: Any, small_run: Any, qtbot: Any
-):
-    _, explorer = explored
+def test_arrow_keys_go_from_point_to_point_of_the_comparison(explorer, activations, qtbot):
     open_tab(explorer, explorer.compare, qtbot)
     plot = explorer.compare.plot
     qtbot.waitUntil(plot.has_contents)
     explorer.compare.by.setCurrentText("by cells")
-    places = volcano_places(small_run.result.activations.compare(*explorer.compare.chosen))
+    places = volcano_places(activations.compare(*explorer.compare.chosen))
     plot.setFocus()
     qtbot.keyClick(plot, Qt.Key.Key_Home)
     seen = [explorer.session.view.concept]
@@ -302,17 +271,11 @@ def test_arrow_keys_go_from_point_to_point_of_the_comparison(
     assert np.diff(heights[: len(places)]).min() >= 0 >= np.diff(heights[len(places) :]).max()
     # The ring follows, and the table.
     qtbot.waitUntil(lambda: not explorer._rest.isActive())
-    ringed = [
-        c.get_offsets()
-        for c in plot.canvas.figure.axes[0].collections
-        if not len(c.get_facecolor())
-    ]
-    np.testing.assert_allclose(ringed[0][0], places[explorer.session.view.concept])
+    np.testing.assert_allclose(rings(plot)[0], places[explorer.session.view.concept])
     assert explorer.table.selected_concepts() == [explorer.session.view.concept]
 
 
-def test_a_frame_shows_that_the_comparison_hears_keys(explored: Any, qtbot: Any):
-    _, explorer = explored
+def test_a_frame_shows_that_the_comparison_hears_keys(explorer, qtbot):
     open_tab(explorer, explorer.compare, qtbot)
     plot = explorer.compare.plot
     qtbot.waitUntil(plot.has_contents)
@@ -353,12 +316,11 @@ def pick(qtbot: Any, button: Any, number: int) -> None:
 
 
 def test_cells_are_selected_by_condition_image_or_concept_without_a_lasso(
-    explored: Any, small_run: Any, qtbot: Any
+    viewer, explorer, activations, qtbot
 ):
-    viewer, explorer = explored
     open_tab(explorer, explorer.map, qtbot)
     qtbot.waitUntil(explorer.map.plot.has_contents)
-    activations, button = small_run.result.activations, explorer.map.select_button
+    button = explorer.map.select_button
     conditions = activations.units["Metadata_condition"]
     names = sorted(conditions.unique())
     assert entries(button) == [
@@ -369,27 +331,19 @@ def test_cells_are_selected_by_condition_image_or_concept_without_a_lasso(
     active = np.flatnonzero(activations.codes.toarray()[:, explorer.session.view.concept] > 0)
     explorer.session.view.show(all_fields=True)
     viewer.layers.selection.active = explorer.session.run.current.sources[2].layer()
-    for number, expected in enumerate(
-        (
-            active,
-            activations.rows_of_field(2),
-            *(np.flatnonzero(conditions == name) for name in names),
-        )
-    ):
+    of_conditions = [np.flatnonzero(conditions == name) for name in names]
+    for number, expected in enumerate((active, activations.rows_of_field(2), *of_conditions)):
         pick(qtbot, button, number)
         assert len(expected)
         assert explorer.selection.rows.tolist() == expected.tolist()
         assert f"{len(expected)} crops selected" in explorer.map.message.text()
-        outlined = {
-            layer.metadata["napari_microdl"]["field"] for layer in selection_outlines(viewer)
-        }
+        outlined = {layer.metadata[TAG]["field"] for layer in selection_outlines(viewer)}
         assert outlined == set(activations.units["field"].to_numpy()[expected].tolist())
     qtbot.keyClick(explorer.map.clear_button, Qt.Key.Key_Space)
     assert not len(explorer.selection.rows)
 
 
-def test_a_column_is_sorted_by_the_keyboard(explored: Any, qtbot: Any):
-    _, explorer = explored
+def test_a_column_is_sorted_by_the_keyboard(explorer, qtbot):
     table = explorer.table
     look_at(qtbot, explorer, table)
     names = shown_names(explorer)
@@ -412,16 +366,7 @@ def test_a_column_is_sorted_by_the_keyboard(explored: Any, qtbot: Any):
     ]
 
 
-def test_a_whole_run_takes_no_mouse(open_viewer: Any, qtbot: Any):
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
-    for layer in small_layers():
-        viewer.add_layer(layer)
-    qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 4)
-    workflow.session.settings.configure(
-        model="random-init", device="cpu", crop_size=32, n_atoms=5, n_iterations=2,
-        atoms_per_iteration=2, max_steps=10, layer=2,
-    )  # fmt: skip
+def test_a_whole_run_takes_no_mouse(viewer, workflow, qtbot):
     workflow.cells.heading.setFocus()
     window = workflow.window()
 

@@ -11,9 +11,9 @@ pytestmark = pytest.mark.own_window
 
 
 @pytest.fixture
-def our_viewer(open_viewer: Any, monkeypatch: pytest.MonkeyPatch) -> Viewer:
+def our_viewer(viewer, monkeypatch) -> Viewer:
     """The viewer that the demo gets when it asks napari for one."""
-    viewer = open_viewer().__wrapped__
+    viewer = viewer.__wrapped__
     monkeypatch.setattr(launch.napari, "Viewer", lambda **_: viewer)
     return viewer
 

@@ -14,49 +14,16 @@ from .clicks import click_menus
 from .conftest import small_layers
 
 
-@pytest.fixture
-def viewer(open_viewer: Any, small_run: Any) -> Any:
-    made = open_viewer().__wrapped__
-    for field in small_run.fields:
-        made.add_image(field.read()[0], name=field.name)
-    return made
-
-
-def run(command: str) -> None:
-    get_app_model().commands.execute_command(f"napari-microdl.{command}").result()
-
-
 def docks(viewer: Any) -> set[str]:
     return {name.split(" (")[0] for name in viewer.window.dock_widgets}
 
 
-def test_selected_images_are_ticked_in_the_workflow(viewer):
-    viewer.layers.selection = {viewer.layers[1], viewer.layers[2]}
-    run("learn")
-    assert docks(viewer) == {"Concept workflow"}
-    rows = session_of(viewer).images.rows
-    assert [row.use for row in rows] == [False, True, True, False]
+def test_without_a_selection_images_stay_ticked_as_they_are(viewer, workflow):
+    workflow.session.images.edit_rows([0], use=False)
     viewer.layers.selection = set()
-    run("learn")
-    assert [row.use for row in rows] == [False, True, True, False]
-
-
-def test_measuring_takes_cells(viewer):
-    session_of(viewer).settings.configure(unit="crop")
-    run("measure")
-    assert session_of(viewer).settings.config.units.kind == "cell"
+    get_app_model().commands.execute_command("napari-microdl.learn").result()
     assert docks(viewer) == {"Concept workflow"}
-
-
-@pytest.mark.parametrize("kind", ["heatmap", "activation"])
-def test_an_overlay_is_shown_on_the_selected_image(explored, kind):
-    viewer, explorer = explored
-    explorer.session.view.show(all_fields=True)
-    viewer.layers.selection.active = viewer.layers[2]
-    run(kind)
-    tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]
-    assert [(tag["kind"], tag["field"]) for tag in tags] == [(kind, 2)]
-    assert docks(viewer) == {"Concept explorer"}
+    assert [row.use for row in workflow.session.images.rows] == [False, True, True, True]
 
 
 @pytest.mark.own_window
@@ -67,9 +34,7 @@ def test_an_overlay_is_shown_on_the_selected_image(explored, kind):
         ("Measure", "Concept activations of cells (MicroDL)", "cell"),
     ],
 )
-def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(
-    open_viewer: Any, qtbot: Any, menu: str, entry: str, unit: str
-):
+def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(open_viewer, qtbot, menu, entry, unit):
     viewer, other = open_viewer(), open_viewer()
     for one in (viewer, other):
         for layer in small_layers():
@@ -97,10 +62,7 @@ def test_the_workflow_is_opened_by_clicks_in_the_layers_menu(
         ("Visualize", "Activation of a concept in every cell (MicroDL)", "activation"),
     ],
 )
-def test_an_overlay_is_shown_by_clicks_in_the_layers_menu(
-    explored: Any, menu: str, entry: str, kind: str
-):
-    viewer, explorer = explored
+def test_an_overlay_is_shown_by_clicks_in_the_layers_menu(viewer, explorer, menu, entry, kind):
     explorer.session.view.show(kinds=[], all_fields=True)
     viewer.layers.selection.active = viewer.layers[1]
     click_menus(viewer.__wrapped__.window._qt_window, "Layers", menu, entry)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari import Viewer
 from napari.layers import Image
 
 from napari_microdl.concepts.painting import grid_to_pixels
@@ -15,6 +16,8 @@ from napari_microdl.gui.overlays.overlays import DIVERGING, side_by_side
 from napari_microdl.gui.session.layers import TAG, Source, is_output
 from napari_microdl.gui.session.session import Session
 from napari_microdl.pipeline.run import run_pipeline
+
+from .conftest import sources_of
 
 
 def outputs(viewer: Any, kind: str) -> list[Any]:
@@ -27,12 +30,16 @@ def test_the_heatmap_is_transparent_where_it_says_nothing():
 
 
 @pytest.fixture
-def shown(open_viewer: Any, small_run: Any) -> tuple[Any, Session]:
-    """A viewer with the finished small run on images that lie askew."""
-    viewer = open_viewer().__wrapped__
-    sources = []
-    for number, field in enumerate(small_run.fields):
-        layer = viewer.add_image(
+def viewer(open_viewer) -> Viewer:
+    """As the plugin has it."""
+    return open_viewer().__wrapped__
+
+
+@pytest.fixture
+def session(viewer, small_run) -> Session:
+    """The finished small run on images that lie askew."""
+    layers = [
+        viewer.add_image(
             field.read()[0],
             name=field.name,
             scale=(0.5, 0.25),
@@ -43,16 +50,15 @@ def shown(open_viewer: Any, small_run: Any) -> tuple[Any, Session]:
             units=("um", "um"),
             axis_labels=("y", "x"),
         )
-        sources.append(Source(weakref.ref(layer), (), field.name))
+        for number, field in enumerate(small_run.fields)
+    ]
     session = session_of(viewer)
-    session.finish(small_run.result, small_run.fields, sources)
+    session.finish(small_run.result, small_run.fields, sources_of(layers, small_run.fields))
     session.view.show(all_fields=False)
-    return viewer, session
+    return session
 
 
-def test_overlays_show_what_the_core_computed(shown, small_run):
-    viewer, session = shown
-    activations = small_run.result.activations
+def test_overlays_show_what_the_core_computed(viewer, session, activations):
     session.view.show(kinds=["heatmap", "activation"], all_fields=True)
     for concept in (session.view.concept, activations.ranking.index[3]):
         session.view.show_concept(int(concept))
@@ -79,8 +85,7 @@ def test_overlays_show_what_the_core_computed(shown, small_run):
             )
 
 
-def test_overlays_carry_the_transforms_of_their_source(shown):
-    viewer, session = shown
+def test_overlays_carry_the_transforms_of_their_source(viewer, session):
     session.view.show(kinds=["heatmap", "activation"], all_fields=True)
     for overlay in outputs(viewer, "heatmap") + outputs(viewer, "activation"):
         source = session.run.current.sources[overlay.metadata[TAG]["field"]].layer()
@@ -99,8 +104,7 @@ def test_overlays_carry_the_transforms_of_their_source(shown):
             )
 
 
-def test_the_drawn_heatmap_is_that_of_every_pixel(explored, small_run):
-    viewer, explorer = explored
+def test_the_drawn_heatmap_is_that_of_every_pixel(viewer, explorer, small_run):
     session = explorer.session
     source = session.run.current.sources[0].layer()
     source.scale, source.rotate = (0.5, 0.25), 15
@@ -136,8 +140,7 @@ def test_the_first_run_is_shown_on_all_images_only_where_they_lie_side_by_side()
     assert not side_by_side(apart[:1])
 
 
-def test_outputs_say_where_they_come_from(shown, small_run):
-    viewer, session = shown
+def test_outputs_say_where_they_come_from(viewer, session, small_run):
     (layer,) = outputs(viewer, "activation")
     tag = layer.metadata[TAG]
     assert tag["run_id"] == session.run.current.run_id
@@ -145,8 +148,7 @@ def test_outputs_say_where_they_come_from(shown, small_run):
     assert tag["source"] == small_run.fields[tag["field"]].name
 
 
-def test_a_concept_is_switched_in_place(shown):
-    viewer, session = shown
+def test_a_concept_is_switched_in_place(viewer, session):
     (before,) = outputs(viewer, "activation")
     data = before.data
     session.view.show_concept(int(session.run.current.result.activations.ranking.index[1]))
@@ -155,8 +157,7 @@ def test_a_concept_is_switched_in_place(shown):
     assert not np.array_equal(after.data, data, equal_nan=True)
 
 
-def test_overlays_follow_the_selected_image_and_leave_the_selection_alone(shown):
-    viewer, session = shown
+def test_overlays_follow_the_selected_image_and_leave_the_selection_alone(viewer, session):
     for number in (0, 2):
         image = session.run.current.sources[number].layer()
         viewer.layers.selection.active = image
@@ -165,8 +166,7 @@ def test_overlays_follow_the_selected_image_and_leave_the_selection_alone(shown)
         assert viewer.layers.selection.active is image
 
 
-def test_clean_up_goes_by_tag_and_not_by_name(shown, small_run):
-    viewer, session = shown
+def test_clean_up_goes_by_tag_and_not_by_name(viewer, session, small_run):
     session.view.show(kinds=["heatmap", "activation"], all_fields=True)
     mine = viewer.add_image(np.zeros((4, 4)), name=outputs(viewer, "heatmap")[0].name)
     outputs(viewer, "heatmap")[1].name = "renamed by the user"
@@ -179,8 +179,7 @@ def test_clean_up_goes_by_tag_and_not_by_name(shown, small_run):
     assert all(tag["run_id"] != old for tag in tags)
 
 
-def test_an_overlay_that_the_user_deletes_stays_away(shown):
-    viewer, session = shown
+def test_an_overlay_that_the_user_deletes_stays_away(viewer, session):
     session.view.show(kinds=["heatmap", "activation"])
     viewer.layers.remove(outputs(viewer, "heatmap")[0])
     assert session.view.kinds == {"activation"}
@@ -189,8 +188,7 @@ def test_an_overlay_that_the_user_deletes_stays_away(shown):
     assert len(outputs(viewer, "activation")) == 1
 
 
-def test_closing_an_image_leaves_the_others_working(shown):
-    viewer, session = shown
+def test_closing_an_image_leaves_the_others_working(viewer, session):
     session.view.show(all_fields=True)
     viewer.layers.remove(session.run.current.sources[0].layer())
     session.view.show_concept(int(session.run.current.result.activations.ranking.index[1]))
@@ -198,18 +196,14 @@ def test_closing_an_image_leaves_the_others_working(shown):
     assert {x.metadata[TAG]["field"] for x in outputs(viewer, "heatmap")} == {1, 2, 3}
 
 
-def test_cells_are_painted_and_outlined_with_their_features(open_viewer, small_run):
-    viewer = open_viewer().__wrapped__
+def test_cells_are_painted_and_outlined_with_their_features(viewer, small_run):
     # Labels need not be 1, 2, 3: other tools leave gaps.
     fields = [replace(f, labels=segment_cells(f.read()[0]) * 1000) for f in small_run.fields[1:3]]
     config = small_run.config.with_settings(unit="cell", n_atoms=4, shrinkage=1.0)
     result = run_pipeline(fields, config)
     layers = [viewer.add_image(f.read()[0], name=f.name) for f in fields]
-    sources = [
-        Source(weakref.ref(layer), (), f.name) for layer, f in zip(layers, fields, strict=True)
-    ]
     session = session_of(viewer)
-    session.finish(result, fields, sources)
+    session.finish(result, fields, sources_of(layers, fields))
     session.view.show(kinds=["activation", "cells"], all_fields=True)
     images = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "activation")}
     outlines = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "cells")}
@@ -224,24 +218,20 @@ def test_cells_are_painted_and_outlined_with_their_features(open_viewer, small_r
 
 
 def test_the_overlay_on_the_selected_image_follows_the_slider(
-    explored: Any, small_run: Any, qtbot: Any
+    viewer, explorer, activations, small_run, qtbot
 ):
-    viewer, explorer = explored
     viewer.layers.clear()
     stack = viewer.add_image(np.stack([f.read()[0] for f in small_run.fields]), name="movie")
     # An image that begins earlier shifts the steps of the slider against the frames.
     viewer.add_image(np.zeros((7, 4, 4)), name="longer", translate=(-3, 0, 0))
     sources = [
-        Source(
-            weakref.ref(stack.__wrapped__ if hasattr(stack, "__wrapped__") else stack), (i,), f.name
-        )
-        for i, f in enumerate(small_run.fields)
+        Source(weakref.ref(stack), (frame,), field.name)
+        for frame, field in enumerate(small_run.fields)
     ]
     session = explorer.session
     session.finish(small_run.result, small_run.fields, sources)
     session.view.show(kinds=["activation"], all_fields=False)
     viewer.layers.selection.active = stack
-    activations = small_run.result.activations
     for frame in (2, 0, 3):
         viewer.dims.set_point(0, frame)
         (overlay,) = [x for x in viewer.layers if isinstance(x, Image) and is_output(x)]

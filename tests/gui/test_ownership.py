@@ -50,8 +50,7 @@ def chosen_labels(workflow: Any) -> list[Labels | None]:
     return [row.labels_layer() for row in workflow.session.images.rows]
 
 
-def test_a_duplicate_of_an_overlay_is_the_persons(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_a_duplicate_of_an_overlay_is_the_persons(viewer, workflow, qtbot):
     workflow.session.settings.configure(unit="crop")
     run(qtbot, workflow)
     overlay = next(x for x in viewer.layers if is_output(x))
@@ -67,8 +66,7 @@ def test_a_duplicate_of_an_overlay_is_the_persons(docked: Any, qtbot: Any):
     np.testing.assert_array_equal(copy.data, shown)
 
 
-def test_cells_that_were_corrected_by_hand_stay_and_can_be_used(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_cells_that_were_corrected_by_hand_stay_and_can_be_used(viewer, workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
     run_step(qtbot, workflow, "cells")
     found = [x for x in viewer.layers if isinstance(x, Labels)]
@@ -97,8 +95,7 @@ def test_cells_that_were_corrected_by_hand_stay_and_can_be_used(docked: Any, qtb
     assert workflow.session.images.contents(layer) != before
 
 
-def test_a_part_that_was_previewed_and_corrected_is_not_previewed_over(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_a_part_that_was_previewed_and_corrected_is_not_previewed_over(viewer, workflow, qtbot):
     click(qtbot, workflow.cells.heading)
     with qtbot.waitSignal(workflow.preview.jobs.succeeded):
         click(qtbot, workflow.cells.preview)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 import numpy as np
@@ -10,13 +9,12 @@ import pytest
 from qtpy.QtCore import QPoint, Qt
 
 from napari_microdl.gui.overlays.picking import camera_of, go_to, unit_at
-from napari_microdl.gui.session.layers import TAG, Source
+from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.session.run import Run
 from napari_microdl.pipeline.run import run_pipeline
 
-from .steps import LEFT, canvas_of, selection_outlines
-
-ROW = Qt.ItemDataRole.UserRole
+from .conftest import sources_of
+from .steps import LEFT, canvas_of, click_item, covered, selection_outlines, shown_units
 
 
 def click_unit(viewer: Any, run: Run, row: int, qtbot: Any, modifier: Any = None) -> None:
@@ -30,9 +28,9 @@ def click_unit(viewer: Any, run: Run, row: int, qtbot: Any, modifier: Any = None
     qtbot.mouseClick(canvas, LEFT, modifier, middle)
 
 
-def test_a_clicked_unit_tells_its_concepts_and_what_is_like_it(explored, small_run, qtbot):
-    viewer, explorer = explored
-    activations = small_run.result.activations
+def test_a_clicked_unit_tells_its_concepts_and_what_is_like_it(
+    viewer, explorer, activations, qtbot
+):
     # A crop far from the edge and with concepts.
     row = int(np.flatnonzero(np.diff(activations.codes.indptr) > 1)[3])
     click_unit(viewer, explorer.session.run.current, row, qtbot)
@@ -42,46 +40,37 @@ def test_a_clicked_unit_tells_its_concepts_and_what_is_like_it(explored, small_r
     assert f"crop {unit['label']} of {unit['Metadata_Field']}" in explorer.cell.heading.text()
     listed = explorer.cell.concepts
     expected, values = activations.concepts_of(row)
-    assert [listed.item(i).data(ROW) for i in range(listed.count())] == expected.tolist()
+    assert shown_units(listed) == expected.tolist()
     assert listed.item(0).text().startswith(f"{values[0]:+.2f}")
     similar = explorer.cell.similar
-    rows = [similar.item(i).data(ROW) for i in range(similar.count())]
+    rows = shown_units(similar)
     assert rows == activations.similar_units(row, 12)[0].tolist()
 
-    place = listed.visualItemRect(listed.item(1)).center()
-    qtbot.mouseClick(listed.viewport(), LEFT, pos=place)
+    click_item(qtbot, listed, listed.item(1))
     assert explorer.session.view.concept == expected[1]
-    place = similar.visualItemRect(similar.item(0)).center()
-    qtbot.mouseClick(similar.viewport(), LEFT, pos=place)
+    click_item(qtbot, similar, similar.item(0))
     assert explorer.selection.current == rows[0]
     assert viewer.layers.selection.active.name == activations.units["Metadata_Field"][rows[0]]
 
 
-def test_selected_units_are_outlined_and_shift_adds(explored, small_run, qtbot):
-    viewer, explorer = explored
-    geometry = small_run.result.activations.geometry[0]
-    first, second = 0, len(geometry) - 1
+def test_selected_units_are_outlined_and_shift_adds(viewer, explorer, activations, qtbot):
+    boxes, run = activations.geometry[0].boxes, explorer.session.run.current
+    first, second = 0, len(boxes) - 1
     explorer.session.view.show(all_fields=False)
-    click_unit(viewer, explorer.session.run.current, first, qtbot)
+    click_unit(viewer, run, first, qtbot)
     (layer,) = selection_outlines(viewer)
-    top, left, bottom, right = geometry.boxes[first]
-    expected = np.zeros(layer.data.shape, bool)
-    expected[top:bottom, left:right] = True
-    np.testing.assert_array_equal(layer.data > 0, expected)
-    click_unit(
-        viewer, explorer.session.run.current, second, qtbot, Qt.KeyboardModifier.ShiftModifier
-    )
+    shape = layer.data.shape
+    np.testing.assert_array_equal(layer.data > 0, covered(boxes[[first]], shape))
+    click_unit(viewer, run, second, qtbot, Qt.KeyboardModifier.ShiftModifier)
     assert explorer.selection.rows.tolist() == [first, second]
-    top, left, bottom, right = geometry.boxes[second]
-    expected[top:bottom, left:right] = True
-    np.testing.assert_array_equal(selection_outlines(viewer)[0].data > 0, expected)
-    viewer.layers.remove(selection_outlines(viewer)[0])
+    (layer,) = selection_outlines(viewer)
+    np.testing.assert_array_equal(layer.data > 0, covered(boxes[[first, second]], shape))
+    viewer.layers.remove(layer)
     assert not len(explorer.selection.rows)
     assert not selection_outlines(viewer)
 
 
-def test_a_drag_picks_nothing_and_a_closed_dock_does_not_listen(explored, qtbot):
-    viewer, explorer = explored
+def test_a_drag_picks_nothing_and_a_closed_dock_does_not_listen(viewer, explorer, qtbot):
     canvas = canvas_of(viewer)
     middle = QPoint(canvas.width() // 2, canvas.height() // 2)
     go_to(viewer.__wrapped__, explorer.session.run.current, 5)
@@ -97,8 +86,7 @@ def test_a_drag_picks_nothing_and_a_closed_dock_does_not_listen(explored, qtbot)
     assert not len(explorer.selection.rows)
 
 
-def test_a_closed_image_takes_its_overlays_and_marks_along(explored):
-    viewer, explorer = explored
+def test_a_closed_image_takes_its_overlays_and_marks_along(viewer, explorer):
     explorer.session.view.show(kinds=["activation", "heatmap"], all_fields=True)
     units = explorer.session.run.current.result.activations.units
     explorer.selection.select(np.flatnonzero(units["field"] < 2))
@@ -112,22 +100,18 @@ def test_a_closed_image_takes_its_overlays_and_marks_along(explored):
 
 
 @pytest.mark.parametrize("unit", ["cell", "crop"])
-def test_every_pixel_leads_to_the_unit_that_covers_it(open_viewer, small_run, unit):
+def test_every_pixel_leads_to_the_unit_that_covers_it(viewer, small_run, unit):
     """In an image that lies askew, by the labels or boxes themselves."""
     fields = small_run.fields[:2]
     config = small_run.config.with_settings(unit=unit, n_atoms=8, max_steps=5, whiten=False)
     result = run_pipeline(fields, config)
-    viewer = open_viewer().__wrapped__
     layers = [
         viewer.add_image(
             f.read()[0], name=f.name, scale=(0.5, 0.25), rotate=20, translate=(0, 90 * n)
         )
         for n, f in enumerate(fields)
     ]
-    sources = [
-        Source(weakref.ref(layer), (), f.name) for layer, f in zip(layers, fields, strict=True)
-    ]
-    run = Run("0" * 12, result, fields, sources, is_first=True)
+    run = Run("0" * 12, result, fields, sources_of(layers, fields), is_first=True)
     random = np.random.default_rng(0)
     units = result.activations.units
     found = 0

@@ -48,14 +48,12 @@ def test_the_simulated_plate_opens_with_its_channels_conditions_and_wells():
     assert [y for _, y, _ in places] == [0] * 4 + [280] * 4 + [560] * 4
 
 
-def test_the_manifest_opens_it_in_napari(open_viewer):
-    viewer = open_viewer()
+def test_the_manifest_opens_it_in_napari(viewer):
     viewer.open_sample("napari-microdl", "transfluor")
     assert len(viewer.layers) == 8
 
 
-def test_the_workflow_takes_the_simulated_plate_as_it_is(open_viewer):
-    viewer = open_viewer()
+def test_the_workflow_takes_the_simulated_plate_as_it_is(viewer):
     viewer.open_sample("napari-microdl", "simulated")
     session = Session()
     session.images.set_layout(Layout(), viewer.layers)
@@ -65,9 +63,5 @@ def test_the_workflow_takes_the_simulated_plate_as_it_is(open_viewer):
     expected, _ = simulated()
     for ours, theirs in zip(fields, expected, strict=True):
         np.testing.assert_array_equal(ours.read(), theirs.read())
-        assert (ours.name, ours.condition) == (theirs.name, theirs.condition)
-        assert (ours.is_control, ours.well, ours.plate) == (
-            theirs.is_control,
-            theirs.well,
-            theirs.plate,
-        )
+        for name in ("name", "condition", "is_control", "well", "plate"):
+            assert getattr(ours, name) == getattr(theirs, name)

@@ -117,22 +117,6 @@ def test_labels_are_suggested_by_name_and_never_guessed():
     assert sentences(session) == ["Choose a Labels layer for 'b2', or the built-in segmentation."]
 
 
-@pytest.mark.parametrize(
-    ("labels", "sentence"),
-    [
-        (np.zeros((20, 30), int), "The labels 'cells' of 'a' are empty"),
-        (np.ones((9, 30), int), "The labels of field 'a' have the shape"),
-    ],
-)
-def test_labels_that_do_not_fit_are_refused_before_anything_runs(labels, sentence):
-    image, cells = grey(), Labels(labels, name="cells")
-    session = session_with(image, cells)
-    session.images.edit_rows([0], is_control=True, labels=weakref.ref(cells))
-    session.settings.choose(cell_source="labels")
-    with pytest.raises(MicrodlError, match=f"^{sentence}"):
-        session.plan.prepare()
-
-
 def test_a_dictionary_to_apply_is_asked_for():
     session = session_with(*small_layers())
     session.settings.choose(apply_dictionary=True)

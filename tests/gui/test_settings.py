@@ -10,34 +10,24 @@ from qtpy.QtWidgets import QComboBox, QPushButton
 
 from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.session.preferences import (
-    PLUGIN,
     Preferences,
     read_preferences,
     token_cache,
 )
 
 from .clicks import click_choice, click_menus
-from .steps import LEFT
-
-
-@pytest.fixture
-def chosen() -> Any:
-    """The Preferences of the plugin; put back afterwards."""
-    runs = get_plugin_settings(PLUGIN).runs
-    before = runs.model_dump()
-    yield runs
-    runs.update(before)
+from .steps import LEFT, click_item, open_workflow
 
 
 def test_untouched_preferences_are_the_defaults():
     assert read_preferences() == Preferences()
 
 
-def test_a_new_session_takes_what_was_chosen(chosen, open_viewer):
-    chosen.update({"device": "cpu", "default_unit": "crop", "cache_folder": " ~/tokens "})
+def test_a_new_session_takes_what_was_chosen(preferences, viewer):
+    preferences.update({"device": "cpu", "default_unit": "crop", "cache_folder": " ~/tokens "})
     assert read_preferences() == Preferences("cpu", "crop", cache_folder=Path("~/tokens"))
     assert token_cache().folder == Path("~/tokens").expanduser()
-    config = session_of(open_viewer().__wrapped__).settings.config
+    config = session_of(viewer.__wrapped__).settings.config
     assert (config.model.device, config.units.kind) == ("cpu", "crop")
 
 
@@ -47,23 +37,20 @@ def test_an_older_napari_has_the_defaults(monkeypatch):
 
 
 @pytest.fixture
-def preferences(
-    open_viewer: Any, chosen: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Any:
+def page(viewer, preferences, qtbot, tmp_path, monkeypatch) -> Any:
     """The page of the plugin in the Preferences, opened by clicks, and its boxes."""
     # OK writes the settings to files, which tests otherwise have none of.
     for number, settings in enumerate((get_settings(), *get_plugin_settings().values())):
         monkeypatch.setattr(settings, "config_path", tmp_path / f"{number}.yaml")
-    window = open_viewer().__wrapped__.window
+    window = viewer.__wrapped__.window
     click_menus(window._qt_window, "File", "Preferences")
     dialog = window._pref_dialog
     qtbot.waitExposed(dialog)
     pages = dialog._list
     (item,) = pages.findItems("MicroDL", Qt.MatchFlag.MatchExactly)
-    pages.scrollToItem(item)
-    qtbot.mouseClick(pages.viewport(), LEFT, pos=pages.visualItemRect(item).center())
-    page = dialog._stack.currentWidget()
-    boxes = {box.itemText(1): box for box in page.findChildren(QComboBox)}
+    click_item(qtbot, pages, item)
+    found = dialog._stack.currentWidget().findChildren(QComboBox)
+    boxes = {box.itemText(1): box for box in found}
     yield dialog, {"device": boxes["cpu"], "default_unit": boxes["crop"]}
     dialog.close()
 
@@ -74,24 +61,21 @@ def press(qtbot: Any, dialog: Any, text: str) -> None:
     assert not dialog.isVisible()
 
 
-def test_device_and_unit_are_chosen_by_clicks_in_the_preferences(
-    preferences: Any, open_viewer: Any, qtbot: Any
-):
-    dialog, boxes = preferences
+def test_device_and_unit_are_chosen_by_clicks_in_the_preferences(page, open_viewer, qtbot):
+    dialog, boxes = page
     click_choice(boxes["device"], "cpu")
     click_choice(boxes["default_unit"], "crop")
     press(qtbot, dialog, "OK")
     assert read_preferences() == Preferences("cpu", "crop")
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    workflow = open_workflow(open_viewer())
     assert workflow.cells.unit.currentText() == "Square crops"
     assert workflow.tokens.device.currentText() == "CPU"
     config = workflow.session.plan.run_config()
     assert (config.model.device, config.units.kind) == ("cpu", "crop")
 
 
-def test_the_preferences_are_changed_by_keys_and_taken_back_by_cancel(preferences: Any, qtbot: Any):
-    dialog, boxes = preferences
+def test_the_preferences_are_changed_by_keys_and_taken_back_by_cancel(page, qtbot):
+    dialog, boxes = page
     for box, value in ((boxes["default_unit"], "token"), (boxes["device"], "cpu")):
         box.setFocus()
         while box.currentText() != value:

@@ -11,11 +11,11 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint
 
 from napari_microdl.core.config import PipelineConfig, write_config
 from napari_microdl.gui.session.layers import FIELD_TAG
 from napari_microdl.gui.session.preferences import token_cache
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.models.base import commercial_use, terms_of
 from napari_microdl.models.registry import list_models, model_spec
 from napari_microdl.pipeline.cache import StageCache
@@ -23,11 +23,13 @@ from napari_microdl.pipeline.layer_choice import layer_scores
 from napari_microdl.tokens import TilePlan, estimate_embedding
 
 from .conftest import SMALL, small_fields, small_layers
-from .steps import LEFT, choose, click, run
+from .steps import choose, click, click_tick, open_workflow, run
+
+QUICK = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
 
 
 @pytest.fixture(scope="module")
-def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dino_folder(tmp_path_factory) -> Path:
     """A small DINOv2 with random weights, as transformers saves it."""
     import torch
     from transformers import Dinov2Config, Dinov2Model
@@ -43,7 +45,7 @@ def dino_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def clip_folder(tmp_path_factory) -> Path:
     """A small CLIP with random weights, which the library transformers runs."""
     from transformers.models.clip.configuration_clip import CLIPVisionConfig
     from transformers.models.clip.modeling_clip import CLIPVisionModel
@@ -61,29 +63,36 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def painted(open_viewer: Any, qtbot: Any, names: tuple[str, ...]) -> Any:
-    """Two fields whose channels have names."""
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
-    rng = np.random.default_rng(0)
-    for number, is_control in enumerate((True, False)):
-        layer = viewer.add_image(
-            rng.integers(0, 4000, (len(names), 160, 160)).astype(np.uint16), name=f"f{number}"
-        )
-        layer.metadata[FIELD_TAG] = {
-            "channel_names": names,
-            "is_control": is_control,
-            "condition": "DMSO" if is_control else "drug",
-        }
-        layer.axis_labels = ("c", "y", "x")
-    workflow.session.images.rows.clear()
-    workflow.session.images.update(viewer.layers)
-    click(qtbot, workflow.tokens.heading)
-    return workflow
+def chosen_channels(workflow: Any) -> dict[str, str]:
+    """What every channel of the model is to be, as the boxes show it."""
+    boxes = workflow.tokens.channels.items()
+    return {wanted: box.currentText() for wanted, box in boxes}
 
 
-def test_licence_terms_and_channels_of_every_model_are_shown_at_once(docked: Any, qtbot: Any):
-    _, workflow = docked
+@pytest.fixture
+def painted(bare_workflow, qtbot) -> Any:
+    """Factory of two fields whose channels have names, with the step open."""
+
+    def paint(*names: str) -> ConceptWorkflow:
+        viewer, rng = bare_workflow.viewer, np.random.default_rng(0)
+        for number, is_control in enumerate((True, False)):
+            data = rng.integers(0, 4000, (len(names), 160, 160)).astype(np.uint16)
+            layer = viewer.add_image(data, name=f"f{number}")
+            layer.metadata[FIELD_TAG] = {
+                "channel_names": names,
+                "is_control": is_control,
+                "condition": "DMSO" if is_control else "drug",
+            }
+            layer.axis_labels = ("c", "y", "x")
+        bare_workflow.session.images.rows.clear()
+        bare_workflow.session.images.update(viewer.layers)
+        click(qtbot, bare_workflow.tokens.heading)
+        return bare_workflow
+
+    return paint
+
+
+def test_licence_terms_and_channels_of_every_model_are_shown_at_once(workflow, qtbot):
     click(qtbot, workflow.tokens.heading)
     for spec in list_models():
         choose(qtbot, workflow.tokens.model, spec.title)
@@ -95,15 +104,15 @@ def test_licence_terms_and_channels_of_every_model_are_shown_at_once(docked: Any
         warned = "commercial use" in workflow.tokens.summary.text()
         assert warned == (spec.non_commercial is not False)
         assert list(workflow.tokens.channels) == list(spec.channels.names)
+        assert workflow.tokens.layer.maximum() == spec.depth
 
 
-def test_channels_are_filled_in_by_name_and_asked_for_where_in_doubt(open_viewer: Any, qtbot: Any):
+def test_channels_are_filled_in_by_name_and_asked_for_where_in_doubt(painted, qtbot):
     names = ("Hoechst", "syto14", "conA", "phalloidin", "channel 5")
-    workflow = painted(open_viewer, qtbot, names)
+    workflow = painted(*names)
     step, session = workflow.tokens, workflow.session
     choose(qtbot, step.model, "Cell-DINO ViT-S/8 (Cell Painting)")
-    shown = {wanted: box.currentText() for wanted, box in step.channels.items()}
-    assert shown == {
+    assert chosen_channels(workflow) == {
         "DNA": "Hoechst",
         "RNA": "syto14",
         "ER": "conA",
@@ -128,10 +137,10 @@ def test_channels_are_filled_in_by_name_and_asked_for_where_in_doubt(open_viewer
 
 
 def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
-    open_viewer: Any, qtbot: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    painted, qtbot, tmp_path, pick
 ):
     names = ("Hoechst", "MitoTracker", "brefeldin")
-    workflow = painted(open_viewer, qtbot, names)
+    workflow = painted(*names)
     step, session = workflow.tokens, workflow.session
     choose(qtbot, step.model, "ChannelViT-S/8, five Cell Painting channels")
     assert "no commercial use" in step.licence.text()
@@ -142,8 +151,7 @@ def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
     choose(qtbot, step.channels["ER"], "brefeldin")
     assert session.settings.config.model.name == "channelvit-jump-cp[Mito,ER,DNA]"
     assert step.model.currentText() == "ChannelViT-S/8, five Cell Painting channels"
-    shown = {wanted: box.currentText() for wanted, box in step.channels.items()}
-    assert shown == {
+    assert chosen_channels(workflow) == {
         "Mito": "MitoTracker",
         "AGP": "not in the images",
         "RNA": "not in the images",
@@ -153,15 +161,9 @@ def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
     assert session.plan.run_config().tokens.channels == ("MitoTracker", "brefeldin", "Hoechst")
     assert "are not on the hub" in step.need.text()
     # Its weights are given as those of the whole model.
-    monkeypatch.setattr(
-        "napari_microdl.gui.workflow.steps.tokens.QFileDialog.getOpenFileName",
-        lambda *_: (str(tmp_path / "weights.pth"), ""),
-    )
+    weights = pick(tmp_path / "weights.pth")
     click(qtbot, step.file)
-    assert (
-        session.settings.config.model.name
-        == f"channelvit-jump-cp[Mito,ER,DNA]@{tmp_path / 'weights.pth'}"
-    )
+    assert session.settings.config.model.name == f"channelvit-jump-cp[Mito,ER,DNA]@{weights}"
     assert step.weights.text() == "weights.pth"
     assert not step.need.text()
     # A channel is taken in again by saying which it is.
@@ -176,11 +178,10 @@ def test_channels_that_the_images_lack_are_left_out_of_a_model_that_allows_it(
     assert "not in the images" not in [box.itemText(i) for i in range(box.count())]
     for wanted in ("AGP", "RNA", "ER", "DNA"):
         choose(qtbot, step.channels[wanted], "brefeldin")
-    assert session.settings.config.model.name == f"channelvit-jump-cp@{tmp_path / 'weights.pth'}"
+    assert session.settings.config.model.name == f"channelvit-jump-cp@{weights}"
 
 
-def test_what_is_known_of_weights_from_the_hub_is_shown(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_what_is_known_of_weights_from_the_hub_is_shown(workflow, qtbot):
     click(qtbot, workflow.tokens.heading)
     choose(qtbot, workflow.tokens.model, "DINOv2 ViT-S/14")
     assert "Commit ed25f3a31f01, sha256 ae1e99fcefd5." in workflow.tokens.licence.text()
@@ -188,26 +189,15 @@ def test_what_is_known_of_weights_from_the_hub_is_shown(docked: Any, qtbot: Any)
     assert "the sha256 of the first download will be kept" in workflow.tokens.licence.text()
 
 
-def test_a_models_own_folder_is_looked_at_and_run(
-    open_viewer: Any,
-    qtbot: Any,
-    dino_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-):
-    workflow = painted(open_viewer, qtbot, ("red", "green", "blue"))
+def test_a_models_own_folder_is_looked_at_and_run(painted, qtbot, dino_folder, pick):
+    workflow = painted("red", "green", "blue")
     step, session = workflow.tokens, workflow.session
-    monkeypatch.setattr(
-        "napari_microdl.gui.workflow.steps.tokens.QFileDialog.getOpenFileName", lambda *_: ("", "")
-    )
-    monkeypatch.setattr(
-        "napari_microdl.gui.workflow.steps.tokens.QFileDialog.getExistingDirectory",
-        lambda *_: str(dino_folder),
-    )
     choose(qtbot, step.model, "Other weights: file or folder...")
     # No file was picked, so the model before it in the list stays.
     assert step.model.currentText() == list_models()[-1].title
     session.settings.configure(model="elsewhere")
     qtbot.waitUntil(lambda: "'elsewhere' is not known" in step.licence.text())
+    pick(dino_folder)
     click(qtbot, step.folder)
     qtbot.waitUntil(lambda: session.plan.model.spec is not None)
     assert step.model.currentText() == "Other weights: file or folder..."
@@ -216,22 +206,18 @@ def test_a_models_own_folder_is_looked_at_and_run(
     for label in (step.licence, step.summary):
         assert "whether commercial use is allowed is not stated" in label.text()
 
-    small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
-    session.settings.configure(**small)
+    session.settings.configure(**QUICK)
     run(qtbot, workflow)
     read = session.settings.dictionary.spec.model
     # The channels of these images are called red, green and blue.
     assert (read.joint, read.intensity, read.patch_size) == (True, "linear", 14)
-    assert [box.currentText() for box in step.channels.values()] == ["red", "green", "blue"]
+    assert list(chosen_channels(workflow).values()) == ["red", "green", "blue"]
     assert session.settings.dictionary.whitening.n_features_in_ == 24
     assert "at the pace of the last run" in step.cost.text()
 
 
-def test_colour_images_are_read_as_one_until_the_box_is_unticked(
-    open_viewer: Any, qtbot: Any, dino_folder: Path
-):
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+def test_colour_images_are_read_as_one_until_the_box_is_unticked(viewer, qtbot, dino_folder):
+    workflow = open_workflow(viewer)
     rng = np.random.default_rng(0)
     for number in range(2):
         colours = rng.integers(0, 255, (160, 160, 3)).astype(np.uint8)
@@ -240,23 +226,21 @@ def test_colour_images_are_read_as_one_until_the_box_is_unticked(
     workflow.session.images.rows.clear()
     workflow.session.images.update(viewer.layers)
     step, session = workflow.tokens, workflow.session
-    split = workflow.fields.split_rgb
-    qtbot.mouseClick(split, LEFT, pos=QPoint(8, split.height() // 2))
+    click_tick(qtbot, workflow.fields.split_rgb)
     click(qtbot, step.heading)
-    small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
-    session.settings.configure(model=str(dino_folder), **small)
+    session.settings.configure(model=str(dino_folder), **QUICK)
     qtbot.waitUntil(lambda: session.plan.model.spec is not None)
     assert session.settings.config.model.joint is None
     assert step.joint.isVisible()
     assert step.joint.isChecked()
-    assert [box.currentText() for box in step.channels.values()] == ["red", "green", "blue"]
+    assert list(chosen_channels(workflow).values()) == ["red", "green", "blue"]
     # What the command line is given says so, too.
     assert session.plan.run_config().model.joint is True
     run(qtbot, workflow)
     assert session.settings.dictionary.spec.model.joint
     assert session.settings.dictionary.whitening.n_features_in_ == 24
     assert not step.state.text()
-    qtbot.mouseClick(step.joint, LEFT, pos=QPoint(8, step.joint.height() // 2))
+    click_tick(qtbot, step.joint)
     assert session.settings.config.model.joint is False
     qtbot.waitUntil(lambda: session.plan.model.spec is not None)
     assert not step.channels
@@ -267,25 +251,24 @@ def test_colour_images_are_read_as_one_until_the_box_is_unticked(
 
 @pytest.mark.parametrize("order", [("red", "green", "blue"), ("blue", "green", "red")])
 def test_channels_of_settings_win_over_names_also_before_a_folder_is_looked_at(
-    open_viewer: Any, qtbot: Any, dino_folder: Path, tmp_path: Path, order: tuple[str, ...]
+    painted, qtbot, dino_folder, tmp_path, order
 ):
-    workflow = painted(open_viewer, qtbot, ("blue", "green", "red"))
-    step, session = workflow.tokens, workflow.session
-    config = PipelineConfig.of(model=str(dino_folder), joint=True, channels=order[::-1])
+    workflow = painted("blue", "green", "red")
+    session = workflow.session
+    config = PipelineConfig.of(model=str(dino_folder), joint=True, channels=order)
     write_config(config, tmp_path / "settings.json")
     workflow.files.load_settings(tmp_path / "settings.json")
     # A run that starts now is given them, too.
     assert session.plan.model.spec is None
-    assert session.plan.run_config().tokens.channels == order[::-1]
+    assert session.plan.run_config().tokens.channels == order
     qtbot.waitUntil(lambda: session.plan.model.spec is not None)
-    assert [box.currentText() for box in step.channels.values()] == list(order[::-1])
-    assert session.plan.run_config().tokens.channels == order[::-1]
+    assert tuple(chosen_channels(workflow).values()) == order
+    assert session.plan.run_config().tokens.channels == order
 
 
 def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
-    docked: Any, qtbot: Any, small_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workflow, qtbot, small_run, tmp_path, pick
 ):
-    _, workflow = docked
     step, other = workflow.tokens, model_spec("cell-dino-cp-vits8")
     for opened in (step, workflow.dictionary):
         click(qtbot, opened.heading)
@@ -303,11 +286,7 @@ def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
         )
         spec = spec.replace(model=facts)
         dictionary = dataclasses.replace(small_run.result.dictionary, spec=spec)
-        path = dictionary.save(tmp_path / f"{number}")
-        monkeypatch.setattr(
-            "napari_microdl.gui.workflow.files.QFileDialog.getOpenFileName",
-            lambda *_, path=path: (str(path), ""),
-        )
+        pick(dictionary.save(tmp_path / f"{number}"))
         click(qtbot, workflow.dictionary.load)
         use = commercial_use(non_commercial)
         terms = f"Licence of the weights: Licence {number} ({use}). Source: source {number}."
@@ -323,7 +302,7 @@ def test_the_terms_of_the_dictionarys_model_are_shown_while_it_is_applied(
         choose(qtbot, step.model, "uniDINO ViT-S/16")
         assert terms in step.licence.text()
         choose(qtbot, step.model, other.title)
-    qtbot.mouseClick(workflow.dictionary.fit, LEFT, pos=QPoint(8, 8))
+    click_tick(qtbot, workflow.dictionary.fit)
     assert not workflow.session.settings.apply_dictionary
     assert terms_of(other) in step.licence.text()
     assert step.summary.text().startswith(f"{other.title}; no commercial use; ")
@@ -342,10 +321,9 @@ def estimate_of_the_run(qtbot: Any, workflow: Any) -> str:
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
-    open_viewer: Any, qtbot: Any, tmp_path: Path, small_run: Any, *, lazy: bool
+    viewer, qtbot, tmp_path, small_run, lazy
 ):
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    workflow = open_workflow(viewer)
     treated, *_, control = small_layers()
     for layer in (treated, control):
         # Large enough that the strips of a file show in megabytes.
@@ -354,7 +332,7 @@ def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
         layer.data = da.from_array(data, chunks=160) if stored else data
         viewer.add_layer(layer)
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 2)
-    workflow.session.plan.take_config(SMALL.with_settings(layer=1))
+    workflow.session.plan.take_config(SMALL.with_settings(layer=1, max_steps=5))
     click(qtbot, workflow.tokens.heading)
     shown, time = workflow.tokens.cost.text().split(" About ")
     assert time.endswith(" s on the processor, by its arithmetic, less where tokens are kept.")
@@ -381,16 +359,10 @@ def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
     assert shown.startswith(f"{estimate_of_the_run(qtbot, workflow)} About ")
 
 
-def test_a_folder_that_the_library_runs_is_looked_at_and_run(
-    docked: Any, qtbot: Any, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
-):
-    _, workflow = docked
+def test_a_folder_that_the_library_runs_is_looked_at_and_run(workflow, qtbot, clip_folder, pick):
     step, session = workflow.tokens, workflow.session
     click(qtbot, step.heading)
-    monkeypatch.setattr(
-        "napari_microdl.gui.workflow.steps.tokens.QFileDialog.getExistingDirectory",
-        lambda *_: str(clip_folder),
-    )
+    pick(clip_folder)
     click(qtbot, step.folder)
     qtbot.waitUntil(lambda: session.plan.model.spec is not None)
     assert step.weights.text() == clip_folder.name
@@ -399,8 +371,7 @@ def test_a_folder_that_the_library_runs_is_looked_at_and_run(
     assert f"Source: local folder '{clip_folder.name}'" in text
     assert "3 layers, patches of 14 px, tiles of 112 px" in text
     assert step.joint.isVisible()
-    small = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrinkage": 1.0}
-    session.settings.configure(**small, site="attention")
+    session.settings.configure(**QUICK, site="attention")
     run(qtbot, workflow)
     spec = session.settings.dictionary.spec
     assert (spec.model.patch_size, spec.tokens.layer, spec.tokens.site) == (14, 2, "attention")
@@ -408,9 +379,8 @@ def test_a_folder_that_the_library_runs_is_looked_at_and_run(
 
 
 def test_a_folder_that_the_library_would_run_asks_for_it_where_it_is_missing(
-    docked: Any, qtbot: Any, clip_folder: Path, monkeypatch: pytest.MonkeyPatch
+    workflow, qtbot, clip_folder, monkeypatch
 ):
-    _, workflow = docked
     click(qtbot, workflow.tokens.heading)
     monkeypatch.setitem(sys.modules, "transformers", None)
     workflow.session.settings.configure(model=str(clip_folder))
@@ -419,8 +389,7 @@ def test_a_folder_that_the_library_would_run_asks_for_it_where_it_is_missing(
     assert "is run by the package transformers, which is not" in workflow.tokens.licence.text()
 
 
-def test_the_size_of_stored_tokens_is_shown_and_they_are_cleared(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_the_size_of_stored_tokens_is_shown_and_they_are_cleared(workflow, qtbot):
     workflow.session.settings.configure(unit="crop", cache=True)
     click(qtbot, workflow.tokens.heading)
     stored = workflow.tokens.stored
@@ -439,8 +408,7 @@ def test_the_size_of_stored_tokens_is_shown_and_they_are_cleared(docked: Any, qt
     assert workflow.session.run.current.result.report["device"] == "cpu"
 
 
-def test_layers_are_compared_as_the_core_compares_them(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_layers_are_compared_as_the_core_compares_them(workflow, qtbot):
     workflow.session.settings.configure(unit="crop")
     click(qtbot, workflow.tokens.heading)
     assert "tiles will take about" in workflow.tokens.cost.text()
@@ -457,8 +425,7 @@ def test_layers_are_compared_as_the_core_compares_them(docked: Any, qtbot: Any):
     assert not workflow.tokens.curve.isVisible()
 
 
-def test_too_few_fields_to_compare_layers_are_said(docked: Any, qtbot: Any, quiet: list[str]):
-    _, workflow = docked
+def test_too_few_fields_to_compare_layers_are_said(workflow, qtbot, quiet):
     workflow.session.images.edit_rows([0], use=False)
     click(qtbot, workflow.tokens.heading)
     with qtbot.waitSignal(workflow.jobs.failed):

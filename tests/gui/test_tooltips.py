@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
@@ -37,11 +35,9 @@ def silent(dock: QWidget) -> list[str]:
     return found
 
 
-def test_every_control_of_the_workflow_has_a_tip(docked: Any):
-    _, workflow = docked
+def test_every_control_of_the_workflow_has_a_tip(workflow):
     assert not silent(workflow), silent(workflow)
 
 
-def test_every_control_of_the_explorer_has_a_tip(explored: Any):
-    _, explorer = explored
+def test_every_control_of_the_explorer_has_a_tip(explorer):
     assert not silent(explorer), silent(explorer)

@@ -22,18 +22,17 @@ from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.config import read_config
 from napari_microdl.gui.session.files import collect_window, open_window, restore_window
 from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.gui.workflow.fill_fields import FillFields
 from napari_microdl.pipeline.files import DICTIONARY
 
 from .clicks import click_entry
-from .conftest import small_fields
-from .steps import choose, click, run, tick
-
-SQUARES = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
+from .conftest import SQUARES, small_fields
+from .steps import choose, click, open_workflow, run, tick
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> list[Path]:
+def files(tmp_path) -> list[Path]:
     """Four fields of two channels as TIFF files, one each."""
     folder = tmp_path / "raw data"
     folder.mkdir()
@@ -47,24 +46,19 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 @pytest.fixture
-def dialogs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """What the file dialogs, which no test can click, would return."""
-    path = tmp_path / "settings.json"
-    name = "napari_microdl.gui.workflow.files.QFileDialog"
-    monkeypatch.setattr(f"{name}.getSaveFileName", lambda *_: (str(path), ""))
-    monkeypatch.setattr(f"{name}.getOpenFileName", lambda *_: (str(path), ""))
-    return path
+def chosen(pick, tmp_path) -> Path:
+    """The settings file that the chosen return."""
+    return pick(tmp_path / "settings.json")
 
 
-def opened(open_viewer: Any, qtbot: Any, paths: list[Path], labelled: bool = False) -> Any:
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+def opened(viewer: Any, qtbot: Any, paths: list[Path], labelled: bool = False) -> ConceptWorkflow:
+    workflow = open_workflow(viewer)
     viewer.open([str(path) for path in paths], plugin="napari", layer_type="image")
     if labelled:
         for path in paths[::2]:
             viewer.add_labels(SQUARES.copy(), name=f"cells of {path.stem}")
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == len(paths))
-    return viewer, workflow
+    return workflow
 
 
 def settings(workflow: Any, number: int, qtbot: Any) -> str:
@@ -74,6 +68,11 @@ def settings(workflow: Any, number: int, qtbot: Any) -> str:
     done = "in place" if number == 0 else "Saved"
     qtbot.waitUntil(lambda: done in workflow.status.text() or "⚠" in workflow.status.text())
     return str(workflow.status.text())
+
+
+def command_of(said: str) -> list[str]:
+    """The command that was said to do the same, into the folder `out`."""
+    return shlex.split(said.split("the same: ")[1].replace("DIR", "out"))
 
 
 def fill_in(workflow: Any, qtbot: Any) -> None:
@@ -130,14 +129,14 @@ def assert_same_plan(found: Any, expected: Any) -> None:
 
 
 def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it(
-    open_viewer: Any, files: list[Path], dialogs: Path, qtbot: Any
+    viewer, open_viewer, files, chosen, qtbot
 ):
-    viewer, workflow = opened(open_viewer, qtbot, files, labelled=True)
+    workflow = opened(viewer, qtbot, files, labelled=True)
     fill_in(workflow, qtbot)
     # Sizes that no person has to set.
     rounds = {"n_iterations": 2, "atoms_per_iteration": 2}
     workflow.session.settings.configure(
-        model="random-init", device="cpu", max_steps=40, n_atoms=24, **rounds
+        model="random-init", device="cpu", max_steps=10, n_atoms=24, **rounds
     )
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.source, "My Labels layers")
@@ -152,21 +151,20 @@ def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it
 
     said = settings(workflow, 1, qtbot)
     assert said.startswith("Saved settings.json and settings.fields.csv and settings.labels. In ")
-    table = pd.read_csv(dialogs.parent / "settings.fields.csv", keep_default_na=False)
+    table = pd.read_csv(chosen.parent / "settings.fields.csv", keep_default_na=False)
     assert table["FileName_spots"].tolist() == [f"{w}_spots.tif" for w in ("O05", "O11", "O12")]
     assert set(table["PathName_spots"]) == {"raw data"}
     assert table["Metadata_control"].tolist() == [False, True, True]
 
-    run(qtbot, workflow)
-    expected = workflow.session.run.current.result
-    command = shlex.split(said.split("the same: ")[1].replace("DIR", "out"))
+    expected = run(qtbot, workflow)
+    command = command_of(said)
     assert command[:2] == ["napari-microdl", "fit"]
-    command_line(command, dialogs.parent)
-    made = ConceptDictionary.load(dialogs.parent / "out" / DICTIONARY)
+    command_line(command, chosen.parent)
+    made = ConceptDictionary.load(chosen.parent / "out" / DICTIONARY)
     assert made.spec == expected.dictionary.spec
     assert made.provenance["config"] == expected.dictionary.provenance["config"]
     np.testing.assert_allclose(*atoms(made, expected.dictionary), atol=1e-4)
-    cells = pd.read_csv(dialogs.parent / "out" / "cells.csv", keep_default_na=False)
+    cells = pd.read_csv(chosen.parent / "out" / "cells.csv", keep_default_na=False)
     units = expected.activations.units
     for name in ("Metadata_Field", "Metadata_condition", "Metadata_control", "label", "area"):
         assert cells[name].tolist() == units[name].tolist()
@@ -174,7 +172,8 @@ def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it
         activation = expected.activations.activation(concept)
         np.testing.assert_allclose(cells[f"activation_{concept}"], activation, atol=1e-3)
 
-    again, fresh = opened(open_viewer, qtbot, files, labelled=True)
+    again = open_viewer()
+    fresh = opened(again, qtbot, files, labelled=True)
     again.layers["cells of O07_spots"].data = SQUARES[::-1].copy()
     assert settings(fresh, 0, qtbot) == (
         "Settings of settings.json are in place; press Run all to use them."
@@ -184,7 +183,7 @@ def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it
     assert fresh.session.images.rows[2].condition == "puncta"
     # A table that somebody changed by hand is what counts, as for the command line.
     table["Metadata_condition"] = ["PUNCTA", "diffuse", "diffuse"]
-    table.iloc[[0, 1]].to_csv(dialogs.parent / "settings.fields.csv", index=False)
+    table.iloc[[0, 1]].to_csv(chosen.parent / "settings.fields.csv", index=False)
     settings(fresh, 0, qtbot)
     assert [row.condition for row in fresh.session.images.rows[::2]] == [
         "PUNCTA", "puncta", "diffuse", "diffuse",
@@ -193,14 +192,14 @@ def test_the_command_line_runs_what_the_window_saved_and_a_fresh_window_shows_it
 
 
 def test_stacks_with_renamed_channels_and_an_applied_dictionary_come_back(
-    open_viewer: Any, small_run: Any, tmp_path: Path, dialogs: Path, qtbot: Any
+    viewer, open_viewer, small_run, tmp_path, chosen, qtbot
 ):
     paths = []
     for field in small_fields()[1:3]:
         paths.append(tmp_path / f"{field.name}.tif")
         plane = field.read()[0]
         tifffile.imwrite(paths[-1], np.stack([plane, plane[::-1]]), photometric="minisblack")
-    _, workflow = opened(open_viewer, qtbot, paths)
+    workflow = opened(viewer, qtbot, paths)
     session = workflow.session
     choose(qtbot, workflow.fields.channel_axis, "axis 0 (2 planes)")
     assert len(session.images.rows) == 2
@@ -210,16 +209,14 @@ def test_stacks_with_renamed_channels_and_an_applied_dictionary_come_back(
     small_run.result.dictionary.save(tmp_path / "mine")
     workflow.files.load_dictionary(tmp_path / "mine.microdl.safetensors")
     session.settings.configure(unit="crop")
-    said = settings(workflow, 1, qtbot)
-    command = shlex.split(said.split("the same: ")[1].replace("DIR", "out"))
+    command = command_of(settings(workflow, 1, qtbot))
     assert command[1:4] == ["apply", "mine.microdl.safetensors", "settings.fields.csv"]
-    command_line(command, dialogs.parent)
-    run(qtbot, workflow)
-    crops = pd.read_csv(dialogs.parent / "out" / "crops.csv")
-    activations = session.run.current.result.activations
+    command_line(command, chosen.parent)
+    activations = run(qtbot, workflow).activations
+    crops = pd.read_csv(chosen.parent / "out" / "crops.csv")
     np.testing.assert_allclose(crops["cosine_3"], activations.alignment(3), atol=1e-5)
 
-    _, fresh = opened(open_viewer, qtbot, paths)
+    fresh = opened(open_viewer(), qtbot, paths)
     settings(fresh, 0, qtbot)
     assert_same_plan(fresh.session, session)
     assert fresh.session.settings.dictionary.names == session.settings.dictionary.names
@@ -227,9 +224,8 @@ def test_stacks_with_renamed_channels_and_an_applied_dictionary_come_back(
 
 
 def test_images_without_files_are_said_and_come_back_by_name(
-    docked: Any, open_viewer: Any, dialogs: Path, qtbot: Any
+    viewer, workflow, open_viewer, chosen, qtbot
 ):
-    viewer, workflow = docked
     table, step = workflow.fields.table, workflow.fields
     table.selectRow(1)
     qtbot.keyClicks(step.condition, "bright")
@@ -240,13 +236,13 @@ def test_images_without_files_are_said_and_come_back_by_name(
     done = subprocess.run(
         [sys.executable, "-m", "napari_microdl.cli", "fit", "settings.fields.csv", "--config",
          "settings.json", "--out", "out"],
-        check=False, cwd=dialogs.parent, capture_output=True, text=True,
+        check=False, cwd=chosen.parent, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2
     assert "Row 1 of 'settings.fields.csv': there is no file in the column" in done.stderr
 
     again = open_viewer()
-    _, fresh = again.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    fresh = open_workflow(again)
     for layer in list(viewer.layers)[1:]:
         # The same names, and nothing known of them.
         again.add_image(layer.data, name=layer.name)
@@ -263,19 +259,17 @@ def test_images_without_files_are_said_and_come_back_by_name(
     assert fresh.session.images.rows[0].condition == "bright"
 
 
-def test_what_keeps_the_command_line_from_it_is_said(
-    open_viewer: Any, files: list[Path], dialogs: Path, qtbot: Any
-):
-    viewer, workflow = opened(open_viewer, qtbot, files[:2])
+def test_what_keeps_the_command_line_from_it_is_said(viewer, files, chosen, qtbot):
+    workflow = opened(viewer, qtbot, files[:2])
     viewer.layers[0].data = viewer.layers[0].data + 1
     assert f"'{files[0].stem}' was changed since it was opened" in settings(workflow, 1, qtbot)
     # Two fields of one name are none: everything stands in the settings alone.
     workflow.session.images.edit_rows([0, 1], name="twice")
     workflow.session.images.edit_rows([1], condition="DMSO")
-    dialogs.with_name("settings.fields.csv").unlink()
+    chosen.with_name("settings.fields.csv").unlink()
     said = settings(workflow, 1, qtbot)
     assert "Two fields are called 'twice'" in said
-    assert not dialogs.with_name("settings.fields.csv").exists()
+    assert not chosen.with_name("settings.fields.csv").exists()
     workflow.session.images.edit_rows([0, 1], name="once", condition="")
     settings(workflow, 0, qtbot)
     assert [(r.name, r.condition) for r in workflow.session.images.rows] == [
@@ -286,6 +280,9 @@ def test_what_keeps_the_command_line_from_it_is_said(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ("{", "are not JSON"),
+        ('{"channels": ["ER"]}', "use the channel 'ER', but the images have"),
+        ('{"n_atoms": "many"}', "must be a whole number or null"),
         ({"tokens": {"channels": ["ER"]}}, "use the channel 'ER', but the images have"),
         ({"window": 3}, "entry window of the settings 'settings.json' is 3 but must be an object"),
         ({"window": {"images": [{"use": True}]}}, "'settings.json': The setting layer is missing."),
@@ -306,19 +303,19 @@ def test_what_keeps_the_command_line_from_it_is_said(
         ),
     ],
 )
-def test_files_that_cannot_be_used_change_nothing(
-    open_viewer: Any, files: list[Path], dialogs: Path, qtbot: Any, change: dict, sentence: str
-):
-    _, workflow = opened(open_viewer, qtbot, files[:2])
+def test_files_that_cannot_be_used_change_nothing(viewer, files, chosen, qtbot, change, sentence):
+    """Another text, or other entries of what was saved."""
+    workflow = opened(viewer, qtbot, files[:2])
     session = workflow.session
     settings(workflow, 1, qtbot)
-    values = json.loads(dialogs.read_text())
-    values["window"]["arrangement"] = "channels"
-    window = change.get("window", {})
-    if isinstance(window, dict):
-        change = {**change, "window": {**values["window"], **window}}
-    values["dictionary"]["n_atoms"] = 7
-    dialogs.write_text(json.dumps({**values, **change}))
+    if isinstance(change, dict):
+        values = json.loads(chosen.read_text())
+        values["window"]["arrangement"] = "channels"
+        values["dictionary"]["n_atoms"] = 7
+        if isinstance(change.get("window"), dict):
+            change = {"window": {**values["window"], **change["window"]}}
+        change = json.dumps({**values, **change})
+    chosen.write_text(change)
 
     def state() -> tuple[Any, ...]:
         rows = [vars(row).copy() for row in session.images.rows]
@@ -330,16 +327,13 @@ def test_files_that_cannot_be_used_change_nothing(
     assert workflow.fields.arrangement.currentText() == "Each image is a field"
 
 
-def test_a_settings_file_that_cannot_be_written_is_said(
-    open_viewer: Any, files: list[Path], dialogs: Path, qtbot: Any, tmp_path: Path
-):
-    _, workflow = opened(open_viewer, qtbot, files[:2])
-    dialogs.mkdir()
+def test_a_settings_file_that_cannot_be_written_is_said(workflow, chosen, qtbot):
+    chosen.mkdir()
     assert settings(workflow, 1, qtbot).startswith("⚠ The settings could not be saved: ")
 
 
 @pytest.mark.parametrize("name", ["window", "stack"])
-def test_what_the_window_of_version_0_1_saved_is_restored_and_saved_alike(name: str):
+def test_what_the_window_of_version_0_1_saved_is_restored_and_saved_alike(name):
     folder = Path(__file__).parents[1] / "data" / "version_0_1"
     found = open_window(folder / f"{name}.json")
     images = {image.layer: image.labels for image in found.window.images}

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 from napari.layers import Labels
 from napari.utils.theme import get_theme
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import Qt
 
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
 
 from .clicks import click_choice, write_in_table
 from .conftest import small_fields
-from .steps import LEFT, canvas_of, click, in_view, outputs, run, tick, write
-
-
-def click_tick(qtbot: Any, box: Any) -> None:
-    """Click a tick box or a radio button where it is drawn."""
-    assert box.isEnabled()
-    qtbot.mouseClick(box, LEFT, pos=QPoint(8, box.height() // 2))
+from .steps import (
+    LEFT,
+    click,
+    click_cell,
+    click_tick,
+    in_view,
+    outputs,
+    run,
+    switch_theme,
+    tick,
+    write,
+)
 
 
 @pytest.mark.parametrize(
@@ -37,9 +40,8 @@ def click_tick(qtbot: Any, box: Any) -> None:
     ],
 )
 def test_a_choice_that_is_clicked_is_what_a_run_takes(
-    docked: Any, qtbot: Any, step: Any, box: str, text: str, setting: str, value: str
+    workflow, qtbot, step, box, text, setting, value
 ):
-    _, workflow = docked
     if not workflow.steps[step].is_expanded:
         click(qtbot, workflow.steps[step].heading)
     widget = getattr(workflow.steps[step], box)
@@ -60,10 +62,7 @@ def test_a_choice_that_is_clicked_is_what_a_run_takes(
         ("dictionary", "early", "early_stopping"),
     ],
 )
-def test_a_tick_that_is_clicked_is_what_a_run_takes(
-    docked: Any, qtbot: Any, step: Any, box: str, setting: str
-):
-    _, workflow = docked
+def test_a_tick_that_is_clicked_is_what_a_run_takes(workflow, qtbot, step, box, setting):
     click(qtbot, workflow.steps[step].heading)
     widget = getattr(workflow.steps[step], box)
     in_view(qtbot, workflow, widget)
@@ -88,9 +87,8 @@ def test_a_tick_that_is_clicked_is_what_a_run_takes(
     ],
 )
 def test_a_number_that_is_typed_is_what_a_run_takes(
-    docked: Any, qtbot: Any, step: Any, box: str, typed: str, setting: str, value: float
+    workflow, qtbot, step, box, typed, setting, value
 ):
-    _, workflow = docked
     click(qtbot, workflow.steps[step].heading)
     widget = getattr(workflow.steps[step], box)
     in_view(qtbot, workflow, widget)
@@ -104,8 +102,7 @@ def test_a_number_that_is_typed_is_what_a_run_takes(
     assert after == before.with_settings(**{setting: widget.value()})
 
 
-def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_threshold_and_smallest_cell_decide_the_cells(workflow, qtbot):
     step = workflow.cells
     click(qtbot, step.heading)
     in_view(qtbot, workflow, step.min_area)
@@ -125,8 +122,7 @@ def test_threshold_and_smallest_cell_decide_the_cells(docked: Any, qtbot: Any):
     assert workflow.session.plan.run_config().cells.min_area is None
 
 
-def test_size_and_stride_decide_the_crops(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_size_and_stride_decide_the_crops(workflow, qtbot):
     step = workflow.cells
     click(qtbot, step.heading)
     click_choice(step.unit, "Square crops")
@@ -134,18 +130,17 @@ def test_size_and_stride_decide_the_crops(docked: Any, qtbot: Any):
     write(qtbot, step.crop_size, "80")
     write(qtbot, step.crop_stride, "40")
     workflow.session.settings.configure(n_atoms=4, max_steps=5)
-    run(qtbot, workflow)
-    assert workflow.session.run.current.result.config.units.crop_stride == 40
-    geometry = workflow.session.run.current.result.activations.geometry[0]
+    result = run(qtbot, workflow)
+    assert result.config.units.crop_stride == 40
+    geometry = result.activations.geometry[0]
     top, left, bottom, right = geometry.boxes.T
     assert set(bottom - top) == set(right - left) == {80}
     assert set(top) == set(left) == {0, 40, 80}
 
 
 @pytest.fixture
-def stacked(docked: Any, qtbot: Any) -> Any:
+def stacked(viewer, workflow, qtbot) -> ConceptWorkflow:
     """Two stacks of two channels each: cells are in the second."""
-    viewer, workflow = docked
     viewer.layers.clear()
     planes = [field.read()[0] for field in small_fields()]
     for number in range(2):
@@ -155,50 +150,45 @@ def stacked(docked: Any, qtbot: Any) -> Any:
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 2)
     click_choice(workflow.fields.channel_axis, "axis 0 'c' (2 planes)")
     assert len(workflow.session.images.channels) == 2
-    return viewer, workflow
+    return workflow
 
 
-def test_channels_are_renamed_left_out_and_put_together_by_clicks(stacked: Any, qtbot: Any):
-    _, workflow = stacked
-    step, session = workflow.fields, workflow.session
+def test_channels_are_renamed_left_out_and_put_together_by_clicks(stacked, qtbot):
+    step, session = stacked.fields, stacked.session
     for row, name in enumerate(("dirt", "GFP")):
-        in_view(qtbot, workflow, step.channels)
+        in_view(qtbot, stacked, step.channels)
         write_in_table(qtbot, step.channels, row, 1, name)
     assert [channel.name for channel in session.images.channels] == ["dirt", "GFP"]
-    click(qtbot, workflow.tokens.heading)
-    in_view(qtbot, workflow, workflow.tokens.channel_tokens)
-    click_choice(workflow.tokens.channel_tokens, "Averaged")
+    click(qtbot, stacked.tokens.heading)
+    in_view(qtbot, stacked, stacked.tokens.channel_tokens)
+    click_choice(stacked.tokens.channel_tokens, "Averaged")
     assert session.plan.run_config().tokens.channel_tokens == "mean"
-    in_view(qtbot, workflow, step.channels)
+    in_view(qtbot, stacked, step.channels)
     tick(qtbot, step.channels, 0, 0)
     assert session.plan.run_config().tokens.channels == ("GFP",)
     tick(qtbot, step.channels, 0, 0)
     assert session.plan.run_config().tokens.channels is None
 
 
-def test_channels_are_in_view_when_step_1_is_folded_up_and_a_click_opens_it(
-    stacked: Any, qtbot: Any
-):
-    _, workflow = stacked
-    step, session = workflow.fields, workflow.session
+def test_channels_are_in_view_when_step_1_is_folded_up_and_a_click_opens_it(stacked, qtbot):
+    step, session = stacked.fields, stacked.session
     click(qtbot, step.heading)
     assert not step.channels.isVisible()
-    in_view(qtbot, workflow, step.summary)
+    in_view(qtbot, stacked, step.summary)
     one, other = (channel.name for channel in session.images.channels)
     assert step.summary.text().endswith(f"channels: {one}, {other}")
     qtbot.mouseClick(step.summary, LEFT)
     assert step.is_expanded
     assert not step.summary.isVisible()
-    in_view(qtbot, workflow, step.channels)
+    in_view(qtbot, stacked, step.channels)
     write_in_table(qtbot, step.channels, 1, 1, "GFP")
     tick(qtbot, step.channels, 0, 0)
     click(qtbot, step.heading)
     assert step.summary.text().endswith("channels: GFP")
-    in_view(qtbot, workflow, step.summary)
+    in_view(qtbot, stacked, step.summary)
 
 
-def test_images_that_are_channels_are_renamed_together(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_images_that_are_channels_are_renamed_together(viewer, workflow, qtbot):
     step, session = workflow.fields, workflow.session
     viewer.layers.clear()
     planes = [field.read()[0] for field in small_fields()]
@@ -206,6 +196,8 @@ def test_images_that_are_channels_are_renamed_together(docked: Any, qtbot: Any):
         viewer.add_image(plane, name=f"{'ab'[number // 2]} w{number % 2}")
     qtbot.waitUntil(lambda: len(session.images.rows) == 4)
     click_choice(step.arrangement, "Images are channels")
+    headings = [heading for heading, _ in step.table.fields_model.columns()]
+    assert headings == ["Use", "Image", "Field", "Channel", "Condition", "Control"]
     for number in range(4):
         in_view(qtbot, workflow, step.table)
         write_in_table(qtbot, step.table, number, 2, "ab"[number // 2])
@@ -231,17 +223,16 @@ def test_images_that_are_channels_are_renamed_together(docked: Any, qtbot: Any):
     np.testing.assert_array_equal(fields[1].read((1,))[0], planes[3])
 
 
-def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked: Any, qtbot: Any):
-    viewer, workflow = stacked
-    step = workflow.cells
+def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked, qtbot):
+    step = stacked.cells
     click(qtbot, step.heading)
-    in_view(qtbot, workflow, step.channel)
-    name = workflow.session.images.channels[1].name
+    in_view(qtbot, stacked, step.channel)
+    name = stacked.session.images.channels[1].name
     click_choice(step.channel, name)
-    assert workflow.session.plan.run_config().cells.channel == name
+    assert stacked.session.plan.run_config().cells.channel == name
     click(qtbot, step.run_button)
-    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
-    shown = outputs(viewer)
+    qtbot.waitUntil(lambda: not stacked.jobs.is_running)
+    shown = outputs(stacked.viewer)
     assert len(shown) == 2
     for number, field in enumerate(small_fields()[:2]):
         # The layer is seen at both positions of the channel slider.
@@ -250,8 +241,7 @@ def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked: Any, qtbot: Any)
             np.testing.assert_array_equal(cells, segment_cells(field.read()[0]))
 
 
-def test_condition_and_field_are_edited_in_the_table(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_condition_and_field_are_edited_in_the_table(workflow, qtbot):
     table, session = workflow.fields.table, workflow.session
     write_in_table(qtbot, table, 0, 2, "10 uM")
     write_in_table(qtbot, table, 3, 1, "my field")
@@ -265,35 +255,29 @@ def test_condition_and_field_are_edited_in_the_table(docked: Any, qtbot: Any):
     assert fields[3].name == "my field"
 
 
-def test_treated_takes_the_mark_of_a_control_away(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_treated_takes_the_mark_of_a_control_away(workflow, qtbot):
     step, rows = workflow.fields, workflow.session.images.rows
     assert [row.is_control for row in rows] == [False, False, True, True]
-    place = step.table.visualRect(step.table.model().index(3, 1)).center()
-    qtbot.mouseClick(step.table.viewport(), LEFT, pos=place)
+    click_cell(qtbot, step.table, 3, 1)
     click(qtbot, step.treated)
     assert [row.is_control for row in rows] == [False, False, True, False]
+    # Of several rows at once.
+    click_cell(qtbot, step.table, 0, 1, Qt.KeyboardModifier.ControlModifier)
     click(qtbot, step.control)
-    assert [row.is_control for row in rows] == [False, False, True, True]
+    assert [row.is_control for row in rows] == [True, False, True, True]
 
 
-def test_explore_opens_the_explorer(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_explore_opens_the_explorer(viewer, workflow, qtbot):
     click(qtbot, workflow.explore_button)
     names = [name.split(" (")[0] for name in viewer.window.dock_widgets]
     assert names == ["Concept workflow", "Concept explorer"]
 
 
 def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
-    docked: Any, qtbot: Any, small_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workflow, qtbot, small_run, tmp_path, pick
 ):
-    _, workflow = docked
     step, session = workflow.dictionary, workflow.session
-    path = small_run.result.dictionary.save(tmp_path / "concepts")
-    again = tmp_path / "again.microdl.safetensors"
-    dialogs = "napari_microdl.gui.workflow.files.QFileDialog"
-    monkeypatch.setattr(f"{dialogs}.getOpenFileName", lambda *_: (str(path), ""))
-    monkeypatch.setattr(f"{dialogs}.getSaveFileName", lambda *_: (str(again), ""))
+    pick(small_run.result.dictionary.save(tmp_path / "concepts"))
     click(qtbot, step.heading)
     in_view(qtbot, workflow, step.save)
     assert not step.save.isEnabled()
@@ -306,14 +290,15 @@ def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
 
     click(qtbot, step.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
-    np.testing.assert_allclose(
-        session.run.current.result.activations.codes.toarray(),
-        small_run.result.activations.codes.toarray(),
-        atol=1e-5,
-    )
+    results = (session.run.current.result, small_run.result)
+    codes = [result.activations.codes.toarray() for result in results]
+    np.testing.assert_allclose(*codes, atol=1e-5)
+    session.run.rename_concept(0, "spots")
+    again = pick(tmp_path / "again.microdl.safetensors")
     in_view(qtbot, workflow, step.save)
     click(qtbot, step.save)
-    assert ConceptDictionary.load(again).names == small_run.result.dictionary.names
+    names = small_run.result.dictionary.names
+    assert ConceptDictionary.load(again).names == ["spots", *names[1:]]
 
     in_view(qtbot, workflow, step.fit)
     click_tick(qtbot, step.fit)
@@ -324,8 +309,7 @@ def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
     assert session.settings.apply_dictionary
 
 
-def test_apply_without_a_dictionary_is_said(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_apply_without_a_dictionary_is_said(workflow, qtbot):
     click(qtbot, workflow.dictionary.heading)
     in_view(qtbot, workflow, workflow.dictionary.apply)
     click_tick(qtbot, workflow.dictionary.apply)
@@ -337,36 +321,25 @@ def test_apply_without_a_dictionary_is_said(docked: Any, qtbot: Any):
     assert config == PipelineConfig.from_dict(config.to_dict())
 
 
-def test_a_click_on_set_changes_the_selected_rows_alone(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_a_click_on_set_changes_the_selected_rows_alone(workflow, qtbot):
     step, rows = workflow.fields, workflow.session.images.rows
     before = [row.condition for row in rows]
-    for row, modifier in (
-        (1, Qt.KeyboardModifier.NoModifier),
-        (2, Qt.KeyboardModifier.ControlModifier),
-    ):
-        place = step.table.visualRect(step.table.model().index(row, 1)).center()
-        qtbot.mouseClick(step.table.viewport(), LEFT, modifier, place)
+    click_cell(qtbot, step.table, 1, 1)
+    click_cell(qtbot, step.table, 2, 1, Qt.KeyboardModifier.ControlModifier)
     qtbot.mouseClick(step.condition, LEFT)
     qtbot.keyClicks(step.condition, "mixed")
     click(qtbot, step.set_condition)
     assert [row.condition for row in rows] == [before[0], "mixed", "mixed", before[3]]
 
 
-def test_the_plots_are_drawn_anew_when_a_key_switches_the_theme(
-    docked: Any, small_run: Any, qtbot: Any
-):
-    viewer, workflow = docked
+def test_the_plots_are_drawn_anew_when_a_key_switches_the_theme(viewer, workflow, small_run, qtbot):
     click(qtbot, workflow.dictionary.heading)
     curve = workflow.dictionary.curve
     curve.set_history(small_run.result.dictionary.icfl.history_)
     in_view(qtbot, workflow, curve)
     shades = {}
     for _ in range(2):
-        qtbot.keyClick(
-            canvas_of(viewer), Qt.Key.Key_T,
-            Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier,
-        )  # fmt: skip
+        switch_theme(viewer, qtbot)
         curve.canvas.draw()
         image = curve.canvas.grab().toImage()
         corner = image.pixelColor(1, 1).getRgb()[:3]
@@ -375,11 +348,9 @@ def test_the_plots_are_drawn_anew_when_a_key_switches_the_theme(
     assert shades["dark"] < 80 < 180 < shades["light"]
 
 
-@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
-def test_cells_of_cellpose_are_found_by_their_names(docked: Any, qtbot: Any, dtype: Any):
-    viewer, workflow = docked
+def test_cells_of_cellpose_are_found_by_their_names(viewer, workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
-    masks = [segment_cells(field.read()[0]).astype(dtype) for field in small_fields()]
+    masks = [segment_cells(field.read()[0]).astype(np.uint16) for field in small_fields()]
     # The names that its plugin gives.
     for image, mask in zip(list(viewer.layers), masks, strict=True):
         viewer.add_labels(mask, name=f"{image.name}_cp_masks_000")
@@ -391,16 +362,14 @@ def test_cells_of_cellpose_are_found_by_their_names(docked: Any, qtbot: Any, dty
         name = workflow.session.images.rows[row].layer().name
         assert step.labels.cellWidget(row, 1).currentText() == f"{name}_cp_masks_000"
     assert step.run_button.text() == "Check cells"
-    run(qtbot, workflow)
-    units = workflow.session.run.current.result.activations.units
+    units = run(qtbot, workflow).activations.units
     found = [sorted(units["label"][units["field"] == field]) for field in range(4)]
     assert found == [sorted(set(mask.ravel().tolist()) - {0}) for mask in masks]
     # They are the person's, so there are no others to outline.
     assert not any(isinstance(layer, Labels) for layer in outputs(viewer))
 
 
-def test_cells_of_stardist_are_chosen_by_clicks(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_cells_of_stardist_are_chosen_by_clicks(viewer, workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
     masks = [segment_cells(field.read()[0]).astype(np.int32) for field in small_fields()]
     # Its plugin calls all alike, so that napari numbers them, and adds polygons.
@@ -428,8 +397,7 @@ def test_cells_of_stardist_are_chosen_by_clicks(docked: Any, qtbot: Any):
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     count = sum(len(np.unique(mask)) - 1 for mask in masks)
     assert workflow.status.text().startswith(f"{count} cells in 4 fields, ")
-    run(qtbot, workflow)
-    units = workflow.session.run.current.result.activations.units
+    units = run(qtbot, workflow).activations.units
     for field, mask in enumerate(masks):
         areas = np.bincount(mask.ravel())[1:]
         assert units["area"][units["field"] == field].tolist() == areas[areas > 0].tolist()

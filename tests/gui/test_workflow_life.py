@@ -10,7 +10,6 @@ import pytest
 from napari.components import LayerList
 from napari.layers import Image
 from napari.settings import get_settings
-from napari.utils import progress as napari_progress
 from qtpy.QtCore import Qt, QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication, QDialog
 
@@ -18,9 +17,9 @@ from napari_microdl.gui.session.layers import TAG, Layout
 from napari_microdl.gui.session.run import Work
 from napari_microdl.gui.session.session import Session
 
-from .conftest import small_layers
+from .conftest import SMALL, small_layers
 from .patience import PATIENCE
-from .steps import cancel_at, click, outputs, run, write
+from .steps import cancel_at, click, open_workflow, outputs, run, write
 
 
 def channels_of(*layers: Image, model: str) -> dict[str, str | None]:
@@ -49,8 +48,7 @@ def test_channels_are_found_by_name_and_by_colour_where_names_say_nothing():
     assert "w1" not in channels_of(*stains, model="cell-dino-cp-vits8").values()
 
 
-def test_another_colour_is_followed_and_a_choice_is_kept(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_another_colour_is_followed_and_a_choice_is_kept(viewer, workflow, qtbot):
     viewer.layers.clear()
     for name in ("a", "b", "c", "d", "e"):
         viewer.add_image(np.random.default_rng(0).random((64, 64)), name=name)
@@ -67,8 +65,7 @@ def test_another_colour_is_followed_and_a_choice_is_kept(docked: Any, qtbot: Any
     assert session.plan.model.channels()[wanted] == "d"
 
 
-def test_wells_and_sites_are_columns_where_they_are_known(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_wells_and_sites_are_columns_where_they_are_known(viewer, workflow, qtbot):
     model = workflow.fields.table.fields_model
 
     def headings() -> list[str]:
@@ -84,8 +81,7 @@ def test_wells_and_sites_are_columns_where_they_are_known(docked: Any, qtbot: An
     assert headings() == ["Use", "Field", "Condition", "Control"]
 
 
-def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(viewer, workflow, qtbot):
     click(qtbot, workflow.cells.heading)
     click(qtbot, workflow.dictionary.heading)
     workflow.session.settings.configure(unit="crop")
@@ -93,7 +89,7 @@ def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(docked: Any, 
     write(qtbot, workflow.dictionary.n_atoms, "9")
     status, notes = workflow.status.text(), workflow.notes.text()
     viewer.window.remove_dock_widget(workflow)
-    _, again = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+    again = open_workflow(viewer)
     qtbot.wait(50)
     assert again is not workflow
     assert [s.is_expanded for s in again.steps.values()] == [True, True, False, False, True]
@@ -104,9 +100,7 @@ def test_a_dock_that_is_opened_again_shows_what_the_old_one_showed(docked: Any, 
     assert again.whitening.spectrum.has_contents()
 
 
-def test_two_viewers_run_at_once_and_each_has_its_own(
-    open_viewer: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
-):
+def test_two_viewers_run_at_once_and_each_has_its_own(open_viewer, qtbot, monkeypatch):
     run, both_begun = Work.run, threading.Event()
 
     def held(work: Work) -> Any:
@@ -118,14 +112,12 @@ def test_two_viewers_run_at_once_and_each_has_its_own(
     opened = []
     for number in range(2):
         viewer = open_viewer()
-        _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+        workflow = open_workflow(viewer)
         for layer in small_layers():
             viewer.add_layer(layer)
         qtbot.waitUntil(lambda w=workflow: len(w.session.images.rows) == 4)
-        workflow.session.settings.configure(
-            model="random-init", device="cpu", unit="crop", crop_size=32, n_atoms=5 + number,
-            n_iterations=2, atoms_per_iteration=2, max_steps=10, layer=2,
-        )  # fmt: skip
+        config = SMALL.with_settings(n_atoms=5 + number, layer=2, max_steps=10)
+        workflow.session.plan.take_config(config)
         opened.append((viewer, workflow))
     for _, workflow in opened:
         click(qtbot, workflow.run_button)
@@ -150,10 +142,7 @@ def test_two_viewers_run_at_once_and_each_has_its_own(
 
 @pytest.mark.own_window
 @pytest.mark.parametrize("confirmed", [False, True])
-def test_the_dialog_before_a_viewer_is_closed_does_not_disturb_the_run(
-    docked: Any, qtbot: Any, confirmed: bool
-):
-    _, workflow = docked
+def test_the_dialog_before_a_viewer_is_closed_does_not_disturb_the_run(workflow, qtbot, confirmed):
     workflow.session.settings.configure(unit="crop", max_steps=100_000)
     window = workflow.window()
     settings = get_settings().application
@@ -181,7 +170,6 @@ def test_the_dialog_before_a_viewer_is_closed_does_not_disturb_the_run(
             click(qtbot, workflow.cancel_button)
         assert QThreadPool.globalInstance().waitForDone(PATIENCE)
         qtbot.wait(50)
-        assert not napari_progress._all_instances
         assert not workflow.jobs.is_running
         if confirmed:
             # Closed by its own button, so that napari's fixture has nothing left to close.

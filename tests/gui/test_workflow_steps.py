@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from napari.layers import Image, Labels
 from qtpy.QtCore import QThreadPool
 
 from napari_microdl.fields.samples import transfluor
@@ -15,17 +14,16 @@ from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.pipeline.run import run_pipeline
 
-from .conftest import SIZE, small_fields
+from .conftest import SIZE, SMALL, small_fields, take_squares
 from .patience import PATIENCE
-from .steps import cancel_at, choose, click, outputs, run, run_step, write
+from .steps import cancel_at, choose, click, open_workflow, outputs, run, run_step, write
 
 
 def states(workflow: ConceptWorkflow) -> list[str]:
     return [step.state.text() for step in workflow.steps.values()]
 
 
-def test_steps_are_run_one_by_one_and_nothing_is_done_twice(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_steps_are_run_one_by_one_and_nothing_is_done_twice(viewer, workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
     selected = set(viewer.layers.selection)
 
@@ -69,11 +67,9 @@ def test_steps_are_run_one_by_one_and_nothing_is_done_twice(docked: Any, qtbot: 
     assert all(seconds > 0 for seconds in result.report["seconds"].values())
 
 
-def test_a_changed_dictionary_is_fitted_on_what_is_there(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_a_changed_dictionary_is_fitted_on_what_is_there(workflow, qtbot):
     workflow.session.settings.configure(unit="crop")
-    run(qtbot, workflow)
-    grids = workflow.session.run.current.result.activations.grids
+    grids = run(qtbot, workflow).activations.grids
     click(qtbot, workflow.dictionary.heading)
     write(qtbot, workflow.dictionary.n_atoms, "30")
     assert states(workflow) == ["", "", "", "", "changed"]
@@ -84,10 +80,7 @@ def test_a_changed_dictionary_is_fitted_on_what_is_there(docked: Any, qtbot: Any
     assert again.activations.grids is grids
 
 
-def test_a_step_that_was_run_again_is_done_and_those_behind_it_are_out_of_date(
-    docked: Any, qtbot: Any
-):
-    _, workflow = docked
+def test_a_step_that_was_run_again_is_done_and_those_behind_it_are_out_of_date(workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
     run(qtbot, workflow)
     shown = workflow.session.run.current
@@ -103,8 +96,7 @@ def test_a_step_that_was_run_again_is_done_and_those_behind_it_are_out_of_date(
     assert states(workflow) == [""] * 5
 
 
-def test_cancel_keeps_finished_steps_and_nothing_of_what_is_shown_changes(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_cancel_keeps_finished_steps_and_nothing_of_what_is_shown_changes(viewer, workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
     run(qtbot, workflow)
     shown, layers = workflow.session.run.current, list(viewer.layers)
@@ -118,13 +110,12 @@ def test_cancel_keeps_finished_steps_and_nothing_of_what_is_shown_changes(docked
     assert workflow.session.run.current is shown
     assert list(viewer.layers) == layers
     assert states(workflow) == ["", "", "done", "done", "changed"]
-    workflow.session.settings.configure(max_steps=20)
+    workflow.session.settings.configure(max_steps=10)
     assert run_step(qtbot, workflow, "dictionary") == ["fields", "dictionary", "activations"]
     assert workflow.session.run.current.result.config.tokens.layer == 3
 
 
-def test_a_step_asks_for_what_it_needs_and_not_for_more(docked: Any, qtbot: Any):
-    _, workflow = docked
+def test_a_step_asks_for_what_it_needs_and_not_for_more(workflow, qtbot):
     images = workflow.session.images
     images.edit_rows(range(len(images.rows)), is_control=False)
     run_step(qtbot, workflow, "cells")
@@ -140,30 +131,22 @@ def test_a_step_asks_for_what_it_needs_and_not_for_more(docked: Any, qtbot: Any)
     assert workflow.whitening.run_button.isHidden()
 
 
-def test_painting_in_labels_makes_what_was_made_of_them_out_of_date(docked: Any, qtbot: Any):
-    viewer, workflow = docked
+def test_painting_in_labels_makes_what_was_made_of_them_out_of_date(viewer, workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
-    squares = np.kron(np.arange(1, 26).reshape(5, 5), np.ones((32, 32), int)).astype(np.int32)
-    for image in [x for x in viewer.layers if isinstance(x, Image)]:
-        viewer.add_labels(squares.copy(), name=f"{image.name} cells")
-    click(qtbot, workflow.cells.heading)
-    choose(qtbot, workflow.cells.source, "My Labels layers")
+    labels, *_ = take_squares(qtbot, workflow)
     assert workflow.cells.run_button.text() == "Check cells"
     run_step(qtbot, workflow, "cells")
     assert workflow.status.text() == "100 cells in 4 fields, 25 to 25 in each; of your labels."
     assert outputs(viewer) == []
     run(qtbot, workflow)
     assert states(workflow) == [""] * 5
-    labels = next(x for x in viewer.layers if isinstance(x, Labels) and TAG not in x.metadata)
     labels.fill((5, 5), 77)
     assert states(workflow) == ["", "changed", "", "out of date", "out of date"]
-    run(qtbot, workflow)
-    assert 77 in workflow.session.run.current.result.activations.units["label"].to_numpy()
+    assert 77 in run(qtbot, workflow).activations.units["label"].to_numpy()
 
 
-def test_cells_of_a_time_series_are_one_layer_and_keyed_by_frame(open_viewer: Any, qtbot: Any):
-    viewer = open_viewer()
-    _, workflow = viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")
+def test_cells_of_a_time_series_are_one_layer_and_keyed_by_frame(viewer, qtbot):
+    workflow = open_workflow(viewer)
     frames = np.stack([f.read()[0][:SIZE, :SIZE] for f in transfluor()[:3]])
     movie = viewer.add_image(frames, name="movie", scale=(1, 2, 2))
     movie.axis_labels = ("t", "y", "x")
@@ -181,21 +164,17 @@ def test_cells_of_a_time_series_are_one_layer_and_keyed_by_frame(open_viewer: An
     own = viewer.add_labels(np.asarray(cells.data).copy(), name="tracked")
     own.data[:, :40, :40] = 500
     workflow.session.images.edit_rows([0], is_control=True)
-    workflow.session.settings.configure(
-        model="random-init", n_atoms=4, n_iterations=2, atoms_per_iteration=2, max_steps=5
-    )
-    workflow.session.settings.configure(device="cpu")
+    config = SMALL.with_settings(unit="cell", n_atoms=4, max_steps=5)
+    workflow.session.plan.take_config(config)
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.source, "My Labels layers")
-    run(qtbot, workflow)
-    units = workflow.session.run.current.result.activations.units
+    units = run(qtbot, workflow).activations.units
     # One number in three frames is three cells.
     assert units.loc[units["label"] == 500, "field"].tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["cells", "tokens", "whitening"])
-def test_closing_the_dock_while_a_step_runs_leaves_nothing(docked: Any, qtbot: Any, name: Any):
-    viewer, workflow = docked
+def test_closing_the_dock_while_a_step_runs_leaves_nothing(viewer, workflow, qtbot, name):
     layers = list(viewer.layers)
     began: list[Any] = []
 
