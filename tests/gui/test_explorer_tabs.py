@@ -83,7 +83,7 @@ def test_the_comparison_is_by_wells_where_there_are_any(explored, small_run, qtb
     explorer.compare.by.setFocus()
     qtbot.keyClick(explorer.compare.by, Qt.Key.Key_Down)
     assert "(cells)" in plot.canvas.figure.axes[0].get_ylabel()
-    assert highest() == pytest.approx(-np.log10(compared["q_value"].min()))
+    assert highest() == pytest.approx(-np.log10(compared["q_cells"].min()))
     explorer.compare.by.setCurrentText("by wells")
     # One well a condition.
     explorer.compare._compared["q_wells"] = np.nan
