@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
-from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
+from napari_microdl.concepts.dictionary import CHOSEN, TAGS, ConceptDictionary
 from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.errors import MicrodlError
@@ -430,6 +430,23 @@ class ConceptActivations:
         wells = compare_wells(self._columns, *sides, self.wells)
         compared.insert(3, "q_wells", wells["q_value"])
         return compared.rename(columns={"p_value": "p_cells", "q_value": "q_cells"})
+
+    @property
+    def chosen(self) -> tuple[int, str] | None:
+        """Concept that the fit of the dictionary chose, and its condition; None if not known."""
+        known = self.dictionary.figures.get(CHOSEN)
+        if not isinstance(known, dict):
+            return None
+        concept = known.get("concept")
+        if not isinstance(concept, int) or not 0 <= concept < self.n_concepts:
+            return None
+        return concept, str(known.get("label", ""))
+
+    @property
+    def first_concept(self) -> int:
+        """The concept to look at first: the one that the fit chose, else the best here."""
+        chosen = self.chosen
+        return int(self.ranking.index[0]) if chosen is None else chosen[0]
 
     # One unit ----------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ from napari_microdl.pipeline.stages import (
     tokens_of,
     whiten,
 )
-from napari_microdl.report.findings import CHOSEN, chosen_figures
+from napari_microdl.report.findings import chosen_figures
 from napari_microdl.tokens import MemoryLimited, TokenCache, TokenGrid, TokenStorage
 
 Result = TypeVar("Result")
@@ -195,9 +195,8 @@ class PipelineRun:
                     "weights_source": tokens.model.source,
                     "weights_non_commercial": tokens.model.non_commercial,
                 }
-                dictionary.figures = {**report["fit"], **report["position"]}
-                if (chosen := chosen_figures(activations)) is not None:
-                    dictionary.figures[CHOSEN] = chosen
+                chosen = chosen_figures(activations)
+                dictionary.figures = {**report["fit"], **report["position"], **chosen}
             current_task().progress(1, 1, "Done")
         return PipelineResult(self.config, activations, labels, report, notes)
 

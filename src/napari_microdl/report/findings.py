@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.dictionary import CHOSEN
 from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
@@ -36,8 +37,7 @@ N_SHUFFLES = 9_999
 # Steps of each fit of the test, of the true labels as of shuffled ones: a tenth of the usual, which
 # leaves R2 lower by 0.01, so that a hundred fits take seconds.
 REFIT_STEPS = 30
-# Entry of a dictionary's figures that says which concept its fit chose.
-CHOSEN = "chosen"
+UNTESTED = "it was not tested whether that is more than luck."
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,10 @@ class Finding:
                 f"{self.name.capitalize()} marks the '{self.label}' condition: it is {figures}; "
                 f"p = {self.p_value:.2g} by {self._wells()}."
             )
+        elif self.why_not == UNTESTED:
+            text = (
+                f"The best candidate is {self.name} for '{self.label}', {figures}; {self.why_not}"
+            )
         else:
             if self.p_value is not None:
                 reason = f"no concept is shown to mark a condition (p = {self.p_value:.2g} by "
@@ -214,7 +218,9 @@ def find_finding(
     best, label = int(ranking.index[0]), str(ranking["label"].iloc[0])
     treatments = set(conditions[~control]) - set(conditions[control]) if control.any() else None
     n_treatments = len(treatments if treatments is not None else set(conditions)) or 1
-    chosen = None if activations.fit_samples is not None else _chosen(activations, conditions)
+    chosen = None if activations.fit_samples is not None else activations.chosen
+    if chosen is not None and chosen[1] not in conditions:
+        chosen = None
     concept, label = (best, label) if chosen is None else chosen
     others = control if control.any() else conditions != label
     inside = (conditions == label) & ~(others & control)
@@ -237,7 +243,7 @@ def find_finding(
     if samples is None:
         kept, why = _unseen(activations)
     if why or n_refits == 0:
-        return Finding(**facts, why_not=why or "it was not tested whether that is more than luck.")
+        return Finding(**facts, why_not=why or UNTESTED)
     swap = _Swap.of(activations, inside & kept, others & kept)
     facts |= swap.facts(n_treatments)
     if min(swap.n_label, swap.n_others) < 1:
@@ -300,41 +306,61 @@ def _mean(values: NDArray[np.bool_]) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _chosen(
-    activations: ConceptActivations, conditions: NDArray[np.str_]
-) -> tuple[int, str] | None:
-    """Concept and condition that the fit of a dictionary chose, where it says so."""
-    known = activations.dictionary.figures.get(CHOSEN)
-    if not isinstance(known, dict) or str(known.get("label")) not in conditions:
-        return None
-    concept = known.get("concept")
-    if not isinstance(concept, int) or not 0 <= concept < activations.n_concepts:
-        return None
-    return concept, str(known["label"])
-
-
-def chosen_figures(activations: ConceptActivations) -> dict[str, Any] | None:
-    """What a dictionary's figures say of the concept that its fit chose.
+def chosen_figures(
+    activations: ConceptActivations, finding: Finding | None = None
+) -> dict[str, Any]:
+    """What the figures of a dictionary say of the concept that its fit chose.
 
     Parameters
     ----------
     activations : ConceptActivations
         Of the fit.
+    finding : Finding, optional
+        What came of its test.
 
     Returns
     -------
-    dict or None
-        ``concept``, ``label`` and ``selectivity`` of the best of the ranking; None where there are
-        no two conditions to tell apart.
+    dict
+        Under `CHOSEN`: ``concept``, ``label`` and ``selectivity`` of the best of the ranking, and
+        ``p_value``, None where it was not tested. Empty where there are no two conditions.
     """
     first = activations.ranking.iloc[0]
     if not np.isfinite(first["selectivity"]):
-        return None
-    return {
+        return {}
+    chosen = {
         "concept": int(activations.ranking.index[0]),
         "label": str(first["label"]),
         "selectivity": float(first["selectivity"]),
+        "p_value": None if finding is None else finding.p_value,
     }
+    return {CHOSEN: chosen}
+
+
+def best_concepts(activations: ConceptActivations, most: int = 5) -> str:
+    """A sentence that names the concepts that mark a condition best.
+
+    Parameters
+    ----------
+    activations : ConceptActivations
+        Of a run.
+    most : int, default=5
+        How many are named.
+
+    Returns
+    -------
+    str
+        Candidates: that they come first in the ranking does not make them findings.
+    """
+    ranking = activations.ranking
+    telling = ranking[(ranking["selectivity"] > 0) & ~ranking["dead"]]
+    telling = telling[telling["duplicate_of"] < 0]
+    if telling.empty:
+        return "There is no concept that is active more often in one condition than in others."
+    named = ", ".join(
+        f"{row['name']} ('{row['label']}', {row['selectivity']:.2f})"
+        for _, row in telling.head(most).iterrows()
+    )
+    return f"Most selective concepts (condition, average selectivity): {named}."
 
 
 def _unseen(activations: ConceptActivations) -> tuple[NDArray[np.bool_], str]:
