@@ -91,16 +91,31 @@ def demo(
 
 @app.command(short_help="Fit a dictionary on a table of image files.")
 def fit(
-    table: Table, *, out: Out, config_file: SettingsFile = None, controls: Controls = None
+    table: Table,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    n_refits: Annotated[
+        int | None,
+        Option(
+            "--refits",
+            metavar="N",
+            min=0,
+            help="Arrangements of the wells for which whitening and dictionary are fitted anew to "
+            "test what was found, at most; 99, or more for more than five treatments, where not "
+            "given, and 0 for no test.",
+        ),
+    ] = None,
 ) -> None:
     """Run from images to concepts.
 
     Written are the dictionary, the table of cells, the ranking of the concepts, the settings and
-    a report.
+    a report. Printed is whether the best concept is more than the best of many by luck.
     """
     from napari_microdl.pipeline.files import table_fields
 
-    _run(table_fields(table, controls), out, config_file)
+    _run(table_fields(table, controls), out, config_file, n_refits=n_refits)
 
 
 @app.command(short_help="Apply a dictionary to a table of image files.")
@@ -213,7 +228,8 @@ def evaluate(
         require_library(library)
     fields = table_fields(table, controls)
     check_labels(fields, table, labels, *([] if batches == AUTOMATIC else [batches]))
-    result = _run(fields, out, config_file, dictionary)
+    # The evaluation tells what was found.
+    result = _run(fields, out, config_file, dictionary, told=False)
     add_columns(result.activations.units, table)
     with _followed():
         report = evaluate_run(result, fields, out, choices)
@@ -225,12 +241,19 @@ def evaluate(
 
 
 def _run(
-    fields: list[Field], out: Path, config_file: Path | None, dictionary_file: Path | None = None
+    fields: list[Field],
+    out: Path,
+    config_file: Path | None,
+    dictionary_file: Path | None = None,
+    *,
+    n_refits: int | None = None,
+    told: bool = True,
 ) -> PipelineResult:
     """Fit or apply a dictionary, write what comes of it and say so."""
     from napari_microdl.concepts.dictionary import ConceptDictionary
     from napari_microdl.pipeline.files import write_run
     from napari_microdl.pipeline.run import run_pipeline
+    from napari_microdl.report.findings import best_concepts, find_finding
 
     config = PipelineConfig() if config_file is None else read_config(config_file)
     dictionary = None if dictionary_file is None else ConceptDictionary.load(dictionary_file)
@@ -240,7 +263,8 @@ def _run(
     out.mkdir(parents=True, exist_ok=True)
     with _followed():
         result = run_pipeline(fields, config, dictionary=dictionary)
-        write_run(result, out)
+        finding = find_finding(result.activations, n_refits=n_refits)
+        write_run(result, out, finding=finding)
     for note in result.warnings:
         print(f"Note: {note}")
     activations = result.activations
@@ -248,6 +272,8 @@ def _run(
         f"{len(activations.units)} {result.config.units.kind}s, {activations.n_concepts} concepts: "
         f"the tables, the dictionary and the report are in {out}."
     )
+    if told:
+        print(f"{finding.sentence()}\n{best_concepts(activations)}")
     return result
 
 

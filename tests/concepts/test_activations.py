@@ -138,14 +138,17 @@ def cliffs_delta(activations: ConceptActivations, concept: int) -> float:
     """Pairs of a treated and a control unit, one by one."""
     values = activations.codes.toarray()[:, concept]
     control = activations.units["Metadata_control"].to_numpy()
-    return float(np.sign(values[~control][:, None] - values[control]).mean())
+    label = activations.ranking.loc[concept, "label"]
+    treated = activations.units["Metadata_condition"].to_numpy() == label
+    return float(np.sign(values[treated][:, None] - values[control]).mean())
 
 
 def test_the_ranking_equals_a_loop_over_concepts_and_treatments(activations):
     ranking = activations.ranking
     assert list(ranking.columns) == [
         "name", "activation_rate", "selectivity", "label", "max_selectivity", "auc", "effect",
-        "q_value", "q_wells", "group", "dead", "duplicate_of",
+        "q_cells", "q_wells", "group", "dead", "duplicate_of", "place", "in_cells",
+        "background_auc", "auc_left", "within_wells",
     ]  # fmt: skip
     assert ranking.index.name == "concept"
     assert sorted(ranking.index) == list(range(ATOMS))
@@ -167,6 +170,38 @@ def test_the_ranking_equals_a_loop_over_concepts_and_treatments(activations):
         assert row["effect"] == pytest.approx(cliffs_delta(activations, int(concept)))
     keys = ranking[["selectivity", "auc", "activation_rate"]].apply(tuple, axis=1).tolist()
     assert keys == sorted(keys, reverse=True)
+
+
+def test_effect_and_tests_of_a_row_are_of_its_label_against_controls():
+    """Three treatments: what is told of one does not move with the others."""
+    _, activations = make(
+        ("blank", "a", "b", "blank", "a", "b", "c", "c"), (True, False, False) * 2 + (False,) * 2
+    )
+    ranking = activations.ranking
+    units = activations.units
+    control = units["Metadata_control"].to_numpy()
+    conditions = units["Metadata_condition"].to_numpy()
+    values = activations.codes.toarray().astype(float)
+    wells = units["Metadata_Well"].to_numpy()
+    p_cells, p_wells = [], []
+    for concept, row in ranking.iterrows():
+        of = values[:, concept]
+        side = conditions == row["label"]
+        pairs = np.sign(of[side][:, None] - of[control])
+        assert row["effect"] == pytest.approx(pairs.mean())
+        test = stats.mannwhitneyu(of[side], of[control], method="asymptotic")
+        p_cells.append(min(test.pvalue, 1) if np.ptp(of[side | control]) else 1.0)
+        means = [
+            [of[wells == well].mean(dtype=float) for well in np.unique(wells[rows])]
+            for rows in (side, control)
+        ]
+        # All six ways to choose two of four wells; equal means share their rank.
+        ranks = stats.rankdata([*means[0], *means[1]])
+        ways = [abs(ranks[i] + ranks[j] - 5) for i in range(4) for j in range(i)]
+        p_wells.append(np.mean(np.array(ways) >= abs(ranks[:2].sum() - 5) - 1e-9))
+    assert ranking["label"].nunique() > 1
+    np.testing.assert_allclose(ranking["q_cells"], stats.false_discovery_control(p_cells))
+    np.testing.assert_allclose(ranking["q_wells"], stats.false_discovery_control(p_wells))
 
 
 def test_without_two_conditions_the_rate_decides():
@@ -251,7 +286,7 @@ def test_two_conditions_are_compared_and_a_wrong_choice_is_said(activations):
             values[conditions == "puncta"], values[conditions == "blank"], method="asymptotic"
         )
         assert row["effect"] == pytest.approx(2 * test.statistic / 32 - 1)
-        assert row["p_value"] == pytest.approx(min(test.pvalue, 1))
+        assert row["p_cells"] == pytest.approx(min(test.pvalue, 1))
     with pytest.raises(MicrodlError, match="two different conditions"):
         activations.compare("blank", "blank")
     with pytest.raises(MicrodlError, match="No unit has the condition 'other'"):

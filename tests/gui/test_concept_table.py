@@ -29,7 +29,7 @@ def ranking() -> pd.DataFrame:
             "max_selectivity": random.normal(size=N),
             "auc": random.random(N),
             "effect": random.uniform(-1, 1, N),
-            "q_value": 10 ** random.uniform(-300, 0, N),
+            "q_cells": 10 ** random.uniform(-300, 0, N),
             "q_wells": random.random(N),
             "group": "any",
             "dead": random.random(N) < 0.05,
@@ -77,7 +77,7 @@ def test_every_column_is_sorted_with_gaps_at_one_end(table, heading, order):
     # Rows stay whole.
     whole = ranking()
     row = dict(zip(column(table, "Name"), column(table, "q cells"), strict=True))
-    assert row == dict(zip(whole["name"], whole["q_value"], strict=True))
+    assert row == dict(zip(whole["name"], whole["q_cells"], strict=True))
 
 
 def test_the_current_concept_stays_when_rows_move(table):

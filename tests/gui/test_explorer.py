@@ -40,7 +40,7 @@ def test_concepts_are_listed_best_first(explorer, activations):
         "Effect": f"{best['effect']:+.2f}",
         **{
             heading: f"{best[name]:.3f}" if best[name] >= 0.001 else f"{best[name]:.0e}"
-            for heading, name in (("q wells", "q_wells"), ("q cells", "q_value"))
+            for heading, name in (("q wells", "q_wells"), ("q cells", "q_cells"))
         },
         "AUC": f"{best['auc']:.2f}",
         "Active": f"{best['activation_rate']:.1%}",

@@ -256,7 +256,7 @@ def test_conditions_and_what_counts_are_chosen_by_clicks(explorer, activations, 
         assert axes.get_ylabel().endswith(f"({by})")
         compared = activations.compare(one, other)
         points = np.concatenate([c.get_offsets() for c in axes.collections[:3]])
-        column = "q_wells" if by == "wells" else "q_value"
+        column = "q_wells" if by == "wells" else "q_cells"
         expected = np.stack([compared["effect"], -np.log10(compared[column])], axis=1)
         for found, wanted in zip(points.T, expected.T, strict=True):
             np.testing.assert_allclose(np.sort(found), np.sort(wanted), atol=1e-6)

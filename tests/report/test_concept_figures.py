@@ -76,17 +76,17 @@ def test_histograms_count_every_unit_once(axes, activations):
 
 def test_the_volcano_puts_effect_against_certainty(axes, activations):
     compared = activations.compare("diffuse", "puncta")
-    compared.loc[0, "q_value"] = 0
+    compared.loc[0, "q_cells"] = 0
     names = activations.dictionary.names
     draw_volcano(axes, compared, names, 4, ("diffuse", "puncta"), "black")
     places = volcano_places(compared)
     assert places[0, 1] == 300
-    np.testing.assert_allclose(places[1:, 1], -np.log10(compared["q_value"][1:]))
+    np.testing.assert_allclose(places[1:, 1], -np.log10(compared["q_cells"][1:]))
     drawn = np.concatenate([c.get_offsets() for c in axes.collections[:3]])
     assert sorted(map(tuple, drawn)) == sorted(map(tuple, places))
     np.testing.assert_allclose(axes.collections[3].get_offsets()[0], places[4])
     named = {text.get_text() for text in axes.texts}
-    assert named <= {names[i] for i in np.flatnonzero(compared["q_value"] < 0.05)}
+    assert named <= {names[i] for i in np.flatnonzero(compared["q_cells"] < 0.05)}
     assert names[0] in named
 
 

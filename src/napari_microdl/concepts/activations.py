@@ -10,9 +10,10 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import sparse, stats
 
-from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
+from napari_microdl.concepts.dictionary import CHOSEN, TAGS, ConceptDictionary
+from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.concepts.heat import HeatMaps
 from napari_microdl.concepts.localisation import locate_concepts, unknown_places
 from napari_microdl.core.arrays import unit_length
@@ -116,6 +117,14 @@ def label_aucs(
     return auc
 
 
+def _corrected(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p-values after Benjamini and Hochberg, over those that are known."""
+    found, known = np.full(len(p), np.nan), np.isfinite(p)
+    if known.any():
+        found[known] = stats.false_discovery_control(p[known])
+    return found
+
+
 @dataclass(eq=False)
 class ConceptActivations:
     """Activations of a dictionary's concepts in every unit of a set of fields.
@@ -139,6 +148,8 @@ class ConceptActivations:
         What a person saw in each unit: one of `TAGS`, or empty; none where not given.
     columns : csc_array of shape (n_units, n_concepts), optional
         The same codes by concept; made where not given.
+    fit_samples : FitSamples, optional
+        What the dictionary was fitted on, of the run that fitted it.
     """
 
     units: pd.DataFrame
@@ -149,6 +160,7 @@ class ConceptActivations:
     geometry: list[Units]
     unit_tags: NDArray[np.str_] = dataclasses.field(default_factory=lambda: np.empty(0, "<U12"))
     columns: sparse.csc_array | None = None
+    fit_samples: FitSamples | None = None
 
     def __post_init__(self) -> None:
         if not len(self.unit_tags):
@@ -233,6 +245,7 @@ class ConceptActivations:
             vectors=self.vectors[rows],
             unit_tags=self.unit_tags[rows],
             columns=None,
+            fit_samples=None,
         )
 
     def unit_values(
@@ -278,10 +291,12 @@ class ConceptActivations:
             selectivity, paper section 4) for the ``label`` it is highest for, looking at treated
             conditions only where there are any; ``max_selectivity`` for that label; ``auc`` of the
             direction for that label against all other units, of 10,000 random units of each side
-            where there are more; ``effect`` (Cliff's delta of the activation in treated units
-            against controls, above 0 where treated units have more) and ``q_value`` (its
-            Mann-Whitney test after Benjamini and Hochberg, cell by cell; see `compare_groups`);
-            ``q_wells`` (the same of the means of wells; see `compare_wells`); ``group`` (of a
+            where there are more; ``effect`` (Cliff's delta of the activation in units of the label
+            against controls, above 0 where the label has more; units of other treatments are left
+            out) and ``q_wells`` (its Mann-Whitney test over means of wells, after Benjamini and
+            Hochberg over all concepts; see `compare_wells`); ``q_cells`` (the same over single
+            units: those of a well are not independent, so it is no evidence by itself; see
+            `compare_groups`); ``group`` (of a
             control-first dictionary, whether the concept was seen in controls); ``dead`` (active
             in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
             for none); and where it lies, of cells alone (`locate_concepts`). Without two different
@@ -307,8 +322,7 @@ class ConceptActivations:
         candidates = np.flatnonzero([str(c) in wanted for c in classes])
         best = candidates[np.argmax(average[candidates], axis=0)]
         concepts = np.arange(self.n_concepts)
-        tested = compare_groups(self._columns, control, ~control)
-        by_well = compare_wells(self._columns, control, ~control, self.wells)
+        tested = self._against_controls(conditions, control, classes[best].astype(str))
         auc = label_aucs(self.vectors, self._directions, conditions, classes[best].astype(str))
         like = duplicates(self._directions, rate)
         if self.grids and self.dictionary.spec.units.kind == "cell":
@@ -330,9 +344,7 @@ class ConceptActivations:
                 "label": classes[best].astype(str),
                 "max_selectivity": maximum[best, concepts],
                 "auc": auc,
-                "effect": tested["effect"],
-                "q_value": tested["q_value"],
-                "q_wells": by_well["q_value"],
+                **tested,
                 "group": self.dictionary.icfl.groups_,
                 "dead": rate == 0,
                 "duplicate_of": like,
@@ -343,6 +355,29 @@ class ConceptActivations:
         return table.sort_values(
             ["selectivity", "auc", "activation_rate"], ascending=False, kind="stable"
         )
+
+    def _against_controls(
+        self,
+        conditions: NDArray[np.str_],
+        control: NDArray[np.bool_],
+        labels: NDArray[np.str_],
+    ) -> dict[str, NDArray[np.float64]]:
+        """Effect of every concept in units of its label against controls, and both tests of it."""
+        effect, of_cells, of_wells = np.full((3, self.n_concepts), np.nan)
+        for label in np.unique(labels):
+            side = (conditions == label) & ~control
+            own = np.flatnonzero(labels == label)
+            # Some at a time: codes of a million units may lie on disk.
+            end = np.cumsum(np.diff(self._columns.indptr)[own]) // _NUMBERS_AT_ONCE
+            for some in np.split(own, np.flatnonzero(np.diff(end)) + 1):
+                codes = self._columns
+                codes = codes if len(some) == self.n_concepts else codes[:, some]
+                cells = compare_groups(codes, control, side)
+                effect[some] = cells["effect"]
+                of_cells[some] = cells["p_value"]
+                of_wells[some] = compare_wells(codes, control, side, self.wells)["p_value"]
+        # A concept is chosen among all of them, whatever its label.
+        return {"effect": effect, "q_cells": _corrected(of_cells), "q_wells": _corrected(of_wells)}
 
     def compare(self, first: str, second: str) -> pd.DataFrame:
         """Every concept's activations in two conditions.
@@ -355,8 +390,9 @@ class ConceptActivations:
         Returns
         -------
         DataFrame
-            As `compare_groups` returns it, effects above 0 where the second has more, and
-            ``q_wells`` of `compare_wells`.
+            As `compare_groups` returns it, effects above 0 where the second has more, with its
+            ``p_value`` and ``q_value`` called ``p_cells`` and ``q_cells`` (units of a well are not
+            independent, so they are no evidence by themselves), and ``q_wells`` of `compare_wells`.
 
         Raises
         ------
@@ -373,7 +409,24 @@ class ConceptActivations:
         compared = compare_groups(self._columns, *sides)
         wells = compare_wells(self._columns, *sides, self.wells)
         compared.insert(3, "q_wells", wells["q_value"])
-        return compared
+        return compared.rename(columns={"p_value": "p_cells", "q_value": "q_cells"})
+
+    @property
+    def chosen(self) -> tuple[int, str] | None:
+        """Concept that the fit of the dictionary chose, and its condition; None if not known."""
+        known = self.dictionary.figures.get(CHOSEN)
+        if not isinstance(known, dict):
+            return None
+        concept = known.get("concept")
+        if not isinstance(concept, int) or not 0 <= concept < self.n_concepts:
+            return None
+        return concept, str(known.get("label", ""))
+
+    @property
+    def first_concept(self) -> int:
+        """The concept to look at first: the one that the fit chose, else the best here."""
+        chosen = self.chosen
+        return int(self.ranking.index[0]) if chosen is None else chosen[0]
 
     # One unit ----------------------------------------------------------------------------------
 

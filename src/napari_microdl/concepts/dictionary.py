@@ -38,6 +38,8 @@ SCHEMA_VERSION = 2
 SUFFIX = ".microdl.safetensors"
 # What a person can say of a concept or a cell (paper, section 4, single-cell identity).
 TAGS = ("control-like", "perturbed")
+# Entry of the figures that says which concept the fit chose, and for which condition.
+CHOSEN = "chosen"
 _HEADER_KEY = "napari_microdl"
 # Fitted attributes (less the trailing underscore) and parameters that codes depend on.
 _ICFL_ARRAYS = ("components", "bias", "dead")

@@ -33,6 +33,8 @@ DICTIONARY = "dictionary.microdl.safetensors"
 SCHEMA_VERSION = 1
 _OURS = (MANIFEST, DICTIONARY, "codes.", "columns.", "vectors.", "lengths.", "units.", "ranking.")
 _TAG = "Metadata_tag"
+# Columns of the ranking under the names that earlier versions gave them.
+_OLDER_NAMES = {"q_value": "q_cells"}
 # Places are 32 bits wide: SciPy copies arrays into memory to make two widths equal.
 _MOST_VALUES = 2**31 - 1
 _VALUES_AT_ONCE = 2_000_000
@@ -368,6 +370,7 @@ def open_activations(
         for codes, n in ((found.codes, found.n_concepts), (found.columns, len(found.units))):
             assert codes is not None
             _check_places(codes.indptr, codes.indices, n, values_at_once)
+        ranking = ranking.rename(columns=_OLDER_NAMES)
         if sorted(ranking["concept"]) != list(range(found.n_concepts)):
             raise ValueError("the ranking does not hold every concept once")
     # Folders from before it was looked at know nothing of where concepts lie.

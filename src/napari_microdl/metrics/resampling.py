@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -115,7 +116,9 @@ def best_selectivity_null(
                 f"null_{q:g}": row
                 for q, row in zip(quantiles, np.quantile(null, quantiles, axis=0), strict=True)
             },
-            "arrangements": [_arrangements(counts.label == k, block) for k in range(len(index))],
+            "arrangements": [
+                count_arrangements(counts.label == k, block) for k in range(len(index))
+            ],
         },
         index=index,
     )
@@ -171,8 +174,21 @@ def _best(
     return best, concept
 
 
-def _arrangements(chosen: NDArray[np.bool_], block: NDArray[np.int64]) -> float:
-    """Ways in which a label can fall on groups; infinity where there are too many for a float."""
+def count_arrangements(chosen: NDArray[np.bool_], block: NDArray[np.int64]) -> float:
+    """Ways in which a label can fall on groups.
+
+    Parameters
+    ----------
+    chosen : ndarray of bool, shape (n_groups,)
+        Groups of the label.
+    block : ndarray of int, shape (n_groups,)
+        Block of each, such as its plate, which labels stay within.
+
+    Returns
+    -------
+    float
+        Infinity where there are too many for a float.
+    """
     ways = math.prod(
         math.comb(int((block == b).sum()), int(chosen[block == b].sum())) for b in np.unique(block)
     )
@@ -180,6 +196,78 @@ def _arrangements(chosen: NDArray[np.bool_], block: NDArray[np.int64]) -> float:
         return float(ways)
     except OverflowError:
         return math.inf
+
+
+def arrangements_of(
+    chosen: NDArray[np.bool_], block: NDArray[np.int64], most: int, random_state: int = 0
+) -> NDArray[np.bool_]:
+    """Other ways in which a label can fall on groups, in random order.
+
+    Parameters
+    ----------
+    chosen : ndarray of bool, shape (n_groups,)
+        Groups of the label as it is.
+    block : ndarray of int, shape (n_groups,)
+        Block of each, such as its plate, which labels stay within.
+    most : int
+        How many are wanted at most.
+    random_state : int, default=0
+        Seed.
+
+    Returns
+    -------
+    ndarray of bool, shape (n, n_groups)
+        All ways but the one that is, where there are no more than `most`; else as many, each drawn
+        from all ways.
+    """
+    random = np.random.default_rng(random_state)
+    if count_arrangements(chosen, block) - 1 > most:
+        return _shuffled(chosen.astype(np.int64), block, most, random).astype(bool)
+    members = [np.flatnonzero(block == number) for number in np.unique(block)]
+    ways = product(*(combinations(m.tolist(), int(chosen[m].sum())) for m in members))
+    found = np.zeros((int(count_arrangements(chosen, block)), len(chosen)), bool)
+    for row, way in zip(found, ways, strict=True):
+        row[[group for part in way for group in part]] = True
+    return random.permutation(found[(found != chosen).any(axis=1)])
+
+
+def sequential_p(
+    observed: float, drawn: Iterable[float], n_drawn: int, level: float
+) -> tuple[float, int]:
+    """How often shuffles do at least as well, no longer than it takes to know that it is often.
+
+    Parameters
+    ----------
+    observed : float
+        Statistic of what was seen.
+    drawn : iterable of float
+        The same of shuffles, in random order; no more are taken than are needed.
+    n_drawn : int
+        How many there are.
+    level : float
+        Once p cannot come out at this or below, no more are taken.
+
+    Returns
+    -------
+    p : float
+        (1 + shuffles at least as good) / (1 + shuffles); where it ended early, the number of those
+        at least as good over the number taken [1]_.
+    taken : int
+        Shuffles that were looked at.
+
+    References
+    ----------
+    .. [1] J. Besag and P. Clifford, "Sequential Monte Carlo p-values", Biometrika 78, 301 (1991).
+    """
+    most = math.floor(level * (n_drawn + 1) + _EQUAL)
+    reached = taken = 0
+    for value in drawn:
+        taken += 1
+        reached += value >= observed - _EQUAL
+        # Never without one: a share of none would be no p-value.
+        if reached >= max(most, 1):
+            return (reached / taken if most else 1.0), taken
+    return (1 + reached) / (1 + n_drawn), taken
 
 
 def selectivity_intervals(

@@ -17,36 +17,10 @@ from napari_microdl.report.figures import (
     heatmap_figure,
     unit_figure,
 )
+from napari_microdl.report.findings import Finding, find_finding
 
 _TOP_CONCEPTS = 10
 _FIGURE_CONCEPTS = 3
-
-
-def finding(result: PipelineResult) -> str:
-    """One sentence on the best concept.
-
-    Parameters
-    ----------
-    result : PipelineResult
-        Result of a run with at least two conditions.
-
-    Returns
-    -------
-    str
-    """
-    activations = result.activations
-    best = activations.ranking.iloc[0]
-    concept = int(activations.ranking.index[0])
-    active = activations.activation(concept) > 0
-    conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
-    control = activations.units["Metadata_control"].to_numpy(bool)
-    unit = result.config.units.kind
-    return (
-        f"{best['name'].capitalize()} marks the '{best['label']}' condition: it is active in "
-        f"{active[conditions == best['label']].mean():.0%} of its {unit}s and in "
-        f"{active[control].mean():.0%} of the control {unit}s (average selectivity "
-        f"{best['selectivity']:.2f}, AUC of its direction {best['auc']:.2f})."
-    )
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -54,7 +28,7 @@ def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def write_outputs(result: PipelineResult, out: Path) -> None:
+def write_outputs(result: PipelineResult, out: Path, finding: Finding) -> None:
     """Write the table, the dictionary, the report and the figures of a run on the sample.
 
     Parameters
@@ -63,11 +37,13 @@ def write_outputs(result: PipelineResult, out: Path) -> None:
         Result of `run_pipeline` on `napari_microdl.fields.samples.transfluor`.
     out : Path
         Folder, made where it is missing; files of an earlier run are replaced.
+    finding : Finding
+        What was found.
     """
     fields = transfluor()
     activations = result.activations
     top = [int(c) for c in activations.ranking.index[:_TOP_CONCEPTS]]
-    write_run(result, out, concepts=top, remarks={"finding": finding(result)})
+    write_run(result, out, concepts=top, finding=finding)
     # A control, a well in which reacting and resting cells lie side by side, a treated well.
     names = [f.well for f in fields]
     shown = [names.index(well) for well in ("O11", "O01", "O05")]
@@ -96,10 +72,11 @@ def run_demo(out: Path, config: PipelineConfig | None = None) -> str:
     Returns
     -------
     str
-        A sentence on what was found.
+        A sentence on what was found, or that nothing was.
     """
     # A folder that cannot be written to is found before the work, not after.
     out.mkdir(parents=True, exist_ok=True)
     result = run_pipeline(transfluor(), config)
-    write_outputs(result, out)
-    return finding(result)
+    finding = find_finding(result.activations)
+    write_outputs(result, out, finding)
+    return finding.sentence()

@@ -23,6 +23,7 @@ from napari_microdl.report import (
     with_technical,
 )
 from napari_microdl.report.evaluation_figures import pictures
+from napari_microdl.report.findings import Finding, chosen_figures
 from napari_microdl.report.html import html_report
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def write_run(
     out: Path,
     *,
     concepts: list[int] | None = None,
+    finding: Finding | None = None,
     remarks: dict[str, Any] | None = None,
 ) -> None:
     """Write tables, dictionary, settings and report of a run.
@@ -55,17 +57,25 @@ def write_run(
         Folder, made where it is missing; files of an earlier run are replaced.
     concepts : list of int, optional
         Concepts in the table of units; all where not given.
+    finding : Finding, optional
+        What `find_finding` says of the run; stands in the report, and its p in the dictionary where
+        it was fitted.
     remarks : dict, optional
         More entries for the report.
     """
     out.mkdir(parents=True, exist_ok=True)
+    remarks = dict(remarks or {})
+    if finding is not None:
+        remarks = {"finding": finding.sentence(), "finding_figures": finding.to_dict(), **remarks}
+        if result.activations.fit_samples is not None:
+            result.dictionary.figures |= chosen_figures(result.activations, finding)
     with current_task().step(0, 1, "Writing the results"):
         units = result.activations.to_frame(concepts)
         write_table(units, out / f"{result.config.units.kind}s.csv")
         write_table(result.activations.ranking.rename_axis("concept"), out / RANKING)
         result.dictionary.save(out / DICTIONARY)
         write_config(result.config, out / SETTINGS)
-        report = json.dumps({**(remarks or {}), **result.report}, indent=2)
+        report = json.dumps({**remarks, **result.report}, indent=2)
         (out / REPORT).write_text(report + "\n", encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.task import Progress, Stage, Task, current_task
 from napari_microdl.fields.field import Field
@@ -48,6 +49,7 @@ from napari_microdl.pipeline.stages import (
     tokens_of,
     whiten,
 )
+from napari_microdl.report.findings import chosen_figures
 from napari_microdl.tokens import MemoryLimited, TokenCache, TokenGrid, TokenStorage
 
 Result = TypeVar("Result")
@@ -180,6 +182,8 @@ class PipelineRun:
         with current_task().stage("activations"):
             started = time.perf_counter()
             activations = encode(self.fields, tokens, samples, whitened.vectors, dictionary)
+            if self.applied is None:
+                activations.fit_samples = FitSamples.draw(samples.vectors, self.config)
             seconds = self._all_seconds(activations=time.perf_counter() - started)
             report = build_report(self.fields, self.config, activations, tokens, seconds, notes)
             if self.applied is None:
@@ -191,7 +195,8 @@ class PipelineRun:
                     "weights_source": tokens.model.source,
                     "weights_non_commercial": tokens.model.non_commercial,
                 }
-                dictionary.figures = {**report["fit"], **report["position"]}
+                chosen = chosen_figures(activations)
+                dictionary.figures = {**report["fit"], **report["position"], **chosen}
             current_task().progress(1, 1, "Done")
         return PipelineResult(self.config, activations, labels, report, notes)
 

@@ -142,7 +142,7 @@ def draw_cosines(
     axes.set_title(str(activations.dictionary.names[concept]))
 
 
-def volcano_places(compared: pd.DataFrame, q_column: str = "q_value") -> NDArray[np.float64]:
+def volcano_places(compared: pd.DataFrame, q_column: str = "q_cells") -> NDArray[np.float64]:
     """Effect and minus the decadic logarithm of the corrected p-value, shape (n_concepts, 2)."""
     q = np.maximum(compared[q_column].to_numpy(float), _SMALLEST_P)
     return np.column_stack([compared["effect"].to_numpy(float), -np.log10(q)])
@@ -155,7 +155,7 @@ def draw_volcano(
     shown: int | None,
     conditions: tuple[str, str],
     text: str,
-    q_column: str = "q_value",
+    q_column: str = "q_cells",
 ) -> None:
     """Every concept by its effect between two conditions and how sure it is.
 
@@ -173,7 +173,7 @@ def draw_volcano(
         The first and the second.
     text : str
         Colour of lines.
-    q_column : {"q_value", "q_wells"}
+    q_column : {"q_cells", "q_wells"}
         Whether cells or wells count as independent.
     """
     places = volcano_places(compared, q_column)

@@ -27,6 +27,9 @@ class EvaluationReport:
         ``n_dead_in_fit`` over the last 1,000 steps of the fit, ``mean_active``, and
         ``passes_<threshold>``, the concepts whose average selectivity passes it for at least one
         label.
+    finding : dict
+        Entries of `napari_microdl.report.findings.Finding`, its ``sentence`` and ``is_finding``.
+        Empty where other labels than the condition were asked for.
     labels : list of dict
         A row a label: its best concept, the selectivity with its null and interval, and the area of
         the direction. See `best_selectivity_null` and `selectivity_intervals`. With further seeds,
@@ -69,6 +72,7 @@ class EvaluationReport:
 
     choices: dict[str, Any] = field(default_factory=dict)
     summary: dict[str, Any] = field(default_factory=dict)
+    finding: dict[str, Any] = field(default_factory=dict)
     labels: list[dict[str, Any]] = field(default_factory=list)
     separation: list[dict[str, Any]] = field(default_factory=list)
     reconstruction: list[dict[str, Any]] = field(default_factory=list)

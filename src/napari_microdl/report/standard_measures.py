@@ -27,9 +27,10 @@ from napari_microdl.metrics import (
     selectivity_intervals,
     tag_recall,
 )
+from napari_microdl.report.findings import N_REFITS, find_finding
 from napari_microdl.report.handcrafted import compare_handcrafted
 from napari_microdl.report.measures import EvaluationInput, measure
-from napari_microdl.report.options import seen_units
+from napari_microdl.report.options import CONDITION, label_column, seen_units
 from napari_microdl.report.results import TECHNICAL_Q, EvaluationReport, technical_concepts
 from napari_microdl.report.seeds import same_samples
 
@@ -46,7 +47,10 @@ def _summary_sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
         interval = ""
         if best["low"] is not None:
             interval = f", 95 % interval {best['low']:.2f} to {best['high']:.2f}"
-        p = f", p = {best['p_value']:.2g}" if best.get("p_value") is not None else ""
+        p = ""
+        # Codes of wells that were fitted know which of them are controls.
+        if best.get("p_value") is not None and known["n_fields_seen"] == 0:
+            p = f", p = {best['p_value']:.2g}"
         yield (
             f"The best is '{best['concept_name']}' for '{best['label']}', with an average "
             f"selectivity of {best['selectivity']:.2f}{interval}{p}."
@@ -91,6 +95,24 @@ def _summary(run: EvaluationInput) -> pd.DataFrame:
     return pd.DataFrame([counted], dtype=object)
 
 
+def _asks_conditions(run: EvaluationInput) -> bool:
+    return label_column(run.activations.units, run.choices.labels) == CONDITION
+
+
+@measure(
+    "finding",
+    what="test of the best concept",
+    message="Testing the best concept",
+    wanted=_asks_conditions,
+    record=True,
+    sentences=lambda report, unit: [report.finding["sentence"]] if report.finding else [],
+)
+def _finding(run: EvaluationInput) -> pd.DataFrame:
+    few = run.choices.n_permutations if run.choices.n_permutations < N_REFITS else None
+    found = find_finding(run.activations, n_refits=few)
+    return pd.DataFrame([{"sentence": found.sentence(), **found.to_dict()}], dtype=object)
+
+
 @measure(
     "labels",
     title="Best concept of every label",
@@ -109,7 +131,8 @@ def _summary(run: EvaluationInput) -> pd.DataFrame:
         "p_value": (
             "p",
             "Share of shuffles of the labels, over whole groups, in which the best of all concepts "
-            "did as well: small means that it is hardly luck.",
+            "did as well: small means that it is hardly luck, but not on groups that the "
+            "dictionary was fitted on, which it was told apart.",
         ),
         "null_0.95": (
             "By luck",

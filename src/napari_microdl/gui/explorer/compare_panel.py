@@ -45,7 +45,7 @@ class VolcanoPlot(Plot):
         self._names: list[str] = []
         self._conditions = ("", "")
         self._concept: int | None = None
-        self.q_column = "q_value"
+        self.q_column = "q_cells"
         self._listening = False
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setAccessibleName("Plot of the comparison")
@@ -63,9 +63,9 @@ class VolcanoPlot(Plot):
         names: list[str],
         conditions: tuple[str, str],
         concept: int | None,
-        q_column: str = "q_value",
+        q_column: str = "q_cells",
     ) -> None:
-        """Draw a comparison by cells (column "q_value") or by wells ("q_wells"), or none."""
+        """Draw a comparison by cells (column "q_cells") or by wells ("q_wells"), or none."""
         self.compared, self.q_column = compared, q_column
         self._names, self._conditions, self._concept = names, conditions, concept
         self.redraw()
@@ -158,7 +158,7 @@ class ComparePanel(Panel):
         row.insertWidget(1, QLabel("against"))
         self.by = QComboBox()
         self.by.addItem("by wells", "q_wells")
-        self.by.addItem("by cells", "q_value")
+        self.by.addItem("by cells", "q_cells")
         self.by.setAccessibleName("What counts as independent")
         self.by.setToolTip(
             "What the test takes for independent. Cells of one well are alike, so by cells, "
@@ -243,7 +243,7 @@ class ComparePanel(Panel):
         column = self.by.currentData()
         self._say("")
         if compared[column].isna().all():
-            column = "q_value"
+            column = "q_cells"
             self._say(
                 "By cells: a test by wells takes two wells of each condition. Cells of one well "
                 "are alike, so these p-values are too small."

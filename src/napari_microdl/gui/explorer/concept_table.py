@@ -108,25 +108,28 @@ COLUMNS = (
     ),
     Column(
         "Effect",
-        "Control against treated (Cliff's delta): how much likelier a treated cell has the higher "
-        "activation than a control cell: +1 always, 0 as often as not, -1 never.",
+        "Control against the condition under For (Cliff's delta): how much likelier a cell of that "
+        "condition has the higher activation than a control cell: +1 always, 0 as often as not, -1 "
+        "never. Cells of other treatments are left out.",
         _column_of("effect"),
         _signed,
     ),
     Column(
         "q wells",
         "How often an effect like this is luck, wells counted as independent: Mann-Whitney test of "
-        "their means, after correction for looking at all concepts (Benjamini-Hochberg). - with "
-        "fewer than two control and two treated wells; a field without a well counts as one.",
+        "their means, after correction for looking at all concepts (Benjamini-Hochberg). The "
+        "concepts were learned on these wells, which it does not allow for: the finding below the "
+        "run and the tab Evaluation do. - with fewer than two wells of controls or of the "
+        "condition; a field without a well counts as one.",
         _column_of("q_wells"),
         _small,
         widest="1e-300",
     ),
     Column(
         "q cells",
-        "The same test, cells counted as independent. Cells of one well are alike, so few wells "
-        "with many cells give values that are far too small; trust q wells.",
-        _column_of("q_value"),
+        "The same test, cells counted as independent. They are not: cells of one well are alike, "
+        "so this is far too small, and no evidence by itself.",
+        _column_of("q_cells"),
         _small,
         widest="1e-300",
     ),

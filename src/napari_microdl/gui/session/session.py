@@ -224,6 +224,6 @@ class Session:
     ) -> None:
         self.run.take(result, fields, sources, is_first=is_first)
         self._freshness.show(facets)
-        self.view.concept = int(result.activations.ranking.index[0])
+        self.view.concept = result.activations.first_concept
         self.settings.set_dictionary(result.dictionary)
         self.run.changed.emit()

@@ -355,15 +355,20 @@ class ConceptWorkflow(Dock):
         """Sum a run up, with its fit and its notes."""
         if not self.session.settings.apply_dictionary:
             self.dictionary.curve.set_history(result.dictionary.icfl.history_)
-        best = result.activations.ranking.iloc[0]
+        activations = result.activations
+        best = activations.ranking.loc[activations.first_concept]
         sentence = (
             f"Done: {len(result.activations.units)} {result.config.units.kind}s, "
             f"{result.activations.n_concepts} concepts."
         )
         if best["selectivity"] == best["selectivity"]:
+            chosen = activations.fit_samples is None and activations.chosen is not None
+            # The test takes a hundred fits: it is asked for in the tab Evaluation, and waits there.
+            whose = "The concept chosen in the fit" if chosen else "Best candidate"
             sentence += (
-                f" '{best['name']}' tells '{best['label']}' apart best (selectivity "
-                f"{best['selectivity']:.2f}, AUC {best['auc']:.2f})."
+                f" {whose}: '{best['name']}' for '{best['label']}' (selectivity "
+                f"{best['selectivity']:.2f}, AUC {best['auc']:.2f}). Whether that is more than "
+                "luck tells the tab Evaluation."
             )
         closed = [s.name for s in sources if s.layer() not in self.viewer.layers]
         if closed:

@@ -1,0 +1,65 @@
+"""The samples that a dictionary was fitted on, before they were whitened: some of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.core.config import PipelineConfig
+
+# So many tell whether there is anything to find, and are whitened and learned from in a blink.
+MOST_SAMPLES = 2_000
+
+
+@dataclass(frozen=True, eq=False)
+class FitSamples:
+    """Samples of a fit, from which it can be repeated with other controls.
+
+    Parameters
+    ----------
+    rows : ndarray of int, shape (n,)
+        Rows of the table of units, ascending.
+    vectors : ndarray of shape (n, d)
+        Their mean tokens, position component removed.
+    config : PipelineConfig
+        Settings of the fit.
+    complete : bool
+        Whether these are all units.
+    """
+
+    rows: NDArray[np.int64]
+    vectors: NDArray[np.float32]
+    config: PipelineConfig
+    complete: bool
+
+    @classmethod
+    def draw(
+        cls,
+        vectors: NDArray[np.float32],
+        config: PipelineConfig,
+        most: int = MOST_SAMPLES,
+    ) -> Self:
+        """Samples of a run.
+
+        Parameters
+        ----------
+        vectors : ndarray of shape (n_units, d)
+            All of them.
+        config : PipelineConfig
+            Settings of the fit.
+        most : int, default=2,000
+            Of more units as many are drawn at random, whatever their condition.
+
+        Returns
+        -------
+        FitSamples
+        """
+        n = len(vectors)
+        if n <= most:
+            return cls(np.arange(n), vectors, config, True)
+        random = np.random.default_rng(config.random_state)
+        rows = np.sort(random.choice(n, most, replace=False))
+        return cls(rows, np.asarray(vectors[rows]), config, False)
