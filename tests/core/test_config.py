@@ -32,6 +32,7 @@ OTHERS: dict[str, Any] = {
     "unit": "crop",
     "crop_size": 32,
     "crop_stride": 16,
+    "pooling": "mean",
     "segmentation": SegmentationConfig(
         channel="DNA", diameter=20.0, threshold="otsu", min_area=30.0
     ),

@@ -217,7 +217,7 @@ def test_a_concept_is_renamed_in_the_table(viewer, explorer, small_run, qtbot, b
 
 @pytest.mark.parametrize(
     ("heading", "values"),
-    [("Name", "name"), ("Effect", "effect"), ("q cells", "q_value"), ("AUC", "auc")],
+    [("Name", "name"), ("Effect", "effect"), ("q cells", "q_cells"), ("AUC", "auc")],
 )
 def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order(
     explorer, activations, qtbot, heading, values

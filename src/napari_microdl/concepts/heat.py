@@ -250,8 +250,8 @@ class HeatMaps:
         fields = self._controls[::step]
         some = max(1, _REFERENCE_PATCHES // len(fields))
         parts = []
-        for number, field in enumerate(fields):
-            current_task().progress(number, len(fields), "Looking at patches of controls")
+        for field in fields:
+            current_task().check()
             tokens = np.concatenate(self._whiten(field))
             if self.by_spread:
                 # Smoothing and the product with a direction may change places.

@@ -74,8 +74,8 @@ def locate_concepts(
     controls = controls[:: max(1, -(-len(controls) // _CONTROL_FIELDS))]
     wanted = sorted({*controls.tolist(), *(f for some in fields.values() for f in some.tolist())})
     found: dict[int, _Heat] = {}
-    for number, field in enumerate(wanted):
-        current_task().progress(number, len(wanted), "Looking where concepts lie")
+    for field in wanted:
+        current_task().check()
         found[field] = _heat_of(heat, geometry[field], field)
     table = unknown_places(len(labels))
     rows_of = {field: np.flatnonzero(of_unit == field) for field in wanted}

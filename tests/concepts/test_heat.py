@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.heat import SMOOTHING
+from napari_microdl.concepts.localisation import locate_concepts
+from napari_microdl.core.arrays import unit_length
+from napari_microdl.pipeline.run import run_pipeline
+from pipeline.small_run import corner_fields, small
+
+
+@pytest.fixture(scope="module", params=["spread", "mean"])
+def activations(request) -> ConceptActivations:
+    return run_pipeline(corner_fields(), small(pooling=request.param)).activations
+
+
+def test_heat_of_means_is_the_cosine_of_every_token(activations):
+    if activations.heat.by_spread:
+        pytest.skip("of means")
+    tokens = activations.grids[1].tokens
+    whitened = activations.dictionary.whitening.transform(tokens.reshape(-1, tokens.shape[-1]))
+    cosines = unit_length(whitened) @ activations.dictionary.directions[3]
+    found = activations.heatmap(1, 3)
+    np.testing.assert_allclose(found, cosines.reshape(tokens.shape[:2]), atol=1e-5)
+
+
+def test_shares_of_patches_add_up_to_the_unit(activations):
+    if not activations.heat.by_spread:
+        pytest.skip("of spreads")
+    dictionary, units = activations.dictionary, activations.geometry[0]
+    rows, columns = (slice(0, n) for n in activations.grids[0].tokens.shape[:2])
+    for place in (0, len(units) - 1):
+        shares = activations.heat.around_unit(0, place, rows, columns, 2).ravel()
+        weights = units.weights[[place]].toarray().ravel()
+        total = float(weights @ shares / weights.sum())
+        # The direction of the unit is what its vector keeps of it.
+        vector = activations.vectors[activations.rows_of_field(0)[place]]
+        cosine = float(vector @ dictionary.directions[2])
+        length = np.linalg.norm(
+            [
+                weights @ activations.heat.around_unit(0, place, rows, columns, c).ravel()
+                for c in range(activations.n_concepts)
+            ]
+        )
+        assert length > 0
+        assert np.sign(total) == np.sign(cosine) or abs(cosine) < 1e-3
+
+
+def test_one_control_patch_in_a_hundred_is_unusual_on_either_side(activations):
+    control = np.unique(activations.units["field"][activations.units["Metadata_control"]])
+    for concept in (0, 4):
+        heat = np.concatenate([activations.heat.compared(f, concept).ravel() for f in control])
+        assert (heat > 1).mean() == pytest.approx(0.01, abs=0.004)
+        assert (heat < -1).mean() == pytest.approx(0.01, abs=0.004)
+        assert np.median(heat) == pytest.approx(0, abs=0.02)
+
+
+def test_heat_of_spreads_is_smoothed_as_it_says(activations):
+    every = activations.heat.of_all_concepts(2)
+    shape = activations.grids[2].tokens.shape[:2]
+    for concept in (0, 5):
+        expected = every[:, concept].reshape(shape)
+        if activations.heat.by_spread:
+            expected = ndimage.gaussian_filter(expected, SMOOTHING, mode="nearest")
+        np.testing.assert_allclose(activations.heatmap(2, concept), expected, atol=2e-5)
+
+
+class PlantedHeat:
+    """Heat of three concepts on four fields: in the cells, everywhere, and nowhere."""
+
+    def __init__(self, covered: list[np.ndarray], treated: list[bool]) -> None:
+        random = np.random.default_rng(0)
+        self._heat = []
+        for cells, is_treated in zip(covered, treated, strict=True):
+            noise = random.normal(size=(cells.size, 3)).astype(np.float32)
+            noise[:, 0] += 3 * is_treated * cells.ravel()
+            noise[:, 1] += 3 * is_treated
+            self._heat.append(noise)
+
+    def of_all_concepts(self, field: int) -> np.ndarray:
+        return self._heat[field]
+
+    def patch_area(self, field: int) -> int:
+        return 64
+
+
+def test_concepts_of_cells_are_told_from_those_of_the_field(activations):
+    geometry = activations.geometry
+    of_unit = activations.units["field"].to_numpy()
+    control = activations.units["Metadata_control"].to_numpy(bool)
+    covered = [np.asarray(u.weights.sum(axis=0)).ravel() > 0 for u in geometry]
+    treated = [not control[of_unit == number].all() for number in range(4)]
+    conditions = np.where(control, "control", "treated")
+    found = locate_concepts(
+        PlantedHeat(covered, treated),
+        geometry,
+        of_unit,
+        conditions,
+        control,
+        of_unit,
+        np.array(["treated"] * 3),
+    )
+    assert found["place"].tolist() == ["cells", "field", "cells"]
+    assert found["in_cells"][0] > 0.9
+    assert found["in_cells"][1:] == pytest.approx(0.5, abs=0.05)
+    # A concept of the field leaves nothing once the background is its reference.
+    assert found["auc_left"][0] > 0.95
+    assert found["auc_left"][1] == pytest.approx(0.5, abs=0.15)
+    assert found["background_auc"][1] > 0.95
+    assert found["background_auc"][[0, 2]] == pytest.approx(0.5, abs=0.05)
+    assert ((found["within_wells"] > 0.5) & (found["within_wells"] <= 1)).all()
+
+
+def test_without_background_nothing_is_said_of_the_place():
+    crops = run_pipeline(corner_fields(), small(unit="crop")).activations
+    assert (crops.ranking["place"] == "").all()
+    assert crops.ranking["background_auc"].isna().all()
