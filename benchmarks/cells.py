@@ -44,6 +44,7 @@ import pandas as pd
 import tifffile
 import torch
 from numpy.typing import NDArray
+from results_page import TEMPLATE, write_page
 from scipy import ndimage
 from scipy.stats import spearmanr
 from simulated import followed, plate, regressed
@@ -322,11 +323,15 @@ def table(rows: list[Row], others: list[Row]) -> list[str]:
         return f"| {name} | {' | '.join(cells)} |"
 
     of = f"({', '.join(PAINTED)})"
-    for nuisance in ("none", *NUISANCES):
-        lines.append(line(f"background AUC {of}, nuisance: {nuisance}", "background", nuisance))
+    lines += [
+        line(f"background AUC {of}, nuisance: {nuisance}", "background", nuisance)
+        for nuisance in ("none", *NUISANCES)
+    ]
     lines.append(line(f"within wells {of}, nuisance: none", "within", "none"))
-    for nuisance in NUISANCES:
-        lines.append(line(f"the same over it, nuisance: {nuisance}", "within", nuisance, "none"))
+    lines += [
+        line(f"the same over it, nuisance: {nuisance}", "within", nuisance, "none")
+        for nuisance in NUISANCES
+    ]
     lines.append(line(f"AUC for the patches that the factor changes {of}", "pixels", "none"))
     return lines
 
@@ -337,9 +342,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder with the public image sets")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--confounded-seeds", type=int, default=1)
-    parser.add_argument(
-        "--write", type=Path, metavar="PAGE", help="put the table between its marks"
-    )
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the page of results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = [r for p in POOLINGS for r in rows_of(p, arguments.seeds, arguments.data)]
@@ -347,11 +350,11 @@ def main() -> None:
     lines = table(rows, others)
     print("\n".join(lines))
     if arguments.write:
-        text = arguments.write.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
+        before, rest = TEMPLATE.read_text(encoding="utf-8").split(BEGIN)
         _, after = rest.split(END)
         made = "\n".join((before + BEGIN, *lines, END + after))
-        arguments.write.write_text(made, encoding="utf-8")
+        TEMPLATE.write_text(made, encoding="utf-8")
+        write_page(Path(__file__).with_name("results.jsonl"), arguments.write)
 
 
 if __name__ == "__main__":
