@@ -28,16 +28,23 @@ from typing import Any
 
 import napari
 import numpy as np
-import pandas as pd
+from made_up import (
+    CELLS_OF_FIELD,
+    PATCH,
+    TABLE_CONCEPTS,
+    TABLE_FIELDS,
+    TABLE_WIDTH,
+    cells_of_field,
+    dictionary_of,
+    random_codes,
+)
 from memory import Memory
 from qtpy.QtWidgets import QApplication
 from scipy import sparse
 
 from napari_microdl.concepts.activations import ConceptActivations, unit_table
-from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.concepts.store import MANIFEST, ActivationWriter, open_activations
 from napari_microdl.core.config import PipelineConfig
-from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.fields.field import Field
 from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.session.layers import Source
@@ -45,34 +52,9 @@ from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.tokens import TokenGrid
 from napari_microdl.tokens.units import Units
 
-SIZE, PATCH, WIDTH, CONCEPTS, ACTIVE = 2048, 8, 192, 1024, 20
-TABLE_CONCEPTS, TABLE_ACTIVE, TABLE_WIDTH, TABLE_FIELDS, CELLS_OF_FIELD = 8192, 100, 384, 200, 5_000
+SIZE, WIDTH, CONCEPTS, ACTIVE = 2048, 192, 1024, 20
 # The session remembers how long a run took the model.
 REPORT = {"intensity": [], "seconds": {"tokens": 0.0}}
-SPEC = DictionarySpec(
-    model={"id": "made-up", "weights_sha256": "0" * 64, "licence": "", "patch_size": PATCH},
-    tokens={"layer": 1, "channels": ("a",), "tile_size": 128, "halo": 0},
-    units={"kind": "cell", "crop_size": 64, "crop_stride": 64},
-)
-
-
-def random_codes(
-    random: np.random.Generator, n: int, n_concepts: int, n_active: int = ACTIVE
-) -> sparse.csr_array:
-    """As many random positive codes in every row, spread over all concepts."""
-    first = np.arange(n_active) + random.random((n, n_active), np.float32)
-    indices = (first * (n_concepts / n_active)).astype(np.int32).ravel()
-    data = random.random(n * n_active, np.float32)
-    indptr = np.arange(0, n * n_active + 1, n_active, dtype=np.int32)
-    return sparse.csr_array((data, indices, indptr), shape=(n, n_concepts))
-
-
-def dictionary_of(
-    random: np.random.Generator, n_concepts: int, width: int = WIDTH
-) -> ConceptDictionary:
-    """Random directions as concepts."""
-    atoms = random.normal(size=(n_concepts, width)).astype(np.float32)
-    return ConceptDictionary(SPEC, ICFL.from_arrays(atoms, n_iterations=4, atoms_per_iteration=5))
 
 
 @dataclass(frozen=True)
@@ -158,11 +140,11 @@ def made_up_run(
         labels_of = [labels] * TABLE_FIELDS
         result = PipelineResult(config, activations, labels_of, REPORT)
         return result, fields, sources
-    dictionary = dictionary_of(random, CONCEPTS)
+    dictionary = dictionary_of(random, CONCEPTS, WIDTH)
     n = len(ids) * n_fields
     activations = ConceptActivations(
         unit_table(fields, [units] * n_fields),
-        random_codes(random, n, CONCEPTS),
+        random_codes(random, n, CONCEPTS, ACTIVE),
         random.normal(size=(n, WIDTH)).astype(np.float32),
         dictionary,
         grids,
@@ -236,30 +218,12 @@ def write_folder(folder: Path) -> None:
     """Write made-up activations of a million cells."""
     random = np.random.default_rng(0)
     dictionary = dictionary_of(random, TABLE_CONCEPTS, TABLE_WIDTH)
-    wells = np.arange(TABLE_FIELDS) // 2
     wall = cpu = 0.0
     with Memory() as memory, ActivationWriter(folder, dictionary) as writer:
         for number in range(TABLE_FIELDS):
-            condition = "DMSO" if number < TABLE_FIELDS // 5 else f"drug {number // 20:02d}"
-            units = pd.DataFrame(
-                {
-                    "Metadata_Field": f"field {number}",
-                    "Metadata_Plate": "P1",
-                    "Metadata_Well": f"W{wells[number]:03d}",
-                    "Metadata_Site": str(number % 2),
-                    "Metadata_condition": condition,
-                    "Metadata_control": condition == "DMSO",
-                    "field": number,
-                    "label": np.arange(1, CELLS_OF_FIELD + 1),
-                    "y": np.float32(0),
-                    "x": np.float32(0),
-                    "area": np.float32(400),
-                }
-            )
-            codes = random_codes(random, CELLS_OF_FIELD, TABLE_CONCEPTS, TABLE_ACTIVE)
-            vectors = random.standard_normal((CELLS_OF_FIELD, TABLE_WIDTH), np.float32)
+            cells = cells_of_field(random, number)
             clock = Clock()
-            writer.add(units, codes, vectors)
+            writer.add(*cells)
             took = clock.read()
             wall, cpu = wall + took.wall, cpu + took.cpu
         say("cells written", Took(wall, cpu), memory.peak)
