@@ -14,7 +14,7 @@ q wells      the best concept by the test of means of wells that the ranking has
 q cells      the same, cells counted as independent.
 
 transfluor   the control fields, O11 to O16 at two sites: 12 fields, 3 of 6 wells treated or 6 of 12
-             fields whose wells are not told. Of 6 wells there are 20 splits.
+             fields whose wells are not told. Of 6 wells there are 20 splits: all are taken.
 dsb2018      24 fields alike in size, brightness and size of the nuclei (as the built-in
              segmentation finds them), 12 treated.
 simulated    12 control wells of the simulator, 6 treated.
@@ -27,9 +27,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -135,9 +137,13 @@ SETS: dict[str, Callable[[Path], list[Field]]] = {
 
 
 def splits(fields: list[Field], n: int) -> Iterator[NDArray[np.bool_]]:
-    """Which fields are called treated: half of the wells, or of the fields."""
+    """Which fields are called treated: half of the wells, or fields; all ways, or some of them."""
     wells = np.array([field.well or field.name for field in fields])
     names = np.unique(wells)
+    if math.comb(len(names), len(names) // 2) <= n:
+        for chosen in combinations(names.tolist(), len(names) // 2):
+            yield np.isin(wells, chosen)
+        return
     for number in range(n):
         random = np.random.default_rng([7, number])
         yield np.isin(wells, random.choice(names, len(names) // 2, replace=False))

@@ -15,6 +15,7 @@ from napari_microdl.metrics import (
     group_draws,
     selectivity_intervals,
 )
+from napari_microdl.metrics.resampling import arrangements_of, sequential_p
 from tasks import recorded
 
 
@@ -224,3 +225,35 @@ def test_intervals_of_what_does_not_fit_are_refused():
         selectivity_intervals(codes, labels, labels, np.array([0]))
     with pytest.raises(MicrodlError, match="confidence of 95 is no share"):
         selectivity_intervals(codes, labels, labels, np.array([0, 0]), confidence=95)
+
+
+def test_other_arrangements_are_all_that_there_are_or_draws():
+    chosen, block = np.array([True, False, False, True, True]), np.array([0, 0, 0, 1, 1])
+    found = arrangements_of(chosen, block, 2)
+    # One of three on the first plate; on the second both, as they are.
+    assert {tuple(np.flatnonzero(row)) for row in found} == {(1, 3, 4), (2, 3, 4)}
+    wells = np.arange(20) < 10
+    many = arrangements_of(wells, np.zeros(20, int), 50, random_state=1)
+    assert many.shape == (50, 20)
+    assert set(many.sum(axis=1)) == {10}
+    assert len(np.unique(many, axis=0)) > 40
+
+
+def test_p_of_shuffles_is_that_of_all_unless_it_is_large_for_sure():
+    values = [0.1, 0.9, 0.3, 0.2, 0.4] * 8
+    assert sequential_p(1.0, values, 40, 0.05) == (pytest.approx(1 / 41), 40)
+    # Two of 41 are 0.049: the second that does as well ends it.
+    assert sequential_p(0.5, values, 40, 0.05) == (pytest.approx(2 / 7), 7)
+    # Where p cannot be small at all, one that does as well is enough to know.
+    assert sequential_p(0.5, values, 40, 0.001) == (1.0, 2)
+
+
+def test_p_that_stops_early_is_small_no_more_often_than_it_may():
+    random = np.random.default_rng(0)
+    found = [sequential_p(*_split(random.random(20)), 19, 0.05)[0] for _ in range(4000)]
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(found) <= level + 1e-12) < level + 3 * (level / 4000) ** 0.5
+
+
+def _split(values):
+    return values[0], values[1:]
