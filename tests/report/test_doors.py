@@ -148,3 +148,27 @@ def test_an_entry_point_that_cannot_be_loaded_is_left_out(tmp_path, monkeypatch)
 def test_names_of_other_parts_of_the_report_are_refused():
     with pytest.raises(MicrodlError, match="No measure can be called 'notes'"):
         measure("notes")
+
+
+def test_sentences_that_fail_leave_the_others_and_the_page(tmp_path):
+    def failing(report, unit):
+        raise KeyError("row")
+
+    @measure("fragile", legend={"n": "A number."}, sentences=failing)
+    def fragile(run):
+        return pd.DataFrame({"n": [1]})
+
+    report = evaluate(six_fields(), UNMEASURED)
+    said = summary_sentences(report, "cell")
+    assert said[-1] == "What was found by 'fragile' cannot be said: KeyError, 'row'."
+    assert len(said) > 1
+    assert "<td>1</td>" in html_report(report, "cell")
+
+
+def test_a_measure_that_needs_what_there_is_not_is_noted():
+    @measure("hopeful", title="Hope", needs=["labls"])
+    def hopeful(run):
+        raise AssertionError
+
+    report = evaluate(six_fields(), UNMEASURED)
+    assert "No hope: it needs 'labls', which is no measure." in report.notes

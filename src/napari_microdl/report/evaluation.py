@@ -15,7 +15,7 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.metrics import require_library
-from napari_microdl.report.measures import NEEDS, EvaluationInput, Measure, measures
+from napari_microdl.report.measures import NEEDS, EvaluationInput, Measure, is_ours, measures
 from napari_microdl.report.options import seen_units
 from napari_microdl.report.results import EvaluationReport, plain
 
@@ -107,6 +107,11 @@ def _chosen_fields(
 
 def _take(measure: Measure, run: EvaluationInput, report: EvaluationReport) -> None:
     """Write down what one measure finds, or why it finds nothing."""
+    known = NEEDS.keys() | {other.table.key for other in measures()}
+    unknown = [need for need in measure.needs if need not in known]
+    if unknown:
+        run.notes.append(f"No {measure.what}: it needs '{unknown[0]}', which is no measure.")
+        return
     # What was not measured has said why itself.
     if any(need not in NEEDS and need not in run.found for need in measure.needs):
         return
@@ -128,7 +133,7 @@ def _take(measure: Measure, run: EvaluationInput, report: EvaluationReport) -> N
         run.notes.append(f"No {measure.what}: {error}")
     except Exception as error:
         # A stranger's measure must not take an hour's work with it.
-        if measure.function.__module__.startswith(__package__):
+        if is_ours(measure):
             raise
         run.notes.append(f"No {measure.what}: it failed with {type(error).__name__} ({error}).")
 

@@ -23,6 +23,10 @@ _GAP_ROWS = 8
 _FINGERPRINT_ROWS = 64
 
 
+# What a stream gives that has no more batches.
+_NO_MORE: Any = object()
+
+
 class EndOfSamplesError(Exception):
     """A stream has ended."""
 
@@ -390,9 +394,8 @@ class StreamBatches:
         begun_again = False
         held_out = 0
         while n < count and not self._ended:
-            try:
-                batch = next(self._current)
-            except StopIteration:
+            batch = next(self._current, _NO_MORE)
+            if batch is _NO_MORE:
                 # An iterable that gives nothing when begun again is at its end.
                 if not self._again or begun_again:
                     self._ended = True
