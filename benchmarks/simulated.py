@@ -7,11 +7,13 @@ built-in model and the plate's own labels fits on four control wells and two of 
 its dictionary is applied to the wells left. For every factor, `factor_recovery` chooses the concept
 on the fitting wells and correlates it with the truth on the others (Spearman, over cells): over the
 cells of the factor's own wells and of controls, and over those of its own wells alone, where no
-difference between wells can help. Dictionaries have the default size, or 256 atoms. Two bars: the
-best handcrafted measurement, chosen and tested alike, and a ridge regression on all dimensions of
-the whitened tokens, which says whether they hold the factor at all. The null is the 95th percentile
-of what comes out when the truth is shuffled among the cells of each field, which leaves differences
-between wells as they are. A seed draws the dictionary's start; the plate stays the same.
+difference between wells can help. Samples are the means of cells' tokens, as in the paper;
+`benchmarks/cells.py` has their spread, the default, too. Dictionaries have the default size, or 256
+atoms. Two bars: the best handcrafted measurement, chosen and tested alike, and a ridge regression
+on all dimensions of the whitened tokens, which says whether they hold the factor at all. The null
+is the 95th percentile of what comes out when the truth is shuffled among the cells of each field,
+which leaves differences between wells as they are. A seed draws the dictionary's start; the plate
+stays the same.
 """
 
 from __future__ import annotations
@@ -40,10 +42,11 @@ STRENGTH, SPREAD = 0.5, 0.25
 N_CONTROL, N_WELLS, N_HELD_OUT = 6, 3, (2, 1)
 SHUFFLES = 100
 WHITENED = "whitened"
+MEAN = {"pooling": "mean"}
 CONFIGS: dict[str, dict[str, Any]] = {
-    WHITENED: {},
-    "large": {"n_atoms": 256},
-    "not whitened": {"whiten": False},
+    WHITENED: MEAN,
+    "large": {**MEAN, "n_atoms": 256},
+    "not whitened": {**MEAN, "whiten": False},
 }
 Row = dict[str, Any]
 Floats = NDArray[np.floating]
