@@ -53,8 +53,10 @@ def test_the_headless_demo_runs_and_says_what_it_found(tmp_path, monkeypatch, ca
     ]  # fmt: skip
     # One line a stage in a log.
     lines = output.err.splitlines()
-    assert len(lines) == 8
-    assert lines[-2:] == ["Done (1/1)", "Writing the results (0/1)"]
+    assert len(lines) == 9
+    assert lines[-3] == "Done (1/1)"
+    assert lines[-2].startswith("Asking whether wells that swap do as well (")
+    assert lines[-1] == "Writing the results (0/1)"
     # And one for what a run takes, before it takes it.
     (estimate,) = [number for number, line in enumerate(lines) if ESTIMATE.fullmatch(line)]
     assert lines[estimate + 1].startswith("Reading tokens of ")
@@ -119,10 +121,11 @@ def test_what_a_run_takes_stays_on_the_terminal(tmp_path, monkeypatch):
         "Whitening on 16 control cells",
         shown[5].partition(": 100%")[0],
         "Done",
+        "Asking whether wells that swap do as well",
         "Writing the results",
     ]
     assert shown[5].startswith("Fitting the dictionary: R2 0.")
-    assert len(shown) == 9
+    assert len(shown) == 10
     assert ESTIMATE.fullmatch(shown[2])
 
 

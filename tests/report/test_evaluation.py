@@ -151,7 +151,7 @@ def test_the_figures_are_those_of_the_measures():
         report = evaluate(activations, FEW)
     assert all(a.done <= b.done for a, b in pairwise(steps))
     assert steps[0].done == 0
-    assert steps[-1].done == steps[-1].total == 11
+    assert steps[-1].done == steps[-1].total == 12
     assert all(a.share <= b.share for a, b in pairwise(steps))
     units, codes = activations.units, activations.codes
     label, wells = units["Metadata_condition"].to_numpy(), unit_groups(units)

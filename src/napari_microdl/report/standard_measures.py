@@ -101,6 +101,7 @@ def _asks_conditions(run: EvaluationInput) -> bool:
 
 @measure(
     "finding",
+    needs=("several labels",),
     what="test of the best concept",
     message="Testing the best concept",
     wanted=_asks_conditions,
