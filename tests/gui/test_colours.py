@@ -18,7 +18,7 @@ from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from napari_microdl.gui.explorer.gallery import LINE_COLOURS
-from napari_microdl.gui.overlays.overlays import DIVERGING, SEQUENTIAL
+from napari_microdl.gui.overlays.overlays import SEQUENTIAL, diverging
 from napari_microdl.gui.overlays.selection_outlines import YELLOW
 from napari_microdl.gui.widgets.curves import _CURVE, _SHRINKAGE
 from napari_microdl.report.figures import _OUTLINES, CONDITION_COLOURS, CONTROL_COLOUR
@@ -51,6 +51,9 @@ VISIONS = {
 APART = 10
 # What two poles, or a line and what it lies on, have to be apart at least.
 FAR_APART = 15
+
+# All of it is seen.
+DIVERGING = diverging(0)
 
 
 def seen(colours: Any, vision: str) -> np.ndarray:

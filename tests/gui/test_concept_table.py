@@ -34,6 +34,8 @@ def ranking() -> pd.DataFrame:
             "group": "any",
             "dead": random.random(N) < 0.05,
             "duplicate_of": np.where(random.random(N) < 0.05, 7, -1),
+            "place": random.choice(["", "cells", "field"], N, p=[0.1, 0.8, 0.1]),
+            "auc_left": np.where(random.random(N) < 0.1, np.nan, random.random(N)),
         },
         index=pd.Index(range(N), name="concept"),
     )

@@ -44,6 +44,9 @@ def test_concepts_are_listed_best_first(explorer, activations):
         },
         "AUC": f"{best['auc']:.2f}",
         "Active": f"{best['activation_rate']:.1%}",
+        # Of crops there is no background.
+        "Where": "",
+        "Left": "-",
         "Group": "",
         "Flag": "",
         "Tag": "",

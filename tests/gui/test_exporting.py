@@ -215,7 +215,7 @@ def test_tables_of_the_explorer_are_saved_and_hold_what_is_known(
     assert found.var["name"].tolist() == compared["name"].tolist() == names
     heatmap = tifffile.imread(save("heatmap", "heatmap.tif"))
     field = explorer.overlays.field_of(explorer.viewer.layers.selection.active)
-    grid = activations.heatmap(field, explorer.session.view.concept)
+    grid = activations.heat.compared(field, explorer.session.view.concept)
     np.testing.assert_array_equal(heatmap, grid_to_pixels(grid, 8, (SIZE, SIZE)))
     loaded = ConceptDictionary.load(save("dictionary", "mine.microdl.safetensors"))
     assert loaded.names == names

@@ -9,10 +9,11 @@ import pytest
 from napari import Viewer
 from napari.layers import Image
 
+from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.concepts.painting import grid_to_pixels
 from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.gui.dock import session_of
-from napari_microdl.gui.overlays.overlays import DIVERGING, side_by_side
+from napari_microdl.gui.overlays.overlays import diverging, side_by_side
 from napari_microdl.gui.session.layers import TAG, Source, is_output
 from napari_microdl.gui.session.session import Session
 from napari_microdl.pipeline.run import run_pipeline
@@ -25,8 +26,28 @@ def outputs(viewer: Any, kind: str) -> list[Any]:
 
 
 def test_the_heatmap_is_transparent_where_it_says_nothing():
-    assert DIVERGING.map(0.5)[0, 3] == pytest.approx(0)
-    assert DIVERGING.map(np.array([0.0, 1.0]))[:, 3].tolist() == [1, 1]
+    for shown_from in (0, 0.5, 1, SHOWN_TO - 0.5):
+        colours = diverging(shown_from)
+        assert colours.map(np.array([0.0, 1.0]))[:, 3].tolist() == [1, 1]
+        heat = np.linspace(-SHOWN_TO, SHOWN_TO, 241)
+        seen = colours.map((heat + SHOWN_TO) / (2 * SHOWN_TO))[:, 3] > 0.1
+        np.testing.assert_array_equal(
+            seen[abs(abs(heat) - shown_from) > 0.03],
+            (abs(heat) > shown_from)[abs(abs(heat) - shown_from) > 0.03],
+        )
+
+
+def test_heat_is_shown_from_where_the_person_says(viewer, session, activations):
+    session.view.show(kinds=["heatmap"])
+    (layer,) = outputs(viewer, "heatmap")
+    data = layer.data.copy()
+    for shown_from in (0.0, 2.5):
+        session.view.show(heat_from=shown_from)
+        (same,) = outputs(viewer, "heatmap")
+        assert same is layer
+        np.testing.assert_array_equal(layer.data, data)
+        np.testing.assert_allclose(layer.colormap.colors, diverging(shown_from).colors)
+        np.testing.assert_allclose(layer.colormap.controls, diverging(shown_from).controls)
 
 
 @pytest.fixture
@@ -66,12 +87,12 @@ def test_overlays_show_what_the_core_computed(viewer, session, activations):
         assert len(heatmaps) == len(painted) == 4
         for layer in heatmaps:
             field = layer.metadata[TAG]["field"]
-            grid = activations.heatmap(field, concept)
+            grid = activations.heat.compared(field, concept)
             # One value a patch, and the graphics card interpolates.
             np.testing.assert_array_equal(layer.data, grid)
             assert layer.interpolation2d == "linear"
             low, high = layer.contrast_limits
-            assert low == -high
+            assert (low, high) == (-SHOWN_TO, SHOWN_TO)
         for layer in painted:
             field = layer.metadata[TAG]["field"]
             _, values = activations.unit_values(field, concept)

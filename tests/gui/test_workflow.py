@@ -43,7 +43,7 @@ def test_from_sample_to_overlays_by_clicks(viewer, workflow, qtbot):
     found = {(x.metadata[TAG]["kind"], x.metadata[TAG]["field"]): x for x in outputs(viewer)}
     assert set(found) == {(kind, f) for kind in ("heatmap", "activation") for f in range(4)}
     for field in range(4):
-        heatmap = expected.activations.heatmap(field, best)
+        heatmap = expected.activations.heat.compared(field, best)
         np.testing.assert_allclose(found["heatmap", field].data, heatmap, atol=1e-5)
         _, values = expected.activations.unit_values(field, best)
         boxes = expected.activations.geometry[field].boxes

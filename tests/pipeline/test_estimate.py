@@ -23,7 +23,7 @@ def test_operations_are_those_that_torch_counts(layer, tile_size):
     # Of the fused attention nothing is counted.
     plain = sdpa_kernel(SDPBackend.MATH)
     with plain, FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.tokens(tiles, layer or model.spec.default_layer, "residual")
+        model.tokens(tiles, layer or model.spec.layer_for("spread"), "residual")
     counted = counter.get_total_flops()
     # Patches become tokens by a product that is left out, and the class token is one more.
     assert estimate.operations(2, 1, model.spec, config) == pytest.approx(counted, rel=0.05)
