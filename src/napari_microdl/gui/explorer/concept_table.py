@@ -107,6 +107,14 @@ COLUMNS = (
         widest="condition",
     ),
     Column(
+        "Where",
+        "Where the concept lies in images of its condition: in the cells, or in the whole field, "
+        "because the background between cells tells the condition from controls as well (AUC above "
+        "0.7). Empty where there is too little background to tell.",
+        lambda _, ranking: [_PLACES[place] for place in ranking["place"]],
+        widest="whole field",
+    ),
+    Column(
         "Effect",
         "Control against the condition under For (Cliff's delta): how much likelier a cell of that "
         "condition has the higher activation than a control cell: +1 always, 0 as often as not, -1 "
@@ -153,14 +161,6 @@ COLUMNS = (
         _column_of("activation_rate"),
         lambda rate: f"{rate:.1%}",
         widest="100.0%",
-    ),
-    Column(
-        "Where",
-        "Where the concept lies in images of its condition: in the cells, or in the whole field, "
-        "because the background between cells tells the condition from controls as well (AUC above "
-        "0.7). Empty where there is too little background to tell.",
-        lambda _, ranking: [_PLACES[place] for place in ranking["place"]],
-        widest="whole field",
     ),
     Column(
         "Left",
