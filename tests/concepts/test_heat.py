@@ -59,7 +59,7 @@ def test_one_control_patch_in_a_hundred_is_unusual_on_either_side(activations):
 
 
 def test_heat_of_spreads_is_smoothed_as_it_says(activations):
-    every = activations.heat.of_all_concepts(2)
+    every = activations.heat.whitened(2) @ activations.heat.directions.T
     shape = activations.grids[2].tokens.shape[:2]
     for concept in (0, 5):
         expected = every[:, concept].reshape(shape)
@@ -80,7 +80,9 @@ class PlantedHeat:
             noise[:, 1] += 3 * is_treated
             self._heat.append(noise)
 
-    def of_all_concepts(self, field: int) -> np.ndarray:
+        self.directions = np.eye(3, dtype=np.float32)
+
+    def whitened(self, field: int) -> np.ndarray:
         return self._heat[field]
 
     def patch_area(self, field: int) -> int:

@@ -150,8 +150,13 @@ class HeatMaps:
         """
         return self.usual(concept).compare(self.of_field(field, concept))
 
-    def of_all_concepts(self, field: int) -> NDArray[np.float32]:
-        """Heat of every concept on every patch of one field, without smoothing.
+    @property
+    def directions(self) -> NDArray[np.float32]:
+        """Directions of the concepts at unit length, shape (n_concepts, k)."""
+        return self._dictionary.directions
+
+    def whitened(self, field: int) -> NDArray[np.float32]:
+        """What a concept's direction is multiplied with, to give its heat before it is smoothed.
 
         Parameters
         ----------
@@ -160,11 +165,9 @@ class HeatMaps:
 
         Returns
         -------
-        ndarray of shape (grid_h * grid_w, n_concepts)
+        ndarray of shape (grid_h * grid_w, k)
         """
-        directions = self._dictionary.directions
-        parts = [np.asarray(part @ directions.T, np.float32) for part in self._whiten(field)]
-        return np.concatenate(parts)
+        return np.concatenate(self._whiten(field))
 
     def patch_area(self, field: int) -> int:
         """Pixels of a patch of one field."""
@@ -252,7 +255,7 @@ class HeatMaps:
         parts = []
         for field in fields:
             current_task().check()
-            tokens = np.concatenate(self._whiten(field))
+            tokens = self.whitened(field)
             if self.by_spread:
                 # Smoothing and the product with a direction may change places.
                 grid_h, grid_w = self._grids[field].tokens.shape[:2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,8 @@ _CONTROL_FIELDS = 12
 _FIELDS_OF_A_LABEL = 4
 # With fewer patches without a cell, a field has no background to speak of.
 _LEAST_BACKGROUND = 20
+# Of each kind in a field; a field of 512 pixels has fewer.
+_MOST_PATCHES = 4096
 # A patch counts as cell where cells cover half of it.
 _CELL = 0.5
 
@@ -69,84 +72,82 @@ def locate_concepts(
         "cells", "field", or empty where there is too little background to tell. NaN where it
         cannot be told. At most 12 control fields and 4 of a label are looked at.
     """
-    fields = {name: np.unique(of_unit[conditions == name])[:_FIELDS_OF_A_LABEL] for name in labels}
     controls = np.unique(of_unit[control])
     controls = controls[:: max(1, -(-len(controls) // _CONTROL_FIELDS))]
-    wanted = sorted({*controls.tolist(), *(f for some in fields.values() for f in some.tolist())})
-    found: dict[int, _Heat] = {}
-    for field in wanted:
-        current_task().check()
-        found[field] = _heat_of(heat, geometry[field], field)
-    table = unknown_places(len(labels))
-    rows_of = {field: np.flatnonzero(of_unit == field) for field in wanted}
-    for concept, label in enumerate(labels):
-        current_task().check()
-        treated = [f for f in fields[label].tolist() if f not in controls]
-        place, values = _locate(
-            concept,
-            {f: found[f] for f in treated},
-            {f: found[f] for f in controls.tolist()},
-            {f: wells[rows_of[f]] for f in treated},
-        )
-        table["place"][concept] = place
-        for name, value in zip(COLUMNS[1:], values, strict=True):
-            table[name][concept] = value
+    of_controls = [_patches_of(heat, geometry[field], field) for field in controls.tolist()]
+    table, directions = unknown_places(len(labels)), heat.directions
+    # A label at a time, so that only its own few fields are held beside those of controls.
+    for label in np.unique(labels):
+        treated = np.unique(of_unit[conditions == label])[:_FIELDS_OF_A_LABEL]
+        treated = treated[~np.isin(treated, controls)]
+        of_label = [_patches_of(heat, geometry[field], field) for field in treated.tolist()]
+        well = [wells[of_unit == field].astype(str) for field in treated]
+        known_wells = np.concatenate(well) if well else np.empty(0, str)
+        for concept in np.flatnonzero(labels == label).tolist():
+            current_task().check()
+            direction = directions[concept]
+            place, values = _locate(
+                [patches.heat(direction) for patches in of_label],
+                [patches.heat(direction) for patches in of_controls],
+                known_wells,
+            )
+            table["place"][concept] = place
+            for name, value in zip(COLUMNS[1:], values, strict=True):
+                table[name][concept] = value
     return table
 
 
-class _Heat:
-    """Heat of all concepts on one field: on cell patches, on background, and the mean of units."""
+@dataclass(frozen=True, eq=False)
+class _Patches:
+    """Cell patches, background and the mean of units: of one field whitened, or their heat."""
 
-    def __init__(
-        self,
-        cells: NDArray[np.float32],
-        background: NDArray[np.float32],
-        units: NDArray[np.float32],
-    ) -> None:
-        self.cells = cells
-        self.background = background
-        self.units = units
+    cells: NDArray[np.float32]
+    background: NDArray[np.float32]
+    units: NDArray[np.float32]
+
+    def heat(self, direction: NDArray[np.float32]) -> _Patches:
+        return _Patches(self.cells @ direction, self.background @ direction, self.units @ direction)
 
 
-def _heat_of(heat: HeatMaps, units: Units, field: int) -> _Heat:
-    every = heat.of_all_concepts(field)
+def _patches_of(heat: HeatMaps, units: Units, field: int) -> _Patches:
+    current_task().check()
+    every = heat.whitened(field)
     covered = np.asarray(units.weights.sum(axis=0)).ravel() / heat.patch_area(field)
     area = np.asarray(units.weights.sum(axis=1)).ravel()[:, None]
-    background = every[covered == 0]
-    return _Heat(
-        every[covered >= _CELL],
-        background if len(background) >= _LEAST_BACKGROUND else background[:0],
+    cells, background = np.flatnonzero(covered >= _CELL), np.flatnonzero(covered == 0)
+    if len(background) < _LEAST_BACKGROUND:
+        background = background[:0]
+    return _Patches(
+        every[_some(cells)],
+        every[_some(background)],
         np.asarray(units.weights @ every / area, np.float32),
     )
 
 
+def _some(patches: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Patches spread evenly over the field, where there are very many."""
+    return patches[:: max(1, -(-len(patches) // _MOST_PATCHES))]
+
+
 def _locate(
-    concept: int,
-    treated: dict[int, _Heat],
-    controls: dict[int, _Heat],
-    wells: dict[int, NDArray[np.generic]],
+    treated: list[_Patches], controls: list[_Patches], wells: NDArray[np.str_]
 ) -> tuple[str, tuple[float, float, float, float]]:
-    """Place, and values of the other columns in their order."""
-    inside = [_auc(h.cells[:, concept], h.background[:, concept]) for h in treated.values()]
+    """Place of a concept by its heat, and values of the other columns in their order."""
+    inside = [_auc(h.cells, h.background) for h in treated]
     inside = [value for value in inside if np.isfinite(value)]
-    background = _auc(
-        _joined([h.background[:, concept] for h in treated.values()]),
-        _joined([h.background[:, concept] for h in controls.values()]),
-    )
+    background = _auc(*(_joined([h.background for h in side]) for side in (treated, controls)))
     own = [
-        _joined([h.units[:, concept] - h.background[:, concept].mean() for h in some.values()])
-        if all(len(h.background) for h in some.values())
+        _joined([h.units - h.background.mean() for h in side])
+        if all(len(h.background) for h in side)
         else np.empty(0, np.float32)
-        for some in (treated, controls)
+        for side in (treated, controls)
     ]
-    values = _joined([h.units[:, concept] for h in treated.values()])
-    well = np.concatenate([w.astype(str) for w in wells.values()]) if wells else np.empty(0, str)
     place = "" if np.isnan(background) else ("field" if background > FIELD_AUC else "cells")
     return place, (
         float(np.mean(inside)) if inside else np.nan,
         background,
         _auc(*own),
-        _within(values, well),
+        _within(_joined([h.units for h in treated]), wells),
     )
 
 
