@@ -64,7 +64,7 @@ def make(
         SPEC,
         fitted,
         whitening,
-        PositionComponent(offsets, basis) if position else None,
+        PositionComponent(offsets, basis, np.exp(offsets)) if position else None,
         names=[f"name {i}" for i in range(ATOMS - 1)] + ["Körnchen µ"],
         notes=["bright spots"] + [""] * (ATOMS - 1),
         provenance={"config": {"layer": 5}, "fields": [{"name": "O01"}]},
@@ -206,8 +206,9 @@ def test_a_file_brings_everything_back(tmp_path, options):
     np.testing.assert_array_equal(loaded.icfl.dead_, original.icfl.dead_)
     assert (loaded.position is None) == (original.position is None)
     if loaded.position is not None:
-        np.testing.assert_array_equal(loaded.position.offsets, original.position.offsets)
-        np.testing.assert_array_equal(loaded.position.basis, original.position.basis)
+        for name in ("offsets", "basis", "scales"):
+            parts = [getattr(d.position, name) for d in (loaded, original)]
+            np.testing.assert_array_equal(*parts)
     # Bit for bit: saving what was loaded writes the same file.
     again = loaded.save(tmp_path / "b.microdl.safetensors")
     assert again.read_bytes() == path.read_bytes()
@@ -243,6 +244,7 @@ def test_the_file_is_plain_safetensors_with_a_readable_header(saved):
     assert tensors["whitening.mean"].dtype == np.float64
     assert tensors["position.offsets"].shape == (PLACES, WIDTH)
     assert tensors["position.basis"].shape == (2, WIDTH)
+    assert tensors["position.scales"].shape == (PLACES, WIDTH)
 
 
 @pytest.mark.parametrize(

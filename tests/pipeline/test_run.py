@@ -44,7 +44,7 @@ from napari_microdl.tokens import (
 )
 from napari_microdl.tokens.grid import TokenWriter
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
-from napari_microdl.tokens.spread import measure_spread
+from napari_microdl.tokens.spread import measure_spread, place_scales
 from napari_microdl.tokens.units import pool, units_of
 from pipeline.small_run import SMALL, assert_same_codes, small, small_model
 from tasks import cancelled_by, cancelling, recorded
@@ -92,11 +92,13 @@ def test_a_run_equals_its_public_pieces_put_together(fields, config):
     )
     control = [f.is_control for f in fields]
     shares = {"token_position_share": position_share(grids)}
+    scales = None
     if config.tokens.remove_position:
         places = ((config.tokens.tile_size or 128) // 8) ** 2
         shares["token_position_share_after"] = left_out_share(grids, places)
         component = PositionComponent.fit(grids, places)
         grids = [component.remove(g) for g in grids]
+        scales = place_scales(grids, places) if config.units.kind == "cell" else None
     labels = [segment_cells(f.read()[0]) if config.units.kind == "cell" else None for f in fields]
     units = [
         units_of(g, config.units.kind, labels=cells, crop_size=32, crop_stride=16)
@@ -104,7 +106,7 @@ def test_a_run_equals_its_public_pieces_put_together(fields, config):
     ]
     vectors = np.concatenate(
         [
-            measure_spread(g, u).vectors if config.units.kind == "cell" else pool(g, u)
+            measure_spread(g, u, scales).vectors if config.units.kind == "cell" else pool(g, u)
             for g, u in zip(grids, units, strict=True)
         ]
     )

@@ -9,17 +9,30 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from napari_microdl.tokens import TokenGrid, TokenStorage
-from napari_microdl.tokens.spread import Spread, measure_spread, token_shares, unit_shares
+from napari_microdl.tokens.spread import (
+    Spread,
+    measure_spread,
+    place_scales,
+    token_shares,
+    unit_shares,
+)
 from napari_microdl.tokens.units import Units, units_of
 
 PATCH = 4
+PLACES = 9
 
 
 def grid_of(seed: int, rows: int = 9, columns: int = 11, d: int = 5) -> TokenGrid:
     random = np.random.default_rng(seed)
     tokens = random.normal(size=(rows, columns, d)).astype(np.float32) * np.arange(1, d + 1)
     shape = (rows * PATCH - 1, columns * PATCH - 2)
-    return TokenGrid(tokens.astype(np.float32), np.zeros((rows, columns), np.int32), PATCH, shape)
+    i, j = np.indices((rows, columns))
+    position = (i % 3 * 3 + j % 3).astype(np.int32)
+    return TokenGrid(tokens.astype(np.float32), position, PATCH, shape)
+
+
+def scales_of(seed: int, d: int = 5) -> np.ndarray:
+    return np.random.default_rng([seed, 2]).uniform(0.5, 2, (PLACES, d)).astype(np.float32)
 
 
 def cells_of(grid: TokenGrid, seed: int, n: int = 6) -> Units:
@@ -33,14 +46,16 @@ def cells_of(grid: TokenGrid, seed: int, n: int = 6) -> Units:
     return units_of(grid, "cell", labels=labels)
 
 
-def slow_spread(grid: TokenGrid, units: Units) -> tuple[np.ndarray, np.ndarray]:
+def slow_spread(grid: TokenGrid, units: Units, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means and deviations by the definition, pixel by pixel."""
     flat = grid.tokens.reshape(-1, grid.tokens.shape[-1]).astype(np.float64)
+    of_pixel = scales[grid.position.ravel()]
     means, deviations = [], []
     for row in units.weights.toarray():
         pixels = np.repeat(flat, row.astype(int), axis=0)
         means.append(pixels.mean(0))
-        deviations.append(np.abs(pixels - pixels.mean(0)).mean(0))
+        scale = np.repeat(of_pixel, row.astype(int), axis=0)
+        deviations.append((np.abs(pixels - pixels.mean(0)) / scale).mean(0))
     return np.array(means), np.array(deviations)
 
 
@@ -49,8 +64,9 @@ def slow_spread(grid: TokenGrid, units: Units) -> tuple[np.ndarray, np.ndarray]:
 def test_means_and_deviations_are_those_of_the_pixels(seed: int):
     grid = grid_of(seed)
     units = cells_of(grid, seed)
-    found = measure_spread(grid, units)
-    means, deviations = slow_spread(grid, units)
+    scales = scales_of(seed)
+    found = measure_spread(grid, units, scales)
+    means, deviations = slow_spread(grid, units, scales)
     np.testing.assert_allclose(found.means, means, atol=1e-5)
     np.testing.assert_allclose(found.deviations, deviations, atol=1e-5)
     clear = deviations > found.floor
@@ -62,10 +78,10 @@ def test_means_and_deviations_are_those_of_the_pixels(seed: int):
 def test_the_shares_of_its_patches_add_up_to_a_unit(seed: int):
     grid = grid_of(seed)
     units = cells_of(grid, seed)
-    spread = measure_spread(grid, units)
+    spread = measure_spread(grid, units, scales_of(seed))
     flat = grid.tokens.reshape(-1, grid.tokens.shape[-1])
     for unit, weights in enumerate(units.weights.toarray()):
-        shares = unit_shares(flat, spread, unit)
+        shares = unit_shares(flat, grid.position.ravel(), spread, unit)
         mean = (weights[:, None] * shares).sum(0) / weights.sum()
         np.testing.assert_allclose(mean, spread.vectors[unit], atol=2e-5)
 
@@ -99,13 +115,13 @@ def test_patches_between_units_are_mixed_by_what_is_covered():
     labels[4:20, 4:18] = 1
     labels[4:20, 18:30] = 2
     units = units_of(grid, "cell", labels=labels)
-    spread = measure_spread(grid, units)
+    spread = measure_spread(grid, units, scales_of(3))
     ((_, shares),) = token_shares(grid, units, spread)
     # Columns 16 and 17 of this patch are of the first cell, 18 and 19 of the second.
-    token = grid.tokens[2, 4]
-    expected = (unit_shares(token, spread, 0) + unit_shares(token, spread, 1)) / 2
+    own = [unit_shares(grid.tokens, grid.position, spread, unit) for unit in (0, 1)]
+    expected = (own[0][2, 4] + own[1][2, 4]) / 2
     np.testing.assert_allclose(shares[2, 4], expected, atol=1e-5)
-    np.testing.assert_allclose(shares[2, 2], unit_shares(grid.tokens[2, 2], spread, 0), atol=1e-5)
+    np.testing.assert_allclose(shares[2, 2], own[0][2, 2], atol=1e-5)
 
 
 def test_grids_in_files_give_what_grids_in_memory_give():
@@ -115,7 +131,9 @@ def test_grids_in_files_give_what_grids_in_memory_give():
         tokens = writer.finish()
     on_disk = TokenGrid(tokens, grid.position, PATCH, grid.image_shape)
     units = cells_of(grid, 5, 40)
-    here, there = measure_spread(grid, units), measure_spread(on_disk, units)
+    scales = place_scales([grid], PLACES)
+    np.testing.assert_allclose(place_scales([on_disk], PLACES), scales, rtol=1e-5)
+    here, there = (measure_spread(g, units, scales) for g in (grid, on_disk))
     np.testing.assert_allclose(there.vectors, here.vectors, atol=1e-5)
     parts = list(token_shares(on_disk, units, there))
     assert len(parts) > 1
@@ -141,4 +159,27 @@ def test_overlapping_units_share_a_patch(n_crops: int):
     every = Units(*(getattr(one, f)[:n_crops] for f in ("ids", "y", "x", "area", "boxes")), weights)
     spread: Spread = measure_spread(grid, every)
     ((_, shares),) = token_shares(grid, every, spread)
-    np.testing.assert_allclose(shares, unit_shares(grid.tokens, spread, 0), atol=1e-4)
+    expected = unit_shares(grid.tokens, grid.position, spread, 0)
+    np.testing.assert_allclose(shares, expected, atol=1e-4)
+
+
+def test_how_far_tokens_of_a_place_lie_is_found():
+    planted = scales_of(7)
+    planted /= np.exp(np.log(planted).mean(0))
+    random = np.random.default_rng(8)
+    grids = [grid_of(seed, 60, 60) for seed in range(3)]
+    # Each field has its own strength, and all share something smooth.
+    for grid in grids:
+        slope = np.linspace(0, 50, 60)[:, None, None]
+        grid.tokens[:] = grid.tokens * planted[grid.position] * random.uniform(0.2, 5) + slope
+    found = place_scales(grids, PLACES + 1)
+    np.testing.assert_array_equal(found[PLACES], 1)
+    np.testing.assert_allclose(found[:PLACES], planted, rtol=0.12)
+
+
+def test_places_that_differ_by_chance_alone_are_taken_as_the_same():
+    few = place_scales([grid_of(seed) for seed in range(2)], PLACES)
+    assert np.abs(np.log(few)).mean() < 0.03
+    constant = grid_of(0)
+    constant.tokens[:] = 2
+    np.testing.assert_array_equal(place_scales([constant], PLACES), 1)

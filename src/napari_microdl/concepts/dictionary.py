@@ -473,6 +473,8 @@ class ConceptDictionary:
         if self.position is not None:
             tensors["position.offsets"] = self.position.offsets
             tensors["position.basis"] = self.position.basis
+            if self.position.scales is not None:
+                tensors["position.scales"] = self.position.scales
         return tensors, header
 
     @classmethod
@@ -555,7 +557,9 @@ class ConceptDictionary:
                 )
         position = None
         if "position.offsets" in tensors:
-            offsets, basis = tensors["position.offsets"], tensors["position.basis"]
+            parts = {name: part.astype(np.float32) for name, part in group("position.").items()}
+            position = PositionComponent(**parts)
+            offsets, basis, scales = position.offsets, position.basis, position.scales
             expected = spec.plan.tile_tokens**2
             width = len(whitening.mean_) if whitening is not None else icfl.n_features_in_
             if offsets.shape != (expected, width) or basis.shape[1:] != (width,):
@@ -563,7 +567,11 @@ class ConceptDictionary:
                     f"position means and directions have the shapes {offsets.shape} and "
                     f"{basis.shape}, {(expected, width)} and {('any', width)} expected"
                 )
-            position = PositionComponent(offsets.astype(np.float32), basis.astype(np.float32))
+            if scales is not None and (scales.shape != offsets.shape or not (scales > 0).all()):
+                raise MicrodlError(
+                    f"scales of places have the shape {scales.shape}, {offsets.shape} expected, "
+                    "and must be above 0"
+                )
         return cls(
             spec=spec,
             icfl=icfl,

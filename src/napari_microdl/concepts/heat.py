@@ -194,7 +194,8 @@ class HeatMaps:
         ndarray
             Of means cosines; of spreads shares, which are not smoothed.
         """
-        tokens = self._grids[field].tokens[rows, columns]
+        grid = self._grids[field]
+        tokens = grid.tokens[rows, columns]
         shape, direction = tokens.shape[:2], self._dictionary.directions[concept]
         flat = np.asarray(tokens.reshape(-1, tokens.shape[-1]))
         if not self.by_spread:
@@ -202,7 +203,9 @@ class HeatMaps:
                 unit_length(self._dictionary.whiten(flat)) @ direction
             ).reshape(shape)
             return cosines
-        found = self._project(unit_shares(flat, self._spread(field), unit)) @ direction
+        position = grid.position[rows, columns].ravel()
+        shares = unit_shares(flat, position, self._spread(field), unit)
+        found = self._project(shares) @ direction
         return np.asarray(found.reshape(shape), np.float32)
 
     def _smooth(self, heat: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -243,7 +246,9 @@ class HeatMaps:
 
     def _spread(self, field: int) -> Spread:
         if field not in self._spreads:
-            self._spreads[field] = measure_spread(self._grids[field], self._geometry[field])
+            position = self._dictionary.position
+            scales = None if position is None else position.scales
+            self._spreads[field] = measure_spread(self._grids[field], self._geometry[field], scales)
         return self._spreads[field]
 
     def _draw_reference(self) -> NDArray[np.float32]:

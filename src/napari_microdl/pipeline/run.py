@@ -349,7 +349,9 @@ class PipelineRun:
         with self._timed("samples", "whitening") as task:
             for index, f in enumerate(self.fields):
                 with task.step(index, len(self.fields), f"Averaging tokens in {f.name}"):
-                    units, means = samples_of(f, tokens.grids[index], labels[index], self.config)
+                    units, means = samples_of(
+                        f, tokens.grids[index], labels[index], self.config, tokens.position
+                    )
                 geometry.append(units)
                 vectors.append(means)
             return Samples(geometry, np.concatenate(vectors))

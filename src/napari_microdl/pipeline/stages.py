@@ -38,7 +38,7 @@ from napari_microdl.tokens import (
     embed_field,
 )
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
-from napari_microdl.tokens.spread import measure_spread
+from napari_microdl.tokens.spread import measure_spread, place_scales
 from napari_microdl.tokens.units import Units, pool, units_of
 
 # With fewer, a place's mean is largely the image itself.
@@ -275,7 +275,11 @@ def units_of_field(field: Field, grid: TokenGrid, labels: Labels, config: Pipeli
 
 
 def samples_of(
-    field: Field, grid: TokenGrid, labels: Labels, config: PipelineConfig
+    field: Field,
+    grid: TokenGrid,
+    labels: Labels,
+    config: PipelineConfig,
+    position: PositionComponent | None = None,
 ) -> tuple[Units, NDArray[np.float32]]:
     """Mean, or spread, of the tokens of every unit of one field, as the settings have it.
 
@@ -283,6 +287,8 @@ def samples_of(
     ----------
     field, grid, labels, config
         As for `units_of_field`.
+    position : PositionComponent, optional
+        What was removed of the tokens.
 
     Returns
     -------
@@ -291,7 +297,8 @@ def samples_of(
     """
     units = units_of_field(field, grid, labels, config)
     if config.units.pooled_by == "spread":
-        return units, measure_spread(grid, units).vectors
+        scales = None if position is None else position.scales
+        return units, measure_spread(grid, units, scales).vectors
     return units, pool(grid, units)
 
 
@@ -351,6 +358,8 @@ def remove_position(
         for index, grid in enumerate(grids):
             with task.step(index + 2, n_steps, message):
                 grids[index] = position.remove(grid)
+        if dictionary is None and config.units.pooled_by == "spread":
+            position.scales = place_scales(grids, places)
     return dataclasses.replace(tokens, position=position, share=share, notes=tuple(notes))
 
 

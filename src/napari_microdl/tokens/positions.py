@@ -90,6 +90,9 @@ class PositionComponent:
         Orthonormal directions along which the means vary. Tokens are projected off them, because
         how strongly a place shows depends on the image: what the mean leaves lies along the same
         directions.
+    scales : ndarray of shape (n_positions, d), optional
+        How far tokens of each place lie from others, as `place_scales` gives it, where samples are
+        spreads; not taken off tokens, but distances are divided by it.
 
     Notes
     -----
@@ -98,9 +101,15 @@ class PositionComponent:
     single cells still followed the columns of the tiles.
     """
 
-    def __init__(self, offsets: NDArray[np.float32], basis: NDArray[np.float32]) -> None:
+    def __init__(
+        self,
+        offsets: NDArray[np.float32],
+        basis: NDArray[np.float32],
+        scales: NDArray[np.float32] | None = None,
+    ) -> None:
         self.offsets = offsets
         self.basis = basis
+        self.scales = scales
 
     @classmethod
     def fit(

@@ -2,12 +2,13 @@
 
 What all tokens of a field share, such as exposure or haze, is in their mean and cancels in what
 sets them apart; a cell's spots, its texture and its shape do not. The mean is the paper's; this is
-ours.
+ours. How far tokens lie apart also depends on their place in the tile, as the model sees less
+around those at its edges; `place_scales` says how much, and distances are divided by it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,16 +40,28 @@ class Spread:
         Mean absolute deviation of its tokens from it, weighted as the mean is.
     floor : ndarray of shape (d,)
         Below it deviations count on a straight line.
+    scales : ndarray of shape (n_places, d), or None
+        As `place_scales` gives them; None where places count alike.
     """
 
     means: NDArray[np.float32]
     deviations: NDArray[np.float32]
     floor: NDArray[np.float32]
+    scales: NDArray[np.float32] | None = None
 
     @property
     def vectors(self) -> NDArray[np.float32]:
         """Logarithm of the deviations, shape (n_units, d): the samples."""
         return _shares(self.deviations, np.maximum(self.deviations, self.floor))
+
+    def distance(
+        self,
+        tokens: NDArray[np.float32],
+        centre: NDArray[np.float32],
+        position: NDArray[np.int32],
+    ) -> NDArray[np.float32]:
+        """How far tokens of shape (..., d), at places of shape (...), are from a centre."""
+        return _distance(tokens, centre, position, self.scales)
 
 
 def _shares(deviation: NDArray[np.float32], typical: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -56,7 +69,70 @@ def _shares(deviation: NDArray[np.float32], typical: NDArray[np.float32]) -> NDA
     return np.asarray(deviation / typical - 1 + np.log(typical), np.float32)
 
 
-def measure_spread(grid: TokenGrid, units: Units) -> Spread:
+def _distance(
+    tokens: NDArray[np.float32],
+    centre: NDArray[np.float32],
+    position: NDArray[np.int32],
+    scales: NDArray[np.float32] | None,
+) -> NDArray[np.float32]:
+    far: NDArray[np.float32] = np.abs(tokens - centre)
+    if scales is not None:
+        far /= scales[position]
+    return far
+
+
+def place_scales(grids: Iterable[TokenGrid], n_places: int) -> NDArray[np.float32]:
+    """How far tokens at each place of a tile are from their neighbourhood, beside other places.
+
+    Parameters
+    ----------
+    grids : iterable of TokenGrid
+        Tokens of all fields at hand, position component removed.
+    n_places : int
+        Places in the model's grid.
+
+    Returns
+    -------
+    ndarray of shape (n_places, d)
+        Ratios, their geometric mean over the places 1; 1 at places never seen. Fields weigh alike
+        by the size of their tokens. What so few tokens would show by chance is taken off.
+    """
+    sums: NDArray[np.float64] | float = 0.0
+    squares: NDArray[np.float64] | float = 0.0
+    counts = np.zeros((n_places, 1))
+    for grid in grids:
+        d = grid.tokens.shape[-1]
+        of_field = np.zeros((2, n_places, d))
+        seen = np.zeros((n_places, 1))
+        for rows, _, around, inside in _with_neighbours(grid):
+            current_task().check()
+            far = np.abs(around - _neighbourhood(around))[inside].reshape(-1, d)
+            position = grid.position[rows].ravel()
+            at_place = sparse.csr_array(
+                (np.ones(len(position)), (position, np.arange(len(position)))),
+                shape=(n_places, len(position)),
+            )
+            of_field += at_place @ far, at_place @ np.square(far)
+            seen += at_place.sum(axis=1)[:, None]
+        typical = of_field[0].sum(0) / seen.sum()
+        typical[typical == 0] = 1
+        sums = sums + of_field[0] / typical
+        squares = squares + of_field[1] / typical**2
+        counts += seen
+    known = counts[:, 0] > 0
+    means = np.asarray(sums)[known] / counts[known]
+    logs = np.zeros((n_places, means.shape[1]))
+    logs[known] = np.log(np.maximum(means, _FLOOR))
+    logs[known] -= logs[known].mean(0)
+    spread = np.asarray(squares)[known] / counts[known] - means**2
+    chance = (spread / (np.maximum(means, _FLOOR) ** 2 * counts[known])).mean(0)
+    real = np.maximum(np.square(logs[known]).mean(0), np.finfo(float).tiny)
+    return np.asarray(np.exp(logs * np.clip(1 - chance / real, 0, 1)), np.float32)
+
+
+def measure_spread(
+    grid: TokenGrid, units: Units, scales: NDArray[np.float32] | None = None
+) -> Spread:
     """Mean token of every unit, and the mean absolute deviation from it.
 
     Parameters
@@ -65,6 +141,8 @@ def measure_spread(grid: TokenGrid, units: Units) -> Spread:
         Tokens of the field.
     units : Units
         Units of the same field; patches count by how much of them a unit covers.
+    scales : ndarray of shape (n_places, d), optional
+        As `place_scales` gives them.
 
     Returns
     -------
@@ -87,13 +165,14 @@ def measure_spread(grid: TokenGrid, units: Units) -> Spread:
     deviations = np.zeros((len(units), d))
     for rows, tokens in grid.bands():
         flat = tokens.reshape(-1, d)
+        position = grid.position[rows].ravel()
         for token, unit, weight in _pairs(by_token, rows.start * columns, rows.stop * columns, d):
-            far = np.abs(flat[token] - means[unit])
+            far = _distance(flat[token], means[unit], position[token], scales)
             add = sparse.csr_array(
                 (weight, (unit, np.arange(len(unit)))), shape=(len(units), len(unit))
             )
             deviations += add @ far
-    return Spread(means, (deviations / area).astype(np.float32), floor)
+    return Spread(means, (deviations / area).astype(np.float32), floor, scales)
 
 
 def _pairs(
@@ -113,13 +192,17 @@ def _pairs(
         )
 
 
-def unit_shares(tokens: NDArray[np.float32], spread: Spread, unit: int) -> NDArray[np.float32]:
+def unit_shares(
+    tokens: NDArray[np.float32], position: NDArray[np.int32], spread: Spread, unit: int
+) -> NDArray[np.float32]:
     """What each token adds to the vector of one unit.
 
     Parameters
     ----------
     tokens : ndarray of shape (..., d)
         Tokens of the unit.
+    position : ndarray of shape (...)
+        Place of each in the model's grid.
     spread : Spread
         Of its field.
     unit : int
@@ -132,7 +215,7 @@ def unit_shares(tokens: NDArray[np.float32], spread: Spread, unit: int) -> NDArr
     """
     deviations = spread.deviations[unit]
     typical = np.maximum(deviations, spread.floor)
-    return _shares(np.abs(tokens - spread.means[unit]), typical)
+    return _shares(spread.distance(tokens, spread.means[unit], position), typical)
 
 
 def token_shares(
@@ -157,15 +240,12 @@ def token_shares(
         As `unit_shares`, the mean of several units on a patch. What is outside of all units is
         compared with its neighbourhood, a Gaussian of two patches.
     """
-    grid_h, columns, d = grid.tokens.shape
+    columns, d = grid.tokens.shape[1:]
     by_token = sparse.csc_array(units.weights.astype(np.float64))
     covered = np.asarray(by_token.sum(axis=0)) / grid.patch_size**2
-    for rows, tokens in grid.bands():
-        # A neighbourhood of neighbourhoods has to be known.
-        above, below = max(rows.start - 2 * _REACH, 0), min(rows.stop + 2 * _REACH, grid_h)
-        around = tokens if grid.in_memory else np.array(grid.tokens[above:below])
-        inside = slice(rows.start - above, rows.stop - above)
-        far = np.abs(around - _neighbourhood(around))
+    for rows, tokens, around, inside in _with_neighbours(grid):
+        near = slice(rows.start - inside.start, rows.start - inside.start + len(around))
+        far = spread.distance(around, _neighbourhood(around), grid.position[near])
         typical = np.maximum(_neighbourhood(far)[inside], spread.floor)
         shares = _shares(far[inside], typical).reshape(-1, d)
         begin, end = rows.start * columns, rows.stop * columns
@@ -174,11 +254,10 @@ def token_shares(
         # Where crops overlap, a patch is covered several times.
         scale = 1 / (grid.patch_size**2 * np.maximum(here, 1))
         flat = tokens.reshape(-1, d)
+        position = grid.position[rows].ravel()
         for token, unit, weight in _pairs(by_token, begin, end, d):
-            deviations = spread.deviations[unit]
-            of_unit = _shares(
-                np.abs(flat[token] - spread.means[unit]), np.maximum(deviations, spread.floor)
-            )
+            far_from_unit = spread.distance(flat[token], spread.means[unit], position[token])
+            of_unit = _shares(far_from_unit, np.maximum(spread.deviations[unit], spread.floor))
             add = sparse.csr_array(
                 (weight * scale[token], (token, np.arange(len(token)))),
                 shape=(end - begin, len(token)),
@@ -186,6 +265,18 @@ def token_shares(
             )
             shares += add @ of_unit
         yield rows, shares.reshape(-1, columns, d)
+
+
+def _with_neighbours(
+    grid: TokenGrid,
+) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float32], slice]]:
+    """Bands of rows: which, their tokens, these with rows around, and where in them they are."""
+    for rows, tokens in grid.bands():
+        # A neighbourhood of neighbourhoods has to be known.
+        above = max(rows.start - 2 * _REACH, 0)
+        below = min(rows.stop + 2 * _REACH, grid.tokens.shape[0])
+        around = tokens if grid.in_memory else np.array(grid.tokens[above:below])
+        yield rows, tokens, around, slice(rows.start - above, rows.stop - above)
 
 
 def _neighbourhood(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
