@@ -62,10 +62,10 @@ def test_umap_keeps_neighbours_together_and_repeats_itself(monkeypatch):
     dense = random.random((90, 9)) * 0.2
     dense[np.arange(90), 3 * kind] += 1
     x = sparse.csr_array(dense.astype(np.float32))
-    # Too many, in a process of its own; the others here, where UMAP is compiled once for all.
+    # Not in a process of its own, as in the window: so UMAP is compiled once for all.
+    monkeypatch.setattr(projection, "call_in_child", lambda work, *arguments: work(*arguments))
     drawn = np.isfinite(projection.umap_map(x, most_fitted=40))
     assert drawn.all(axis=1).sum() == drawn.any(axis=1).sum() == 40
-    monkeypatch.setattr(projection, "call_in_child", lambda work, *arguments: work(*arguments))
     places = projection.umap_map(x)
     centres = np.stack([places[kind == k].mean(axis=0) for k in range(3)])
     nearest = np.linalg.norm(places[:, None] - centres, axis=-1).argmin(axis=1)

@@ -147,21 +147,22 @@ def test_dead_in_training_is_rarer_than_the_rate_over_the_last_thousand_steps():
         often, n_iterations=1, atoms_per_iteration=1, update="adam", learning_rate=1e-30,
         batch_size=per_step, random_state=0,
     )  # fmt: skip
-    shown = np.zeros((2100, 4), np.int64)
+    shown = np.zeros((1100, 4), np.int64)
     # Of the 150,000 samples of 1,000 steps, 1e-5 are 1.5.
     shown[:, 0] = per_step
-    shown[1050, 1] = 1
-    shown[[1150, 1850], 2] = 1
+    shown[150, 1] = 1
+    shown[[250, 950], 2] = 1
     shown[:100, 3] = 1
     shown[:, 0] -= shown[:, 1:].sum(axis=1)
     dead = {}
     for step, counts in enumerate(shown):
         icfl.partial_fit(np.repeat(often, counts, axis=0))
         dead[step + 1] = icfl.dead_.tolist()
-    window = shown[1000:2000].sum(axis=0)
-    assert dead[2000] == (window < 1e-5 * window.sum()).tolist() == [False, True, False, True]
+    window = shown[100:1100].sum(axis=0)
+    assert dead[1100] == (window < 1e-5 * window.sum()).tolist() == [False, True, False, True]
     # What was active in the first steps lives as long as they are in the window.
     assert not dead[900][3]
+    assert not dead[1090][3]
     assert dead[1100][3]
     # One sample alone of 100,000 or fewer is more than 1e-5 of them.
     assert not dead[100][3]

@@ -350,7 +350,7 @@ def test_a_saved_dictionary_gives_the_same_codes(fields, tmp_path, changes):
     alone = run_pipeline([fields[0]], other, dictionary=loaded)
     if changes.get("scaling") != "plate":
         codes = fitted.activations.codes.toarray()[: len(alone.activations.units)]
-        np.testing.assert_allclose(alone.activations.codes.toarray(), codes, atol=1e-4)
+        np.testing.assert_allclose(alone.activations.codes.toarray(), codes, atol=1e-3)
 
 
 def test_a_dictionary_without_provenance_is_not_given_that_of_another_run(fields, result):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.errors import MicrodlError
@@ -35,7 +38,8 @@ def eigh(matrix: NDArray[np.float64], *, wide: int = WIDE) -> _Pair:
         In columns.
     """
     if len(matrix) <= wide:
-        return _eigh(matrix)
+        with blas_threads(1):
+            return _eigh(matrix)
     return call_in_child(_eigh, matrix)
 
 
@@ -57,8 +61,26 @@ def right_vectors(matrix: NDArray[np.float64], *, wide: int = WIDE) -> _Pair:
         In rows.
     """
     if min(matrix.shape) ** 2 * max(matrix.shape) <= wide**3 // 8:
-        return _right_vectors(matrix)
+        with blas_threads(1):
+            return _right_vectors(matrix)
     return call_in_child(_right_vectors, matrix)
+
+
+def blas_threads(n: int) -> AbstractContextManager[Any]:
+    """Context in which products and decompositions of numpy take so many threads at most.
+
+    Threads of OpenBLAS wait for each other by running. Of matrices that a core does in milliseconds
+    that brings little on a free machine, and where other work keeps the cores busy it took fifty
+    times as long.
+    """
+    limited: AbstractContextManager[Any] = _blas().limit(limits=n, user_api="blas")
+    return limited
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    """The linear algebra libraries that are loaded: looking for them takes a while."""
+    return ThreadpoolController()
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.core.arrays import eigh
+from napari_microdl.core.arrays import blas_threads, eigh
 from napari_microdl.core.task import current_task
+from napari_microdl.estimators.whitening import ControlWhitening
 
 # From hardly any to nearly no whitening, in units of the median eigenvalue.
 _CANDIDATES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -85,6 +86,32 @@ def choose_shrinkage(controls: NDArray[np.floating], groups: NDArray[np.generic]
     measured too small, so every unseen sample, treated or not, sticks out along them and the
     dictionary learns noise.
     """
-    excess = left_out_excess(controls, groups, _CANDIDATES)
+    with blas_threads(1):
+        excess = left_out_excess(controls, groups, _CANDIDATES)
     fine = np.flatnonzero(excess <= _TOLERANCE)
     return _CANDIDATES[int(fine[0])] if len(fine) else _CANDIDATES[-1]
+
+
+def fit_whitening(
+    controls: NDArray[np.floating],
+    groups: NDArray[np.generic],
+    n_components: int | None = None,
+    shrinkage: float | None = None,
+) -> ControlWhitening:
+    """A whitening of controls, its shrinkage chosen where it is not given.
+
+    Parameters
+    ----------
+    controls, groups
+        As for `choose_shrinkage`.
+    n_components, shrinkage
+        As for `ControlWhitening`.
+
+    Returns
+    -------
+    ControlWhitening
+        Fitted.
+    """
+    if shrinkage is None:
+        shrinkage = choose_shrinkage(controls, groups)
+    return ControlWhitening(n_components, shrinkage=shrinkage).fit(controls)

@@ -21,7 +21,7 @@ from napari_microdl.core.config import Intensity, PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl import ICFL
-from napari_microdl.estimators.shrinkage import choose_shrinkage
+from napari_microdl.estimators.shrinkage import fit_whitening
 from napari_microdl.estimators.whitening import ControlWhitening
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling
@@ -375,16 +375,18 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
     task, is_control = current_task(), samples.is_control(fields)
     n_controls = f"{int(is_control.sum())} control {config.units.kind}s"
     with task.step(0, 1, f"Whitening on {n_controls}"), task.taking_notes() as notes:
-        controls = samples.vectors[is_control]
-        shrinkage = config.whitening.shrinkage
-        if shrinkage is None:
-            shrinkage = choose_shrinkage(controls, samples.of_field()[is_control])
+        settings = config.whitening
+        whitening = fit_whitening(
+            samples.vectors[is_control],
+            samples.of_field()[is_control],
+            settings.n_components,
+            settings.shrinkage,
+        )
+        if settings.shrinkage is None:
             task.note(
-                f"{n_controls} with {controls.shape[1]} dimensions: the whitening is shrunk by "
-                f"{shrinkage:g} times the median eigenvalue."
+                f"{n_controls} with {samples.vectors.shape[1]} dimensions: the whitening is shrunk "
+                f"by {whitening.shrinkage:g} times the median eigenvalue."
             )
-        whitening = ControlWhitening(config.whitening.n_components, shrinkage=shrinkage)
-        whitening.fit(controls)
         vectors = np.empty((len(samples.vectors), len(whitening.components_)), np.float32)
         for start in range(0, len(vectors), _WHITENED_ROWS):
             task.check()

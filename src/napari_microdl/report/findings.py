@@ -23,10 +23,13 @@ from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
 from napari_microdl.estimators.icfl import ICFL
-from napari_microdl.estimators.shrinkage import choose_shrinkage
-from napari_microdl.estimators.whitening import ControlWhitening
+from napari_microdl.estimators.shrinkage import fit_whitening
 from napari_microdl.metrics.resampling import arrangements_of, count_arrangements, sequential_p
-from napari_microdl.metrics.selectivity import activation_shares, active, separation_auc
+from napari_microdl.metrics.selectivity import (
+    activation_shares,
+    average_selectivity,
+    separation_auc,
+)
 from napari_microdl.report.options import seen_units, unit_groups
 from napari_microdl.report.results import plain
 
@@ -462,9 +465,8 @@ def _best(codes: sparse.csr_array, inside: NDArray[np.bool_]) -> float:
     """Highest average selectivity of all concepts."""
     if not inside.any() or inside.all():
         return -math.inf
-    on = active(codes)
-    hits = np.stack([side.astype(np.float64) @ on for side in (inside, ~inside)])
-    return float((hits[0] / inside.sum() - hits[1] / (~inside).sum()).max())
+    _, selectivities = average_selectivity(codes, inside)
+    return float(selectivities[1].max())
 
 
 def _fixed(
@@ -543,9 +545,7 @@ def _whitened(
     settings = samples.config.whitening
     if not settings.enabled:
         return vectors
-    controls = vectors[is_control]
-    shrinkage = settings.shrinkage
-    if shrinkage is None:
-        shrinkage = choose_shrinkage(controls, fields[is_control])
-    whitening = ControlWhitening(settings.n_components, shrinkage=shrinkage).fit(controls)
+    whitening = fit_whitening(
+        vectors[is_control], fields[is_control], settings.n_components, settings.shrinkage
+    )
     return np.asarray(whitening.transform(vectors), np.float32)

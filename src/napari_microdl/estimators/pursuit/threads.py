@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
-from threadpoolctl import ThreadpoolController
+from napari_microdl.core.arrays import blas_threads
 
 # Below this many rows a second thread costs more than it brings.
 _ROWS_PER_THREAD = 32
@@ -29,10 +28,4 @@ def limited_blas() -> Any:
     """Context in which numpy's and scipy's products take no more threads than torch may use."""
     import torch
 
-    return _blas().limit(limits=torch.get_num_threads(), user_api="blas")
-
-
-@lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
-    """The linear algebra libraries that are loaded: looking for them takes a while."""
-    return ThreadpoolController()
+    return blas_threads(torch.get_num_threads())
