@@ -1,13 +1,15 @@
-"""Tasks that tests follow or cancel."""
+"""Tasks that tests follow or cancel, and the processes that do their work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Any
 
 import pytest
 
+from napari_microdl.core import child_process
 from napari_microdl.core.task import Cancelled, Progress, Task
 
 
@@ -77,3 +79,16 @@ def cancelled_at_every_look(work: Callable[[], object]) -> Iterator[int]:
             yield number
         else:
             return
+
+
+def processes_started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Processes that work is sent to, as they are started from now on."""
+    processes: list[Any] = []
+    start = child_process._start
+
+    def remembered() -> Any:
+        processes.append(start())
+        return processes[-1]
+
+    monkeypatch.setattr(child_process, "_start", remembered)
+    return processes

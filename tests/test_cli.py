@@ -3,12 +3,12 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from core.processes import python
 from napari_microdl.cli import main
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
@@ -155,8 +155,6 @@ def test_every_command_has_help_that_loads_nothing_heavy(command):
         f"assert main(['{command}', '--help']) == 0\n"
         "print([n for n in ('torch', 'sklearn', 'pandas', 'napari', 'tqdm') if n in sys.modules])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
+    done = python(code)
     assert done.stdout.startswith(f"Usage: napari-microdl {command}")
     assert done.stdout.splitlines()[-1] == "[]"

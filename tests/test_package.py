@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 import yaml
 
 import napari_microdl
+from core.processes import python
 
 REPOSITORY = Path(__file__).parents[1]
 HEAVY = [
@@ -34,10 +33,7 @@ PUBLIC = [
 def loaded_by(code: str, names: list[str]) -> list[str]:
     """Which of the packages a fresh interpreter has loaded after running the code."""
     code += f"\nimport json, sys; print(json.dumps([n for n in {names} if n in sys.modules]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
-    )
-    loaded: list[str] = json.loads(done.stdout.splitlines()[-1])
+    loaded: list[str] = json.loads(python(code).stdout.splitlines()[-1])
     return loaded
 
 

@@ -24,8 +24,7 @@ def public_sets(monkeypatch):
 
 
 @pytest.fixture
-def claims(monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+def claims(public_sets):
     return import_module("claims")
 
 

@@ -240,25 +240,17 @@ def test_the_verdicts_in_words_are_those_of_the_table(results_page):
         cells = line(lines, claim)
         return dict(zip(results_page.CONTROL_LABEL, cells[1:], strict=True))
 
-    whitening = told("Selectivity: ICFL whitened above ICFL not whitened")
-    assert [n for n, c in whitening.items() if c.startswith("**yes**")] == [
-        "transfluor",
-        "bbbc014_vitra",
-        "bccd",
-    ]
-    plain = told("Selectivity: ICFL above TopK SAE, not whitened")
-    assert [n for n, c in plain.items() if c.startswith("**no**")] == [
-        n for n in plain if n != "nf1_schwann"
-    ]
-    whitened = told("Selectivity: ICFL above TopK SAE, whitened")
-    assert [n for n, c in whitened.items() if c.startswith("**yes**")] == ["bbbc014_vitra"]
+    def sets(verdict, claim):
+        return [name for name, cell in told(claim).items() if cell.startswith(f"**{verdict}**")]
+
+    but_schwann = ["transfluor", "bbbc014_vitra", "bccd"]
+    assert sets("yes", "Selectivity: ICFL whitened above ICFL not whitened") == but_schwann
+    assert sets("no", "Selectivity: ICFL above TopK SAE, not whitened") == but_schwann
+    assert sets("yes", "Selectivity: ICFL above TopK SAE, whitened") == ["bbbc014_vitra"]
     assert told("Selectivity, large M: ICFL above TopK SAE, whitened")["transfluor"] == (
         "**yes**, 0.85 against 0.63"
     )
-    above = told("Selectivity: ICFL whitened above TopK SAE not whitened")
-    assert [n for n, c in above.items() if c.startswith("**yes**")] == [
-        n for n in above if n != "nf1_schwann"
-    ]
+    assert sets("yes", "Selectivity: ICFL whitened above TopK SAE not whitened") == but_schwann
     for words, figures in (("not whitened", "0.55"), ("whitened", "0.59")):
         cell = told(f"Selectivity: ICFL as printed above TopK SAE, {words}")["transfluor"]
         assert cell.startswith(f"**no**, {figures} against")
@@ -289,8 +281,8 @@ def test_the_verdicts_in_words_are_those_of_the_table(results_page):
     assert f"would have to pass {cells[4]} to be told from none" in page
     assert f"It is {sparse} with measurements made sparse" in page
     assert f"and {split} with the same measurements split at the median" in page
-    axes = told("Not in the paper: ICFL above PCA axes, whitened")
-    assert [n for n, c in axes.items() if c.startswith("**no**")] == ["transfluor", "bccd"]
+    axes = "Not in the paper: ICFL above PCA axes, whitened"
+    assert sets("no", axes) == ["transfluor", "bccd"]
 
 
 def test_the_reasons_in_words_are_those_of_the_tables(results_page):

@@ -196,10 +196,10 @@ def test_the_evaluation_finds_what_it_found(fields):
     assert found.pop("more") == {}
     # Two wells a side: nothing can be found, and that is said since.
     assert found.pop("finding")["p_value"] is None
-    assert_alike(found, known)
+    assert_alike(found, known, rel=1e-4, abs=1e-5)
 
 
-def assert_alike(found: Any, known: Any) -> None:
+def assert_alike(found: Any, known: Any, **tolerance: float) -> None:
     """The same, numbers within the tolerance."""
     if isinstance(known, dict):
         assert list(found) == list(known)
@@ -207,9 +207,9 @@ def assert_alike(found: Any, known: Any) -> None:
     if isinstance(known, list):
         assert len(found) == len(known)
         for one, other in zip(found, known, strict=True):
-            assert_alike(one, other)
+            assert_alike(one, other, **tolerance)
     elif isinstance(known, float):
-        assert found == pytest.approx(known, rel=1e-4, abs=1e-5)
+        assert found == pytest.approx(known, **tolerance)
     else:
         assert found == known
 

@@ -10,7 +10,6 @@ import pytest
 from core.processes import python
 from core.refusals import refusal
 from napari_microdl.core.config import (
-    EvaluationChoices,
     PipelineConfig,
     SegmentationConfig,
     read_config,
@@ -190,14 +189,6 @@ def test_settings_that_cannot_be_used_say_which(tmp_path: Path, text: str, sente
     path = tmp_path / "settings.json"
     path.write_text(text)
     assert sentence in refusal(read_config, path)
-
-
-def test_choices_of_an_evaluation_are_checked():
-    assert EvaluationChoices(n_permutations=9).to_dict()["n_permutations"] == 9
-    few = refusal(EvaluationChoices, n_permutations=0)
-    assert "n_permutations is 0 but must be 1 or more" in few
-    unknown = refusal(EvaluationChoices, independent="days")
-    assert "independent is 'days', which is not known; use one of" in unknown
 
 
 def test_settings_that_are_not_there_are_missed(tmp_path: Path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -168,11 +169,8 @@ def test_two_threads_at_once_take_their_own_and_leave_the_filters_as_they_were()
             assert first_out.wait(10)
             current_task().note("of the second")
 
-    threads = [threading.Thread(target=work) for work in (first, second)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda work: work(), (first, second)))
     assert notes == {"first": ["of the first"], "second": ["of the second"]}
     assert list(warnings.filters) == filters
 

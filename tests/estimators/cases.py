@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +12,11 @@ import numpy as np
 import pytest
 
 from napari_microdl.core.errors import MicrodlError
+
+# Fits in processes of their own start from one that has imported torch.
+PROCESSES = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+if sys.platform == "linux":
+    PROCESSES.set_forkserver_preload(["numba", "pandas", "pytest", "sklearn.base", "torch"])
 
 
 def samples(n_samples=400, n_features=16, seed=0):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import pickle
 import warnings
 
 import numpy as np
@@ -8,13 +7,12 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import references
+from core.refusals import refusal
 from estimators.cases import recovered, samples
-from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import ICFL, FitRecord, default_size
-from tasks import cancelling, recorded
+from tasks import recorded
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 SMALL = {"n_atoms": 32, "n_iterations": 2, "atoms_per_iteration": 2, "random_state": 0}
@@ -29,13 +27,6 @@ def dictionary(*arrays, n_iterations=2, atoms_per_iteration=3, **options):
     return ICFL.from_arrays(
         *arrays, n_iterations=n_iterations, atoms_per_iteration=atoms_per_iteration, **options
     )
-
-
-@parametrize_with_checks(
-    [ICFL(max_steps=20), ICFL(update="adam", init="linear", selection="absolute", max_steps=5)]
-)
-def test_scikit_learn_accepts_it(estimator, check):
-    check(estimator)
 
 
 def test_a_planted_dictionary_is_recovered():
@@ -248,8 +239,7 @@ def test_codes_are_sparse_and_reconstruct_as_dense_ones_do():
     assert_allclose(back, icfl.inverse_transform(sparse.coo_matrix(codes)), atol=1e-5)
     energy = (x**2).sum()
     assert 1 - ((x - back) ** 2).sum() / energy == pytest.approx(icfl.history_[-1].r2, abs=0.02)
-    with pytest.raises(MicrodlError, match=r"\(n_samples, 32\)"):
-        icfl.inverse_transform(codes[:, :5])
+    assert "(n_samples, 32)" in refusal(icfl.inverse_transform, codes[:, :5])
 
 
 def test_a_fit_tells_its_records_and_gives_the_same_as_step_by_step():
@@ -282,17 +272,12 @@ def test_an_abandoned_fit_changes_nothing():
     steps = icfl.fit_iter(samples(seed=1, n_features=5))
     next(steps)
     steps.close()
-    # The last two looks are of the final solve and of the record after it.
-    for looks in (0, 5, 9, 10):
-        with cancelling(looks):
-            icfl.fit(samples(seed=1, n_features=5))
     assert_array_equal(icfl.components_, before)
     assert icfl.n_features_in_ == 16
 
 
 def test_fit_iter_refuses_bad_input_before_the_first_record():
-    with pytest.raises(MicrodlError, match="NaN"):
-        ICFL().fit_iter(np.full((5, 4), np.nan))
+    assert "NaN" in refusal(ICFL().fit_iter, np.full((5, 4), np.nan))
 
 
 def test_batches_learn_too():
@@ -312,23 +297,6 @@ def test_batches_after_a_fit_go_on_from_its_atoms():
     icfl.partial_fit(x[:10])
     assert (np.diag(icfl.components_ @ before.T) > 0.5).mean() > 0.5
     assert icfl.dead_.sum() <= dead.sum()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"update": "sgd"}, "update is 'sgd'"),
-        ({"init": "zeros"}, "init is 'zeros'"),
-        ({"selection": "best"}, "selection is 'best'"),
-        ({"refit": "never"}, "refit is 'never'"),
-        ({"n_iterations": 0}, "n_iterations is 0"),
-        ({"atoms_per_iteration": -1}, "atoms_per_iteration is -1"),
-        ({"allow_repeats": "no"}, "allow_repeats is 'no'"),
-    ],
-)
-def test_bad_parameters_are_named(arguments, message):
-    with pytest.raises(MicrodlError, match=message):
-        ICFL(**arguments).fit(samples())
 
 
 def test_zero_and_equal_samples_are_survived():
@@ -388,15 +356,7 @@ def test_rebuilt_from_arrays_it_codes_the_same(update):
     ],
 )
 def test_damaged_arrays_are_refused(arguments, message):
-    with pytest.raises(MicrodlError, match=message):
-        dictionary(**({"components": np.ones((5, 4))} | arguments))
-
-
-def test_it_survives_pickling_and_continues():
-    x = samples()
-    icfl = ICFL(**SMALL).partial_fit(x)
-    copy = pickle.loads(pickle.dumps(icfl))
-    assert_array_equal(copy.partial_fit(x).components_, icfl.partial_fit(x).components_)
+    assert message in refusal(dictionary, **{"components": np.ones((5, 4))} | arguments)
 
 
 def controls_and_treated(seed=0):
@@ -463,8 +423,7 @@ def test_adam_keeps_the_atoms_of_controls_and_the_bias_too():
 def test_groups_are_kept_by_rebuilding_and_checked(control_first):
     atoms, groups = control_first.components_, control_first.groups_
     assert_array_equal(dictionary(atoms, groups=groups).groups_, groups)
-    with pytest.raises(MicrodlError, match="atoms of the group 'rare'"):
-        dictionary(atoms, groups=["rare"] * 48)
+    assert "atoms of the group 'rare'" in refusal(dictionary, atoms, groups=["rare"] * 48)
 
 
 def test_atoms_cannot_be_written_to_because_codes_are_made_from_a_copy():

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import pickle
 import re
@@ -17,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 import references
 from core.refusals import Payload
-from estimators.cases import Loader, refused
+from estimators.cases import PROCESSES, Loader, refused
 from napari_microdl.core.safetensors_files import read_safetensors
 from napari_microdl.estimators.icfl import ICFL
 from tasks import cancelling
@@ -31,11 +30,6 @@ SMALL = {
     "validation_fraction": 0.05,
     "random_state": 0,
 }
-
-# Every case is fitted by processes of its own; they start from one that has imported torch.
-PROCESSES = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-if sys.platform == "linux":
-    PROCESSES.set_forkserver_preload(["numba", "pandas", "pytest", "sklearn.base", "torch"])
 
 
 def samples(n_samples=2000, n_features=16, seed=0):
@@ -123,7 +117,7 @@ def assert_identical(one, other):
 
 @contextmanager
 def process_of(target, make, folder):
-    """A process of its own, and the end of the pipe that it tells of its work."""
+    """A process of its own for a case, and the end of the pipe that it tells of its work."""
     here, there = PROCESSES.Pipe(duplex=False)
     process = PROCESSES.Process(target=target, args=(make, folder, there))
     process.start()

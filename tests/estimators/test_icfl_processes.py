@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import traceback
@@ -11,6 +10,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 import references
+from estimators.cases import PROCESSES
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import ICFL
 
@@ -45,11 +45,6 @@ CASES = {
     },
 }
 OF_THREE = ["newton, odd batches"]
-
-# Processes start from one that has imported torch.
-PROCESSES = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-if sys.platform == "linux":
-    PROCESSES.set_forkserver_preload(["numba", "pandas", "pytest", "sklearn.base", "torch"])
 
 
 def read(path):

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import json
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.testing import assert_array_equal
 from scipy import sparse
 
 import references
+from core.processes import python
 from estimators.cases import Loader, recovered, refused, samples
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import ICFL, FitRecord
@@ -502,14 +502,9 @@ BATCH = 512 * 1024 * 4 / 2**20
 
 
 def measured(script, *arguments):
-    run = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        # What is freed goes back at once, so that what is in use is measured.
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
-    )
+    # What is freed goes back at once, so that what is in use is measured.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    run = python(script, *arguments, check=False, env=env)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 

@@ -42,56 +42,52 @@ def reconstruction(indices, values, atoms):
     return references.dense_codes(indices, values, len(atoms)) @ atoms
 
 
+def assert_same_codes(codes, expected, atol=1e-12):
+    """The same picks, and coefficients within a tolerance."""
+    assert_array_equal(codes[0], expected[0])
+    assert_allclose(codes[1], expected[1], atol=atol)
+
+
 @pairwise({**PLACED_VARIANTS, **TOLERANCES})
-def test_every_variant_agrees_with_the_slow_reference(
-    selection, refit, allow_repeats, method, device, dtype, tolerance
-):
+def test_every_variant_agrees_with_the_slow_reference(variant, method, device, dtype, tolerance):
     x, atoms = random_problem(dtype=dtype)
-    arguments = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
-    indices, values = matching_pursuit(x, atoms, 3, 4, method=method, device=device, **arguments)
-    expected = references.matching_pursuit(x, atoms, 3, 4, selection, refit, allow_repeats)
-    assert indices.dtype == np.int32
-    assert values.dtype == dtype
-    assert_array_equal(indices, expected[0])
-    assert_allclose(values, expected[1], atol=tolerance)
+    codes = matching_pursuit(x, atoms, 3, 4, method=method, device=device, **variant)
+    assert [part.dtype for part in codes] == [np.int32, dtype]
+    expected = references.matching_pursuit(x, atoms, 3, 4, **variant)
+    assert_same_codes(codes, expected, tolerance)
 
 
 @methods
 def test_a_large_dictionary_of_odd_size_agrees_with_the_slow_reference(method):
     x, atoms = random_problem(n_samples=6, n_features=16, n_atoms=4099)
-    indices, values = matching_pursuit(x, atoms, 2, 5, method=method)
+    codes = matching_pursuit(x, atoms, 2, 5, method=method)
     expected = references.matching_pursuit(x, atoms, 2, 5, "signed", "block", True)
-    assert_array_equal(indices, expected[0])
-    assert_allclose(values, expected[1], atol=1e-9)
+    assert_same_codes(codes, expected, 1e-9)
 
 
 @pairwise(PLACED_VARIANTS)
-def test_of_equally_good_atoms_the_first_is_picked(selection, refit, allow_repeats, method, device):
+def test_of_equally_good_atoms_the_first_is_picked(variant, method, device):
     # Small whole numbers are exact in floating point, so that ties are ties.
     rng = np.random.default_rng(1)
     atoms = np.repeat(np.eye(6), 3, axis=0)
     atoms[4::3] *= -1
     x = rng.integers(-2, 3, size=(50, 6)).astype(np.float64)
-    arguments = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
-    indices, values = matching_pursuit(x, atoms, 4, 2, method=method, device=device, **arguments)
-    expected = references.matching_pursuit(x, atoms, 4, 2, **arguments)
-    assert_array_equal(indices, expected[0])
-    assert_allclose(values, expected[1], atol=1e-12)
+    codes = matching_pursuit(x, atoms, 4, 2, method=method, device=device, **variant)
+    assert_same_codes(codes, references.matching_pursuit(x, atoms, 4, 2, **variant))
 
 
 @pairwise({**PLACED_VARIANTS, **TOLERANCES, ("n_iterations", "per_iteration"): [(3, 4), (2, 6)]})
 def test_duplicate_atoms_zero_atoms_and_zero_samples_agree_with_the_slow_reference(
-    selection, refit, allow_repeats, method, device, dtype, tolerance, n_iterations, per_iteration
+    variant, method, device, dtype, tolerance, n_iterations, per_iteration
 ):
     x, atoms = random_problem(n_atoms=14, dtype=dtype)
     references.spoil(x, atoms)
-    how = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
     indices, values = matching_pursuit(
-        x, atoms, n_iterations, per_iteration, method=method, device=device, **how
+        x, atoms, n_iterations, per_iteration, method=method, device=device, **variant
     )
     assert_array_equal(values[0], 0)
     assert_allclose(reconstruction(indices, values, atoms)[1], x[1], atol=tolerance)
-    expected, worse = references.replayed(x, atoms, indices, n_iterations, **how)
+    expected, worse = references.replayed(x, atoms, indices, n_iterations, **variant)
     assert worse < tolerance
     assert_allclose(values, expected, atol=tolerance)
     residual = x - reconstruction(indices, values, atoms)
@@ -99,13 +95,12 @@ def test_duplicate_atoms_zero_atoms_and_zero_samples_agree_with_the_slow_referen
 
 
 @pairwise(PLACED_VARIANTS)
-def test_fewer_atoms_than_picks(selection, refit, allow_repeats, method, device):
+def test_fewer_atoms_than_picks(variant, method, device):
     x, atoms = random_problem(n_atoms=3)
-    how = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
-    indices, values = matching_pursuit(x, atoms, 2, 5, method=method, device=device, **how)
+    indices, values = matching_pursuit(x, atoms, 2, 5, method=method, device=device, **variant)
     assert indices.shape == values.shape == (40, 10)
     assert_array_equal(values[indices < 0], 0)
-    if not allow_repeats:
+    if not variant["allow_repeats"]:
         assert_array_equal(np.sort(indices[:, :3]), np.tile([0, 1, 2], (40, 1)))
         assert_array_equal(indices[:, 3:], -1)
     # Three picks span all atoms: the codes are the least squares on the dictionary.
@@ -150,8 +145,7 @@ def test_the_chunk_size_does_not_matter(chunk_size, method, refit):
     arguments = {"method": method, "refit": refit, "allow_repeats": False}
     whole = matching_pursuit(x, atoms, 3, 4, chunk_size=1000, **arguments)
     parts = matching_pursuit(x, atoms, 3, 4, chunk_size=chunk_size, **arguments)
-    assert_array_equal(parts[0], whole[0])
-    assert_allclose(parts[1], whole[1], atol=1e-12)
+    assert_same_codes(parts, whole)
 
 
 @methods
@@ -163,8 +157,7 @@ def test_the_number_of_threads_does_not_matter(method, threads):
         results.append(matching_pursuit(x, atoms, 3, 4, method=method))
         assert torch.get_num_threads() == count
     for other in results[1:]:
-        assert_array_equal(other[0], results[0][0])
-        assert_allclose(other[1], results[0][1], atol=1e-12)
+        assert_same_codes(other, results[0])
 
 
 def test_no_more_threads_run_than_torch_may_use(threads, monkeypatch):
@@ -208,18 +201,15 @@ def test_matrix_products_take_no_more_threads_than_torch_may_use(threads, monkey
 
 
 @pairwise(VARIANTS)
-def test_without_numba_the_codes_are_the_same(selection, refit, allow_repeats, monkeypatch):
+def test_without_numba_the_codes_are_the_same(variant, monkeypatch):
     x, atoms = random_problem(n_samples=200)
-    arguments = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
-    expected = matching_pursuit(x, atoms, 3, 4, method="compiled", **arguments)
+    expected = matching_pursuit(x, atoms, 3, 4, method="compiled", **variant)
     monkeypatch.setattr(
         "napari_microdl.estimators.pursuit.coder.compiled_module", lambda name: None
     )
-    codes = matching_pursuit(x, atoms, 3, 4, **arguments)
-    assert_array_equal(codes[0], expected[0])
-    assert_allclose(codes[1], expected[1], atol=1e-12)
+    assert_same_codes(matching_pursuit(x, atoms, 3, 4, **variant), expected)
     with pytest.raises(MicrodlError, match="needs the package numba"):
-        matching_pursuit(x, atoms, 3, 4, method="compiled", **arguments)
+        matching_pursuit(x, atoms, 3, 4, method="compiled", **variant)
 
 
 @pairwise(
@@ -254,8 +244,7 @@ def test_positive_codes_agree_with_non_negative_least_squares(
         best = np.linalg.norm(x - reconstruction(*expected, atoms), axis=1)
         assert np.isclose(left, best, rtol=10 * tolerance).mean() >= 0.9
     else:
-        assert_array_equal(indices, expected[0])
-        assert_allclose(values, expected[1], atol=tolerance)
+        assert_same_codes((indices, values), expected, tolerance)
 
 
 @methods
@@ -289,8 +278,7 @@ def test_automatic_choice_of_the_method_changes_nothing():
     x, atoms = random_problem(n_samples=100)
     few = matching_pursuit(x[:2], atoms, 3, 4)
     many = matching_pursuit(x, atoms, 3, 4)
-    assert_array_equal(few[0], many[0][:2])
-    assert_allclose(few[1], many[1][:2], atol=1e-12)
+    assert_same_codes(few, [part[:2] for part in many])
 
 
 def test_no_samples_give_no_codes():

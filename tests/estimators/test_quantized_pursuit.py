@@ -72,13 +72,10 @@ def exact_values(x, indices, atoms, per_iteration, refit, positive=False):
 
 
 @pairwise({**VARIANTS, "correlation": [0.0, 0.8]})
-def test_it_reconstructs_as_well_as_the_exact_pursuit(
-    selection, allow_repeats, refit, correlation, products
-):
+def test_it_reconstructs_as_well_as_the_exact_pursuit(variant, correlation, products):
     x, atoms = planted(correlation=correlation)
-    arguments = {"selection": selection, "refit": refit, "allow_repeats": allow_repeats}
-    codes = matching_pursuit(x, atoms, 4, 5, method="quantized", **arguments)
-    exact = matching_pursuit(x, atoms, 4, 5, method="compiled", **arguments)
+    codes = matching_pursuit(x, atoms, 4, 5, method="quantized", **variant)
+    exact = matching_pursuit(x, atoms, 4, 5, method="compiled", **variant)
     same = [len(set(a) & set(b)) / len(set(b)) for a, b in zip(codes[0], exact[0], strict=True)]
     assert np.mean(same) > 0.95
     assert_allclose(explained(x, codes, atoms), explained(x, exact, atoms), atol=1e-3)
@@ -127,19 +124,16 @@ def test_single_large_numbers_do_not_drown_the_others(products):
 
 
 @pairwise(VARIANTS)
-def test_duplicates_zeros_and_few_atoms_give_finite_codes(selection, allow_repeats, refit):
+def test_duplicates_zeros_and_few_atoms_give_finite_codes(variant):
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(12, 24)).astype(np.float32)
     x = rng.normal(size=(40, 24)).astype(np.float32)
     references.spoil(x, atoms)
-    indices, values = matching_pursuit(
-        x, atoms, 3, 5, selection=selection, refit=refit, allow_repeats=allow_repeats,
-        method="quantized",
-    )  # fmt: skip
+    indices, values = matching_pursuit(x, atoms, 3, 5, method="quantized", **variant)
     assert np.isfinite(values).all()
     assert_array_equal(values[0], 0)
     assert_array_equal(values[indices < 0], 0)
-    if not allow_repeats:
+    if not variant["allow_repeats"]:
         assert all(len(set(p[p >= 0])) == (p >= 0).sum() for p in indices)
     back = references.dense_codes(indices, values, 12) @ atoms
     assert_allclose(back[1], x[1], atol=1e-3)

@@ -1,21 +1,19 @@
 from __future__ import annotations
 
-import pickle
-
 import numpy as np
 import pytest
 import zarr
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import sparse
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import references
+from core.refusals import refusal
 from napari_microdl import TopKSAE
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl import FitRecord
 from napari_microdl.estimators.pursuit import PursuitOptions
 from napari_microdl.estimators.topk_sae import AutoencoderLearner, AutoencoderPlan
-from tasks import cancelling, recorded
+from tasks import recorded
 
 SMALL = {"n_atoms": 32, "n_active": 4, "random_state": 0}
 N_ACTIVE, N_AUX, AUX_WEIGHT, RATE = 2, 3, 0.25, 1e-3
@@ -164,11 +162,6 @@ def test_steps_agree_with_the_slow_reference(n_steps, n_dead):
         assert np.abs(values - begun).max() > 0.5 * RATE
 
 
-@parametrize_with_checks([TopKSAE(max_steps=20)])
-def test_scikit_learn_accepts_it(estimator, check):
-    check(estimator)
-
-
 def test_a_planted_dictionary_is_recovered():
     atoms, x = references.planted_dictionary(6_000, 32, 64, 4, seed=0)
     sae = TopKSAE(128, 4, learning_rate=5e-3, max_steps=500, random_state=0).fit(x)
@@ -225,8 +218,7 @@ def test_a_code_is_the_largest_positive_values_of_the_encoder():
     back = sae.inverse_transform(codes)
     assert back.dtype == np.float32
     assert_allclose(back, expected @ atoms + bias, atol=1e-5)
-    with pytest.raises(MicrodlError, match=r"\(n_samples, 12\)"):
-        sae.inverse_transform(codes[:, :5])
+    assert "(n_samples, 12)" in refusal(sae.inverse_transform, codes[:, :5])
 
 
 def test_it_begins_with_the_mean_and_with_the_encoder_as_the_decoder():
@@ -246,8 +238,6 @@ def test_attributes_after_fit():
     assert list(sae.get_feature_names_out()[:2]) == ["topksae0", "topksae1"]
     assert sae.dead_.sum() == sae.history_[-1].dead_atoms
     assert_array_equal(sae.dead_[(sae.transform(x) > 0).toarray().any(axis=0)], False)
-    again = pickle.loads(pickle.dumps(sae))
-    assert_array_equal(again.transform(x).toarray(), sae.transform(x).toarray())
 
 
 def test_sizes_have_defaults():
@@ -266,17 +256,6 @@ def test_records_tell_how_far_a_fit_is():
     assert records[-1].r2 > records[0].r2
     assert records[-1].held_out_r2 > 0
     assert records[59].n_samples == 6000
-
-
-def test_a_cancelled_fit_changes_nothing():
-    sae = TopKSAE(**SMALL, max_steps=9)
-    for fitted in (False, True):
-        if fitted:
-            sae.fit(samples())
-        before = dict(vars(sae))
-        with cancelling(1):
-            sae.fit(samples(n_features=5))
-        assert vars(sae) == before
 
 
 def test_early_stopping_ends_a_fit_that_learns_no_more():
@@ -318,26 +297,9 @@ def test_batches_go_on_after_a_fit_and_without_one():
     assert sae.history_[-1].n_samples == 12_000
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"n_active": 0}, "n_active is 0"),
-        ({"n_atoms": 8, "n_active": 9}, "n_active is 9 but there are only 8 atoms"),
-        ({"n_aux": 0}, "n_aux is 0"),
-        ({"dead_after": 0}, "dead_after is 0"),
-        ({"aux_weight": -1.0}, "aux_weight is -1.0"),
-    ],
-)
-def test_bad_parameters_are_named(arguments, message):
-    with pytest.raises(MicrodlError, match=message):
-        TopKSAE(**arguments).fit(samples())
-
-
 def test_samples_that_cannot_be_learned_from():
-    with pytest.raises(MicrodlError, match="set n_atoms"):
-        TopKSAE().fit(iter([samples()]))
-    with pytest.raises(MicrodlError, match=r"the shape \(4, 4, 4\)"):
-        TopKSAE().fit(zarr.zeros((4, 4, 4)))
+    assert "set n_atoms" in refusal(TopKSAE().fit, iter([samples()]))
+    assert "the shape (4, 4, 4)" in refusal(TopKSAE().fit, zarr.zeros((4, 4, 4)))
     sae = TopKSAE(**SMALL).partial_fit(samples())
     with pytest.raises(MicrodlError, match=r"\(400, 5\) but must have \(n, 16\)"):
         sae.transform(zarr.array(samples(n_features=5)))
@@ -356,7 +318,6 @@ def test_arrays_that_do_not_belong_together_are_refused():
         (atoms, bias, encoder[:3], encoder_bias),
         (atoms[0], bias, encoder, encoder_bias),
     ):
-        with pytest.raises(MicrodlError, match="do not belong together"):
-            TopKSAE.from_arrays(*wrong, n_active=2)
+        assert "do not belong together" in refusal(TopKSAE.from_arrays, *wrong, n_active=2)
     with pytest.raises(MicrodlError, match="NaN"):
         TopKSAE.from_arrays(atoms * np.nan, bias, encoder, encoder_bias, n_active=2)

@@ -7,12 +7,11 @@ import pytest
 from scipy import ndimage
 
 from core.refusals import refusal
-from napari_microdl.core import child_process
 from napari_microdl.core.config import SegmentationConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.segmentation import measure_levels, segment_cells
-from tasks import cancelling
+from tasks import cancelling, processes_started
 
 
 def discs(radius: int = 12, across: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -190,14 +189,7 @@ def test_a_large_image_is_segmented_in_a_process_that_ends_when_it_is_left(monke
     image = transfluor()[4].read()[0]
     expected = segment_cells(image)
     most = image.size - 1
-    started = []
-    start = child_process._start
-
-    def counted() -> Any:
-        started.append(start())
-        return started[-1]
-
-    monkeypatch.setattr(child_process, "_start", counted)
+    started = processes_started(monkeypatch)
     found = segment_cells(image, pixels_in_this_process=most)
     np.testing.assert_array_equal(found, expected)
     with cancelling(1):

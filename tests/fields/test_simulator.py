@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from skimage.feature import peak_local_max
 from skimage.measure import regionprops_table
 
-from napari_microdl.core.errors import MicrodlError
+from core.refusals import refusal
 from napari_microdl.fields.simulator import (
     CHANNELS,
     FACTORS,
@@ -246,7 +246,7 @@ def test_a_plate_has_its_wells_and_one_truth():
         ({"factors": {"colour": 1.0}}, "no factor 'colour'"),
         ({"factors": {"size": 1.5}}, "size must lie between 0 and 1"),
         ({"factors": {"size": float("nan")}}, "size must lie between 0 and 1"),
-        ({"factors": {"size": [0.5, 0.5]}}, r"the shape \(2,\)"),
+        ({"factors": {"size": [0.5, 0.5]}}, "the shape (2,)"),
         ({"channels": ("DNA", "GFP")}, "cannot be drawn"),
         ({"channels": ()}, "cannot be drawn"),
         ({"shape": (40, 512)}, "no room for cells"),
@@ -254,14 +254,10 @@ def test_a_plate_has_its_wells_and_one_truth():
     ],
 )
 def test_what_cannot_be_drawn_is_refused(arguments, message):
-    with pytest.raises(MicrodlError, match=message):
-        simulate_field(**arguments)
+    assert message in refusal(simulate_field, **arguments)
 
 
 def test_plates_that_cannot_be_drawn_are_refused():
-    with pytest.raises(MicrodlError, match="called 'control'"):
-        simulate_plate({"control": {}})
-    with pytest.raises(MicrodlError, match="at least one well"):
-        simulate_plate({}, n_control_wells=0)
-    with pytest.raises(MicrodlError, match="no factor 'colour'"):
-        simulate_plate({"red": {"colour": 1.0}})
+    assert "called 'control'" in refusal(simulate_plate, {"control": {}})
+    assert "at least one well" in refusal(simulate_plate, {}, n_control_wells=0)
+    assert "no factor 'colour'" in refusal(simulate_plate, {"red": {"colour": 1.0}})

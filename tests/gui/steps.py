@@ -168,13 +168,19 @@ def open_tab(explorer: ConceptExplorer, panel: Any, qtbot: Any) -> None:
     assert explorer.tabs.currentWidget() is panel
 
 
+def open_plot(explorer: ConceptExplorer, panel: Any, qtbot: Any) -> Any:
+    """Click a tab of the explorer, and wait until its plot is drawn."""
+    open_tab(explorer, panel, qtbot)
+    qtbot.waitUntil(panel.plot.has_contents)
+    return panel.plot
+
+
 def choose_umap(explorer: ConceptExplorer, qtbot: Any) -> None:
     """Open the map, and go on to the second kind by a key."""
     # It is imported in a process of its own, which takes long.
     if not umap_is_installed():
         pytest.skip("umap-learn is not installed")
-    open_tab(explorer, explorer.map, qtbot)
-    qtbot.waitUntil(explorer.map.plot.has_contents)
+    open_plot(explorer, explorer.map, qtbot)
     explorer.map.method.setFocus()
     qtbot.keyClick(explorer.map.method, Qt.Key.Key_Down)
 

@@ -12,12 +12,12 @@ from qtpy.QtCore import QThreadPool
 
 from napari_microdl.concepts import store
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.core import child_process
 from napari_microdl.core.task import Stage, Task, current_task
 from napari_microdl.gui.explorer import map_panel, saving
 from napari_microdl.gui.session.run import Work
 from napari_microdl.gui.workflow import cell_preview
 from napari_microdl.gui.workflow import dock as workflow_module
+from tasks import processes_started
 
 from .clicks import click_entry
 from .patience import PATIENCE
@@ -74,6 +74,12 @@ class Gate:
         assert self.looks == self._at
         assert not self.ended
 
+    def cancel(self, qtbot: Any, button: Any) -> None:
+        """Click a button that cancels while the look is held, and let the function go on."""
+        self.wait(qtbot)
+        click(qtbot, button)
+        self.open()
+
 
 class _GatedTask(Task):
     def __init__(self, gate: Gate, parent: Task) -> None:
@@ -126,9 +132,7 @@ def test_cancel_in_a_single_step(viewer, workflow, qtbot, gate, name):
     click(qtbot, step.heading)
     workflow.scroll.ensureWidgetVisible(step.run_button)
     click(qtbot, step.run_button)
-    stopped.wait(qtbot)
-    click(qtbot, workflow.cancel_button)
-    stopped.open()
+    stopped.cancel(qtbot, workflow.cancel_button)
     assert workflow.status.text().startswith("Cancelled: nothing was changed.")
     assert outputs(viewer) == []
 
@@ -138,9 +142,7 @@ def test_cancel_of_the_comparison_of_layers(workflow, qtbot, gate):
     stopped = gate(workflow_module, "compare_layers")
     click(qtbot, workflow.tokens.heading)
     click(qtbot, workflow.tokens.compare)
-    stopped.wait(qtbot)
-    click(qtbot, workflow.cancel_button)
-    stopped.open()
+    stopped.cancel(qtbot, workflow.cancel_button)
     assert not workflow.tokens.curve.has_contents()
     assert workflow.status.text().startswith("Cancelled")
 
@@ -150,9 +152,7 @@ def test_cancel_of_a_preview(viewer, workflow, qtbot, gate):
     click(qtbot, workflow.cells.heading)
     assert not workflow.cancel_button.isEnabled()
     click(qtbot, workflow.cells.preview)
-    stopped.wait(qtbot)
-    click(qtbot, workflow.cancel_button)
-    stopped.open()
+    stopped.cancel(qtbot, workflow.cancel_button)
     qtbot.wait(50)
     assert outputs(viewer) == []
     assert workflow.status.text() == "Cancelled: there is no new preview."
@@ -198,14 +198,7 @@ def test_cancel_of_a_plot_and_the_way_back(explorer, qtbot, gate, work):
 def test_a_umap_ends_with_its_process_when_the_explorer_is_closed(
     viewer, explorer, qtbot, monkeypatch
 ):
-    started: list[Any] = []
-    start = child_process._start
-
-    def start_recorded() -> Any:
-        started.append(start())
-        return started[-1]
-
-    monkeypatch.setattr(child_process, "_start", start_recorded)
+    started = processes_started(monkeypatch)
     choose_umap(explorer, qtbot)
     qtbot.waitUntil(lambda: bool(started))
     assert started[0].poll() is None
@@ -246,9 +239,7 @@ def test_cancel_while_a_folder_is_opened(explorer, qtbot, gate, activations, pic
     stopped = gate(store, "open_activations")
     run = explorer.session.run.current
     qtbot.mouseClick(explorer.open_button, LEFT)
-    stopped.wait(qtbot)
-    qtbot.mouseClick(explorer.open_button.job_bar.cancel_button, LEFT)
-    stopped.open()
+    stopped.cancel(qtbot, explorer.open_button.job_bar.cancel_button)
     qtbot.wait(50)
     assert explorer.session.run.current is run
     assert explorer.open_button.isEnabled()

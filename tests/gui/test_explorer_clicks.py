@@ -29,6 +29,7 @@ from .steps import (
     covered,
     in_view,
     lasso,
+    open_plot,
     open_tab,
     open_workflow,
     overlays,
@@ -243,9 +244,8 @@ def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order(
 
 
 def test_conditions_and_what_counts_are_chosen_by_clicks(explorer, activations, qtbot):
-    panel, plot = explorer.compare, explorer.compare.plot
-    open_tab(explorer, panel, qtbot)
-    qtbot.waitUntil(plot.has_contents)
+    panel = explorer.compare
+    plot = open_plot(explorer, panel, qtbot)
     first, second = panel.chosen
 
     def check(one: str, other: str, by: str) -> None:
@@ -274,9 +274,7 @@ def test_conditions_and_what_counts_are_chosen_by_clicks(explorer, activations, 
 
 
 def test_a_lasso_selects_and_outlines_the_units_inside(viewer, explorer, activations, qtbot):
-    open_tab(explorer, explorer.map, qtbot)
-    plot = explorer.map.plot
-    qtbot.waitUntil(plot.has_contents)
+    plot = open_plot(explorer, explorer.map, qtbot)
     click_choice(explorer.where, "on all images")
     assert selection_outlines(viewer) == []
     places = plot._places

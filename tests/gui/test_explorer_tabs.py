@@ -13,7 +13,7 @@ from napari_microdl.metrics import tag_recall
 from napari_microdl.report.concept_figures import volcano_places
 
 from .clicks import click_choice
-from .steps import LEFT, choose_umap, lasso, open_tab, pixel_of, rings
+from .steps import LEFT, choose_umap, lasso, open_plot, open_tab, pixel_of, rings
 
 
 @pytest.mark.parametrize("kind", ["conditions", "wells", "channels", "cosines"])
@@ -42,9 +42,7 @@ def test_every_plot_shows_the_concept(explorer, activations, small_run, qtbot, k
 
 
 def test_a_click_in_the_comparison_chooses_the_concept(explorer, activations, qtbot):
-    open_tab(explorer, explorer.compare, qtbot)
-    plot = explorer.compare.plot
-    qtbot.waitUntil(plot.has_contents)
+    plot = open_plot(explorer, explorer.compare, qtbot)
     controls = activations.units.query("Metadata_control")["Metadata_condition"]
     assert explorer.compare.first.currentText() == controls.iloc[0]
     compared = activations.compare(*explorer.compare.chosen)
@@ -61,9 +59,7 @@ def test_a_click_in_the_comparison_chooses_the_concept(explorer, activations, qt
 
 
 def test_the_comparison_is_by_wells_where_there_are_several_of_a_condition(explorer, qtbot):
-    open_tab(explorer, explorer.compare, qtbot)
-    plot = explorer.compare.plot
-    qtbot.waitUntil(plot.has_contents)
+    plot = open_plot(explorer, explorer.compare, qtbot)
     assert "(wells)" in plot.canvas.figure.axes[0].get_ylabel()
     # One well a condition.
     explorer.compare._compared["q_wells"] = np.nan
@@ -73,9 +69,7 @@ def test_the_comparison_is_by_wells_where_there_are_several_of_a_condition(explo
 
 
 def test_what_was_selected_elsewhere_is_ringed_when_the_map_is_looked_at(explorer, qtbot):
-    open_tab(explorer, explorer.map, qtbot)
-    plot = explorer.map.plot
-    qtbot.waitUntil(plot.has_contents)
+    plot = open_plot(explorer, explorer.map, qtbot)
     assert not len(rings(plot))
     open_tab(explorer, explorer.cell, qtbot)
     explorer.selection.select([5])

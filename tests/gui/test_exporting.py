@@ -79,6 +79,12 @@ def menu_key(widget: QWidget, text: str) -> None:
         )
 
 
+def saved(act: Any, widget: QWidget, path: Path) -> Path:
+    """Save what a widget shows by its menu, as a picture or a table by the name that is chosen."""
+    act(widget, "Save picture..." if path.suffix in (".png", ".svg") else "Save table...")
+    return path
+
+
 def is_picture(path: Path) -> bool:
     if path.suffix == ".svg":
         return "<svg" in path.read_text() and "<path" in path.read_text()
@@ -101,15 +107,10 @@ def test_plots_of_the_workflow_are_saved_as_pictures_and_tables(workflow, qtbot,
         ("controls", workflow.whitening.spectrum),
         ("layers", workflow.tokens.curve),
     ):
-        picture = chosen(f"{name}.png")
-        right_click(plot.canvas, "Save picture...")
-        assert is_picture(picture)
-        picture = chosen(f"{name}.svg")
-        menu_key(plot.canvas, "Save picture...")
-        assert is_picture(picture)
-        path = chosen(f"{name}.parquet")
-        right_click(plot.canvas, "Save table...")
-        tables[name] = pd.read_parquet(path)
+        assert is_picture(saved(right_click, plot.canvas, chosen(f"{name}.png")))
+        assert is_picture(saved(menu_key, plot.canvas, chosen(f"{name}.svg")))
+        table = saved(right_click, plot.canvas, chosen(f"{name}.parquet"))
+        tables[name] = pd.read_parquet(table)
     assert pick.proposed[:3] == ["fit curve.png", "fit curve.png", "fit curve.csv"]
     history = pd.DataFrame([dataclasses.asdict(r) for r in dictionary.icfl.history_])
     pd.testing.assert_frame_equal(tables["fit"], history, check_dtype=False)
@@ -124,8 +125,7 @@ def test_plots_of_the_workflow_are_saved_as_pictures_and_tables(workflow, qtbot,
 def test_the_table_of_images_is_saved_and_can_be_filled_in_from(workflow, qtbot, chosen):
     session, table = workflow.session, workflow.fields.table
     session.images.edit_rows([0], condition="bright, 3 µM", use=False)
-    path = chosen("fields.csv")
-    right_click(table.viewport(), "Save table...")
+    path = saved(right_click, table.viewport(), chosen("fields.csv"))
     found = pd.read_csv(path, keep_default_na=False)
     assert found["image"].tolist() == [row.layer().name for row in session.images.rows]
     assert found["use"].tolist() == [False, True, True, True]
@@ -143,8 +143,7 @@ def test_the_table_of_images_is_saved_and_can_be_filled_in_from(workflow, qtbot,
     assert [row.well for row in session.images.rows] == wells
     # As the menu key has it, with fields of several images.
     choose(qtbot, workflow.fields.arrangement, "Images are channels")
-    path = chosen("channels.csv")
-    menu_key(table, "Save table...")
+    path = saved(menu_key, table, chosen("channels.csv"))
     found = pd.read_csv(path, keep_default_na=False)
     assert found["channel"].tolist() == [row.channel for row in session.images.rows]
     assert found["Metadata_Field"].tolist() == ["field 1"] * 4
@@ -170,8 +169,7 @@ def test_the_plot_in_view_is_saved_from_every_tab(explorer, qtbot, chosen):
         # The same by a right click, which neither selects nor lassoes anything.
         before = explorer.session.view.concept, explorer.selection.rows.tolist()
         view = explorer.gallery.lists[1].viewport() if plot is None else plot.canvas
-        path = chosen(f"{name} again.png")
-        right_click(view, "Save picture...")
+        path = saved(right_click, view, chosen(f"{name} again.png"))
         np.testing.assert_array_equal(imread(path), imread(chosen(f"{name}.png")))
         if panel is explorer.compare:
             explorer.compare.by.setCurrentText("by cells")
@@ -233,8 +231,7 @@ def test_the_gallery_and_the_cell_give_their_tables_and_pictures(
     concept = explorer.session.view.concept
     view = explorer.gallery.lists[-1]
     qtbot.waitUntil(lambda: view.count() == 10)
-    path = chosen("opposite.csv")
-    right_click(view.viewport(), "Save table...")
+    path = saved(right_click, view.viewport(), chosen("opposite.csv"))
     rows = activations.top_units(concept, 10, -1)
     table = pd.read_csv(path, keep_default_na=False)
     np.testing.assert_allclose(table["cosine"], activations.alignment(concept)[rows], rtol=1e-5)
@@ -243,22 +240,17 @@ def test_the_gallery_and_the_cell_give_their_tables_and_pictures(
 
     explorer.selection.select([7])
     open_tab(explorer, explorer.cell, qtbot)
-    path = chosen("cell.csv")
-    menu_key(explorer.cell.concepts, "Save table...")
-    table = pd.read_csv(path)
+    table = pd.read_csv(saved(menu_key, explorer.cell.concepts, chosen("cell.csv")))
     concepts, values = activations.concepts_of(7)
     assert table["concept"].tolist() == concepts.tolist()
     np.testing.assert_allclose(table["activation"], values, rtol=1e-5)
     assert table["name"].tolist() == [small_run.result.dictionary.names[c] for c in concepts]
-    path = chosen("like it.parquet")
-    menu_key(explorer.cell.similar, "Save table...")
+    table = pd.read_parquet(saved(menu_key, explorer.cell.similar, chosen("like it.parquet")))
     rows, cosines = activations.similar_units(7, 12)
-    table = pd.read_parquet(path)
     np.testing.assert_allclose(table["cosine"], cosines, rtol=1e-6)
     assert table["label"].tolist() == activations.units["label"][rows].tolist()
-    path = chosen("like it.png")
-    right_click(explorer.cell.similar.viewport(), "Save picture...")
-    assert is_picture(path)
+    similar = explorer.cell.similar.viewport()
+    assert is_picture(saved(right_click, similar, chosen("like it.png")))
     # The plot in view of this tab are these pictures, too.
     path = chosen("again.png")
     click_save(explorer, "plot")
@@ -274,8 +266,7 @@ def test_tables_of_the_evaluation_are_saved_with_all_their_rows(explorer, small_
     shown = [table for table in panel.tables.values() if table.isVisibleTo(panel)]
     assert len(shown) >= 3
     for table in shown:
-        path = chosen(f"{table.table.key}.csv")
-        right_click(table.view.viewport(), "Save table...")
+        path = saved(right_click, table.view.viewport(), chosen(f"{table.table.key}.csv"))
         found = pd.read_csv(path)
         rows = panel.report.rows(table.table.key)
         assert len(found) == len(rows)
@@ -287,9 +278,7 @@ def test_tables_of_the_evaluation_are_saved_with_all_their_rows(explorer, small_
     assert labels["concept"].tolist() == [row["concept"] for row in panel.report.labels]
     names = small_run.result.dictionary.names
     assert labels["concept_name"].tolist() == [names[c] for c in labels["concept"]]
-    path = chosen("reconstruction.svg")
-    right_click(panel.plot.canvas, "Save picture...")
-    assert is_picture(path)
+    assert is_picture(saved(right_click, panel.plot.canvas, chosen("reconstruction.svg")))
 
 
 @pytest.mark.parametrize(

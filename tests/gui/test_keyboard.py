@@ -26,7 +26,7 @@ from napari_microdl.gui.widgets.plots import point_by_key
 from napari_microdl.report.concept_figures import volcano_places
 
 from .clicks import write_in_editor
-from .steps import open_tab, rings, selection_outlines, shown_names
+from .steps import open_plot, open_tab, rings, selection_outlines, shown_names
 
 TAB = Qt.Key.Key_Tab
 CONTROLS = (
@@ -244,9 +244,7 @@ def test_without_images_every_cell_is_reached(bare_explorer, activations, qtbot)
 
 
 def test_arrow_keys_go_from_point_to_point_of_the_comparison(explorer, activations, qtbot):
-    open_tab(explorer, explorer.compare, qtbot)
-    plot = explorer.compare.plot
-    qtbot.waitUntil(plot.has_contents)
+    plot = open_plot(explorer, explorer.compare, qtbot)
     explorer.compare.by.setCurrentText("by cells")
     places = volcano_places(activations.compare(*explorer.compare.chosen))
     plot.setFocus()
@@ -276,9 +274,7 @@ def test_arrow_keys_go_from_point_to_point_of_the_comparison(explorer, activatio
 
 
 def test_a_frame_shows_that_the_comparison_hears_keys(explorer, qtbot):
-    open_tab(explorer, explorer.compare, qtbot)
-    plot = explorer.compare.plot
-    qtbot.waitUntil(plot.has_contents)
+    plot = open_plot(explorer, explorer.compare, qtbot)
     corners = {}
     for widget in (explorer.compare.first, plot):
         look_at(qtbot, explorer, widget)
@@ -318,8 +314,7 @@ def pick(qtbot: Any, button: Any, number: int) -> None:
 def test_cells_are_selected_by_condition_image_or_concept_without_a_lasso(
     viewer, explorer, activations, qtbot
 ):
-    open_tab(explorer, explorer.map, qtbot)
-    qtbot.waitUntil(explorer.map.plot.has_contents)
+    open_plot(explorer, explorer.map, qtbot)
     button = explorer.map.select_button
     conditions = activations.units["Metadata_condition"]
     names = sorted(conditions.unique())

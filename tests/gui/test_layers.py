@@ -9,7 +9,7 @@ import pytest
 import zarr
 from napari.layers import Image, Labels
 
-from napari_microdl.core.errors import MicrodlError
+from core.refusals import refusal
 from napari_microdl.gui.session.layers import (
     FIELD_TAG,
     Layout,
@@ -73,8 +73,8 @@ def test_images_of_one_field_become_its_channels_in_order():
 
 def test_channels_of_different_shape_are_refused_in_one_sentence():
     layers = [Image(np.zeros((20, 20 + i)), name=str(i)) for i in range(2)]
-    with pytest.raises(MicrodlError, match=r"^The channels of 'field 1' differ in shape"):
-        fields_of(*layers, layout=Layout("channels"))
+    told = refusal(fields_of, *layers, layout=Layout("channels"))
+    assert told.startswith("The channels of 'field 1' differ in shape")
 
 
 @pytest.mark.parametrize("channel_axis", [0, 1])
@@ -126,8 +126,8 @@ def test_a_multiscale_image_is_read_at_full_size():
 
 
 def test_two_fields_of_one_name_are_refused():
-    with pytest.raises(MicrodlError, match="Two fields are called 'a'"):
-        fields_of(Image(np.zeros((9, 9)), name="a"), Image(np.zeros((9, 9)), name="a"))
+    twice = (Image(np.zeros((9, 9)), name="a") for _ in range(2))
+    assert "Two fields are called 'a'" in refusal(fields_of, *twice)
 
 
 def test_labels_of_a_stack_follow_its_planes():
@@ -140,8 +140,8 @@ def test_labels_of_a_stack_follow_its_planes():
 @pytest.mark.parametrize("shape", [(3, 8, 9), (2, 2, 8, 9)])
 def test_labels_with_other_axes_are_refused(shape):
     (row,) = rows_of(Image(np.zeros((8, 9)), name="a"), EACH)
-    with pytest.raises(MicrodlError, match="does not fit the image of 'a'"):
-        read_labels(Labels(np.zeros(shape, int)), row)
+    labels = Labels(np.zeros(shape, int))
+    assert "does not fit the image of 'a'" in refusal(read_labels, labels, row)
 
 
 def geometry(ndim: int) -> dict:
@@ -196,7 +196,5 @@ def test_a_closed_image_is_named():
     source = Source(weakref.ref(layer), (), "gone")
     del layer
     gc.collect()
-    with pytest.raises(MicrodlError, match="'gone' was closed"):
-        build_fields([row], EACH, ["channel 1"], with_labels=False)
-    with pytest.raises(MicrodlError, match="'gone' was closed"):
-        output_geometry(source)
+    assert "'gone' was closed" in refusal(build_fields, [row], EACH, ["a"], with_labels=False)
+    assert "'gone' was closed" in refusal(output_geometry, source)

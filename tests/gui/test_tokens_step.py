@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import dask.array as da
 import numpy as np
 import pytest
 
+from models.transformers_cases import BY_NAME, VISION, CLIPVisionConfig
 from napari_microdl.core.config import PipelineConfig, write_config
 from napari_microdl.gui.session.layers import FIELD_TAG
 from napari_microdl.gui.session.preferences import token_cache
@@ -31,36 +31,15 @@ QUICK = {"unit": "crop", "n_atoms": 8, "max_steps": 20, "device": "cpu", "shrink
 @pytest.fixture(scope="module")
 def dino_folder(tmp_path_factory) -> Path:
     """A small DINOv2 with random weights, as transformers saves it."""
-    import torch
-    from transformers import Dinov2Config, Dinov2Model
-
-    torch.manual_seed(0)
-    config = Dinov2Config(
-        hidden_size=24, num_hidden_layers=3, num_attention_heads=2, image_size=56, patch_size=14
-    )
-    folder = tmp_path_factory.mktemp("dino")
-    Dinov2Model(config).save_pretrained(folder)
-    assert json.loads((folder / "config.json").read_text())["model_type"] == "dinov2"
-    return folder
+    return BY_NAME["DINOv2"].write(tmp_path_factory.mktemp("dino"))
 
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory) -> Path:
     """A small CLIP with random weights, which the library transformers runs."""
-    from transformers.models.clip.configuration_clip import CLIPVisionConfig
-    from transformers.models.clip.modeling_clip import CLIPVisionModel
-
-    config = CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=112,
-        patch_size=14,
-    )
-    folder = tmp_path_factory.mktemp("clip")
-    CLIPVisionModel(config).save_pretrained(folder)
-    return folder
+    config = CLIPVisionConfig(**VISION | {"image_size": 112})
+    clip = dataclasses.replace(BY_NAME["CLIP, vision model"], config=config)
+    return clip.write(tmp_path_factory.mktemp("clip"))
 
 
 def chosen_channels(workflow: Any) -> dict[str, str]:
@@ -212,7 +191,7 @@ def test_a_models_own_folder_is_looked_at_and_run(painted, qtbot, dino_folder, p
     # The channels of these images are called red, green and blue.
     assert (read.joint, read.intensity, read.patch_size) == (True, "linear", 14)
     assert list(chosen_channels(workflow).values()) == ["red", "green", "blue"]
-    assert session.settings.dictionary.whitening.n_features_in_ == 24
+    assert session.settings.dictionary.whitening.n_features_in_ == 48
     assert "at the pace of the last run" in step.cost.text()
 
 
@@ -238,7 +217,7 @@ def test_colour_images_are_read_as_one_until_the_box_is_unticked(viewer, qtbot, 
     assert session.plan.run_config().model.joint is True
     run(qtbot, workflow)
     assert session.settings.dictionary.spec.model.joint
-    assert session.settings.dictionary.whitening.n_features_in_ == 24
+    assert session.settings.dictionary.whitening.n_features_in_ == 48
     assert not step.state.text()
     click_tick(qtbot, step.joint)
     assert session.settings.config.model.joint is False
@@ -246,7 +225,7 @@ def test_colour_images_are_read_as_one_until_the_box_is_unticked(viewer, qtbot, 
     assert not step.channels
     run(qtbot, workflow)
     assert not session.settings.dictionary.spec.model.joint
-    assert session.settings.dictionary.whitening.n_features_in_ == 3 * 24
+    assert session.settings.dictionary.whitening.n_features_in_ == 3 * 48
 
 
 @pytest.mark.parametrize("order", [("red", "green", "blue"), ("blue", "green", "red")])
@@ -375,7 +354,7 @@ def test_a_folder_that_the_library_runs_is_looked_at_and_run(workflow, qtbot, cl
     run(qtbot, workflow)
     spec = session.settings.dictionary.spec
     assert (spec.model.patch_size, spec.tokens.layer, spec.tokens.site) == (14, 2, "attention")
-    assert session.settings.dictionary.whitening.n_features_in_ == 24
+    assert session.settings.dictionary.whitening.n_features_in_ == 48
 
 
 def test_a_folder_that_the_library_would_run_asks_for_it_where_it_is_missing(

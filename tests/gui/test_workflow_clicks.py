@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from napari.layers import Labels
@@ -29,6 +31,15 @@ from .steps import (
 )
 
 
+def in_step(qtbot: Any, workflow: ConceptWorkflow, step: str, box: str) -> Any:
+    """A control of a step that is open, in view."""
+    if not workflow.steps[step].is_expanded:
+        click(qtbot, workflow.steps[step].heading)
+    widget = getattr(workflow.steps[step], box)
+    in_view(qtbot, workflow, widget)
+    return widget
+
+
 @pytest.mark.parametrize(
     ("step", "box", "text", "setting", "value"),
     [
@@ -42,11 +53,8 @@ from .steps import (
 def test_a_choice_that_is_clicked_is_what_a_run_takes(
     workflow, qtbot, step, box, text, setting, value
 ):
-    if not workflow.steps[step].is_expanded:
-        click(qtbot, workflow.steps[step].heading)
-    widget = getattr(workflow.steps[step], box)
+    widget = in_step(qtbot, workflow, step, box)
     before = workflow.session.plan.run_config()
-    in_view(qtbot, workflow, widget)
     click_choice(widget, text)
     assert widget.currentText() == text
     after = workflow.session.plan.run_config()
@@ -63,9 +71,7 @@ def test_a_choice_that_is_clicked_is_what_a_run_takes(
     ],
 )
 def test_a_tick_that_is_clicked_is_what_a_run_takes(workflow, qtbot, step, box, setting):
-    click(qtbot, workflow.steps[step].heading)
-    widget = getattr(workflow.steps[step], box)
-    in_view(qtbot, workflow, widget)
+    widget = in_step(qtbot, workflow, step, box)
     before, was = workflow.session.plan.run_config(), widget.isChecked()
     assert before == before.with_settings(**{setting: was})
     for expected in (not was, was):
@@ -89,9 +95,7 @@ def test_a_tick_that_is_clicked_is_what_a_run_takes(workflow, qtbot, step, box, 
 def test_a_number_that_is_typed_is_what_a_run_takes(
     workflow, qtbot, step, box, typed, setting, value
 ):
-    click(qtbot, workflow.steps[step].heading)
-    widget = getattr(workflow.steps[step], box)
-    in_view(qtbot, workflow, widget)
+    widget = in_step(qtbot, workflow, step, box)
     before = workflow.session.plan.run_config()
     write(qtbot, widget, typed)
     assert workflow.session.plan.run_config() == before.with_settings(**{setting: value})
@@ -104,8 +108,7 @@ def test_a_number_that_is_typed_is_what_a_run_takes(
 
 def test_threshold_and_smallest_cell_decide_the_cells(workflow, qtbot):
     step = workflow.cells
-    click(qtbot, step.heading)
-    in_view(qtbot, workflow, step.min_area)
+    in_step(qtbot, workflow, "cells", "min_area")
     click_choice(step.threshold, "One for the image (Otsu)")
     write(qtbot, step.min_area, "150")
     segmentation = workflow.session.plan.run_config().cells
@@ -159,9 +162,7 @@ def test_channels_are_renamed_left_out_and_put_together_by_clicks(stacked, qtbot
         in_view(qtbot, stacked, step.channels)
         write_in_table(qtbot, step.channels, row, 1, name)
     assert [channel.name for channel in session.images.channels] == ["dirt", "GFP"]
-    click(qtbot, stacked.tokens.heading)
-    in_view(qtbot, stacked, stacked.tokens.channel_tokens)
-    click_choice(stacked.tokens.channel_tokens, "Averaged")
+    click_choice(in_step(qtbot, stacked, "tokens", "channel_tokens"), "Averaged")
     assert session.plan.run_config().tokens.channel_tokens == "mean"
     in_view(qtbot, stacked, step.channels)
     tick(qtbot, step.channels, 0, 0)
@@ -206,9 +207,7 @@ def test_images_that_are_channels_are_renamed_together(viewer, workflow, qtbot):
         assert (row.group, row.channel) == ("ab"[number // 2], f"w{number % 2}")
     in_view(qtbot, workflow, step.channels)
     tick(qtbot, step.channels, 0, 0)
-    click(qtbot, workflow.cells.heading)
-    in_view(qtbot, workflow, workflow.cells.channel)
-    click_choice(workflow.cells.channel, "w1")
+    click_choice(in_step(qtbot, workflow, "cells", "channel"), "w1")
     in_view(qtbot, workflow, step.channels)
     write_in_table(qtbot, step.channels, 1, 1, "GFP")
     assert [row.channel for row in session.images.rows] == ["w0", "GFP"] * 2
@@ -225,8 +224,7 @@ def test_images_that_are_channels_are_renamed_together(viewer, workflow, qtbot):
 
 def test_the_channel_of_the_cells_is_chosen_by_a_click(stacked, qtbot):
     step = stacked.cells
-    click(qtbot, step.heading)
-    in_view(qtbot, stacked, step.channel)
+    in_step(qtbot, stacked, "cells", "channel")
     name = stacked.session.images.channels[1].name
     click_choice(step.channel, name)
     assert stacked.session.plan.run_config().cells.channel == name
@@ -267,19 +265,12 @@ def test_treated_takes_the_mark_of_a_control_away(workflow, qtbot):
     assert [row.is_control for row in rows] == [True, False, True, True]
 
 
-def test_explore_opens_the_explorer(viewer, workflow, qtbot):
-    click(qtbot, workflow.explore_button)
-    names = [name.split(" (")[0] for name in viewer.window.dock_widgets]
-    assert names == ["Concept workflow", "Concept explorer"]
-
-
 def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
     workflow, qtbot, small_run, tmp_path, pick
 ):
     step, session = workflow.dictionary, workflow.session
     pick(small_run.result.dictionary.save(tmp_path / "concepts"))
-    click(qtbot, step.heading)
-    in_view(qtbot, workflow, step.save)
+    in_step(qtbot, workflow, "dictionary", "save")
     assert not step.save.isEnabled()
     assert step.fit.isChecked()
     click(qtbot, step.load)
@@ -310,9 +301,7 @@ def test_a_dictionary_is_loaded_applied_and_saved_by_clicks(
 
 
 def test_apply_without_a_dictionary_is_said(workflow, qtbot):
-    click(qtbot, workflow.dictionary.heading)
-    in_view(qtbot, workflow, workflow.dictionary.apply)
-    click_tick(qtbot, workflow.dictionary.apply)
+    click_tick(qtbot, in_step(qtbot, workflow, "dictionary", "apply"))
     assert workflow.session.settings.apply_dictionary
     click(qtbot, workflow.run_button)
     assert workflow.status.text().startswith("⚠ ")
@@ -355,9 +344,7 @@ def test_cells_of_cellpose_are_found_by_their_names(viewer, workflow, qtbot):
     for image, mask in zip(list(viewer.layers), masks, strict=True):
         viewer.add_labels(mask, name=f"{image.name}_cp_masks_000")
     step = workflow.cells
-    click(qtbot, step.heading)
-    in_view(qtbot, workflow, step.source)
-    click_choice(step.source, "My Labels layers")
+    click_choice(in_step(qtbot, workflow, "cells", "source"), "My Labels layers")
     for row in range(4):
         name = workflow.session.images.rows[row].layer().name
         assert step.labels.cellWidget(row, 1).currentText() == f"{name}_cp_masks_000"

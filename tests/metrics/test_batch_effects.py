@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse, stats
 from sklearn.metrics import roc_auc_score
 
+from core.refusals import refusal
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.metrics import batch_effects
 
@@ -154,10 +155,8 @@ def test_what_does_not_fit_is_refused():
     codes = sparse.csr_array(codes)
     with pytest.raises(MicrodlError, match="of 1 batch; a batch effect takes"):
         batch_effects(codes, np.zeros(120), control)
-    with pytest.raises(MicrodlError, match="group is in several batches"):
-        batch_effects(codes, plate, control, well % 8)
-    with pytest.raises(MicrodlError, match="3 control groups in 3 batches"):
-        batch_effects(codes, plate, control, plate)
+    assert "group is in several batches" in refusal(batch_effects, codes, plate, control, well % 8)
+    assert "3 control groups in 3 batches" in refusal(batch_effects, codes, plate, control, plate)
     with pytest.raises(MicrodlError, match="No block of controls holds several batches"):
         batch_effects(codes, plate, control, well, well)
     with pytest.raises(MicrodlError, match="group is in several blocks"):
@@ -165,5 +164,4 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(MicrodlError, match="2 control groups in 1 blocks and 2 batches"):
         batch_effects(codes[:4], [0, 0, 1, 1], np.ones(4, bool), [0, 0, 1, 1], np.zeros(4))
     for arguments in [(plate[1:], control), (plate, control[1:]), (plate, control, well[1:])]:
-        with pytest.raises(MicrodlError, match="120 samples but 119"):
-            batch_effects(codes, *arguments)
+        assert "120 samples but 119" in refusal(batch_effects, codes, *arguments)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
+from core.refusals import refusal
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.metrics.group_tests import compare_groups, compare_wells, duplicates
 from tasks import Looked
@@ -82,8 +83,7 @@ def test_groups_that_do_not_fit_are_refused():
     codes, group = draw(1)
     with pytest.raises(MicrodlError, match="40 samples but groups of 39 and 40"):
         compare_groups(codes, (group == 0)[:-1], group == 1)
-    with pytest.raises(MicrodlError, match="in both groups"):
-        compare_groups(codes, group == 0, group < 2)
+    assert "in both groups" in refusal(compare_groups, codes, group == 0, group < 2)
 
 
 @pytest.mark.parametrize("rows_at_once", [3, 1000])
@@ -180,5 +180,4 @@ def test_a_test_by_wells_takes_two_wells_a_side_and_one_entry_a_sample():
     assert compare_wells(codes, group == 0, group == 1, one).isna().all(axis=None)
     with pytest.raises(MicrodlError, match="40 samples but 3 wells"):
         compare_wells(codes, group == 0, group == 1, np.arange(3))
-    with pytest.raises(MicrodlError, match="both groups"):
-        compare_wells(codes, group == 0, group < 2, np.arange(40))
+    assert "both groups" in refusal(compare_wells, codes, group == 0, group < 2, np.arange(40))

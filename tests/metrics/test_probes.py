@@ -162,10 +162,8 @@ def test_a_label_of_one_fold_and_wrong_lengths_are_refused():
     with pytest.raises(MicrodlError, match="label 'a' is in one fold only"):
         probe_scores(x, labels, (labels == "a").astype(int))
     for short in [(labels[1:], wells), (labels, wells[1:]), (labels, wells, wells[1:])]:
-        with pytest.raises(MicrodlError, match="There are 360 samples but 359"):
-            probe_scores(x, *short)
-    with pytest.raises(MicrodlError, match="There are 360 samples but 359 groups"):
-        group_folds(labels, wells[1:])
+        assert "There are 360 samples but 359" in refusal(probe_scores, x, *short)
+    assert "There are 360 samples but 359 groups" in refusal(group_folds, labels, wells[1:])
 
 
 @given(data=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("abc")), min_size=1))

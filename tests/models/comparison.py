@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from core.refusals import refusal
 from napari_microdl.models.encoder import EncoderModel
+from napari_microdl.models.registry import load_model
 
 IMAGENET = (np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225]))
 TRANSFORMERS, SECOND = "transformers", "second implementation"
@@ -49,3 +52,13 @@ def compare(model: EncoderModel, tiles: np.ndarray, expected: Tokens) -> Differe
 
 def tiles_of(channels: int, height: int, width: int | None = None, n: int = 2) -> np.ndarray:
     return np.random.default_rng(5).random((n, channels, height, width or height), np.float32)
+
+
+def tokens_of(folder: Path, layer: int = 3) -> np.ndarray:
+    """Of two channels of a folder's model."""
+    return load_model(str(folder), device="cpu").tokens(tiles_of(2, 56), layer, "residual")
+
+
+def refused(place: Path | str, **options: Any) -> str:
+    """The sentence that a model is refused with."""
+    return refusal(load_model, place, device="cpu", **options)

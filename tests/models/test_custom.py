@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.refusals import refusal
 from models import published
+from models.comparison import refused
 from models.transformers_cases import BY_NAME
 from napari_microdl.models.base import terms_of
 from napari_microdl.models.families.builtin import load_builtin
@@ -58,10 +58,6 @@ def folder(tmp_path: Path) -> Path:
     published.write(published.timm_state(config), tmp_path / "lab" / "encoder.safetensors")
     (tmp_path / "lab" / "ours.toml").write_text(TOML)
     return tmp_path / "lab"
-
-
-def refused(path: Path | str) -> str:
-    return refusal(load_model, path, device="cpu")
 
 
 def test_a_description_is_all_that_a_lab_needs(folder: Path):

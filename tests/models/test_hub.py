@@ -16,6 +16,7 @@ from safetensors.torch import load, save
 
 from core.processes import python
 from core.refusals import refusal
+from models.comparison import refused
 from models.transformers_cases import BY_NAME
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.registry import load_model, model_spec, recipes, weights_pin
@@ -77,15 +78,13 @@ def test_a_cached_commit_is_loaded_without_the_network(cached: dict[str, bytes])
     assert model.spec.weights_sha256 == digest_of(cached)
     tokens = model.tokens(np.zeros((1, 2, 28, 42), np.float32), 2, "residual")
     assert tokens.shape == (1, 2, 2, 3, 48)
-    with pytest.raises(MicrodlError, match="is not the file that was pinned"):
-        load_model(REFERENCE, device="cpu", sha256="0" * 64)
+    assert "is not the file that was pinned" in refused(REFERENCE, sha256="0" * 64)
 
 
 def test_a_damaged_file_of_the_cache_is_noticed(cached: dict[str, bytes], offline: Path):
     blob = (offline / "models--lab--vit/snapshots" / COMMIT / "model.safetensors").resolve()
     blob.write_bytes(cached["model.safetensors"][:-4] + b"\0\0\0\1")
-    with pytest.raises(MicrodlError, match="in the hub's cache is damaged; delete"):
-        load_model(REFERENCE, device="cpu")
+    assert "in the hub's cache is damaged; delete" in refused(REFERENCE)
 
 
 def test_a_spec_needs_the_configuration_alone(offline: Path, files: dict[str, bytes]):
@@ -100,7 +99,7 @@ def test_what_is_not_cached_is_not_fetched_while_offline(
     offline: Path, files: dict[str, bytes], there: tuple[str, ...]
 ):
     cached_repository(offline, "lab/vit", {name: files[name] for name in there})
-    assert refusal(load_model, REFERENCE, device="cpu") == (
+    assert refused(REFERENCE) == (
         "lab/vit is not in the cache, and HF_HUB_OFFLINE forbids the network; give a file or "
         "folder that you have instead."
     )
@@ -182,28 +181,24 @@ def test_a_repository_that_is_closed_says_so(
         raise error.__new__(error)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    assert reason in refusal(load_model, f"hf://recursionpharma/OpenPhenom@{COMMIT}", device="cpu")
+    assert reason in refused(f"hf://recursionpharma/OpenPhenom@{COMMIT}")
 
 
 @pytest.mark.parametrize(
     "reference", ["hf://lab/vit", "hf://lab/vit@main", f"hf://lab/vit@{COMMIT[:7]}"]
 )
 def test_only_a_commit_pins_weights(reference: str):
-    with pytest.raises(MicrodlError, match="Name the commit of lab/vit by its 40 hex digits"):
-        load_model(reference)
+    assert "Name the commit of lab/vit by its 40 hex digits" in refusal(load_model, reference)
 
 
 @pytest.mark.parametrize("reference", ["hf://", "hf://vit", "hf://a/b/c", "hf://lab/vi t@x"])
 def test_a_reference_of_another_form_is_refused(reference: str):
-    with pytest.raises(MicrodlError, match="write hf://organisation/name@commit"):
-        load_model(reference)
+    assert "write hf://organisation/name@commit" in refusal(load_model, reference)
 
 
 def test_a_published_model_comes_from_its_pinned_commit(offline: Path):
-    with pytest.raises(MicrodlError, match=r"facebook/dinov2-small is not in the cache"):
-        load_model("dinov2-small", device="cpu")
-    with pytest.raises(MicrodlError, match="are not on the hub; get them from Bayer"):
-        load_model("unidino", device="cpu")
+    assert "facebook/dinov2-small is not in the cache" in refused("dinov2-small")
+    assert "are not on the hub; get them from Bayer" in refused("unidino")
 
 
 def test_every_model_of_the_hub_has_a_commit_and_all_but_one_a_digest():
@@ -241,8 +236,7 @@ def test_the_digest_of_the_first_download_is_kept_shown_and_asked_for(
     state = load(cached["model.safetensors"])
     other = {name: tensor + 1 for name, tensor in state.items()}
     cached_repository(offline, "lab/vit", {**cached, "model.safetensors": save(other)})
-    with pytest.raises(MicrodlError, match="is not the file that was used first: its sha256 is"):
-        load_model(REFERENCE, device="cpu")
+    assert "is not the file that was used first: its sha256 is" in refused(REFERENCE)
     assert record.read_text().startswith(digest)
     record.unlink()
     assert load_model(REFERENCE, device="cpu").spec.weights_sha256 != digest
@@ -255,8 +249,7 @@ def test_a_damaged_record_stops_the_weights_but_not_the_list(own_cache: Path, co
     record.parent.mkdir()
     record.write_bytes(content)
     assert model_spec(REFERENCE).weights_sha256 == ""
-    with pytest.raises(MicrodlError, match=r"delete it\."):
-        load_model(REFERENCE, device="cpu")
+    assert "delete it." in refused(REFERENCE)
     assert record.read_bytes() == content
 
 
@@ -276,8 +269,7 @@ def test_a_pinned_digest_is_asked_for_by_name_and_by_commit(offline: Path, files
     for name in ("dinov2-small", reference):
         assert model_spec(name).weights_sha256 == source.sha256
         assert weights_pin(name) == weights_pin("dinov2-small")
-        with pytest.raises(MicrodlError, match="is not the file that was pinned"):
-            load_model(name, device="cpu")
+        assert "is not the file that was pinned" in refused(name)
     # Of another commit, or of a file of one's own, nothing is known.
     for name in ("dinov2-small@weights.pth", "unidino", "builtin", "weights.pth"):
         assert weights_pin(name) == ""
@@ -330,5 +322,4 @@ def test_the_network_is_forbidden_or_not_and_one_commit_is_asked_for(
 
 
 def test_a_source_without_a_commit_is_never_fetched():
-    with pytest.raises(MicrodlError, match="40 hex digits"):
-        hub.fetch(HubSource("lab/vit"))
+    assert "40 hex digits" in refusal(hub.fetch, HubSource("lab/vit"))

@@ -6,9 +6,10 @@ import copy
 import json
 import re
 import sys
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.deit.image_processing_pil_deit import DeiTImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 from transformers.models.vit_msn.configuration_vit_msn import ViTMSNConfig
 from transformers.models.vit_msn.modeling_vit_msn import ViTMSNModel
 
 from core.processes import python
 from core.refusals import Payload, refusal
-from models.comparison import tiles_of
+from models.comparison import refused, tiles_of, tokens_of
 from models.transformers_cases import BY_NAME, LIBRARY, VISION, Library, randomised
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.base import ChannelRule
@@ -43,17 +40,8 @@ from napari_microdl.models.weights.files import read_preprocessing
 
 CLIP = BY_NAME["CLIP, vision model"]
 ENCODERS = {library.read.__name__ for library in LIBRARY}
-PROCESSORS = {
-    "deit": DeiTImageProcessorPil,
-    "beit": BeitImageProcessorPil,
-    "data2vec-vision": BeitImageProcessorPil,
-    "ijepa": ViTImageProcessorPil,
-    "vit_msn": ViTImageProcessorPil,
-    "clip": CLIPImageProcessorPil,
-    "clip_vision_model": CLIPImageProcessorPil,
-    "siglip": SiglipImageProcessorPil,
-    "siglip_vision_model": SiglipImageProcessorPil,
-}
+# Families whose image processor is that of another one.
+PROCESSORS = {"data2vec-vision": "beit", "ijepa": "vit", "vit_msn": "vit"}
 TILES = tiles_of(2, 56)
 
 
@@ -72,14 +60,6 @@ def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any
     state = load_file(folder / "model.safetensors")
     change(state)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def tokens_of(folder: Path, layer: int = 3) -> np.ndarray:
-    return load_model(str(folder), device="cpu").tokens(TILES, layer, "residual")
-
-
-def refused(folder: Path | str) -> str:
-    return refusal(load_model, folder, device="cpu")
 
 
 @pytest.mark.parametrize("library", LIBRARY, ids=lambda x: x.name)
@@ -156,11 +136,8 @@ def test_passes_of_two_threads_do_not_see_each_other(folder: Path):
         found = (model.tokens(TILES, layer, "residual") for _ in range(20))
         wrong.extend(layer for tokens in found if not np.array_equal(tokens, expected[layer]))
 
-    threads = [threading.Thread(target=work, args=(layer,)) for layer in expected]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, expected))
     assert not wrong
 
 
@@ -187,7 +164,9 @@ def test_what_a_family_takes_for_granted_is_what_the_library_does(kind: str):
     module = import_module(f"transformers.models.{family.module}.configuration_{name}")
     config = getattr(module, family.config)()
     assert {k: getattr(config, k) for k in USUAL_SETTINGS} == {**USUAL_SETTINGS, **family.defaults}
-    processor = PROCESSORS[kind]
+    of = PROCESSORS.get(kind, kind.removesuffix("_vision_model"))
+    module = import_module(f"transformers.models.{of}.image_processing_pil_{of}")
+    (processor,) = (getattr(module, name) for name in module.__all__)
     for ours, theirs in zip(family.constants, ("image_mean", "image_std"), strict=True):
         np.testing.assert_array_equal(np.broadcast_to(ours, 3), getattr(processor, theirs))
 
@@ -326,32 +305,27 @@ def test_only_the_vision_tower_is_kept_of_a_pytorch_file(tmp_path: Path, own_cac
     np.testing.assert_array_equal(tokens_of(place), expected)
 
 
-BIAS = "beit.encoder.layer.0.attention.attention.relative_position_bias"
+INDEX = "beit.encoder.layer.0.attention.attention.relative_position_bias.relative_position_index"
+BEHIND = ("post_layernorm.weight", "post_layernorm.bias")
 
 
 @pytest.mark.parametrize(
     ("name", "change"),
     [
         # Indices are made anew.
-        ("BEiT", lambda s: s.update({f"{BIAS}.relative_position_index": torch.arange(9)})),
+        ("BEiT", partial(change_weights, change=lambda s: s.update({INDEX: torch.arange(9)}))),
         # These come behind the blocks.
-        (CLIP.name, lambda s: [s.pop(f"post_layernorm.{x}") for x in ("weight", "bias")]),
+        (CLIP.name, partial(change_weights, change=lambda s: [s.pop(name) for name in BEHIND])),
+        ("BEiT", partial(change_settings, layer_scale_init_value=1)),
     ],
-    ids=["more than is needed", "less than is saved"],
+    ids=["more tensors than are needed", "fewer than are saved", "a whole number"],
 )
-def test_tensors_that_are_not_run_do_not_matter(
-    tmp_path: Path, name: str, change: Callable[[dict[str, torch.Tensor]], Any]
+def test_tensors_that_are_not_run_and_whole_numbers_do_not_matter(
+    tmp_path: Path, name: str, change: Callable[[Path], Any]
 ):
     place = BY_NAME[name].write(tmp_path / "ours")
     expected = tokens_of(place)
-    change_weights(place, change)
-    np.testing.assert_array_equal(tokens_of(place), expected)
-
-
-def test_a_whole_number_is_a_number_too(tmp_path: Path):
-    place = BY_NAME["BEiT"].write(tmp_path / "ours")
-    expected = tokens_of(place)
-    change_settings(place, layer_scale_init_value=1)
+    change(place)
     np.testing.assert_array_equal(tokens_of(place), expected)
 
 

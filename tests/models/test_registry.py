@@ -48,10 +48,8 @@ def test_published_models_are_described_before_they_are_loaded():
     assert specs["unidino"].weights_sha256 == ""
     assert model_spec("dinov2-base", joint=True).channels.names == ("R", "G", "B")
     assert model_spec("openphenom@anywhere.safetensors") == specs["openphenom"]
-    with pytest.raises(MicrodlError, match="Model 'none' is not known"):
-        model_spec("none")
-    with pytest.raises(MicrodlError, match="Model 'builtin2' is not known"):
-        load_model("builtin2", weights="weights.pth")
+    assert "Model 'none' is not known" in refusal(model_spec, "none")
+    assert "Model 'builtin2' is not known" in refusal(load_model, "builtin2", weights="weights.pth")
     with pytest.raises(MicrodlError, match="channel-agnostic takes no file of weights; leave it"):
         load_model("builtin", weights="weights.pth")
 
@@ -85,14 +83,13 @@ def test_some_channels_of_a_model_make_a_model_of_their_own(tmp_path: Path):
         ("channelvit-jump-cp[]", "name one or more of Mito, AGP, RNA, ER, DNA, each once"),
         ("cell-dino-cp-vits8[DNA]", "cannot run on some of its channels; name none"),
         ("openphenom[DNA]", "cannot run on some of its channels; name none"),
-        ("none[DNA]", r"Model 'none\[DNA\]' is not known"),
-        ("builtin[DNA]", r"Model 'builtin\[DNA\]' is not known"),
+        ("none[DNA]", "Model 'none[DNA]' is not known"),
+        ("builtin[DNA]", "Model 'builtin[DNA]' is not known"),
     ],
 )
 def test_channels_that_a_model_does_not_have_are_refused(name: str, sentence: str):
     for look in (model_spec, load_model):
-        with pytest.raises(MicrodlError, match=sentence):
-            look(name)
+        assert sentence in refusal(look, name)
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from core.refusals import refusal
-from models.comparison import tiles_of
+from models.comparison import refused, tiles_of, tokens_of
 from models.test_hub import COMMIT, cached_repository, offline
 from models.transformers_cases import BY_NAME, FULL_SIZE
-from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.registry import load_model, weights_pin
 
 __all__ = ["offline"]
@@ -39,14 +37,6 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("model-*.safetensors"))
-
-
-def tokens_of(folder: Path) -> np.ndarray:
-    return load_model(str(folder), device="cpu").tokens(TILES, 3, "residual")
-
-
-def refused(folder: Path) -> str:
-    return refusal(load_model, str(folder), device="cpu")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -72,8 +62,7 @@ def test_the_digest_is_that_of_all_files_in_order(folder: Path):
     digest = hashlib.sha256(content).hexdigest()
     assert load_model(folder, device="cpu").spec.weights_sha256 == digest
     assert load_model(folder, device="cpu", sha256=digest.upper()).spec.depth == 3
-    with pytest.raises(MicrodlError, match=r"'model.safetensors.index.json' is not the file that"):
-        load_model(folder, device="cpu", sha256="0" * 64)
+    assert f"'{INDEX}' is not the file that was pinned" in refused(folder, sha256="0" * 64)
 
 
 def test_a_folder_of_several_files_may_stand_for_a_published_model(tmp_path: Path):
@@ -156,8 +145,6 @@ def test_all_files_of_a_commit_are_fetched_and_checked(folder: Path, offline: Pa
     snapshot = offline / "models--lab--parts" / "snapshots" / COMMIT
     blob = (snapshot / last).resolve()
     blob.write_bytes(files[last][:-4] + b"\0\0\0\1")
-    with pytest.raises(MicrodlError, match=f"'{last}' in the hub's cache is damaged; delete"):
-        load_model(reference, device="cpu")
+    assert f"'{last}' in the hub's cache is damaged; delete" in refused(reference)
     (snapshot / last).unlink()
-    with pytest.raises(MicrodlError, match=f"lab/parts has no {last} in the cache"):
-        load_model(reference, device="cpu")
+    assert f"lab/parts has no {last} in the cache" in refused(reference)

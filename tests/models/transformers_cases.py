@@ -165,6 +165,10 @@ OWN = (
     Library("ViT", ViTModel, ViTConfig(**VISION, qkv_bias=False), 1),
     Library("ViT-MAE", ViTMAEModel, ViTMAEConfig(**VISION, mask_ratio=0.0), 1, IMAGENET),
 )
+# BEiT and those after it: a class token, and relative positions, which fit any grid.
+RELATIVE: dict[str, Any] = {"n_prefix": 1, "resize": False}
+BOTH = {"vision_config": VISION, "text_config": TEXT}
+SHARED = VISION | {"use_shared_relative_position_bias": True}
 LIBRARY = (
     Library("DeiT", DeiTModel, DeiTConfig(**VISION), 2),
     Library(
@@ -178,58 +182,35 @@ LIBRARY = (
         "BEiT",
         BeitModel,
         BeitConfig(**VISION, use_relative_position_bias=True, layer_scale_init_value=0.5),
-        1,
-        resize=False,
+        **RELATIVE,
         saved=BeitForImageClassification,
     ),
     Library(
         "BEiT, shared and absolute positions",
         BeitModel,
         BeitConfig(
-            **VISION,
-            use_shared_relative_position_bias=True,
+            **SHARED,
             use_absolute_position_embeddings=True,
             use_mask_token=True,
             use_mean_pooling=False,
             layer_scale_init_value=0.0,
         ),
-        1,
-        resize=False,
+        **RELATIVE,
     ),
     Library(
         "data2vec",
         Data2VecVisionModel,
         Data2VecVisionConfig(**VISION, use_relative_position_bias=True),
-        1,
-        resize=False,
+        **RELATIVE,
         saved=Data2VecVisionForImageClassification,
     ),
-    Library(
-        "data2vec, shared positions",
-        Data2VecVisionModel,
-        Data2VecVisionConfig(**VISION, use_shared_relative_position_bias=True),
-        1,
-        resize=False,
-    ),
+    Library("data2vec, shared", Data2VecVisionModel, Data2VecVisionConfig(**SHARED), **RELATIVE),
     Library("I-JEPA", IJepaModel, IJepaConfig(**VISION), 0),
     Library("ViT-MSN", ViTMSNModel, ViTMSNConfig(**VISION), 1),
     Library("SigLIP, vision model", SiglipVisionModel, SiglipVisionConfig(**VISION), 0),
-    Library(
-        "SigLIP",
-        SiglipVisionModel,
-        SiglipConfig(vision_config=VISION, text_config=TEXT),
-        0,
-        saved=SiglipModel,
-    ),
+    Library("SigLIP", SiglipVisionModel, SiglipConfig(**BOTH), 0, saved=SiglipModel),
     Library("CLIP, vision model", CLIPVisionModel, CLIPVisionConfig(**VISION), 1, CLIP_CONSTANTS),
-    Library(
-        "CLIP",
-        CLIPVisionModel,
-        CLIPConfig(vision_config=VISION, text_config=TEXT),
-        1,
-        CLIP_CONSTANTS,
-        saved=CLIPModel,
-    ),
+    Library("CLIP", CLIPVisionModel, CLIPConfig(**BOTH), 1, CLIP_CONSTANTS, saved=CLIPModel),
 )
 BY_NAME = {library.name: library for library in (*OWN, *LIBRARY)}
 # Published models, whose shapes the registry has.

@@ -13,6 +13,7 @@ import tifffile
 
 from core.refusals import refusal
 from models import published
+from models.transformers_cases import BY_NAME
 from napari_microdl.cli import main
 from napari_microdl.core.config import PipelineConfig, write_config
 from napari_microdl.core.errors import MicrodlError
@@ -222,12 +223,7 @@ def test_tokens_without_a_run_go_by_names_too(lab):
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small DINOv2 with random weights, as transformers saves it."""
-    from transformers import Dinov2Config, Dinov2Model
-
-    shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
-    folder = tmp_path_factory.mktemp("photographs")
-    Dinov2Model(Dinov2Config(**shape, image_size=56, patch_size=14)).save_pretrained(folder)
-    return folder
+    return BY_NAME["DINOv2"].write(tmp_path_factory.mktemp("photographs"))
 
 
 @pytest.mark.parametrize(
@@ -254,7 +250,7 @@ def test_the_colours_of_an_image_go_together_into_a_model_of_photographs(
     assert run.dictionary.spec.model.joint == expected
     asked = config.with_settings(joint=expected)
     for grid, same in zip(run.activations.grids, tokens(fields, asked), strict=True):
-        assert grid.tokens.shape[-1] == (24 if expected else 72)
+        assert grid.tokens.shape[-1] == (48 if expected else 144)
         np.testing.assert_array_equal(grid.tokens, same)
     # Applied to other images, the dictionary decides.
     again = run_pipeline(fields, config.with_settings(joint=None), dictionary=run.dictionary)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,28 +18,26 @@ PLAN = TilePlan(4, 16, 1)
 IMAGE = np.random.default_rng(6).random((1, 60, 70)).astype(np.float32)
 
 
-def too_much_for_torch() -> None:
-    torch.empty(2**60, dtype=torch.uint8)
+def failing(kind: type[Exception], words: str) -> Callable[[], None]:
+    def fail() -> None:
+        raise kind(words)
+
+    return fail
 
 
-def too_much_for_numpy() -> None:
-    np.empty(2**60, np.uint8)
-
-
-def too_much_for_cuda() -> None:
+MPS = "MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)"
+WINDOWS = (
+    "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried "
+    "to allocate 1099511627776 bytes."
+)
+RUN_OUT: dict[str, Callable[[], Any]] = {
+    "torch": lambda: torch.empty(2**60, dtype=torch.uint8),
+    "numpy": lambda: np.empty(2**60, np.uint8),
     # The class that CUDA raises; its words are those of torch.
-    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-
-def too_much_for_mps() -> None:
-    raise RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB, max allowed: 9.07 GB)")
-
-
-def too_much_on_windows() -> None:
-    raise RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you "
-        "tried to allocate 1099511627776 bytes."
-    )
+    "cuda": failing(torch.OutOfMemoryError, "CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "mps": failing(RuntimeError, MPS),
+    "windows": failing(RuntimeError, WINDOWS),
+}
 
 
 class Narrow(PatchMean):
@@ -57,16 +56,7 @@ class Narrow(PatchMean):
         return super().tokens(tiles, layer, site)
 
 
-@pytest.mark.parametrize(
-    "run_out",
-    [
-        too_much_for_torch,
-        too_much_for_numpy,
-        too_much_for_cuda,
-        too_much_for_mps,
-        too_much_on_windows,
-    ],
-)
+@pytest.mark.parametrize("run_out", RUN_OUT.values(), ids=RUN_OUT)
 def test_a_run_goes_on_with_smaller_passes(run_out: Callable[[], None]):
     model = Narrow(2, run_out)
     careful = MemoryLimited(model)
@@ -102,14 +92,14 @@ def test_what_a_device_keeps_aside_is_let_go_before_the_next_pass(
 
 
 def test_a_single_field_backs_off_without_being_asked():
-    model = Narrow(3, too_much_for_torch)
+    model = Narrow(3, RUN_OUT["torch"])
     grid = embed_field(IMAGE, model, PLAN, batch_size=8)
     expected = embed_field(IMAGE, PatchMean(4), PLAN)
     np.testing.assert_array_equal(grid.tokens, expected.tokens)
 
 
 def test_too_little_memory_for_one_tile_gives_one_sentence():
-    model = Narrow(0, too_much_for_torch)
+    model = Narrow(0, RUN_OUT["torch"])
     assert refusal(embed_field, IMAGE, model, PLAN) == (
         "There is not enough memory for the model 'Patch mean' to see a single tile of 16 x 16 px "
         "with 1 channel; close other programs, use smaller tiles or choose a smaller model."
@@ -119,11 +109,11 @@ def test_too_little_memory_for_one_tile_gives_one_sentence():
 
 def test_only_what_a_model_allows_is_suggested():
     image = np.repeat(IMAGE, 3, 0)
-    fixed = Narrow(0, too_much_for_numpy, channels=JOINT, tile_size=16, fixed_tile=True)
+    fixed = Narrow(0, RUN_OUT["numpy"], channels=JOINT, tile_size=16, fixed_tile=True)
     assert refusal(embed_field, image, fixed, PLAN, batch_size=1).endswith(
         "with 3 channels; close other programs or choose a smaller model."
     )
-    free = Narrow(0, too_much_for_numpy)
+    free = Narrow(0, RUN_OUT["numpy"])
     told = refusal(embed_field, image, free, PLAN, batch_size=1)
     assert "close other programs, use fewer channels, use smaller tiles or" in told
 
@@ -132,12 +122,9 @@ def test_only_what_a_model_allows_is_suggested():
     "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("no memory")]
 )
 def test_other_errors_go_through(error: Exception):
-    def fail() -> None:
-        raise error
-
     assert not is_out_of_memory(error)
     with pytest.raises(type(error), match=str(error)):
-        embed_field(IMAGE, Narrow(2, fail), PLAN)
+        embed_field(IMAGE, Narrow(2, failing(type(error), str(error))), PLAN)
 
 
 def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
@@ -150,7 +137,7 @@ def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
                 self.used_precision = "bf16"
             return self.used_precision
 
-    model = Trying(1, too_much_for_torch)
+    model = Trying(1, RUN_OUT["torch"])
     careful = MemoryLimited(model)
     cache = TokenCache(tmp_path)
     grid = embed_field(IMAGE, careful, PLAN, batch_size=8, cache=cache)
@@ -160,7 +147,7 @@ def test_a_trial_of_the_precision_backs_off_as_a_pass_does(tmp_path: Path):
     assert model.refused == [3, 3, 2]
     assert careful.most_tiles == 1
     assert len(model.batches) == 1 + 72
-    hopeless = Trying(0, too_much_for_torch)
+    hopeless = Trying(0, RUN_OUT["torch"])
     cache = TokenCache(tmp_path / "other")
     told = refusal(embed_field, IMAGE, hopeless, PLAN, batch_size=1, cache=cache)
     assert told.startswith("There is not enough memory for the model")

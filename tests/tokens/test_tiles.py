@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -117,44 +117,37 @@ def test_tiles_that_a_model_does_not_take_give_one_sentence():
     assert "patches of 8 px but the model 'Patch mean' has" in other
 
 
-@contextmanager
-def as_dask(data: np.ndarray, folder: Path) -> Iterator[Any]:
-    yield da.from_array(data, chunks=(1, 13, 17))
-
-
-@contextmanager
-def as_zarr(data: np.ndarray, folder: Path) -> Iterator[Any]:
-    yield zarr.create_array(folder / "image.zarr", data=data, chunks=(1, 11, 8))
-
-
-@contextmanager
-def as_one_chunk(data: np.ndarray, folder: Path) -> Iterator[Any]:
-    yield zarr.create_array(folder / "image.zarr", data=data, chunks=data.shape)
-
-
-@contextmanager
-def as_tiff(data: np.ndarray, folder: Path) -> Iterator[Any]:
+def as_tiff(data: np.ndarray, folder: Path, stack: ExitStack) -> Any:
+    """Read from its file, which is open until the stack is done with."""
     path = folder / "image.tif"
     tifffile.imwrite(path, data, tile=(16, 16), photometric="minisblack")
-    with tifffile.TiffFile(path) as file:
-        yield zarr.open_array(file.aszarr(), mode="r")
+    file = stack.enter_context(tifffile.TiffFile(path))
+    return zarr.open_array(file.aszarr(), mode="r")
 
 
-@contextmanager
-def as_plane(data: np.ndarray, folder: Path) -> Iterator[Any]:
+def as_plane(data: np.ndarray, folder: Path, _: ExitStack) -> Any:
     """One of a stack of times and depths."""
     stack = np.zeros((2, 3, *data.shape), data.dtype)
     stack[1, 2] = data
     stored = zarr.create_array(folder / "stack.zarr", data=stack, chunks=(1, 1, 1, 16, 16))
-    yield da.from_zarr(stored)[1, 2]
+    return da.from_zarr(stored)[1, 2]
 
 
-@contextmanager
-def as_colours(data: np.ndarray, folder: Path) -> Iterator[Any]:
+def as_colours(data: np.ndarray, folder: Path, _: ExitStack) -> Any:
     """Channels come last in the file."""
     colours = np.moveaxis(data, 0, -1)
     stored = zarr.create_array(folder / "rgb.zarr", data=colours, chunks=(16, 16, 3))
-    yield da.moveaxis(da.from_zarr(stored), -1, 0)
+    return da.moveaxis(da.from_zarr(stored), -1, 0)
+
+
+STORES: dict[str, Callable[[np.ndarray, Path, ExitStack], Any]] = {
+    "dask": lambda data, folder, _: da.from_array(data, chunks=(1, 13, 17)),
+    "zarr": lambda data, folder, _: zarr.create_array(folder / "a", data=data, chunks=(1, 11, 8)),
+    "chunk": lambda data, folder, _: zarr.create_array(folder / "a", data=data, chunks=data.shape),
+    "tiff": as_tiff,
+    "plane": as_plane,
+    "colours": as_colours,
+}
 
 
 @given(start=st.integers(-60, 60), span=st.integers(1, 60), length=st.integers(1, 20))
@@ -164,10 +157,10 @@ def test_places_beyond_an_axis_are_those_of_numpy_in_mirrors(start: int, span: i
     np.testing.assert_array_equal(reflected(start, start + span, length), expected)
 
 
-@pytest.mark.parametrize("store", [as_dask, as_zarr, as_one_chunk, as_tiff, as_plane, as_colours])
+@pytest.mark.parametrize("store", STORES)
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32, np.bool_])
 def test_a_lazy_image_gives_the_tokens_of_the_same_image_in_memory(
-    tmp_path: Path, store: Any, kind: type, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: str, kind: type, monkeypatch: pytest.MonkeyPatch
 ):
     # A few rows at a time, so that bands reach over several reads.
     monkeypatch.setattr(
@@ -175,7 +168,8 @@ def test_a_lazy_image_gives_the_tokens_of_the_same_image_in_memory(
     )
     data = RNG.gamma(2, 30, (3, 75, 61))
     data = data > 60 if kind is np.bool_ else data.astype(kind)
-    with store(data, tmp_path) as lazy:
+    with ExitStack() as stack:
+        lazy = STORES[store](data, tmp_path, stack)
         pair = [Field(data=d, channel_names=tuple("abc"), name="f") for d in (data, lazy)]
         for mode in ("image", "plate"):
             here, there = (
