@@ -2,6 +2,7 @@
 #   make demo    the main job on the bundled sample, without a display; leaves demo-output/
 #   make test    the whole suite, in WORKERS processes on virtual screens
 #   make test-full  the same, and every combination of parameters that it tries in pairs only
+#   make coverage  the whole suite, a fifth slower, and which lines it did not reach
 #   make lint    format, types, layers and manifest
 #   make build   wheel and sdist into dist/
 # pip's own settings (PIP_INDEX_URL, PIP_FIND_LINKS, ...) are honoured.
@@ -15,13 +16,15 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # The tests of a module stay together, since they share what is slow to make.
-IN_PARALLEL = --numprocesses $(WORKERS) --dist loadscope
+IN_PARALLEL = --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 # What an installation depends on. The package is installed in place and follows its source, all but
 # the version, which is read from __init__.py when it is installed.
 INPUTS := pyproject.toml constraints.txt src/napari_microdl/__init__.py $(VENV)/.made
 
+# Compiled modules are kept: every process that a test starts would compile them again.
+unexport PYTHONDONTWRITEBYTECODE
 .DELETE_ON_ERROR:
-.PHONY: demo test test-full lint build check-wheel system-deps clean
+.PHONY: demo test test-full coverage lint build check-wheel system-deps clean
 
 demo: $(VENV)/.base
 	$(BIN)/napari-microdl demo --headless --out $(DEMO_OUTPUT)
@@ -31,6 +34,9 @@ test: system-deps $(VENV)/.test
 
 test-full: FULL := --full
 test-full: test
+
+coverage: PYTEST_ARGS += --cov --cov-report=term
+coverage: test
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -66,6 +66,13 @@ def own_screen(config: pytest.Config) -> None:
     os.environ.update(QT_QPA_PLATFORM="xcb", LIBGL_ALWAYS_SOFTWARE="1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long modules first, so that in the end no process waits for another for long."""
+    rooms = ("tests", "tokens", "report", "pipeline", "models", "metrics", "fields")
+    first = {name: number for number, name in enumerate(("gui", *rooms))}
+    items.sort(key=lambda item: first.get(item.path.parent.name, len(first)))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     matrices.parametrize(metafunc, full=metafunc.config.getoption("full"))
 
