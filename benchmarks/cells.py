@@ -2,7 +2,8 @@
 
 ``python benchmarks/cells.py --data DATA --write docs/results.md`` prints and writes one table,
 medians and ranges of the seeds, with the default settings but for the pooling; the mean is the
-paper's. DATA holds `transfluor`.
+paper's. DATA holds `transfluor`. What was measured is kept in cells.jsonl, and ``--pooling spread``
+measures that alone anew; with ``--pooling none`` the page is written from what there is.
 
 - *Spots*: of each treated field of the bundled sample (`transfluor` f01), the area under the ROC
   curve of the heat of the best concept for the tenth of the patches with the most spot energy (a
@@ -13,14 +14,17 @@ paper's. DATA holds `transfluor`.
   at or above the 95th percentile of control patches. *Cytoplasm* is the share of the patches there
   that are brighter than half way from the darkest percentile to the field's median.
 - *Seam*: peak to peak of the wave with the period of a tile in the mean heat by column of control
-  fields, over the difference of the mean heat of treated and control fields.
+  fields, over the difference of the mean heat of treated and control fields. *Other periods*: the
+  same, the median of 0.7, 0.8, 1.25 and 1.4 times that period, which says what images without any
+  seam have.
 - *f00 to f01*: a dictionary of site f00 of `transfluor` (controls O11 to O16 and treated wells) on
-  f01: average selectivity and AUC of the concept chosen on f00.
+  f01: average selectivity and AUC of the concept chosen on f00, and of a set of at most five.
 - *Again*: codes of the best concept with each seed against those with the first, over cells
   (Spearman).
 - *Planted*: the plate of `benchmarks/simulated.py`; mean over size, elongation, texture,
   translocation and puncta of the rank correlation within held-out wells of the concept chosen
-  within the others, and of a ridge regression on the samples (once, as it has no seed).
+  within the others, of a set of at most five chosen there (to tell the stronger half of each well),
+  and of a ridge regression on the samples (once, as it has no seed).
 - *Confounded*: plates with one planted factor (puncta, texture, translocation) whose treated wells
   also differ in exposure, haze, background or focus. Of the best concept: the AUC of background
   patches, treated against control; its rank correlation within wells with the factor over the same
@@ -36,6 +40,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +49,7 @@ import pandas as pd
 import tifffile
 import torch
 from numpy.typing import NDArray
-from results_page import TEMPLATE, write_page
+from results_page import TEMPLATE, append, read_rows, write_page
 from scipy import ndimage
 from scipy.stats import spearmanr
 from simulated import followed, plate, regressed
@@ -54,7 +59,7 @@ from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.simulator import Nuisances, SimulatedField, simulate_wells
-from napari_microdl.metrics import average_selectivity, separation_auc
+from napari_microdl.metrics import average_selectivity, choose_set, separation_auc
 from napari_microdl.pipeline.cache import StageCache
 from napari_microdl.pipeline.run import PipelineResult
 
@@ -68,6 +73,9 @@ NUISANCES = {
     "focus": Nuisances(blur=1.0),
 }
 CONTROLS = tuple(f"O{n}" for n in range(11, 17))
+ROWS = Path(__file__).with_name("cells.jsonl")
+TABLES = ("cells", "confounded")
+_KEYS = ("table", "pooling", "seed")
 BEGIN, END = "<!-- cells: begin -->", "<!-- cells: end -->"
 Floats = NDArray[np.floating]
 Row = dict[str, Any]
@@ -131,23 +139,28 @@ def on_sample(result: PipelineResult, fields: list[Field]) -> Row:
         "inside O01": float(within),
         "dark quarters": f"{sum(dark)} of {len(dark)}",
         "cytoplasm": float(np.median(cytoplasm)),
-        "seam": seam(activations, heats, fields),
+        **seam(activations, heats, fields),
     }
 
 
-def seam(activations: ConceptActivations, heats: list[Floats], fields: list[Field]) -> float:
-    """Wave with the period of a tile, over the difference of treated and control fields."""
+def seam(activations: ConceptActivations, heats: list[Floats], fields: list[Field]) -> Row:
+    """Waves with the period of a tile and others, over the difference of treated and control."""
     plan = activations.dictionary.spec.plan
     period = plan.tile_tokens - 2 * plan.halo
     of_controls = [h for h, f in zip(heats, fields, strict=True) if f.is_control]
     treated = [h for h, f in zip(heats, fields, strict=True) if not f.is_control]
     profile = np.mean([h.mean(0) for h in of_controls], axis=0)
-    column = np.arange(len(profile))
-    waves = [np.sin, np.cos]
-    basis = np.stack([w(2 * np.pi * column / period) for w in waves] + [column**0, column], axis=1)
-    found = np.linalg.lstsq(basis, profile, rcond=None)[0]
     apart = np.mean([h.mean() for h in treated]) - np.mean([h.mean() for h in of_controls])
-    return float(2 * np.hypot(*found[:2]) / abs(apart))
+    column = np.arange(len(profile))
+
+    def share(times: float) -> float:
+        phase = 2 * np.pi * column / (times * period)
+        basis = np.stack([np.sin(phase), np.cos(phase), column**0, column], axis=1)
+        found = np.linalg.lstsq(basis, profile, rcond=None)[0]
+        return float(2 * np.hypot(*found[:2]) / abs(apart))
+
+    others = [share(times) for times in (0.7, 0.8, 1.25, 1.4)]
+    return {"seam": share(1.0), "seam, other periods": float(np.median(others))}
 
 
 def sites(data: Path, site: str) -> list[Field]:
@@ -174,10 +187,39 @@ def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineCo
     treated = ~applied.units["Metadata_control"].to_numpy(bool)
     conditions = np.where(treated, "treated", "control")
     classes, average = average_selectivity(applied.codes, conditions)
+    before = fitted.activations
+    of_fit = ~before.units["Metadata_control"].to_numpy(bool)
+    wells = before.units["Metadata_Well"].to_numpy()
+    chosen = choose_set(cosines_of(before), of_fit, wells)
+    told = cosines_of(applied)[:, chosen.chosen] @ chosen.weights
     return {
         "f00 to f01, selectivity": float(average[list(classes).index("treated"), concept]),
         "f00 to f01, AUC": auc_of(applied.alignment(concept), treated),
+        "f00 to f01, AUC of a set": auc_of(told, treated),
     }
+
+
+def cosines_of(activations: ConceptActivations) -> Floats:
+    """Cosines of all samples with all concepts."""
+    directions = activations.dictionary.directions
+    return np.einsum("nd,md->nm", unit_length(np.asarray(activations.vectors)), directions)
+
+
+def followed_by_set(
+    cosines: Floats, units: pd.DataFrame, truth: pd.DataFrame, factor: str, held_out: set[str]
+) -> float:
+    """Correlation on the held-out fields of a set that tells the stronger half in others."""
+    keys = units[["Metadata_Field", "label"]].rename(columns={"Metadata_Field": "field"})
+    strength = keys.merge(truth, on=["field", "label"], how="left")[factor].to_numpy(float)
+    field = units["Metadata_Field"].to_numpy()
+    apart, known = np.isin(field, list(held_out)), np.isfinite(strength)
+    fit = known & ~apart
+    middle = pd.Series(strength[fit]).groupby(field[fit]).transform("median").to_numpy()
+    own = pd.DataFrame(cosines[fit])
+    centred = (own - own.groupby(field[fit]).transform("mean")).to_numpy()
+    chosen = choose_set(centred, strength[fit] > middle, field[fit])
+    told = cosines[known & apart][:, chosen.chosen] @ chosen.weights
+    return float(spearmanr(told, strength[known & apart]).statistic)
 
 
 def on_plate(config: PipelineConfig, stages: tuple[StageCache, StageCache], *, ridge: bool) -> Row:
@@ -190,13 +232,15 @@ def on_plate(config: PipelineConfig, stages: tuple[StageCache, StageCache], *, r
     units = pd.concat([a.units for a in both], ignore_index=True)
     vectors = unit_length(np.concatenate([a.vectors for a in both]))
     cosines = np.einsum("nd,md->nm", vectors, fitted.dictionary.directions)
-    found, known = {}, {}
+    found, together, known = {}, {}, {}
     for factor in FACTORS:
         own = truth[truth["condition"] == factor]
         found[factor] = followed(cosines, units, own, factor, held_out)
+        together[factor] = followed_by_set(cosines, units, own, factor, held_out)
         if ridge:
             known[factor] = regressed(vectors, units, own, factor, held_out)
     row: Row = {"planted": float(np.mean(list(found.values())))}
+    row["planted, sets"] = float(np.mean(list(together.values())))
     row |= {f"planted, {factor}": value for factor, value in found.items()}
     if known:
         row["planted, ridge"] = float(np.mean(list(known.values())))
@@ -248,9 +292,9 @@ def on_confounded(drawn: list[SimulatedField], factor: str, config: PipelineConf
     }
 
 
-def rows_of(pooling: str, seeds: int, data: Path | None) -> list[Row]:
+def rows_of(pooling: str, seeds: int, data: Path | None) -> Iterator[Row]:
     """Everything measured with one pooling, a row a seed."""
-    sample, rows, codes = transfluor(), [], []
+    sample, codes = transfluor(), []
     stages = [StageCache() for _ in range(4)]
     f00, f01 = (sites(data, s) for s in ("f00", "f01")) if data else ([], [])
     for seed in range(seeds):
@@ -263,30 +307,19 @@ def rows_of(pooling: str, seeds: int, data: Path | None) -> list[Row]:
             fitted = run_pipeline(f00, config, stages=stages[1])
             row |= carried_over(fitted, f01, config)
         row |= on_plate(config, (stages[2], stages[3]), ridge=seed == 0)
-        print(json.dumps(row), flush=True)
-        rows.append(row)
-    return rows
+        yield row
 
 
-def confounded_rows(pooling: str, seeds: int) -> list[Row]:
+def confounded_rows(pooling: str, seeds: int) -> Iterator[Row]:
     """A row a factor, nuisance and seed."""
-    rows = []
     for factor in PAINTED:
         for name, nuisance in {"none": Nuisances(), **NUISANCES}.items():
             drawn = confounded(factor, nuisance)
             for seed in range(seeds):
                 config = PipelineConfig.of(pooling=pooling, random_state=seed)
                 found = on_confounded(drawn, factor, config)
-                row = {
-                    "pooling": pooling,
-                    "factor": factor,
-                    "nuisance": name,
-                    "seed": seed,
-                    **found,
-                }
-                print(json.dumps(row), flush=True)
-                rows.append(row)
-    return rows
+                known = {"pooling": pooling, "factor": factor, "nuisance": name, "seed": seed}
+                yield {**known, **found}
 
 
 def text_of(values: list[Any]) -> str:
@@ -303,7 +336,7 @@ def text_of(values: list[Any]) -> str:
 def table(rows: list[Row], others: list[Row]) -> list[str]:
     """Lines of Markdown."""
     lines = [f"| measure | {' | '.join(POOLINGS)} |", f"| --- |{' --- |' * len(POOLINGS)}"]
-    names = [n for n in dict.fromkeys(k for r in rows for k in r) if n not in ("pooling", "seed")]
+    names = [n for n in dict.fromkeys(k for r in rows for k in r) if n not in _KEYS]
     for name in names:
         cells = [text_of([r.get(name) for r in rows if r["pooling"] == p]) for p in POOLINGS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -340,14 +373,26 @@ def main() -> None:
     """Measure, print the table, write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the public image sets")
+    parser.add_argument("--pooling", choices=("both", *POOLINGS, "none"), default="both")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--confounded-seeds", type=int, default=1)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the page of results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [r for p in POOLINGS for r in rows_of(p, arguments.seeds, arguments.data)]
-    others = [r for p in POOLINGS for r in confounded_rows(p, arguments.confounded_seeds)]
-    lines = table(rows, others)
+    for pooling in POOLINGS:
+        if arguments.pooling not in ("both", pooling):
+            continue
+        kept = [row for t in TABLES for row in read_rows(ROWS, t) if row["pooling"] != pooling]
+        ROWS.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        measured = (
+            rows_of(pooling, arguments.seeds, arguments.data),
+            confounded_rows(pooling, arguments.confounded_seeds),
+        )
+        for name, rows in zip(TABLES, measured, strict=True):
+            for row in rows:
+                print(json.dumps(row), flush=True)
+                append(ROWS, {"table": name, **row})
+    lines = table(*(read_rows(ROWS, name) for name in TABLES))
     print("\n".join(lines))
     if arguments.write:
         before, rest = TEMPLATE.read_text(encoding="utf-8").split(BEGIN)

@@ -13,6 +13,7 @@ from napari_microdl.metrics.probes import (
     ProbeScores,
     balanced_accuracy,
     check_split,
+    fold_scores,
     group_folds,
     linear_probe,
     probe_scores,
@@ -48,6 +49,7 @@ from napari_microdl.metrics.separation import (
     direction_separation,
     tag_recall,
 )
+from napari_microdl.metrics.sets import MOST_OF_A_SET, ValueSet, choose_set
 from napari_microdl.metrics.stability import (
     DictionaryAgreement,
     agreement_of,
@@ -57,12 +59,14 @@ from napari_microdl.metrics.stability import (
 
 __all__ = [
     "LIBRARIES",
+    "MOST_OF_A_SET",
     "DictionaryAgreement",
     "DirectionSeparation",
     "Library",
     "ProbeScores",
     "SparseCoder",
     "TagRecall",
+    "ValueSet",
     "activation_rates",
     "activation_shares",
     "active",
@@ -74,10 +78,12 @@ __all__ = [
     "best_selectivity_null",
     "cell_measurements",
     "check_split",
+    "choose_set",
     "codes_of",
     "dead_features",
     "direction_separation",
     "factor_recovery",
+    "fold_scores",
     "group_draws",
     "group_folds",
     "largest_codes",

@@ -1,15 +1,12 @@
 """Whether the best concept of a run is a finding, or only the best of many by luck.
 
-The wells are what was repeated, so they swap conditions as a whole. The whitening and the
-dictionary were fitted knowing which wells are controls, which alone makes controls and other wells
-look different; so both are fitted anew for every arrangement of the wells, and the best of all
-concepts is taken each time. On wells that a dictionary has not seen, its codes stay as they are.
+The best of all concepts is taken for every arrangement of the wells, see
+`napari_microdl.report.swaps`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,28 +16,22 @@ from scipy import sparse
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import CHOSEN
-from napari_microdl.concepts.fit_samples import FitSamples
-from napari_microdl.core.task import current_task
-from napari_microdl.core.text import counted
-from napari_microdl.estimators.icfl import ICFL
-from napari_microdl.estimators.shrinkage import fit_whitening
-from napari_microdl.metrics.resampling import arrangements_of, count_arrangements, sequential_p
 from napari_microdl.metrics.selectivity import (
     activation_shares,
     average_selectivity,
     separation_auc,
 )
-from napari_microdl.report.options import seen_units, unit_groups
 from napari_microdl.report.results import plain
-
-LEVEL = 0.05
-N_REFITS = 99
-# Shuffles of labels over codes that stay as they are, which cost next to nothing.
-N_SHUFFLES = 9_999
-# Steps of each fit of the test, of the true labels as of shuffled ones: a tenth of the usual, which
-# leaves R2 lower by 0.01, so that a hundred fits take seconds.
-REFIT_STEPS = 30
-UNTESTED = "it was not tested whether that is more than luck."
+from napari_microdl.report.swaps import (
+    LEVEL,
+    REFIT_STEPS,
+    UNTESTED,
+    Coded,
+    Statistic,
+    Swap,
+    sides_of,
+    swap_test,
+)
 
 
 @dataclass(frozen=True)
@@ -157,11 +148,7 @@ class Finding:
         return text
 
     def _wells(self) -> str:
-        return _sides(self.wells_label, self.wells_others)
-
-
-def _sides(label: int, others: int) -> str:
-    return f"{counted(label, 'well')} against {others:,}"
+        return sides_of(self.wells_label, self.wells_others)
 
 
 def find_finding(
@@ -241,40 +228,19 @@ def find_finding(
     if not inside.any() or (treatments is not None and label not in treatments):
         why = f"the units of '{label}' are not both treated and of another name than controls."
         return Finding(**facts, why_not=why)
-    samples = activations.fit_samples
-    kept, why = np.ones(len(units), bool), ""
-    if samples is None:
-        kept, why = _unseen(activations)
-    if why or n_refits == 0:
-        return Finding(**facts, why_not=why or UNTESTED)
-    swap = _Swap.of(activations, inside & kept, others & kept)
-    facts |= swap.facts(n_treatments)
-    if min(swap.n_label, swap.n_others) < 1:
-        why = f"there are no wells of both '{label}' and others that the fit has not seen."
-        return Finding(**facts, why_not=why)
-    limit = N_REFITS if samples is not None else N_SHUFFLES
-    n_most = max(limit, math.ceil(n_treatments / LEVEL) - 1) if n_refits is None else n_refits
-    most = min(swap.ways, n_most + 1.0)
-    facts["smallest_p"] = min(1.0, n_treatments / most)
-    if facts["smallest_p"] > LEVEL:
-        return Finding(**facts, why_not=_too_few(swap, n_treatments, facts["smallest_p"], most))
-    if samples is not None:
-        statistic = _refitted(samples, swap, units["field"].to_numpy(), control, refit_steps)
-    else:
-        statistic = _fixed(activations, swap, kept, None if chosen is None else concept)
-    drawn = arrangements_of(swap.of_label, swap.block, n_most, random_state)
-    observed = statistic(swap.of_label)
-    values = (statistic(arrangement) for arrangement in _told(drawn))
-    p, n_drawn = sequential_p(observed, values, len(drawn), LEVEL / n_treatments)
-    how = "unseen wells" if samples is None else "refits"
-    return Finding(**facts, p_value=min(1.0, n_treatments * p), how=how, n_drawn=n_drawn)
-
-
-def _told(drawn: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
-    """Arrangements, with word of how far they are."""
-    for number, arrangement in enumerate(drawn):
-        current_task().progress(number, len(drawn), "Asking whether wells that swap do as well")
-        yield arrangement
+    alone = None if chosen is None else concept
+    tested = swap_test(
+        activations,
+        inside,
+        others,
+        _best,
+        n_treatments=n_treatments,
+        n_refits=n_refits,
+        refit_steps=refit_steps,
+        random_state=random_state,
+        fixed=lambda swap, kept: _fixed(activations, swap, kept, alone),
+    )
+    return Finding(**facts, **asdict(tested))
 
 
 def _facts(
@@ -366,115 +332,20 @@ def best_concepts(activations: ConceptActivations, most: int = 5) -> str:
     return f"Most selective concepts (condition, average selectivity): {named}."
 
 
-def _unseen(activations: ConceptActivations) -> tuple[NDArray[np.bool_], str]:
-    """Units of wells that the fit has not seen, and why there are none."""
-    seen = seen_units(activations.dictionary, activations.units)
-    if seen is None:
-        return np.zeros(len(activations.units), bool), (
-            "the dictionary does not tell which fields it was fitted on, and it can be tested on "
-            "others only."
-        )
-    groups = unit_groups(activations.units)
-    # Another field of a well that was seen is no other well.
-    kept = ~np.isin(groups, np.unique(groups[seen]))
-    why = ""
-    if not kept.any():
-        why = "the dictionary was fitted on all of these wells, and so they cannot test it."
-    return kept, why
-
-
-def _too_few(swap: _Swap, n_treatments: int, smallest: float, most: float) -> str:
-    times = f", times {n_treatments} treatments" if n_treatments > 1 else ""
-    if most < swap.ways:
-        return f"{most - 1:,.0f} refits cannot show it{times}: p cannot be below {smallest:.2g}."
-    ways = f"{swap.ways:,.0f} way{'s' if swap.ways > 1 else ''}"
-    return (
-        f"{_sides(swap.n_label, swap.n_others)} cannot show it: the condition can fall on them in "
-        f"{ways}{times}, so p cannot be below {smallest:.2g}."
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class _Swap:
-    """Wells of a label and of others, which swap conditions as a whole.
-
-    Parameters
-    ----------
-    group : ndarray of int, shape (n_units,)
-        Number of every unit's well; -1 where it takes no part.
-    of_label : ndarray of bool, shape (n_groups,)
-        Which wells are of the label.
-    block : ndarray of int, shape (n_groups,)
-        Plate of each.
-    """
-
-    group: NDArray[np.int64]
-    of_label: NDArray[np.bool_]
-    block: NDArray[np.int64]
-
-    @classmethod
-    def of(
-        cls,
-        activations: ConceptActivations,
-        inside: NDArray[np.bool_],
-        others: NDArray[np.bool_],
-    ) -> _Swap:
-        well = unit_groups(activations.units)
-        rows = np.flatnonzero(inside | others)
-        _, number = np.unique(well[rows], return_inverse=True)
-        keys, first, group = np.unique(
-            2 * number + inside[rows], return_index=True, return_inverse=True
-        )
-        plates = activations.units["Metadata_Plate"].fillna("").astype(str).to_numpy()[rows]
-        _, block = np.unique(plates[first], return_inverse=True)
-        every = np.full(len(inside), -1, np.int64)
-        every[rows] = group
-        return cls(every, keys % 2 == 1, np.asarray(block, np.int64))
-
-    @property
-    def n_label(self) -> int:
-        return int(self.of_label.sum())
-
-    @property
-    def n_others(self) -> int:
-        return int((~self.of_label).sum())
-
-    @property
-    def ways(self) -> float:
-        return count_arrangements(self.of_label, self.block)
-
-    def facts(self, n_treatments: int) -> dict[str, Any]:
-        return {
-            "wells_label": self.n_label,
-            "wells_others": self.n_others,
-            "arrangements": self.ways,
-            "smallest_p": min(1.0, n_treatments / self.ways),
-        }
-
-    def sides(self, of_label: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Units that take the label in an arrangement, and those that take the other side."""
-        takes = self.group >= 0
-        inside = takes & of_label[self.group]
-        return inside, takes & ~inside
-
-
-_Statistic = Callable[[NDArray[np.bool_]], float]
-
-
-def _best(codes: sparse.csr_array, inside: NDArray[np.bool_]) -> float:
+def _best(coded: Coded, inside: NDArray[np.bool_]) -> float:
     """Highest average selectivity of all concepts."""
     if not inside.any() or inside.all():
         return -math.inf
-    _, selectivities = average_selectivity(codes, inside)
+    _, selectivities = average_selectivity(coded.codes, inside)
     return float(selectivities[1].max())
 
 
 def _fixed(
     activations: ConceptActivations,
-    swap: _Swap,
+    swap: Swap,
     kept: NDArray[np.bool_],
     concept: int | None,
-) -> _Statistic:
+) -> Statistic:
     """Best selectivity of codes that stay as they are, of the units kept."""
     rows = np.flatnonzero(kept)
     codes = activations.codes[rows]
@@ -492,60 +363,3 @@ def _fixed(
         return float((inside / size - (total - inside) / (n - size)).max())
 
     return statistic
-
-
-def _refitted(
-    samples: FitSamples,
-    swap: _Swap,
-    fields: NDArray[np.integer],
-    control: NDArray[np.bool_],
-    steps: int,
-) -> _Statistic:
-    """Best selectivity of a whitening and a dictionary that are fitted for the arrangement."""
-    rows, vectors, config = samples.rows, samples.vectors, samples.config
-    settings = config.dictionary
-    sizes: dict[str, Any] = {}
-    if samples.complete:
-        names = ("n_atoms", "n_iterations", "atoms_per_iteration", "control_atoms")
-        sizes = {name: getattr(settings, name) for name in names}
-    if settings.max_steps is not None:
-        steps = min(steps, settings.max_steps)
-
-    def statistic(of_label: NDArray[np.bool_]) -> float:
-        task = current_task()
-        inside, others = swap.sides(of_label)
-        # Of wells that take no part, controls stay what they are.
-        controls = (others & control.any()) | (control & ~inside & ~others)
-        is_control = controls[rows]
-        # That there are few samples was said of the run itself.
-        with task.taking_notes():
-            found = _whitened(vectors, fields[rows], is_control, samples)
-            icfl = ICFL(
-                **sizes,
-                selection=settings.selection,
-                positive_code=settings.positive_code,
-                max_steps=steps,
-                random_state=config.random_state,
-            )
-            with_controls = None if icfl.control_atoms is None else is_control
-            for _ in icfl.fit_iter(found, controls=with_controls):
-                task.check()
-            return _best(icfl.transform(found), inside[rows])
-
-    return statistic
-
-
-def _whitened(
-    vectors: NDArray[np.float32],
-    fields: NDArray[np.integer],
-    is_control: NDArray[np.bool_],
-    samples: FitSamples,
-) -> NDArray[np.float32]:
-    """Samples whitened on the controls of an arrangement, as a run does it."""
-    settings = samples.config.whitening
-    if not settings.enabled:
-        return vectors
-    whitening = fit_whitening(
-        vectors[is_control], fields[is_control], settings.n_components, settings.shrinkage
-    )
-    return np.asarray(whitening.transform(vectors), np.float32)

@@ -125,6 +125,14 @@ class EvaluationInput:
         choices = self.choices
         return batch_design(self.activations.units, choices.batches, choices.independent)
 
+    @property
+    def has_measurements(self) -> bool:
+        """Whether cells can be measured by hand."""
+        cells = self.cells
+        of_cells = self.activations.dictionary.spec.units.kind == "cell"
+        known = cells is not None and all(labels is not None for labels in cells)
+        return of_cells and self.fields is not None and known
+
     @cached_property
     def measurements(self) -> pd.DataFrame:
         """Shape, intensity and texture of every cell, in the order of the units."""

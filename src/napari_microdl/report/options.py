@@ -92,6 +92,11 @@ def label_column(units: pd.DataFrame, name: str) -> str:
     return found
 
 
+def asks_conditions(units: pd.DataFrame, name: str) -> bool:
+    """Whether the labels asked for are the conditions; see `unit_labels`."""
+    return label_column(units, name) == CONDITION
+
+
 def unit_groups(units: pd.DataFrame, independent: Independent = "wells") -> NDArray[np.str_]:
     """Group of every unit; units of one group are not independent of each other.
 

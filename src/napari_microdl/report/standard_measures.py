@@ -27,12 +27,13 @@ from napari_microdl.metrics import (
     selectivity_intervals,
     tag_recall,
 )
-from napari_microdl.report.findings import N_REFITS, find_finding
+from napari_microdl.report.findings import find_finding
 from napari_microdl.report.handcrafted import compare_handcrafted
 from napari_microdl.report.measures import EvaluationInput, measure
-from napari_microdl.report.options import CONDITION, label_column, seen_units
+from napari_microdl.report.options import asks_conditions, seen_units
 from napari_microdl.report.results import TECHNICAL_Q, EvaluationReport, technical_concepts
 from napari_microdl.report.seeds import same_samples
+from napari_microdl.report.swaps import N_REFITS
 
 # Technical concepts that a sentence names.
 _MOST_NAMES = 10
@@ -95,16 +96,12 @@ def _summary(run: EvaluationInput) -> pd.DataFrame:
     return pd.DataFrame([counted], dtype=object)
 
 
-def _asks_conditions(run: EvaluationInput) -> bool:
-    return label_column(run.activations.units, run.choices.labels) == CONDITION
-
-
 @measure(
     "finding",
     needs=("several labels",),
     what="test of the best concept",
     message="Testing the best concept",
-    wanted=_asks_conditions,
+    wanted=lambda run: asks_conditions(run.activations.units, run.choices.labels),
     record=True,
     sentences=lambda report, unit: [report.finding["sentence"]] if report.finding else [],
 )
