@@ -150,7 +150,7 @@ def test_the_figures_are_those_of_the_measures():
         report = evaluate(activations, FEW)
     assert all(a.done <= b.done for a, b in pairwise(steps))
     assert steps[0].done == 0
-    assert steps[-1].done == steps[-1].total == 12
+    assert steps[-1].done == steps[-1].total == 13
     assert all(a.share <= b.share for a, b in pairwise(steps))
     units, codes = activations.units, activations.codes
     label, wells = units["Metadata_condition"].to_numpy(), unit_groups(units)
@@ -612,7 +612,7 @@ def test_every_column_is_of_the_report(cells, fields):
     report.batches = evaluate(six_fields(), FEW).batches
     shown = tables()
     assert [table.key for table in shown] == [
-        "labels", "probes", "reconstruction", "batches", "handcrafted", "tags"
+        "labels", "probes", "reconstruction", "batches", "handcrafted", "tags", "sets"
     ]  # fmt: skip
     for table in shown:
         assert columns_of(table, report.rows(table.key)) == list(table.columns)

@@ -44,7 +44,7 @@ def test_the_page_holds_all_it_needs_and_no_markup_of_labels():
     report = evaluate(activations, choices)
     page = html_report(report, "cell", "A <title>")
     assert page.count("<svg") == 2
-    assert page.count("<table>") == 4
+    assert page.count("<table>") == 5
     assert "<script" not in page
     assert "<td>$a &amp; &lt;b&gt;</td>" in page
     assert "A &lt;title&gt;" in page

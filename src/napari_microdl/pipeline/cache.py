@@ -76,8 +76,8 @@ def stage_settings(
         "tokens": (
             config.model,
             config.tokens,
-            # It decides the layer where none is chosen, and what is measured of places in a tile.
-            config.units.pooled_by,
+            # It decides the layer where none is chosen.
+            config.units.pooled_by if config.tokens.layer is None else None,
         ),
         "samples": config.units,
         "whitening": config.whitening,

@@ -46,6 +46,7 @@ from napari_microdl.pipeline.stages import (
     measure_intensities,
     remove_position,
     samples_of,
+    scales_of,
     tokens_of,
     whiten,
 )
@@ -347,14 +348,16 @@ class PipelineRun:
         tokens, labels = self.tokens(), self.cells()
         geometry, vectors = [], []
         with self._timed("samples", "whitening") as task:
+            task.progress(0, len(self.fields), "Averaging tokens")
+            scales = scales_of(tokens, self.config, self.applied)
             for index, f in enumerate(self.fields):
                 with task.step(index, len(self.fields), f"Averaging tokens in {f.name}"):
                     units, means = samples_of(
-                        f, tokens.grids[index], labels[index], self.config, tokens.position
+                        f, tokens.grids[index], labels[index], self.config, scales
                     )
                 geometry.append(units)
                 vectors.append(means)
-            return Samples(geometry, np.concatenate(vectors))
+            return Samples(geometry, np.concatenate(vectors), scales)
 
     def _whiten(self) -> Whitened:
         samples = self.samples()

@@ -114,10 +114,13 @@ class Samples:
         Units of every field.
     vectors : ndarray of shape (n_units, d)
         Means or spreads of their tokens.
+    scales : ndarray of shape (n_places, d), or None
+        What distances of tokens were divided by.
     """
 
     geometry: list[Units]
     vectors: NDArray[np.float32]
+    scales: NDArray[np.float32] | None = None
 
     def of_field(self) -> NDArray[np.int64]:
         """Number of the field of every unit, shape (n_units,)."""
@@ -279,7 +282,7 @@ def samples_of(
     grid: TokenGrid,
     labels: Labels,
     config: PipelineConfig,
-    position: PositionComponent | None = None,
+    scales: NDArray[np.float32] | None = None,
 ) -> tuple[Units, NDArray[np.float32]]:
     """Mean, or spread, of the tokens of every unit of one field, as the settings have it.
 
@@ -287,8 +290,8 @@ def samples_of(
     ----------
     field, grid, labels, config
         As for `units_of_field`.
-    position : PositionComponent, optional
-        What was removed of the tokens.
+    scales : ndarray of shape (n_places, d), optional
+        As `scales_of` gives them.
 
     Returns
     -------
@@ -297,7 +300,6 @@ def samples_of(
     """
     units = units_of_field(field, grid, labels, config)
     if config.units.pooled_by == "spread":
-        scales = None if position is None else position.scales
         return units, measure_spread(grid, units, scales).vectors
     return units, pool(grid, units)
 
@@ -358,9 +360,22 @@ def remove_position(
         for index, grid in enumerate(grids):
             with task.step(index + 2, n_steps, message):
                 grids[index] = position.remove(grid)
-        if dictionary is None and config.units.pooled_by == "spread":
-            position.scales = place_scales(grids, places)
     return dataclasses.replace(tokens, position=position, share=share, notes=tuple(notes))
+
+
+def scales_of(
+    tokens: Tokens, config: PipelineConfig, dictionary: ConceptDictionary | None = None
+) -> NDArray[np.float32] | None:
+    """What distances of tokens are divided by at each place of a tile, see `place_scales`.
+
+    Those of a dictionary that is applied are taken; there are none for means, or where the place
+    could not be told from the image.
+    """
+    if dictionary is not None:
+        return None if dictionary.position is None else dictionary.position.scales
+    if tokens.position is None or config.units.pooled_by != "spread":
+        return None
+    return place_scales(tokens.grids, tokens.plan.tile_tokens**2)
 
 
 def _tokens_per_place(grids: list[TokenGrid]) -> float:
@@ -419,7 +434,10 @@ def learn(
     spec = DictionarySpec.of(
         tokens.model, config.tokens, config.units, tokens.plan, tokens.channels
     )
-    return Learned(ConceptDictionary(spec, icfl, whitened.whitening, tokens.position), tuple(notes))
+    position = tokens.position
+    if position is not None:
+        position = PositionComponent(position.offsets, position.basis, samples.scales)
+    return Learned(ConceptDictionary(spec, icfl, whitened.whitening, position), tuple(notes))
 
 
 def encode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,50 +122,59 @@ def _sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
     sentences=_sentences,
 )
 def _sets(run: EvaluationInput) -> pd.DataFrame:
-    activations, rows = run.activations, _some_rows(run)
-    label, wells = run.label[rows], run.group[rows]
-    control = activations.units["Metadata_control"].to_numpy(bool)[rows]
-    against_controls = asks_conditions(run.activations.units, run.choices.labels) and control.any()
-    cosines = _cosines(activations.vectors[rows], activations.dictionary.directions)
-    names, found, told = activations.dictionary.names, [], []
+    task, n = current_task(), len(run.classes) + 1
+    control = run.activations.units["Metadata_control"].to_numpy(bool)
+    conditions = asks_conditions(run.activations.units, run.choices.labels)
+    against = control if conditions and control.any() else None
+    some = _some_rows(run)
+    cosines = _cosines(run.activations.vectors[some], run.activations.dictionary.directions)
+    found: list[dict[str, Any]] = []
     for number, name in enumerate(run.classes):
-        inside = label == name
-        if against_controls and (inside & control).any():
+        inside = run.label == name
+        if against is not None and (inside & against).any():
             continue
-        current_task().progress(number, len(run.classes))
-        part = inside | control if against_controls else np.ones(len(rows), bool)
-        try:
-            chosen = choose_set(cosines[part], inside[part], wells[part])
-        except MicrodlError as error:
-            run.notes.append(f"No set of concepts for '{name}': {error}")
-            continue
-        if not len(chosen.chosen):
-            run.notes.append(f"No set of concepts for '{name}': no concept is stronger in it.")
-            continue
-        pairs = zip(chosen.chosen.tolist(), chosen.shares.tolist(), strict=True)
-        fold = group_folds(inside[part], wells[part])
-        everything = activations.vectors[rows[part]]
-        row = {
-            "label": str(name),
-            "set": ", ".join(f"{names[concept]} ({share:.0%})" for concept, share in pairs),
-            "concepts": chosen.chosen.tolist(),
-            "weights": chosen.weights.tolist(),
-            "shares": chosen.shares.tolist(),
-            "auc": chosen.auc,
-            "auc_first": chosen.auc_first,
-            "auc_all": _linear_area(everything, inside[part], fold),
-            "auc_handcrafted": None,
-            "p_value": None,
-        }
-        if run.choices.handcrafted and run.has_measurements:
-            by_hand = run.measurements.to_numpy()[rows[part]]
-            row["auc_handcrafted"] = _linear_area(by_hand, inside[part], fold)
-        found.append(row)
-        told.append((chosen.auc, len(found) - 1))
-    if found and against_controls:
-        best = found[max(told)[1]]
-        best["p_value"] = _p_value(run, str(best["label"]), len(found))
+        with task.step(number, n, None):
+            part = inside[some] | (True if against is None else against[some])
+            try:
+                found.append(_row(run, str(name), some[part], cosines[part]))
+            except MicrodlError as error:
+                run.notes.append(f"No set of concepts for '{name}': {error}")
+    if found and against is not None:
+        best = max(found, key=lambda row: row["auc"])
+        with task.step(n - 1, n, None):
+            best["p_value"] = _p_value(run, best["label"], len(found))
     return pd.DataFrame(found, dtype=object)
+
+
+def _row(
+    run: EvaluationInput, label: str, rows: NDArray[np.int64], cosines: NDArray[np.float32]
+) -> dict[str, Any]:
+    """The set of one label, from the rows of its units and of those that it is told from."""
+    task, inside, wells = current_task(), run.label[rows] == label, run.group[rows]
+    chosen = choose_set(cosines, inside, wells)
+    if not len(chosen.chosen):
+        raise MicrodlError("no concept is stronger in it.")
+    names, fold = run.activations.dictionary.names, group_folds(inside, wells)
+    with task.step(0, 2, None):
+        of_all = _linear_area(run.activations.vectors[rows], inside, fold)
+    by_hand = None
+    if run.choices.handcrafted and run.has_measurements:
+        measured = run.measurements.to_numpy()[rows]
+        with task.step(1, 2, None):
+            by_hand = _linear_area(measured, inside, fold)
+    pairs = zip(chosen.chosen.tolist(), chosen.shares.tolist(), strict=True)
+    return {
+        "label": label,
+        "set": ", ".join(f"{names[concept]} ({share:.0%})" for concept, share in pairs),
+        "concepts": chosen.chosen.tolist(),
+        "weights": chosen.weights.tolist(),
+        "shares": chosen.shares.tolist(),
+        "auc": chosen.auc,
+        "auc_first": chosen.auc_first,
+        "auc_all": of_all,
+        "auc_handcrafted": by_hand,
+        "p_value": None,
+    }
 
 
 def _some_rows(run: EvaluationInput) -> NDArray[np.int64]:

@@ -56,6 +56,11 @@ class EvaluationReport:
         and the ``concept_selectivity`` it compares with; the ``auc_measurement`` that tells the
         label best without a threshold, its ``auc`` (0.5 to 1) and the ``side`` on which the label
         lies. Empty where nothing was measured by hand.
+    sets : list of dict
+        A row a label that can be told from controls by concepts together: ``set`` in words, the
+        ``concepts`` with their ``weights`` and ``shares``, and areas under the ROC curve in wells
+        left out, ``auc`` of the set, ``auc_first`` of one concept, ``auc_all`` of the samples and
+        ``auc_handcrafted``; ``p_value`` of the label that is told best.
     seeds : dict
         ``n_seeds``, ``n_samples``, ``same_samples`` (whether the dictionary was fitted on the same
         fields) and the entries of `agreement_of`. Empty where no further seed was fitted.
@@ -80,6 +85,7 @@ class EvaluationReport:
     batches: list[dict[str, Any]] = field(default_factory=list)
     batch_design: dict[str, Any] = field(default_factory=dict)
     handcrafted: dict[str, Any] = field(default_factory=dict)
+    sets: list[dict[str, Any]] = field(default_factory=list)
     seeds: dict[str, Any] = field(default_factory=dict)
     tags: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
