@@ -16,6 +16,7 @@ from napari_microdl.models.base import TokenModel
 from napari_microdl.models.registry import load_model
 from napari_microdl.tokens import TilePlan, TokenGrid, embed_field
 from napari_microdl.tokens.positions import PositionComponent
+from napari_microdl.tokens.spread import place_scales
 
 # Most that a seam may stand out, in standard deviations of the interior. It is 0.08 on four of the
 # bundled images of transfluor (0.36 with a halo of 0, 0.19 with one of 1), and 0.20 on two channels
@@ -73,6 +74,21 @@ def test_seams_between_tiles_cannot_be_seen_above_the_noise_of_their_interior(em
     assert across_seams(embedded.raw, embedded.plan) > 1
     removed = [embedded.component.remove(grid) for grid in embedded.raw]
     assert abs(across_seams(removed, embedded.plan)) < MOST[embedded.name]
+
+
+def test_other_fields_tell_how_far_tokens_of_each_place_lie_apart(embedded: Embedded):
+    """Places differ, most where the model sees least, and alike in fields not looked at."""
+    model, plan, places = embedded.model, embedded.plan, embedded.plan.tile_tokens**2
+    layer = model.spec.layer_for("spread")
+    grids = [embed_field(image, model, plan, layer=layer) for image in embedded.images]
+    component = PositionComponent.fit(grids, places)
+    here, there = (
+        np.log(place_scales([component.remove(g) for g in some], places)).mean(axis=1)
+        for some in (grids[::2], grids[1::2])
+    )
+    kept = np.unique(grids[0].position)
+    # 0.70 and 0.41; of places that differ by chance alone within 0.1 of 0.
+    assert np.corrcoef(here[kept], there[kept])[0, 1] > 0.3
 
 
 def at_seams(plan: TilePlan, shape: tuple[int, int]) -> np.ndarray:
