@@ -98,12 +98,13 @@ def test_a_run_equals_its_public_pieces_put_together(fields, config):
         shares["token_position_share_after"] = left_out_share(grids, places)
         component = PositionComponent.fit(grids, places)
         grids = [component.remove(g) for g in grids]
-        scales = place_scales(grids, places) if config.units.kind == "cell" else None
     labels = [segment_cells(f.read()[0]) if config.units.kind == "cell" else None for f in fields]
     units = [
         units_of(g, config.units.kind, labels=cells, crop_size=32, crop_stride=16)
         for g, cells in zip(grids, labels, strict=True)
     ]
+    if config.tokens.remove_position and config.units.kind == "cell":
+        scales = place_scales(grids, units, places)
     vectors = np.concatenate(
         [
             measure_spread(g, u, scales).vectors if config.units.kind == "cell" else pool(g, u)

@@ -17,8 +17,9 @@ from napari_microdl.pipeline.stages import (
     Labels,
     cells_of,
     measure_intensities,
-    samples_of,
     tokens_of,
+    units_of_field,
+    vectors_of,
     whiten,
 )
 from napari_microdl.tokens import TokenGrid
@@ -35,7 +36,8 @@ def all_of(
     """What a worker makes of one field."""
     labels = cells_of(field, config)
     grid = tokens_of(field, scaler, small_model(), config, field.channel_names)
-    return labels, grid, *samples_of(field, grid, labels, config)
+    units = units_of_field(field, grid, labels, config)
+    return labels, grid, units, vectors_of(grid, units, config)
 
 
 def assert_same(one: Any, other: Any) -> None:
@@ -76,9 +78,9 @@ def test_where_the_unit_is_no_cell_none_are_found(fields):
 def test_a_field_without_cells_has_no_samples(fields):
     scaler = IntensityScaling().fit(fields[:1])
     grid = tokens_of(fields[0], scaler, small_model(), CONFIG, ("GFP",))
-    units, vectors = samples_of(fields[0], grid, np.zeros((125, 130), int), CONFIG)
+    units = units_of_field(fields[0], grid, np.zeros((125, 130), int), CONFIG)
     assert len(units) == 0
-    assert vectors.shape == (0, grid.tokens.shape[-1])
+    assert vectors_of(grid, units, CONFIG).shape == (0, grid.tokens.shape[-1])
 
 
 def test_without_a_whitening_samples_stay(fields):

@@ -17,6 +17,7 @@ from napari_microdl.models.registry import load_model
 from napari_microdl.tokens import TilePlan, TokenGrid, embed_field
 from napari_microdl.tokens.positions import PositionComponent
 from napari_microdl.tokens.spread import place_scales
+from napari_microdl.tokens.units import units_of
 
 # Most that a seam may stand out, in standard deviations of the interior. It is 0.08 on four of the
 # bundled images of transfluor (0.36 with a halo of 0, 0.19 with one of 1), and 0.20 on two channels
@@ -82,13 +83,15 @@ def test_other_fields_tell_how_far_tokens_of_each_place_lie_apart(embedded: Embe
     layer = model.spec.layer_for("spread")
     grids = [embed_field(image, model, plan, layer=layer) for image in embedded.images]
     component = PositionComponent.fit(grids, places)
+    grids = [component.remove(grid) for grid in grids]
+    crops = [units_of(grid, "crop", crop_size=64, crop_stride=32) for grid in grids]
     here, there = (
-        np.log(place_scales([component.remove(g) for g in some], places)).mean(axis=1)
-        for some in (grids[::2], grids[1::2])
+        np.log(place_scales(grids[half], crops[half], places)).mean(axis=1)
+        for half in (slice(0, None, 2), slice(1, None, 2))
     )
     kept = np.unique(grids[0].position)
-    # 0.70 and 0.41; of places that differ by chance alone within 0.1 of 0.
-    assert np.corrcoef(here[kept], there[kept])[0, 1] > 0.3
+    # Of places that differ by chance alone it is within 0.1 of 0.
+    assert np.corrcoef(here[kept], there[kept])[0, 1] > 0.2
 
 
 def at_seams(plan: TilePlan, shape: tuple[int, int]) -> np.ndarray:

@@ -131,8 +131,9 @@ def test_grids_in_files_give_what_grids_in_memory_give():
         tokens = writer.finish()
     on_disk = TokenGrid(tokens, grid.position, PATCH, grid.image_shape)
     units = cells_of(grid, 5, 40)
-    scales = place_scales([grid], PLACES)
-    np.testing.assert_allclose(place_scales([on_disk], PLACES), scales, rtol=1e-5)
+    scales = place_scales([grid], [units], PLACES)
+    there = place_scales([on_disk], [units], PLACES)
+    np.testing.assert_allclose(there, scales, rtol=1e-5)
     here, there = (measure_spread(g, units, scales) for g in (grid, on_disk))
     np.testing.assert_allclose(there.vectors, here.vectors, atol=1e-5)
     parts = list(token_shares(on_disk, units, there))
@@ -163,23 +164,29 @@ def test_overlapping_units_share_a_patch(n_crops: int):
     np.testing.assert_allclose(shares, expected, atol=1e-4)
 
 
+def crops_of(grid: TokenGrid) -> Units:
+    """Units of six by six patches."""
+    return units_of(grid, "crop", crop_size=6 * PATCH, crop_stride=6 * PATCH)
+
+
 def test_how_far_tokens_of_a_place_lie_is_found():
     planted = scales_of(7)
     planted /= np.exp(np.log(planted).mean(0))
     random = np.random.default_rng(8)
     grids = [grid_of(seed, 60, 60) for seed in range(3)]
-    # Each field has its own strength, and all share something smooth.
+    # Each field has its own strength, and tokens of each unit share something.
     for grid in grids:
-        slope = np.linspace(0, 50, 60)[:, None, None]
-        grid.tokens[:] = grid.tokens * planted[grid.position] * random.uniform(0.2, 5) + slope
-    found = place_scales(grids, PLACES + 1)
+        shared = np.repeat(np.linspace(0, 50, 10), 6)[:, None, None]
+        grid.tokens[:] = grid.tokens * planted[grid.position] * random.uniform(0.2, 5) + shared
+    found = place_scales(grids, [crops_of(grid) for grid in grids], PLACES + 1)
     np.testing.assert_array_equal(found[PLACES], 1)
     np.testing.assert_allclose(found[:PLACES], planted, rtol=0.12)
 
 
 def test_places_that_differ_by_chance_alone_are_taken_as_the_same():
-    few = place_scales([grid_of(seed) for seed in range(2)], PLACES)
+    grids = [grid_of(seed, 18, 18) for seed in range(2)]
+    few = place_scales(grids, [crops_of(grid) for grid in grids], PLACES)
     assert np.abs(np.log(few)).mean() < 0.03
-    constant = grid_of(0)
-    constant.tokens[:] = 2
-    np.testing.assert_array_equal(place_scales([constant], PLACES), 1)
+    grids[0].tokens[:] = 2
+    constant = place_scales(grids[:1], [crops_of(grids[0])], PLACES)
+    np.testing.assert_array_equal(constant, 1)

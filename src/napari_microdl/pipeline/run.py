@@ -45,9 +45,10 @@ from napari_microdl.pipeline.stages import (
     learn,
     measure_intensities,
     remove_position,
-    samples_of,
     scales_of,
     tokens_of,
+    units_of_field,
+    vectors_of,
     whiten,
 )
 from napari_microdl.report.findings import chosen_figures
@@ -345,18 +346,18 @@ class PipelineRun:
         return grids, notes
 
     def _average_tokens(self) -> Samples:
-        tokens, labels = self.tokens(), self.cells()
-        geometry, vectors = [], []
+        tokens, labels, n = self.tokens(), self.cells(), len(self.fields)
         with self._timed("samples", "whitening") as task:
-            task.progress(0, len(self.fields), "Averaging tokens")
-            scales = scales_of(tokens, self.config, self.applied)
+            task.progress(0, n, "Averaging tokens")
+            geometry, vectors = [], []
+            for f, grid, cells in zip(self.fields, tokens.grids, labels, strict=True):
+                task.check()
+                geometry.append(units_of_field(f, grid, cells, self.config))
+            scales = scales_of(tokens, geometry, self.config, self.applied)
             for index, f in enumerate(self.fields):
-                with task.step(index, len(self.fields), f"Averaging tokens in {f.name}"):
-                    units, means = samples_of(
-                        f, tokens.grids[index], labels[index], self.config, scales
-                    )
-                geometry.append(units)
-                vectors.append(means)
+                with task.step(index, n, f"Averaging tokens in {f.name}"):
+                    grid = tokens.grids[index]
+                    vectors.append(vectors_of(grid, geometry[index], self.config, scales))
             return Samples(geometry, np.concatenate(vectors), scales)
 
     def _whiten(self) -> Whitened:

@@ -1,6 +1,6 @@
 """The stages of a run: what is made of one field, and what is learned from all of them.
 
-What is made of one field (`cells_of`, `tokens_of`, `samples_of`) is given and returns what can be
+What is made of one field (`cells_of`, `tokens_of`, `vectors_of`) is given and returns what can be
 pickled and knows of no other field, so that fields can be shared out among processes.
 `napari_microdl.pipeline.run` puts the stages together.
 """
@@ -277,31 +277,32 @@ def units_of_field(field: Field, grid: TokenGrid, labels: Labels, config: Pipeli
         raise MicrodlError(f"Field '{field.name}': {error}") from error
 
 
-def samples_of(
-    field: Field,
+def vectors_of(
     grid: TokenGrid,
-    labels: Labels,
+    units: Units,
     config: PipelineConfig,
     scales: NDArray[np.float32] | None = None,
-) -> tuple[Units, NDArray[np.float32]]:
+) -> NDArray[np.float32]:
     """Mean, or spread, of the tokens of every unit of one field, as the settings have it.
 
     Parameters
     ----------
-    field, grid, labels, config
-        As for `units_of_field`.
+    grid : TokenGrid
+        Its tokens.
+    units : Units
+        Its units.
+    config : PipelineConfig
+        Its units are used.
     scales : ndarray of shape (n_places, d), optional
         As `scales_of` gives them.
 
     Returns
     -------
-    units : Units
-    vectors : ndarray of shape (n_units, d)
+    ndarray of shape (n_units, d)
     """
-    units = units_of_field(field, grid, labels, config)
     if config.units.pooled_by == "spread":
-        return units, measure_spread(grid, units, scales).vectors
-    return units, pool(grid, units)
+        return measure_spread(grid, units, scales).vectors
+    return pool(grid, units)
 
 
 # Over all fields -----------------------------------------------------------------------------
@@ -364,7 +365,10 @@ def remove_position(
 
 
 def scales_of(
-    tokens: Tokens, config: PipelineConfig, dictionary: ConceptDictionary | None = None
+    tokens: Tokens,
+    geometry: Sequence[Units],
+    config: PipelineConfig,
+    dictionary: ConceptDictionary | None = None,
 ) -> NDArray[np.float32] | None:
     """What distances of tokens are divided by at each place of a tile, see `place_scales`.
 
@@ -375,7 +379,7 @@ def scales_of(
         return None if dictionary.position is None else dictionary.position.scales
     if tokens.position is None or config.units.pooled_by != "spread":
         return None
-    return place_scales(tokens.grids, tokens.plan.tile_tokens**2)
+    return place_scales(tokens.grids, geometry, tokens.plan.tile_tokens**2)
 
 
 def _tokens_per_place(grids: list[TokenGrid]) -> float:

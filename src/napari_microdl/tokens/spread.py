@@ -8,7 +8,7 @@ around those at its edges; `place_scales` says how much, and distances are divid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,53 +81,54 @@ def _distance(
     return far
 
 
-def place_scales(grids: Iterable[TokenGrid], n_places: int) -> NDArray[np.float32]:
-    """How far tokens at each place of a tile are from their neighbourhood, beside other places.
+def place_scales(
+    grids: Sequence[TokenGrid], geometry: Sequence[Units], n_places: int
+) -> NDArray[np.float32]:
+    """How far tokens at each place of a tile are from the mean of their unit, beside other places.
 
     Parameters
     ----------
-    grids : iterable of TokenGrid
+    grids : sequence of TokenGrid
         Tokens of all fields at hand, position component removed.
+    geometry : sequence of Units
+        Units of each field.
     n_places : int
         Places in the model's grid.
 
     Returns
     -------
     ndarray of shape (n_places, d)
-        Ratios, their geometric mean over the places 1; 1 at places never seen. Fields weigh alike
-        by the size of their tokens. What so few tokens would show by chance is taken off.
+        Ratios, their geometric mean over the places 1; 1 at places never seen. Distances count
+        beside those of their unit, so that units of any kind weigh alike. What so few tokens would
+        show by chance is taken off.
     """
-    sums: NDArray[np.float64] | float = 0.0
-    squares: NDArray[np.float64] | float = 0.0
-    counts = np.zeros((n_places, 1))
-    for grid in grids:
-        d = grid.tokens.shape[-1]
-        of_field = np.zeros((2, n_places, d))
-        seen = np.zeros((n_places, 1))
-        for rows, _, around, inside in _with_neighbours(grid):
-            current_task().check()
-            far = np.abs(around - _neighbourhood(around))[inside].reshape(-1, d)
-            position = grid.position[rows].ravel()
-            at_place = sparse.csr_array(
-                (np.ones(len(position)), (position, np.arange(len(position)))),
-                shape=(n_places, len(position)),
-            )
-            of_field += at_place @ far, at_place @ np.square(far)
-            seen += at_place.sum(axis=1)[:, None]
-        typical = of_field[0].sum(0) / seen.sum()
-        typical[typical == 0] = 1
-        sums = sums + of_field[0] / typical
-        squares = squares + of_field[1] / typical**2
-        counts += seen
-    known = counts[:, 0] > 0
-    means = np.asarray(sums)[known] / counts[known]
-    logs = np.zeros((n_places, means.shape[1]))
-    logs[known] = np.log(np.maximum(means, _FLOOR))
-    logs[known] -= logs[known].mean(0)
-    spread = np.asarray(squares)[known] / counts[known] - means**2
-    chance = (spread / (np.maximum(means, _FLOOR) ** 2 * counts[known])).mean(0)
-    real = np.maximum(np.square(logs[known]).mean(0), np.finfo(float).tiny)
-    return np.asarray(np.exp(logs * np.clip(1 - chance / real, 0, 1)), np.float32)
+    d = grids[0].tokens.shape[-1]
+    sums, squares, counts = np.zeros((n_places, d)), np.zeros((n_places, d)), np.zeros(n_places)
+    for grid, units in zip(grids, geometry, strict=True):
+        spread, columns = measure_spread(grid, units), grid.tokens.shape[1]
+        typical = np.maximum(spread.deviations, spread.floor)
+        by_token = sparse.csc_array(units.weights / grid.patch_size**2)
+        for rows, tokens in grid.bands():
+            flat, position = tokens.reshape(-1, d), grid.position[rows].ravel()
+            begin, end = rows.start * columns, rows.stop * columns
+            for token, unit, weight in _pairs(by_token, begin, end, d):
+                far = np.abs(flat[token] - spread.means[unit]) / typical[unit]
+                add = sparse.csr_array(
+                    (weight, (position[token], np.arange(len(token)))),
+                    shape=(n_places, len(token)),
+                )
+                sums += add @ far
+                squares += add @ np.square(far)
+                counts += add.sum(axis=1)
+    known = counts > 0
+    n = counts[known, None]
+    means = np.maximum(sums[known] / n, _FLOOR)
+    logs = np.log(means) - np.log(means).mean(0)
+    chance = ((squares[known] / n - means**2) / (means**2 * n)).mean(0)
+    real = np.maximum(np.square(logs).mean(0), np.finfo(float).tiny)
+    scales = np.ones((n_places, d), np.float32)
+    scales[known] = np.exp(logs * np.clip(1 - chance / real, 0, 1))
+    return scales
 
 
 def measure_spread(
