@@ -99,20 +99,22 @@ def place_scales(
     -------
     ndarray of shape (n_places, d)
         Ratios, their geometric mean over the places 1; 1 at places never seen. Distances count
-        beside those of their unit, so that units of any kind weigh alike. What so few tokens would
-        show by chance is taken off.
+        beside the mean one of their field, so that fields weigh alike. Only what several dimensions
+        or places have in common, beyond what so few tokens show by chance, is kept.
     """
     d = grids[0].tokens.shape[-1]
     sums, squares, counts = np.zeros((n_places, d)), np.zeros((n_places, d)), np.zeros(n_places)
     for grid, units in zip(grids, geometry, strict=True):
         spread, columns = measure_spread(grid, units), grid.tokens.shape[1]
-        typical = np.maximum(spread.deviations, spread.floor)
+        area = np.asarray(units.weights.sum(axis=1)).ravel()
+        typical = area @ spread.deviations / max(float(area.sum()), 1)
+        typical = np.maximum(typical, spread.floor)
         by_token = sparse.csc_array(units.weights / grid.patch_size**2)
         for rows, tokens in grid.bands():
             flat, position = tokens.reshape(-1, d), grid.position[rows].ravel()
             begin, end = rows.start * columns, rows.stop * columns
             for token, unit, weight in _pairs(by_token, begin, end, d):
-                far = np.abs(flat[token] - spread.means[unit]) / typical[unit]
+                far = np.abs(flat[token] - spread.means[unit]) / typical
                 add = sparse.csr_array(
                     (weight, (position[token], np.arange(len(token)))),
                     shape=(n_places, len(token)),
@@ -124,10 +126,12 @@ def place_scales(
     n = counts[known, None]
     means = np.maximum(sums[known] / n, _FLOOR)
     logs = np.log(means) - np.log(means).mean(0)
-    chance = ((squares[known] / n - means**2) / (means**2 * n)).mean(0)
-    real = np.maximum(np.square(logs).mean(0), np.finfo(float).tiny)
+    # A matrix of noise has no singular value above this edge (Marchenko and Pastur).
+    chance = np.maximum(squares[known] / n - means**2, 0) / (means**2 * n)
+    edge = np.sqrt(chance.mean()) * (np.sqrt(known.sum()) + np.sqrt(d))
+    left, strength, right = np.linalg.svd(logs, full_matrices=False)
     scales = np.ones((n_places, d), np.float32)
-    scales[known] = np.exp(logs * np.clip(1 - chance / real, 0, 1))
+    scales[known] = np.exp((left * np.where(strength > edge, strength, 0)) @ right)
     return scales
 
 
