@@ -192,7 +192,6 @@ def _linear_area(
 
 def _p_value(run: EvaluationInput, label: str, n_labels: int) -> float | None:
     units = run.activations.units
-    few = run.choices.n_permutations if run.choices.n_permutations < N_REFITS else None
     tested = swap_test(
         run.activations,
         run.label == label,
@@ -200,6 +199,6 @@ def _p_value(run: EvaluationInput, label: str, n_labels: int) -> float | None:
         set_area,
         n_treatments=n_labels,
         # Of codes that stay as they are a set takes longer than a count.
-        n_refits=max(N_REFITS, 20 * n_labels) if few is None else few,
+        n_refits=run.n_refits or max(N_REFITS, 20 * n_labels),
     )
     return tested.p_value

@@ -42,6 +42,7 @@ from napari_microdl.report.options import (
 )
 from napari_microdl.report.results import EvaluationReport
 from napari_microdl.report.seeds import refits
+from napari_microdl.report.swaps import N_REFITS
 from napari_microdl.report.text import Column, Table
 
 ENTRY_POINTS = "napari_microdl.measures"
@@ -124,6 +125,12 @@ class EvaluationInput:
         """How controls of different batches are compared."""
         choices = self.choices
         return batch_design(self.activations.units, choices.batches, choices.independent)
+
+    @property
+    def n_refits(self) -> int | None:
+        """Refits of a test where fewer shuffles than usual are asked for; None for as usual."""
+        few = self.choices.n_permutations
+        return few if few < N_REFITS else None
 
     @property
     def has_measurements(self) -> bool:

@@ -33,7 +33,6 @@ from napari_microdl.report.measures import EvaluationInput, measure
 from napari_microdl.report.options import asks_conditions, seen_units
 from napari_microdl.report.results import TECHNICAL_Q, EvaluationReport, technical_concepts
 from napari_microdl.report.seeds import same_samples
-from napari_microdl.report.swaps import N_REFITS
 
 # Technical concepts that a sentence names.
 _MOST_NAMES = 10
@@ -106,8 +105,7 @@ def _summary(run: EvaluationInput) -> pd.DataFrame:
     sentences=lambda report, unit: [report.finding["sentence"]] if report.finding else [],
 )
 def _finding(run: EvaluationInput) -> pd.DataFrame:
-    few = run.choices.n_permutations if run.choices.n_permutations < N_REFITS else None
-    found = find_finding(run.activations, n_refits=few)
+    found = find_finding(run.activations, n_refits=run.n_refits)
     return pd.DataFrame([{"sentence": found.sentence(), **found.to_dict()}], dtype=object)
 
 

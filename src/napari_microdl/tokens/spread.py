@@ -245,11 +245,14 @@ def token_shares(
         As `unit_shares`, the mean of several units on a patch. What is outside of all units is
         compared with its neighbourhood, a Gaussian of two patches.
     """
-    columns, d = grid.tokens.shape[1:]
+    grid_h, columns, d = grid.tokens.shape
     by_token = sparse.csc_array(units.weights.astype(np.float64))
     covered = np.asarray(by_token.sum(axis=0)) / grid.patch_size**2
-    for rows, tokens, around, inside in _with_neighbours(grid):
-        near = slice(rows.start - inside.start, rows.start - inside.start + len(around))
+    for rows, tokens in grid.bands():
+        # A neighbourhood of neighbourhoods has to be known.
+        near = slice(max(rows.start - 2 * _REACH, 0), min(rows.stop + 2 * _REACH, grid_h))
+        around = tokens if grid.in_memory else np.array(grid.tokens[near])
+        inside = slice(rows.start - near.start, rows.stop - near.start)
         far = spread.distance(around, _neighbourhood(around), grid.position[near])
         typical = np.maximum(_neighbourhood(far)[inside], spread.floor)
         shares = _shares(far[inside], typical).reshape(-1, d)
@@ -270,18 +273,6 @@ def token_shares(
             )
             shares += add @ of_unit
         yield rows, shares.reshape(-1, columns, d)
-
-
-def _with_neighbours(
-    grid: TokenGrid,
-) -> Iterator[tuple[slice, NDArray[np.float32], NDArray[np.float32], slice]]:
-    """Bands of rows: which, their tokens, these with rows around, and where in them they are."""
-    for rows, tokens in grid.bands():
-        # A neighbourhood of neighbourhoods has to be known.
-        above = max(rows.start - 2 * _REACH, 0)
-        below = min(rows.stop + 2 * _REACH, grid.tokens.shape[0])
-        around = tokens if grid.in_memory else np.array(grid.tokens[above:below])
-        yield rows, tokens, around, slice(rows.start - above, rows.stop - above)
 
 
 def _neighbourhood(tokens: NDArray[np.float32]) -> NDArray[np.float32]:
