@@ -49,7 +49,7 @@ import pandas as pd
 import tifffile
 import torch
 from numpy.typing import NDArray
-from results_page import TEMPLATE, append, read_rows, write_page
+from results_page import append, read_rows, write_between, write_page
 from scipy import ndimage
 from scipy.stats import spearmanr
 from simulated import followed, plate, regressed
@@ -395,10 +395,7 @@ def main() -> None:
     lines = table(*(read_rows(ROWS, name) for name in TABLES))
     print("\n".join(lines))
     if arguments.write:
-        before, rest = TEMPLATE.read_text(encoding="utf-8").split(BEGIN)
-        _, after = rest.split(END)
-        made = "\n".join((before + BEGIN, *lines, END + after))
-        TEMPLATE.write_text(made, encoding="utf-8")
+        write_between(BEGIN, lines, END)
         write_page(Path(__file__).with_name("results.jsonl"), arguments.write)
 
 

@@ -67,6 +67,14 @@ def append(path: Path, row: Row) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def write_between(begin: str, lines: list[str], end: str) -> None:
+    """Put the lines of a table between two marks of the template."""
+    before, rest = TEMPLATE.read_text(encoding="utf-8").split(begin)
+    _, after = rest.split(end)
+    made = "\n".join((before + begin, *lines, end + after))
+    TEMPLATE.write_text(made, encoding="utf-8")
+
+
 def shown(values: Sequence[float | None], digits: int = 2) -> str:
     """Median and range; the range is left out of one value, and where nothing varies."""
     known = [v for v in values if v is not None and np.isfinite(v)]

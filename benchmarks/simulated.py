@@ -52,14 +52,14 @@ Row = dict[str, Any]
 Floats = NDArray[np.floating]
 
 
-def plate() -> tuple[list[Field], pd.DataFrame, set[str]]:
+def plate(seed: int = 0) -> tuple[list[Field], pd.DataFrame, set[str]]:
     """Fields, truth, and the names of the fields held out: the last wells of each condition."""
     fields, truth = simulate_plate(
         {factor: {factor: STRENGTH} for factor in FACTORS},
         n_control_wells=N_CONTROL,
         n_wells=N_WELLS,
         spread=SPREAD,
-        seed=0,
+        seed=seed,
     )
     held_out = set()
     for condition in (CONTROL, *FACTORS):

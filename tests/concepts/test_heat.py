@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from core.refusals import refusal
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.concept_set import ConceptSet, choose_concepts
 from napari_microdl.concepts.heat import SMOOTHING
 from napari_microdl.concepts.localisation import locate_concepts
 from napari_microdl.core.arrays import unit_length
+from napari_microdl.metrics import choose_set
 from napari_microdl.pipeline.run import run_pipeline
 from pipeline.small_run import corner_fields, small
 
@@ -120,3 +123,41 @@ def test_without_background_nothing_is_said_of_the_place():
     crops = run_pipeline(corner_fields(), small(unit="crop")).activations
     assert (crops.ranking["place"] == "").all()
     assert crops.ranking["background_auc"].isna().all()
+
+
+def test_several_concepts_together_are_the_weighted_sum_of_each(activations):
+    several = ConceptSet("puncta", (4, 1, 6), (2.0, 0.5, 1.0), (0.6, 0.3, 0.1), 0.9, 0.8)
+    directions = activations.dictionary.directions
+    length = np.linalg.norm(2.0 * directions[4] + 0.5 * directions[1] + directions[6])
+
+    def together(of):
+        return (2.0 * of(4) + 0.5 * of(1) + of(6)) / length
+
+    for read in (activations.alignment, lambda concept: activations.heatmap(2, concept)):
+        np.testing.assert_allclose(read(several), together(read), atol=3e-5)
+    patches = 0, 1, slice(0, 6), slice(0, 5)
+    around = activations.heat.around_unit
+    if activations.heat.by_spread:
+        np.testing.assert_allclose(
+            around(*patches, several), together(lambda c: around(*patches, c)), atol=3e-5
+        )
+    cosines = activations.alignment(several)
+    np.testing.assert_array_equal(activations.activation(several), np.maximum(cosines, 0))
+    assert activations.top_units(several, 1)[0] == np.argmax(cosines)
+    assert activations.name_of(several) == "concept 4 + concept 1 + concept 6"
+    # One alone is that concept.
+    alone = ConceptSet("puncta", (3,), (7.0,), (1.0,), 0.9, 0.9)
+    np.testing.assert_allclose(activations.alignment(alone), activations.alignment(3), atol=1e-6)
+
+
+def test_concepts_are_chosen_to_tell_a_condition_from_controls(activations):
+    chosen = choose_concepts(activations, "puncta")
+    control = activations.units["Metadata_control"].to_numpy(bool)
+    cosines = unit_length(activations.vectors) @ activations.dictionary.directions.T
+    expected = choose_set(cosines, ~control, activations.units["Metadata_Well"])
+    assert chosen.concepts == tuple(expected.chosen)
+    assert chosen.weights == pytest.approx(expected.weights)
+    assert (chosen.auc, chosen.auc_first) == pytest.approx((expected.auc, expected.auc_first))
+    # The controls are told from all others.
+    assert choose_concepts(activations, "diffuse").label == "diffuse"
+    assert "no well" not in refusal(choose_concepts, activations, "nowhere")

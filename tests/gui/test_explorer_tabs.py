@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_microdl.concepts.concept_set import choose_concepts
 from napari_microdl.concepts.painting import channel_correlations, outlines_of
 from napari_microdl.gui.explorer.concept_table import TAG
 from napari_microdl.gui.explorer.plot_panel import KINDS
@@ -13,7 +14,59 @@ from napari_microdl.metrics import tag_recall
 from napari_microdl.report.concept_figures import volcano_places
 
 from .clicks import click_choice
-from .steps import LEFT, choose_umap, lasso, open_plot, open_tab, pixel_of, rings
+from .steps import (
+    LEFT,
+    choose_umap,
+    click_item,
+    lasso,
+    open_plot,
+    open_tab,
+    overlays,
+    pixel_of,
+    rings,
+    shown_units,
+)
+
+
+def test_concepts_that_tell_a_condition_together_are_shown_as_one(cell_explorer, qtbot):
+    explorer, activations = cell_explorer, cell_explorer.session.run.current.result.activations
+    panel, alone = explorer.together, explorer.session.view.concept
+    explorer.session.view.show(kinds=["heatmap", "activation"])
+    open_tab(explorer, panel, qtbot)
+    qtbot.waitUntil(lambda: panel.found is not None)
+    found = panel.found
+    assert found == choose_concepts(activations, panel.label.currentText())
+    assert len(found.concepts) > 1
+    assert f"AUC of {found.auc:.2f}" in panel.message.text()
+    shares = [
+        f"{share:.0%}  {activations.dictionary.names[concept]}"
+        for concept, share in zip(found.concepts, found.shares, strict=True)
+    ]
+    assert [panel.members.item(n).text() for n in range(panel.members.count())] == [
+        "All together",
+        *shares,
+    ]
+    assert shown_units(panel.pictures)[0] == np.argmax(activations.alignment(found))
+
+    click_item(qtbot, panel.members, panel.members.item(0))
+    assert explorer.session.view.concept == found
+    field = explorer.overlays.field_of(explorer.viewer.layers.selection.active)
+    shown = overlays(explorer.viewer)
+    heat = activations.heat.compared(field, found)
+    np.testing.assert_array_equal(shown["heatmap"].data, heat)
+    assert activations.name_of(found) in shown["activation"].name
+    assert not explorer.table.selected_concepts()
+    # The other tabs follow; a note is of one concept.
+    assert (
+        activations.name_of(found)
+        in open_plot(explorer, explorer.plots, qtbot).canvas.figure.axes[0].get_title()
+    )
+    open_tab(explorer, explorer.tags, qtbot)
+    assert not explorer.tags.note.isEnabled()
+    # Back to the one that was shown before.
+    explorer.table.select(alone)
+    assert explorer.session.view.concept == alone
+    assert explorer.table.selected_concepts() == [alone]
 
 
 @pytest.mark.parametrize("kind", ["conditions", "wells", "channels", "cosines"])

@@ -90,6 +90,9 @@ def test_a_run_equals_its_public_pieces_put_together(fields, config):
         # Another batch size is another order of sums.
         batch_size=config.model.batch_size,
     )
+    # What it learns from is in the order of mean tokens.
+    order = np.argsort([grid.tokens[..., 0].mean() for grid in grids])
+    fields, grids = ([of[number] for number in order] for of in (fields, grids))
     control = [f.is_control for f in fields]
     shares = {"token_position_share": position_share(grids)}
     scales = None
@@ -313,6 +316,30 @@ def test_one_seed_gives_one_result_and_another_seed_another(fields, result):
     built = [run_pipeline(fields, small(model="builtin", random_state=s)) for s in (3, 4)]
     atoms = [run.dictionary.icfl.components_ for run in built]
     assert np.abs(atoms[0] - atoms[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        small(model="builtin", layer=None, control_atoms=2),
+        small(unit="crop", scaling="plate", shrinkage=3.0),
+        small(unit="token", whiten=False, remove_position=False),
+    ],
+    ids=["cell", "crop", "token"],
+)
+def test_what_is_learned_does_not_depend_on_the_order_of_fields(fields, config):
+    first = run_pipeline(fields, config)
+    turned = run_pipeline([fields[number] for number in (2, 0, 3, 1)], config)
+    one, other = first.dictionary, turned.dictionary
+    np.testing.assert_array_equal(one.icfl.components_, other.icfl.components_)
+    if config.tokens.remove_position:
+        np.testing.assert_array_equal(one.position.offsets, other.position.offsets)
+    np.testing.assert_array_equal(
+        first.activations.vectors[first.activations.rows_of_field(0)],
+        turned.activations.vectors[turned.activations.rows_of_field(1)],
+    )
+    best = first.activations.ranking.index[0]
+    assert turned.activations.ranking.index[0] == best
 
 
 @pytest.mark.parametrize(

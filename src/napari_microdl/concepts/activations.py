@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
+from napari_microdl.concepts.concept_set import Concept, ConceptSet, direction_of, name_of
 from napari_microdl.concepts.dictionary import CHOSEN, TAGS, ConceptDictionary
 from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.concepts.heat import HeatMaps
@@ -170,7 +171,7 @@ class ConceptActivations:
         # Switching the shown concept then costs one product.
         self._directions = self.dictionary.directions
         # Several tabs ask for the same concept, one after the other.
-        self._aligned: tuple[int, NDArray[np.float32]] | None = None
+        self._aligned: tuple[Concept, NDArray[np.float32]] | None = None
 
     @cached_property
     def lengths(self) -> NDArray[np.float32]:
@@ -202,19 +203,25 @@ class ConceptActivations:
         """Number of concepts."""
         return int(self.codes.shape[1])
 
-    def activation(self, concept: int) -> NDArray[np.float32]:
-        """Code of one concept in every unit, shape (n_units,)."""
+    def name_of(self, concept: Concept) -> str:
+        """Name of one concept, or of several."""
+        return name_of(concept, self.dictionary.names)
+
+    def activation(self, concept: Concept) -> NDArray[np.float32]:
+        """Code of one concept in every unit, shape (n_units,); of several, cosines above 0."""
+        if isinstance(concept, ConceptSet):
+            return np.maximum(self.alignment(concept), 0)
         begin, end = self._columns.indptr[concept : concept + 2]
         column = np.zeros(len(self.units), self._columns.dtype)
         column[self._columns.indices[begin:end]] = self._columns.data[begin:end]
         return column
 
-    def alignment(self, concept: int) -> NDArray[np.float32]:
-        """Cosine of one concept's direction with every unit, shape (n_units,)."""
+    def alignment(self, concept: Concept) -> NDArray[np.float32]:
+        """Cosine of every unit with the direction of one concept or several, shape (n_units,)."""
         # Looked at once: a table may be written in another thread meanwhile.
         aligned = self._aligned
         if aligned is None or aligned[0] != concept:
-            cosines = self._cosines(self._directions[concept], 1.0)
+            cosines = self._cosines(direction_of(concept, self._directions), 1.0)
             cosines.flags.writeable = False
             self._aligned = aligned = concept, cosines
         return aligned[1]
@@ -249,7 +256,7 @@ class ConceptActivations:
         )
 
     def unit_values(
-        self, field: int, concept: int
+        self, field: int, concept: Concept
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Labels of the units of one field and their codes of one concept."""
         rows = self.rows_of_field(field)
@@ -263,14 +270,14 @@ class ConceptActivations:
         fields = np.unique(self.units["field"].to_numpy()[control]).tolist()
         return HeatMaps(self.dictionary, self.grids, self.geometry, fields)
 
-    def heatmap(self, field: int, concept: int) -> NDArray[np.float32]:
+    def heatmap(self, field: int, concept: Concept) -> NDArray[np.float32]:
         """Heat of one concept on every patch of one field.
 
         Parameters
         ----------
         field : int
             Number of the field.
-        concept : int
+        concept : int or ConceptSet
             Which concept.
 
         Returns
@@ -521,12 +528,12 @@ class ConceptActivations:
             table["Metadata_tag"] = self.unit_tags
         return table
 
-    def top_units(self, concept: int, n: int = 8, sign: int = 1) -> NDArray[np.int64]:
+    def top_units(self, concept: Concept, n: int = 8, sign: int = 1) -> NDArray[np.int64]:
         """Rows of the units most aligned with a concept.
 
         Parameters
         ----------
-        concept : int
+        concept : int or ConceptSet
             Which concept.
         n : int, default=8
             How many.

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from napari_microdl.concepts.concept_set import Concept, direction_of
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.task import current_task
@@ -98,21 +99,21 @@ class HeatMaps:
         self._whitened: tuple[int, NDArray[np.float32]] | None = None
         self._spreads: dict[int, Spread] = {}
         self._reference: NDArray[np.float32] | None = None
-        self._usual: dict[int, UsualHeat] = {}
+        self._usual: dict[Concept, UsualHeat] = {}
 
     @property
     def by_spread(self) -> bool:
         """Whether samples are spreads."""
         return self._dictionary.spec.units.pooling == "spread"
 
-    def of_field(self, field: int, concept: int) -> NDArray[np.float32]:
+    def of_field(self, field: int, concept: Concept) -> NDArray[np.float32]:
         """Heat of one concept on every patch of one field.
 
         Parameters
         ----------
         field : int
             Number of the field.
-        concept : int
+        concept : int or ConceptSet
             Which concept.
 
         Returns
@@ -123,24 +124,24 @@ class HeatMaps:
         """
         return self._smooth(self._products(field, concept))
 
-    def usual(self, concept: int) -> UsualHeat:
+    def usual(self, concept: Concept) -> UsualHeat:
         """Heat of one concept on patches of controls, of 20,000 drawn ones of at most 12 fields."""
         if concept not in self._usual:
             if self._reference is None:
                 self._reference = self._draw_reference()
-            heat = self._reference @ self._dictionary.directions[concept]
+            heat = self._reference @ direction_of(concept, self.directions)
             low, middle, high = np.quantile(heat, (UNUSUAL, 0.5, 1 - UNUSUAL)).tolist()
             self._usual[concept] = UsualHeat(low, middle, high)
         return self._usual[concept]
 
-    def compared(self, field: int, concept: int) -> NDArray[np.float32]:
+    def compared(self, field: int, concept: Concept) -> NDArray[np.float32]:
         """Heat of one concept on one field beside what is usual in controls.
 
         Parameters
         ----------
         field : int
             Number of the field.
-        concept : int
+        concept : int or ConceptSet
             Which concept.
 
         Returns
@@ -174,7 +175,7 @@ class HeatMaps:
         return int(self._grids[field].patch_size ** 2)
 
     def around_unit(
-        self, field: int, unit: int, rows: slice, columns: slice, concept: int
+        self, field: int, unit: int, rows: slice, columns: slice, concept: Concept
     ) -> NDArray[np.float32]:
         """What each patch adds to one unit.
 
@@ -186,7 +187,7 @@ class HeatMaps:
             Place of the unit among those of the field.
         rows, columns : slice
             Patches; those that the unit does not touch mean nothing.
-        concept : int
+        concept : int or ConceptSet
             Which concept.
 
         Returns
@@ -196,7 +197,7 @@ class HeatMaps:
         """
         grid = self._grids[field]
         tokens = grid.tokens[rows, columns]
-        shape, direction = tokens.shape[:2], self._dictionary.directions[concept]
+        shape, direction = tokens.shape[:2], direction_of(concept, self.directions)
         flat = np.asarray(tokens.reshape(-1, tokens.shape[-1]))
         if not self.by_spread:
             cosines: NDArray[np.float32] = (
@@ -214,8 +215,8 @@ class HeatMaps:
         smooth: NDArray[np.float32] = ndimage.gaussian_filter(heat, SMOOTHING, mode="nearest")
         return smooth
 
-    def _products(self, field: int, concept: int) -> NDArray[np.float32]:
-        grid, direction = self._grids[field], self._dictionary.directions[concept]
+    def _products(self, field: int, concept: Concept) -> NDArray[np.float32]:
+        grid, direction = self._grids[field], direction_of(concept, self.directions)
         shape = grid.tokens.shape[:2]
         if not grid.in_memory:
             # Too many to be kept whitened.

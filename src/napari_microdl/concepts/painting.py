@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.core.errors import MicrodlError
 
 _SMALLEST_WINDOW = 24
@@ -242,7 +243,7 @@ def unit_window(activations: ConceptActivations, row: int) -> tuple[int, tuple[s
 
 
 def outlines_of(
-    activations: ConceptActivations, row: int, concept: int, sign: int
+    activations: ConceptActivations, row: int, concept: Concept, sign: int
 ) -> NDArray[np.float64]:
     """Lines around the patches that make a unit aligned with a concept.
 
@@ -252,7 +253,7 @@ def outlines_of(
         The run.
     row : int
         Row of the table of units.
-    concept : int
+    concept : int or ConceptSet
         Which concept.
     sign : {1, -1}
         Aligned or anti-aligned patches.

@@ -52,7 +52,13 @@ from napari_microdl.pipeline.stages import (
     whiten,
 )
 from napari_microdl.report.findings import chosen_figures
-from napari_microdl.tokens import MemoryLimited, TokenCache, TokenGrid, TokenStorage
+from napari_microdl.tokens import (
+    MemoryLimited,
+    TokenCache,
+    TokenGrid,
+    TokenStorage,
+    order_by_content,
+)
 
 Result = TypeVar("Result")
 
@@ -298,6 +304,7 @@ class PipelineRun:
             device=device_of(model),
             limits=measured.scaler.describe(),
             notes=tuple(notes),
+            order=order_by_content(grids),
         )
         with self._timed("tokens", "whitening"):
             return remove_position(tokens, config, applied)
@@ -358,7 +365,7 @@ class PipelineRun:
                 with task.step(index, n, f"Averaging tokens in {f.name}"):
                     grid = tokens.grids[index]
                     vectors.append(vectors_of(grid, geometry[index], self.config, scales))
-            return Samples(geometry, np.concatenate(vectors), scales)
+            return Samples(geometry, np.concatenate(vectors), tokens.order, scales)
 
     def _whiten(self) -> Whitened:
         samples = self.samples()

@@ -91,6 +91,8 @@ class Tokens:
         Measured intensities, one entry a field and channel.
     notes : tuple of str
         What a user should know.
+    order : ndarray of shape (n_fields,)
+        Numbers of the fields in the order in which they are learned from, see `order_by_content`.
     """
 
     grids: list[TokenGrid]
@@ -102,6 +104,7 @@ class Tokens:
     device: str
     limits: list[ChannelLimits]
     notes: tuple[str, ...]
+    order: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +117,15 @@ class Samples:
         Units of every field.
     vectors : ndarray of shape (n_units, d)
         Means or spreads of their tokens.
+    order : ndarray of shape (n_fields,)
+        As in `Tokens`.
     scales : ndarray of shape (n_places, d), or None
         What distances of tokens were divided by.
     """
 
     geometry: list[Units]
     vectors: NDArray[np.float32]
+    order: NDArray[np.int64]
     scales: NDArray[np.float32] | None = None
 
     def of_field(self) -> NDArray[np.int64]:
@@ -130,6 +136,10 @@ class Samples:
     def is_control(self, fields: Sequence[Field]) -> NDArray[np.bool_]:
         """Whether every unit lies in a control field, shape (n_units,)."""
         return np.array([f.is_control for f in fields], bool)[self.of_field()]
+
+    def in_order(self) -> NDArray[np.int64]:
+        """Rows of all units in the order in which they are learned from, shape (n_units,)."""
+        return np.argsort(np.argsort(self.order)[self.of_field()], kind="stable")
 
 
 @dataclass(frozen=True, eq=False)
@@ -339,10 +349,11 @@ def remove_position(
     that is applied removes is removed; without one the settings say whether a component is fitted.
     """
     task, grids, notes = current_task(), tokens.grids, list(tokens.notes)
+    ordered = [grids[number] for number in tokens.order]
     n_steps, message = len(grids) + 2, "Removing what tokens owe to their place in the tile"
     places = tokens.plan.tile_tokens**2
     with task.step(0, n_steps, message):
-        share = {"token_position_share": position_share(grids)}
+        share = {"token_position_share": position_share(ordered)}
     position = None if dictionary is None else dictionary.position
     if dictionary is None and config.tokens.remove_position:
         per_place = _tokens_per_place(grids)
@@ -354,9 +365,9 @@ def remove_position(
             )
         else:
             with task.step(1, n_steps, message):
-                position = PositionComponent.fit(grids, places)
+                position = PositionComponent.fit(ordered, places)
             with task.step(2, n_steps, message):
-                share["token_position_share_after"] = left_out_share(grids, places)
+                share["token_position_share_after"] = left_out_share(ordered, places)
     if position is not None:
         for index, grid in enumerate(grids):
             with task.step(index + 2, n_steps, message):
@@ -379,7 +390,8 @@ def scales_of(
         return None if dictionary.position is None else dictionary.position.scales
     if tokens.position is None or config.units.pooled_by != "spread":
         return None
-    return place_scales(tokens.grids, geometry, tokens.plan.tile_tokens**2)
+    grids, units = ([of[number] for number in tokens.order] for of in (tokens.grids, geometry))
+    return place_scales(grids, units, tokens.plan.tile_tokens**2)
 
 
 def _tokens_per_place(grids: list[TokenGrid]) -> float:
@@ -394,10 +406,11 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
     task, is_control = current_task(), samples.is_control(fields)
     n_controls = f"{int(is_control.sum())} control {config.units.kind}s"
     with task.step(0, 1, f"Whitening on {n_controls}"), task.taking_notes() as notes:
-        settings = config.whitening
+        settings, order = config.whitening, samples.in_order()
+        controls = order[is_control[order]]
         whitening = fit_whitening(
-            samples.vectors[is_control],
-            samples.of_field()[is_control],
+            samples.vectors[controls],
+            samples.of_field()[controls],
             settings.n_components,
             settings.shrinkage,
         )
@@ -409,7 +422,8 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
         vectors = np.empty((len(samples.vectors), len(whitening.components_)), np.float32)
         for start in range(0, len(vectors), _WHITENED_ROWS):
             task.check()
-            rows = slice(start, start + _WHITENED_ROWS)
+            # In order here too: the last digits of a product depend on a row's place in its block.
+            rows = order[start : start + _WHITENED_ROWS]
             vectors[rows] = whitening.transform(samples.vectors[rows])
     return Whitened(whitening, vectors, tuple(notes))
 
@@ -424,9 +438,10 @@ def learn(
     """Learn a dictionary from whitened samples (paper, section 3.2)."""
     task, settings = current_task(), config.dictionary
     icfl = ICFL(**dict(settings), random_state=config.random_state)
-    controls = None if settings.control_atoms is None else samples.is_control(fields)
+    order = samples.in_order()
+    controls = None if settings.control_atoms is None else samples.is_control(fields)[order]
     with task.taking_notes() as notes:
-        for record in icfl.fit_iter(whitened.vectors, controls=controls):
+        for record in icfl.fit_iter(whitened.vectors[order], controls=controls):
             message = f"Fitting the dictionary: R2 {record.r2:.3f}"
             task.progress(record.step, record.total_steps or record.step, message, record=record)
         if settings.n_atoms is None:

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.report.figures import (
     CONDITION_COLOURS,
     CONTROL_COLOUR,
@@ -27,7 +28,7 @@ _BINS = 40
 
 
 def draw_wells(
-    axes: Axes, activations: ConceptActivations, concept: int, text: str, most: int = 40
+    axes: Axes, activations: ConceptActivations, concept: Concept, text: str, most: int = 40
 ) -> None:
     """Mean alignment of every well, with the middle half of its units.
 
@@ -37,7 +38,7 @@ def draw_wells(
         Where to draw.
     activations : ConceptActivations
         Result of a run.
-    concept : int
+    concept : int or ConceptSet
         Which concept.
     text : str
         Colour of lines.
@@ -71,7 +72,7 @@ def draw_wells(
     axes.set_yticks(range(len(table)), [str(key[0]) for key in table.index])
     axes.invert_yaxis()
     axes.set_xlabel("cosine with the concept (mean, middle half)")
-    axes.set_title(str(activations.dictionary.names[concept]))
+    axes.set_title(activations.name_of(concept))
 
 
 def draw_channels(
@@ -105,7 +106,7 @@ def draw_channels(
 
 
 def draw_cosines(
-    axes: Axes, activations: ConceptActivations, concept: int, label: str, text: str
+    axes: Axes, activations: ConceptActivations, concept: Concept, label: str, text: str
 ) -> None:
     """Histograms of the cosine of one condition's units with a concept, and of all others.
 
@@ -115,7 +116,7 @@ def draw_cosines(
         Where to draw.
     activations : ConceptActivations
         Result of a run.
-    concept : int
+    concept : int or ConceptSet
         Which concept.
     label : str
         The condition.
@@ -139,7 +140,7 @@ def draw_cosines(
     axes.axvline(0, color=text, alpha=0.4, linewidth=0.8, zorder=0)
     axes.set_xlabel("cosine with the concept")
     axes.set_ylabel("share of units")
-    axes.set_title(str(activations.dictionary.names[concept]))
+    axes.set_title(activations.name_of(concept))
 
 
 def volcano_places(compared: pd.DataFrame, q_column: str = "q_cells") -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from napari_microdl.concepts.concept_set import some_rows
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
@@ -17,10 +18,8 @@ from napari_microdl.report import standard_measures  # noqa: F401 (they come fir
 from napari_microdl.report.measures import EvaluationInput, measure
 from napari_microdl.report.options import asks_conditions
 from napari_microdl.report.results import EvaluationReport
-from napari_microdl.report.swaps import LEVEL, N_REFITS, Coded, swap_test
+from napari_microdl.report.swaps import N_REFITS, Coded, luck_sentence, swap_test
 
-# Cosines of all concepts that are held at once.
-_MOST_COSINES = 2**26
 # A difference in area that a reader should know of.
 _BETTER = 0.02
 _STRENGTH = 0.01
@@ -75,8 +74,7 @@ def _sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
         told += f", handcrafted measurements with {by_hand:.2f}"
     told += "."
     if row["p_value"] is not None:
-        luck = "hardly luck" if row["p_value"] <= LEVEL else "no more than luck may give"
-        told += f" By wells that swap that is {luck} (p = {row['p_value']:.2g})."
+        told += f" {luck_sentence(row['p_value'])}"
     if by_hand is not None and by_hand > row["auc"] + _BETTER:
         told += " So simple measurements do better here."
     yield told
@@ -126,7 +124,7 @@ def _sets(run: EvaluationInput) -> pd.DataFrame:
     control = run.activations.units["Metadata_control"].to_numpy(bool)
     conditions = asks_conditions(run.activations.units, run.choices.labels)
     against = control if conditions and control.any() else None
-    some = _some_rows(run)
+    some = some_rows(run.some, run.activations.n_concepts)
     cosines = _cosines(run.activations.vectors[some], run.activations.dictionary.directions)
     found: list[dict[str, Any]] = []
     for number, name in enumerate(run.classes):
@@ -175,12 +173,6 @@ def _row(
         "auc_handcrafted": by_hand,
         "p_value": None,
     }
-
-
-def _some_rows(run: EvaluationInput) -> NDArray[np.int64]:
-    """Rows that are looked at; of very many concepts fewer."""
-    most = max(1, _MOST_COSINES // run.activations.n_concepts)
-    return run.some[:: max(1, -(-len(run.some) // most))]
 
 
 def _linear_area(

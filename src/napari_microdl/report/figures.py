@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.heat import SHOWN_FROM, SHOWN_TO
 from napari_microdl.concepts.painting import (
     BoxPainter,
@@ -302,7 +303,7 @@ def condition_name(condition: str, is_control: bool) -> str:
 
 
 def draw_distribution(
-    axes: Axes, activations: ConceptActivations, concept: int, unit: str, text: str = "black"
+    axes: Axes, activations: ConceptActivations, concept: Concept, unit: str, text: str = "black"
 ) -> None:
     """Alignment of the units of every condition with a concept, as points and a box.
 
@@ -312,7 +313,7 @@ def draw_distribution(
         Where to draw.
     activations : ConceptActivations
         Result of a run.
-    concept : int
+    concept : int or ConceptSet
         Which concept.
     unit : str
         What one sample is, for the labels.
@@ -355,7 +356,7 @@ def draw_distribution(
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("alignment with the concept (cosine)")
-    axes.set_title(str(activations.dictionary.names[concept]))
+    axes.set_title(activations.name_of(concept))
 
 
 def distribution_figure(activations: ConceptActivations, concepts: list[int], unit: str) -> Figure:

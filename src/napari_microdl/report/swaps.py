@@ -36,6 +36,13 @@ N_SHUFFLES = 9_999
 REFIT_STEPS = 30
 UNTESTED = "it was not tested whether that is more than luck."
 
+
+def luck_sentence(p_value: float) -> str:
+    """What a p-value of wells that swap conditions says."""
+    luck = "hardly luck" if p_value <= LEVEL else "no more than luck may give"
+    return f"By wells that swap conditions that is {luck} (p = {p_value:.2g})."
+
+
 # What is asked of an arrangement of the wells, given as which of them take the label.
 Statistic = Callable[[NDArray[np.bool_]], float]
 

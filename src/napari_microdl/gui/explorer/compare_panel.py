@@ -12,6 +12,7 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.gui.explorer.panel import Panel, conditions_of, show_text
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.inputs import sentence_label
@@ -231,7 +232,7 @@ class ComparePanel(Panel):
             return lambda: known
         return lambda: _named(run.result.activations.compare(*chosen), run)
 
-    def show_concept(self, run: Run, concept: int) -> None:
+    def show_concept(self, run: Run, concept: Concept) -> None:
         """Draw the comparison with a ring around the concept on show."""
         if self._begun != self.chosen:
             self._begin()
@@ -249,7 +250,8 @@ class ComparePanel(Panel):
                 "are alike, so these p-values are too small."
             )
         names = run.result.dictionary.names
-        self.plot.show_comparison(compared, names, self.chosen, concept, column)
+        ringed = concept if isinstance(concept, int) else None
+        self.plot.show_comparison(compared, names, self.chosen, ringed, column)
 
     def _begin(self) -> None:
         run = self.session.run.current

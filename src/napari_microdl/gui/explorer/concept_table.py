@@ -451,8 +451,11 @@ class ConceptTable(QTableView):
         self.proxy.sort(header.sortIndicatorSection(), header.sortIndicatorOrder())
         self.setColumnHidden(GROUP, not self.concepts.has_groups())
 
-    def select(self, concept: int) -> None:
-        """Make a concept the current row, where the filter shows it."""
+    def select(self, concept: int | None) -> None:
+        """Make a concept the current row, where the filter shows it, or none."""
+        if concept is None:
+            self.setCurrentIndex(QModelIndex())
+            return
         source = self.concepts.index(self.concepts.row_of(concept), NAME)
         index = self.proxy.mapFromSource(source)
         if index.isValid() and index.row() != self.currentIndex().row():

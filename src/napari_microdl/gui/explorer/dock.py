@@ -33,6 +33,7 @@ from napari_microdl.gui.explorer.panel import Panel
 from napari_microdl.gui.explorer.plot_panel import PlotPanel
 from napari_microdl.gui.explorer.saving import OpenButton, SaveButton
 from napari_microdl.gui.explorer.tag_panel import TagPanel
+from napari_microdl.gui.explorer.together_panel import TogetherPanel
 from napari_microdl.gui.overlays.picking import Picker, go_to, unit_at
 from napari_microdl.gui.session.session import OverlayKind
 from napari_microdl.gui.widgets.inputs import sentence_label, show_number
@@ -91,6 +92,7 @@ class ConceptExplorer(Dock):
         self.plots = PlotPanel(*shared)
         self.gallery = Gallery(*shared)
         self.cell = CellPanel(*shared)
+        self.together = TogetherPanel(*shared)
         self.compare = ComparePanel(*shared)
         self.map = MapPanel(*shared)
         self.tags = TagPanel(*shared, selected_concepts=self.table.selected_concepts)
@@ -99,6 +101,7 @@ class ConceptExplorer(Dock):
             (self.plots, "Plots", "How the concept shows in conditions, wells and channels."),
             (self.gallery, "Gallery", "The cells that show the concept most, and its opposite."),
             (self.cell, "Cell", "A clicked cell, its concepts, and the cells most like it."),
+            (self.together, "Together", "The few concepts that tell a condition together."),
             (self.compare, "Compare", "All concepts in two conditions."),
             (self.map, "Map", "All cells by their activations."),
             (self.tags, "Tags", "Your tags and notes on cells and concepts, and the recall."),
@@ -106,7 +109,7 @@ class ConceptExplorer(Dock):
         ):
             self.tabs.setTabToolTip(self.tabs.addTab(panel, title), tip)
         self.tabs.currentChanged.connect(self._show_details)
-        for pictures in (self.gallery, self.cell):
+        for pictures in (self.gallery, self.cell, self.together):
             pictures.unit_chosen.connect(self.go_to_unit)
         bottom_row = self._lay_out()
         # After the others, because the Tab key reaches them in the order in which they came.
@@ -259,8 +262,9 @@ class ConceptExplorer(Dock):
         self._on_concept()
 
     def _on_concept(self) -> None:
-        if self.session.run.current is not None and self.session.view.concept is not None:
-            self.table.select(self.session.view.concept)
+        shown = self.session.view.concept
+        if self.session.run.current is not None and shown is not None:
+            self.table.select(shown if isinstance(shown, int) else None)
             self._rest.start()
 
     def _on_texts(self) -> None:

@@ -13,6 +13,7 @@ from qtpy.QtCore import QLineF, QSignalBlocker, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QIcon, QImage, QPainter, QPen, QPixmap
 from qtpy.QtWidgets import QComboBox, QLabel, QListView, QListWidget, QListWidgetItem
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.painting import outlines_of, unit_window
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.gui.explorer.panel import Panel
@@ -86,7 +87,7 @@ class PictureList(QListWidget):
         rows: Sequence[int] | NDArray[np.int64],
         cosines: NDArray[np.floating],
         channel: int,
-        concept: int | None = None,
+        concept: Concept | None = None,
         sign: int = 1,
     ) -> None:
         """Show units with their cosines below.
@@ -168,7 +169,7 @@ class Gallery(Panel):
                 self.channel.addItems(names)
             self.channel.setVisible(len(names) > 1)
 
-    def show_concept(self, run: Run, concept: int) -> None:
+    def show_concept(self, run: Run, concept: Concept) -> None:
         """Show the units of one concept."""
         activations = run.result.activations
         alignment = activations.alignment(concept)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QMenu, QPushButton
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.projection import pca_map, umap_is_installed, umap_map
 from napari_microdl.core.text import counted
 from napari_microdl.gui.explorer.panel import Panel, conditions_of, show_text
@@ -223,7 +224,7 @@ class MapPanel(Panel):
         self.select_button.show_run(run)
         self._say("")
 
-    def show_concept(self, run: Run, concept: int) -> None:
+    def show_concept(self, run: Run, concept: Concept) -> None:
         """Make the map when it is first looked at, and ring what was selected since."""
         if self._drawn == self.method.currentData():
             self.plot.show_selected(self.selection.rows)

@@ -7,6 +7,7 @@ from pathlib import Path
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFrame, QLabel, QScrollArea, QVBoxLayout, QWidget
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.gui.overlays.overlays import Overlays
 from napari_microdl.gui.session.run import Run
@@ -47,7 +48,7 @@ class Panel(QWidget):
     def show_run(self, run: Run | None) -> None:
         """Another run came, or none is left."""
 
-    def show_concept(self, run: Run, concept: int) -> None:
+    def show_concept(self, run: Run, concept: Concept) -> None:
         """The tab is looked at, or another concept was chosen while it is."""
 
     def show_concept_again(self) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtWidgets import QComboBox, QHBoxLayout
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.painting import channel_correlations
 from napari_microdl.gui.explorer.panel import Panel, conditions_of
 from napari_microdl.gui.session.run import Run
@@ -32,11 +33,11 @@ class ConceptPlot(Plot):
 
     def __init__(self) -> None:
         super().__init__(120, "Concept")
-        self._shown: tuple[Run, int, str, str, int] | None = None
+        self._shown: tuple[Run, Concept, str, str, int] | None = None
         self.hide()
 
     def show_concept(
-        self, run: Run | None, concept: int = 0, kind: str = "", label: str = "", field: int = 0
+        self, run: Run | None, concept: Concept = 0, kind: str = "", label: str = "", field: int = 0
     ) -> None:
         """Draw one concept."""
         self._shown = None if run is None else (run, concept, kind, label, field)
@@ -74,7 +75,7 @@ class ConceptPlot(Plot):
                 activations.grids[field].patch_size,
             )
             draw_channels(axes, list(run.fields[field].channel_names), correlations, text)
-            axes.set_title(f"{activations.dictionary.names[concept]}, {run.sources[field].name}")
+            axes.set_title(f"{activations.name_of(concept)}, {run.sources[field].name}")
 
 
 class PlotPanel(Panel):
@@ -114,7 +115,7 @@ class PlotPanel(Panel):
         if run is None:
             self.plot.show_concept(None)
 
-    def show_concept(self, run: Run, concept: int) -> None:
+    def show_concept(self, run: Run, concept: Concept) -> None:
         """Draw the chosen plot."""
         field = self.overlays.field_in_view()
         kind, label = self.kind.currentData(), self.label.currentText()

@@ -12,6 +12,7 @@ from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton, QWidget
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.dictionary import SUFFIX
 from napari_microdl.concepts.export import write_anndata, write_table
 from napari_microdl.concepts.painting import grid_to_pixels
@@ -54,7 +55,9 @@ def _write_made(make: Callable[[], pd.DataFrame], path: Path) -> Path:
     return write_table(make(), path)
 
 
-def _write_heatmap(activations: ConceptActivations, field: int, concept: int, path: Path) -> Path:
+def _write_heatmap(
+    activations: ConceptActivations, field: int, concept: Concept, path: Path
+) -> Path:
     # Imported when it is needed: napari starts faster.
     import tifffile
 

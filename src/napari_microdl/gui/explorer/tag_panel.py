@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QPushButton
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.dictionary import TAGS
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
@@ -72,9 +73,11 @@ class TagPanel(Panel):
         self.note.setEnabled(run is not None)
         self.show_selection()
 
-    def show_concept(self, run: Run, concept: int) -> None:
-        """Show note and recall of the concept."""
-        self.note.setText(run.result.dictionary.notes[concept])
+    def show_concept(self, run: Run, concept: Concept) -> None:
+        """Show note and recall of the concept; several together have no note."""
+        self.note.setEnabled(isinstance(concept, int))
+        notes = run.result.dictionary.notes
+        self.note.setText(notes[concept] if isinstance(concept, int) else "")
         self._show_recall(run, concept)
 
     def show_selection(self) -> None:
@@ -92,9 +95,9 @@ class TagPanel(Panel):
         if run is not None and self.session.view.concept is not None:
             self._show_recall(run, self.session.view.concept)
 
-    def _show_recall(self, run: Run, concept: int) -> None:
+    def _show_recall(self, run: Run, concept: Concept) -> None:
         activations = run.result.activations
-        name = run.result.dictionary.names[concept]
+        name = activations.name_of(concept)
         rows = np.flatnonzero(activations.unit_tags != "")
         tags = activations.unit_tags[rows]
         # Of a million cells the cosines take a while, which nobody waits for without a tag.
@@ -118,7 +121,7 @@ class TagPanel(Panel):
 
     def _on_note(self) -> None:
         run, concept = self.session.run.current, self.session.view.concept
-        if run is None or concept is None:
+        if run is None or not isinstance(concept, int):
             return
         if self.note.text() != run.result.dictionary.notes[concept]:
             self.selection.note_concept(concept, self.note.text())

@@ -15,6 +15,7 @@ from napari.viewer import Viewer
 from numpy.typing import NDArray
 from psygnal import Signal
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
 from napari_microdl.gui.overlays.view_region import is_at_current_step
@@ -255,7 +256,7 @@ class Overlays:
             self._painters[field] = found
         return found
 
-    def _show_heatmap(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
+    def _show_heatmap(self, viewer: Viewer, run: Run, concept: Concept, fields: list[int]) -> None:
         activations = run.result.activations
         colours, limits = diverging(self._session.view.heat_from), (-SHOWN_TO, SHOWN_TO)
         for field in fields:
@@ -267,7 +268,9 @@ class Overlays:
             plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape, step)
             self._put_image(viewer, run, concept, field, "heatmap", plane, limits, colours, step)
 
-    def _show_activation(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
+    def _show_activation(
+        self, viewer: Viewer, run: Run, concept: Concept, fields: list[int]
+    ) -> None:
         activations = run.result.activations
         # One range for all fields, so that colours compare between controls and treated.
         limit = float(activations.activation(concept).max(initial=0.0)) or 1.0
@@ -278,7 +281,7 @@ class Overlays:
                 viewer, run, concept, field, "activation", plane, (0.0, limit), SEQUENTIAL
             )
 
-    def _show_cells(self, viewer: Viewer, run: Run, concept: int, fields: list[int]) -> None:
+    def _show_cells(self, viewer: Viewer, run: Run, concept: Concept, fields: list[int]) -> None:
         """Cells of the built-in segmentation as a Labels layer whose features can be hovered."""
         activations = run.result.activations
         for field in fields:
@@ -291,7 +294,7 @@ class Overlays:
             features = pd.DataFrame(
                 {
                     "index": ids,
-                    "concept": activations.dictionary.names[concept],
+                    "concept": activations.name_of(concept),
                     "activation": values,
                     "alignment": activations.alignment(concept)[rows],
                 }
@@ -318,7 +321,7 @@ class Overlays:
         self,
         viewer: Viewer,
         run: Run,
-        concept: int,
+        concept: Concept,
         field: int,
         kind: OverlayKind,
         plane: NDArray[np.float32],
@@ -328,7 +331,7 @@ class Overlays:
     ) -> None:
         source = run.sources[field]
         data = output_data(plane, source)
-        name = f"{kind} of {run.result.dictionary.names[concept]}, {source.name}"
+        name = f"{kind} of {run.result.activations.name_of(concept)}, {source.name}"
         layer = self._find(viewer, run, field, kind)
         if layer is None:
             layer = Image(
@@ -366,7 +369,7 @@ class Overlays:
         return None
 
     @staticmethod
-    def _tag(layer: Layer, run: Run, field: int, kind: OverlayKind, concept: int) -> None:
+    def _tag(layer: Layer, run: Run, field: int, kind: OverlayKind, concept: Concept) -> None:
         tag_output(
             layer,
             run_id=run.run_id,
@@ -374,5 +377,5 @@ class Overlays:
             config_hash=run.result.config.hash,
             kind=kind,
             field=field,
-            concept=concept,
+            concept=concept if isinstance(concept, int) else list(concept.concepts),
         )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from psygnal import Signal
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.heat import SHOWN_FROM
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
@@ -32,8 +33,8 @@ class View:
 
     Attributes
     ----------
-    concept : int or None
-        The concept that overlays, plot and gallery show.
+    concept : int, ConceptSet or None
+        The concept that overlays, plots and gallery show, or several together.
     kinds : frozenset of str
         Overlays that are shown.
     all_fields : bool
@@ -55,14 +56,14 @@ class View:
     changed = Signal()
 
     def __init__(self) -> None:
-        self.concept: int | None = None
+        self.concept: Concept | None = None
         self.kinds: frozenset[OverlayKind] = frozenset({"activation"})
         self.all_fields = False
         self.heat_from = SHOWN_FROM
         self.open_steps: set[StepName] = {"fields"}
 
-    def show_concept(self, concept: int) -> None:
-        """Choose the concept that overlays, plot and gallery show."""
+    def show_concept(self, concept: Concept) -> None:
+        """Choose the concept that is shown, or several to be shown together."""
         if concept != self.concept:
             self.concept = concept
             self.concept_changed.emit()

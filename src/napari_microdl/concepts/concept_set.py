@@ -1,0 +1,125 @@
+"""A few concepts that tell a condition together, and are looked at as if they were one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.core.arrays import unit_length
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.metrics import choose_set
+
+if TYPE_CHECKING:
+    from napari_microdl.concepts.activations import ConceptActivations
+
+# Cosines of all concepts that are held at once.
+_MOST_COSINES = 2**26
+
+
+@dataclass(frozen=True)
+class ConceptSet:
+    """Concepts whose weighted sum tells the units of one condition.
+
+    Parameters
+    ----------
+    label : str
+        The condition.
+    concepts : tuple of int
+        Which concepts, the largest share first.
+    weights : tuple of float
+        Above 0, one a concept; their cosines are summed with them.
+    shares : tuple of float
+        How much of the difference from other units is of each concept; they sum to 1.
+    auc, auc_first : float
+        Area under the ROC curve of such sets in wells that they were not chosen on, and of the best
+        concept alone.
+    """
+
+    label: str
+    concepts: tuple[int, ...]
+    weights: tuple[float, ...]
+    shares: tuple[float, ...]
+    auc: float
+    auc_first: float
+
+
+# What can be looked at: a concept by its number, or several together.
+Concept = int | ConceptSet
+
+
+def direction_of(concept: Concept, directions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Direction of one concept or of several together, at unit length.
+
+    A weighted sum of cosines with directions is, but for its scale, the cosine with their weighted
+    sum; so several concepts have a heat and outlines as one has.
+
+    Parameters
+    ----------
+    concept : int or ConceptSet
+        Which.
+    directions : ndarray of shape (n_concepts, k)
+        Of all concepts, at unit length.
+
+    Returns
+    -------
+    ndarray of shape (k,)
+    """
+    found: NDArray[np.float32] = (
+        directions[concept]
+        if isinstance(concept, int)
+        else unit_length(
+            (np.asarray(concept.weights, np.float32) @ directions[list(concept.concepts)])[None]
+        )[0]
+    )
+    return found
+
+
+def name_of(concept: Concept, names: Sequence[str]) -> str:
+    """Name of one concept, or of several."""
+    if isinstance(concept, int):
+        return str(names[concept])
+    return " + ".join(names[one] for one in concept.concepts)
+
+
+def some_rows(rows: NDArray[np.int64], n_concepts: int) -> NDArray[np.int64]:
+    """Evenly spaced ones of some rows: so many that cosines with all concepts can be held."""
+    most = max(1, _MOST_COSINES // max(n_concepts, 1))
+    return rows[:: max(1, -(-len(rows) // most))]
+
+
+def choose_concepts(activations: ConceptActivations, label: str) -> ConceptSet:
+    """Choose the few concepts that tell a condition together, see `choose_set`.
+
+    Parameters
+    ----------
+    activations : ConceptActivations
+        A run.
+    label : str
+        The condition, told from controls; from all other units where it is one, or there are none.
+
+    Returns
+    -------
+    ConceptSet
+
+    Raises
+    ------
+    MicrodlError
+        If fewer than two wells are on either side, or no concept is stronger in the condition.
+    """
+    units = activations.units
+    inside = units["Metadata_condition"].to_numpy().astype(str) == label
+    control = units["Metadata_control"].to_numpy(bool)
+    others = ~inside if (control & inside).any() or not control.any() else control
+    rows = some_rows(np.flatnonzero(inside | others), activations.n_concepts)
+    vectors = unit_length(np.asarray(activations.vectors[rows]))
+    cosines = vectors @ activations.dictionary.directions.T
+    found = choose_set(cosines, inside[rows], activations.wells[rows].astype(str))
+    if not len(found.chosen):
+        raise MicrodlError(f"No concept is stronger in '{label}' than in the others.")
+    chosen, weights = tuple(found.chosen.tolist()), tuple(found.weights.tolist())
+    shares = tuple(found.shares.tolist())
+    return ConceptSet(label, chosen, weights, shares, found.auc, found.auc_first)
