@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Read when torch and the BLAS libraries load, so set before any test imports them: more threads
+# Read when torch and the BLAS libraries load, here and in processes that tests start: more threads
 # than cores are slower than one, and the order of a parallel sum changes its last digits.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Empty means that napari neither reads nor writes the settings of the person who runs the tests.
@@ -17,11 +17,14 @@ os.environ["NAPARI_CONFIG"] = ""
 
 import pytest
 from hypothesis import HealthCheck, settings
+from threadpoolctl import threadpool_limits
 
 import matrices
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
 
+# Plugins of pytest have loaded numpy by now, with as many threads as there are cores.
+threadpool_limits(1, user_api="blas")
 # A slow machine is no failure, and the same examples are drawn in every run.
 settings.register_profile(
     "napari-microdl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
