@@ -40,7 +40,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ from napari_microdl.core.arrays import unit_length
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.simulator import Nuisances, SimulatedField, simulate_wells
 from napari_microdl.metrics import average_selectivity, choose_set, separation_auc
+from napari_microdl.models.base import TokenModel
 from napari_microdl.pipeline.cache import StageCache
 from napari_microdl.pipeline.run import PipelineResult
 
@@ -222,28 +223,36 @@ def followed_by_set(
     return float(spearmanr(told, strength[known & apart]).statistic)
 
 
-def on_plate(config: PipelineConfig, stages: tuple[StageCache, StageCache], *, ridge: bool) -> Row:
+def on_plate(
+    config: PipelineConfig,
+    stages: Sequence[StageCache],
+    *,
+    ridge: bool,
+    drawn: tuple[list[Field], pd.DataFrame, set[str]] | None = None,
+    model: TokenModel | None = None,
+) -> Row:
     """Factors followed within held-out wells."""
-    fields, truth, held_out = plate()
+    fields, truth, held_out = drawn or plate()
     parts = [[f for f in fields if (f.name in held_out) is out] for out in (False, True)]
-    fitted = run_pipeline(parts[0], config, stages=stages[0])
-    applied = run_pipeline(parts[1], config, dictionary=fitted.dictionary, stages=stages[1])
+    fitted = run_pipeline(parts[0], config, model=model, stages=stages[0])
+    known = fitted.dictionary
+    applied = run_pipeline(parts[1], config, dictionary=known, model=model, stages=stages[1])
     both = fitted.activations, applied.activations
     units = pd.concat([a.units for a in both], ignore_index=True)
     vectors = unit_length(np.concatenate([a.vectors for a in both]))
     cosines = np.einsum("nd,md->nm", vectors, fitted.dictionary.directions)
-    found, together, known = {}, {}, {}
+    found, together, regression = {}, {}, {}
     for factor in FACTORS:
         own = truth[truth["condition"] == factor]
         found[factor] = followed(cosines, units, own, factor, held_out)
         together[factor] = followed_by_set(cosines, units, own, factor, held_out)
         if ridge:
-            known[factor] = regressed(vectors, units, own, factor, held_out)
+            regression[factor] = regressed(vectors, units, own, factor, held_out)
     row: Row = {"planted": float(np.mean(list(found.values())))}
     row["planted, sets"] = float(np.mean(list(together.values())))
     row |= {f"planted, {factor}": value for factor, value in found.items()}
-    if known:
-        row["planted, ridge"] = float(np.mean(list(known.values())))
+    if ridge:
+        row["planted, ridge"] = float(np.mean(list(regression.values())))
     return row
 
 

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from cells import CONTROLS, FACTORS, auc_of, best_concept, cosines_of, sites
+from cells import CONTROLS, auc_of, best_concept, on_plate, sites
 from results_page import append, read_rows, write_between, write_page
 from scipy.stats import spearmanr
-from simulated import followed, plate
+from simulated import plate
 
 from napari_microdl import Field, PipelineConfig, run_pipeline
 from napari_microdl.metrics import average_selectivity
@@ -85,21 +85,6 @@ def on_wells(parts: list[Parts], config: PipelineConfig, stages: list[StageCache
     return found | {"codes": rows[0]["codes"]}
 
 
-def on_plate(drawn: Any, config: PipelineConfig, stages: list[StageCache]) -> float:
-    """Planted factors within held-out wells of what `plate` has drawn."""
-    fields, truth, held_out = drawn
-    parts = [[f for f in fields if (f.name in held_out) is out] for out in (False, True)]
-    fitted = run_pipeline(parts[0], config, stages=stages[0])
-    applied = run_pipeline(parts[1], config, dictionary=fitted.dictionary, stages=stages[1])
-    units = pd.concat([fitted.activations.units, applied.activations.units], ignore_index=True)
-    cosines = np.concatenate([cosines_of(r.activations) for r in (fitted, applied)])
-    return float(
-        np.mean(
-            [followed(cosines, units, truth[truth["condition"] == f], f, held_out) for f in FACTORS]
-        )
-    )
-
-
 def measured(data: Path, seeds: int) -> Iterator[Row]:
     """A row a value and seed that is not there yet."""
     done = {(row["varied"], row["value"], row["seed"]) for row in read_rows(ROWS, "defaults")}
@@ -124,7 +109,7 @@ def measured(data: Path, seeds: int) -> Iterator[Row]:
                 continue
             again = None if seed == 0 else float(spearmanr(first, codes).statistic)
             planted = [
-                on_plate(drawn, config, stages[4 + 2 * place :])
+                on_plate(config, stages[4 + 2 * place :], ridge=False, drawn=drawn)["planted"]
                 for place, drawn in enumerate(plates)
             ]
             known = {"varied": varied, "value": value, "seed": seed}

@@ -8,21 +8,30 @@ b  red cell, white cell or platelet, 64-px crops around the boxes of `bccd`, spl
 c  treated or untreated, 64-px crops of `bbbc014_vitra`, halves of the image apart. There is one
    image a class, so anything that differs between two images counts: confounded.
 
+d  cells, with the default settings: heat on spots and inside O01 of the bundled sample (f01), and a
+   simulated plate: ridge regression and the best concept within held-out wells, mean of five
+   factors (`benchmarks/cells.py`).
+
 None of these images was used in training. `transfluor` site f00 was; it alone serves to choose the
-layer (``--layers``).
+layer (``--layers``). ``--weights FILE`` measures an export of train.py as well, whose weights take
+the place of the built-in ones only if they win in d and lose nowhere by more than 0.01;
+``--cells`` measures d alone, and ``--plate 7`` on another plate, to look at while training.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import tifffile
+import torch
 from numpy.typing import NDArray
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
 from skimage.filters import threshold_otsu
@@ -38,13 +47,25 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from napari_microdl import run_pipeline
+from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.safetensors_files import file_sha256, read_safetensors
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
+from napari_microdl.fields.samples import transfluor as sample
 from napari_microdl.models.base import TokenModel
+from napari_microdl.models.encoder import EncoderModel
+from napari_microdl.models.families.builtin import BUILTIN, CONFIG, PREPROCESSING
 from napari_microdl.models.registry import load_model
+from napari_microdl.models.vit.network import VisionTransformer
+from napari_microdl.pipeline.cache import StageCache
 from napari_microdl.tokens import TokenGrid, embed
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.tokens.units import pool, units_of
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from cells import on_plate, on_sample
+from simulated import plate
 
 Box = tuple[int, int, int, int]
 Features = NDArray[np.float32]
@@ -262,17 +283,49 @@ def choose_layer(data: Path) -> None:
         print(f"layer {layer}: AUC {show(aucs)}, position share {before:.3f} -> {after:.3f}")
 
 
+def exported(path: Path) -> TokenModel:
+    """The model of an export of train.py."""
+    network, (tensors, _) = VisionTransformer(CONFIG), read_safetensors(path)
+    network.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in tensors.items()})
+    spec = replace(BUILTIN, weights_sha256=file_sha256(path), title=path.stem)
+    return EncoderModel(network, spec, torch.device("cpu"), "fp32", PREPROCESSING)
+
+
+def on_cells(model: TokenModel, seeds: range, number: int) -> dict[str, list[float]]:
+    """Figures of `benchmarks/cells.py` with the default settings."""
+    found: dict[str, list[float]] = {}
+    stages, fields, drawn = [StageCache() for _ in range(3)], sample(), plate(number)
+    for seed in seeds:
+        config = PipelineConfig.of(random_state=seed)
+        row = on_sample(run_pipeline(fields, config, model=model, stages=stages[0]), fields)
+        row |= on_plate(config, stages[1:], ridge=True, drawn=drawn, model=model)
+        for name in ("spots", "inside O01", "planted", "planted, ridge"):
+            found.setdefault(name, []).append(row[name])
+    return found
+
+
 def main() -> None:
     """Print the gate."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--layers", action="store_true", help="compare the layers on site f00")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--weights", type=Path, help="measure these in place of the built-in ones")
+    parser.add_argument("--cells", action="store_true", help="measure d alone")
+    parser.add_argument("--plate", type=int, default=0, help="seed of the simulated plate of d")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     if arguments.layers:
         choose_layer(arguments.data)
         return
     seeds = range(arguments.seeds)
+    model = exported(arguments.weights) if arguments.weights else load_model("builtin")
+    print(f"{model.spec.title}, weights {model.spec.weights_sha256[:12]}")
+    print(f"\n(d) cells, simulated plate {arguments.plate}")
+    for name, values in on_cells(model, seeds, arguments.plate).items():
+        print(f"  {name:<26} {show(values)}")
+    if arguments.cells:
+        return
     passed = []
     data = arguments.data
     tasks = (
@@ -283,7 +336,6 @@ def main() -> None:
     )
     for task in tasks:
         print(f"\n{task.title}: {len(task.classes)} crops, {len(task.fields)} images")
-        model = load_model("builtin")
         layer = model.spec.default_layer
         features, before, after = token_features(task, model, layer)
         builtin = [probe(features, task, s) for s in seeds]

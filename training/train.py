@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from corpus import SHARES, Plane, load_corpus
-from mae import MaskedAutoencoder
+from mae import MaskedAutoencoder, teacher_features
+from napari_microdl.core.safetensors_files import read_safetensors
 from napari_microdl.models.encoder import prepare
 from napari_microdl.models.families.builtin import CONFIG, PREPROCESSING
+from napari_microdl.models.vit.network import VisionTransformer
 
 # (edge of the model input, crops a batch, share of visible patches): small crops are cheap and
 # local, large ones teach context and other grid sizes.
@@ -27,8 +29,39 @@ SHAPES = ((64, 256, 0.35), (64, 256, 0.35), (128, 64, 0.25))
 ZOOMS = (0.75, 1.0, 1.0, 1.25, 1.5)
 
 
-def sample_batch(corpus: dict[str, list[Plane]], seed: int, step: int) -> tuple[Tensor, int]:
-    """Augmented model input of one step and the number of visible patches."""
+def disturbed(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Scaled images as another exposure, haze, focus and camera noise would show them."""
+    n = len(images)
+
+    def drawn(low: float, high: float, share: float) -> Tensor:
+        values = rng.uniform(low, high, n) * (rng.random(n) < share)
+        return torch.from_numpy(values.astype(np.float32)).reshape(n, 1, 1, 1)
+
+    out = images * torch.exp(drawn(-0.7, 0.7, 0.6))
+    kernel = min(images.shape[-1] // 2 * 2 - 1, 49)
+    out = torch.lerp(out, blurred(out, kernel, 12.0), drawn(0.1, 0.5, 0.3))
+    # Between the image and one out of focus, which is nearly a smaller blur.
+    out = torch.lerp(out, blurred(out, 9, 1.5), drawn(0.2, 1.0, 0.3))
+    out = out + drawn(-0.05, 0.1, 0.4)
+    noise = torch.from_numpy(rng.standard_normal(images.shape, np.float32))
+    return out + noise * drawn(0.005, 0.05, 0.4)
+
+
+def blurred(images: Tensor, width: int, sigma: float) -> Tensor:
+    """Every image under a Gaussian, reflected at the borders."""
+    place = torch.arange(width) - width // 2
+    line = torch.exp(-place.float().square() / (2 * sigma**2))
+    line = (line / line.sum()).reshape(1, 1, 1, width)
+    half = width // 2
+    padded = torch.nn.functional.pad(images, (half, half, half, half), mode="reflect")
+    across = torch.nn.functional.conv2d(padded, line)
+    return torch.nn.functional.conv2d(across, line.transpose(2, 3))
+
+
+def sample_batch(
+    corpus: dict[str, list[Plane]], seed: int, step: int, *, disturb: bool = False
+) -> tuple[Tensor, Tensor, int]:
+    """Augmented model input of one step, the same undisturbed, and how many patches are visible."""
     rng = np.random.default_rng([seed, step])
     edge, size, visible = SHAPES[step % len(SHAPES)]
     taken = min(int(edge * rng.choice(ZOOMS)) // 8 * 8, 128)
@@ -60,7 +93,9 @@ def sample_batch(corpus: dict[str, list[Plane]], seed: int, step: int) -> tuple[
         batch = torch.nn.functional.interpolate(
             batch, (edge, edge), mode="bilinear", antialias=taken > edge, align_corners=False
         )
-    return prepare(batch, PREPROCESSING), round(visible * (edge // 8) ** 2)
+    clean = prepare(batch, PREPROCESSING)
+    shown = prepare(disturbed(batch, rng), PREPROCESSING) if disturb else clean
+    return shown, clean, round(visible * (edge // 8) ** 2)
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -81,6 +116,12 @@ def main() -> None:
     parser.add_argument("--peak-rate", type=float, default=1.2e-3)
     parser.add_argument("--scaling", choices=("percentile", "log"), default="log")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--start", type=Path, help="weights of an encoder to begin from")
+    parser.add_argument(
+        "--features",
+        action="store_true",
+        help="predict features of undisturbed images beside pixels",
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
@@ -89,8 +130,14 @@ def main() -> None:
     corpus: dict[str, list[Plane]] = {}
     for plane in load_corpus(arguments.data, arguments.scaling):
         corpus.setdefault(plane.source, []).append(plane)
-    model = MaskedAutoencoder(CONFIG)
-    average = {k: v.clone() for k, v in model.encoder.state_dict().items()}
+    model, teacher = MaskedAutoencoder(CONFIG), VisionTransformer(CONFIG)
+    if arguments.start:
+        started, _ = read_safetensors(arguments.start)
+        known = {k: torch.from_numpy(v.astype(np.float32)) for k, v in started.items()}
+        model.encoder.load_state_dict(known)
+    teacher.load_state_dict(model.encoder.state_dict())
+    # The tensors of the teacher themselves.
+    average = teacher.state_dict()
     decay = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -104,22 +151,26 @@ def main() -> None:
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        average, start, seconds = state["average"], state["step"], state["seconds"]
+        teacher.load_state_dict(state["average"])
+        start, seconds = state["step"], state["seconds"]
 
     log = (arguments.out / "log.jsonl").open("a")
     began, running = time.monotonic() - seconds, None
     for step in range(start, arguments.steps):
-        batch, keep = sample_batch(corpus, arguments.seed, step)
+        batch, clean, keep = sample_batch(corpus, arguments.seed, step, disturb=arguments.features)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.steps, arguments.peak_rate)
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + step)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(batch, keep, generator)
+            # Of half of the images, as the teacher reads all of their patches.
+            half = clean[: len(clean) // 2]
+            features = teacher_features(teacher, half) if arguments.features else None
+            loss = model(batch, keep, generator, features)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        blend = min(0.999, (1 + step) / (10 + step))
+        blend = 0.999 if arguments.start else min(0.999, (1 + step) / (10 + step))
         for key, value in model.encoder.state_dict().items():
             average[key].lerp_(value, 1 - blend)
         running = loss.item() if running is None else 0.98 * running + 0.02 * loss.item()
