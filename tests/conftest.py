@@ -15,7 +15,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Empty means that napari neither reads nor writes the settings of the person who runs the tests.
 os.environ["NAPARI_CONFIG"] = ""
 
+import numba
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from threadpoolctl import threadpool_limits
 
@@ -23,8 +25,11 @@ import matrices
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
 
-# Plugins of pytest have loaded numpy by now, with as many threads as there are cores.
+# Plugins of pytest have loaded numpy and numba by now, with as many threads as there are cores. The
+# threads of numba begin before torch is told: when napari draws labels, torch would get as many.
 threadpool_limits(1, user_api="blas")
+numba.set_num_threads(1)
+torch.set_num_threads(1)
 # A slow machine is no failure, and the same examples are drawn in every run.
 settings.register_profile(
     "napari-microdl", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

@@ -68,21 +68,18 @@ def direction_of(concept: Concept, directions: NDArray[np.float32]) -> NDArray[n
     -------
     ndarray of shape (k,)
     """
-    found: NDArray[np.float32] = (
-        directions[concept]
-        if isinstance(concept, int)
-        else unit_length(
-            (np.asarray(concept.weights, np.float32) @ directions[list(concept.concepts)])[None]
-        )[0]
-    )
-    return found
+    if isinstance(concept, ConceptSet):
+        weights = np.asarray(concept.weights, np.float32)
+        return unit_length((weights @ directions[list(concept.concepts)])[None])[0]
+    direction: NDArray[np.float32] = directions[concept]
+    return direction
 
 
 def name_of(concept: Concept, names: Sequence[str]) -> str:
     """Name of one concept, or of several."""
-    if isinstance(concept, int):
-        return str(names[concept])
-    return " + ".join(names[one] for one in concept.concepts)
+    if isinstance(concept, ConceptSet):
+        return " + ".join(names[one] for one in concept.concepts)
+    return str(names[concept])
 
 
 def some_rows(rows: NDArray[np.int64], n_concepts: int) -> NDArray[np.int64]:

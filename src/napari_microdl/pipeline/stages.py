@@ -349,9 +349,9 @@ def remove_position(
     that is applied removes is removed; without one the settings say whether a component is fitted.
     """
     task, grids, notes = current_task(), tokens.grids, list(tokens.notes)
-    ordered = [grids[number] for number in tokens.order]
     n_steps, message = len(grids) + 2, "Removing what tokens owe to their place in the tile"
     places = tokens.plan.tile_tokens**2
+    ordered = [grids[number] for number in tokens.order]
     with task.step(0, n_steps, message):
         share = {"token_position_share": position_share(ordered)}
     position = None if dictionary is None else dictionary.position
@@ -368,6 +368,8 @@ def remove_position(
                 position = PositionComponent.fit(ordered, places)
             with task.step(2, n_steps, message):
                 share["token_position_share_after"] = left_out_share(ordered, places)
+    # What is replaced is let go of.
+    del ordered
     if position is not None:
         for index, grid in enumerate(grids):
             with task.step(index + 2, n_steps, message):
