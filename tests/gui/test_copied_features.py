@@ -70,7 +70,7 @@ def test_a_hovered_cell_reads_its_own_frame(viewer, bare_explorer, small_run, qt
         shown = next(
             text.strip() for text in status["coordinates"].split(",") if "concept 3" in text
         )
-        assert float(shown.split(": ")[1]) == pytest.approx(value, rel=1e-3, abs=1e-3)
+        assert float(shown.split(": ")[1]) == pytest.approx(value, rel=5e-3, abs=1e-3)
     assert len(set(seen)) > 2
     check()
 

@@ -383,13 +383,14 @@ def test_clicks_in_one_viewer_change_nothing_in_another(open_viewer, small_run, 
         click_cell(qtbot, explorer.table, 3, NAME)
         qtbot.waitUntil(lambda e=explorer: not e._rest.isActive())
         open_tab(explorer, explorer.gallery, qtbot)
-        view = explorer.gallery.lists[-1]
-        qtbot.waitUntil(lambda v=view: v.count() > 1)
+        views = explorer.gallery.lists.values()
+        qtbot.waitUntil(lambda: all(view.count() > 1 for view in views))  # noqa: B023
         # One that is elsewhere than what is looked at.
         units = explorer.session.run.current.result.activations.units
         selected = viewer.layers.selection.active.name
-        elsewhere = next(
-            view.item(number)
+        view, elsewhere = next(
+            (view, view.item(number))
+            for view in views
             for number, unit in enumerate(shown_units(view))
             if units["Metadata_Field"][unit] != selected and units["y"][unit] != own["camera"][1]
         )
