@@ -70,7 +70,7 @@ def direction_of(concept: Concept, directions: NDArray[np.float32]) -> NDArray[n
     """
     if isinstance(concept, ConceptSet):
         weights = np.asarray(concept.weights, np.float32)
-        return unit_length((weights @ directions[list(concept.concepts)])[None])[0]
+        directions, concept = unit_length((weights @ directions[list(concept.concepts)])[None]), 0
     direction: NDArray[np.float32] = directions[concept]
     return direction
 

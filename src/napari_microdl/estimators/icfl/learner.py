@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.estimators.icfl.plan import FitRecord, Plan
 from napari_microdl.estimators.pursuit.coder import Coder
+from napari_microdl.estimators.pursuit.threads import one_thread
 from napari_microdl.estimators.pursuit.torch_backend import as_tensor, weighted_rows
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class Learner:
         import torch
 
         started = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             x = self.centred(batch)
             indices, values = self.coder(len(x)).code(x)
             residual = x - weighted_rows(indices, values, self.atoms)
@@ -242,7 +243,7 @@ class Learner:
         import torch
 
         started = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             x = self.centred(samples)
             energies = torch.zeros(2, dtype=torch.float64)
             # One process measures for all, so that all draw the same conclusions.
@@ -259,7 +260,7 @@ class Learner:
         """Samples less bias and reconstruction."""
         import torch
 
-        with torch.no_grad():
+        with torch.no_grad(), one_thread():
             x = self.centred(samples)
             for rows, indices, values in self.coder(len(x)).chunks(x):
                 x[rows] -= weighted_rows(indices, values, self.atoms)
