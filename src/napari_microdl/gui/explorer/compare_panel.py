@@ -12,7 +12,7 @@ from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtGui import QColor, QKeyEvent, QPainter, QPaintEvent, QPen
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QPushButton
 
-from napari_microdl.concepts.concept_set import Concept
+from napari_microdl.concepts.concept_set import Concept, ConceptSet
 from napari_microdl.gui.explorer.panel import Panel, conditions_of, show_text
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.inputs import sentence_label
@@ -250,7 +250,7 @@ class ComparePanel(Panel):
                 "are alike, so these p-values are too small."
             )
         names = run.result.dictionary.names
-        ringed = concept if isinstance(concept, int) else None
+        ringed = None if isinstance(concept, ConceptSet) else concept
         self.plot.show_comparison(compared, names, self.chosen, ringed, column)
 
     def _begin(self) -> None:

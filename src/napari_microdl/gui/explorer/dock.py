@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
+from napari_microdl.concepts.concept_set import ConceptSet
 from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.gui.dock import Dock, overlays_of
 from napari_microdl.gui.explorer.cell_panel import CellPanel
@@ -264,7 +265,7 @@ class ConceptExplorer(Dock):
     def _on_concept(self) -> None:
         shown = self.session.view.concept
         if self.session.run.current is not None and shown is not None:
-            self.table.select(shown if isinstance(shown, int) else None)
+            self.table.select(None if isinstance(shown, ConceptSet) else shown)
             self._rest.start()
 
     def _on_texts(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QPushButton
 
-from napari_microdl.concepts.concept_set import Concept
+from napari_microdl.concepts.concept_set import Concept, ConceptSet
 from napari_microdl.concepts.dictionary import TAGS
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
@@ -75,9 +75,9 @@ class TagPanel(Panel):
 
     def show_concept(self, run: Run, concept: Concept) -> None:
         """Show note and recall of the concept; several together have no note."""
-        self.note.setEnabled(isinstance(concept, int))
         notes = run.result.dictionary.notes
-        self.note.setText(notes[concept] if isinstance(concept, int) else "")
+        self.note.setText("" if isinstance(concept, ConceptSet) else notes[concept])
+        self.note.setEnabled(not isinstance(concept, ConceptSet))
         self._show_recall(run, concept)
 
     def show_selection(self) -> None:
@@ -121,7 +121,7 @@ class TagPanel(Panel):
 
     def _on_note(self) -> None:
         run, concept = self.session.run.current, self.session.view.concept
-        if run is None or not isinstance(concept, int):
+        if run is None or concept is None or isinstance(concept, ConceptSet):
             return
         if self.note.text() != run.result.dictionary.notes[concept]:
             self.selection.note_concept(concept, self.note.text())

@@ -38,7 +38,8 @@ def card_sentence(found: ConceptSet, names: list[str], row: dict[str, Any] | Non
         )
     if row is None:
         return (
-            f"{text} Whether that may be luck, and what simple measurements reach, Evaluate says."
+            f"{text} Whether that may be luck, and what simple measurements reach, is said by the "
+            "tab Evaluation."
         )
     if row["auc_handcrafted"] is not None:
         text += f" Handcrafted measurements reach {row['auc_handcrafted']:.2f}."

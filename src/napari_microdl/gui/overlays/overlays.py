@@ -15,7 +15,7 @@ from napari.viewer import Viewer
 from numpy.typing import NDArray
 from psygnal import Signal
 
-from napari_microdl.concepts.concept_set import Concept
+from napari_microdl.concepts.concept_set import Concept, ConceptSet
 from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
 from napari_microdl.gui.overlays.view_region import is_at_current_step
@@ -377,5 +377,5 @@ class Overlays:
             config_hash=run.result.config.hash,
             kind=kind,
             field=field,
-            concept=concept if isinstance(concept, int) else list(concept.concepts),
+            concept=list(concept.concepts) if isinstance(concept, ConceptSet) else concept,
         )
