@@ -62,8 +62,9 @@ class FieldsModel(QAbstractTableModel):
         """Follow the session; the selection is kept where the rows are the same."""
         shown = (self.columns(), *(row.key for row in self._session.images.rows))
         if shown == self._shown:
-            last = self.index(self.rowCount() - 1, self.columnCount() - 1)
-            self.dataChanged.emit(self.index(0, 0), last)
+            if self.rowCount():
+                last = self.index(self.rowCount() - 1, self.columnCount() - 1)
+                self.dataChanged.emit(self.index(0, 0), last)
             return
         self.beginResetModel()
         self._shown = shown
