@@ -51,6 +51,7 @@ OTHERS: dict[str, Any] = {
     "control_atoms": 5,
     "max_steps": 7,
     "early_stopping": True,
+    "n_starts": 3,
     "device": "cpu",
     "precision": "bf16",
     "batch_size": 3,

@@ -48,6 +48,7 @@ SMALL = PipelineConfig.of(
     n_iterations=2,
     atoms_per_iteration=2,
     max_steps=40,
+    n_starts=1,
     device="cpu",
 )
 # Labels of a person: 25 squares that fill an image.

@@ -21,6 +21,7 @@ SMALL = PipelineConfig.of(
     n_iterations=2,
     atoms_per_iteration=2,
     max_steps=5,
+    n_starts=1,
     crop_size=32,
     crop_stride=16,
     batch_size=2,

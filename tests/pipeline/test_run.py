@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import re
 import stat
@@ -340,6 +341,24 @@ def test_what_is_learned_does_not_depend_on_the_order_of_fields(fields, config):
     )
     best = first.activations.ranking.index[0]
     assert turned.activations.ranking.index[0] == best
+
+
+def test_of_several_starts_the_fit_whose_energy_is_on_the_fewest_atoms_is_kept(fields):
+    config = small(model="builtin", n_starts=3, max_steps=20)
+    run = PipelineRun(fields, config)
+    with recorded() as steps:
+        kept = run.result().dictionary.icfl
+    x = run.whitening().vectors[run.samples().in_order()]
+    seeds = [3, *(np.random.RandomState([3, n]).randint(2**31 - 1) for n in (1, 2))]
+    fits = [ICFL(8, 2, 2, max_steps=20, random_state=int(seed)).fit(x) for seed in seeds]
+    energies = [np.square(fit.transform(x).toarray()).sum(axis=0) for fit in fits]
+    best = fits[int(np.argmin([e.sum() ** 2 / np.square(e).sum() for e in energies]))]
+    np.testing.assert_array_equal(kept.components_, best.components_)
+    assert len({fit.components_.tobytes() for fit in fits}) == 3
+    told = [s for s in steps if s.stage == "dictionary"]
+    assert any(s.message.startswith("Fitting the dictionary, start 3 of 3: R2 0.") for s in told)
+    assert all(a.done <= b.done for a, b in itertools.pairwise(told))
+    assert told[-1].done == told[-1].total
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,10 @@ class DictionaryConfig(Settings):
         Steps of the fit; chosen from the number of samples where not given.
     early_stopping : bool, default=False
         End the fit once the reconstruction of held-out samples no longer improves.
+    n_starts : int, optional
+        Fits from so many starts, of which the one is kept whose energy is on the fewest atoms
+        (`napari_microdl.estimators.icfl.starts`); 8 up to 256 atoms and 1 above where not given.
+        No parameter of `ICFL`.
     """
 
     n_atoms: int | None = None
@@ -260,6 +264,7 @@ class DictionaryConfig(Settings):
     control_atoms: int | None = None
     max_steps: int | None = None
     early_stopping: bool = False
+    n_starts: Annotated[int, Field(ge=1)] | None = None
 
 
 class EvaluationChoices(Settings):

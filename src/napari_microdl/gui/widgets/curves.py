@@ -140,6 +140,9 @@ class FitCurve(Plot):
 
     def add(self, record: FitRecord) -> None:
         """Take one more point in; drawing waits, so that a fast fit does not wait for it."""
+        if self._records and record.step < self._records[-1].step:
+            # Another start.
+            self._records = []
         self._records.append(record)
         if not self._timer.isActive():
             self._timer.start()

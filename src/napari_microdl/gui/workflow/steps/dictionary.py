@@ -75,6 +75,15 @@ class DictionaryStep(Step):
             100,
             "Atoms picked in each round (L in the paper); a code has at most rounds x picked.",
         )
+        self.n_starts = self._size(
+            form,
+            "Starts",
+            "n_starts",
+            100,
+            "Fits from so many starts, of which the one is kept whose activations lie on the fewest "
+            "concepts: its concepts come back more surely with another seed. Auto takes 8 up to 256 "
+            "concepts, and 1 of more.",
+        )
         self.control_atoms = self._size(
             form,
             "Of these, from controls",
@@ -141,6 +150,7 @@ class DictionaryStep(Step):
         show_number(self.n_atoms, config.dictionary.n_atoms or 0)
         show_number(self.n_iterations, config.dictionary.n_iterations or 0)
         show_number(self.per_iteration, config.dictionary.atoms_per_iteration or 0)
+        show_number(self.n_starts, config.dictionary.n_starts or 0)
         show_number(self.control_atoms, config.dictionary.control_atoms or 0)
         self.positive.setChecked(config.dictionary.positive_code)
         self.early.setChecked(config.dictionary.early_stopping)
