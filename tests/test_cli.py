@@ -128,7 +128,7 @@ def test_what_a_run_takes_stays_on_the_terminal(tmp_path, monkeypatch):
         "Asking whether wells that swap do as well",
         "Writing the results",
     ]
-    assert shown[5].startswith("Fitting the dictionary: R2 0.")
+    assert shown[5].startswith("Fitting the dictionary, start 8 of 8: R2 0.")
     assert len(shown) == 10
     assert ESTIMATE.fullmatch(shown[2])
 

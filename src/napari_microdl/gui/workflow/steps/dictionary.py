@@ -80,9 +80,9 @@ class DictionaryStep(Step):
             "Starts",
             "n_starts",
             100,
-            "Fits from so many starts, of which the one is kept whose activations lie on the fewest "
-            "concepts: its concepts come back more surely with another seed. Auto takes 8 up to 256 "
-            "concepts, and 1 of more.",
+            "Fits from so many starts, of which the one is kept whose activations lie on the "
+            "fewest concepts: they come back more surely with another seed. Auto takes 8 up to "
+            "256 concepts, and 1 of more.",
         )
         self.control_atoms = self._size(
             form,
