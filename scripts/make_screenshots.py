@@ -21,7 +21,7 @@ _LONGEST_RUN_S = 300
 
 
 def main(folder: Path, theme: str) -> None:
-    """Open the demo, run it, and save the window at five moments."""
+    """Open the demo, run it, and save the window at six moments."""
     folder.mkdir(parents=True, exist_ok=True)
     viewer, workflow, explorer = open_demo()
     viewer.theme = theme
@@ -52,6 +52,14 @@ def main(folder: Path, theme: str) -> None:
     explorer.kinds["heatmap"].click()
     explorer.tabs.setCurrentIndex(1)
     save("heatmap")
+    together = explorer.together
+    explorer.tabs.setCurrentWidget(together)
+    while together.jobs.is_running and time.monotonic() < end:
+        wait(0.1)
+    together.members.itemClicked.emit(together.members.item(0))
+    explorer.kinds["heatmap"].click()
+    explorer.kinds["activation"].click()
+    save("together")
     panel = explorer.evaluation
     explorer.tabs.setCurrentWidget(panel)
     panel.evaluate_button.click()
