@@ -248,7 +248,8 @@ class DictionaryConfig(Settings):
         End the fit once the reconstruction of held-out samples no longer improves.
     n_starts : int, optional
         Fits from so many starts, of which the one is kept whose energy is on the fewest atoms
-        (`napari_microdl.estimators.icfl.starts`); 8 up to 256 atoms and 1 above where not given.
+        (`napari_microdl.estimators.icfl.starts`); where not given, 8 up to 256 atoms and 50,000
+        samples, and 1 above.
         No parameter of `ICFL`.
     """
 

@@ -444,7 +444,7 @@ def learn(
     order = samples.in_order()
     x = whitened.vectors[order]
     controls = None if settings["control_atoms"] is None else samples.is_control(fields)[order]
-    n_starts = n_starts or default_starts(n_atoms or default_size(*x.shape)[0])
+    n_starts = n_starts or default_starts(n_atoms or default_size(*x.shape)[0], len(x))
     least, icfl = np.inf, ICFL()
     with task.taking_notes() as notes:
         for number in range(n_starts):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-# Up to so many atoms a fit takes seconds, and is begun so many times.
-_SMALL, _STARTS = 256, 8
+# Up to so many atoms and samples a fit takes seconds, and is begun so many times.
+_FEW_ATOMS, _FEW_SAMPLES, _STARTS = 256, 50_000, 8
 
 
-def default_starts(n_atoms: int) -> int:
-    """How many starts suit a dictionary of so many atoms: 8 up to 256, else 1."""
-    return _STARTS if n_atoms <= _SMALL else 1
+def default_starts(n_atoms: int, n_samples: int) -> int:
+    """How many starts suit a fit: 8 up to 256 atoms and 50,000 samples, else 1."""
+    return _STARTS if n_atoms <= _FEW_ATOMS and n_samples <= _FEW_SAMPLES else 1
 
 
 def start_seed(random_state: int, number: int) -> int:

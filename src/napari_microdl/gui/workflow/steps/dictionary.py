@@ -81,8 +81,8 @@ class DictionaryStep(Step):
             "n_starts",
             100,
             "Fits from so many starts, of which the one is kept whose activations lie on the "
-            "fewest concepts: they come back more surely with another seed. Auto takes 8 up to "
-            "256 concepts, and 1 of more.",
+            "fewest concepts: they come back more surely with another seed. Auto takes 8 where "
+            "that takes seconds, else 1.",
         )
         self.control_atoms = self._size(
             form,
