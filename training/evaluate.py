@@ -26,7 +26,6 @@ import sys
 import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +48,12 @@ from sklearn.preprocessing import StandardScaler
 
 from napari_microdl import run_pipeline
 from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.safetensors_files import file_sha256, read_safetensors
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import IntensityScaling
 from napari_microdl.fields.samples import transfluor as sample
 from napari_microdl.models.base import TokenModel
-from napari_microdl.models.encoder import EncoderModel
-from napari_microdl.models.families.builtin import BUILTIN, CONFIG, PREPROCESSING
+from napari_microdl.models.families.builtin import load_weights
 from napari_microdl.models.registry import load_model
-from napari_microdl.models.vit.network import VisionTransformer
 from napari_microdl.pipeline.cache import StageCache
 from napari_microdl.tokens import TokenGrid, embed
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
@@ -283,14 +279,6 @@ def choose_layer(data: Path) -> None:
         print(f"layer {layer}: AUC {show(aucs)}, position share {before:.3f} -> {after:.3f}")
 
 
-def exported(path: Path) -> TokenModel:
-    """The model of an export of train.py."""
-    network, (tensors, _) = VisionTransformer(CONFIG), read_safetensors(path)
-    network.load_state_dict({k: torch.from_numpy(v.astype(np.float32)) for k, v in tensors.items()})
-    spec = replace(BUILTIN, weights_sha256=file_sha256(path), title=path.stem)
-    return EncoderModel(network, spec, torch.device("cpu"), "fp32", PREPROCESSING)
-
-
 def on_cells(model: TokenModel, seeds: range, number: int) -> dict[str, list[float]]:
     """Figures of `benchmarks/cells.py` with the default settings."""
     found: dict[str, list[float]] = {}
@@ -319,7 +307,7 @@ def main() -> None:
         choose_layer(arguments.data)
         return
     seeds = range(arguments.seeds)
-    model = exported(arguments.weights) if arguments.weights else load_model("builtin")
+    model = load_weights(arguments.weights, "cpu") if arguments.weights else load_model("builtin")
     print(f"{model.spec.title}, weights {model.spec.weights_sha256[:12]}")
     print(f"\n(d) cells, simulated plate {arguments.plate}")
     for name, values in on_cells(model, seeds, arguments.plate).items():

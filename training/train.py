@@ -18,9 +18,8 @@ from torch import Tensor
 
 from corpus import SHARES, Plane, load_corpus
 from mae import MaskedAutoencoder, teacher_features
-from napari_microdl.core.safetensors_files import read_safetensors
 from napari_microdl.models.encoder import prepare
-from napari_microdl.models.families.builtin import CONFIG, PREPROCESSING
+from napari_microdl.models.families.builtin import CONFIG, PREPROCESSING, read_network
 from napari_microdl.models.vit.network import VisionTransformer
 
 # (edge of the model input, crops a batch, share of visible patches): small crops are cheap and
@@ -132,9 +131,7 @@ def main() -> None:
         corpus.setdefault(plane.source, []).append(plane)
     model, teacher = MaskedAutoencoder(CONFIG), VisionTransformer(CONFIG)
     if arguments.start:
-        started, _ = read_safetensors(arguments.start)
-        known = {k: torch.from_numpy(v.astype(np.float32)) for k, v in started.items()}
-        model.encoder.load_state_dict(known)
+        model.encoder.load_state_dict(read_network(arguments.start).state_dict())
     teacher.load_state_dict(model.encoder.state_dict())
     # The tensors of the teacher themselves.
     average = teacher.state_dict()

@@ -82,6 +82,13 @@ def name_of(concept: Concept, names: Sequence[str]) -> str:
     return str(names[concept])
 
 
+def cosines_of(
+    vectors: NDArray[np.float32], directions: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Cosines of vectors with all directions, shape (n_vectors, n_concepts)."""
+    return unit_length(np.asarray(vectors)) @ directions.T
+
+
 def some_rows(rows: NDArray[np.int64], n_concepts: int) -> NDArray[np.int64]:
     """Evenly spaced ones of some rows: so many that cosines with all concepts can be held."""
     most = max(1, _MOST_COSINES // max(n_concepts, 1))
@@ -112,8 +119,7 @@ def choose_concepts(activations: ConceptActivations, label: str) -> ConceptSet:
     control = units["Metadata_control"].to_numpy(bool)
     others = ~inside if (control & inside).any() or not control.any() else control
     rows = some_rows(np.flatnonzero(inside | others), activations.n_concepts)
-    vectors = unit_length(np.asarray(activations.vectors[rows]))
-    cosines = vectors @ activations.dictionary.directions.T
+    cosines = cosines_of(activations.vectors[rows], activations.dictionary.directions)
     found = choose_set(cosines, inside[rows], activations.wells[rows].astype(str))
     if not len(found.chosen):
         raise MicrodlError(f"No concept is stronger in '{label}' than in the others.")

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_microdl.concepts.concept_set import some_rows
-from napari_microdl.core.arrays import unit_length
+from napari_microdl.concepts.concept_set import cosines_of, some_rows
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.metrics import choose_set, fold_scores, group_folds
@@ -43,14 +42,10 @@ def set_area(coded: Coded, inside: NDArray[np.bool_]) -> float:
     part = coded.wells >= 0
     try:
         return choose_set(
-            _cosines(coded.vectors[part], coded.directions), inside[part], coded.wells[part]
+            cosines_of(coded.vectors[part], coded.directions), inside[part], coded.wells[part]
         ).auc
     except MicrodlError:
         return float("-inf")
-
-
-def _cosines(vectors: NDArray[np.float32], directions: NDArray[np.float32]) -> NDArray[np.float32]:
-    return unit_length(np.asarray(vectors)) @ directions.T
 
 
 def _sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
@@ -125,7 +120,7 @@ def _sets(run: EvaluationInput) -> pd.DataFrame:
     conditions = asks_conditions(run.activations.units, run.choices.labels)
     against = control if conditions and control.any() else None
     some = some_rows(run.some, run.activations.n_concepts)
-    cosines = _cosines(run.activations.vectors[some], run.activations.dictionary.directions)
+    cosines = cosines_of(run.activations.vectors[some], run.activations.dictionary.directions)
     found: list[dict[str, Any]] = []
     for number, name in enumerate(run.classes):
         inside = run.label == name

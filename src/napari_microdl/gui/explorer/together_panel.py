@@ -142,11 +142,14 @@ class TogetherPanel(Panel):
 
     def _on_chosen(self, found: ConceptSet) -> None:
         self.found = found
-        if self.session.run.current is not None:
-            self._show(self.session.run.current)
+        if (run := self.session.run.current) is not None:
+            self._show(run)
+            cosines = run.result.activations.alignment(found)
+            top = run.result.activations.top_units(found, _MOST_CELLS)
+            self.pictures.show_units(run, top, cosines[top], 0, found)
 
     def _show(self, run: Run | None) -> None:
-        """Fill card, list and pictures, or empty them."""
+        """Fill card and list, or empty them and the pictures, which stay while the set does."""
         found = self.found if run is not None else None
         for widget in (self.members, self.pictures):
             widget.setVisible(found is not None)
@@ -167,9 +170,6 @@ class TogetherPanel(Panel):
         line = self.members.sizeHintForRow(0)
         self.members.setFixedHeight(self.members.count() * line + 2 * self.members.frameWidth())
         shown = self.session.view.concept
-        cosines = activations.alignment(found)
-        top = activations.top_units(found, _MOST_CELLS)
-        self.pictures.show_units(run, top, cosines[top], 0, found)
         for number in range(self.members.count()):
             if self.members.item(number).data(Qt.ItemDataRole.UserRole) == shown:
                 self.members.setCurrentRow(number)

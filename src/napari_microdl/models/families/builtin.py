@@ -11,6 +11,7 @@ import hashlib
 import threading
 from dataclasses import replace
 from importlib.resources import as_file, files
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,23 +63,35 @@ def load(spec: ModelSpec, device: str, precision: Precision, seed: int) -> Encod
 
 def load_builtin(device: str = "auto", precision: Precision = "fp32") -> EncoderModel:
     """The trained model; its weights are checked, as an installation may be damaged."""
+    with as_file(WEIGHTS) as path:
+        sha256 = file_sha256(path)
+        try:
+            network = read_network(path)
+        except RuntimeError as error:
+            raise MicrodlError(
+                "The built-in weights do not fit this version; reinstall napari-microdl."
+            ) from error
+    return _model(network, replace(BUILTIN, weights_sha256=sha256), device, precision)
+
+
+def load_weights(path: Path, device: str = "auto", precision: Precision = "fp32") -> EncoderModel:
+    """The model with other weights, as ``training/export.py`` writes them."""
+    spec = replace(BUILTIN, weights_sha256=file_sha256(path), title=path.stem)
+    return _model(read_network(path), spec, device, precision)
+
+
+def read_network(path: Path) -> VisionTransformer:
+    """The network with the weights of a file; RuntimeError if they do not fit."""
     # Only here, so that models can be listed without torch, which takes seconds to import.
     import torch
 
     from napari_microdl.models.vit.network import VisionTransformer
 
-    with as_file(WEIGHTS) as path:
-        tensors, _ = read_safetensors(path)
-        sha256 = file_sha256(path)
+    tensors, _ = read_safetensors(path)
     network = VisionTransformer(CONFIG)
     state = {name: torch.from_numpy(value.astype(np.float32)) for name, value in tensors.items()}
-    try:
-        network.load_state_dict(state)
-    except RuntimeError as error:
-        raise MicrodlError(
-            "The built-in weights do not fit this version; reinstall napari-microdl."
-        ) from error
-    return _model(network, replace(BUILTIN, weights_sha256=sha256), device, precision)
+    network.load_state_dict(state)
+    return network
 
 
 def random_init(device: str = "auto", precision: Precision = "fp32", seed: int = 0) -> EncoderModel:
