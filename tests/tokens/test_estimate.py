@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -71,9 +72,10 @@ def is_near(ratio: float) -> bool:
     return 1 / 1.5 < ratio < 1.5
 
 
-def measured(script: str, *arguments: object) -> list[float]:
+def measured(script: str, *arguments: object, **env: str) -> list[float]:
     """What a process of its own prints."""
-    return [float(line) for line in python(script, *arguments).stdout.splitlines()]
+    printed = python(script, *arguments, env={**os.environ, **env}).stdout
+    return [float(line) for line in printed.splitlines()]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -85,11 +87,10 @@ def measured(script: str, *arguments: object) -> list[float]:
 def test_the_estimate_is_within_a_factor_of_one_and_a_half_of_the_peak(
     channels: int, edge: int, tile: int, batch_size: int
 ):
-    (ratio,) = measured(MEASURE, channels, edge, tile, batch_size)
-    if not is_near(ratio):
-        # What allocators keep differs from run to run: two of three decide.
-        ratios = [measured(MEASURE, channels, edge, tile, batch_size)[0] for _ in range(2)]
-        assert all(map(is_near, ratios)), (ratio, *ratios)
+    # How much of what is freed the allocator keeps differs between machines: here it keeps none.
+    keep_none = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+    (ratio,) = measured(MEASURE, channels, edge, tile, batch_size, **keep_none)
+    assert is_near(ratio)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
