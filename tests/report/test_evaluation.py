@@ -47,6 +47,7 @@ from napari_microdl.report import (
     unit_labels,
     with_technical,
 )
+from napari_microdl.report.seeds import refits
 from napari_microdl.report.text import columns_of, value_text
 from pipeline.small_run import small
 from tasks import cancelled_by, recorded
@@ -511,7 +512,7 @@ def test_further_seeds_are_fits_of_the_same_settings(cells):
     assert any("with seed 2 of 2" in s.message for s in steps)
     others = []
     for number in range(2):
-        seed = int(np.random.RandomState([0, number]).randint(2**31 - 1))
+        seed = int(np.random.RandomState([0, number, 1]).randint(2**31 - 1))
         icfl = ICFL(8, 2, 1, max_steps=30, random_state=seed).fit(activations.vectors)
         others.append(icfl.components_)
     atoms = cells.dictionary.icfl.components_
@@ -528,6 +529,14 @@ def test_further_seeds_are_fits_of_the_same_settings(cells):
         assert row["found_again"] == pytest.approx(np.mean(cosines))
     assert not any("Further seeds" in note for note in report.notes)
     assert any("With 2 further seeds" in s for s in summary_sentences(report, "cell"))
+
+
+def test_further_seeds_have_as_many_starts_as_the_run(cells):
+    config = CONFIG.with_settings(n_starts=2, max_steps=3)
+    dictionary = dataclasses.replace(cells.dictionary, provenance={"config": config.to_dict()})
+    with recorded() as steps:
+        refits(dataclasses.replace(cells.activations, dictionary=dictionary), 2, 0)
+    assert any("with seed 2 of 2, start 2 of 2" in s.message for s in steps)
 
 
 def test_settings_of_a_fit_outlive_the_file(cells, tmp_path):

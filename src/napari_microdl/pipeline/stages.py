@@ -20,8 +20,8 @@ from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.config import Intensity, PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
-from napari_microdl.estimators.icfl import ICFL, default_size
-from napari_microdl.estimators.icfl.starts import default_starts, start_seed, used_atoms
+from napari_microdl.estimators.icfl import ICFL
+from napari_microdl.estimators.icfl.starts import fit_steadiest
 from napari_microdl.estimators.shrinkage import fit_whitening
 from napari_microdl.estimators.whitening import ControlWhitening
 from napari_microdl.fields.field import Field
@@ -440,25 +440,20 @@ def learn(
 ) -> Learned:
     """Learn a dictionary from whitened samples (paper, section 3.2)."""
     task, settings = current_task(), dict(config.dictionary)
-    n_starts, n_atoms = settings.pop("n_starts"), settings["n_atoms"]
+    n_starts = settings.pop("n_starts")
     order = samples.in_order()
     x = whitened.vectors[order]
     controls = None if settings["control_atoms"] is None else samples.is_control(fields)[order]
-    n_starts = n_starts or default_starts(n_atoms or default_size(*x.shape)[0], len(x))
-    least, icfl = np.inf, ICFL()
     with task.taking_notes() as notes:
-        for number in range(n_starts):
-            fit = ICFL(**settings, random_state=start_seed(config.random_state, number))
-            start = f", start {number + 1} of {n_starts}" if n_starts > 1 else ""
-            for record in fit.fit_iter(x, controls=controls):
-                message = f"Fitting the dictionary{start}: R2 {record.r2:.3f}"
-                total = record.total_steps or record.step
-                done = number * total + record.step
-                task.progress(done, n_starts * total, message, record=record)
-            spread = used_atoms(fit.transform(x)) if n_starts > 1 else 0.0
-            if spread < least:
-                least, icfl = spread, fit
-        if n_atoms is None:
+        icfl = fit_steadiest(
+            ICFL(**settings),
+            x,
+            config.random_state,
+            n_starts,
+            controls=controls,
+            message="Fitting the dictionary",
+        )
+        if settings["n_atoms"] is None:
             task.note(
                 f"{len(x)} {config.units.kind}s: a dictionary of {icfl.n_atoms_} atoms with at "
                 f"most {icfl.n_iterations_} x {icfl.atoms_per_iteration_} active was chosen."

@@ -10,6 +10,7 @@ from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl import ICFL
+from napari_microdl.estimators.icfl.starts import fit_steadiest
 from napari_microdl.report.options import seen_units
 
 
@@ -76,7 +77,7 @@ def same_samples(dictionary: ConceptDictionary, activations: ConceptActivations)
 def refits(
     activations: ConceptActivations, n_seeds: int, random_state: int
 ) -> list[NDArray[np.float32]]:
-    """Fit dictionaries of the same settings with further seeds.
+    """Fit dictionaries of the same settings, of as many starts, with further seeds.
 
     Parameters
     ----------
@@ -94,16 +95,22 @@ def refits(
     """
     dictionary, task = activations.dictionary, current_task()
     control = activations.units["Metadata_control"].to_numpy(bool)
+    stored = dictionary.provenance.get("config")
+    n_starts = 1 if stored is None else PipelineConfig.from_dict(stored).dictionary.n_starts
     atoms = []
     for number in range(n_seeds):
-        seed = int(np.random.RandomState([random_state, number]).randint(2**31 - 1))
+        # The third word keeps them apart from the starts of a run of that seed.
+        seed = int(np.random.RandomState([random_state, number, 1]).randint(2**31 - 1))
         icfl = refitted(dictionary, seed)
-        controls = None if icfl.control_atoms is None else control
-        message = f"Fitting with seed {number + 1} of {n_seeds}"
         # That there are few samples was said of the run itself.
         with task.step(number, n_seeds, None), task.taking_notes():
-            for record in icfl.fit_iter(activations.vectors, controls=controls):
-                total = max(record.total_steps or record.step, 1)
-                task.progress(min(record.step, total), total, f"{message}: R2 {record.r2:.3f}")
+            icfl = fit_steadiest(
+                icfl,
+                activations.vectors,
+                seed,
+                n_starts,
+                controls=None if icfl.control_atoms is None else control,
+                message=f"Fitting with seed {number + 1} of {n_seeds}",
+            )
         atoms.append(np.asarray(icfl.components_))
     return atoms

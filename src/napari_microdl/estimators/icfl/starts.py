@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.base import clone
+
+from napari_microdl.core.task import current_task
+from napari_microdl.estimators.icfl.estimator import ICFL
+from napari_microdl.estimators.icfl.plan import default_size
 
 # Up to so many atoms and samples a fit takes seconds, and is begun so many times.
 _FEW_ATOMS, _FEW_SAMPLES, _STARTS = 256, 50_000, 8
@@ -43,3 +49,56 @@ def used_atoms(codes: sparse.csr_array) -> float:
     energy = np.asarray(codes.multiply(codes).sum(axis=0), np.float64).ravel()
     total = float(energy.sum())
     return 0.0 if total == 0 else total**2 / float(np.square(energy).sum())
+
+
+def fit_steadiest(
+    icfl: ICFL,
+    x: NDArray[np.float32],
+    random_state: int,
+    n_starts: int | None,
+    *,
+    controls: NDArray[np.bool_] | None = None,
+    message: str,
+) -> ICFL:
+    """Fit from several starts, and keep the fit whose energy is on the fewest atoms.
+
+    Parameters
+    ----------
+    icfl : ICFL
+        Its settings; itself it is not fitted.
+    x : ndarray of shape (n_samples, n_features)
+        Samples.
+    random_state : int
+        Seed of the first start, from which those of the others are drawn.
+    n_starts : int, optional
+        How many; `None` for what suits the size.
+    controls : ndarray of bool, shape (n_samples,), optional
+        Which are controls, for dictionaries with atoms of their own for these.
+    message : str
+        What the current task tells of its progress.
+
+    Returns
+    -------
+    ICFL
+        Fitted.
+
+    Raises
+    ------
+    MicrodlError
+        As `ICFL.fit`.
+    """
+    task, n_atoms = current_task(), icfl.n_atoms or default_size(*x.shape)[0]
+    n_starts = n_starts or default_starts(n_atoms, len(x))
+    least, kept = np.inf, icfl
+    for number in range(n_starts):
+        fit = clone(icfl).set_params(random_state=start_seed(random_state, number))
+        start = f", start {number + 1} of {n_starts}" if n_starts > 1 else ""
+        for record in fit.fit_iter(x, controls=controls):
+            total = max(record.total_steps or record.step, 1)
+            done = number * total + min(record.step, total)
+            told = f"{message}{start}: R2 {record.r2:.3f}"
+            task.progress(done, n_starts * total, told, record=record)
+        spread = used_atoms(fit.transform(x)) if n_starts > 1 else 0.0
+        if spread < least:
+            least, kept = spread, fit
+    return kept
