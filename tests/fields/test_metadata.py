@@ -17,7 +17,6 @@ from napari_microdl.fields.metadata import (
     match_table,
     read_names,
     read_table,
-    select,
 )
 
 
@@ -150,37 +149,3 @@ def test_a_table_that_cannot_be_matched_says_why():
         match_table(fields("a"), table(Metadata_field=["a", "a"]))
     # Rows that no field asks for may repeat.
     assert match_table(fields("b"), table(Metadata_field=["a", "a", "b"])) == [2]
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        ("Metadata_condition == 'DMSO'", [True, False, True]),
-        ('Metadata_condition != "DMSO"', [False, True, False]),
-        ("Metadata_well in ['A01', 'B01'] and Metadata_condition == 'DMSO'", [True, False, False]),
-        ("Metadata_condition == 'f(x)'", [False, False, False]),
-        ("not (Metadata_well in ('A01', 'B01'))", [False, False, True]),
-    ],
-)
-def test_a_query_picks_rows(query: str, expected: list[bool]):
-    t = table(Metadata_condition=["DMSO", "drug", "DMSO"], Metadata_well=["A01", "B01", "C01"])
-    assert select(t, query).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("query", "sentence"),
-    [
-        ("Metadata_dose == '1'", "the columns are Metadata_condition"),
-        ("Metadata_condition", "not a yes-or-no question"),
-        ("Metadata_condition ==", "cannot be answered"),
-        ("", "cannot be answered"),
-        ("@pd.io.common.os.system('x')", "calls something"),
-        ("Metadata_condition.__class__", "calls something"),
-        ("Metadata_condition.map(print)", "calls something"),
-        ("Metadata_condition.to_csv ('x')", "calls something"),
-    ],
-)
-def test_a_query_that_is_no_comparison_is_refused(query: str, sentence: str):
-    told = refusal(select, table(Metadata_condition=["DMSO"]), query)
-    assert sentence in told
-    assert "query" in told

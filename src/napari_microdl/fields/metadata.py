@@ -1,4 +1,4 @@
-"""What file names, tables and queries say about fields: condition, control, well, site, plate."""
+"""What file names and tables say about fields: condition, control, well, site, plate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import FieldInfo
@@ -25,8 +23,6 @@ _PLACEHOLDERS = {
     "channel": r".+?",
 }
 _TAG = re.compile(r"\{(\w+)\}")
-# A name or a bracket before an opening parenthesis calls something, but for these words.
-_CALL = re.compile(r"@|__|[)\]]\s*\(|\b(?!(?:in|and|or|not)\b)[A-Za-z_]\w*\s*\(")
 # Columns that name a field, and what else a condition is called, in the order of preference.
 _NAME_COLUMNS = ("field", "name", "image", "file", "filename")
 _CONDITION_COLUMNS = ("condition", "treatment", "compound", "perturbation")
@@ -233,44 +229,3 @@ def match_table(fields: Sequence[FieldInfo], table: pd.DataFrame) -> list[int | 
 def _stem(name: Any) -> str:
     last = re.split(r"[/\\]", str(name).strip())[-1]
     return re.sub(r"(\.ome)?\.(tiff?|png|jpe?g|zarr|npy|czi|nd2|lif)$", "", last, flags=re.I)
-
-
-def select(table: pd.DataFrame, query: str) -> NDArray[np.bool_]:
-    """Rows that a query picks, in the style of pycytominer.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Columns ``Metadata_*``.
-    query : str
-        For example ``Metadata_condition == 'DMSO'`` or ``Metadata_well in ['A01', 'A02']``.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_rows,)
-
-    Raises
-    ------
-    MicrodlError
-        If the query cannot be understood or does not say yes or no for each row.
-    """
-    # Settings files travel between people, so a query is to compare columns and do nothing else.
-    if _CALL.search(re.sub(r"'[^']*'|\"[^\"]*\"", "''", query)):
-        raise MicrodlError(
-            f"The query '{query}' calls something; compare columns only, for example "
-            "Metadata_condition == 'DMSO'."
-        )
-    try:
-        picked = table.eval(query, engine="python", local_dict={}, global_dict={})
-    except Exception as error:
-        columns = ", ".join(str(c) for c in table.columns)
-        raise MicrodlError(
-            f"The query '{query}' cannot be answered ({error}); the columns are {columns}."
-        ) from error
-    if not isinstance(picked, pd.Series) or picked.dtype != bool:
-        raise MicrodlError(
-            f"The query '{query}' is not a yes-or-no question; write for example "
-            "Metadata_condition == 'DMSO'."
-        )
-    answers: NDArray[np.bool_] = picked.to_numpy()
-    return answers

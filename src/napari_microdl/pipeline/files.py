@@ -12,7 +12,8 @@ from napari_microdl.concepts.export import write_table
 from napari_microdl.core.config import write_config
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.fields.metadata import PREFIX, metadata_table, read_table, select
+from napari_microdl.fields.metadata import PREFIX, metadata_table, read_table
+from napari_microdl.fields.query import select
 from napari_microdl.fields.tables import read_fields
 from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.report import (

@@ -29,8 +29,8 @@ from napari_microdl.fields.metadata import (
     metadata_table,
     read_names,
     read_table,
-    select,
 )
+from napari_microdl.fields.query import select
 from napari_microdl.gui.session.layers import ImageRow
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.inputs import sentence_label
