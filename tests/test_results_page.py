@@ -235,92 +235,79 @@ def test_a_range_below_zero_can_be_read(results_page):
 def test_the_verdicts_in_words_are_those_of_the_table(results_page):
     """What the template says by hand must be written anew where other rows say otherwise."""
     lines = (ROOT / results_page.PAGE).read_text().splitlines()
-
-    def told(claim):
-        cells = line(lines, claim)
-        return dict(zip(results_page.CONTROL_LABEL, cells[1:], strict=True))
-
-    def sets(verdict, claim):
-        return [name for name, cell in told(claim).items() if cell.startswith(f"**{verdict}**")]
-
+    everywhere, whitened = list(results_page.CONTROL_LABEL), ("not whitened", "whitened")
     but_schwann = ["transfluor", "bbbc014_vitra", "bccd"]
-    assert sets("yes", "Selectivity: ICFL whitened above ICFL not whitened") == but_schwann
-    assert sets("no", "Selectivity: ICFL above TopK SAE, not whitened") == but_schwann
-    assert sets("yes", "Selectivity: ICFL above TopK SAE, whitened") == ["bbbc014_vitra"]
-    assert told("Selectivity, large M: ICFL above TopK SAE, whitened")["transfluor"] == (
-        "**yes**, 0.85 against 0.63"
-    )
-    assert sets("yes", "Selectivity: ICFL whitened above TopK SAE not whitened") == but_schwann
-    for words, figures in (("not whitened", "0.55"), ("whitened", "0.59")):
-        cell = told(f"Selectivity: ICFL as printed above TopK SAE, {words}")["transfluor"]
-        assert cell.startswith(f"**no**, {figures} against")
-    for words, figures in (
-        ("not whitened", "0.94 against 0.95"),
-        ("whitened", "0.70 against 0.72"),
-    ):
-        cell = told(f"Reconstruction cosine at K: ICFL as printed above TopK SAE, {words}")
-        assert cell["transfluor"] == f"**no**, {figures}"
-    dead = told("Dead features: ICFL as printed, TopK SAE, not whitened")["transfluor"]
-    assert dead == "211 (208-211), 0 of 256"
-    dead = told("Dead features: ICFL as printed, TopK SAE, whitened")["transfluor"]
-    assert dead == "0, 0 of 256"
-    for k in ("K", "K/4"):
-        for words in ("not whitened", "whitened"):
-            cells = told(f"Reconstruction cosine at {k}: ICFL above TopK SAE, {words}")
-            assert all(cell.startswith("**yes**") for cell in cells.values())
-    for words in ("not whitened", "whitened"):
-        dead = told(f"Dead features: ICFL, TopK SAE, {words}")
-        assert all(cell.startswith("0, ") for cell in dead.values())
-    (cells,) = [
-        [cell.strip() for cell in x.strip("|").split("|")]
-        for x in lines
-        if x.startswith("| bccd | 3 |")
+    printed = "ICFL as printed above TopK SAE"
+    # Which sets have a cell that begins like this.
+    verdicts = [
+        ("Selectivity: ICFL whitened above ICFL not whitened", "**yes**", but_schwann),
+        ("Selectivity: ICFL above TopK SAE, not whitened", "**no**", but_schwann),
+        ("Selectivity: ICFL above TopK SAE, whitened", "**yes**", ["bbbc014_vitra"]),
+        ("Selectivity: ICFL whitened above TopK SAE not whitened", "**yes**", but_schwann),
+        ("Not in the paper: ICFL above PCA axes, whitened", "**no**", ["transfluor", "bccd"]),
+        *(
+            (f"Reconstruction cosine at {k}: ICFL above TopK SAE, {words}", "**yes**", everywhere)
+            for k in ("K", "K/4")
+            for words in whitened
+        ),
+        *((f"Dead features: ICFL, TopK SAE, {words}", "0, ", everywhere) for words in whitened),
     ]
-    page = " ".join(lines)
-    sparse, split = (cell.split(" (")[0] for cell in cells[2:4])
-    assert f"would have to pass {cells[4]} to be told from none" in page
-    assert f"It is {sparse} with measurements made sparse" in page
-    assert f"and {split} with the same measurements split at the median" in page
-    axes = "Not in the paper: ICFL above PCA axes, whitened"
-    assert sets("no", axes) == ["transfluor", "bccd"]
+    for claim, begins, sets in verdicts:
+        cells = zip(everywhere, line(lines, claim)[1:], strict=True)
+        assert [name for name, cell in cells if cell.startswith(begins)] == sets, claim
+    of_transfluor = [
+        ("Selectivity, large M: ICFL above TopK SAE, whitened", "**yes**, 0.85 against 0.63"),
+        (f"Selectivity: {printed}, not whitened", "**no**, 0.55 against"),
+        (f"Selectivity: {printed}, whitened", "**no**, 0.59 against"),
+        (f"Reconstruction cosine at K: {printed}, not whitened", "**no**, 0.94 against 0.95"),
+        (f"Reconstruction cosine at K: {printed}, whitened", "**no**, 0.70 against 0.72"),
+        ("Dead features: ICFL as printed, TopK SAE, not whitened", "211 (208-211), 0 of 256"),
+        ("Dead features: ICFL as printed, TopK SAE, whitened", "0, 0 of 256"),
+    ]
+    for claim, begins in of_transfluor:
+        assert line(lines, claim)[1 + everywhere.index("transfluor")].startswith(begins), claim
 
 
-def test_the_reasons_in_words_are_those_of_the_tables(results_page):
+def test_the_figures_in_words_are_those_of_the_tables(results_page):
     lines = (ROOT / results_page.PAGE).read_text().splitlines()
-    page = " ".join(lines)
+
+    def medians(start, n_columns):
+        """Of the one line of a table of so many columns that begins like this."""
+        (found,) = [x for x in lines if x.startswith(start) and x.count("|") == n_columns + 1]
+        return [cell.strip(" *").split(" (")[0] for cell in found.strip("|").split("|")][2:]
 
     def of_variant(name):
-        """Median selectivity on every set."""
-        (found,) = [x for x in lines if x.startswith(f"| {name} | no | **") and x.count("|") == 9]
-        cells = [c.strip() for c in found.strip("|").split("|")][2:]
-        return [c.strip("*").split(" (")[0] for c in cells[::2]]
-
-    axes, icfl, sae = (of_variant(n) for n in ("ICFL, less 8 axes", "ICFL", "TopK SAE"))
-    mean, once = of_variant("ICFL, less the mean"), of_variant("ICFL, one round")
-    assert (
-        f"falls to {axes[0]} on `transfluor`, {axes[1]} on `bbbc014_vitra` and {axes[2]} on `bccd`"
-        in page
-    )
-    assert f"reaches {once[0]}, where it had {icfl[0]} and the autoencoder has {sae[0]}" in page
-    assert f"reaches {mean[2]}, where it had {icfl[2]} and the autoencoder has {sae[2]}" in page
-    both, pursued = of_variant("ICFL, one round, less the mean"), of_variant("TopK SAE, pursuit")
-    assert f"to {mean[1]} and {once[1]} from {icfl[1]}" in page
-    assert f"nor both ({both[1]}) reach the autoencoder's {sae[1]}" in page
-    assert f"under ICFL's pursuit ({pursued[1]})" in page
-    assert f"there ({', '.join(of_variant('ICFL, positive'))})" in page
+        """Selectivity on every set."""
+        return medians(f"| {name} | no | **", 8)[::2]
 
     def dead(name, whitened="no"):
-        start = f"| {name} | {whitened} |"
-        (found,) = [x for x in lines if x.startswith(start) and x.count("|") == 5]
-        return [c.strip().split(" (")[0] for c in found.strip("|").split("|")][2:]
+        return medians(f"| {name} | {whitened} |", 4)
 
-    assert "{} of 32 without whitening, {} of 256".format(*dead("TopK SAE")) in page
-    assert "without it there are {} and {}".format(*dead("TopK SAE, no auxiliary loss")) in page
-    assert dead("ICFL, no redraw") == dead("ICFL") == ["0", "0"]
-    assert "has {} of 32 and {} of 256, ".format(*dead("ICFL as printed")) in page
-    assert "{} and {} when it starts".format(*dead("ICFL as printed, started from samples")) in page
-    whitened = [
-        "{} and {}".format(*dead(name, "yes"))
-        for name in ("ICFL as printed", "ICFL as printed, started from samples")
+    icfl, sae, positive = (of_variant(n) for n in ("ICFL", "TopK SAE", "ICFL, positive"))
+    axes, mean, once = (
+        of_variant(f"ICFL, {n}") for n in ("less 8 axes", "less the mean", "one round")
+    )
+    both, pursued = of_variant("ICFL, one round, less the mean"), of_variant("TopK SAE, pursuit")
+    printed, started = "ICFL as printed", "ICFL as printed, started from samples"
+    sparse, split, least = medians("| bccd | 3 |", 5)
+    told = [
+        f"falls to {axes[0]} on `transfluor`, {axes[1]} on `bbbc014_vitra` and {axes[2]} on",
+        f"reaches {once[0]}, where it had {icfl[0]} and the autoencoder has {sae[0]}",
+        f"reaches {mean[2]}, where it had {icfl[2]} and the autoencoder has {sae[2]}",
+        f"to {mean[1]} and {once[1]} from {icfl[1]}",
+        f"nor both ({both[1]}) reach the autoencoder's {sae[1]}",
+        f"under ICFL's pursuit ({pursued[1]})",
+        f"there ({', '.join(positive)})",
+        "{} of 32 without whitening, {} of 256".format(*dead("TopK SAE")),
+        "without it there are {} and {}".format(*dead("TopK SAE, no auxiliary loss")),
+        "has {} of 32 and {} of 256, ".format(*dead(printed)),
+        "{} and {} when it starts".format(*dead(started)),
+        "(whitened it is {} and {}, ".format(*dead(printed, "yes")),
+        "from samples {} and {})".format(*dead(started, "yes")),
+        f"would have to pass {least} to be told from none",
+        f"It is {sparse} with measurements made sparse",
+        f"and {split} with the same measurements split at the median",
     ]
-    assert "(whitened it is {}, from samples {})".format(*whitened) in page
+    page = " ".join(lines)
+    assert [words for words in told if words not in page] == []
+    assert dead("ICFL, no redraw") == dead("ICFL") == ["0", "0"]

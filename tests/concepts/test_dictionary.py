@@ -154,10 +154,8 @@ def test_files_without_any_terms_have_those_of_a_known_model_or_none(saved):
         dictionary = older(saved, model, "ours", {})
         assert dictionary.spec.model.non_commercial is None
         assert dictionary.provenance == {}
-        assert terms_of(dictionary.model) == (
-            "Licence of the weights: ours (whether commercial use is allowed is not stated). "
-            "Source: not stated."
-        )
+        told = terms_of(dictionary.model)
+        assert "ours (whether commercial use is allowed is not stated)" in told
 
 
 @pytest.mark.parametrize("non_commercial", [True, False, None])
@@ -239,12 +237,11 @@ def test_the_file_is_plain_safetensors_with_a_readable_header(saved):
     assert header["spec"]["tokens"]["channels"] == ["DNA", "Actin"]
     assert header["names"][-1] == "Körnchen µ"
     tensors = load_file(saved)
-    assert tensors["icfl.components"].shape == (ATOMS, 7)
     assert tensors["icfl.components"].dtype == np.float32
     assert tensors["whitening.mean"].dtype == np.float64
-    assert tensors["position.offsets"].shape == (PLACES, WIDTH)
-    assert tensors["position.basis"].shape == (2, WIDTH)
-    assert tensors["position.scales"].shape == (PLACES, WIDTH)
+    names = ("icfl.components", *(f"position.{n}" for n in ("offsets", "basis", "scales")))
+    places = (PLACES, WIDTH)
+    assert [tensors[n].shape for n in names] == [(ATOMS, 7), places, (2, WIDTH), places]
 
 
 @pytest.mark.parametrize(
@@ -292,10 +289,7 @@ def test_truncated_foreign_and_missing_files_give_one_sentence(tmp_path, saved):
         assert "is not a readable safetensors file" in one_sentence(path)
     assert "cannot be read" in one_sentence(tmp_path / "none")
     save_file({"a": np.ones(3)}, path, metadata={"other": "x"})
-    assert one_sentence(path) == (
-        "'x.microdl.safetensors' is a safetensors file but not a concept dictionary; choose a "
-        "file that ends in .microdl.safetensors."
-    )
+    assert "not a concept dictionary" in one_sentence(path)
 
 
 def test_a_pickled_dictionary_is_never_opened(tmp_path):
@@ -339,10 +333,7 @@ def missing(name: str) -> Callable[[dict, dict], None]:
 @pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_is_refused(tmp_path, saved, version):
     path = tampered(saved, tmp_path, lambda _, h: h.update(schema_version=version))
-    assert one_sentence(path) == (
-        f"'x.microdl.safetensors' has schema version {version} but this version of napari-microdl "
-        "reads 1 and 2; update napari-microdl."
-    )
+    assert f"has schema version {version} but this version" in one_sentence(path)
 
 
 @pytest.mark.parametrize(
@@ -366,10 +357,9 @@ def test_a_damaged_header_is_refused(tmp_path, saved, text):
 )
 def test_a_part_of_the_wrong_kind_is_refused(tmp_path, saved, part, value):
     def change(_: dict, header: dict) -> None:
+        header[part] = value
         if value == "missing":
             del header[part]
-        else:
-            header[part] = value
 
     one_sentence(tampered(saved, tmp_path, change))
 
@@ -397,7 +387,6 @@ def test_tensors_of_other_shapes_are_refused(saved, tmp_path_factory, data):
         put("spec", "tokens", "site", "mlp"),
         put("spec", "units", "kind", "well"),
         put("spec", "tokens", "scaling", "tile"),
-        put("spec", "tokens", "channel_tokens", "sum"),
         put("spec", "units", "crop_size", 0),
         *(put("spec", "tokens", "channels", value) for value in ([], 3, [3])),
         *(put("spec", "model", "non_commercial", value) for value in ("no", 0)),
@@ -418,10 +407,8 @@ def test_tensors_of_other_shapes_are_refused(saved, tmp_path_factory, data):
         lambda _, header: header["tags"].append("perturbed"),
         lambda _, header: header["tags"].__setitem__(0, "odd"),
         *(missing(f"whitening.{name}") for name in ("mean", "components", "scale")),
-        missing("whitening.explained_variance"),
-        missing("icfl.components"),
-        tensor("icfl.unknown", np.ones(3)),
-        tensor("whitening.unknown", np.ones(3)),
+        *(missing(name) for name in ("whitening.explained_variance", "icfl.components")),
+        *(tensor(f"{part}.unknown", np.ones(3)) for part in ("icfl", "whitening")),
         tensor("whitening.mean", np.full(WIDTH, np.nan)),
         tensor("icfl.components", np.full((ATOMS, 7), np.inf, np.float32)),
     ],
@@ -450,44 +437,29 @@ def test_only_the_model_of_the_dictionary_is_accepted():
     model = dataclasses.replace(known_spec("builtin"), weights_sha256="ab" * 32)
     SPEC.check_model(model)
     other = dataclasses.replace(model, model_id="random-init")
-    assert refusal(SPEC.check_model, other) == (
-        "The dictionary was made with the model 'builtin' but 'random-init' is chosen; "
-        "choose the dictionary's model."
-    )
+    told = refusal(SPEC.check_model, other)
+    assert "made with the model 'builtin' but 'random-init' is chosen" in told
     retrained = dataclasses.replace(model, weights_sha256="cd" * 32)
-    assert refusal(SPEC.check_model, retrained) == (
-        "The dictionary was made with other weights of 'builtin' (sha256 abababababab, here "
-        "cdcdcdcdcdcd); load those weights or fit a new dictionary."
-    )
+    told = refusal(SPEC.check_model, retrained)
+    assert "other weights of 'builtin' (sha256 abababababab, here cdcdcdcdcdcd)" in told
 
 
 def test_the_curve_of_the_intensities_is_kept_and_old_files_have_the_logarithm(tmp_path, saved):
     linear = SPEC.replace(model=SPEC.model.replace(intensity="linear"))
     made = dataclasses.replace(make(), spec=linear)
     assert ConceptDictionary.load(made.save(tmp_path / "linear")).model.intensity == "linear"
-    old = tampered(
-        saved, tmp_path, lambda tensors, header: header["spec"]["model"].pop("intensity")
-    )
+    old = tampered(saved, tmp_path, lambda _, header: header["spec"]["model"].pop("intensity"))
     assert ConceptDictionary.load(old).model.intensity == "log"
     unknown = tampered(saved, tmp_path, put("spec", "model", "intensity", "gamma"))
-    assert one_sentence(unknown) == (
-        "The parts of 'x.microdl.safetensors' do not fit together (The setting intensity is "
-        "'gamma', which is not known; use one of 'log', 'linear'); save the dictionary again."
-    )
+    assert "intensity is 'gamma', which is not known" in one_sentence(unknown)
 
 
 @pytest.mark.parametrize(
-    "place",
-    [
-        "tokens.layer",
-        "tokens.tile_size",
-        "model.patch_size",
-        "units.crop_size",
-        "units.crop_stride",
-    ],
+    ("group", "name"),
+    [("tokens", n) for n in ("layer", "tile_size")]
+    + [("model", "patch_size"), ("units", "crop_size"), ("units", "crop_stride")],
 )
-def test_geometry_must_be_whole_numbers_above_zero(place):
-    group, name = place.split(".")
+def test_geometry_must_be_whole_numbers_above_zero(group, name):
     for value in (0, -1, 2.0, None, "8"):
         with pytest.raises(MicrodlError, match=f"{name} is .* but must be (1 or more|a whole)"):
             getattr(SPEC, group).replace(**{name: value})

@@ -146,6 +146,13 @@ def steps_in(path):
     return numbers["steps_before"] + numbers["steps"]
 
 
+def cancelled_at(step, icfl, x, path, **keywords):
+    steps = icfl.fit_iter(x, checkpoint=path, **keywords)
+    while next(steps).step < step:
+        pass
+    steps.close()
+
+
 SOURCES = [
     newton,
     adam,
@@ -214,11 +221,7 @@ def test_dead_atoms_of_the_first_stage_are_remembered(tmp_path):
 
     whole = icfl().fit(x, controls=marks)
     assert whole.dead_[:8].tolist() == [False] + 7 * [True]
-    steps = icfl().fit_iter(x, controls=marks, checkpoint=tmp_path / "fit")
-    for record in steps:
-        if record.step == 90:
-            break
-    steps.close()
+    cancelled_at(90, icfl(), x, tmp_path / "fit", controls=marks)
     again = icfl().fit(x, controls=marks, checkpoint=tmp_path / "fit", resume=True)
     assert_identical(result(again), result(whole))
 
@@ -284,10 +287,7 @@ def test_without_a_seed_a_fit_goes_on_with_that_it_was_begun_with(tmp_path):
     def icfl():
         return ICFL(**SMALL | {"random_state": None}, max_steps=150)
 
-    steps = icfl().fit_iter(x, checkpoint=tmp_path / "fit")
-    for _ in range(70):
-        next(steps)
-    steps.close()
+    cancelled_at(70, icfl(), x, tmp_path / "fit")
     copies = [tmp_path / f"copy{i}" for i in range(2)]
     for copy in copies:
         copy.write_bytes((tmp_path / "fit").read_bytes())
@@ -298,54 +298,30 @@ def test_without_a_seed_a_fit_goes_on_with_that_it_was_begun_with(tmp_path):
     assert not np.array_equal(one[0], other[0])
 
 
-def broken_memory_map(folder):
-    icfl, _, _ = memory_map(folder)
-    x = np.memmap(folder / "x", np.float16, "r+", shape=(2000, 16))
-    good = x[1717].copy()
-    x[1717] = np.nan
-
-    def repair():
-        x[1717] = good
-
-    return icfl, np.asarray(x), {}, repair, r"Row 1717 of the samples holds NaN"
-
-
-def broken_stream(folder):
-    icfl, _, _ = stream_to_its_end(folder)
-    parts = batches_of_different_sizes(samples(64 * (STEPS + 1) + 20))
-    good = parts[4]
-    parts[4] = good.copy()
-    parts[4][7, 3] = np.inf
-
-    def repair():
-        parts[4] = good
-
-    message = r"Batch 5: 1 of 500 samples hold NaN or inf .* row 7\b"
-    return icfl, Loader(parts), {}, repair, message
-
-
-def broken_second_stage(folder):
-    icfl, treated, keywords = control_first_streams(folder)
-    good = treated.batches[4]
-    treated.batches[4] = np.full_like(good, np.nan)
-
-    def repair():
-        treated.batches[4] = good
-
-    return icfl, treated, keywords, repair, "Batch 5: 500 of 500 samples hold NaN"
-
-
 @pytest.mark.parametrize(
-    ("broken", "whole"),
+    ("make", "place", "inside", "bad", "message"),
     [
-        (broken_memory_map, memory_map),
-        (broken_stream, stream_to_its_end),
-        (broken_second_stage, control_first_streams),
+        (memory_map, 1717, ..., np.nan, r"Row 1717 of the samples holds NaN"),
+        (stream_to_its_end, 4, (7, 3), np.inf, r"Batch 5: 1 of 500 samples .* row 7\b"),
+        # In the second stage, that of treated samples.
+        (control_first_streams, 4, ..., np.nan, "Batch 5: 500 of 500 samples hold NaN"),
     ],
 )
-def test_after_a_bad_sample_is_repaired_the_fit_goes_on(broken, whole, tmp_path):
-    expected = uninterrupted(whole, tmp_path)
-    icfl, x, keywords, repair, message = broken(tmp_path)
+def test_after_a_bad_sample_is_repaired_the_fit_goes_on(
+    make, place, inside, bad, message, tmp_path
+):
+    expected = uninterrupted(make, tmp_path)
+    icfl, x, keywords = make(tmp_path)
+    if make is memory_map:
+        held = np.memmap(tmp_path / "x", np.float16, "r+", shape=(2000, 16))
+        x = np.asarray(held)
+    else:
+        held = list(x)
+        x = Loader(held)
+    good = held[place].copy()
+    wrong = good.copy()
+    wrong[inside] = bad
+    held[place] = wrong
     fitted = ICFL(**SMALL, max_steps=2).fit(samples())
     fitted.set_params(**icfl.get_params())
     for estimator in (icfl, fitted):
@@ -359,7 +335,7 @@ def test_after_a_bad_sample_is_repaired_the_fit_goes_on(broken, whole, tmp_path)
     with refused(message, icfl):
         icfl.fit(x, checkpoint=path, resume=True, **keywords)
     assert steps_in(path) == saved
-    repair()
+    held[place] = good
     steps = icfl.fit_iter(x, checkpoint=path, resume=True, **keywords)
     assert next(steps).step == saved + 1
     for _ in steps:
@@ -390,10 +366,7 @@ def test_after_a_drive_could_not_be_read_the_fit_goes_on(tmp_path):
 def begun(folder, make=newton):
     """A checkpoint at step 30."""
     icfl, x, keywords = make(folder)
-    steps = icfl.fit_iter(x, checkpoint=folder / "fit", **keywords)
-    for _ in range(30):
-        next(steps)
-    steps.close()
+    cancelled_at(30, icfl, x, folder / "fit", **keywords)
     return folder / "fit"
 
 
@@ -415,16 +388,14 @@ def test_other_samples_are_refused(other, tmp_path):
     assert_refused("is of a fit with other samples", begun(tmp_path), x=other)
 
 
-def test_other_streams_are_refused(tmp_path):
+def test_other_streams_and_controls_are_refused(tmp_path):
     path = begun(tmp_path, loader_gone_through_again)
     icfl, _, _ = loader_gone_through_again(tmp_path)
     for other in (samples(seed=1), samples()[100:]):
         # As many in a batch as are held out, so that nothing is left of the first one.
         loader = Loader(np.array_split(other, range(64, len(other), 64)))
         assert_refused("is of a fit with other samples", path, icfl, loader)
-
-
-def test_other_controls_are_refused(tmp_path):
+    path.unlink()
     path = begun(tmp_path, control_first)
     icfl, x, keywords = control_first(tmp_path)
     # As many as before.
@@ -505,17 +476,11 @@ def rewritten(path, change):
         (lambda header, tensors: header.update(numbers=3), "is not a checkpoint of a fit"),
         (lambda header, tensors: header["identity"].pop("seed"), "is not a checkpoint of a fit"),
         (lambda header, tensors: header["identity"].pop("samples"), "with other samples"),
-        (lambda header, tensors: tensors.pop("atoms"), "parts .* do not fit together"),
-        (lambda header, tensors: header["numbers"].pop("random"), "parts .* do not fit together"),
-        (
-            lambda header, tensors: header["numbers"].update(history=[[1, 2]]),
-            "parts .* do not fit together",
-        ),
-        (lambda header, tensors: header["numbers"].update(stage=7), "parts .* do not fit together"),
-        (
-            lambda header, tensors: tensors.update(atoms=tensors["atoms"][:-1]),
-            "parts .* do not fit together",
-        ),
+        (lambda header, tensors: tensors.pop("atoms"), "do not fit together"),
+        (lambda header, tensors: header["numbers"].pop("random"), "do not fit together"),
+        (lambda header, tensors: header["numbers"].update(history=[[1]]), "do not fit together"),
+        (lambda header, tensors: header["numbers"].update(stage=7), "do not fit together"),
+        (lambda header, tensors: tensors.update(atoms=tensors["atoms"][1:]), "do not fit together"),
     ],
 )
 def test_damaged_checkpoints_are_refused(change, message, tmp_path):

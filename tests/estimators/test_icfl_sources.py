@@ -148,21 +148,17 @@ def test_a_stream_gives_as_good_a_dictionary_as_an_array(stream, planted):
     assert icfl.history_[-1].total_steps is None
 
 
-def test_a_loader_is_gone_through_again_where_steps_are_left(planted):
+def test_steps_that_are_left_are_done_whether_a_stream_ends_or_not(planted):
     atoms, x = planted
     loader = Loader(np.array_split(x, 37))
-    icfl = ICFL(64, 2, 2, max_steps=200, random_state=0).fit(loader)
-    assert icfl.history_[-1].step == 200
-    assert recovered(atoms, icfl.components_) >= 0.97
-    once = ICFL(64, 2, 2, max_steps=200, random_state=0).fit(iter(loader))
-    assert once.history_[-1].step == 45
-
-
-def test_a_stream_without_end_stops_after_the_steps_asked_for(planted):
-    atoms, x = planted
-    icfl = ICFL(64, 2, 2, max_steps=120, random_state=0).fit(Endless(x, 100))
-    assert recovered(atoms, icfl.components_) >= 0.97
-    assert {record.total_steps for record in icfl.history_} == {120}
+    settings = {"max_steps": 150, "random_state": 0}
+    for stream in (loader, Endless(x, 100)):
+        icfl = ICFL(64, 2, 2, **settings).fit(stream)
+        assert icfl.history_[-1].step == 150
+        assert {record.total_steps for record in icfl.history_} == {150}
+        assert recovered(atoms, icfl.components_) >= 0.97
+    # What cannot be gone through again ends sooner.
+    assert ICFL(64, 2, 2, **settings).fit(iter(loader)).history_[-1].step == 45
 
 
 def test_the_same_rows_give_identical_dictionaries_however_a_stream_divides_them():
@@ -285,12 +281,11 @@ def test_a_batch_depends_on_the_seed_and_the_step_alone(matrix, chunk_rows, in_m
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_passes_and_seeds_differ_in_their_order(in_memory):
     x = numbered(2000, None)
-    orders = [
-        numbers(ArrayBatches(x, seed, in_memory=in_memory).batch(step, 500))
+    orders = {
+        frozenset(numbers(ArrayBatches(x, seed, in_memory=in_memory).batch(step, 500)))
         for seed, step in ((0, 0), (0, 4), (1, 0))
-    ]
-    for one, other in itertools.combinations(orders, 2):
-        assert set(one) != set(other)
+    }
+    assert len(orders) == 3
 
 
 def test_batches_of_a_file_mix_distant_rows():
@@ -554,17 +549,14 @@ def test_held_out_r2_is_that_of_a_slow_pursuit_of_the_held_out_rows(put, update,
     assert icfl.history_[-1].held_out_r2 == pytest.approx(expected, abs=1e-4)
 
 
-def test_records_are_typed_and_measure_held_out_samples_every_twenty_steps():
+def test_records_are_plain_and_measure_held_out_samples_every_twenty_steps():
     x = samples(2000)
     icfl = ICFL(**SMALL, max_steps=50, random_state=0)
     # The record at the end takes the place of that of the last step.
     records = {record.step: record for record in icfl.fit_iter(x)}
     for record in records.values():
-        assert type(record) is FitRecord
-        for name in ("step", "total_steps", "n_samples", "dead_atoms", "resets"):
-            assert type(getattr(record, name)) is int, name
-        for name in ("r2", "seconds"):
-            assert type(getattr(record, name)) is float, name
+        # Numbers of NumPy would not go through JSON.
+        assert FitRecord(**json.loads(json.dumps(dataclasses.asdict(record)))) == record
     measured_at = [records[step].held_out_r2 for step in range(1, 50)]
     assert measured_at[:19] == [None] * 19
     assert type(measured_at[19]) is float
@@ -636,8 +628,13 @@ def with_value(x, row, value):
     return wrong
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+NO_NUMBERS = [np.nan, np.inf, -np.inf]
+# The last is too large for float32.
+BAD = [(bad, dtype) for bad in NO_NUMBERS for dtype in (np.float16, np.float32, np.float64)]
+BAD.append((1e300, np.float64))
+
+
+@pytest.mark.parametrize(("bad", "dtype"), BAD)
 def test_a_bad_value_in_a_file_is_named_by_its_row(bad, dtype, tmp_path):
     x = samples(3000).clip(-50, 50).astype(dtype)
     for row in (0, 1717, 2999):
@@ -648,15 +645,9 @@ def test_a_bad_value_in_a_file_is_named_by_its_row(bad, dtype, tmp_path):
         assert_refused(icfl, rf"[Rr]ow {row}\b", file, controls=marks)
 
 
-def test_a_value_too_large_for_float32_is_refused_in_files_and_streams(tmp_path):
-    x = with_value(samples(3000).astype(np.float64), 1717, 1e300)
-    assert_refused(ICFL(**SMALL), "[Rr]ow 1717", memory_map(tmp_path / "x", x))
-    assert_refused(ICFL(**SMALL), r"Batch 6:.* row 217\b", Loader(np.split(x, 10)))
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_a_bad_value_in_a_stream_is_named_by_its_batch_and_row(bad):
-    x = with_value(samples(1000), 777, bad)
+    x = with_value(samples(1000).astype(np.float64), 777, bad)
     assert_refused(ICFL(**SMALL), r"Batch 8: 1 of 100 samples .* row 77\b", Loader(np.split(x, 10)))
 
 
@@ -689,8 +680,7 @@ def test_batches_that_cannot_be_used_are_refused(batches, message, again):
 
 
 def test_a_loader_shorter_than_its_held_out_samples_does_not_turn_for_ever():
-    message = "too few samples for one step: 64 are held out and a batch has 64"
-    assert_refused(ICFL(**SMALL, max_steps=10), message, Loader([GOOD[:30]]))
+    assert_refused(ICFL(**SMALL, max_steps=10), "too few samples", Loader([GOOD[:30]]))
 
 
 def test_an_error_of_the_reader_comes_through_as_it_is():
@@ -744,25 +734,21 @@ def test_controls_that_cannot_be_used_are_refused(controls, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("parameters", "keywords", "message"),
+    ("parameters", "x", "keywords", "message"),
     [
-        ({"control_atoms": 4}, {}, "needs both control_atoms and controls"),
-        ({}, {"controls": MARKS}, "needs both control_atoms and controls"),
-        ({"control_atoms": 0}, {"controls": MARKS}, "control_atoms is 0"),
-        ({"control_atoms": -1}, {"controls": MARKS}, "control_atoms is -1"),
-        ({"control_atoms": 16}, {"controls": MARKS}, "control_atoms is 16 .* the 16 atoms"),
-        ({"control_atoms": 17}, {"controls": MARKS}, "control_atoms is 17"),
+        ({"control_atoms": 4}, GOOD, {}, "needs both control_atoms and controls"),
+        ({}, GOOD, {"controls": MARKS}, "needs both control_atoms and controls"),
+        ({"control_atoms": 0}, GOOD, {"controls": MARKS}, "control_atoms is 0"),
+        ({"control_atoms": 16}, GOOD, {"controls": MARKS}, "control_atoms is 16 .* the 16 atoms"),
+        ({"control_atoms": 4}, Loader(PARTS), {"controls": MARKS}, "cannot be divided by marks"),
+        ({"n_atoms": None}, Loader(PARTS), {}, "set n_atoms"),
     ],
 )
-def test_control_first_settings_that_contradict_each_other_are_refused(
-    parameters, keywords, message
-):
-    assert_refused(ICFL(**SMALL, **parameters), message, GOOD, **keywords)
+def test_settings_that_contradict_the_samples_are_refused(parameters, x, keywords, message):
+    assert_refused(ICFL(**SMALL | parameters), message, x, **keywords)
 
 
-def test_what_streams_and_single_batches_cannot_do_is_refused():
+def test_single_batches_cannot_be_learned_from_control_first():
     icfl = ICFL(**SMALL, control_atoms=4)
-    assert_refused(icfl, "cannot be divided by marks", Loader(PARTS), controls=MARKS)
-    assert_refused(ICFL(), "set n_atoms", Loader(PARTS))
     with refused("set control_atoms to None", icfl):
         icfl.partial_fit(GOOD)

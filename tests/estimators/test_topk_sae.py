@@ -238,11 +238,8 @@ def test_attributes_after_fit():
     assert list(sae.get_feature_names_out()[:2]) == ["topksae0", "topksae1"]
     assert sae.dead_.sum() == sae.history_[-1].dead_atoms
     assert_array_equal(sae.dead_[(sae.transform(x) > 0).toarray().any(axis=0)], False)
-
-
-def test_sizes_have_defaults():
-    sae = TopKSAE(max_steps=2, random_state=0).fit(samples(800))
-    assert (sae.n_atoms_, sae.n_active_) == (32, 4)
+    chosen = TopKSAE(max_steps=2, random_state=0).fit(samples(800))
+    assert (chosen.n_atoms_, chosen.n_active_) == (32, 4)
 
 
 def test_records_tell_how_far_a_fit_is():
@@ -266,17 +263,15 @@ def test_early_stopping_ends_a_fit_that_learns_no_more():
 @pytest.mark.parametrize("kind", ["memory map", "zarr", "generator"])
 def test_samples_may_come_from_files_and_streams(kind, tmp_path):
     atoms, x = references.planted_dictionary(4_000, 32, 64, 4, seed=0)
+    np.save(tmp_path / "x.npy", x)
+    given = {
+        "generator": (x[start : start + 300] for _ in range(20) for start in range(0, 4_000, 300)),
+        "zarr": zarr.array(x, chunks=(500, 32)),
+        "memory map": np.load(tmp_path / "x.npy", mmap_mode="r"),
+    }[kind]
     settings = {"learning_rate": 5e-3, "batch_size": 256, "random_state": 0}
-    if kind == "generator":
-        given = (x[start : start + 300] for _ in range(20) for start in range(0, 4_000, 300))
-    elif kind == "zarr":
-        given = zarr.array(x, chunks=(500, 32))
-        settings["max_steps"] = 300
-    else:
-        np.save(tmp_path / "x.npy", x)
-        given = np.load(tmp_path / "x.npy", mmap_mode="r")
-        settings["max_steps"] = 300
-    sae = TopKSAE(128, 4, **settings).fit(given)
+    max_steps = None if kind == "generator" else 300
+    sae = TopKSAE(128, 4, max_steps=max_steps, **settings).fit(given)
     assert (np.abs(atoms @ sae.components_.T).max(axis=1) > 0.9).mean() > 0.6
     assert sae.n_features_in_ == 32
     if kind != "generator":

@@ -99,10 +99,8 @@ def test_what_is_not_cached_is_not_fetched_while_offline(
     offline: Path, files: dict[str, bytes], there: tuple[str, ...]
 ):
     cached_repository(offline, "lab/vit", {name: files[name] for name in there})
-    assert refused(REFERENCE) == (
-        "lab/vit is not in the cache, and HF_HUB_OFFLINE forbids the network; give a file or "
-        "folder that you have instead."
-    )
+    told = refused(REFERENCE)
+    assert "lab/vit is not in the cache, and HF_HUB_OFFLINE forbids the network" in told
 
 
 class ClientTimeoutError(Exception):
@@ -121,10 +119,8 @@ def test_no_token_and_no_request_shows_in_an_error(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
     with pytest.raises(MicrodlError) as caught:
         load_model(REFERENCE, device="cpu")
-    assert str(caught.value) == (
-        f"lab/vit could not be fetched ({kind.__name__}); give a file or folder that you have "
-        "instead."
-    )
+    assert f"lab/vit could not be fetched ({kind.__name__})" in str(caught.value)
+    assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
@@ -161,10 +157,8 @@ def test_an_error_of_the_http_library_gives_one_sentence(tmp_path: Path, proxy: 
     }
     own = {"HTTPS_PROXY": proxy, "HF_HUB_CACHE": str(tmp_path), "HF_TOKEN": "hf_secret"}
     done = python(code, env={**environment, **own})
-    assert done.stdout == (
-        "lab/vit could not be fetched (ProxyError); give a file or folder that you have instead.\n"
-    )
-    assert "hf_secret" not in done.stderr
+    assert done.stdout.startswith("lab/vit could not be fetched (ProxyError)")
+    assert "hf_secret" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -189,6 +183,7 @@ def test_a_repository_that_is_closed_says_so(
 )
 def test_only_a_commit_pins_weights(reference: str):
     assert "Name the commit of lab/vit by its 40 hex digits" in refusal(load_model, reference)
+    assert "40 hex digits" in refusal(hub.fetch, HubSource("lab/vit"))
 
 
 @pytest.mark.parametrize("reference", ["hf://", "hf://vit", "hf://a/b/c", "hf://lab/vi t@x"])
@@ -217,18 +212,13 @@ def test_the_digest_of_the_first_download_is_kept_shown_and_asked_for(
     digest = digest_of(cached)
     # Before the first use nothing is known, and looking at the configuration is no use of weights.
     assert model_spec(REFERENCE).weights_sha256 == ""
-    assert weights_pin(REFERENCE) == (
-        "Commit 0123456789ab; the sha256 of the first download will be kept and asked for from "
-        "then on."
-    )
+    assert "the sha256 of the first download will be kept" in weights_pin(REFERENCE)
     assert not (own_cache / "first-use").exists()
     load_model(REFERENCE, device="cpu")
     record = own_cache / "first-use" / f"lab--vit@{COMMIT}.sha256"
     assert record.read_text() == f"{digest}  model.safetensors\n"
     assert model_spec(REFERENCE).weights_sha256 == digest
-    assert weights_pin(REFERENCE) == (
-        f"Commit 0123456789ab, sha256 {digest[:12]} at the first download."
-    )
+    assert f"Commit 0123456789ab, sha256 {digest[:12]} at" in weights_pin(REFERENCE)
     load_model(REFERENCE, device="cpu")
 
     # The hub gives another file, whole and under its own digest, for the same commit.
@@ -285,10 +275,7 @@ def test_without_the_extra_one_sentence_says_what_to_install():
         f"load_model('{REFERENCE}')"
     )
     done = python(code, check=False)
-    assert done.stderr.strip().endswith(
-        "MicrodlError: Models from the hub need the package huggingface_hub; install "
-        "napari-microdl[hub], or give a file or folder."
-    )
+    assert "install napari-microdl[hub], or give" in done.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", True), ("yes", True), ("0", False)])
@@ -319,7 +306,3 @@ def test_the_network_is_forbidden_or_not_and_one_commit_is_asked_for(
     assert names == [*sides, "model.safetensors"]
     options = {"revision": COMMIT, "cache_dir": str(tmp_path), "local_files_only": value == "1"}
     assert all(call == ("lab/vit", call[1], options) for call in asked)
-
-
-def test_a_source_without_a_commit_is_never_fetched():
-    assert "40 hex digits" in refusal(hub.fetch, HubSource("lab/vit"))

@@ -124,10 +124,9 @@ def test_the_seed_is_passed_on():
 
 @pytest.mark.parametrize("name", ["", "Builtin", "resnet", "../builtin"])
 def test_an_unknown_name_lists_those_that_exist(name: str):
-    assert refusal(load_model, name).startswith(
-        f"Model '{name}' is not known; give a file, a folder, hf://organisation/name@commit, or "
-        "one of builtin, random-init, dinov2-small, "
-    )
+    told = refusal(load_model, name)
+    assert told.startswith(f"Model '{name}' is not known; ")
+    assert "one of builtin, random-init, dinov2-small, " in told
 
 
 @pytest.mark.parametrize(
@@ -147,9 +146,7 @@ def test_the_fastest_device_is_taken(
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, name: str):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert refusal(load_model, device=name) == (
-        f"Device '{name}' is not available here; choose one of: auto, cpu."
-    )
+    assert f"Device '{name}' is not available" in refusal(load_model, device=name)
 
 
 def test_threads_are_bounded_while_the_model_runs_and_put_back(monkeypatch: pytest.MonkeyPatch):

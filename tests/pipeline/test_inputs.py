@@ -143,12 +143,9 @@ def test_names_that_leave_a_doubt_are_refused(lab, layers, by_name):
     title = "Cell-DINO ViT-S/8 (Cell Painting)" if by_name else "lab"
     config = CONFIG.with_settings(model=model)
     fields = painted(48, ("Mito", "AGP", "DAPI", "Hoechst", "channel 5"), n=4)
-    assert refusal(layer_scores if layers else run_pipeline, fields, config) == (
-        f"The model '{title}' reads the channels DNA, RNA, ER, AGP, Mito, but by their names none "
-        "of the images' channels 'Mito', 'AGP', 'DAPI', 'Hoechst', 'channel 5' is clearly its DNA "
-        'or RNA or ER; set channels ("channels" in the file of settings) to those of the images '
-        "in the model's order."
-    )
+    told = refusal(layer_scores if layers else run_pipeline, fields, config)
+    assert told.startswith(f"The model '{title}' reads the channels DNA, RNA, ER, AGP, Mito, but")
+    assert "'DAPI', 'Hoechst', 'channel 5' is clearly its DNA or RNA or ER; set channels" in told
 
 
 def test_a_model_that_does_with_fewer_channels_says_how():

@@ -75,7 +75,9 @@ def result(told: tuple[list[Progress], PipelineResult]) -> PipelineResult:
         SMALL,
         small(unit="crop", model="builtin", layer=None, site="attention", scaling="plate"),
         small(unit="token", whiten=False, remove_position=False, tile_size=64, halo=1),
-        small(shrinkage=3.0, n_components=20, update="adam", selection="absolute"),
+        small(shrinkage=3.0, n_components=20, selection="absolute").with_settings(
+            update="adam", init="linear", learning_rate=1e-2
+        ),
     ],
     ids=["cell", "crop", "token", "options"],
 )
@@ -125,7 +127,8 @@ def test_a_run_equals_its_public_pieces_put_together(fields, config):
         whitening = ControlWhitening(config.whitening.n_components, shrinkage=shrinkage)
         with warnings.catch_warnings(action="ignore", category=FewControlsWarning):
             samples = whitening.fit(vectors[rows]).transform(vectors)
-    options = {name: getattr(config.dictionary, name) for name in ("update", "selection")}
+    names = ("update", "selection", "init", "learning_rate")
+    options = {name: getattr(config.dictionary, name) for name in names}
     icfl = ICFL(8, 2, 2, **options, max_steps=5, random_state=3)
     codes = icfl.fit(samples).transform(samples)
 
@@ -133,6 +136,7 @@ def test_a_run_equals_its_public_pieces_put_together(fields, config):
     np.testing.assert_array_equal(run.activations.vectors, samples)
     np.testing.assert_array_equal(run.activations.codes.toarray(), codes.toarray())
     np.testing.assert_array_equal(run.dictionary.icfl.components_, icfl.components_)
+    np.testing.assert_array_equal(run.dictionary.icfl.bias_, icfl.bias_)
     np.testing.assert_array_equal(run.activations.units["field"], of_field)
     for made, expected in zip(run.activations.grids, grids, strict=True):
         np.testing.assert_array_equal(made.tokens, expected.tokens)
@@ -228,13 +232,6 @@ def test_what_is_wrong_with_a_model_is_said_by_the_run(fields, monkeypatch):
     assert error_of(fields, SMALL) == "The weights are damaged."
 
 
-def test_cancelling_an_application_leaves_the_dictionary(fields, result):
-    before = (dict(result.dictionary.provenance), dict(result.dictionary.figures))
-    with cancelling(10):
-        run_pipeline(fields, SMALL, dictionary=result.dictionary)
-    assert (result.dictionary.provenance, result.dictionary.figures) == before
-
-
 def test_warnings_of_others_are_neither_taken_nor_silenced(fields):
     """The program around a run goes on at every step of it, in other threads too."""
     filters = list(warnings.filters)
@@ -307,8 +304,9 @@ def test_any_object_that_reads_tokens_can_be_the_model(fields):
         run_pipeline(fields, config, model=other, dictionary=run.dictionary)
 
 
-def test_one_seed_gives_one_result_and_another_seed_another(fields, result):
-    same = run_pipeline(fields, SMALL)
+def test_one_seed_gives_one_result_also_of_lazy_images_and_another_seed_another(fields, result):
+    lazy = [dataclasses.replace(f, data=da.from_array(f.data, chunks=(1, 50, 50))) for f in fields]
+    same = run_pipeline(lazy, SMALL)
     assert_same_codes(result, same)
     np.testing.assert_array_equal(
         result.dictionary.icfl.components_, same.dictionary.icfl.components_
@@ -399,17 +397,18 @@ def test_a_saved_dictionary_gives_the_same_codes(fields, tmp_path, changes):
         np.testing.assert_allclose(alone.activations.codes.toarray(), codes, atol=1e-3)
 
 
-def test_a_dictionary_without_provenance_is_not_given_that_of_another_run(fields, result):
-    bare = dataclasses.replace(result.dictionary, provenance={}, figures={})
-    run_pipeline(fields, SMALL, dictionary=bare)
-    assert bare.provenance == {}
-    assert bare.figures == {}
-
-
-def test_a_dictionary_of_another_model_is_refused(fields, result):
+def test_an_application_leaves_the_dictionary_as_it_is(fields, result):
+    whole = result.dictionary
+    before = (dict(whole.provenance), dict(whole.figures))
+    with cancelling(10):
+        run_pipeline(fields, SMALL, dictionary=whole)
     # The seed of an untrained model stands for its weights.
     with pytest.raises(MicrodlError, match="made with other weights of 'random-init'"):
-        run_pipeline(fields, small(random_state=4), dictionary=result.dictionary)
+        run_pipeline(fields, small(random_state=4), dictionary=whole)
+    assert (whole.provenance, whole.figures) == before
+    bare = dataclasses.replace(whole, provenance={}, figures={})
+    run_pipeline(fields, SMALL, dictionary=bare)
+    assert bare.provenance == bare.figures == {}
 
 
 def test_labels_that_come_with_a_field_are_its_cells(fields):
@@ -441,11 +440,6 @@ def test_channels_are_found_by_name_and_the_segmentation_uses_its_own(fields):
     assert joined.dictionary.spec.tokens.channels == ("GFP", "noise")
     mean = run_pipeline(two, small(unit="crop", channel_tokens="mean"))
     assert mean.activations.grids[0].tokens.shape[-1] == 192
-
-
-def test_lazy_images_give_the_same(fields, result):
-    lazy = [dataclasses.replace(f, data=da.from_array(f.data, chunks=(1, 50, 50))) for f in fields]
-    assert_same_codes(run_pipeline(lazy, SMALL), result)
 
 
 def test_the_report_is_plain_json(fields, result):
@@ -482,8 +476,7 @@ def test_a_report_without_two_conditions_has_no_nan(fields, whiten):
     same = [dataclasses.replace(f, condition="", is_control=True) for f in fields]
     run = run_pipeline(same, small(unit="crop", whiten=whiten))
     report = json.loads(json.dumps(run.report, allow_nan=False))
-    assert {c["selectivity"] for c in report["concepts"]} == {None}
-    assert {c["auc"] for c in report["concepts"]} == {None}
+    assert {(c["selectivity"], c["auc"]) for c in report["concepts"]} == {(None, None)}
 
 
 def test_few_controls_and_chosen_sizes_are_said(fields):
@@ -505,31 +498,21 @@ def error_of(fields: list[Field], config: PipelineConfig = SMALL) -> str:
 
 
 def test_no_fields_and_no_control_give_one_sentence(fields):
-    assert error_of([]) == "There are no fields; choose at least one image."
+    assert "There are no fields" in error_of([])
     treated = [f for f in fields if not f.is_control]
-    assert error_of(treated) == (
-        "No control field is chosen; mark at least one untreated field as control, "
-        "or switch the whitening off."
-    )
+    assert "No control field is chosen" in error_of(treated)
     run = run_pipeline(treated, small(whiten=False, unit="crop"))
     assert run.dictionary.whitening is None
 
 
 def test_missing_channels_give_one_sentence(fields):
-    assert error_of(fields, small(channels=("DNA",))) == (
-        "Field 'O01_f01' has no channel 'DNA'; its channels are 'GFP'."
-    )
+    for dna in ({"channels": ("DNA",)}, {"segmentation": SegmentationConfig(channel="DNA")}):
+        assert "has no channel 'DNA'" in error_of(fields, small(**dna))
     renamed = [*fields[:3], dataclasses.replace(fields[3], channel_names=("RFP",))]
-    assert error_of(renamed) == "Field 'O11_f01' has no channel 'GFP'; its channels are 'RFP'."
+    assert "Field 'O11_f01' has no channel 'GFP'; its channels are 'RFP'" in error_of(renamed)
     extra = np.concatenate([fields[3].data] * 2)
     more = dataclasses.replace(fields[3], data=extra, channel_names=("GFP", "RFP"))
-    assert error_of([*fields[:3], more]) == (
-        "Field 'O11_f01' has the channels ('GFP', 'RFP') but 'O01_f01' has ('GFP',); "
-        "choose the channels that all fields share."
-    )
-    assert "has no channel 'DNA'" in error_of(
-        fields, small(segmentation=SegmentationConfig(channel="DNA"))
-    )
+    assert "'O11_f01' has the channels ('GFP', 'RFP') but" in error_of([*fields[:3], more])
 
 
 def test_bad_images_and_labels_are_named_by_their_field(fields):
@@ -543,9 +526,8 @@ def test_bad_images_and_labels_are_named_by_their_field(fields):
     assert "of field 'O05_f01' is constant" in error_of(third(data=constant))
     with pytest.raises(MicrodlError, match="The labels of field 'O05_f01' have the shape"):
         third(labels=np.ones((512, 512), int))
-    assert error_of(third(data=fields[2].data[:, :20, :20]), small(unit="crop")) == (
-        "Field 'O05_f01': No crop of 32 px fits into an image of 20 x 20 px; take smaller crops."
-    )
+    small_image = third(data=fields[2].data[:, :20, :20])
+    assert "Field 'O05_f01': No crop of 32 px" in error_of(small_image, small(unit="crop"))
 
 
 def without_cells(field: Field) -> Field:
@@ -554,9 +536,7 @@ def without_cells(field: Field) -> Field:
 
 def test_a_field_without_cells_is_named_and_the_others_are_as_without_it(fields: list[Field]):
     with_empty = run_pipeline([*fields[:2], without_cells(fields[2]), fields[3]], small())
-    assert with_empty.warnings[0] == (
-        "There is no cell in 'O05_f01': nothing is told of these fields."
-    )
+    assert "There is no cell in 'O05_f01'" in with_empty.warnings[0]
     counted = with_empty.activations.units["Metadata_Field"].value_counts()
     assert set(counted.index) == {f.name for f in (*fields[:2], fields[3])}
     assert [field["units"] for field in with_empty.report["fields"]][2] == 0
@@ -570,8 +550,8 @@ def test_a_field_without_cells_is_named_and_the_others_are_as_without_it(fields:
 def test_without_any_cell_of_controls_a_run_ends_before_tokens_are_read(fields: list[Field]):
     controls_empty = [without_cells(f) if f.is_control else f for f in fields]
     for given, sentence in (
-        (controls_empty, "No control field has a cell; mark another field as control, draw or"),
-        ([without_cells(f) for f in fields], "No field has a cell; draw or segment cells, set"),
+        (controls_empty, "No control field has a cell"),
+        ([without_cells(f) for f in fields], "No field has a cell"),
     ):
         seen: list[Progress] = []
         with pytest.raises(MicrodlError, match=f"^{sentence}"):
@@ -585,9 +565,7 @@ def test_without_any_cell_of_controls_a_run_ends_before_tokens_are_read(fields: 
         ({"model": "dino"}, "Model 'dino' is not known"),
         ({"layer": 9}, "Layer 9 does not exist"),
         ({"layer": 0}, "layer"),
-        ({"site": "mlp"}, "site"),
         ({"unit": "well"}, "unit"),
-        ({"scaling": "tile"}, "scaling is 'tile', which is not known"),
         ({"channel_tokens": "sum"}, "channel"),
         ({"device": "tpu"}, "Device 'tpu' is not available"),
         ({"precision": "fp16"}, "precision is 'fp16', which is not known"),
@@ -595,10 +573,7 @@ def test_without_any_cell_of_controls_a_run_ends_before_tokens_are_read(fields: 
         ({"halo": 8}, "A halo of 8 tokens leaves nothing"),
         ({"tile_size": 100}, "Tile size 100 px is not a multiple"),
         ({"update": "sgd"}, "update is 'sgd'"),
-        ({"selection": "best"}, "selection"),
-        ({"refit": "none"}, "refit"),
         ({"n_atoms": 0}, "n_atoms is 0"),
-        ({"max_steps": 0}, "max_steps is 0"),
         ({"shrinkage": -1.0}, "shrinkage is -1.0"),
         ({"n_components": 500}, "n_components is 500"),
         ({"crop_size": 0, "unit": "crop"}, "crop"),
@@ -608,13 +583,6 @@ def test_settings_that_do_not_exist_give_one_sentence(fields, changes, sentence)
     # What is a choice among names is refused when the settings are made, the rest by its stage.
     told = refusal(lambda: run_pipeline(fields, small(**changes)))
     assert sentence.lower() in told.lower()
-
-
-def test_the_printed_algorithm_can_be_asked_for(fields):
-    run = run_pipeline(fields, small(update="adam", init="linear", learning_rate=1e-3))
-    icfl = run.dictionary.icfl
-    assert (icfl.update, icfl.init, icfl.learning_rate) == ("adam", "linear", 1e-3)
-    assert np.any(icfl.bias_ != 0)
 
 
 def test_positions_stay_where_a_tile_has_too_few_tokens_a_place(fields):
@@ -659,13 +627,11 @@ def test_a_run_that_backs_off_says_so(fields, monkeypatch):
 def test_fast_arithmetic_is_noted_with_its_error(fields, used, ratio):
     model = load_model(SMALL.model.name, device="cpu", precision="fast", seed=SMALL.random_state)
     model.trial = PrecisionTrial(used, ratio, 0.0123)
-    note = (
-        f"Fast arithmetic: the model ran in {used}; bfloat16 is {ratio:.1f} times as fast as "
-        "float32 here, and changes tokens by 1.2%."
-    )
+    told = f"ran in {used}; bfloat16 is {ratio:.1f} times .* changes tokens by 1.2%"
     # Also where all tokens were kept.
     for _ in range(2):
-        assert note in run_pipeline(fields, small(precision="fast"), model=model).warnings
+        notes = run_pipeline(fields, small(precision="fast"), model=model).warnings
+        assert any(re.search(told, note) for note in notes)
     assert not [n for n in run_pipeline(fields, small(precision=used)).warnings if "Fast" in n]
 
 
@@ -768,10 +734,6 @@ def test_terms_that_nobody_states_are_not_stated_by_the_dictionary(fields, tmp_p
         'positions = "learned"\nposition_offset = 0.1\n'
     )
     config = small(model=str(tmp_path / "lab.toml"), halo=0, unit="crop", whiten=False)
-    words = (
-        "Licence of the weights: not stated, see its source (whether commercial use is allowed is "
-        "not stated). Source: local file 'lab.toml'."
-    )
     fitted = run_pipeline(fields, config)
     fitted.dictionary.save(tmp_path / "lab")
     saved = ConceptDictionary.load(tmp_path / "lab.microdl.safetensors")
@@ -780,7 +742,7 @@ def test_terms_that_nobody_states_are_not_stated_by_the_dictionary(fields, tmp_p
     applied = run_pipeline(fields, config, dictionary=saved)
     for run in (fitted, applied):
         assert run.report["spec"]["model"]["non_commercial"] is None
-        assert run.report["weights_terms"] == words
+        assert "Source: local file 'lab.toml'" in run.report["weights_terms"]
 
 
 def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(fields, tmp_path):
@@ -801,12 +763,10 @@ def test_a_dictionary_of_some_channels_finds_them_in_weights_given_for_all(field
     # What its weights may be used for goes with the dictionary into its file.
     fitted.dictionary.save(tmp_path / "some.microdl.safetensors")
     saved = ConceptDictionary.load(tmp_path / "some.microdl.safetensors")
-    published_spec = recipes()["channelvit-jump-cp"].spec
-    assert saved.spec.model.licence == published_spec.licence
-    assert saved.provenance["weights_source"] == published_spec.source
-    assert saved.provenance["weights_non_commercial"] is True
-    assert saved.spec.model.non_commercial is True
-    assert saved.spec.model.source == published_spec.source
+    terms, stated = saved.spec.model, recipes()["channelvit-jump-cp"].spec
+    assert (terms.licence, terms.source) == (stated.licence, stated.source)
+    assert saved.provenance["weights_source"] == stated.source
+    assert terms.non_commercial is saved.provenance["weights_non_commercial"] is True
     # So does the model itself.
     model = saved.model
     assert (model.dim, model.patch_size, model.tile_size) == (384, 8, 96)

@@ -104,6 +104,10 @@ def test_what_a_measure_lacks_is_noted_and_the_others_go_on():
     def none(run):
         raise AssertionError("it is not called")
 
+    @measure("hopeful", title="Hope", needs=["labls"])
+    def hopeful(run):
+        raise AssertionError("it is not called")
+
     activations = six_fields()
     activations.codes = activations.codes * np.float32(0)
     report = evaluate(activations, UNMEASURED)
@@ -111,6 +115,7 @@ def test_what_a_measure_lacks_is_noted_and_the_others_go_on():
     notes = report.notes
     assert "No units without any concept: no concept is active anywhere." in notes
     assert "The images of the run are not at hand, so nothing is measured in them." in notes
+    assert "No hope: it needs 'labls', which is no measure." in notes
     for what, error in (
         ("wrong numbers", "AttributeError"),
         ("numbers in no table", "AttributeError"),
@@ -163,12 +168,3 @@ def test_sentences_that_fail_leave_the_others_and_the_page(tmp_path):
     assert said[-1] == "What was found by 'fragile' cannot be said: KeyError, 'row'."
     assert len(said) > 1
     assert "<td>1</td>" in html_report(report, "cell")
-
-
-def test_a_measure_that_needs_what_there_is_not_is_noted():
-    @measure("hopeful", title="Hope", needs=["labls"])
-    def hopeful(run):
-        raise AssertionError
-
-    report = evaluate(six_fields(), UNMEASURED)
-    assert "No hope: it needs 'labls', which is no measure." in report.notes

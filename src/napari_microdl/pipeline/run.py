@@ -42,6 +42,7 @@ from napari_microdl.pipeline.stages import (
     cells_of,
     device_of,
     encode,
+    in_space_of,
     learn,
     measure_intensities,
     remove_position,
@@ -166,8 +167,8 @@ class PipelineRun:
     def whitening(self) -> Whitened:
         """Samples in the space in which concepts are learned, or of the dictionary applied."""
         if self.applied is not None:
-            vectors = self.applied.whiten(self.samples().vectors)
-            return Whitened(self.applied.whitening, vectors)
+            whitening = self.applied.whitening
+            return Whitened(whitening, in_space_of(whitening, self.samples()))
         self._check(fitting=True)
         return self._result_of("whitening", self._whiten)
 

@@ -422,13 +422,24 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
                 f"{n_controls} with {samples.vectors.shape[1]} dimensions: the whitening is shrunk "
                 f"by {whitening.shrinkage:g} times the median eigenvalue."
             )
-        vectors = np.empty((len(samples.vectors), len(whitening.components_)), np.float32)
-        for start in range(0, len(vectors), _WHITENED_ROWS):
-            task.check()
-            # In order here too: the last digits of a product depend on a row's place in its block.
-            rows = order[start : start + _WHITENED_ROWS]
-            vectors[rows] = whitening.transform(samples.vectors[rows])
+        vectors = in_space_of(whitening, samples)
     return Whitened(whitening, vectors, tuple(notes))
+
+
+def in_space_of(whitening: ControlWhitening | None, samples: Samples) -> NDArray[np.float32]:
+    """Whitened samples, (n_units, k); in the order of learning, so that they are always the same.
+
+    The last digits of a product depend on the place of a row in its block.
+    """
+    if whitening is None:
+        return samples.vectors
+    vectors = np.empty((len(samples.vectors), len(whitening.components_)), np.float32)
+    order = samples.in_order()
+    for start in range(0, len(vectors), _WHITENED_ROWS):
+        current_task().check()
+        rows = order[start : start + _WHITENED_ROWS]
+        vectors[rows] = whitening.transform(samples.vectors[rows])
+    return vectors
 
 
 def learn(
