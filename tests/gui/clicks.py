@@ -34,9 +34,11 @@ def click_entry(button: Any, entry: Any) -> None:
     assert not menu.isVisible()
 
 
-def click_save(explorer: Any, entry: str) -> None:
-    """Click an entry of the menu that saves what the explorer shows."""
-    click_entry(explorer.save_button, explorer.save_button.entries[entry])
+def click_save(explorer: Any, entry: str, qtbot: Any) -> None:
+    """Click an entry of the menu that saves what the explorer shows, and wait until it is saved."""
+    button = explorer.save_button
+    click_entry(button, button.entries[entry])
+    qtbot.waitUntil(lambda: not button.jobs.is_running)
 
 
 def click_menus(window: Any, *texts: str) -> None:

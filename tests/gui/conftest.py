@@ -20,7 +20,6 @@ from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
@@ -229,13 +228,6 @@ def no_thread_left() -> Any:
     # What a worker said last is heard a little later.
     handle_events()
     assert not napari_progress._all_instances
-
-
-@pytest.fixture(scope="session")
-def cell_dictionary() -> ConceptDictionary:
-    """A small dictionary of cells."""
-    config = SMALL.with_settings(unit="cell", n_atoms=8)
-    return run_pipeline(small_fields(), config).dictionary
 
 
 @pytest.fixture(autouse=True)

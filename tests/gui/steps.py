@@ -8,6 +8,14 @@ import numpy as np
 import pytest
 from napari.layers import Labels
 from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractItemView,
+    QAbstractSpinBox,
+    QComboBox,
+    QLineEdit,
+    QTabBar,
+)
 
 from napari_microdl.concepts.projection import umap_is_installed
 from napari_microdl.gui.explorer.dock import ConceptExplorer
@@ -17,6 +25,8 @@ from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.pipeline.run import PipelineResult
 
 LEFT = Qt.MouseButton.LeftButton
+# What a person can use.
+CONTROLS = (QAbstractButton, QAbstractItemView, QAbstractSpinBox, QComboBox, QLineEdit, QTabBar)
 
 
 def open_workflow(viewer: Any) -> ConceptWorkflow:

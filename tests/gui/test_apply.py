@@ -27,10 +27,10 @@ def test_steps_show_what_the_dictionary_decides(workflow, small_run, qtbot):
     assert not workflow.whitening.whiten.isChecked()
 
 
-def test_the_dictionarys_unit_decides_whether_labels_are_read(workflow, cell_dictionary, qtbot):
+def test_the_dictionarys_unit_decides_whether_labels_are_read(workflow, cell_run, qtbot):
     take_squares(qtbot, workflow)
     workflow.session.settings.configure(unit="crop")
-    workflow.session.settings.set_dictionary(cell_dictionary)
+    workflow.session.settings.set_dictionary(cell_run.result.dictionary)
     click(qtbot, workflow.dictionary.heading)
     click(qtbot, workflow.dictionary.apply)
     result = run(qtbot, workflow)

@@ -11,8 +11,8 @@ import pytest
 from napari_microdl.core.config import SegmentationConfig
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.segmentation import segment_cells
-from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import Layout
+from napari_microdl.gui.session.viewer_parts import camera_of
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
 
 from .steps import click, click_tick, open_workflow, outputs, previewed, write

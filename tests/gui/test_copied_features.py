@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,16 @@ from .steps import outputs
 QUICK = SMALL.with_settings(unit="cell", n_atoms=8, max_steps=5, whiten=False)
 
 
+def finish_run(session: Any, layers: Any, channel_axis: Any) -> PipelineResult:
+    """A run on the labels of the person, in fields of one image."""
+    session.images.set_layout(Layout(channel_axis=channel_axis), layers)
+    session.settings.choose(cell_source="labels")
+    session.plan.take_config(QUICK)
+    fields, sources, config = session.plan.prepare()
+    session.finish(run_pipeline(fields, config), fields, sources)
+    return session.run.current.result
+
+
 @pytest.mark.parametrize("flat", [False, True], ids=["labels a frame", "labels for all frames"])
 def test_a_hovered_cell_reads_its_own_frame(viewer, bare_explorer, small_run, qtbot, told, flat):
     """In a series of four frames with labels of every frame, or one for all."""
@@ -28,18 +39,10 @@ def test_a_hovered_cell_reads_its_own_frame(viewer, bare_explorer, small_run, qt
     viewer.add_image(stack, name="series", **lie)
     cells = SQUARES if flat else labels
     own = viewer.add_labels(cells, name="series cells", **({} if flat else lie))
-    session = bare_explorer.session
-    session.images.set_layout(Layout(channel_axis="none"), viewer.layers)
-    session.settings.choose(cell_source="labels")
-    session.plan.take_config(QUICK)
-    fields, sources, config = session.plan.prepare()
-    assert len(fields) == 4
-    result = run_pipeline(fields, config)
-    session.finish(result, fields, sources)
+    activations = finish_run(bare_explorer.session, viewer.layers, "none").activations
     qtbot.waitUntil(lambda: bare_explorer.table.currentIndex().isValid())
-    click_save(bare_explorer, "features")
+    click_save(bare_explorer, "features", qtbot)
     assert told[0].startswith("Activations of 8 concepts copied to 1 Labels layer. Where")
-    activations = result.activations
     slider = bare_explorer.viewer.window._qt_viewer.dims.slider_widgets[0].slider
 
     def check() -> None:
@@ -76,19 +79,14 @@ def test_a_hovered_cell_reads_its_own_frame(viewer, bare_explorer, small_run, qt
 
 
 def test_labels_with_a_channel_axis_alone_have_a_row_a_label(
-    viewer, bare_explorer, small_run, told
+    viewer, bare_explorer, small_run, qtbot, told
 ):
     stack = np.stack([field.read()[0] for field in small_run.fields[:2]])
     assert stack.shape == (2, SIZE, SIZE)
     viewer.add_image(stack, name="two channels")
     own = viewer.add_labels(SQUARES, name="two channels cells")
-    session = bare_explorer.session
-    session.images.set_layout(Layout(channel_axis=0), viewer.layers)
-    session.settings.choose(cell_source="labels")
-    session.plan.take_config(QUICK)
-    fields, sources, config = session.plan.prepare()
-    session.finish(run_pipeline(fields, config), fields, sources)
-    click_save(bare_explorer, "features")
+    finish_run(bare_explorer.session, viewer.layers, 0)
+    click_save(bare_explorer, "features", qtbot)
     assert told == ["Activations of 8 concepts copied to 1 Labels layer."]
     assert own.features["index"].tolist() == list(range(1, 26))
     assert "frame" not in own.features
@@ -101,7 +99,7 @@ def two_fields(small_run) -> PipelineResult:
 
 @pytest.mark.parametrize("own", [False, True], ids=["built-in cells", "own labels"])
 def test_activations_are_copied_to_the_labels_and_stay(
-    bare_explorer, small_run, two_fields, told, own
+    bare_explorer, small_run, two_fields, qtbot, told, own
 ):
     viewer, session = bare_explorer.viewer, bare_explorer.session
     sources = []
@@ -115,11 +113,11 @@ def test_activations_are_copied_to_the_labels_and_stay(
             row = next(n for n, r in rows if r.layer() is layer)
             session.images.edit_rows([row], labels=weakref.ref(labels))
     session.finish(two_fields, small_run.fields[:2], sources)
-    click_save(bare_explorer, "features")
+    click_save(bare_explorer, "features", qtbot)
     if not own:
         assert "No open Labels layer shows the cells" in told.pop()
         session.view.show(kinds=["cells"], all_fields=True)
-        click_save(bare_explorer, "features")
+        click_save(bare_explorer, "features", qtbot)
     assert told == ["Activations of 8 concepts copied to 2 Labels layers."]
     session.view.show_concept(int(two_fields.activations.ranking.index[1]))
     shown = [x.metadata[TAG] | {"layer": x} for x in outputs(viewer)]

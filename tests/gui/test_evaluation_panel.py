@@ -28,6 +28,7 @@ from napari_microdl.report import (
     measures,
 )
 
+from .clicks import click_save
 from .patience import PATIENCE
 from .steps import LEFT, click_item, open_explorer, open_tab
 
@@ -78,7 +79,9 @@ def cells_of(view: Any) -> list[list[str]]:
     return [[view.item(row, c).text() for c in columns] for row in range(view.rowCount())]
 
 
-def test_a_click_measures_the_run_and_shows_what_was_found(panel, activations, qtbot):
+def test_a_click_measures_the_run_and_shows_what_was_found(
+    panel, viewer, explorer, activations, qtbot, tmp_path
+):
     assert panel.summary.isHidden()
     assert not panel.save_button.isEnabled()
     report = evaluated(panel, qtbot)
@@ -101,6 +104,15 @@ def test_a_click_measures_the_run_and_shows_what_was_found(panel, activations, q
     assert panel.choices.summary.text() == "Condition, by wells, 19 shuffles"
     assert panel.save_button.isEnabled()
     assert panel.bar.isHidden()
+    # The curve follows the theme and can be saved.
+    shades = {}
+    for theme in ("dark", "light"):
+        viewer.theme = theme
+        shades[theme] = np.mean(panel.plot.canvas.figure.get_facecolor()[:3])
+    assert shades["dark"] < 0.3 < 0.7 < shades["light"]
+    assert panel.plot.canvas.figure.axes[0].get_xlabel().startswith("concepts that a sample")
+    explorer.save_plot(tmp_path / "curve.svg")
+    assert (tmp_path / "curve.svg").read_text("utf-8").startswith("<?xml")
 
 
 def test_a_run_opened_from_a_folder_is_measured_without_its_images(
@@ -141,8 +153,8 @@ def test_what_was_found_is_there_when_the_explorer_is_opened_again(panel, viewer
     assert again.evaluation.save_button.isEnabled()
 
 
-def test_every_number_says_what_it_means(panel, qtbot):
-    evaluated(panel, qtbot)
+def test_every_number_says_what_it_means_and_a_row_shows_its_concept(panel, explorer, qtbot):
+    report = evaluated(panel, qtbot)
     for table in panel.tables.values():
         view = table.view
         for column in range(view.columnCount()):
@@ -154,6 +166,23 @@ def test_every_number_says_what_it_means(panel, qtbot):
     for widget in (choices.labels, choices.independent, choices.shuffles, choices.seeds):
         assert widget.toolTip()
         assert widget.accessibleName()
+
+    view = panel.tables["labels"].view
+    panel.scroll.ensureWidgetVisible(view)
+    concepts = [row["concept"] for row in report.labels]
+    explorer.session.view.show_concept(next(c for c in range(24) if c not in concepts))
+    click_item(qtbot, view, view.item(1, 0))
+    assert explorer.session.view.concept == concepts[1]
+    assert explorer.table.selected_concepts() == [concepts[1]]
+    qtbot.keyClick(view, Qt.Key.Key_Up)
+    assert explorer.session.view.concept == concepts[0]
+    # A row that is selected already is meant again.
+    explorer.session.view.show_concept(next(c for c in range(24) if c not in concepts))
+    click_item(qtbot, view, view.item(0, 0))
+    assert explorer.session.view.concept == concepts[0]
+    # By the name that the concept has now.
+    explorer.session.run.rename_concept(concepts[1], "spots")
+    assert cells_of(view)[1][1] == "spots"
 
 
 def test_a_measure_of_somebody_else_is_shown_beside_ours(panel, activations, qtbot, monkeypatch):
@@ -175,30 +204,6 @@ def test_a_measure_of_somebody_else_is_shown_beside_ours(panel, activations, qtb
     assert [view.horizontalHeaderItem(c).text() for c in range(2)] == ["Field", "Samples"]
     assert cells_of(view) == [[name, str(n)] for name, n in sizes.items()]
     assert report.rows("field_sizes") == [{"field": k, "n": n} for k, n in sizes.items()]
-
-
-def test_a_row_shows_its_concept(panel, explorer, qtbot):
-    report = evaluated(panel, qtbot)
-    view = panel.tables["labels"].view
-    panel.scroll.ensureWidgetVisible(view)
-    concepts = [row["concept"] for row in report.labels]
-    explorer.session.view.show_concept(next(c for c in range(24) if c not in concepts))
-    click_item(qtbot, view, view.item(1, 0))
-    assert explorer.session.view.concept == concepts[1]
-    assert explorer.table.selected_concepts() == [concepts[1]]
-    qtbot.keyClick(view, Qt.Key.Key_Up)
-    assert explorer.session.view.concept == concepts[0]
-    # A row that is selected already is meant again.
-    explorer.session.view.show_concept(next(c for c in range(24) if c not in concepts))
-    click_item(qtbot, view, view.item(0, 0))
-    assert explorer.session.view.concept == concepts[0]
-
-
-def test_concepts_are_called_by_their_present_names(panel, explorer, qtbot):
-    report = evaluated(panel, qtbot)
-    concept = report.labels[1]["concept"]
-    explorer.session.run.rename_concept(concept, "spots")
-    assert cells_of(panel.tables["labels"].view)[1][1] == "spots"
 
 
 def test_choices_are_asked_as_chosen(panel, activations, qtbot):
@@ -227,16 +232,14 @@ def test_choices_are_asked_as_chosen(panel, activations, qtbot):
     assert panel.outdated.isHidden()
 
 
-def test_crops_have_no_handcrafted_measurements_and_the_box_says_so(panel):
-    assert not panel.choices.handcrafted.isEnabled()
-    assert "the samples of this run are crops" in panel.choices.handcrafted.toolTip()
-    assert not panel.choices.choices().handcrafted
-
-
 def test_cellprofilers_measurements_can_be_chosen_and_say_what_to_install(
     panel, explorer, qtbot, monkeypatch
 ):
     choices = panel.choices
+    # Crops have no such measurements, and the box says so.
+    assert not choices.handcrafted.isEnabled()
+    assert "the samples of this run are crops" in choices.handcrafted.toolTip()
+    assert not choices.choices().handcrafted
     assert not choices.library.isEnabled()
     choices.offer(of_cells(explorer))
     assert choices.library.isEnabled()
@@ -408,17 +411,14 @@ def test_concepts_that_tell_plates_apart_are_flagged_until_another_run(
     explorer.filter.clear()
     assert f"'{made.dictionary.names[planted]}'" in panel.summary.text()
     assert "Technical, for telling plates apart" in panel.summary.text()
-    saved = pick(tmp_path / "concepts.csv")
-    explorer.save_button.entries["concepts"].trigger()
-    qtbot.waitUntil(lambda: saved.exists() and not explorer.save_button.jobs.is_running)
-    table = pd.read_csv(saved, index_col="concept")
+    anndata = pytest.importorskip("anndata")
+    for entry, name in (("concepts", "concepts.csv"), ("anndata", "cells.h5ad")):
+        pick(tmp_path / name)
+        click_save(explorer, entry, qtbot)
+    table = pd.read_csv(tmp_path / "concepts.csv", index_col="concept")
     assert set(table.index[table["technical"]]) == technical
     assert set(table["batch_by"]) == {"plates"}
-    anndata = pytest.importorskip("anndata")
-    saved = pick(tmp_path / "cells.h5ad")
-    explorer.save_button.entries["anndata"].trigger()
-    qtbot.waitUntil(lambda: saved.exists() and not explorer.save_button.jobs.is_running)
-    flagged = anndata.read_h5ad(saved).var["technical"].to_numpy(bool)
+    flagged = anndata.read_h5ad(tmp_path / "cells.h5ad").var["technical"].to_numpy(bool)
     assert set(np.flatnonzero(flagged)) == technical
     # The run's own ranking knows nothing of it, and another run has no such flag.
     assert "technical" not in made.ranking
@@ -466,18 +466,11 @@ def test_the_report_is_saved_as_a_page_and_as_figures(panel, qtbot, pick, tmp_pa
 
 
 def test_it_is_worked_by_keys_alone(panel, qtbot):
-    order = [
-        panel.choices.heading,
-        panel.choices.labels,
-        panel.choices.independent,
-        panel.choices.shuffles,
-        panel.choices.seeds,
-        panel.evaluate_button,
-        panel.cancel_button,
-        panel.save_button,
-    ]
-    widget, seen = panel.choices.heading, []
-    while (widget := widget.nextInFocusChain()) is not panel.choices.heading:
+    choices = panel.choices
+    order = [choices.heading, choices.labels, choices.independent, choices.shuffles, choices.seeds]
+    order += [panel.evaluate_button, panel.cancel_button, panel.save_button]
+    widget, seen = choices.heading, []
+    while (widget := widget.nextInFocusChain()) is not choices.heading:
         seen.append(widget)
     places = [seen.index(widget) for widget in order[1:]]
     assert places == sorted(places)
@@ -489,15 +482,3 @@ def test_it_is_worked_by_keys_alone(panel, qtbot):
     assert view.focusPolicy() & Qt.FocusPolicy.TabFocus
     # Tab leaves a table; arrows move in it.
     assert not view.tabKeyNavigation()
-
-
-def test_the_curve_follows_the_theme_and_can_be_saved(panel, viewer, explorer, qtbot, tmp_path):
-    evaluated(panel, qtbot)
-    shades = {}
-    for theme in ("dark", "light"):
-        viewer.theme = theme
-        shades[theme] = np.mean(panel.plot.canvas.figure.get_facecolor()[:3])
-    assert shades["dark"] < 0.3 < 0.7 < shades["light"]
-    assert panel.plot.canvas.figure.axes[0].get_xlabel().startswith("concepts that a sample")
-    explorer.save_plot(tmp_path / "curve.svg")
-    assert (tmp_path / "curve.svg").read_text("utf-8").startswith("<?xml")

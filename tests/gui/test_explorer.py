@@ -18,6 +18,7 @@ from .steps import (
     click_tick,
     open_explorer,
     open_workflow,
+    outputs,
     overlays,
     shown_names,
     shown_units,
@@ -85,8 +86,13 @@ def test_overlay_switches_add_and_remove_layers(viewer, explorer, qtbot):
     assert set(overlays(viewer)) == {"heatmap", "activation"}
     qtbot.mouseClick(explorer.kinds["activation"], LEFT)
     assert set(overlays(viewer)) == {"heatmap"}
+    qtbot.mouseClick(explorer.kinds["activation"], LEFT)
+    # What a person deletes stays away.
     viewer.layers.remove(overlays(viewer)["heatmap"])
     assert not explorer.kinds["heatmap"].isChecked()
+    explorer.table.setFocus()
+    qtbot.keyClick(explorer.table, Qt.Key.Key_Down)
+    assert [x.metadata[TAG]["kind"] for x in outputs(viewer)] == ["activation"]
 
 
 def test_a_picture_is_cut_around_its_unit_in_the_contrast_of_its_layer(explorer, small_run):
@@ -108,8 +114,7 @@ def test_a_table_that_cannot_be_saved_is_said(
     explorer, qtbot, tmp_path, pick, told, name, sentence
 ):
     pick(tmp_path / name)
-    click_save(explorer, "concepts")
-    qtbot.waitUntil(lambda: bool(told))
+    click_save(explorer, "concepts", qtbot)
     assert sentence in told[0]
     assert list(tmp_path.iterdir()) == []
 
@@ -128,8 +133,8 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
     explorer, activations, open_viewer, qtbot, pick, told, tmp_path
 ):
     folder = pick(tmp_path / "activations")
-    click_save(explorer, "folder")
-    qtbot.waitUntil(lambda: told == [f"Saved to {folder}."])
+    click_save(explorer, "folder", qtbot)
+    assert told == [f"Saved to {folder}."]
 
     viewer = open_viewer()
     # It shows the session too, and must not look for figures of a run that was not made here.
@@ -159,7 +164,7 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
     other.go_to_unit(rows[0])
     assert told[-1].endswith("is not open.")
     pick(tmp_path / "heatmap.tif")
-    click_save(other, "heatmap")
+    click_save(other, "heatmap", qtbot)
     assert "no heatmap" in told[-1]
     assert not (tmp_path / "heatmap.tif").exists()
 
@@ -179,8 +184,7 @@ def test_a_folder_that_holds_no_activations_is_said(explorer, qtbot, pick, tmp_p
 def test_a_table_too_large_for_text_gets_a_few_concepts(explorer, qtbot, pick, told, tmp_path):
     explorer.save_button.most_numbers = 1000
     path = pick(tmp_path / "cells.csv")
-    click_save(explorer, "units")
-    qtbot.waitUntil(lambda: not explorer.save_button.jobs.is_running)
+    click_save(explorer, "units", qtbot)
     assert "Of 24 concepts the table gets 20" in told[0]
     columns = pd.read_csv(path).columns
     assert sum(c.startswith("activation_") for c in columns) == 20

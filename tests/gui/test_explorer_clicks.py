@@ -15,8 +15,8 @@ from qtpy.QtWidgets import QLineEdit
 from napari_microdl.concepts.painting import outlines_of
 from napari_microdl.gui.explorer.concept_table import HEADINGS, NAME
 from napari_microdl.gui.explorer.gallery import picture_of
-from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import TAG
+from napari_microdl.gui.session.viewer_parts import camera_of
 
 from .clicks import click_choice, write_in_editor, write_in_table
 from .conftest import explore

@@ -162,7 +162,7 @@ def test_the_plot_in_view_is_saved_from_every_tab(explorer, qtbot, chosen):
             qtbot.waitUntil(plot.has_contents)
         for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<?xm"), ("pdf", b"%PDF")):
             path = chosen(f"{name}.{suffix}")
-            click_save(explorer, "plot")
+            click_save(explorer, "plot", qtbot)
             assert path.read_bytes()[:4] == begins
         assert is_picture(chosen(f"{name}.png"))
         drawings[name] = chosen(f"{name}.svg").read_text()
@@ -189,8 +189,7 @@ def test_tables_of_the_explorer_are_saved_and_hold_what_is_known(
 
     def save(entry: str, name: str) -> Path:
         path = chosen(name)
-        click_save(explorer, entry)
-        qtbot.waitUntil(lambda: not explorer.save_button.jobs.is_running)
+        click_save(explorer, entry, qtbot)
         return path
 
     explorer.selection.select([3])
@@ -253,7 +252,7 @@ def test_the_gallery_and_the_cell_give_their_tables_and_pictures(
     assert is_picture(saved(right_click, similar, chosen("like it.png")))
     # The plot in view of this tab are these pictures, too.
     path = chosen("again.png")
-    click_save(explorer, "plot")
+    click_save(explorer, "plot", qtbot)
     np.testing.assert_array_equal(imread(path), imread(chosen("like it.png")))
 
 

@@ -60,10 +60,15 @@ def test_names_fill_the_table_as_the_preview_shows(workflow, dialog, qtbot):
     assert known(workflow, "well", "condition") == [("B02", "DMSO"), ("B03", "drug"), ("", "")]
 
 
-def test_a_pattern_that_is_none_changes_nothing(dialog, qtbot):
+def test_a_pattern_or_a_table_that_is_none_is_refused(dialog, qtbot, tmp_path):
     write(qtbot, dialog.names.pattern, "{wel}")
     assert "{wel}, which is not known" in dialog.names.message.text()
     assert not dialog.names.apply.isEnabled()
+    path = tmp_path / "plate.csv"
+    path.write_text("")
+    dialog.table.open(path)
+    assert "'plate.csv' cannot be read as a table" in dialog.table.message.text()
+    assert not dialog.table.apply.isEnabled()
 
 
 def test_names_tell_fields_and_channels_apart(viewer, qtbot):
@@ -109,11 +114,3 @@ def test_a_table_and_a_query_fill_the_rest(workflow, dialog, qtbot, tmp_path, pi
     write(qtbot, dialog.query.query, "Metadata_dose > 1")
     assert "the columns are Metadata_Field" in dialog.query.message.text()
     assert not dialog.query.apply.isEnabled()
-
-
-def test_a_file_that_is_no_table_is_refused(dialog, tmp_path):
-    path = tmp_path / "plate.csv"
-    path.write_text("")
-    dialog.table.open(path)
-    assert "'plate.csv' cannot be read as a table" in dialog.table.message.text()
-    assert not dialog.table.apply.isEnabled()

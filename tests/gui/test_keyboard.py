@@ -10,7 +10,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractButton,
-    QAbstractItemView,
     QAbstractSpinBox,
     QComboBox,
     QHeaderView,
@@ -26,17 +25,9 @@ from napari_microdl.gui.widgets.plots import point_by_key
 from napari_microdl.report.concept_figures import volcano_places
 
 from .clicks import write_in_editor
-from .steps import open_plot, open_tab, rings, selection_outlines, shown_names
+from .steps import CONTROLS, open_plot, open_tab, rings, selection_outlines, shown_names
 
 TAB = Qt.Key.Key_Tab
-CONTROLS = (
-    QAbstractButton,
-    QAbstractItemView,
-    QAbstractSpinBox,
-    QComboBox,
-    QLineEdit,
-    QTabBar,
-)
 MOST = 150
 
 
@@ -87,19 +78,30 @@ def missed(dock: QWidget, seen: list[QWidget]) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("source", ["segmentation", "labels"])
-def test_tab_reaches_every_control_of_the_workflow_and_leaves_it(viewer, workflow, qtbot, source):
+@pytest.mark.parametrize(
+    ("unit", "source"),
+    [
+        ("cell", "segmentation"),
+        ("cell", "labels"),
+        ("crop", "segmentation"),
+        ("token", "segmentation"),
+    ],
+)
+def test_tab_reaches_every_control_of_the_workflow_and_leaves_it(
+    viewer, workflow, qtbot, unit, source
+):
     viewer.add_labels(np.ones((160, 160), int), name="mine")
     for step in workflow.steps.values():
         step.set_expanded(True)
     workflow.session.settings.choose(cell_source=source)
     # A model with channels that have to be said, and files.
-    workflow.session.settings.configure(model="cell-dino-cp-vits8")
+    workflow.session.settings.configure(model="cell-dino-cp-vits8", unit=unit)
     workflow.session.settings.choose(apply_dictionary=False)
     qtbot.wait(50)
     seen = tab_through(workflow, workflow.fields.heading)
     assert missed(workflow, seen) == []
     assert len(seen) == len(set(seen)) > 40
+    assert (workflow.cells.crop_size in seen) == (unit == "crop")
     boxes = list(workflow.tokens.channels.values())
     assert len(boxes) == 5
     if source == "labels":
@@ -109,16 +111,6 @@ def test_tab_reaches_every_control_of_the_workflow_and_leaves_it(viewer, workflo
     for box in boxes:
         number = seen.index(box)
         assert places[number - 1] <= places[number] <= places[number + 1]
-
-
-@pytest.mark.parametrize("unit", ["crop", "token"])
-def test_tab_reaches_what_other_units_need(workflow, qtbot, unit):
-    for step in workflow.steps.values():
-        step.set_expanded(True)
-    workflow.session.settings.configure(unit=unit)
-    seen = tab_through(workflow, workflow.fields.heading)
-    assert missed(workflow, seen) == []
-    assert (workflow.cells.crop_size in seen) == (unit == "crop")
 
 
 @pytest.mark.parametrize("number", range(7))
@@ -271,10 +263,7 @@ def test_arrow_keys_go_from_point_to_point_of_the_comparison(explorer, activatio
     qtbot.waitUntil(lambda: not explorer._rest.isActive())
     np.testing.assert_allclose(rings(plot)[0], places[explorer.session.view.concept])
     assert explorer.table.selected_concepts() == [explorer.session.view.concept]
-
-
-def test_a_frame_shows_that_the_comparison_hears_keys(explorer, qtbot):
-    plot = open_plot(explorer, explorer.compare, qtbot)
+    # A frame shows that it hears keys.
     corners = {}
     for widget in (explorer.compare.first, plot):
         look_at(qtbot, explorer, widget)
@@ -293,10 +282,6 @@ def test_points_that_are_not_drawn_are_passed_over():
     assert point_by_key(places, 3, up) == 0
     assert point_by_key(places, 0, Qt.Key.Key_A) is None
     assert point_by_key(np.full((3, 2), np.nan), 0, right) is None
-
-
-def entries(button: Any) -> list[str]:
-    return [action.text() for action in button.menu().actions() if not action.isSeparator()]
 
 
 def pick(qtbot: Any, button: Any, number: int) -> None:
@@ -318,7 +303,8 @@ def test_cells_are_selected_by_condition_image_or_concept_without_a_lasso(
     button = explorer.map.select_button
     conditions = activations.units["Metadata_condition"]
     names = sorted(conditions.unique())
-    assert entries(button) == [
+    entries = [action.text() for action in button.menu().actions() if not action.isSeparator()]
+    assert entries == [
         "Crops with the concept on show",
         "Crops of the image in view",
         *(f"Condition {name}" for name in names),

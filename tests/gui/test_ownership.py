@@ -11,8 +11,8 @@ from napari._app_model import get_app_model
 from napari.layers import Labels
 from qtpy.QtCore import QPoint
 
-from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.layers import TAG, is_input, is_output
+from napari_microdl.gui.session.viewer_parts import camera_of
 
 from .steps import LEFT, canvas_of, choose, click, run, run_step
 

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QPoint, Qt
 
-from napari_microdl.gui.overlays.picking import camera_of, go_to, unit_at
+from napari_microdl.gui.overlays.picking import go_to, unit_at
 from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.session.viewer_parts import camera_of
 from napari_microdl.pipeline.run import run_pipeline
 
 from .conftest import sources_of
-from .steps import LEFT, canvas_of, click_item, covered, selection_outlines, shown_units
+from .steps import LEFT, canvas_of, click_item, covered, outputs, selection_outlines, shown_units
 
 
 def click_unit(viewer: Any, run: Run, row: int, qtbot: Any, modifier: Any = None) -> None:
@@ -92,11 +93,16 @@ def test_a_closed_image_takes_its_overlays_and_marks_along(viewer, explorer):
     explorer.selection.select(np.flatnonzero(units["field"] < 2))
     assert len(selection_outlines(viewer)) == 2
     viewer.layers.remove(units["Metadata_Field"].iloc[0])
-    fields = {x.metadata[TAG]["field"] for x in viewer.layers if TAG in x.metadata}
-    assert fields == {1, 2, 3}
+    assert {x.metadata[TAG]["field"] for x in outputs(viewer)} == {1, 2, 3}
     assert [x.metadata[TAG]["field"] for x in selection_outlines(viewer)] == [1]
     explorer.go_to_unit(0)
     assert explorer.selection.current is None
+    # The others go on working.
+    explorer.selection.clear()
+    explorer.session.view.show_concept(3)
+    for kinds in ([], ["heatmap"]):
+        explorer.session.view.show(kinds=kinds)
+    assert {x.metadata[TAG]["field"] for x in outputs(viewer)} == {1, 2, 3}
 
 
 @pytest.mark.parametrize("unit", ["cell", "crop"])

@@ -8,7 +8,7 @@ from napari_microdl.gui.session.layers import FIELD_TAG, Layout
 from napari_microdl.gui.session.session import Session
 
 
-def test_the_sample_opens_as_eight_fields_with_conditions_and_controls():
+def test_the_sample_opens_as_eight_fields_side_by_side_with_conditions_and_controls():
     layers = load_transfluor()
     fields = transfluor()
     assert len(layers) == 8
@@ -20,10 +20,8 @@ def test_the_sample_opens_as_eight_fields_with_conditions_and_controls():
         assert known["is_control"] == field.is_control
     assert layers[0][1]["name"] == "O01 f01 (puncta)"
     assert layers[4][1]["name"] == "O11 f01 (control)"
-
-
-def test_no_two_fields_overlap():
-    places = {meta["translate"] for _, meta, _ in load_transfluor()}
+    # No two overlap.
+    places = {meta["translate"] for _, meta, _ in layers}
     assert len(places) == 8
     rows = sorted({y for y, _ in places})
     columns = sorted({x for _, x in places})

@@ -117,12 +117,6 @@ def test_labels_are_suggested_by_name_and_never_guessed():
     assert sentences(session) == ["Choose a Labels layer for 'b2', or the built-in segmentation."]
 
 
-def test_a_dictionary_to_apply_is_asked_for():
-    session = session_with(*small_layers())
-    session.settings.choose(apply_dictionary=True)
-    assert sentences(session) == ["Load a dictionary to apply, or choose to fit one."]
-
-
 def test_a_viewer_has_one_session_that_goes_with_it(qapp):
     viewer = Viewer(show=False)
     session = weakref.ref(session_of(viewer))

@@ -19,10 +19,6 @@ from .clicks import click_choice, click_menus
 from .steps import LEFT, click_item, open_workflow
 
 
-def test_untouched_preferences_are_the_defaults():
-    assert read_preferences() == Preferences()
-
-
 def test_a_new_session_takes_what_was_chosen(preferences, viewer):
     preferences.update({"device": "cpu", "default_unit": "crop", "cache_folder": " ~/tokens "})
     assert read_preferences() == Preferences("cpu", "crop", cache_folder=Path("~/tokens"))
@@ -31,7 +27,8 @@ def test_a_new_session_takes_what_was_chosen(preferences, viewer):
     assert (config.model.device, config.units.kind) == ("cpu", "crop")
 
 
-def test_an_older_napari_has_the_defaults(monkeypatch):
+def test_untouched_preferences_and_an_older_napari_have_the_defaults(monkeypatch):
+    assert read_preferences() == Preferences()
     monkeypatch.delattr("napari.settings.get_plugin_settings")
     assert read_preferences() == Preferences()
 

@@ -13,6 +13,7 @@ from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QWidget
 
+from napari_microdl.gui.overlays.arranging import Arranger
 from napari_microdl.gui.overlays.copied_features import CopiedFeatures
 from napari_microdl.gui.overlays.overlays import Overlays
 from napari_microdl.gui.overlays.selection_outlines import SelectionOutlines
@@ -35,6 +36,7 @@ class _OfViewer:
         self.session.settings.configure(device=chosen.device, unit=chosen.default_unit)
         self.overlays = Overlays(viewer, self.session)
         self.features = CopiedFeatures(viewer)
+        self.arranger = Arranger(viewer, self.session, self.overlays)
         self.outlines = SelectionOutlines(viewer, self.session, self.overlays)
 
 
@@ -55,6 +57,11 @@ def session_of(viewer: Viewer) -> Session:
 def overlays_of(viewer: Viewer) -> Overlays:
     """The overlays of a viewer, as `session_of`."""
     return _of(viewer).overlays
+
+
+def arranger_of(viewer: Viewer) -> Arranger:
+    """What puts the fields of a viewer side by side, as `session_of`."""
+    return _of(viewer).arranger
 
 
 def features_of(viewer: Viewer) -> CopiedFeatures:

@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_microdl.concepts.concept_set import ConceptSet
 from napari_microdl.concepts.heat import SHOWN_TO
-from napari_microdl.gui.dock import Dock, overlays_of
+from napari_microdl.gui.dock import Dock, arranger_of, overlays_of
 from napari_microdl.gui.explorer.cell_panel import CellPanel
 from napari_microdl.gui.explorer.compare_panel import ComparePanel
 from napari_microdl.gui.explorer.concept_table import ConceptTable
@@ -79,6 +79,7 @@ class ConceptExplorer(Dock):
         super().__init__(napari_viewer)
         self.selection = self.session.selection
         self.overlays = overlays_of(self.viewer)
+        self.arranger = arranger_of(self.viewer)
         self.picker = Picker(self.viewer, self._on_click)
         # The window may be destroyed with the dock inside, which gives no other warning.
         self.destroyed.connect(self.picker.detach)
@@ -311,11 +312,12 @@ class ConceptExplorer(Dock):
             self.tabs.setCurrentWidget(self.cell)
 
     def go_to_unit(self, row: int) -> None:
-        """Select the image of a unit, centre the view on it, and outline it."""
+        """Show the image of a unit above others, look at the unit from near by, and outline it."""
         run = self.session.run.current
         if run is None:
             return
         if go_to(self.viewer, run, row):
+            self.arranger.show_alone(int(run.result.activations.units["field"].iloc[row]))
             self.selection.select([row])
         else:
             field = run.result.activations.units["Metadata_Field"].iloc[row]

@@ -11,6 +11,7 @@ from napari.viewer import Viewer
 from numpy.typing import NDArray
 
 from napari_microdl.gui.session.layers import (
+    OVER,
     TAG,
     Source,
     add_unselected,
@@ -52,7 +53,7 @@ def show_part(
         layer.name = name
         return
     remove_cells(viewer)
-    _add(viewer, data, name, geometry, part_of=source.key)
+    _add(viewer, data, name, geometry, source, part_of=source.key)
 
 
 def show_all(
@@ -74,7 +75,7 @@ def show_all(
         assert layer is not None
         if len(numbers) == 1:
             data = output_data(np.asarray(labels[numbers[0]]), first)
-            _add(viewer, data, f"cells, {first.name}", output_geometry(first))
+            _add(viewer, data, f"cells, {first.name}", output_geometry(first), first)
             continue
         # The fields of a stack, put together as they lie in it.
         lead = leading_shape(layer)
@@ -88,14 +89,19 @@ def show_all(
                 stack = np.expand_dims(stack, axis)
         whole = Source(first.layer, tuple(None for _ in lead), layer.name)
         data = np.broadcast_to(stack, (*lead, *plane.shape))
-        _add(viewer, data, f"cells, {layer.name}", output_geometry(whole))
+        _add(viewer, data, f"cells, {layer.name}", output_geometry(whole), whole)
     return min(len(fields_of), MOST_LAYERS)
 
 
 def _add(
-    viewer: Viewer, data: NDArray[Any], name: str, geometry: dict[str, Any], **tags: Any
+    viewer: Viewer,
+    data: NDArray[Any],
+    name: str,
+    geometry: dict[str, Any],
+    source: Source,
+    **tags: Any,
 ) -> None:
     layer = Labels(data, name=name, **geometry)
-    tag_output(layer, kind=KIND, **tags)
+    tag_output(layer, kind=KIND, **{OVER: source.key[0]}, **tags)
     layer.contour = _LINE
     add_unselected(viewer, layer)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -18,6 +16,7 @@ from psygnal import Signal
 from napari_microdl.concepts.concept_set import Concept, ConceptSet
 from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
+from napari_microdl.gui.overlays.arranging import CAPTIONS, side_by_side
 from napari_microdl.gui.overlays.view_region import is_at_current_step
 from napari_microdl.gui.session.layers import (
     TAG,
@@ -32,7 +31,6 @@ from napari_microdl.gui.session.session import OverlayKind, Session
 if TYPE_CHECKING:
     from napari_microdl.tokens.units import Units
 
-_FEW_IMAGES = 12
 _KINDS = get_args(OverlayKind)
 
 
@@ -72,17 +70,6 @@ SEQUENTIAL = Colormap(
     name="microdl magma",
     display_name="microdl magma",
 )
-
-
-def side_by_side(layers: Sequence[Layer | None]) -> bool:
-    """Whether a few images lie beside each other, so that all can be looked at together."""
-    if not 1 < len(layers) <= _FEW_IMAGES or None in layers:
-        return False
-    boxes = [layer.extent.world[:, -2:] for layer in layers if layer is not None]
-    return not any(
-        bool((np.minimum(a[1], b[1]) > np.maximum(a[0], b[0])).all())
-        for a, b in combinations(boxes, 2)
-    )
 
 
 class Overlays:
@@ -166,7 +153,9 @@ class Overlays:
         self._painters.clear()
         if viewer is not None and run is not None and run.is_first:
             self._session.view.all_fields = side_by_side([s.layer() for s in run.sources])
-        self._remove(lambda tag: run is None or tag.get("run_id") != run.run_id)
+        self._remove(
+            lambda tag: tag["kind"] != CAPTIONS and (run is None or tag.get("run_id") != run.run_id)
+        )
         self.update()
 
     def _on_active(self) -> None:
@@ -364,7 +353,7 @@ class Overlays:
         for layer in viewer.layers:
             if is_output(layer):
                 tag = layer.metadata[TAG]
-                if (tag.get("run_id"), tag["kind"], tag["field"]) == (run.run_id, kind, field):
+                if (tag.get("run_id"), tag["kind"], tag.get("field")) == (run.run_id, kind, field):
                     return layer
         return None
 

@@ -11,8 +11,10 @@ from napari.viewer import Viewer
 from numpy.typing import ArrayLike, NDArray
 
 from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.session.viewer_parts import camera_of, canvas_size
 
 _MODIFIER_TO_ADD = "Shift"
+_UNITS_IN_VIEW = 5
 
 
 def unit_at(run: Run, world: ArrayLike, fields: list[int]) -> int | None:
@@ -49,7 +51,7 @@ def _unit_of_field(run: Run, number: int, y: float, x: float) -> int | None:
 
 
 def go_to(viewer: Viewer, run: Run, row: int) -> bool:
-    """Select the image of a unit and centre the view on it; False where it is not open."""
+    """Select the image of a unit and look at it from near by; False where it is not open."""
     if not run.has_images:
         return False
     unit: Any = run.result.activations.units.iloc[row]
@@ -66,12 +68,14 @@ def go_to(viewer: Viewer, run: Run, row: int) -> bool:
             dims.set_point(axis + offset, value)
     camera = camera_of(viewer)
     camera.center = (*camera.center[:-2], *position[-2:])
+    # The shorter side of the view shows a few units; who is about as near already stays there.
+    number = np.searchsorted(run.result.activations.rows_of_field(int(unit["field"])), row)
+    box = run.result.activations.geometry[int(unit["field"])].boxes[number]
+    edge = max(box[2] - box[0], box[3] - box[1]) * np.abs(layer.scale[-2:]).max()
+    zoom = float(min(canvas_size(viewer)) / (_UNITS_IN_VIEW * edge))
+    if not zoom / 2 < camera.zoom < zoom * 2:
+        camera.zoom = zoom
     return True
-
-
-def camera_of(viewer: Viewer) -> Any:
-    """The viewer's camera, which napari 0.9 moved into the scene."""
-    return getattr(viewer, "scene", viewer).camera
 
 
 class Picker:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from napari.layers import Labels
-from napari.utils.colormaps import DirectLabelColormap
+from napari.utils.colormaps import CyclicLabelColormap
 from napari.viewer import Viewer
 
 from napari_microdl.gui.session.layers import (
@@ -27,6 +27,9 @@ KIND = "selection"
 # Bright on grey images and on both colour maps, for every kind of colour vision.
 YELLOW = (0.94, 0.89, 0.26, 1.0)
 _CLEAR = (0.0, 0.0, 0.0, 0.0)
+# napari compiles code for a map from labels to colours when one is first drawn, for seconds; not
+# for one that repeats its colours.
+_COLOURS = CyclicLabelColormap(colors=[_CLEAR, YELLOW], name="selected")
 _LINE = 2
 
 
@@ -90,7 +93,7 @@ class SelectionOutlines:
         layer = Labels(
             output_data(data, source),
             name=f"selected {run.result.config.units.kind}s, {source.name}",
-            colormap=DirectLabelColormap(color_dict={None: _CLEAR, 1: YELLOW}),
+            colormap=_COLOURS,
             opacity=1,
             **output_geometry(source),
         )

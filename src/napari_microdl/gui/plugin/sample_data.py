@@ -10,10 +10,9 @@ import numpy as np
 
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import simulated, transfluor
+from napari_microdl.gui.overlays.arranging import places
 from napari_microdl.gui.session.layers import FIELD_TAG
 
-_COLUMNS = 4
-_GAP = 24
 LayerTuple = tuple[Any, dict[str, Any], str]
 
 
@@ -24,7 +23,7 @@ def load_transfluor() -> list[LayerTuple]:
     """
     fields = transfluor()
     limits, layers = _limits(fields), []
-    for field, place in zip(fields, _places(fields), strict=True):
+    for field, place in zip(fields, _corners(fields), strict=True):
         described = _described(field, limits, place)
         layers.append((field.read()[0], described, "image"))
     return layers
@@ -37,24 +36,15 @@ def load_simulated() -> list[LayerTuple]:
     """
     fields, _ = simulated()
     limits, layers = _limits(fields), []
-    for field, place in zip(fields, _places(fields), strict=True):
+    for field, place in zip(fields, _corners(fields), strict=True):
         described = _described(field, limits, (0, *place))
         layers.append((field.read(), described | {"axis_labels": ("c", "y", "x")}, "image"))
     return layers
 
 
-def _places(fields: Sequence[Field]) -> list[tuple[int, int]]:
-    """Corners of fields side by side, with those of a condition in a row, controls first."""
-    controls = {f.condition: f.is_control for f in fields}
-    rows = sorted(controls, key=lambda condition: not controls[condition])
-    taken = dict.fromkeys(rows, 0)
-    places = []
-    for field in fields:
-        height, width = field.shape
-        row, column = rows.index(field.condition), taken[field.condition] % _COLUMNS
-        taken[field.condition] += 1
-        places.append((row * (height + _GAP), column * (width + _GAP)))
-    return places
+def _corners(fields: Sequence[Field]) -> list[tuple[float, float]]:
+    """Where fields lie, as the window arranges them."""
+    return places([field.shape for field in fields], [(f.is_control, f.condition) for f in fields])
 
 
 def _limits(fields: Sequence[Field]) -> tuple[float, float]:
@@ -63,7 +53,9 @@ def _limits(fields: Sequence[Field]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _described(field: Field, limits: tuple[float, float], place: tuple[int, ...]) -> dict[str, Any]:
+def _described(
+    field: Field, limits: tuple[float, float], place: tuple[float, ...]
+) -> dict[str, Any]:
     """Keyword arguments of a layer."""
     what = "control" if field.is_control else field.condition
     return {

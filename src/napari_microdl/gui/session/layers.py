@@ -18,6 +18,8 @@ from napari_microdl.fields.field import Field, FieldInfo
 
 # Outputs carry this key, so that they are recognised whatever a user calls them.
 TAG = "napari_microdl"
+# In what the key holds: the id of the image that an output of no run lies over.
+OVER = "over"
 # Sample data and readers leave what they know about a field under this key.
 FIELD_TAG = "napari_microdl_field"
 

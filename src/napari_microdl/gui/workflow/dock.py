@@ -25,9 +25,9 @@ from napari_microdl.core.task import Progress, Stage
 from napari_microdl.core.text import counted, listed
 from napari_microdl.gui.dock import Dock
 from napari_microdl.gui.overlays.cell_layers import remove_cells, show_all
-from napari_microdl.gui.overlays.picking import camera_of
 from napari_microdl.gui.session.freshness import StepName
 from napari_microdl.gui.session.run import Work, compare_layers
+from napari_microdl.gui.session.viewer_parts import camera_of
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.jobs import JobRunner, time_left
@@ -187,6 +187,7 @@ class ConceptWorkflow(Dock):
         connect(layers.events.reordered, self._on_layers)
         connect(self.viewer.events.theme, self._on_theme)
         connect(self.session.images.changed, self.refresh_steps)
+        connect(self.fields.arranger.changed, self.fields.show_arranging)
         connect(self.session.settings.changed, self.refresh_steps)
         connect(self.session.settings.dictionary_changed, self.refresh_steps)
         connect(self.session.run.changed, self.refresh_steps)

@@ -19,10 +19,11 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
+from napari_microdl.gui.dock import arranger_of
 from napari_microdl.gui.session.layers import leading_shape
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
-from napari_microdl.gui.widgets.inputs import combo, fit_height, show_choice
+from napari_microdl.gui.widgets.inputs import combo, fit_height, sentence_label, show_choice
 from napari_microdl.gui.workflow.fields_table import FieldsTable
 from napari_microdl.gui.workflow.fill_fields import FillFields
 
@@ -64,6 +65,18 @@ class FieldsStep(Step):
             "query."
         )
         self.fill.clicked.connect(self._fill)
+        self.arranger = arranger_of(viewer)
+        self.on_top = sentence_label()
+        self.on_top.setText("Images lie on top of each other.")
+        self.arrange = QPushButton("Arrange")
+        self.arrange.setToolTip(
+            "Put the fields side by side, controls above treated, with captions. Only how they are "
+            "shown changes."
+        )
+        self.arrange.clicked.connect(self.arranger.arrange)
+        self.put_back = QPushButton("Put back")
+        self.put_back.setToolTip("Show every image where it was before.")
+        self.put_back.clicked.connect(self.arranger.put_back)
         self.channels = QTableWidget(0, 2)
         self.channels.setHorizontalHeaderLabels(["Use", "Channel"])
         self.channels.verticalHeader().hide()
@@ -93,6 +106,11 @@ class FieldsStep(Step):
         for button in (self.control, self.treated, self.fill):
             buttons.addWidget(button)
         layout.addLayout(buttons)
+        arranging = QHBoxLayout()
+        arranging.addWidget(self.on_top, 1)
+        for button in (self.arrange, self.put_back):
+            arranging.addWidget(button)
+        layout.addLayout(arranging)
         self._form = self.form()
         self._form.addRow("Channel axis", self.channel_axis)
         layout.addLayout(self._form)
@@ -152,6 +170,7 @@ class FieldsStep(Step):
         self.split_rgb.setVisible(any(layer.rgb for layer in images))
         self.split_rgb.setChecked(layout.split_rgb)
         self._show_channels()
+        self.show_arranging()
         used = self.session.images.used_rows()
         names = {r.group for r in used} if layout.arrangement == "channels" else used
         controls = [r for r in used if r.is_control]
@@ -163,6 +182,12 @@ class FieldsStep(Step):
         self.set_summary(
             f"{len(names)} fields, {n_controls} of them controls; channels: {shown}" if used else ""
         )
+
+    def show_arranging(self) -> None:
+        """Offer to arrange fields that share a place, and to put them back."""
+        self.on_top.setVisible(self.arranger.has_overlaps)
+        self.arrange.setVisible(self.arranger.is_wanted)
+        self.put_back.setVisible(self.arranger.is_arranged)
 
     def _show_channels(self) -> None:
         channels = self.session.images.channels
