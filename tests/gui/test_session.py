@@ -117,6 +117,24 @@ def test_labels_are_suggested_by_name_and_never_guessed():
     assert sentences(session) == ["Choose a Labels layer for 'b2', or the built-in segmentation."]
 
 
+@pytest.mark.parametrize(
+    ("image", "labels", "fits"),
+    [
+        ("site1", "site1.labels", True),
+        ("site_1", "SITE_1_cp_masks", True),
+        ("B02 f01 (drug)", "segmentation of B02 f01 (drug)", True),
+        ("site1", "site10 cells", False),
+        ("1", "site1 cells", False),
+        ("A01", "A01 cells of B01", False),
+        ("cells", "other cells", False),
+    ],
+)
+def test_labels_are_suggested_by_the_whole_name(image: str, labels: str, fits: bool):
+    found = Labels(np.ones((20, 30), int), name=labels)
+    session = session_with(grey(image), grey("another image"), found)
+    assert session.images.rows[0].labels_layer() is (found if fits else None)
+
+
 def test_a_viewer_has_one_session_that_goes_with_it(qapp):
     viewer = Viewer(show=False)
     session = weakref.ref(session_of(viewer))

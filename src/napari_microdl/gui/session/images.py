@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import weakref
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +24,11 @@ from napari_microdl.gui.session.layers import (
     shown_colour,
 )
 
+# What may stand beside the name of an image in the name of its labels.
+_WORDS = frozenset({
+    "cell", "cells", "label", "labels", "mask", "masks", "object", "objects", "nucleus", "nuclei",
+    "seg", "segmented", "segmentation", "cellpose", "cp", "stardist", "of", "in", "for", "and",
+})  # fmt: skip
 # What the channels of a field have in common.
 _SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels"})
 
@@ -75,7 +81,7 @@ class Images:
             if image is None or (chosen is not None and chosen in candidates):
                 continue
             fitting = [c for c in candidates if plane_shape(c) == plane_shape(image)]
-            named = [c for c in fitting if image.name.lower() in c.name.lower()]
+            named = [c for c in fitting if _are_of(c.name, image.name)]
             if len(named) != 1 and len({id(r.layer()) for r in self.rows}) == 1:
                 named = fitting
             labels = weakref.ref(named[0]) if len(named) == 1 else None
@@ -212,3 +218,12 @@ class Images:
                 return
         if not any(c.use for c in self.channels):
             yield "Tick at least one channel."
+
+
+def _are_of(labels: str, image: str) -> bool:
+    """Whether labels have the name of an image, and beside it only words such as "cells"."""
+    labels, image = labels.casefold().strip(), image.casefold().strip()
+    # In whole: the labels of site 10 are none of site 1.
+    parts = re.split(rf"(?<![^\W_]){re.escape(image)}(?![^\W_])", labels, maxsplit=1)
+    words = set(re.findall(r"[^\W_]+", " ".join(parts)))
+    return bool(image) and len(parts) == 2 and words <= _WORDS
