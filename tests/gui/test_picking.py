@@ -66,6 +66,16 @@ def test_selected_units_are_outlined_and_shift_adds(viewer, explorer, activation
     assert explorer.selection.rows.tolist() == [first, second]
     (layer,) = selection_outlines(viewer)
     np.testing.assert_array_equal(layer.data > 0, covered(boxes[[first, second]], shape))
+    # Beside the images nothing is added, and a click without a key leaves nothing selected.
+    camera_of(viewer).center = (0, -500, -500)
+    canvas = canvas_of(viewer)
+    middle = QPoint(canvas.width() // 2, canvas.height() // 2)
+    qtbot.mouseClick(canvas, LEFT, Qt.KeyboardModifier.ShiftModifier, middle)
+    assert len(explorer.selection.rows) == 2
+    qtbot.mouseClick(canvas, LEFT, pos=middle)
+    assert not selection_outlines(viewer)
+    click_unit(viewer, run, second, qtbot)
+    (layer,) = selection_outlines(viewer)
     viewer.layers.remove(layer)
     assert not len(explorer.selection.rows)
     assert not selection_outlines(viewer)

@@ -298,7 +298,7 @@ class ConceptExplorer(Dock):
             panel.show_concept(run, concept)
 
     def _on_click(self, world: NDArray[np.float64], add: bool) -> None:
-        """Look at the clicked unit; with Shift, select it too."""
+        """Look at the clicked unit, or with Shift select it too; beside all units select none."""
         run = self.session.run.current
         if run is None:
             return
@@ -306,6 +306,8 @@ class ConceptExplorer(Dock):
         rest = [number for number in range(len(run.sources)) if number not in shown]
         row = unit_at(run, world, shown + rest)
         if row is None:
+            if not add:
+                self.selection.clear()
             return
         self.selection.select([row], add=add)
         if not add:
