@@ -143,18 +143,18 @@ def previewed(qtbot: Any, workflow: ConceptWorkflow, act: Any) -> Labels:
 
 
 def outputs(viewer: Any) -> list[Any]:
-    """Layers that the plugin made."""
-    return [layer for layer in viewer.layers if TAG in layer.metadata]
+    """Layers that the plugin made and shows."""
+    return [layer for layer in viewer.layers if TAG in layer.metadata and layer.visible]
 
 
 def overlays(viewer: Any) -> dict[str, Any]:
-    """Layers that the plugin made, by their kind."""
-    return {x.metadata[TAG]["kind"]: x for x in viewer.layers if TAG in x.metadata}
+    """Layers that the plugin made and shows, by their kind."""
+    return {x.metadata[TAG]["kind"]: x for x in outputs(viewer)}
 
 
 def selection_outlines(viewer: Any) -> list[Labels]:
     """Layers that outline the selected units."""
-    return [x for x in viewer.layers if x.metadata.get(TAG, {}).get("kind") == KIND]
+    return [x for x in outputs(viewer) if x.metadata[TAG]["kind"] == KIND]
 
 
 def canvas_of(viewer: Any) -> Any:

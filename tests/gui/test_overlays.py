@@ -19,10 +19,13 @@ from napari_microdl.gui.session.session import Session
 from napari_microdl.pipeline.run import run_pipeline
 
 from .conftest import sources_of
+from .steps import outputs as shown_outputs
+from .steps import selection_outlines
 
 
 def outputs(viewer: Any, kind: str) -> list[Any]:
-    return [x for x in viewer.layers if TAG in x.metadata and x.metadata[TAG]["kind"] == kind]
+    """Layers of a kind that are shown."""
+    return [x for x in shown_outputs(viewer) if x.metadata[TAG]["kind"] == kind]
 
 
 def test_the_heatmap_is_transparent_where_it_says_nothing():
@@ -173,6 +176,49 @@ def test_overlays_follow_the_selected_image_leave_it_selected_and_say_where_they
         assert viewer.layers.selection.active is image
 
 
+def test_layers_are_made_once_and_serve_again(viewer, session, small_run):
+    """To make a layer or to remove one takes napari half a second."""
+    session.view.show(kinds=["heatmap", "activation"], all_fields=True)
+    there = list(viewer.layers)
+    heatmaps = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "heatmap")}
+    images = [source.layer() for source in session.run.current.sources]
+    session.view.show(kinds=["heatmap"], all_fields=False)
+    for field in (3, 1):
+        viewer.layers.selection.active = images[field]
+        assert outputs(viewer, "heatmap") == [heatmaps[field]]
+    assert not outputs(viewer, "activation")
+    # A person's own eye wants one again.
+    first = next(x for x in there if x.metadata.get(TAG, {}).get("kind") == "activation")
+    first.visible = True
+    assert session.view.kinds == {"heatmap", "activation"}
+    field = first.metadata[TAG]["field"]
+    assert viewer.layers.selection.active is images[field]
+    assert [x.metadata[TAG]["field"] for x in shown_outputs(viewer)][-2:] == [field, field]
+    session.finish(small_run.result, small_run.fields, session.run.current.sources)
+    assert set(viewer.layers) == set(there)
+    run_ids = {x.metadata[TAG]["run_id"] for x in shown_outputs(viewer)}
+    assert run_ids == {session.run.current.run_id}
+
+
+def test_a_picture_serves_an_image_of_another_size_and_place(viewer, session):
+    sources = session.run.current.sources
+    (layer,) = outputs(viewer, "activation")
+    for other in [x for x in viewer.layers if TAG in x.metadata and not x.visible]:
+        viewer.layers.remove(other)
+    rows_of = session.run.current.result.activations.rows_of_field
+    session.selection.select(rows_of(layer.metadata[TAG]["field"])[:1])
+    (outline,) = selection_outlines(viewer)
+    sources[2].layer().translate = (400, 30)
+    sources[2].layer().scale = (2, 2)
+    viewer.layers.selection.active = sources[2].layer()
+    (again,) = outputs(viewer, "activation")
+    assert again is layer
+    session.selection.select(rows_of(2)[:1])
+    assert selection_outlines(viewer) == [outline]
+    for found in (again, outline):
+        np.testing.assert_array_equal(found.extent.world, sources[2].layer().extent.world)
+
+
 def test_clean_up_goes_by_tag_and_not_by_name(viewer, session, small_run):
     session.view.show(kinds=["heatmap", "activation"], all_fields=True)
     mine = viewer.add_image(np.zeros((4, 4)), name=outputs(viewer, "heatmap")[0].name)
@@ -180,7 +226,7 @@ def test_clean_up_goes_by_tag_and_not_by_name(viewer, session, small_run):
     old = session.run.current.run_id
     session.view.show(all_fields=False)
     session.finish(small_run.result, small_run.fields, session.run.current.sources)
-    tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]
+    tags = [x.metadata[TAG] for x in shown_outputs(viewer)]
     assert mine in viewer.layers
     assert len(tags) == 2
     assert all(tag["run_id"] != old for tag in tags)

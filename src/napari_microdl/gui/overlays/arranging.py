@@ -239,7 +239,8 @@ class Arranger:
             shown[0].data = np.array(corners)
             shown[0].text = text
             return
-        layer = Points(corners, text=text, size=1, opacity=1, name="captions")
+        units = found[0].images[0].units[-2:]
+        layer = Points(corners, text=text, size=1, opacity=1, name="captions", units=units)
         layer.face_color = layer.border_color = "transparent"
         layer.editable = False
         tag_output(layer, kind=CAPTIONS)

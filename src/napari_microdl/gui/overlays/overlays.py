@@ -21,6 +21,7 @@ from napari_microdl.gui.overlays.view_region import is_at_current_step
 from napari_microdl.gui.session.layers import (
     TAG,
     is_output,
+    move_to,
     output_data,
     output_geometry,
     tag_output,
@@ -75,6 +76,9 @@ SEQUENTIAL = Colormap(
 class Overlays:
     """Keeps the overlays of a viewer, held weakly, in step with its session.
 
+    A layer that is not wanted any more is put away, hidden, and serves again for its field or for
+    another one: napari takes half a second for each layer that is removed and made anew.
+
     Signals
     -------
     fields_changed
@@ -87,6 +91,7 @@ class Overlays:
         self._viewer = weakref.ref(viewer)
         self._session = session
         self._painters: dict[int, LabelPainter | BoxPainter | None] = {}
+        self._put_away: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._busy = False
         session.run.changed.connect(self._on_run)
         session.view.concept_changed.connect(self.update)
@@ -153,10 +158,21 @@ class Overlays:
         self._painters.clear()
         if viewer is not None and run is not None and run.is_first:
             self._session.view.all_fields = side_by_side([s.layer() for s in run.sources])
+        if viewer is not None and run is not None:
+            self._take_over(viewer, run)
         self._remove(
             lambda tag: tag["kind"] != CAPTIONS and (run is None or tag.get("run_id") != run.run_id)
         )
         self.update()
+
+    @staticmethod
+    def _take_over(viewer: Viewer, run: Run) -> None:
+        """Give the pictures of the run before to this one, where they lie on the same images."""
+        places = {source.key: number for number, source in enumerate(run.sources)}
+        for layer in viewer.layers:
+            tag = layer.metadata[TAG] if is_output(layer) else {}
+            if isinstance(layer, Image) and tag.get("place") in places:
+                tag["run_id"], tag["field"] = run.run_id, places[tag["place"]]
 
     def _on_active(self) -> None:
         if not self._busy and not self._session.view.all_fields:
@@ -168,7 +184,7 @@ class Overlays:
         """An overlay that the user deletes is switched off; those of a closed image go with it."""
         layer = event.value
         run = self._session.run.current
-        if self._busy or run is None:
+        if self._busy or run is None or layer in self._put_away:
             return
         if not is_output(layer):
             if any(source.layer() is layer for source in run.sources):
@@ -206,7 +222,7 @@ class Overlays:
                 lambda tag: (
                     tag.get("run_id") == run.run_id
                     and tag["kind"] in _KINDS
-                    and (tag["kind"] not in kinds or tag["field"] not in fields)
+                    and not self._is_open(run.sources[tag["field"]].layer())
                 )
             )
             before = list(self._painters)
@@ -217,6 +233,7 @@ class Overlays:
                 self._show_activation(viewer, run, concept, fields)
             if "heatmap" in kinds:
                 self._show_heatmap(viewer, run, concept, fields)
+            self._switch(viewer, run, fields)
             if selection:
                 # New layers select themselves, but the user was looking at another.
                 still = selection & set(viewer.layers)
@@ -228,6 +245,31 @@ class Overlays:
             self._busy = False
         if fields != before:
             self.fields_changed.emit()
+
+    def _switch(self, viewer: Viewer, run: Run, fields: list[int]) -> None:
+        """Hide what is not wanted any more, and show again what was hidden for that."""
+        for layer in viewer.layers:
+            tag = layer.metadata[TAG] if is_output(layer) else {}
+            if tag.get("run_id") != run.run_id or tag["kind"] not in _KINDS:
+                continue
+            wanted = tag["kind"] in self._session.view.kinds and tag["field"] in fields
+            if wanted and layer in self._put_away:
+                self._put_away.discard(layer)
+                layer.visible = True
+            elif not wanted and layer not in self._put_away:
+                self._put_away.add(layer)
+                layer.visible = False
+
+    def _on_visible(self, event: Any) -> None:
+        """An overlay that was put away and is looked at by its eye is wanted again."""
+        viewer, run, layer = self._viewer(), self._session.run.current, event.source
+        if self._busy or viewer is None or run is None or layer not in self._put_away:
+            return
+        tag = layer.metadata[TAG]
+        if tag["field"] not in self.shown_fields():
+            viewer.layers.selection.active = run.sources[tag["field"]].layer()
+        if tag["kind"] not in self._session.view.kinds:
+            self._session.view.show(kinds=self._session.view.kinds | {tag["kind"]})
 
     def painter(self, field: int) -> LabelPainter | BoxPainter:
         """What paints the units of a field; kept for as long as the field is shown."""
@@ -296,6 +338,7 @@ class Overlays:
                     **output_geometry(source),
                 )
                 layer.contour = 1
+                layer.events.visible.connect(self._on_visible)
                 self._tag(layer, run, field, "cells", concept)
                 viewer.add_layer(layer)
             else:
@@ -321,7 +364,8 @@ class Overlays:
         source = run.sources[field]
         data = output_data(plane, source)
         name = f"{kind} of {run.result.activations.name_of(concept)}, {source.name}"
-        layer = self._find(viewer, run, field, kind)
+        geometry = output_geometry(source, step=step or 1)
+        layer = self._find(viewer, run, field, kind) or self._spare(viewer, kind, data.ndim)
         if layer is None:
             layer = Image(
                 data,
@@ -332,14 +376,16 @@ class Overlays:
                 name=name,
                 # The value of a cell ends at its edge, those of patches run into each other.
                 interpolation2d="nearest" if step is None else "linear",
-                **output_geometry(source, step=step or 1),
+                **geometry,
             )
             layer.contrast_limits_range = limits
+            layer.events.visible.connect(self._on_visible)
             self._tag(layer, run, field, kind, concept)
             viewer.add_layer(layer)
             return
         # Each of these draws the thumbnail anew, so what stays is not set again.
         layer.data = data
+        move_to(layer, geometry)
         if tuple(layer.contrast_limits) != limits:
             layer.contrast_limits_range = limits
             layer.contrast_limits = limits
@@ -347,6 +393,15 @@ class Overlays:
             layer.colormap = colormap
         layer.name = name
         self._tag(layer, run, field, kind, concept)
+
+    def _spare(self, viewer: Viewer, kind: OverlayKind, ndim: int) -> Any:
+        """A picture of this kind that is on no field in view; None where there is none."""
+        for layer in viewer.layers:
+            if is_output(layer) and layer.ndim == ndim:
+                tag = layer.metadata[TAG]
+                if tag["kind"] == kind and tag["field"] not in self._painters:
+                    return layer
+        return None
 
     @staticmethod
     def _find(viewer: Viewer, run: Run, field: int, kind: OverlayKind) -> Any:
@@ -363,6 +418,7 @@ class Overlays:
             layer,
             run_id=run.run_id,
             source=run.sources[field].name,
+            place=run.sources[field].key,
             config_hash=run.result.config.hash,
             kind=kind,
             field=field,

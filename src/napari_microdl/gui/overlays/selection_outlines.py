@@ -14,6 +14,7 @@ from napari_microdl.gui.session.layers import (
     TAG,
     add_unselected,
     is_output,
+    move_to,
     output_data,
     output_geometry,
     tag_output,
@@ -41,6 +42,7 @@ class SelectionOutlines:
         self._session = session
         self._selection = session.selection
         self._overlays = overlays
+        self._put_away: weakref.WeakSet[Labels] = weakref.WeakSet()
         self._busy = False
         session.selection.changed.connect(self.update)
         overlays.fields_changed.connect(self.update)
@@ -49,12 +51,12 @@ class SelectionOutlines:
     def layers(self) -> dict[int, Labels]:
         """The layers that outline units, by the number of their field."""
         viewer = self._viewer()
-        layers = [] if viewer is None else [x for x in viewer.layers if _is_outline(x)]
-        return {layer.metadata[TAG]["field"]: layer for layer in layers}
+        found = [] if viewer is None else [x for x in viewer.layers if _is_outline(x)]
+        return {x.metadata[TAG]["field"]: x for x in found if x not in self._put_away}
 
     def _on_removed(self, event: Any) -> None:
         """Outlines that the user deletes are gone, and with them the selection."""
-        if not self._busy and _is_outline(event.value):
+        if not self._busy and _is_outline(event.value) and event.value not in self._put_away:
             self._selection.clear()
 
     def update(self) -> None:
@@ -69,21 +71,31 @@ class SelectionOutlines:
                 chosen = np.isin(activations.rows_of_field(field), self._selection.rows)
                 if chosen.any():
                     of_field[field] = chosen.astype(np.float32)
-        run_id = None if run is None else run.run_id
         self._busy = True
         try:
             layers = self.layers()
-            for field, layer in layers.items():
-                if field not in of_field or layer.metadata[TAG]["run_id"] != run_id:
-                    viewer.layers.remove(layer)
+            # Put away, for to remove a layer and make another takes napari half a second.
+            spare = [layers.pop(field) for field in list(layers) if field not in of_field]
+            spare += [x for x in viewer.layers if _is_outline(x) and x in self._put_away]
             for field, chosen in of_field.items():
                 assert run is not None
-                data = (self._overlays.painter(field).paint(chosen) > 0).astype(np.uint8)
-                layer = layers.get(field)
-                if layer is not None and layer in viewer.layers:
-                    layer.data = output_data(data, run.sources[field])
+                plane = (self._overlays.painter(field).paint(chosen) > 0).astype(np.uint8)
+                data = output_data(plane, run.sources[field])
+                if field in layers:
+                    layers[field].data = data
+                elif spare and spare[0].ndim == data.ndim:
+                    layer = spare.pop(0)
+                    layer.data = data
+                    move_to(layer, output_geometry(run.sources[field]))
+                    self._describe(layer, run, field)
+                    if layer in self._put_away:
+                        self._put_away.discard(layer)
+                        layer.visible = True
                 else:
                     self._add(viewer, run, field, data)
+            for layer in spare:
+                self._put_away.add(layer)
+                layer.visible = False
         finally:
             self._busy = False
 
@@ -91,15 +103,19 @@ class SelectionOutlines:
     def _add(viewer: Viewer, run: Any, field: int, data: Any) -> None:
         source = run.sources[field]
         layer = Labels(
-            output_data(data, source),
-            name=f"selected {run.result.config.units.kind}s, {source.name}",
+            data,
             colormap=_COLOURS,
             opacity=1,
             **output_geometry(source),
         )
-        tag_output(layer, run_id=run.run_id, kind=KIND, field=field)
+        SelectionOutlines._describe(layer, run, field)
         layer.contour = _LINE
         add_unselected(viewer, layer)
+
+    @staticmethod
+    def _describe(layer: Labels, run: Any, field: int) -> None:
+        layer.name = f"selected {run.result.config.units.kind}s, {run.sources[field].name}"
+        tag_output(layer, run_id=run.run_id, kind=KIND, field=field)
 
 
 def _is_outline(layer: Any) -> bool:

@@ -459,3 +459,12 @@ def output_geometry(
         "units": layer.units,
         "axis_labels": layer.axis_labels,
     }
+
+
+def move_to(layer: Layer, geometry: dict[str, Any]) -> None:
+    """Lay a layer where `output_geometry` says; what is so already is not set again."""
+    for name, value in geometry.items():
+        now = getattr(layer, name)
+        now = now.affine_matrix if name == "affine" else now
+        if np.shape(now) != np.shape(value) or not np.all(np.asarray(now) == np.asarray(value)):
+            setattr(layer, name, value)
