@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from core.refusals import refusal
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.metadata import (
     column,
@@ -102,6 +103,33 @@ def test_a_table_is_read_as_text(tmp_path: Path, ending: str):
     assert read.to_dict("list") == {"Metadata_Well": ["A01", "NA"], "dose": ["007", ""]}
 
 
+ROWS = "FileName_GFP,Metadata_Well,Metadata_condition\na.tif,A01,5 \u00b5M\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (ROWS.encode("utf-8-sig"), []),
+        (ROWS.replace(",", ", ").replace("M\n", "M \r\n").encode(), []),
+        (ROWS.replace("A01", '" A01"').encode(), []),
+        (ROWS.replace(",", ";").encode(), ["semicolons between columns"]),
+        (ROWS.replace(",", "\t").encode("utf-16"), ["tabs between columns", "letters as UTF-16"]),
+        (ROWS.encode("cp1252"), ["letters as Windows-1252"]),
+    ],
+)
+def test_a_table_is_read_as_a_spreadsheet_saves_it(tmp_path: Path, content: bytes, said: list[str]):
+    path = tmp_path / "t.csv"
+    path.write_bytes(content)
+    with current_task().taking_notes() as notes:
+        read = read_table(path)
+    assert read.loc[0].to_dict() == {
+        "FileName_GFP": "a.tif",
+        "Metadata_Well": "A01",
+        "Metadata_condition": "5 \u00b5M",
+    }
+    assert notes == ([f"'t.csv' was read with {' and '.join(said)}."] if said else [])
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [(None, "cannot be read"), ("", "cannot be read"), ("a,b\n", "holds no rows")],
@@ -140,6 +168,25 @@ def test_fields_are_matched_by_well_and_site_where_there_are_no_names():
     )
     known = fields("p", "q", "r", wells=("B01", "A01", "A01"), sites=("1", "2", "3"))
     assert match_table(known, t) == [2, 1, None]
+
+
+@pytest.mark.parametrize(
+    ("well", "site", "row"),
+    [
+        ("A1", "1", 0),
+        ("a01", "s1", 0),
+        ("A01 ", "01", 0),
+        ("AA1", "1", None),
+        ("A10", "1", None),
+        ("A01", "10", None),
+        ("A01", "left", None),
+    ],
+)
+def test_wells_and_sites_are_the_same_however_they_are_written(
+    well: str, site: str, row: int | None
+):
+    (known,) = fields("x", wells=("A01",), sites=("s1",))
+    assert match_table([known], table(Metadata_Well=[well], Metadata_Site=[site])) == [row]
 
 
 def test_a_table_that_cannot_be_matched_says_why():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import FieldInfo
 
 PREFIX = "Metadata_"
@@ -28,6 +31,7 @@ _NAME_COLUMNS = ("field", "name", "image", "file", "filename")
 _CONDITION_COLUMNS = ("condition", "treatment", "compound", "perturbation")
 _CONTROL_COLUMNS = ("control", "is_control")
 _PLACES = ("plate", "well", "site")
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
 
 
@@ -106,6 +110,10 @@ def _expression(pattern: str) -> str:
 def read_table(path: str | Path) -> pd.DataFrame:
     """A table of what is known about fields, from a CSV, TSV or Parquet file; all values as text.
 
+    Files of Excel are taken as they come: commas, semicolons or tabs between columns, whichever the
+    first line has most of; UTF-8 or UTF-16, else Windows-1252; spaces around values do not count.
+    What is no plain CSV is noted.
+
     Raises
     ------
     MicrodlError
@@ -116,8 +124,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         if path.suffix.lower() in {".parquet", ".pq"}:
             table = pd.read_parquet(path)
         else:
-            separator = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
-            table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+            table = _read_text(path)
     except ImportError as error:
         raise MicrodlError(
             f"'{path.name}' is a Parquet file, which needs the package pyarrow; install it with "
@@ -127,7 +134,34 @@ def read_table(path: str | Path) -> pd.DataFrame:
         raise MicrodlError(f"'{path.name}' cannot be read as a table: {error}.") from error
     if not len(table):
         raise MicrodlError(f"'{path.name}' holds no rows; choose a table with one row a field.")
-    return table.astype(object).where(table.notna(), "").astype(str)
+    table = table.astype(object).where(table.notna(), "").astype(str)
+    table.columns = [str(name).strip() for name in table.columns]
+    return table.map(str.strip)
+
+
+def _read_text(path: Path) -> pd.DataFrame:
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "UTF-16"
+    else:
+        try:
+            content.decode("utf-8-sig")
+            encoding = "UTF-8-SIG"
+        except UnicodeDecodeError:
+            encoding = "Windows-1252"
+    text = content.decode(encoding)
+    header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
+    separator = max(_SEPARATORS, key=header.count)
+    understood = []
+    if separator != ("\t" if path.suffix.lower() in {".tsv", ".tab"} else ","):
+        understood.append(f"{_SEPARATORS[separator]} between columns")
+    if encoding != "UTF-8-SIG":
+        understood.append(f"letters as {encoding}")
+    if understood:
+        current_task().note(f"'{path.name}' was read with {' and '.join(understood)}.")
+    return pd.read_csv(
+        io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True
+    )
 
 
 def column(table: pd.DataFrame, *names: str) -> str | None:
@@ -174,7 +208,7 @@ def match_table(fields: Sequence[FieldInfo], table: pd.DataFrame) -> list[int | 
 
     Fields are found by their name, where the table has a column for it (``Metadata_field``, or
     names of files, with or without folder and ending), and else by plate, well and site, as far as
-    both know them.
+    both know them; A1 and a01 are one well then, s1 and 01 one site.
 
     Parameters
     ----------
@@ -212,8 +246,10 @@ def match_table(fields: Sequence[FieldInfo], table: pd.DataFrame) -> list[int | 
                 "The table has no column that tells which field a row is about; add "
                 "Metadata_field with the names of the fields, or Metadata_Well."
             )
-        keys = ["\n".join(row) for row in table[[found for _, found in places]].to_numpy(str)]
-        wanted = ["\n".join(getattr(field, place) for place, _ in places) for field in fields]
+        names = [place for place, _ in places]
+        cells = table[[found for _, found in places]].to_numpy(str)
+        keys = ["\n".join(map(_place, names, row)) for row in cells]
+        wanted = ["\n".join(_place(n, getattr(field, n)) for n in names) for field in fields]
         by = " and ".join(found for _, found in places)
     rows: dict[str, int] = {}
     for number, key in enumerate(keys):
@@ -224,6 +260,14 @@ def match_table(fields: Sequence[FieldInfo], table: pd.DataFrame) -> list[int | 
             )
         rows.setdefault(key, number)
     return [rows.get(key) for key in wanted]
+
+
+def _place(name: str, value: str) -> str:
+    """However it is written: A1, a01 and "A01 " are one well, s1 and 01 one site."""
+    value = value.strip()
+    pattern = {"well": r"([A-Za-z]{1,2})0*(\d{1,3})", "site": r"()[A-Za-z]*0*(\d+)"}.get(name)
+    match = None if pattern is None else re.fullmatch(pattern, value)
+    return value if match is None else f"{match[1].upper()}{int(match[2]):02d}"
 
 
 def _stem(name: Any) -> str:
