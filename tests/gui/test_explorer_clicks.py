@@ -32,6 +32,7 @@ from .steps import (
     open_plot,
     open_tab,
     open_workflow,
+    outputs,
     overlays,
     selection_outlines,
     shown_names,
@@ -67,7 +68,7 @@ def test_overlays_go_on_all_images_and_back_by_the_box(viewer, explorer, qtbot):
     viewer.layers.selection.active = explorer.session.run.current.sources[2].layer()
 
     def fields() -> list[int]:
-        return sorted(x.metadata[TAG]["field"] for x in viewer.layers if TAG in x.metadata)
+        return sorted(x.metadata[TAG]["field"] for x in outputs(viewer))
 
     assert fields() == [2]
     click_choice(explorer.where, "on all images")

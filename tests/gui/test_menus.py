@@ -12,6 +12,7 @@ from napari_microdl.gui.session.layers import TAG
 
 from .clicks import click_menus
 from .conftest import small_layers
+from .steps import outputs
 
 
 def docks(viewer: Any) -> set[str]:
@@ -66,6 +67,6 @@ def test_an_overlay_is_shown_by_clicks_in_the_layers_menu(viewer, explorer, menu
     explorer.session.view.show(kinds=[], all_fields=True)
     viewer.layers.selection.active = viewer.layers[1]
     click_menus(viewer.__wrapped__.window._qt_window, "Layers", menu, entry)
-    tags = [x.metadata[TAG] for x in viewer.layers if TAG in x.metadata]
+    tags = [x.metadata[TAG] for x in outputs(viewer)]
     assert [(tag["kind"], tag["field"]) for tag in tags] == [(kind, 1)]
     assert docks(viewer) == {"Concept explorer"}

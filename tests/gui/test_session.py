@@ -121,11 +121,12 @@ def test_labels_are_suggested_by_name_and_never_guessed():
     ("image", "labels", "fits"),
     [
         ("site1", "site1.labels", True),
-        ("site_1", "SITE_1_cp_masks", True),
+        ("site_1", "SITE_1_cp_masks_000", True),
         ("B02 f01 (drug)", "segmentation of B02 f01 (drug)", True),
         ("site1", "site10 cells", False),
         ("1", "site1 cells", False),
         ("A01", "A01 cells of B01", False),
+        ("A01", "A01 02 cells", False),
         ("cells", "other cells", False),
     ],
 )

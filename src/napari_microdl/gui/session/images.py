@@ -6,6 +6,7 @@ import dataclasses
 import re
 import weakref
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from napari.layers import Image, Labels, Layer
@@ -25,10 +26,11 @@ from napari_microdl.gui.session.layers import (
 )
 
 # What may stand beside the name of an image in the name of its labels.
-_WORDS = frozenset({
-    "cell", "cells", "label", "labels", "mask", "masks", "object", "objects", "nucleus", "nuclei",
-    "seg", "segmented", "segmentation", "cellpose", "cp", "stardist", "of", "in", "for", "and",
-})  # fmt: skip
+_MASKS = frozenset({"cells", "label", "labels", "mask", "masks", "objects", "nuclei", "seg"})
+_WORDS = _MASKS | {
+    "cell", "object", "nucleus", "segmented", "segmentation", "cellpose", "cp", "stardist", "of",
+    "in", "for", "and",
+}  # fmt: skip
 # What the channels of a field have in common.
 _SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels"})
 
@@ -225,5 +227,9 @@ def _are_of(labels: str, image: str) -> bool:
     labels, image = labels.casefold().strip(), image.casefold().strip()
     # In whole: the labels of site 10 are none of site 1.
     parts = re.split(rf"(?<![^\W_]){re.escape(image)}(?![^\W_])", labels, maxsplit=1)
-    words = set(re.findall(r"[^\W_]+", " ".join(parts)))
-    return bool(image) and len(parts) == 2 and words <= _WORDS
+    words = re.findall(r"[^\W_]+", " ".join(parts))
+    # Some tools number their masks.
+    known = [
+        w in _WORDS or (w.isdigit() and before in _MASKS) for before, w in pairwise(["", *words])
+    ]
+    return bool(image) and len(parts) == 2 and all(known)
