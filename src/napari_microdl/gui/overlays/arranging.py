@@ -125,11 +125,13 @@ class Arranger:
         viewer, images = self._viewer(), self._session.images
         if viewer is None:
             return []
+        # To look a layer up in the list takes as long as the list is.
+        there = set(viewer.layers)
         joined = images.layout.arrangement == "channels"
         of_place: dict[Any, list[ImageRow]] = {}
         for row in images.used_rows():
             layer = row.layer()
-            if layer is not None and layer in viewer.layers:
+            if layer is not None and layer in there:
                 of_place.setdefault(row.group if joined else id(layer), []).append(row)
         found = []
         for rows in of_place.values():
@@ -140,7 +142,7 @@ class Arranger:
             found.append(
                 _Place(
                     list(dict.fromkeys(layers)),
-                    [x for x in dict.fromkeys(labels) if x in viewer.layers],
+                    [x for x in dict.fromkeys(labels) if x in there],
                     rows[0],
                     own_name if is_stack else _caption(rows[0], own_name),
                 )
@@ -152,16 +154,12 @@ class Arranger:
         """Whether there is something to put back."""
         return bool(self._before)
 
-    @property
-    def has_overlaps(self) -> bool:
-        """Whether fields share a place."""
-        return bool(share_a_place([place.box for place in self._places()]).any())
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether fields share a place, or their conditions have changed since."""
-        moved = self.is_arranged and self._arranged != _conditions(self._places())
-        return moved or self.has_overlaps
+    def look(self) -> tuple[bool, bool]:
+        """Whether fields share a place, and whether to arrange them changes where they are."""
+        found = self._places()
+        overlap = bool(share_a_place([place.box for place in found]).any())
+        moved = self.is_arranged and self._arranged != _conditions(found)
+        return overlap, overlap or moved
 
     def arrange(self) -> None:
         """Put all fields in use side by side, controls above treated, and look at all of them."""

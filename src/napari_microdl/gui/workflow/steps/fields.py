@@ -185,8 +185,9 @@ class FieldsStep(Step):
 
     def show_arranging(self) -> None:
         """Offer to arrange fields that share a place, and to put them back."""
-        self.on_top.setVisible(self.arranger.has_overlaps)
-        self.arrange.setVisible(self.arranger.is_wanted)
+        overlap, is_wanted = self.arranger.look()
+        self.on_top.setVisible(overlap)
+        self.arrange.setVisible(is_wanted)
         self.put_back.setVisible(self.arranger.is_arranged)
 
     def _show_channels(self) -> None:
