@@ -34,7 +34,10 @@ def main(folder: Path, theme: str) -> None:
             time.sleep(0.01)
 
     def save(name: str) -> None:
-        wait(1.0)
+        wait(0.5)
+        # napari's panels grow with what they show, and leave less room for the images.
+        viewer.reset_view()
+        wait(0.5)
         imwrite(folder / f"{name}.png", viewer.screenshot(canvas_only=False, flash=False))
         print(folder / f"{name}.png")
 
