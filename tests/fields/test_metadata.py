@@ -101,6 +101,9 @@ def test_a_table_is_read_as_text(tmp_path: Path, ending: str):
     )
     read = read_table(path)
     assert read.to_dict("list") == {"Metadata_Well": ["A01", "NA"], "dose": ["007", ""]}
+    # Of one column nothing is noted, either.
+    path.write_text("Metadata_Well\nA01\n")
+    assert read_table(path).to_dict("list") == {"Metadata_Well": ["A01"]}
 
 
 ROWS = "FileName_GFP,Metadata_Well,Metadata_condition\na.tif,A01,5 \u00b5M\n"

@@ -151,9 +151,10 @@ def _read_text(path: Path) -> pd.DataFrame:
             encoding = "Windows-1252"
     text = content.decode(encoding)
     header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
-    separator = max(_SEPARATORS, key=header.count)
+    usual = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
+    separator = max((usual, *_SEPARATORS), key=header.count)
     understood = []
-    if separator != ("\t" if path.suffix.lower() in {".tsv", ".tab"} else ","):
+    if separator != usual:
         understood.append(f"{_SEPARATORS[separator]} between columns")
     if encoding != "UTF-8-SIG":
         understood.append(f"letters as {encoding}")

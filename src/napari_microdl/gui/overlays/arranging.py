@@ -163,14 +163,11 @@ class Arranger:
 
     def arrange(self) -> None:
         """Put all fields in use side by side, controls above treated, and look at all of them."""
-        viewer = self._viewer()
-        if viewer is None:
+        viewer, found = self._viewer(), self._places()
+        if viewer is None or not found:
             return
         self._restore()
-        found = self._places()
         boxes = [place.box for place in found]
-        if not found:
-            return
         sizes = [(float(height), float(width)) for height, width in (b[1] - b[0] for b in boxes)]
         start = np.min([box[0] for box in boxes], axis=0)
         self._arranged = _conditions(found)
@@ -210,7 +207,6 @@ class Arranger:
         if run is not None:
             together = [source.layer() for source in run.sources]
             self._session.view.show(all_fields=side_by_side(together))
-        self._on_fields()
         viewer.reset_view()
         self.changed.emit()
 

@@ -28,9 +28,6 @@ KIND = "selection"
 # Bright on grey images and on both colour maps, for every kind of colour vision.
 YELLOW = (0.94, 0.89, 0.26, 1.0)
 _CLEAR = (0.0, 0.0, 0.0, 0.0)
-# napari compiles code for a map from labels to colours when one is first drawn, for seconds; not
-# for one that repeats its colours.
-_COLOURS = CyclicLabelColormap(colors=[_CLEAR, YELLOW], name="selected")
 _LINE = 2
 
 
@@ -104,7 +101,9 @@ class SelectionOutlines:
         source = run.sources[field]
         layer = Labels(
             data,
-            colormap=_COLOURS,
+            # For a map from labels to colours napari compiles code when it is first drawn, which
+            # takes seconds; not for one that repeats its colours.
+            colormap=CyclicLabelColormap(colors=[_CLEAR, YELLOW]),
             opacity=1,
             **output_geometry(source),
         )
