@@ -14,6 +14,7 @@ from napari_microdl.concepts.painting import (
     channel_correlations,
     coarsest_step,
     grid_to_pixels,
+    rims,
     window_of,
 )
 from napari_microdl.core.errors import MicrodlError
@@ -36,6 +37,23 @@ def test_cells_are_painted_as_by_a_loop(data):
             expected[place] = values[ids.index(labels[place])]
     assert painted.dtype == np.float32
     np.testing.assert_array_equal(painted, expected)
+
+
+@given(data=st.data(), width=st.integers(1, 4))
+def test_rims_are_what_morphology_takes_off(data, width):
+    labels = data.draw(hnp.arrays(np.int32, data.draw(shapes), elements=st.integers(0, 3)))
+    painter = LabelPainter(labels, np.array([1, 2, 3]))
+    chosen = np.array(data.draw(st.lists(st.booleans(), min_size=3, max_size=3)))
+    units = painter.regions(chosen)
+    cross = np.zeros((2 * width + 1, 2 * width + 1), bool)
+    cross[width], cross[:, width] = True, True
+    rim = rims(units, width)
+    for number, is_chosen in enumerate(chosen, start=1):
+        cell = labels == number
+        np.testing.assert_array_equal(~np.isnan(units[cell]), is_chosen)
+        if is_chosen:
+            inner = ndimage.binary_erosion(cell, cross, border_value=1)
+            np.testing.assert_array_equal(rim & cell, cell & ~inner)
 
 
 def test_one_painter_paints_many_values():

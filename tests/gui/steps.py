@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from napari.layers import Labels
+from napari.layers import Image, Labels
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -16,10 +16,11 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QTabBar,
 )
+from scipy import ndimage
 
 from napari_microdl.concepts.projection import umap_is_installed
 from napari_microdl.gui.explorer.dock import ConceptExplorer
-from napari_microdl.gui.overlays.selection_outlines import KIND
+from napari_microdl.gui.overlays.overlays import SELECTION
 from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.pipeline.run import PipelineResult
@@ -152,9 +153,31 @@ def overlays(viewer: Any) -> dict[str, Any]:
     return {x.metadata[TAG]["kind"]: x for x in outputs(viewer)}
 
 
-def selection_outlines(viewer: Any) -> list[Labels]:
+def selection_outlines(viewer: Any) -> list[Image]:
     """Layers that outline the selected units."""
-    return [x for x in outputs(viewer) if x.metadata[TAG]["kind"] == KIND]
+    return [x for x in outputs(viewer) if x.metadata[TAG]["kind"] == SELECTION]
+
+
+def assert_outlined(layer: Any, image: Any, inside: np.ndarray) -> None:
+    """Every pixel of a layer that outlines a part of an image, against morphology on that part."""
+    lines = layer.data.reshape(layer.data.shape[-2:])
+    lead = (0,) * (layer.ndim - 2)
+    corners = [layer.data_to_world((*lead, *at)) for at in ((0, 0), np.array(lines.shape) - 1)]
+    first, last = (np.array(image.world_to_data(corner))[-2:] for corner in corners)
+    rows, columns = (
+        np.rint(np.linspace(*ends)).astype(int)
+        for ends in zip(first, last, lines.shape, strict=True)
+    )
+    part = inside[np.ix_(rows, columns)]
+    assert part.any()
+    cross = ndimage.generate_binary_structure(2, 1)
+    wide = np.zeros((7, 7), bool)
+    wide[3], wide[:, 3] = True, True
+    bright = part & ~ndimage.binary_erosion(part, wide, border_value=1)
+    dark = ndimage.binary_dilation(part, cross) & ~part
+    np.testing.assert_array_equal(lines == 1, bright)
+    np.testing.assert_array_equal(lines == 0, dark)
+    assert np.isnan(lines[~bright & ~dark]).all()
 
 
 def canvas_of(viewer: Any) -> Any:

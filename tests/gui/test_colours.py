@@ -18,8 +18,7 @@ from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
 from napari_microdl.gui.explorer.gallery import LINE_COLOURS
-from napari_microdl.gui.overlays.overlays import SEQUENTIAL, diverging
-from napari_microdl.gui.overlays.selection_outlines import YELLOW
+from napari_microdl.gui.overlays.overlays import CYAN, SEQUENTIAL, diverging
 from napari_microdl.gui.widgets.curves import _CURVE, _SHRINKAGE
 from napari_microdl.report.figures import _OUTLINES, CONDITION_COLOURS, CONTROL_COLOUR
 
@@ -107,10 +106,10 @@ def test_conditions_and_controls_are_told_apart(vision):
         (CONDITION_COLOURS[0], CONDITION_COLOURS[5]),
         (_CURVE, _SHRINKAGE),
         (DIVERGING.map(0.0)[0, :3], DIVERGING.map(1.0)[0, :3]),
-        (YELLOW[:3], "white"),
-        (YELLOW[:3], "black"),
-        (YELLOW[:3], DIVERGING.map(1.0)[0, :3]),
-        (YELLOW[:3], DIVERGING.map(0.0)[0, :3]),
+        (CYAN[:3], "white"),
+        (CYAN[:3], "black"),
+        (CYAN[:3], DIVERGING.map(1.0)[0, :3]),
+        (CYAN[:3], DIVERGING.map(0.0)[0, :3]),
         (matplotlib.colormaps["PuOr_r"](0.1)[:3], matplotlib.colormaps["PuOr_r"](0.9)[:3]),
     ],
 )

@@ -22,6 +22,7 @@ from .clicks import click_choice, write_in_editor, write_in_table
 from .conftest import explore
 from .steps import (
     LEFT,
+    assert_outlined,
     click,
     click_cell,
     click_item,
@@ -77,12 +78,12 @@ def test_overlays_go_on_all_images_and_back_by_the_box(viewer, explorer, qtbot):
     assert fields() == [2]
 
 
-def test_outlines_make_a_layer_of_cells_that_tells_their_activation(
+def test_cell_labels_make_a_layer_of_cells_that_tells_their_activation(
     viewer, cell_explorer, cell_run, qtbot
 ):
     explorer = cell_explorer
     box = explorer.kinds["cells"]
-    assert box.text().replace("&", "") == "Outlines"
+    assert box.text().replace("&", "") == "Cell labels"
     assert "cells" not in overlays(viewer)
     click_tick(qtbot, box)
     layer = overlays(viewer)["cells"]
@@ -295,23 +296,23 @@ def test_a_lasso_selects_and_outlines_the_units_inside(viewer, explorer, activat
     layers = {layer.metadata[TAG]["field"]: layer for layer in selection_outlines(viewer)}
     assert set(layers) == set(fields.tolist())
     for field, layer in layers.items():
-        assert layer.contour > 0
         inside = rows[fields == field] - activations.rows_of_field(field)[0]
-        expected = covered(activations.geometry[field].boxes[inside], layer.data.shape)
-        np.testing.assert_array_equal(layer.data > 0, expected)
-    # Yellow lines are drawn, of which there are none without a selection.
+        image = explorer.session.run.current.sources[field].layer()
+        expected = covered(activations.geometry[field].boxes[inside], image.data.shape)
+        assert_outlined(layer, image, expected)
+    # Cyan lines are drawn, of which there are none without a selection.
     for layer in viewer.layers:
         layer.visible = layer in selection_outlines(viewer)
 
-    def yellow() -> int:
+    def cyan() -> int:
         drawn = viewer.screenshot(canvas_only=True, flash=False)[..., :3].astype(int)
-        return int(((drawn[..., :2] > 200).all(axis=-1) & (drawn[..., 2] < 100)).sum())
+        return int(((drawn[..., 1:] > 200).all(axis=-1) & (drawn[..., 0] < 100)).sum())
 
-    assert yellow() > 100
+    assert cyan() > 100
     qtbot.mouseClick(explorer.map.clear_button, LEFT)
     assert not len(explorer.selection.rows)
     assert selection_outlines(viewer) == []
-    assert yellow() == 0
+    assert cyan() == 0
 
 
 def test_every_tab_is_drawn_anew_when_a_key_switches_the_theme(viewer, explorer, qtbot):

@@ -25,7 +25,16 @@ from napari_microdl.gui.widgets.plots import point_by_key
 from napari_microdl.report.concept_figures import volcano_places
 
 from .clicks import write_in_editor
-from .steps import CONTROLS, open_plot, open_tab, rings, selection_outlines, shown_names
+from .steps import (
+    CONTROLS,
+    assert_outlined,
+    covered,
+    open_plot,
+    open_tab,
+    rings,
+    selection_outlines,
+    shown_names,
+)
 
 TAB = Qt.Key.Key_Tab
 MOST = 150
@@ -207,9 +216,9 @@ def test_cells_are_picked_one_by_one_with_the_keyboard(viewer, explorer, activat
         unit = activations.units.iloc[row]
         assert f"crop {unit['label']} of {unit['Metadata_Field']}" in explorer.cell.heading.text()
         (layer,) = selection_outlines(viewer)
-        top, left, bottom, right = activations.geometry[2].boxes[row - rows[0]]
-        y, x = np.nonzero(np.asarray(layer.data))
-        assert (y.min(), x.min(), y.max() + 1, x.max() + 1) == (top, left, bottom, right)
+        image = explorer.session.run.current.sources[2].layer()
+        box = activations.geometry[2].boxes[[row - rows[0]]]
+        assert_outlined(layer, image, covered(box, image.data.shape))
     assert explorer.tabs.currentWidget() is explorer.cell
     for row in (rows[1], rows[0], rows[-1]):
         qtbot.keyClick(explorer.cell.previous, Qt.Key.Key_Space)

@@ -19,8 +19,8 @@ from napari_microdl.gui.session.session import Session
 from napari_microdl.pipeline.run import run_pipeline
 
 from .conftest import sources_of
+from .steps import assert_outlined, covered, selection_outlines
 from .steps import outputs as shown_outputs
-from .steps import selection_outlines
 
 
 def outputs(viewer: Any, kind: str) -> list[Any]:
@@ -215,8 +215,10 @@ def test_a_picture_serves_an_image_of_another_size_and_place(viewer, session):
     assert again is layer
     session.selection.select(rows_of(2)[:1])
     assert selection_outlines(viewer) == [outline]
-    for found in (again, outline):
-        np.testing.assert_array_equal(found.extent.world, sources[2].layer().extent.world)
+    np.testing.assert_array_equal(again.extent.world, sources[2].layer().extent.world)
+    box = session.run.current.result.activations.geometry[2].boxes[:1]
+    image = sources[2].layer()
+    assert_outlined(outline, image, covered(box, image.data.shape))
 
 
 def test_clean_up_goes_by_tag_and_not_by_name(viewer, session, small_run):
@@ -240,7 +242,7 @@ def test_cells_are_painted_and_outlined_with_their_features(viewer, small_run):
     layers = [viewer.add_image(f.read()[0], name=f.name) for f in fields]
     session = session_of(viewer)
     session.finish(result, fields, sources_of(layers, fields))
-    session.view.show(kinds=["activation", "cells"], all_fields=True)
+    session.view.show(kinds=["activation", "cells"], all_fields=True, outlined=False)
     images = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "activation")}
     outlines = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "cells")}
     assert set(images) == set(outlines) == {0, 1}

@@ -15,7 +15,16 @@ from napari_microdl.gui.session.viewer_parts import camera_of
 from napari_microdl.pipeline.run import run_pipeline
 
 from .conftest import sources_of
-from .steps import LEFT, canvas_of, click_item, covered, outputs, selection_outlines, shown_units
+from .steps import (
+    LEFT,
+    assert_outlined,
+    canvas_of,
+    click_item,
+    covered,
+    outputs,
+    selection_outlines,
+    shown_units,
+)
 
 
 def click_unit(viewer: Any, run: Run, row: int, qtbot: Any, modifier: Any = None) -> None:
@@ -60,12 +69,12 @@ def test_selected_units_are_outlined_and_shift_adds(viewer, explorer, activation
     explorer.session.view.show(all_fields=False)
     click_unit(viewer, run, first, qtbot)
     (layer,) = selection_outlines(viewer)
-    shape = layer.data.shape
-    np.testing.assert_array_equal(layer.data > 0, covered(boxes[[first]], shape))
+    image = run.sources[0].layer()
+    assert_outlined(layer, image, covered(boxes[[first]], image.data.shape))
     click_unit(viewer, run, second, qtbot, Qt.KeyboardModifier.ShiftModifier)
     assert explorer.selection.rows.tolist() == [first, second]
     (layer,) = selection_outlines(viewer)
-    np.testing.assert_array_equal(layer.data > 0, covered(boxes[[first, second]], shape))
+    assert_outlined(layer, image, covered(boxes[[first, second]], image.data.shape))
     # Beside the images nothing is added, and a click without a key leaves nothing selected.
     camera_of(viewer).center = (0, -500, -500)
     canvas = canvas_of(viewer)

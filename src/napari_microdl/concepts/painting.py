@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,10 @@ _WINDOW_MARGIN = 1.4
 _ROWS_AT_ONCE = 64
 # A patch is outlined if it is at least so aligned as this share of the most aligned in the picture.
 _OUTLINED = 0.7
+
+
+# Rows and columns of pixels.
+Places: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 class LabelPainter:
@@ -42,10 +47,15 @@ class LabelPainter:
         # takes longer than the look-up.
         self._slots = np.where(ids[places] == labels, places + 1, 0).astype(np.intp)
 
-    def paint(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Image of the values, NaN outside cells."""
+    def paint(self, values: NDArray[np.float32], at: Places | None = None) -> NDArray[np.float32]:
+        """Image of the values, NaN outside cells; of some rows and columns alone, where given."""
         lut = np.concatenate([[np.nan], values]).astype(np.float32)
-        return np.take(lut, self._slots)
+        return np.take(lut, self._slots if at is None else self._slots[np.ix_(*at)])
+
+    def regions(self, chosen: NDArray[np.bool_], at: Places | None = None) -> NDArray[np.float32]:
+        """Image of the numbers of chosen cells, NaN everywhere else; see `rims`."""
+        numbers = np.where(chosen, np.arange(len(chosen)), np.nan)
+        return self.paint(numbers.astype(np.float32), at)
 
 
 class BoxPainter:
@@ -74,13 +84,44 @@ class BoxPainter:
         np.add.at(corners, (bottom, left), -values)
         return corners.cumsum(0).cumsum(1)[:-1, :-1]
 
-    def paint(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Image of the values, NaN where there is no box."""
+    def paint(self, values: NDArray[np.float32], at: Places | None = None) -> NDArray[np.float32]:
+        """Image of the values, NaN where there is no box, as `LabelPainter.paint`."""
         count = np.round(self._count)
         total = self._total(values)
         mean = np.full(self._shape, np.nan, np.float32)
         np.divide(total, count, out=mean, where=count > 0, casting="same_kind")
-        return mean
+        return mean if at is None else mean[np.ix_(*at)]
+
+    def regions(self, chosen: NDArray[np.bool_], at: Places | None = None) -> NDArray[np.float32]:
+        """Image of what chosen boxes cover together, NaN everywhere else; see `rims`."""
+        covered = self.paint(chosen.astype(np.float32), at) > 0
+        return np.where(covered, np.float32(1), np.float32(np.nan))
+
+
+def rims(units: NDArray[np.float32], width: int) -> NDArray[np.bool_]:
+    """Pixels near the edge of what they belong to.
+
+    Parameters
+    ----------
+    units : ndarray of shape (height, width)
+        One number a unit, NaN between units, as `LabelPainter.regions` gives them.
+    width : int
+        Of a rim in pixels, on either side of an edge.
+
+    Returns
+    -------
+    ndarray of shape (height, width)
+        Where another number, or none, lies within so many steps up, down, left or right; the edge
+        of the image is none.
+    """
+    units = np.nan_to_num(units, nan=-np.inf)
+    found = np.zeros(units.shape, bool)
+    for along, near in ((units, found), (units.T, found.T)):
+        for step in range(1, width + 1):
+            differs = along[step:] != along[:-step]
+            near[step:] |= differs
+            near[:-step] |= differs
+    return found
 
 
 def coarsest_step(patch_size: int, shape: tuple[int, int]) -> int:

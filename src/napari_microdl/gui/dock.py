@@ -11,12 +11,13 @@ from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
 from qtpy.QtCore import QEvent, QTimer
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_microdl.gui.overlays.arranging import Arranger
+from napari_microdl.gui.overlays.contrast import OneContrast
 from napari_microdl.gui.overlays.copied_features import CopiedFeatures
+from napari_microdl.gui.overlays.legend import Legend
 from napari_microdl.gui.overlays.overlays import Overlays
-from napari_microdl.gui.overlays.selection_outlines import SelectionOutlines
 from napari_microdl.gui.session.preferences import read_preferences
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.session.token_store import token_store
@@ -37,7 +38,8 @@ class _OfViewer:
         self.overlays = Overlays(viewer, self.session)
         self.features = CopiedFeatures(viewer)
         self.arranger = Arranger(viewer, self.session, self.overlays)
-        self.outlines = SelectionOutlines(viewer, self.session, self.overlays)
+        self.legend = Legend(viewer, self.session, self.overlays)
+        self.contrast = OneContrast(viewer, self.session)
 
 
 _VIEWERS: weakref.WeakKeyDictionary[Viewer, _OfViewer] = weakref.WeakKeyDictionary()
@@ -62,6 +64,11 @@ def overlays_of(viewer: Viewer) -> Overlays:
 def arranger_of(viewer: Viewer) -> Arranger:
     """What puts the fields of a viewer side by side, as `session_of`."""
     return _of(viewer).arranger
+
+
+def contrast_of(viewer: Viewer) -> OneContrast:
+    """What shows all fields of a viewer in one contrast, as `session_of`."""
+    return _of(viewer).contrast
 
 
 def features_of(viewer: Viewer) -> CopiedFeatures:
@@ -125,6 +132,26 @@ class Dock(QWidget):
             self.connections.connect(get_settings().appearance.events.font_size, self._on_font)
             self.connect_signals()
             self._on_font()
+            QTimer.singleShot(0, self._join)
+
+    def _join(self) -> None:
+        """Lie as a tab over the other docks of this plugin, in front; who likes may drag it off."""
+        mine, window = self.parent(), self.window()
+        if not isinstance(mine, QDockWidget) or not isinstance(window, QMainWindow):
+            return
+        for other in window.findChildren(Dock):
+            beside = other.parent()
+            if other is self or not isinstance(beside, QDockWidget):
+                continue
+            areas = {window.dockWidgetArea(mine), window.dockWidgetArea(beside)}
+            if len(areas) == 1 and not (mine.isFloating() or beside.isFloating()):
+                window.tabifyDockWidget(beside, mine)
+        mine.raise_()
+
+    def bring_to_front(self) -> None:
+        """Show its tab."""
+        if isinstance(dock := self.parent(), QDockWidget):
+            dock.raise_()
 
     def _on_font(self) -> None:
         """Take the size of letters from the Preferences; napari gives it to some widgets only."""

@@ -9,13 +9,15 @@ import numpy as np
 from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 from numpy.typing import NDArray
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QHBoxLayout,
     QLineEdit,
+    QPushButton,
+    QSlider,
     QSplitter,
     QTabWidget,
     QVBoxLayout,
@@ -23,7 +25,7 @@ from qtpy.QtWidgets import (
 
 from napari_microdl.concepts.concept_set import ConceptSet
 from napari_microdl.concepts.heat import SHOWN_TO
-from napari_microdl.gui.dock import Dock, arranger_of, overlays_of
+from napari_microdl.gui.dock import Dock, arranger_of, contrast_of, overlays_of
 from napari_microdl.gui.explorer.cell_panel import CellPanel
 from napari_microdl.gui.explorer.compare_panel import ComparePanel
 from napari_microdl.gui.explorer.concept_table import ConceptTable
@@ -59,9 +61,9 @@ _OVERLAYS: dict[OverlayKind, tuple[str, str]] = {
     ),
     "activation": ("&Activation", "How strongly the concept is active in every cell (or crop)."),
     "cells": (
-        "&Outlines",
-        "Outlines of the cells that the built-in segmentation found; hover one to read its "
-        "activation.",
+        "Cell &labels",
+        "The cells that the built-in segmentation found, as a layer of labels; hover one to read "
+        "its activation.",
     ),
 }
 
@@ -80,6 +82,7 @@ class ConceptExplorer(Dock):
         self.selection = self.session.selection
         self.overlays = overlays_of(self.viewer)
         self.arranger = arranger_of(self.viewer)
+        self.contrast = contrast_of(self.viewer)
         self.picker = Picker(self.viewer, self._on_click)
         # The window may be destroyed with the dock inside, which gives no other warning.
         self.destroyed.connect(self.picker.detach)
@@ -152,7 +155,6 @@ class ConceptExplorer(Dock):
             box = QCheckBox(text)
             box.setToolTip(tip)
             box.clicked.connect(self._on_kinds)
-            overlay_row.addWidget(box)
             self.kinds[kind] = box
         self.heat_from = QDoubleSpinBox()
         self.heat_from.setRange(0, SHOWN_TO - 0.5)
@@ -167,8 +169,26 @@ class ConceptExplorer(Dock):
         self.heat_from.valueChanged.connect(
             lambda value: self.session.view.show(heat_from=float(value))
         )
-        overlay_row.insertWidget(1, self.heat_from)
+        self.style = QComboBox()
+        self.style.addItem("outline", True)
+        self.style.addItem("fill", False)
+        self.style.setToolTip(
+            "Whether the activation of a cell is drawn around it, so that what is inside is seen, "
+            "or over all of it."
+        )
+        self.style.setAccessibleName("How the activation of cells is drawn")
+        self.style.activated.connect(
+            lambda: self.session.view.show(outlined=bool(self.style.currentData()))
+        )
+        for widget in (
+            self.kinds["heatmap"],
+            self.heat_from,
+            self.kinds["activation"],
+            self.style,
+        ):
+            overlay_row.addWidget(widget)
         overlay_row.addStretch(1)
+        looks_row = self._lay_out_looks()
         self.where = QComboBox()
         self.where.addItem("on selected image", False)
         self.where.addItem("on all images", True)
@@ -200,10 +220,41 @@ class ConceptExplorer(Dock):
         layout.setContentsMargins(4, 4, 4, 4)
         layout.addWidget(self.message)
         layout.addLayout(overlay_row)
+        layout.addLayout(looks_row)
         layout.addLayout(filter_row)
         layout.addWidget(splitter, 1)
         layout.addLayout(bottom_row)
         return bottom_row
+
+    def _lay_out_looks(self) -> QHBoxLayout:
+        """How overlays and images look."""
+        self.opacity = QSlider(Qt.Orientation.Horizontal)
+        self.opacity.setMinimumWidth(40)
+        self.opacity.setRange(10, 100)
+        self.opacity.setToolTip("Opacity of heatmap and activation.")
+        self.opacity.setAccessibleName("Opacity of overlays")
+        self.opacity.valueChanged.connect(lambda value: self.overlays.set_opacity(value / 100))
+        self.legend = QCheckBox("Le&gend")
+        self.legend.setToolTip("Colour bar, concept and field on the canvas, as in screenshots.")
+        self.legend.clicked.connect(lambda on: self.session.view.show(legend=on))
+        self.one_contrast = QCheckBox("One &contrast")
+        self.one_contrast.setToolTip(
+            "Show all fields in the contrast of the controls, so that brighter means brighter; "
+            "unticked, each field has its own."
+        )
+        self.one_contrast.clicked.connect(self.contrast.switch)
+        self.peek = QPushButton("Peek")
+        self.peek.setToolTip(
+            "Hides all overlays while it is held down; so does the key H over the images."
+        )
+        self.peek.pressed.connect(lambda: self.overlays.peek(True))
+        self.peek.released.connect(lambda: self.overlays.peek(False))
+        row = QHBoxLayout()
+        for widget in (self.kinds["cells"], self.legend, self.one_contrast):
+            row.addWidget(widget)
+        row.addWidget(self.opacity, 1)
+        row.addWidget(self.peek)
+        return row
 
     @property
     def panels(self) -> list[Panel]:
@@ -252,7 +303,8 @@ class ConceptExplorer(Dock):
         for widget in (self.filter, self.hide_flagged, self.tabs):
             widget.setEnabled(run is not None)
         self.save_button.refresh()
-        for widget in (self.where, self.heat_from, *self.kinds.values()):
+        looks = (self.style, self.opacity, self.legend, self.one_contrast, self.peek)
+        for widget in (self.where, self.heat_from, *looks, *self.kinds.values()):
             widget.setEnabled(with_images)
         for panel in self.panels:
             panel.show_run(run)
@@ -260,7 +312,9 @@ class ConceptExplorer(Dock):
             return
         self._on_view()
         own = all(source.has_own_labels for source in run.sources) and run.has_images
-        self.kinds["cells"].setVisible(run.result.config.units.kind == "cell" and not own)
+        of_cells = run.result.config.units.kind == "cell"
+        self.kinds["cells"].setVisible(of_cells and not own)
+        self.style.setVisible(of_cells)
         self._on_concept()
 
     def _on_concept(self) -> None:
@@ -283,6 +337,11 @@ class ConceptExplorer(Dock):
             box.setChecked(kind in self.session.view.kinds)
         self.where.setCurrentIndex(int(self.session.view.all_fields))
         show_number(self.heat_from, self.session.view.heat_from)
+        self.style.setCurrentIndex(self.style.findData(self.session.view.outlined))
+        self.legend.setChecked(self.session.view.legend)
+        self.one_contrast.setChecked(self.contrast.is_on)
+        with QSignalBlocker(self.opacity):
+            self.opacity.setValue(round(100 * self.session.view.opacity))
 
     def _on_kinds(self) -> None:
         self.session.view.show(kinds=[kind for kind, box in self.kinds.items() if box.isChecked()])

@@ -1,38 +1,54 @@
-"""Overlays: the heatmap of a concept and its activation in every unit, painted over the images."""
+"""Overlays: a concept's heatmap, its activation in every unit, and what is selected."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
-from napari.layers import Image, Labels, Layer
+from napari.layers import Labels, Layer
 from napari.utils.colormaps import Colormap
 from napari.viewer import Viewer
-from numpy.typing import NDArray
 from psygnal import Signal
+from qtpy.QtCore import QTimer
 
 from napari_microdl.concepts.concept_set import Concept, ConceptSet
 from napari_microdl.concepts.heat import SHOWN_TO
-from napari_microdl.concepts.painting import BoxPainter, LabelPainter, coarsest_step, grid_to_pixels
+from napari_microdl.concepts.painting import (
+    BoxPainter,
+    LabelPainter,
+    coarsest_step,
+    grid_to_pixels,
+    rims,
+)
 from napari_microdl.gui.overlays.arranging import CAPTIONS, side_by_side
-from napari_microdl.gui.overlays.view_region import is_at_current_step
+from napari_microdl.gui.overlays.pictures import Pictures
+from napari_microdl.gui.overlays.view_region import ScreenGrid, is_at_current_step, screen_grid
 from napari_microdl.gui.session.layers import (
     TAG,
     is_output,
-    move_to,
     output_data,
     output_geometry,
     tag_output,
 )
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import OverlayKind, Session
+from napari_microdl.gui.session.viewer_parts import camera_of
 
 if TYPE_CHECKING:
     from napari_microdl.tokens.units import Units
 
 _KINDS = get_args(OverlayKind)
+SELECTION = "selection"
+# Of the screen.
+_PIXELS_OF_RIM = 2
+_PIXELS_OF_SELECTION = 3
+_KEY_TO_PEEK = "H"
+# Panning and zooming change many times.
+_MILLISECONDS_OF_REST = 40
 
 
 def diverging(shown_from: float) -> Colormap:
@@ -73,33 +89,47 @@ SEQUENTIAL = Colormap(
 )
 
 
+# What is selected: a line that is bright on every image and on both colour maps, for every kind of
+# colour vision, beside one that sets it off from a bright image.
+CYAN, DARK = (0.0, 0.85, 0.95, 1.0), (0.0, 0.0, 0.0, 1.0)
+_SELECTED = Colormap(
+    [DARK, CYAN], name="microdl selection", display_name="microdl selection", interpolation="zero"
+)
+
+
 class Overlays:
     """Keeps the overlays of a viewer, held weakly, in step with its session.
-
-    A layer that is not wanted any more is put away, hidden, and serves again for its field or for
-    another one: napari takes half a second for each layer that is removed and made anew.
 
     Signals
     -------
     fields_changed
         Other images carry overlays now.
+    shown
+        Overlays were brought in line with the session.
     """
 
     fields_changed = Signal()
+    shown = Signal()
 
     def __init__(self, viewer: Viewer, session: Session) -> None:
         self._viewer = weakref.ref(viewer)
         self._session = session
         self._painters: dict[int, LabelPainter | BoxPainter | None] = {}
-        self._put_away: weakref.WeakSet[Layer] = weakref.WeakSet()
-        self._busy = False
+        # Where and how finely lines were drawn, by field.
+        self._grids: dict[int, ScreenGrid] = {}
+        self.pictures = Pictures(viewer, self._on_looked_at)
+        self._rest = QTimer(singleShot=True, interval=_MILLISECONDS_OF_REST)
+        self._rest.timeout.connect(self._draw_lines)
         session.run.changed.connect(self._on_run)
         session.view.concept_changed.connect(self.update)
         session.view.changed.connect(self.update)
         session.run.names_changed.connect(self.update)
+        session.selection.changed.connect(self._show_selection)
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_active)
         viewer.layers.events.removed.connect(self._on_removed)
+        camera_of(viewer).events.connect(self._on_camera)
+        _bind_peek(viewer, weakref.ref(self))
 
     def field_of(self, layer: Layer | None) -> int | None:
         """Number of the field that a layer shows: a source image, or an overlay of it."""
@@ -156,26 +186,18 @@ class Overlays:
         viewer = self._viewer()
         run = self._session.run.current
         self._painters.clear()
+        self._grids.clear()
         if viewer is not None and run is not None and run.is_first:
             self._session.view.all_fields = side_by_side([s.layer() for s in run.sources])
-        if viewer is not None and run is not None:
-            self._take_over(viewer, run)
-        self._remove(
+        if run is not None:
+            self.pictures.take_over(run)
+        self.pictures.remove(
             lambda tag: tag["kind"] != CAPTIONS and (run is None or tag.get("run_id") != run.run_id)
         )
         self.update()
 
-    @staticmethod
-    def _take_over(viewer: Viewer, run: Run) -> None:
-        """Give the pictures of the run before to this one, where they lie on the same images."""
-        places = {source.key: number for number, source in enumerate(run.sources)}
-        for layer in viewer.layers:
-            tag = layer.metadata[TAG] if is_output(layer) else {}
-            if isinstance(layer, Image) and tag.get("place") in places:
-                tag["run_id"], tag["field"] = run.run_id, places[tag["place"]]
-
     def _on_active(self) -> None:
-        if not self._busy and not self._session.view.all_fields:
+        if not self.pictures.is_changing and not self._session.view.all_fields:
             wanted = self.shown_fields()
             if wanted and wanted != list(self._painters):
                 self.update()
@@ -184,88 +206,73 @@ class Overlays:
         """An overlay that the user deletes is switched off; those of a closed image go with it."""
         layer = event.value
         run = self._session.run.current
-        if self._busy or run is None or layer in self._put_away:
+        if self.pictures.is_changing or run is None or self.pictures.is_put_away(layer):
             return
         if not is_output(layer):
             if any(source.layer() is layer for source in run.sources):
                 self.update()
             return
         tag = layer.metadata[TAG]
-        if tag.get("run_id") == run.run_id and tag["kind"] in self._session.view.kinds:
-            kind = tag["kind"]
+        if tag.get("run_id") != run.run_id:
+            return
+        if tag["kind"] == SELECTION:
+            self._session.selection.clear()
+        elif (kind := tag["kind"]) in self._session.view.kinds:
             self._session.view.show(kinds=self._session.view.kinds - {kind})
 
-    def _remove(self, condition: Any) -> None:
-        viewer = self._viewer()
-        if viewer is None:
-            return
-        busy, self._busy = self._busy, True
-        try:
-            for layer in [item for item in viewer.layers if is_output(item)]:
-                if condition(layer.metadata[TAG]):
-                    viewer.layers.remove(layer)
-        finally:
-            self._busy = busy
-
     def update(self) -> None:
-        """Bring the overlay layers in line with the session: add, repaint in place, remove."""
+        """Bring the overlay layers in line with the session: add, repaint in place, put away."""
         viewer, run, concept = self._viewer(), self._session.run.current, self._session.view.concept
-        if viewer is None or run is None or concept is None or self._busy:
+        if viewer is None or run is None or concept is None or self.pictures.is_changing:
             return
         fields = self.shown_fields()
         kinds = self._session.view.kinds
-        self._busy = True
-        selection = set(viewer.layers.selection)
-        active = viewer.layers.selection.active
-        try:
-            self._remove(
+        with self.pictures.changing():
+            self.pictures.remove(
                 lambda tag: (
                     tag.get("run_id") == run.run_id
-                    and tag["kind"] in _KINDS
                     and not self._is_open(run.sources[tag["field"]].layer())
                 )
             )
             before = list(self._painters)
             self._painters = {f: self._painters.get(f) for f in fields}
+            self._grids = {f: grid for f, grid in self._grids.items() if f in fields}
             if "cells" in kinds:
-                self._show_cells(viewer, run, concept, fields)
+                self._show_cells(run, concept, fields)
             if "activation" in kinds:
-                self._show_activation(viewer, run, concept, fields)
+                self._show_activation(run, concept, fields)
             if "heatmap" in kinds:
-                self._show_heatmap(viewer, run, concept, fields)
-            self._switch(viewer, run, fields)
-            if selection:
-                # New layers select themselves, but the user was looking at another.
-                still = selection & set(viewer.layers)
-                viewer.layers.selection = still
-                if active in still:
-                    viewer.layers.selection.active = active
-                    viewer.layers.selection = still
-        finally:
-            self._busy = False
+                self._show_heatmap(run, concept, fields)
+            self.pictures.show_only(run, lambda kind, f: kind in kinds and f in fields, _KINDS)
+        self._show_selection()
         if fields != before:
             self.fields_changed.emit()
+        self.shown.emit()
 
-    def _switch(self, viewer: Viewer, run: Run, fields: list[int]) -> None:
-        """Hide what is not wanted any more, and show again what was hidden for that."""
-        for layer in viewer.layers:
-            tag = layer.metadata[TAG] if is_output(layer) else {}
-            if tag.get("run_id") != run.run_id or tag["kind"] not in _KINDS:
-                continue
-            wanted = tag["kind"] in self._session.view.kinds and tag["field"] in fields
-            if wanted and layer in self._put_away:
-                self._put_away.discard(layer)
-                layer.visible = True
-            elif not wanted and layer not in self._put_away:
-                self._put_away.add(layer)
-                layer.visible = False
+    def set_opacity(self, opacity: float) -> None:
+        """Make heat and activation more or less transparent, from 0 to 1."""
+        self._session.view.opacity = opacity
+        if (run := self._session.run.current) is not None:
+            for layer in self.pictures.of_run(run):
+                if layer.metadata[TAG]["kind"] in ("heatmap", "activation"):
+                    layer.opacity = opacity
 
-    def _on_visible(self, event: Any) -> None:
+    def peek(self, below: bool) -> None:
+        """Hide everything for as long as a person looks at the image below, or show it again."""
+        run = self._session.run.current
+        if below and run is not None:
+            self.pictures.hide(run)
+        else:
+            self.pictures.show_again()
+
+    def _on_looked_at(self, layer: Layer) -> None:
         """An overlay that was put away and is looked at by its eye is wanted again."""
-        viewer, run, layer = self._viewer(), self._session.run.current, event.source
-        if self._busy or viewer is None or run is None or layer not in self._put_away:
+        viewer, run = self._viewer(), self._session.run.current
+        if viewer is None or run is None:
             return
         tag = layer.metadata[TAG]
+        if tag["kind"] not in _KINDS:
+            return
         if tag["field"] not in self.shown_fields():
             viewer.layers.selection.active = run.sources[tag["field"]].layer()
         if tag["kind"] not in self._session.view.kinds:
@@ -287,7 +294,7 @@ class Overlays:
             self._painters[field] = found
         return found
 
-    def _show_heatmap(self, viewer: Viewer, run: Run, concept: Concept, fields: list[int]) -> None:
+    def _show_heatmap(self, run: Run, concept: Concept, fields: list[int]) -> None:
         activations = run.result.activations
         colours, limits = diverging(self._session.view.heat_from), (-SHOWN_TO, SHOWN_TO)
         for field in fields:
@@ -297,22 +304,119 @@ class Overlays:
             # every pixel takes ten times as long to be drawn, and gigabytes of a large image.
             step = coarsest_step(grid.patch_size, grid.image_shape)
             plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape, step)
-            self._put_image(viewer, run, concept, field, "heatmap", plane, limits, colours, step)
+            self.pictures.put(
+                run,
+                field,
+                "heatmap",
+                plane,
+                name=_name("heatmap", run, concept, field),
+                limits=limits,
+                colormap=colours,
+                opacity=self._session.view.opacity,
+                smooth=True,
+                step=step,
+                wanted=fields,
+                concept=_in_tag(concept),
+            )
 
-    def _show_activation(
-        self, viewer: Viewer, run: Run, concept: Concept, fields: list[int]
-    ) -> None:
+    def _show_activation(self, run: Run, concept: Concept, fields: list[int]) -> None:
         activations = run.result.activations
         # One range for all fields, so that colours compare between controls and treated.
         limit = float(activations.activation(concept).max(initial=0.0)) or 1.0
         for field in fields:
             _, values = activations.unit_values(field, concept)
-            plane = self.painter(field).paint(values)
-            self._put_image(
-                viewer, run, concept, field, "activation", plane, (0.0, limit), SEQUENTIAL
+            grid = self._grid(field) if self.draws_outlines else None
+            at = None if grid is None else grid.places
+            plane = self.painter(field).paint(values, at)
+            if grid is not None:
+                units = self.painter(field).regions(np.ones(len(values), bool), at)
+                plane[~rims(units, _PIXELS_OF_RIM)] = np.nan
+            self.pictures.put(
+                run,
+                field,
+                "activation",
+                plane,
+                name=_name("activation", run, concept, field),
+                limits=(0.0, limit),
+                colormap=SEQUENTIAL,
+                opacity=self._session.view.opacity,
+                corner=(0, 0) if grid is None else (grid.top, grid.left),
+                step=1 if grid is None else grid.step,
+                wanted=fields,
+                concept=_in_tag(concept),
             )
 
-    def _show_cells(self, viewer: Viewer, run: Run, concept: Concept, fields: list[int]) -> None:
+    @property
+    def draws_outlines(self) -> bool:
+        """Whether activation is drawn on the rims of cells, and not over all of them."""
+        run = self._session.run.current
+        of_cells = run is not None and run.result.config.units.kind == "cell"
+        return of_cells and self._session.view.outlined
+
+    def _show_selection(self) -> None:
+        """Outline the selected units."""
+        viewer, run, rows = self._viewer(), self._session.run.current, self._session.selection.rows
+        if viewer is None or run is None or self.pictures.is_changing:
+            return
+        of_field = {}
+        for field in self.shown_fields() if len(rows) else []:
+            chosen = np.isin(run.result.activations.rows_of_field(field), rows)
+            if chosen.any():
+                of_field[field] = chosen
+        with self.pictures.changing():
+            for field, chosen in of_field.items():
+                if (grid := self._grid(field)) is None:
+                    continue
+                units = self.painter(field).regions(chosen, grid.places)
+                plane = np.full(units.shape, np.nan, np.float32)
+                plane[rims(units, 1) & np.isnan(units)] = 0
+                plane[rims(units, _PIXELS_OF_SELECTION) & ~np.isnan(units)] = 1
+                self.pictures.put(
+                    run,
+                    field,
+                    SELECTION,
+                    plane,
+                    name=f"selected {run.result.config.units.kind}s, {run.sources[field].name}",
+                    limits=(0.0, 1.0),
+                    colormap=_SELECTED,
+                    corner=(grid.top, grid.left),
+                    step=grid.step,
+                    wanted=list(of_field),
+                )
+            self.pictures.show_only(run, lambda _, field: field in of_field, [SELECTION])
+            _raise(viewer, list(self.pictures.shown(run, SELECTION).values()))
+
+    def _on_camera(self) -> None:
+        if self._session.run.current is not None:
+            self._rest.start()
+
+    def _draw_lines(self) -> None:
+        """Draw lines anew where the view has moved, as thick on the screen as they were."""
+        run, concept = self._session.run.current, self._session.view.concept
+        if run is None or concept is None or self.pictures.is_changing:
+            return
+        before = dict(self._grids)
+        moved = [f for f in self.shown_fields() if self._grid(f) is not before.get(f)]
+        if moved and "activation" in self._session.view.kinds and self.draws_outlines:
+            with self.pictures.changing():
+                self._show_activation(run, concept, moved)
+        if moved:
+            self._show_selection()
+        self.shown.emit()
+
+    def _grid(self, field: int) -> ScreenGrid | None:
+        """The pixels of the screen on a field; None before any of it was in view."""
+        viewer, run = self._viewer(), self._session.run.current
+        assert viewer is not None
+        assert run is not None
+        grid = screen_grid(viewer, run.sources[field], self._grids.get(field))
+        if grid is not None and grid is not self._grids.get(field):
+            self._grids[field] = grid
+            # What is in view is known once it is drawn.
+            self._rest.start()
+        return grid
+
+    def _show_cells(self, run: Run, concept: Concept, fields: list[int]) -> None:
         """Cells of the built-in segmentation as a Labels layer whose features can be hovered."""
         activations = run.result.activations
         for field in fields:
@@ -330,97 +434,58 @@ class Overlays:
                     "alignment": activations.alignment(concept)[rows],
                 }
             )
-            layer = self._find(viewer, run, field, "cells")
-            if layer is None:
+            layer = self.pictures.find(run, "cells", field)
+            is_new = layer is None
+            if is_new:
                 layer = Labels(
                     output_data(labels, source),
                     name=f"cells, {source.name}",
                     **output_geometry(source),
                 )
                 layer.contour = 1
-                layer.events.visible.connect(self._on_visible)
-                self._tag(layer, run, field, "cells", concept)
-                viewer.add_layer(layer)
             else:
                 # What the explorer copied there stays when another concept is shown.
                 known = layer.features
                 for column in known.columns.difference(features.columns, sort=False):
                     features[column] = known[column].to_numpy()
             layer.features = features
-            self._tag(layer, run, field, "cells", concept)
-
-    def _put_image(
-        self,
-        viewer: Viewer,
-        run: Run,
-        concept: Concept,
-        field: int,
-        kind: OverlayKind,
-        plane: NDArray[np.float32],
-        limits: tuple[float, float],
-        colormap: Any,
-        step: int | None = None,
-    ) -> None:
-        source = run.sources[field]
-        data = output_data(plane, source)
-        name = f"{kind} of {run.result.activations.name_of(concept)}, {source.name}"
-        geometry = output_geometry(source, step=step or 1)
-        layer = self._find(viewer, run, field, kind) or self._spare(viewer, kind, data.ndim)
-        if layer is None:
-            layer = Image(
-                data,
-                contrast_limits=limits,
-                colormap=colormap,
-                blending="translucent",
-                opacity=0.8,
-                name=name,
-                # The value of a cell ends at its edge, those of patches run into each other.
-                interpolation2d="nearest" if step is None else "linear",
-                **geometry,
+            tag_output(
+                layer,
+                run_id=run.run_id,
+                source=source.name,
+                place=source.key,
+                config_hash=run.result.config.hash,
+                kind="cells",
+                field=field,
+                concept=_in_tag(concept),
             )
-            layer.contrast_limits_range = limits
-            layer.events.visible.connect(self._on_visible)
-            self._tag(layer, run, field, kind, concept)
-            viewer.add_layer(layer)
-            return
-        # Each of these draws the thumbnail anew, so what stays is not set again.
-        layer.data = data
-        move_to(layer, geometry)
-        if tuple(layer.contrast_limits) != limits:
-            layer.contrast_limits_range = limits
-            layer.contrast_limits = limits
-        if layer.colormap.name != colormap.name:
-            layer.colormap = colormap
-        layer.name = name
-        self._tag(layer, run, field, kind, concept)
+            if is_new:
+                self.pictures.add(layer)
 
-    def _spare(self, viewer: Viewer, kind: OverlayKind, ndim: int) -> Any:
-        """A picture of this kind that is on no field in view; None where there is none."""
-        for layer in viewer.layers:
-            if is_output(layer) and layer.ndim == ndim:
-                tag = layer.metadata[TAG]
-                if tag["kind"] == kind and tag["field"] not in self._painters:
-                    return layer
-        return None
 
-    @staticmethod
-    def _find(viewer: Viewer, run: Run, field: int, kind: OverlayKind) -> Any:
-        for layer in viewer.layers:
-            if is_output(layer):
-                tag = layer.metadata[TAG]
-                if (tag.get("run_id"), tag["kind"], tag.get("field")) == (run.run_id, kind, field):
-                    return layer
-        return None
+def _name(kind: OverlayKind, run: Run, concept: Concept, field: int) -> str:
+    return f"{kind} of {run.result.activations.name_of(concept)}, {run.sources[field].name}"
 
-    @staticmethod
-    def _tag(layer: Layer, run: Run, field: int, kind: OverlayKind, concept: Concept) -> None:
-        tag_output(
-            layer,
-            run_id=run.run_id,
-            source=run.sources[field].name,
-            place=run.sources[field].key,
-            config_hash=run.result.config.hash,
-            kind=kind,
-            field=field,
-            concept=list(concept.concepts) if isinstance(concept, ConceptSet) else concept,
-        )
+
+def _in_tag(concept: Concept) -> int | list[int]:
+    return list(concept.concepts) if isinstance(concept, ConceptSet) else concept
+
+
+def _bind_peek(viewer: Viewer, overlays: weakref.ref[Overlays]) -> None:
+    """Hide overlays for as long as a key is held down over the images."""
+
+    def peek(_: Viewer) -> Iterator[None]:
+        if (found := overlays()) is not None:
+            found.peek(True)
+            yield
+            found.peek(False)
+
+    # A person may have given the key to something else.
+    with suppress(ValueError):
+        viewer.bind_key(_KEY_TO_PEEK, peek)
+
+
+def _raise(viewer: Viewer, layers: list[Layer]) -> None:
+    """Move layers above all others, where they are not there already."""
+    if layers and set(viewer.layers[-len(layers) :]) != set(layers):
+        viewer.layers.move_multiple([viewer.layers.index(x) for x in layers], -1)

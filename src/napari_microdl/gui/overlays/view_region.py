@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from napari.viewer import Viewer
 
+from napari_microdl.concepts.painting import Places
 from napari_microdl.gui.session.layers import Source, plane_shape
+from napari_microdl.gui.session.viewer_parts import camera_of
+
+# Beside what is in view, of its height and width: a small move shows nothing new.
+_MARGIN = 0.25
+# More than a large screen has; before anything was drawn, all of a field counts as in view.
+_MOST_SAMPLES = 2**22
+# How much larger or smaller pixels of the screen may be than when it was drawn.
+_TOLERANCE = 0.02
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,73 @@ def visible_region(source: Source) -> Region:
     return Region(
         int(max(top, 0)), int(max(left, 0)), int(min(bottom, height)), int(min(right, width))
     )
+
+
+@dataclass(frozen=True)
+class ScreenGrid:
+    """A part of a field cut into squares as large as a pixel of the screen.
+
+    Parameters
+    ----------
+    top, left : float
+        Upper left corner, in pixels of the field, from the outer corner of the first.
+    step : float
+        Edge of a square in pixels of the field.
+    height, width : int
+        How many squares.
+    """
+
+    top: float
+    left: float
+    step: float
+    height: int
+    width: int
+
+    @property
+    def places(self) -> Places:
+        """Rows and columns of the pixels in which the centres of squares lie."""
+        first, number = (self.top, self.left), (self.height, self.width)
+        rows, columns = (
+            np.floor(f + (np.arange(n) + 0.5) * self.step).astype(np.intp)
+            for f, n in zip(first, number, strict=True)
+        )
+        return rows, columns
+
+    def serves(self, region: Region, step: float) -> bool:
+        """Whether a region is covered in squares of that size."""
+        return (
+            abs(self.step / step - 1) < _TOLERANCE
+            and self.top <= region.top + 1
+            and self.left <= region.left + 1
+            and self.top + (self.height + 1) * self.step >= region.bottom
+            and self.left + (self.width + 1) * self.step >= region.right
+        )
+
+
+def screen_grid(viewer: Viewer, source: Source, before: ScreenGrid | None) -> ScreenGrid | None:
+    """The part of a field that is in view, with a margin; `before` where that still serves.
+
+    None where nothing of the field is in view.
+    """
+    region, layer = visible_region(source), source.layer()
+    if not region.area or layer is None:
+        return before
+    shape = plane_shape(layer)
+    corner = np.zeros(layer.ndim)
+    axes = np.eye(layer.ndim)[-2:]
+    origin = np.asarray(layer.data_to_world(corner))
+    edges = [np.linalg.norm(np.asarray(layer.data_to_world(axis)) - origin) for axis in axes]
+    # No smaller than what fits into memory: of the whole field, before it is drawn.
+    least = math.sqrt(region.area / _MOST_SAMPLES)
+    step = max(1 / (camera_of(viewer).zoom * max(edges)), least)
+    if before is not None and before.serves(region, step):
+        return before
+    margin = math.ceil(_MARGIN * max(region.bottom - region.top, region.right - region.left))
+    outer = region.grown(margin, shape)
+    height, width = outer.bottom - outer.top, outer.right - outer.left
+    step = min(step, height, width)
+    # The last square ends where the field does, or before.
+    return ScreenGrid(outer.top, outer.left, step, int(height / step), int(width / step))
 
 
 def is_at_current_step(source: Source, viewer: Viewer) -> bool:

@@ -16,14 +16,9 @@ def open_demo() -> tuple[napari.Viewer, ConceptWorkflow, ConceptExplorer]:
     """Open napari with the sample and both docks."""
     viewer = napari.Viewer(title="MicroDL demo")
     viewer.open_sample(PLUGIN, "transfluor")
-    workflow_dock, workflow = viewer.window.add_plugin_dock_widget(PLUGIN, "Concept workflow")
-    explorer_dock, explorer = viewer.window.add_plugin_dock_widget(
-        PLUGIN, "Concept explorer", tabify=True
-    )
-    # A tab can be raised only after Qt has laid the docks out.
-    QTimer.singleShot(0, workflow_dock.raise_)
+    _, explorer = viewer.window.add_plugin_dock_widget(PLUGIN, "Concept explorer")
+    _, workflow = viewer.window.add_plugin_dock_widget(PLUGIN, "Concept workflow")
     viewer.reset_view()
-    workflow.run_finished.connect(explorer_dock.raise_)
     return viewer, workflow, explorer
 
 

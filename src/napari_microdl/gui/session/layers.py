@@ -423,7 +423,7 @@ def output_data(plane: NDArray[Any], source: Source) -> NDArray[Any]:
 
 
 def output_geometry(
-    source: Source, corner: tuple[int, int] = (0, 0), step: int = 1
+    source: Source, corner: tuple[float, float] = (0, 0), step: float = 1
 ) -> dict[str, Any]:
     """Where an output lies: the transforms, units and axis labels of its source.
 
@@ -431,9 +431,9 @@ def output_geometry(
     ----------
     source : Source
         Where the field came from; its layer must still be open.
-    corner : tuple of int, default=(0, 0)
+    corner : tuple of float, default=(0, 0)
         Row and column of the first pixel of an output that covers a part of the field.
-    step : int, default=1
+    step : float, default=1
         Edge in pixels of the square of the image that one pixel of the output stands for.
 
     Returns

@@ -41,6 +41,12 @@ class View:
         Whether they are shown on all fields.
     heat_from : float
         Heat that is shown, in units of what is unusual in controls.
+    outlined : bool
+        Whether the activation of a cell is drawn on its rim alone, or over all of it.
+    opacity : float
+        Of heatmap and activation, from 0 to 1.
+    legend : bool
+        Whether the canvas says what the colours mean.
     open_steps : set of str
         Steps of the workflow that stand open.
 
@@ -60,6 +66,9 @@ class View:
         self.kinds: frozenset[OverlayKind] = frozenset({"activation"})
         self.all_fields = False
         self.heat_from = SHOWN_FROM
+        self.outlined = True
+        self.opacity = 0.9
+        self.legend = True
         self.open_steps: set[StepName] = {"fields"}
 
     def show_concept(self, concept: Concept) -> None:
@@ -74,14 +83,20 @@ class View:
         kinds: Iterable[OverlayKind] | None = None,
         all_fields: bool | None = None,
         heat_from: float | None = None,
+        outlined: bool | None = None,
+        legend: bool | None = None,
     ) -> None:
-        """Choose which overlays are shown, on which fields, and from which heat on."""
+        """Choose which overlays are shown, on which fields, from which heat on, and how."""
         if kinds is not None:
             self.kinds = frozenset(kinds)
         if all_fields is not None:
             self.all_fields = all_fields
         if heat_from is not None:
             self.heat_from = heat_from
+        if outlined is not None:
+            self.outlined = outlined
+        if legend is not None:
+            self.legend = legend
         self.changed.emit()
 
 

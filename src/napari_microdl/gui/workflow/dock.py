@@ -351,6 +351,7 @@ class ConceptWorkflow(Dock):
             self.tokens.stored.look()
         self._sum_up(result, work.sources)
         self.run_finished.emit()
+        self._explore()
 
     def _sum_up(self, result: PipelineResult, sources: Sequence[Source]) -> None:
         """Sum a run up, with its fit and its notes."""
@@ -423,7 +424,11 @@ class ConceptWorkflow(Dock):
         self.status.setText(sentence)
 
     def _explore(self) -> None:
-        self.viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")
+        """Open the explorer, or bring it to the front."""
+        _, explorer = self.viewer.window.add_plugin_dock_widget(
+            "napari-microdl", "Concept explorer"
+        )
+        QTimer.singleShot(0, explorer.bring_to_front)
 
     # Comparing layers --------------------------------------------------------------------------
 
