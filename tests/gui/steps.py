@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from napari.layers import Image, Labels
 from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractItemView,
     QAbstractSpinBox,
+    QApplication,
     QComboBox,
     QLineEdit,
     QTabBar,
@@ -36,6 +38,18 @@ def open_workflow(viewer: Any) -> ConceptWorkflow:
 
 def open_explorer(viewer: Any) -> ConceptExplorer:
     return viewer.window.add_plugin_dock_widget("napari-microdl", "Concept explorer")[1]
+
+
+def bring_to_front(dock: Any) -> None:
+    """Click the tab of a dock."""
+    QApplication.processEvents()
+    for bar in dock.window().findChildren(QTabBar):
+        titles = [bar.tabText(i) for i in range(bar.count())]
+        if (title := dock.parent().windowTitle()) in titles:
+            place = bar.tabRect(titles.index(title)).center()
+            QTest.mouseClick(bar, LEFT, Qt.KeyboardModifier.NoModifier, place)
+    QApplication.processEvents()
+    assert not dock.visibleRegion().isEmpty()
 
 
 def click(qtbot: Any, button: Any) -> None:
@@ -99,10 +113,11 @@ def in_view(qtbot: Any, workflow: Any, widget: Any) -> None:
 
 
 def run(qtbot: Any, workflow: ConceptWorkflow) -> PipelineResult:
-    """Press Run all and wait until it is done."""
+    """Press Run all, wait until it is done, and go back from the explorer to the workflow."""
     click(qtbot, workflow.run_button)
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     assert workflow.status.text().startswith("Done: ")
+    bring_to_front(workflow)
     return workflow.session.run.current.result
 
 

@@ -13,13 +13,14 @@ from napari.settings import get_settings
 from qtpy.QtCore import Qt, QThreadPool, QTimer
 from qtpy.QtWidgets import QApplication, QDialog
 
+from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.session.layers import TAG, Layout
 from napari_microdl.gui.session.run import Work
 from napari_microdl.gui.session.session import Session
 
 from .conftest import SMALL, small_layers
 from .patience import PATIENCE
-from .steps import cancel_at, click, open_workflow, outputs, run, write
+from .steps import bring_to_front, cancel_at, click, open_workflow, outputs, run, write
 
 
 def channels_of(*layers: Image, model: str) -> dict[str, str | None]:
@@ -31,6 +32,25 @@ def channels_of(*layers: Image, model: str) -> dict[str, str | None]:
 
 def grey(name: str, colormap: str) -> Image:
     return Image(np.random.default_rng(0).random((64, 64)), name=name, colormap=colormap)
+
+
+def test_after_a_run_the_explorer_is_in_front_and_nothing_is_done_twice(viewer, workflow, qtbot):
+    click(qtbot, workflow.run_button)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
+    qtbot.waitUntil(lambda: workflow.visibleRegion().isEmpty())
+    (explorer,) = workflow.window().findChildren(ConceptExplorer)
+    assert not explorer.visibleRegion().isEmpty()
+    bring_to_front(workflow)
+    run_before, layers = workflow.session.run.current, list(viewer.layers)
+    click(qtbot, workflow.run_button)
+    assert not workflow.jobs.is_running
+    assert workflow.status.text().startswith("Up to date")
+    assert workflow.session.run.current is run_before
+    assert list(viewer.layers) == layers
+    # What a person has dragged apart stays so.
+    explorer.parent().setFloating(True)
+    bring_to_front(workflow)
+    assert explorer.isVisible()
 
 
 def test_channels_are_found_by_name_and_by_colour_where_names_say_nothing():

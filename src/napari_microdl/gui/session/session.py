@@ -213,6 +213,11 @@ class Session:
         """Steps that are not as in the run that is shown, see `Freshness.states`."""
         return self._freshness.states(self.plan.facets())
 
+    def is_up_to_date(self) -> bool:
+        """Whether a run would only repeat the one that is shown."""
+        run = self.run.current
+        return run is not None and run.has_images and not self.step_states()
+
     def finish(self, result: PipelineResult, fields: list[Field], sources: list[Source]) -> None:
         """Take in the result of a run of what `Plan.prepare` gave, and show its first concept."""
         self.plan.model.learn_speed(result, fields)

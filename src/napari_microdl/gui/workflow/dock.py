@@ -262,6 +262,10 @@ class ConceptWorkflow(Dock):
             self._follow_layers()
         self.jobs.stop()
         self._leave()
+        if step == "dictionary" and self.session.is_up_to_date():
+            self.say("Up to date: nothing has changed since the run that is shown.")
+            self._explore()
+            return
         try:
             work = self.session.begin(step)
         except MicrodlError as error:
