@@ -1,0 +1,214 @@
+"""The way of a newcomer, in a real window: from a folder of images to a named concept and a figure.
+
+Usage: scripts/with-display .venv/bin/python scripts/journey.py [FOLDER]
+
+It opens an empty napari of 1366 x 768, imports a folder of images through the dialog, runs all
+steps, looks at the cells of the first concept, names it, and saves a figure of it. Everything is
+clicked or typed where a person would. FOLDER (docs/images unless given) gets a picture of each
+stage; printed are the seconds of each, and the longest time in it for which the window did not
+answer, seen by a timer of ten milliseconds. Others may be using the machine: the load is printed.
+
+The images are made here, as files named like those of an ImageXpress: 12 fields of 1,024 x 1,280
+pixels in two folders by condition, repeated from the eight of the sample by mirroring them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+import tifffile
+from imageio.v3 import imwrite
+from qtpy.QtCore import QPoint, Qt, QTimer
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QFileDialog, QTabBar
+
+WIDTH, HEIGHT = 1366, 768
+FIELD = (1024, 1280)
+FIELDS_A_SIDE = 6
+_TIMER_MS = 10
+_LONGEST_S = 900
+_LEFT = Qt.MouseButton.LeftButton
+
+
+def make_folder(folder: Path) -> None:
+    """Write 12 fields as files."""
+    from napari_microdl.fields.samples import transfluor
+
+    fields = transfluor()
+    for is_control, name in ((True, "DMSO"), (False, "treated")):
+        (folder / name).mkdir(parents=True)
+        originals = [f.read()[0] for f in fields if f.is_control == is_control]
+        for number in range(FIELDS_A_SIDE):
+            plane = originals[number % len(originals)]
+            # A field that is used again is turned first.
+            plane = np.rot90(plane, 2 * (number // len(originals)))
+            short = [(0, max(n - m, 0)) for n, m in zip(FIELD, plane.shape, strict=True)]
+            plane = np.pad(plane, short, mode="reflect")[: FIELD[0], : FIELD[1]]
+            well = f"{'AB'[is_control]}{number // 2 + 1:02d}"
+            tifffile.imwrite(folder / name / f"plate_{well}_s{number % 2 + 1}_w1.tif", plane)
+
+
+class Journey:
+    """The stages, their seconds and their stalls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._last = time.perf_counter()
+        self._longest = 0.0
+        self._timer = QTimer()
+        self._timer.setInterval(_TIMER_MS)
+        self._timer.timeout.connect(self._tick)
+        self._timer.start()
+        self.seconds: dict[str, float] = {}
+        self.stalls: dict[str, float] = {}
+        self.window: Any = None
+
+    def _tick(self) -> None:
+        now = time.perf_counter()
+        self._longest = max(self._longest, now - self._last)
+        self._last = now
+
+    def wait(self, seconds: float) -> None:
+        """Let the window work."""
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            QApplication.processEvents()
+            time.sleep(0.002)
+
+    def wait_for(self, done: Callable[[], bool]) -> None:
+        """Let the window work until something is so."""
+        end = time.perf_counter() + _LONGEST_S
+        while not done():
+            if time.perf_counter() > end:
+                raise SystemExit("The journey took too long.")
+            self.wait(0.02)
+
+    def stage(self, name: str, act: Callable[[], Any], picture: str = "") -> Any:
+        """Do one stage, and say how it went."""
+        self.wait(0.3)
+        self._longest, self._last = 0.0, time.perf_counter()
+        begin = time.perf_counter()
+        result = act()
+        self.seconds[name] = time.perf_counter() - begin
+        self.wait(0.3)
+        self.stalls[name] = max(self._longest, time.perf_counter() - self._last)
+        print(
+            f"{name:34s} {self.seconds[name]:7.1f} s, no answer for {self.stalls[name]:5.2f} s   "
+            f"load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
+        if picture:
+            self.wait(0.5)
+            picture_of = QApplication.primaryScreen().grabWindow(0)
+            path = self.folder / f"{picture}.png"
+            picture_of.copy(0, 0, WIDTH, HEIGHT).save(str(path))
+        return result
+
+
+def click(widget: Any, at: QPoint | None = None) -> None:
+    """Click a widget where it is drawn."""
+    assert widget.isEnabled(), widget.text()
+    QTest.mouseClick(widget, _LEFT, Qt.KeyboardModifier.NoModifier, at or widget.rect().center())
+
+
+def click_tab(bar: QTabBar, text: str) -> None:
+    """Click a tab by its text."""
+    titles = [bar.tabText(i) for i in range(bar.count())]
+    click(bar, bar.tabRect(titles.index(text)).center())
+
+
+def main(pictures: Path) -> None:
+    """Go all the way."""
+    pictures.mkdir(parents=True, exist_ok=True)
+    app = QApplication.instance() or QApplication([])
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / "plate"
+        make_folder(folder)
+        viewer = napari.Viewer(show_welcome_screen=False)
+        viewer.window.resize(WIDTH, HEIGHT)
+        journey = Journey(pictures)
+        begin = time.perf_counter()
+
+        def open_workflow() -> Any:
+            return viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")[1]
+
+        workflow = journey.stage("the workflow dock opens", open_workflow)
+
+        def look() -> Any:
+            click(workflow.fields.import_button)
+            journey.wait(0.2)
+            dialog = workflow.fields.import_dialog
+            QTest.keyClicks(dialog.place, str(folder))
+            QTest.keyClick(dialog.place, Qt.Key.Key_Return)
+            journey.wait_for(lambda: dialog.open.isEnabled())
+            return dialog
+
+        dialog = journey.stage("the folder is looked through", look, "import")
+
+        def open_fields() -> None:
+            click(dialog.open)
+            journey.wait_for(lambda: not dialog.isVisible())
+
+        journey.stage("12 fields are opened", open_fields, "fields")
+
+        def run() -> None:
+            click(workflow.run_button)
+            journey.wait(0.2)
+            journey.wait_for(lambda: not workflow.jobs.is_running)
+            if workflow.session.run.current is None:
+                raise SystemExit(workflow.status.text())
+
+        journey.stage("all steps are run", run, "run")
+        (explorer,) = [
+            w for w in workflow.window().findChildren(type(workflow).__mro__[1])
+            if w is not workflow
+        ]  # fmt: skip
+
+        def look_at_cells() -> None:
+            click_tab(explorer.tabs.tabBar(), "Gallery")
+            pictures_of = explorer.gallery.pictures
+            journey.wait_for(lambda: pictures_of.count() > 0)
+            place = pictures_of.visualItemRect(pictures_of.item(0)).center()
+            click(pictures_of.viewport(), place)
+            journey.wait(0.5)
+
+        journey.stage("the strongest cell is looked at", look_at_cells, "cell")
+
+        def name() -> None:
+            explorer.card.name.setFocus()
+            explorer.card.name.selectAll()
+            QTest.keyClicks(explorer.card.name, "spots")
+            QTest.keyClick(explorer.card.name, Qt.Key.Key_Return)
+
+        journey.stage("the concept is named", name)
+
+        def save() -> None:
+            path = Path(made) / "figure.pdf"
+            QFileDialog.getSaveFileName = staticmethod(lambda *_, **__: (str(path), ""))
+            button = explorer.save_button
+            button.entries["figure"].trigger()
+            journey.wait_for(path.exists)
+
+        journey.stage("a figure of it is saved", save, "named")
+        print(
+            f"{'all of it':34s} {time.perf_counter() - begin:7.1f} s, no answer for "
+            f"{max(journey.stalls.values()):5.2f} s",
+            flush=True,
+        )
+        viewer.close()
+        journey.wait(0.5)
+        app.quit()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("docs/images"))
+    main(parser.parse_args().folder)
