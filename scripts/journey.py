@@ -25,7 +25,6 @@ from typing import Any
 import napari
 import numpy as np
 import tifffile
-from imageio.v3 import imwrite
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QFileDialog, QTabBar
