@@ -43,8 +43,7 @@ from napari_microdl.fields.metadata import (
         ("{well}_{site}", "something else", {}),
         ("r{row}c{column}-{z}-{time}", "r02c3-z4-t10", {"well": "B03", "z": "z4", "time": "t10"}),
         ("{row}-{column}", "AA-7", {"well": "AA07"}),
-        ("{row}-{column}", "27-7", {}),
-        (r"(?P<row>\d+)-(?P<column>\d+)", "27-7", {"well": "AA07"}),
+        ("{row}-{column}", "27-7", {"well": "AA07"}),
     ],
 )
 def test_a_pattern_reads_a_name(pattern: str, name: str, expected: dict[str, str]):

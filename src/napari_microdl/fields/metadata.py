@@ -24,7 +24,7 @@ _PLACEHOLDERS = {
     "plate": r".+?",
     "field": r".+?",
     "channel": r".+?",
-    "row": r"[A-Za-z]{1,2}",
+    "row": r"[A-Za-z]{1,2}|\d{1,2}",
     "column": r"\d{1,3}",
     "z": r"[A-Za-z]*\d+",
     "time": r"[A-Za-z]*\d+",
