@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import PurePath
 
 from napari_microdl.fields.metadata import read_names
@@ -183,3 +184,9 @@ def labels_stem(file: PurePath) -> tuple[str, str]:
     if match is not None:
         return match["stem"], match["kind"].lower()
     return stem(file), "folder" if file.parent.name.lower() in _LABELS_FOLDERS else ""
+
+
+def folders_in_common(file: PurePath, other: PurePath) -> int:
+    """How many folders two files share, from the top."""
+    pairs = zip(file.parent.parts, other.parent.parts, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -19,6 +19,7 @@ from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted, listed
 from napari_microdl.fields.file_patterns import (
     FilePattern,
+    folders_in_common,
     is_control,
     is_thumbnail,
     labels_stem,
@@ -471,8 +472,8 @@ def _match_labels(
     # Whole cells before their parts, where a field has several.
     for file in sorted(labels, key=lambda f: ("cell" not in labels_stem(f)[1], _counting(f))):
         fitting = of_stem.get(labels_stem(file)[0].casefold(), [])
-        nearest = max((_shared(file, image) for _, image in fitting), default=0)
-        names = [name for name, image in fitting if _shared(file, image) == nearest]
+        nearest = max((folders_in_common(file, image) for _, image in fitting), default=0)
+        names = [name for name, image in fitting if folders_in_common(file, image) == nearest]
         if len(names) != 1:
             what = "of several images" if names else "of no image here"
             left_out.append(LeftOut(file, f"called labels, {what}"))
@@ -486,9 +487,3 @@ def _match_labels(
 def _beginning(names: Sequence[str]) -> str:
     """What names have in common, letter by letter."""
     return "".join(c[0] for c in takewhile(lambda c: len(set(c)) == 1, zip(*names, strict=False)))
-
-
-def _shared(file: Path, other: Path) -> int:
-    """How many folders two files have in common from the top."""
-    pairs = zip(file.parent.parts, other.parent.parts, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
