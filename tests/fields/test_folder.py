@@ -15,11 +15,12 @@ from napari_microdl.fields.file_patterns import (
     FILE_A_FIELD,
     FOLDER_A_CONDITION,
     PATTERNS,
+    differing,
     is_control,
     own_pattern,
     suggest_patterns,
 )
-from napari_microdl.fields.folder import differing, fields_of_table, find_fields
+from napari_microdl.fields.folder import fields_of_table, find_fields
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.tables import read_fields
 

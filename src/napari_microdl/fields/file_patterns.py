@@ -1,9 +1,9 @@
-"""How microscopes name their files, and what names say of labels and controls."""
+"""How microscopes name their files, and what names of files and folders say."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import PurePath
@@ -190,3 +190,34 @@ def folders_in_common(file: PurePath, other: PurePath) -> int:
     """How many folders two files share, from the top."""
     pairs = zip(file.parent.parts, other.parent.parts, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def differing(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
+    """The shortest name for each of several folders by which they differ.
+
+    Parameters
+    ----------
+    paths : iterable of tuple of str
+        Different folders, as their parts.
+
+    Returns
+    -------
+    dict
+        A single part where one tells all apart, the last such one, else all that are not common.
+
+    Examples
+    --------
+    >>> differing([("data", "P1", "images"), ("data", "P2", "images")])
+    {('data', 'P1', 'images'): 'P1', ('data', 'P2', 'images'): 'P2'}
+    """
+    paths = list(dict.fromkeys(paths))
+    deepest = max(map(len, paths), default=0)
+    for place in reversed(range(deepest)):
+        if len({path[place : place + 1] for path in paths}) == len(paths) and all(
+            len(path) > place for path in paths
+        ):
+            return {path: path[place] for path in paths}
+    common = 0
+    while len({path[: common + 1] for path in paths}) == 1 and common < deepest:
+        common += 1
+    return {path: "_".join(path[common:]) for path in paths}

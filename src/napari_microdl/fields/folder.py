@@ -19,6 +19,7 @@ from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted, listed
 from napari_microdl.fields.file_patterns import (
     FilePattern,
+    differing,
     folders_in_common,
     is_control,
     is_thumbnail,
@@ -332,37 +333,6 @@ def _with_folders(found: dict[Path, dict[str, str]]) -> dict[Path, dict[str, str
 def _plain_folder(file: Path) -> tuple[str, ...]:
     """Folders of a file, without those of time points and planes."""
     return tuple(part for part in file.parent.parts if not _STEP.fullmatch(part))
-
-
-def differing(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], str]:
-    """The shortest name for each of several folders by which they differ.
-
-    Parameters
-    ----------
-    paths : iterable of tuple of str
-        Different folders, as their parts.
-
-    Returns
-    -------
-    dict
-        A single part where one tells all apart, the last such one, else all that are not common.
-
-    Examples
-    --------
-    >>> differing([("data", "P1", "images"), ("data", "P2", "images")])
-    {('data', 'P1', 'images'): 'P1', ('data', 'P2', 'images'): 'P2'}
-    """
-    paths = list(dict.fromkeys(paths))
-    deepest = max(map(len, paths), default=0)
-    for place in reversed(range(deepest)):
-        if len({path[place : place + 1] for path in paths}) == len(paths) and all(
-            len(path) > place for path in paths
-        ):
-            return {path: path[place] for path in paths}
-    common = 0
-    while len({path[: common + 1] for path in paths}) == 1 and common < deepest:
-        common += 1
-    return {path: "_".join(path[common:]) for path in paths}
 
 
 def _names(found: Mapping[Path, Mapping[str, str]], *, with_z: bool) -> dict[Path, str]:

@@ -68,9 +68,11 @@ class _Files:
     def _plane(self, channel: int) -> NDArray[Any]:
         path, index = self._parts[channel]
         # The last file stays, because its other tiles and channels are asked for next.
-        if self._held is None or self._held[0] != path:
-            self._held = (path, read_channels(path))
-        image = self._held[1]
+        # Several threads may ask at once.
+        held = self._held
+        if held is None or held[0] != path:
+            self._held = held = (path, read_channels(path))
+        image = held[1]
         plane: NDArray[Any] = image[0 if index is None else index]
         if plane.shape != self.shape[1:]:
             raise MicrodlError(

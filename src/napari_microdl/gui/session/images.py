@@ -28,6 +28,7 @@ from napari_microdl.gui.session.own_labels import (
     lie_together,
     looks_like_labels,
     match_by_name,
+    names_of,
     places_of,
 )
 
@@ -78,10 +79,7 @@ class Images:
             if len(labelled) == 1 and (axis := labelled.pop()) is not None:
                 self.layout = dataclasses.replace(self.layout, channel_axis=axis)
         before = {row.key: row for row in self.rows}
-        rows = [row for image in images for row in rows_of(image, self.layout)]
-        self.rows = [self._renamed(before.get(row.key, row), row) for row in rows]
-        for image in images:
-            self._names[image] = image.name
+        self._name_rows(images, before)
         self._suggest_labels(labels)
         self._update_channels()
         self.changed.emit()
@@ -101,18 +99,24 @@ class Images:
             self._looks[image] = version, looks_like_labels(image)
         return self._looks[image][1] and image not in self._fields_anyway
 
-    def _renamed(self, row: ImageRow, now: ImageRow) -> ImageRow:
-        """A row as it was, with names that came from its layer as the layer is called now."""
-        layer = row.layer()
-        before = None if layer is None else self._names.get(layer)
-        if row is now or layer is None or before is None or before == layer.name:
-            return row
-        was_called = before + now.name.removeprefix(layer.name)
-        return dataclasses.replace(
-            row,
-            name=now.name if row.name == was_called else row.name,
-            channel=now.channel if row.channel == before else row.channel,
-        )
+    def _name_rows(self, images: Sequence[Image], before: Mapping[Any, ImageRow]) -> None:
+        """Rows of images; of those that were there, names that came from the layer follow it."""
+        called = names_of(images)
+        rows = []
+        for image in images:
+            was_called = self._names.get(image)
+            for now in rows_of(image, self.layout, called[image]):
+                row = before.get(now.key, now)
+                if was_called not in (None, called[image]):
+                    suffix = now.name.removeprefix(called[image])
+                    row = dataclasses.replace(
+                        row,
+                        name=now.name if row.name == f"{was_called}{suffix}" else row.name,
+                        channel=now.channel if row.channel == was_called else row.channel,
+                    )
+                rows.append(row)
+            self._names[image] = called[image]
+        self.rows = rows
 
     def places(self) -> list[Place]:
         """The fields that each have one layer of labels."""
@@ -174,6 +178,27 @@ class Images:
         self._update_channels()
         self.changed.emit()
 
+    def conflict(self, changes: Mapping[int, Mapping[str, Any]]) -> str:
+        """Why changes cannot be filled in: channels of one field would differ in what they share.
+
+        Empty where they can.
+        """
+        if self.layout.arrangement != "channels":
+            return ""
+        seen: dict[tuple[str, str], Any] = {}
+        for number, values in changes.items():
+            group = values.get("group", self.rows[number].group)
+            for name, value in values.items():
+                first = seen.setdefault((group, name), value)
+                if name in _SHARED and first != value:
+                    what = name.removeprefix("is_")
+                    return (
+                        f"The images of field '{group}' would get the {what} '{first}' and "
+                        f"'{value}'; give them different fields first, by {{field}}, or by "
+                        "{well} and {site}."
+                    )
+        return ""
+
     def _change(self, number: int, values: Mapping[str, Any]) -> None:
         self.rows[number] = dataclasses.replace(self.rows[number], **values)
 
@@ -233,14 +258,10 @@ class Images:
         self._versions[layer] = self._versions.get(layer, 0) + 1
         self.changed.emit()
 
-    def _on_name(self, event: Any) -> None:
+    def _on_name(self) -> None:
         """A layer that is renamed is renamed in the table, where nobody gave the row a name."""
-        layer = event.source
-        for number, row in enumerate(self.rows):
-            if row.layer() is layer:
-                (now,) = [r for r in rows_of(layer, self.layout) if r.index == row.index]
-                self.rows[number] = self._renamed(row, now)
-        self._names[layer] = layer.name
+        images = {id(image): image for row in self.rows if (image := row.layer()) is not None}
+        self._name_rows(list(images.values()), {row.key: row for row in self.rows})
         self._update_channels()
         self.changed.emit()
 

@@ -221,8 +221,12 @@ def indices(layer: Image, layout: Layout) -> list[Index]:
     ]
 
 
-def rows_of(layer: Image, layout: Layout) -> list[ImageRow]:
-    """Rows of the table for one layer, filled from what its metadata says."""
+def rows_of(layer: Image, layout: Layout, name: str = "") -> list[ImageRow]:
+    """Rows of the table for one layer, filled from what its metadata says.
+
+    The name is that of the layer where not given.
+    """
+    name = name or layer.name
     known = layer.metadata.get(FIELD_TAG, {})
     rows = []
     for index in indices(layer, layout):
@@ -233,9 +237,9 @@ def rows_of(layer: Image, layout: Layout) -> list[ImageRow]:
             ImageRow(
                 layer=weakref.ref(layer),
                 index=index,
-                name=str(known.get("name", layer.name)) + suffix,
+                name=str(known.get("name", name)) + suffix,
                 group=str(known.get("name", "field 1")) + suffix,
-                channel=layer.name,
+                channel=str(known.get("channel", name)),
                 condition=str(known.get("condition", "")),
                 is_control=bool(known.get("is_control", False)),
                 well=str(known.get("well", "")),

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 
-from napari_microdl.fields.file_patterns import folders_in_common
+from napari_microdl.fields.file_patterns import differing, folders_in_common
 from napari_microdl.gui.session.layers import ImageRow, is_lazy, plane_shape
 
 # What may stand beside the name of an image in the name of its labels.
@@ -52,22 +53,29 @@ def looks_like_labels(layer: Image) -> bool:
     )
 
 
-def labels_of(image: Image) -> Labels:
-    """A Labels layer from an image that looks like one, in the same place.
+def numbered(data: NDArray[Any]) -> NDArray[np.integer]:
+    """Labels from an image that looks like some; the parts of a mask of one number get their own.
 
-    The parts of a mask, which has one number for all of them, are numbered.
+    Parameters
+    ----------
+    data : ndarray of shape (..., height, width)
+        Whole numbers, 0 is background.
     """
-    numbers = np.asarray(image.data)
-    first = int(numbers.max(initial=0))
-    if first and not ((numbers != 0) & (numbers != first)).any():
+    first = int(data.max(initial=0))
+    if first and not ((data != 0) & (data != first)).any():
         # Imported when it is needed: napari starts faster.
         from skimage.measure import label
 
-        planes = numbers.reshape(-1, *numbers.shape[-2:])
-        numbers = np.stack([label(plane != 0) for plane in planes]).reshape(numbers.shape)
+        planes = data.reshape(-1, *data.shape[-2:])
+        data = np.stack([label(plane != 0) for plane in planes]).reshape(data.shape)
+    return data.astype(np.min_scalar_type(int(data.max(initial=0))), copy=False)
+
+
+def labels_of(image: Image, numbers: NDArray[np.integer]) -> Labels:
+    """A Labels layer in the place of an image."""
     placed = ("scale", "translate", "rotate", "shear", "units", "axis_labels")
     return Labels(
-        numbers.astype(np.min_scalar_type(int(numbers.max(initial=0))), copy=False),
+        numbers,
         name=image.name,
         affine=image.affine.affine_matrix,
         metadata=dict(image.metadata),
@@ -119,6 +127,20 @@ def places_of(rows: Sequence[ImageRow], *, by_channel: bool) -> list[Place]:
             if layer not in place.images:
                 place.images.append(layer)
     return list(found.values())
+
+
+def names_of(images: Sequence[Image]) -> dict[Image, str]:
+    """Names by which images are told apart; of the same ones, the folder says what a number not."""
+    same: dict[str, list[Image]] = {}
+    for image in images:
+        same.setdefault(_without_number(image.name), []).append(image)
+    found = {image: image.name for image in images}
+    for name, alike in same.items():
+        folders = [Path(str(i.source.path)).parent.parts for i in alike if i.source.path]
+        if len(alike) > 1 and len(set(folders)) == len(alike):
+            told = differing(folders)
+            found |= {i: f"{told[f]}_{name}" for i, f in zip(alike, folders, strict=True)}
+    return found
 
 
 def match_by_name(places: Sequence[Place], candidates: Sequence[Layer]) -> list[Match]:
