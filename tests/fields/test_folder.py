@@ -143,7 +143,7 @@ def test_folders_of_time_points_and_planes_are_read(save):
         ("A01_t1", "1", "2"),
         ("A01_t2", "2", "2"),
     ]
-    assert found.sentence() == "4 files are left out: 4 another z plane than the one taken."
+    assert found.sentence() == "4 files are left out: another z plane than the one taken (4)."
     assert found.table()["Metadata_Time"].tolist() == ["1", "2"]
     every = find_fields([folder], plane="all")
     assert [f.name for f in every.fields][:2] == ["A01_z1_t1", "A01_z1_t2"]
@@ -171,7 +171,14 @@ def test_folders_that_are_conditions_and_plain_names(save):
         ("DMSO_1", "DMSO", True), ("drug_1", "drug", False),
     ]  # fmt: skip
     plain = find_fields([folder], FILE_A_FIELD)
-    assert [f.name for f in plain.fields] == ["DMSO_1", "DMSO_2", "drug_1", "drug_10"]
+    assert [(f.name, f.condition) for f in plain.fields] == [
+        ("2", "DMSO"), ("10", "drug"), ("DMSO_1", "DMSO"), ("drug_1", "drug"),
+    ]  # fmt: skip
+    # Folders that are called otherwise are told apart by name and mean nothing.
+    (folder / "DMSO").rename(folder / "day 1")
+    plain = find_fields([folder], FILE_A_FIELD)
+    assert [f.name for f in plain.fields] == ["day 1_1", "day 1_2", "drug_1", "drug_10"]
+    assert {f.condition for f in plain.fields} == {""}
 
 
 def test_labels_find_their_image_by_the_whole_stem(save):

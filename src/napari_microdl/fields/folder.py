@@ -112,7 +112,7 @@ class FoundFields:
     def sentence(self) -> str:
         """What was left out, counted by the reason; empty where nothing was."""
         counts = Counter(left.reason for left in self.left_out)
-        reasons = "; ".join(f"{n} {reason}" for reason, n in counts.most_common())
+        reasons = "; ".join(f"{reason} ({n})" for reason, n in counts.most_common())
         files = counted(len(self.left_out), "file")
         verb = "is" if len(self.left_out) == 1 else "are"
         return f"{files} {verb} left out: {reasons}." if reasons else ""
@@ -234,9 +234,11 @@ def find_fields(
     Returns
     -------
     FoundFields
-        Every time point is a field. Channels that less than half of the fields have are left out,
-        and so are fields that lack one of the others. Of names that occur in several folders,
-        what tells the folders apart becomes the plate, or the beginning of the name.
+        Every time point is a field. Where no name tells a condition but one of several folders is
+        called like controls, folders are conditions. Channels that less than half of the fields
+        have are left out, and so are fields that lack one of the others. Of names that occur in
+        several folders, what tells the folders apart becomes the plate, or the beginning of the
+        name.
 
     Raises
     ------
@@ -254,7 +256,8 @@ def find_fields(
     left_out += [
         LeftOut(f, "not named as the pattern says") for f, said in read.items() if not said
     ]
-    found = _with_folders({file: _with_steps(file, said) for file, said in read.items() if said})
+    found = {file: _with_steps(file, said) for file, said in read.items() if said}
+    found = _with_folders(_with_conditions(found))
     found = _one_plane(found, plane, left_out)
     groups = _group(found, plane, left_out)
     labels = _match_labels(listing.labels, groups, left_out)
@@ -307,6 +310,15 @@ def _with_steps(file: Path, said: Mapping[str, str]) -> dict[str, str]:
     if well := re.fullmatch(r"([A-Za-z]{1,2})(\d{1,2})", said.get("well", "")):
         said["well"] = f"{well[1].upper()}{int(well[2]):02d}"
     return said
+
+
+def _with_conditions(found: dict[Path, dict[str, str]]) -> dict[Path, dict[str, str]]:
+    """Where no name tells a condition but a folder is called like controls, folders are some."""
+    folders = {file: _plain_folder(file)[-1:] for file in found}
+    known = any(said.get("condition") for said in found.values())
+    if known or len(set(folders.values())) < 2 or not any(is_control(*f) for f in folders.values()):
+        return found
+    return {file: {**said, "condition": folders[file][0]} for file, said in found.items()}
 
 
 def _with_folders(found: dict[Path, dict[str, str]]) -> dict[Path, dict[str, str]]:

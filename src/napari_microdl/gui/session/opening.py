@@ -99,8 +99,13 @@ def arrangement_of(opened: Sequence[OpenedField]) -> Arrangement:
     return "channels" if max(n_channels, default=1) > 1 and n_layers <= _MOST_LAYERS else "fields"
 
 
-def layers_of(opened: Sequence[OpenedField]) -> Generator[Layer, None, None]:
-    """Layers of the fields, made one by one; each channel is as bright in all fields."""
+def layers_of(
+    opened: Sequence[OpenedField], corners: Sequence[tuple[float, float]]
+) -> Generator[Layer, None, None]:
+    """Layers of the fields, made one by one; each channel is as bright in all fields.
+
+    The corners are where the first pixels of the fields lie.
+    """
     ranges: dict[str, NDArray[np.float64]] = {}
     for one in opened:
         for channel, limits in zip(one.field.channel_names, one.limits, strict=True):
@@ -108,7 +113,7 @@ def layers_of(opened: Sequence[OpenedField]) -> Generator[Layer, None, None]:
             ranges[channel] = np.array([min(known[0], limits[0]), max(known[1], limits[1])])
     by_channel = arrangement_of(opened) == "channels"
     colours = dict(zip(ranges, _COLOURS * (1 + len(ranges) // len(_COLOURS)), strict=False))
-    for one in opened:
+    for one, corner in zip(opened, corners, strict=True):
         field = one.field
         known = {"channel_names": field.channel_names, **asdict(field.info)}
         if by_channel:
@@ -118,6 +123,7 @@ def layers_of(opened: Sequence[OpenedField]) -> Generator[Layer, None, None]:
                     name=f"{field.name} {channel}",
                     colormap=colours[channel],
                     blending="additive",
+                    translate=corner,
                     contrast_limits=_range(ranges[channel]),
                     metadata={FIELD_TAG: {**known, "channel": channel}},
                 )
@@ -127,13 +133,17 @@ def layers_of(opened: Sequence[OpenedField]) -> Generator[Layer, None, None]:
                 field.data if stack else field.data[0],
                 name=field.name,
                 contrast_limits=_range(np.mean([ranges[c] for c in field.channel_names], axis=0)),
+                translate=(0, *corner) if stack else corner,
                 axis_labels=("c", "y", "x") if stack else ("y", "x"),
                 metadata={FIELD_TAG: known},
             )
         if field.labels is not None:
             labels = np.asarray(field.labels)
             kind = np.min_scalar_type(int(labels.max(initial=0)))
-            yield Labels(labels.astype(kind), name=f"{field.name} cells")
+            cells = Labels(labels.astype(kind), name=f"{field.name} cells", translate=corner)
+            # Filled, they would hide the image.
+            cells.contour = 2
+            yield cells
 
 
 def _range(limits: NDArray[np.float64]) -> tuple[float, float]:

@@ -221,7 +221,7 @@ def is_named_after(labels: str, image: str) -> bool:
 
 
 def lie_together(labels: Layer, image: Layer) -> bool:
-    """Whether the corners of two layers are in the same place of the viewer."""
-    boxes = [np.asarray(layer.extent.world)[:, -2:] for layer in (labels, image)]
+    """Whether the first pixels of two layers are in the same place of the viewer."""
+    corners = [np.asarray(x.data_to_world((0,) * x.ndim))[-2:] for x in (labels, image)]
     pixel = np.abs(np.asarray(image.scale)[-2:]).max()
-    return bool(np.abs(boxes[0] - boxes[1]).max() <= pixel)
+    return bool(np.abs(corners[0] - corners[1]).max() <= pixel)

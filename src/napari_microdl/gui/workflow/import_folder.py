@@ -29,10 +29,11 @@ from qtpy.QtWidgets import (
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
+from napari_microdl.fields.field import Field
 from napari_microdl.fields.file_patterns import FilePattern, own_pattern, suggest_patterns
 from napari_microdl.fields.folder import FoundFields, Listing, find_fields, list_folder
 from napari_microdl.fields.metadata import describe_row, match_table, read_table
-from napari_microdl.gui.dock import arranger_of
+from napari_microdl.gui.overlays.arranging import places
 from napari_microdl.gui.session.layers import Layout
 from napari_microdl.gui.session.opening import arrangement_of, layers_of, read_all
 from napari_microdl.gui.session.session import Session
@@ -86,6 +87,7 @@ class ImportFolder(QDialog):
     def __init__(self, viewer: Viewer, session: Session, parent: QWidget) -> None:
         super().__init__(parent)
         self.setWindowTitle("Import a folder")
+        self.setFont(parent.font())
         self.setAcceptDrops(True)
         self._viewer, self._session = viewer, session
         self._places: list[str] = []
@@ -323,9 +325,18 @@ class ImportFolder(QDialog):
         images = self._session.images
         layout = Layout(arrangement_of(opened), "ask", images.layout.split_rgb)
         images.set_layout(layout, self._viewer.layers)
-        self._coming = layers_of(opened)
+        self._coming = layers_of(opened, self._corners([one.field for one in opened]))
         self._adding.start()
         self._show_ready()
+
+    def _corners(self, fields: Sequence[Field]) -> list[tuple[float, float]]:
+        """Where fields lie side by side, controls on top, right of what is there already."""
+        corners = places([f.shape for f in fields], [(f.is_control, f.condition) for f in fields])
+        if len(self._viewer.layers) == 0:
+            return corners
+        top, right = self._viewer.layers.extent.world[[0, 1], [-2, -1]]
+        gap = max(field.shape[1] for field in fields) / 2
+        return [(float(top) + y, float(right) + gap + x) for y, x in corners]
 
     def _add_some(self) -> None:
         """Add layers for a moment; the window is free in between."""
@@ -343,9 +354,7 @@ class ImportFolder(QDialog):
         images.update(self._viewer.layers)
         if any(row.labels_layer() is not None for row in images.rows):
             self._session.settings.choose(cell_source="labels")
-        arranger = arranger_of(self._viewer)
-        if arranger.look()[0]:
-            arranger.arrange()
+        self._viewer.layers.selection.active = images.rows[-1].layer()
         self._viewer.reset_view()
         self.message.emit(self._sentence)
         if self._is_whole:

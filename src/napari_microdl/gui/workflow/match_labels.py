@@ -51,6 +51,7 @@ class MatchLabels(QDialog):
     def __init__(self, viewer: Viewer, session: Session, parent: QWidget) -> None:
         super().__init__(parent)
         self.setWindowTitle("Match labels")
+        self.setFont(parent.font())
         self._viewer, self._session = viewer, session
         labels = [x for x in viewer.layers if isinstance(x, Labels) and is_input(x)]
         candidates: list[Layer] = [*labels, *session.images.label_like()]
