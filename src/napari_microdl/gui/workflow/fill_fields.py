@@ -37,7 +37,7 @@ from napari_microdl.fields.metadata import (
 from napari_microdl.fields.query import select
 from napari_microdl.gui.session.layers import ImageRow
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.inputs import sentence_label, take_font_size
 
 _TABLES = "Tables (*.csv *.tsv *.parquet);;All files (*)"
 _HEADINGS = {
@@ -301,7 +301,8 @@ class FillFields(QDialog):
         self.tabs.currentChanged.connect(self._on_tab)
         layout = QVBoxLayout(self)
         layout.addWidget(self.tabs)
-        self.resize(560, 420)
+        take_font_size(self)
+        self.resize(620, 460)
 
     def _on_tab(self) -> None:
         self.tabs.currentWidget().refresh()

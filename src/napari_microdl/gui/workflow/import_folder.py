@@ -37,7 +37,7 @@ from napari_microdl.gui.overlays.arranging import places
 from napari_microdl.gui.session.layers import Layout
 from napari_microdl.gui.session.opening import arrangement_of, layers_of, read_all
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.widgets.inputs import combo, sentence_label, show_choice
+from napari_microdl.gui.widgets.inputs import combo, sentence_label, show_choice, take_font_size
 from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
 from napari_microdl.gui.workflow.found_table import FoundTable
 
@@ -87,7 +87,6 @@ class ImportFolder(QDialog):
     def __init__(self, viewer: Viewer, session: Session, parent: QWidget) -> None:
         super().__init__(parent)
         self.setWindowTitle("Import a folder")
-        self.setFont(parent.font())
         self.setAcceptDrops(True)
         self._viewer, self._session = viewer, session
         self._places: list[str] = []
@@ -162,7 +161,11 @@ class ImportFolder(QDialog):
         self._adding = QTimer(self, interval=0)
         self._adding.timeout.connect(self._add_some)
         self._show(FoundFields(()), "")
-        self.resize(780, 560)
+        take_font_size(self)
+        rows = self.fontMetrics().height()
+        self.table.setMinimumHeight(7 * rows)
+        self.left_out.setMaximumHeight(6 * rows)
+        self.resize(820, 600)
 
     def _lay_out(self) -> None:
         top = QHBoxLayout()

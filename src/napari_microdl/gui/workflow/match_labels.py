@@ -34,7 +34,7 @@ from napari_microdl.gui.session.own_labels import (
     numbered,
 )
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.inputs import sentence_label, take_font_size
 from napari_microdl.gui.widgets.jobs import JobRunner
 
 
@@ -51,7 +51,6 @@ class MatchLabels(QDialog):
     def __init__(self, viewer: Viewer, session: Session, parent: QWidget) -> None:
         super().__init__(parent)
         self.setWindowTitle("Match labels")
-        self.setFont(parent.font())
         self._viewer, self._session = viewer, session
         labels = [x for x in viewer.layers if isinstance(x, Labels) and is_input(x)]
         candidates: list[Layer] = [*labels, *session.images.label_like()]
@@ -102,7 +101,8 @@ class MatchLabels(QDialog):
         layout.addWidget(self.about)
         layout.addWidget(self.table, 1)
         layout.addWidget(self.take, 0, Qt.AlignmentFlag.AlignRight)
-        self.resize(560, 380)
+        take_font_size(self)
+        self.resize(620, 400)
 
     def _take(self) -> None:
         self._ticked = [
