@@ -12,6 +12,7 @@ from skimage.io import imsave
 
 from core.refusals import refusal
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.tables import (
     FieldFiles,
@@ -135,6 +136,15 @@ def test_the_numbers_of_a_palette_are_no_intensities(tmp_path: Path):
     picture.save(tmp_path / "a.png")
     (field,) = read_fields(write_table(tmp_path, FileName_GFP=["a.png"]))
     np.testing.assert_array_equal(field.read()[0], np.asarray(picture.convert("L")))
+
+
+def test_arrays_of_illumination_are_no_channels(tmp_path: Path):
+    write_image(tmp_path / "a.tif", (30, 40))
+    path = write_table(tmp_path, FileName_DNA=["a.tif"], FileName_IllumDNA=["illum.npy"])
+    with current_task().taking_notes() as notes:
+        (field,) = read_fields(path)
+    assert field.channel_names == ("DNA",)
+    assert notes == ["'fields.csv' names arrays and no images of 'IllumDNA'."]
 
 
 def test_channels_that_nobody_named_are_numbered(tmp_path: Path):

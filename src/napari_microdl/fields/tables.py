@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
+from napari_microdl.core.text import listed
 from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.fields.metadata import (
     column,
@@ -155,6 +157,12 @@ def table_rows(path: str | Path) -> list[NamedFiles | MicrodlError]:
     by_channel = {
         str(c)[len(_FILE) :]: str(c) for c in table.columns if str(c).lower().startswith(_FILE)
     }
+    # As CellProfiler names its files of illumination, beside those of the images.
+    arrays = [c for c, name in by_channel.items() if _names_arrays(table[name])]
+    if arrays and len(arrays) < len(by_channel):
+        for channel in arrays:
+            del by_channel[channel]
+        current_task().note(f"'{path.name}' names arrays and no images of {listed(arrays)}.")
     labels = next((c for c in by_channel if c.lower() == _LABELS), None)
     labels_column = by_channel.pop(labels) if labels is not None else column(table, _LABELS)
     image_column = None if by_channel else column(table, *_IMAGE_COLUMNS)
@@ -170,6 +178,10 @@ def table_rows(path: str | Path) -> list[NamedFiles | MicrodlError]:
         except MicrodlError as error:
             found.append(error)
     return found
+
+
+def _names_arrays(files: pd.Series) -> bool:
+    return bool(files.str.strip().str.lower().str.endswith((".npy", ".mat")).all())
 
 
 def _row(

@@ -74,13 +74,16 @@ def numbered(data: NDArray[Any]) -> NDArray[np.integer]:
 def labels_of(image: Image, numbers: NDArray[np.integer]) -> Labels:
     """A Labels layer in the place of an image."""
     placed = ("scale", "translate", "rotate", "shear", "units", "axis_labels")
-    return Labels(
+    labels = Labels(
         numbers,
         name=image.name,
         affine=image.affine.affine_matrix,
         metadata=dict(image.metadata),
         **{name: getattr(image, name) for name in placed},
     )
+    # Filled, they would hide what they lie on.
+    labels.contour = 2
+    return labels
 
 
 @dataclass(frozen=True, eq=False)

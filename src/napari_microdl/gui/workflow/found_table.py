@@ -134,10 +134,12 @@ class FoundTable(QTableView):
         self.setToolTip("What would be opened.")
         self.verticalHeader().hide()
         header = self.horizontalHeader()
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-        header.setSectionResizeMode(
-            list(_COLUMNS).index(_TICK), QHeaderView.ResizeMode.ResizeToContents
-        )
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        # Of thousands of rows those in view tell how wide a column is.
+        header.setResizeContentsPrecision(0)
+        for heading in ("Field", "Channels", "Condition", "Labels"):
+            column = list(_COLUMNS).index(heading)
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Stretch)
 
     def show_fields(self, fields: Sequence[NamedFiles]) -> None:
         """Show fields, in columns of which some field has something."""
