@@ -141,7 +141,7 @@ def test_unknown_arguments_exit_with_two(arguments, capsys):
     assert error.splitlines()[-1].startswith("Error: ")
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "apply", "evaluate"])
+@pytest.mark.parametrize("command", ["demo", "fit", "apply", "evaluate", "manifest"])
 def test_every_command_has_help_that_loads_nothing_heavy(command):
     code = (
         "import sys\n"

@@ -240,6 +240,59 @@ def evaluate(
     print(f"The evaluation is in {out / EVALUATION_PAGE}.")
 
 
+@app.command(short_help="Write the table of fields that the image files of a folder make up.")
+def manifest(
+    folder: Annotated[Path, Argument(help="Folder with image files, in folders or not.")],
+    *,
+    out: Annotated[Path, Option(metavar="CSV", help="Where the table is written to.")],
+    pattern: Annotated[
+        str | None,
+        Option(
+            help="How files are named, such as {well}_{site}_{channel}; with slashes also their "
+            "folders. Else the best of those that microscopes use."
+        ),
+    ] = None,
+    plane: Annotated[
+        str,
+        Option(help="Which plane of a stack of files stands for it: middle, all or a number."),
+    ] = "middle",
+) -> None:
+    """Read plate, well, site, channel, plane, time and condition from the names of image files.
+
+    Written is a table that fit, apply and evaluate take, a row a field; conditions may be filled
+    in there. Printed is how the names were read, and which files were left out.
+    """
+    import dataclasses
+
+    from napari_microdl.core.files import write_whole
+    from napari_microdl.fields.file_patterns import own_pattern, suggest_patterns
+    from napari_microdl.fields.folder import find_fields, list_folder
+
+    listing = list_folder([folder])
+    # What was written before is no source for what is written now.
+    tables = tuple(table for table in listing.tables if table != out.absolute())
+    listing = dataclasses.replace(listing, tables=tables)
+    chosen = None if pattern is None else own_pattern(pattern)
+    if pattern is None and not tables and listing.images:
+        chosen, fitting = suggest_patterns(listing.images)[0]
+        print(f"Names are read as {chosen.title}: {fitting} of {len(listing.images)} fit.")
+    found = find_fields(listing, chosen, plane=plane)
+    for left in found.left_out:
+        print(f"Left out: {left.path}: {left.reason}")
+    if not found.fields:
+        raise MicrodlError(
+            f"No fields were found in '{folder}'; choose a folder of TIFF, PNG or JPEG files, or "
+            "another pattern."
+        )
+    with write_whole(out) as part:
+        found.table(out.parent).to_csv(part, index=False)
+    controls = sum(field.is_control for field in found.fields)
+    print(
+        f"{len(found.fields)} fields, {controls} of them called like controls, are in {out}. "
+        f"{found.sentence()}".rstrip()
+    )
+
+
 def _run(
     fields: list[Field],
     out: Path,

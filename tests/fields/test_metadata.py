@@ -41,6 +41,9 @@ from napari_microdl.fields.metadata import (
         (r"(?P<well>[A-P]\d+)-.*", "C05-x", {"well": "C05"}),
         (r"(?P<well>[A-P]\d+)(-(?P<site>\d))?", "C05", {"well": "C05", "site": ""}),
         ("{well}_{site}", "something else", {}),
+        ("r{row}c{column}-{z}-{time}", "r02c3-z4-t10", {"well": "B03", "z": "z4", "time": "t10"}),
+        ("{row}-{column}", "AA-7", {"well": "AA07"}),
+        ("{row}-{column}", "27-7", {"well": "AA07"}),
     ],
 )
 def test_a_pattern_reads_a_name(pattern: str, name: str, expected: dict[str, str]):
@@ -163,6 +166,8 @@ def test_a_row_tells_what_the_table_has():
 def test_fields_are_matched_by_name_whatever_folder_and_ending():
     t = table(FileName_DNA=["b.ome.tif", "x/a.tif", "c.tif"], Metadata_Well=["B", "A", "C"])
     assert match_table(fields("a.tiff", "b", "d"), t) == [1, 0, None]
+    # As napari calls the layer.
+    assert match_table(fields("b.ome"), t) == [0]
 
 
 def test_fields_are_matched_by_well_and_site_where_there_are_no_names():

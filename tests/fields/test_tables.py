@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from PIL import Image
 from skimage.io import imsave
 
 from core.refusals import refusal
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.tables import (
     FieldFiles,
@@ -95,6 +97,56 @@ def test_one_file_a_field(
     np.testing.assert_array_equal(np.asarray(field.data), image)
 
 
+@pytest.mark.parametrize(
+    ("shape", "options", "sizes"),
+    [
+        ((1, 1, 30, 40), {}, (1, 30, 40)),
+        ((30, 40, 2), {"photometric": "minisblack", "planarconfig": "contig"}, (2, 30, 40)),
+        ((3, 30, 40), {"ome": True, "metadata": {"axes": "CYX"}}, (3, 30, 40)),
+        ((1, 3, 30, 40), {"imagej": True, "metadata": {"axes": "ZCYX"}}, (3, 30, 40)),
+    ],
+)
+def test_the_axes_that_a_file_names_are_heeded(tmp_path: Path, shape, options, sizes):
+    pixels = np.random.default_rng(0).integers(0, 200, shape).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **{"photometric": "minisblack"} | options)
+    (field,) = read_fields(write_table(tmp_path, path=["a.tif"]))
+    assert field.data.shape == sizes
+    last = options.get("planarconfig") is not None
+    expected = np.moveaxis(pixels, -1, 0) if last else pixels.reshape(sizes)
+    np.testing.assert_array_equal(field.read(), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"ome": True, "metadata": {"axes": "ZYX"}}, "3 z planes"),
+        ({"imagej": True, "metadata": {"axes": "TYX"}}, "3 time points"),
+    ],
+)
+def test_planes_and_time_points_are_no_channels(tmp_path: Path, options, what):
+    pixels = np.zeros((3, 30, 40), np.uint8)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="minisblack", **options)
+    path = write_table(tmp_path, path=["a.tif"])
+    assert f"'a.tif' holds {what}, which are no channels" in refusal(read_fields, path)
+
+
+def test_the_numbers_of_a_palette_are_no_intensities(tmp_path: Path):
+    grey = np.add.outer(np.arange(30), np.arange(40)).astype(np.uint8)
+    picture = Image.fromarray(grey).convert("RGB").quantize(256)
+    picture.save(tmp_path / "a.png")
+    (field,) = read_fields(write_table(tmp_path, FileName_GFP=["a.png"]))
+    np.testing.assert_array_equal(field.read()[0], np.asarray(picture.convert("L")))
+
+
+def test_arrays_of_illumination_are_no_channels(tmp_path: Path):
+    write_image(tmp_path / "a.tif", (30, 40))
+    path = write_table(tmp_path, FileName_DNA=["a.tif"], FileName_IllumDNA=["illum.npy"])
+    with current_task().taking_notes() as notes:
+        (field,) = read_fields(path)
+    assert field.channel_names == ("DNA",)
+    assert notes == ["'fields.csv' names arrays and no images of 'IllumDNA'."]
+
+
 def test_channels_that_nobody_named_are_numbered(tmp_path: Path):
     write_image(tmp_path / "a.tif", (2, 30, 40))
     (field,) = read_fields(write_table(tmp_path, path=["a.tif"], Metadata_field=["pos 1"]))
@@ -126,7 +178,7 @@ def test_pixels_are_read_when_they_are_asked_for(tmp_path: Path):
             {"FileName_DNA": ["a.tif"], "labels": ["small.tif"]},
             "labels of field 'a' have the shape",
         ),
-        ({"path": ["two.tif"], "channels": ["DNA"]}, "2 channels but 1 channel names"),
+        ({"path": ["two.tif"], "channels": ["DNA"]}, "holds 2 channels but stands for one"),
         ({"FileName_DNA": ["a.tif"], "Metadata_control": ["perhaps"]}, "write true or false"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ _PLACEHOLDERS = {
     "plate": r".+?",
     "field": r".+?",
     "channel": r".+?",
+    "row": r"[A-Za-z]{1,2}|\d{1,2}",
+    "column": r"\d{1,3}",
+    "z": r"[A-Za-z]*\d+",
+    "time": r"[A-Za-z]*\d+",
 }
 _TAG = re.compile(r"\{(\w+)\}")
 # Columns that name a field, and what else a condition is called, in the order of preference.
@@ -56,14 +60,16 @@ def read_names(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
     names : sequence of str
         Names of images, with or without the ending of a file.
     pattern : str
-        Text with the placeholders ``{condition}``, ``{well}``, ``{site}``, ``{plate}``,
-        ``{field}``, ``{channel}`` and ``*`` for anything, such as ``{well}_{site}_*``; or a
-        regular expression with groups of these names, such as ``(?P<well>[A-P]\d+)``.
+        Text with the placeholders ``{condition}``, ``{well}`` (or ``{row}`` and ``{column}``),
+        ``{site}``, ``{plate}``, ``{field}``, ``{channel}``, ``{z}``, ``{time}`` and ``*`` for
+        anything, such as ``{well}_{site}_*``; or a regular expression with groups of these names,
+        such as ``(?P<well>[A-P]\d+)``.
 
     Returns
     -------
     list of dict
-        Value of each placeholder, empty where a name does not fit the pattern.
+        Value of each placeholder, empty where a name does not fit the pattern. Row and column
+        are put together as the well: row 2 or B and column 3 are B03.
 
     Raises
     ------
@@ -90,7 +96,35 @@ def read_names(names: Sequence[str], pattern: str) -> list[dict[str, str]]:
         known = ", ".join(f"{{{name}}}" for name in _PLACEHOLDERS)
         raise MicrodlError(f"The pattern '{pattern}' {what}; use some of {known}.")
     matches = [compiled.fullmatch(name) for name in names]
-    return [{} if match is None else match.groupdict(default="") for match in matches]
+    return [{} if match is None else _with_well(match.groupdict("")) for match in matches]
+
+
+def _with_well(read: dict[str, str]) -> dict[str, str]:
+    """What was read, with row and column put together."""
+    row, column = read.pop("row", ""), read.pop("column", "")
+    if row and column:
+        # Rows beyond Z are AA, AB and so on, as on plates of 1536 wells.
+        high, low = divmod(int(row) - 1, 26) if row.isdigit() else (0, 0)
+        letters = chr(64 + high) * (high > 0) + chr(65 + low) if row.isdigit() else row.upper()
+        read["well"] = f"{letters}{int(column):02d}"
+    return read
+
+
+def field_name(read: Mapping[str, str]) -> str:
+    """Name of the field that something was read about, empty where nothing tells it from others.
+
+    Parameters
+    ----------
+    read : mapping
+        As `read_names` returns it.
+    """
+    parts = [read.get(part, "") for part in (*_PLACES, "field", "z", "time")]
+    # Numbers alone would not tell a plane from a time point.
+    parts[-2:] = [
+        f"{letter}{value}" if value.isdigit() else value
+        for letter, value in zip("zt", parts[-2:], strict=True)
+    ]
+    return "_".join(part for part in parts if part)
 
 
 def _expression(pattern: str) -> str:
@@ -273,4 +307,5 @@ def _place(name: str, value: str) -> str:
 
 def _stem(name: Any) -> str:
     last = re.split(r"[/\\]", str(name).strip())[-1]
-    return re.sub(r"(\.ome)?\.(tiff?|png|jpe?g|zarr|npy|czi|nd2|lif)$", "", last, flags=re.I)
+    # napari calls a layer of A01.ome.tif A01.ome.
+    return re.sub(r"(\.ome)?(\.(tiff?|png|jpe?g|bmp|zarr|npy|czi|nd2|lif))?$", "", last, flags=re.I)

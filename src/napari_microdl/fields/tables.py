@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.fields.field import Field
-from napari_microdl.fields.metadata import column, describe_row, metadata_table, read_table
+from napari_microdl.core.task import current_task
+from napari_microdl.core.text import listed
+from napari_microdl.fields.field import Field, FieldInfo
+from napari_microdl.fields.metadata import (
+    column,
+    describe_row,
+    field_name,
+    metadata_table,
+    read_table,
+)
 
 _FILE, _FOLDER = "filename_", "pathname_"
 _LABELS = "labels"
@@ -62,9 +70,11 @@ class _Files:
     def _plane(self, channel: int) -> NDArray[Any]:
         path, index = self._parts[channel]
         # The last file stays, because its other tiles and channels are asked for next.
-        if self._held is None or self._held[0] != path:
-            self._held = (path, _channels_first(_read(path)))
-        image = self._held[1]
+        # Several threads may ask at once.
+        held = self._held
+        if held is None or held[0] != path:
+            self._held = held = (path, read_channels(path))
+        image = held[1]
         plane: NDArray[Any] = image[0 if index is None else index]
         if plane.shape != self.shape[1:]:
             raise MicrodlError(
@@ -98,10 +108,61 @@ def read_fields(path: str | Path) -> list[Field]:
         If the table or a file cannot be read, or a row lacks a file.
     """
     path = Path(path)
+    fields = []
+    for number, row in enumerate(table_rows(path)):
+        try:
+            if isinstance(row, MicrodlError):
+                raise row
+            fields.append(open_field(row))
+        except MicrodlError as error:
+            raise MicrodlError(f"Row {number + 1} of '{path.name}': {error}") from error
+    return fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedFiles(FieldInfo):
+    """The files of a field, none of them opened.
+
+    Parameters
+    ----------
+    name, condition, is_control, well, site, plate
+        As in `FieldInfo`.
+    files : tuple of Path
+        One a channel, in their order, or one for all.
+    channel_names : tuple of str
+        Empty where nobody has named the channels of a file.
+    labels : Path, optional
+        File with the labels of the cells.
+    z, time : str
+        Which plane and which time point, where the names of the files say so.
+    """
+
+    files: tuple[Path, ...]
+    channel_names: tuple[str, ...] = ()
+    labels: Path | None = None
+    z: str = ""
+    time: str = ""
+
+
+def table_rows(path: str | Path) -> list[NamedFiles | MicrodlError]:
+    """Rows of a table as `read_fields` takes it, or what is wrong with each.
+
+    Raises
+    ------
+    MicrodlError
+        If the table cannot be read or names no files.
+    """
+    path = Path(path)
     table = read_table(path)
     by_channel = {
         str(c)[len(_FILE) :]: str(c) for c in table.columns if str(c).lower().startswith(_FILE)
     }
+    # As CellProfiler names its files of illumination, beside those of the images.
+    arrays = [c for c, name in by_channel.items() if _names_arrays(table[name])]
+    if arrays and len(arrays) < len(by_channel):
+        for channel in arrays:
+            del by_channel[channel]
+        current_task().note(f"'{path.name}' names arrays and no images of {listed(arrays)}.")
     labels = next((c for c in by_channel if c.lower() == _LABELS), None)
     labels_column = by_channel.pop(labels) if labels is not None else column(table, _LABELS)
     image_column = None if by_channel else column(table, *_IMAGE_COLUMNS)
@@ -110,62 +171,80 @@ def read_fields(path: str | Path) -> list[Field]:
             f"'{path.name}' names no image files; add a column FileName_<channel> for every "
             "channel, or a column path."
         )
-    fields = []
+    found: list[NamedFiles | MicrodlError] = []
     for row in range(len(table)):
         try:
-            fields.append(_field(path.parent, table, row, by_channel, image_column, labels_column))
+            found.append(_row(path.parent, table, row, by_channel, image_column, labels_column))
         except MicrodlError as error:
-            raise MicrodlError(f"Row {row + 1} of '{path.name}': {error}") from error
-    return fields
+            found.append(error)
+    return found
 
 
-def _field(
+def _names_arrays(files: pd.Series) -> bool:
+    return bool(files.str.strip().str.lower().str.endswith((".npy", ".mat")).all())
+
+
+def _row(
     folder: Path,
     table: pd.DataFrame,
     row: int,
     by_channel: dict[str, str],
     image_column: str | None,
     labels_column: str | None,
-) -> Field:
+) -> NamedFiles:
     if image_column is not None:
-        file = _existing(folder, table, row, image_column)
-        shape, dtype = _shape(file)
+        files: tuple[Path, ...] = (_existing(folder, table, row, image_column),)
         listed = column(table, "channels")
         text = str(table[listed].iloc[row]) if listed else ""
         names = tuple(n.strip() for n in text.split(";") if n.strip())
-        names = names or tuple(f"channel {i + 1}" for i in range(shape[0]))
-        parts: list[tuple[Path, int | None]] = [(file, i) for i in range(shape[0])]
     else:
         names = tuple(by_channel)
-        parts = [(_existing(folder, table, row, c), None) for c in by_channel.values()]
-        file = parts[0][0]
-        (planes, *size), dtype = _shape(file)
-        if planes != 1:
-            raise MicrodlError(
-                f"'{file.name}' holds {planes} channels but stands for one; name it in a column "
-                "path instead."
-            )
-        shape = (len(parts), size[0], size[1])
+        files = tuple(_existing(folder, table, row, c) for c in by_channel.values())
     labels = None
     if labels_column is not None and str(table[labels_column].iloc[row]).strip():
-        file_of_labels = _existing(folder, table, row, labels_column)
-        planes, *size = _shape(file_of_labels)[0]
-        if planes != 1:
-            raise MicrodlError(
-                f"'{file_of_labels.name}' holds {planes} planes; labels need one plane."
-            )
-        labels = _Files([(file_of_labels, None)], (1, size[0], size[1]), _shape(file_of_labels)[1])
+        labels = _existing(folder, table, row, labels_column)
     known = describe_row(table, row)
     named = column(table, "field", "name")
     name = str(table[named].iloc[row]).strip() if named else ""
-    if not name:
-        name = "_".join(filter(None, (known.get(p, "") for p in ("plate", "well", "site"))))
+    name = name or field_name(known) or files[0].stem
+    return NamedFiles(name=name, files=files, channel_names=names, labels=labels, **known)
+
+
+def open_field(found: NamedFiles) -> Field:
+    """Look into the files of a field, whose pixels are read when they are needed.
+
+    Raises
+    ------
+    MicrodlError
+        If a file cannot be read or holds something else than it stands for.
+    """
+    first = found.files[0]
+    (planes, *size), dtype = channels_shape(first)
+    names = found.channel_names
+    if len(found.files) == 1 and (len(names) != 1 or planes == 1):
+        names = names or tuple(f"channel {i + 1}" for i in range(planes))
+        parts: list[tuple[Path, int | None]] = [(first, i) for i in range(planes)]
+    else:
+        if planes != 1:
+            raise MicrodlError(
+                f"'{first.name}' holds {planes} channels but stands for one; name it in a column "
+                "path, and all of its channels in a column channels."
+            )
+        parts = [(file, None) for file in found.files]
+    labels = None
+    if found.labels is not None:
+        (planes, *size_of_labels), dtype_of_labels = channels_shape(found.labels)
+        if planes != 1:
+            raise MicrodlError(
+                f"'{found.labels.name}' holds {planes} planes; labels need one plane."
+            )
+        shape = (1, size_of_labels[0], size_of_labels[1])
+        labels = _Plane(_Files([(found.labels, None)], shape, dtype_of_labels))
     return Field(
-        data=_Files(parts, shape, dtype),
+        data=_Files(parts, (len(parts), size[0], size[1]), dtype),
         channel_names=names,
-        name=name or file.stem,
-        labels=None if labels is None else _Plane(labels),
-        **known,
+        labels=labels,
+        **asdict(found.info),
     )
 
 
@@ -201,55 +280,73 @@ def _is_tiff(path: Path) -> bool:
     return path.suffix.lower() in {".tif", ".tiff"}
 
 
-def _read(path: Path) -> NDArray[Any]:
+def read_channels(path: Path) -> NDArray[Any]:
+    """Read an image file.
+
+    Returns
+    -------
+    ndarray of shape (channels, height, width)
+        Axes of length one are left out.
+
+    Raises
+    ------
+    MicrodlError
+        If the file is no image, or holds planes that its own description calls z or time.
+    """
     try:
         if _is_tiff(path):
-            return np.asarray(tifffile.imread(path))
+            with tifffile.TiffFile(path) as file:
+                image = file.series[0].asarray()
+                axes, sizes = _axes(path, file.series[0])
+                return np.asarray(image.transpose(axes).reshape(sizes))
         with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return np.asarray(image)
+            # The numbers of a palette are no intensities.
+            pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    except MicrodlError:
+        raise
     except Exception as error:
         raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
+    if pixels.ndim == 3 and image.mode == "P" and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 
 
-def _shape(path: Path) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+def channels_shape(path: Path) -> tuple[tuple[int, int, int], np.dtype[Any]]:
     """Channels, height, width and type; of a TIFF file without reading its pixels."""
     if not _is_tiff(path):
-        image = _read(path)
-        return _first(_channels_first(image).shape), image.dtype
+        image = read_channels(path)
+        return (image.shape[0], image.shape[1], image.shape[2]), image.dtype
     try:
         with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            shape, dtype = tuple(int(n) for n in series.shape), series.dtype
+            return _axes(path, file.series[0])[1], np.dtype(file.series[0].dtype)
+    except MicrodlError:
+        raise
     except Exception as error:
         raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
-    if dtype is None or len(shape) not in (2, 3):
+
+
+def _axes(path: Path, series: Any) -> tuple[list[int], tuple[int, int, int]]:
+    """Order of the axes of a TIFF file with the channels first, and sizes with them as one."""
+    axes, shape = str(series.axes), tuple(int(n) for n in series.shape)
+    # Of axes without a name, colours lie behind each pixel, as in photographs.
+    if axes in {"QYX", "IYX"} and shape[2] in (3, 4) and shape[0] > 4:
+        axes = "YXS"
+    planes = [i for i, n in enumerate(shape) if n > 1 and axes[i] not in "YX"]
+    moving = [i for i in planes if axes[i] in "ZT"]
+    if moving:
+        what = {"Z": "z planes", "T": "time points"}[axes[moving[0]]]
+        raise MicrodlError(
+            f"'{path.name}' holds {shape[moving[0]]} {what}, which are no channels; save those "
+            "that are wanted as images of their own."
+        )
+    if len(planes) > 1 or not {"Y", "X"} <= set(axes):
         raise MicrodlError(
             f"'{path.name}' has the shape {shape}; give images with the axes (y, x) or "
             "(channel, y, x)."
         )
-    return _first(shape), np.dtype(dtype)
-
-
-def _first(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Sizes with the channels first."""
-    planes, height, width = shape if len(shape) == 3 else (1, *shape)
-    return (width, planes, height) if _is_colour(shape) else (planes, height, width)
-
-
-def _is_colour(shape: tuple[int, ...]) -> bool:
-    """Whether colours lie behind each pixel, as in photographs."""
-    return len(shape) == 3 and shape[2] in (3, 4) and shape[0] > 4
-
-
-def _channels_first(image: NDArray[Any]) -> NDArray[Any]:
-    if image.ndim not in (2, 3):
-        raise MicrodlError(
-            f"An image has the shape {image.shape}; give images with the axes (y, x) or "
-            "(channel, y, x)."
-        )
-    if image.ndim == 2:
-        return image[None]
-    return np.moveaxis(image, 2, 0) if _is_colour(image.shape) else image
+    order = sorted(range(len(shape)), key=lambda i: (axes[i] in "YX", axes[i] == "X"))
+    height, width = (shape[i] for i in order[-2:])
+    return order, (int(np.prod(shape)) // (height * width), height, width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,33 +386,61 @@ def write_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
     OSError
         If the table cannot be written.
     """
-    folder = Path(path).parent
-    table = metadata_table([row.field for row in rows])
-    one_file = any(len(row.files) == 1 != row.field.n_channels for row in rows)
+    files_table(
+        [(row.field, row.field.channel_names, row.files, row.labels) for row in rows],
+        Path(path).parent,
+    ).to_csv(path, index=False)
+
+
+def files_table(
+    rows: Sequence[tuple[FieldInfo, Sequence[str], Sequence[Path], Path | None]],
+    folder: Path | None,
+) -> pd.DataFrame:
+    """A table of files that `read_fields` takes, for a place in a folder.
+
+    Parameters
+    ----------
+    rows : sequence of tuple
+        What is known of a field, names of its channels (empty where nobody knows them), their
+        files, one a channel or one for all, and the file with its labels.
+    folder : Path or None
+        Where the table will lie; files below it are named relative to it, others in full.
+
+    Returns
+    -------
+    DataFrame
+        Columns as `write_field_files` describes them.
+    """
+    table = metadata_table([info for info, *_ in rows])
+    one_file = any(len(files) == 1 != len(channels) for _, channels, files, _ in rows)
     # With a column a channel, every field would need a file in each of them.
-    names = {row.field.channel_names for row in rows if row.field.n_channels == 1}
+    names = {tuple(channels) for _, channels, *_ in rows if len(channels) == 1}
     one_file = one_file or len(names) > 1
     columns: dict[str, list[str]] = {}
     if one_file:
         columns["path"] = [
-            relative_to_folder(folder, row.files[0]).as_posix() if row.files else "" for row in rows
+            relative_to_folder(folder, files[0]).as_posix() if files else ""
+            for _, _, files, _ in rows
         ]
-        columns["channels"] = [";".join(row.field.channel_names) for row in rows]
+        columns["channels"] = [";".join(channels) for _, channels, *_ in rows]
     else:
-        for channel in dict.fromkeys(name for row in rows for name in row.field.channel_names):
-            files = [
-                row.files[row.field.channel_names.index(channel)]
-                if row.files and channel in row.field.channel_names
-                else None
-                for row in rows
-            ]
-            columns |= _two_columns(channel, files, folder)
-    if any(row.labels for row in rows):
-        columns |= _two_columns("labels", [row.labels for row in rows], folder)
-    pd.concat([pd.DataFrame(columns), table], axis=1).to_csv(path, index=False)
+        for channel in dict.fromkeys(name for _, channels, *_ in rows for name in channels):
+            columns |= _two_columns(
+                channel,
+                [
+                    dict(zip(channels, files, strict=bool(files))).get(channel)
+                    for _, channels, files, _ in rows
+                ],
+                folder,
+            )
+    if any(labels for *_, labels in rows):
+        columns |= _two_columns("labels", [labels for *_, labels in rows], folder)
+    return pd.concat([pd.DataFrame(columns), table], axis=1)
 
 
-def _two_columns(channel: str, files: Sequence[Path | None], folder: Path) -> dict[str, list[str]]:
+def _two_columns(
+    channel: str, files: Sequence[Path | None], folder: Path | None
+) -> dict[str, list[str]]:
     places = [None if file is None else relative_to_folder(folder, file) for file in files]
     return {
         f"FileName_{channel}": ["" if place is None else place.name for place in places],
@@ -326,8 +451,10 @@ def _two_columns(channel: str, files: Sequence[Path | None], folder: Path) -> di
     }
 
 
-def relative_to_folder(folder: Path, file: Path) -> Path:
+def relative_to_folder(folder: Path | None, file: Path) -> Path:
     """A file relative to a folder that it lies below, so that both can move; else in full."""
+    if folder is None:
+        return file
     # A link to a file keeps its name.
     folder, file = folder.resolve(), file.parent.resolve() / file.name
     return file.relative_to(folder) if file.is_relative_to(folder) else file

@@ -21,6 +21,7 @@ from napari_microdl.gui.overlays.overlays import Overlays
 from napari_microdl.gui.session.preferences import read_preferences
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.session.token_store import token_store
+from napari_microdl.gui.widgets.inputs import take_font_size
 
 # Pixels; narrower, tables show nothing.
 LEAST_WIDTH = 380
@@ -155,9 +156,7 @@ class Dock(QWidget):
 
     def _on_font(self) -> None:
         """Take the size of letters from the Preferences; napari gives it to some widgets only."""
-        font = self.font()
-        font.setPointSize(int(get_settings().appearance.font_size))
-        self.setFont(font)
+        take_font_size(self)
         self.refresh()
         # What it shows is laid out anew before it is asked what it needs.
         QTimer.singleShot(0, self._fit_width)

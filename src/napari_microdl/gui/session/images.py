@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import weakref
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from napari.layers import Image, Labels, Layer
@@ -16,6 +14,7 @@ from napari_microdl.gui.session.layers import (
     Channel,
     ImageRow,
     Layout,
+    asks_for_axis,
     channel_names,
     is_input,
     labelled_channel_axis,
@@ -24,13 +23,15 @@ from napari_microdl.gui.session.layers import (
     rows_of,
     shown_colour,
 )
+from napari_microdl.gui.session.own_labels import (
+    Place,
+    lie_together,
+    looks_like_labels,
+    match_by_name,
+    names_of,
+    places_of,
+)
 
-# What may stand beside the name of an image in the name of its labels.
-_MASKS = frozenset({"cells", "label", "labels", "mask", "masks", "objects", "nuclei", "seg"})
-_WORDS = _MASKS | {
-    "cell", "object", "nucleus", "segmented", "segmentation", "cellpose", "cp", "stardist", "of",
-    "in", "for", "and",
-}  # fmt: skip
 # What the channels of a field have in common.
 _SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels"})
 
@@ -57,37 +58,84 @@ class Images:
         self._native_channels: tuple[str, ...] = ()
         # How often the contents of each layer were changed.
         self._versions: weakref.WeakKeyDictionary[Layer, int] = weakref.WeakKeyDictionary()
+        # Whether an image looks like labels, by its version, and those that are fields anyway.
+        self._looks: weakref.WeakKeyDictionary[Layer, tuple[int, bool]]
+        self._looks = weakref.WeakKeyDictionary()
+        self._fields_anyway: weakref.WeakSet[Layer] = weakref.WeakSet()
+        self._label_like: list[weakref.ref[Image]] = []
+        # What layers were called when their rows were named.
+        self._names: weakref.WeakKeyDictionary[Layer, str] = weakref.WeakKeyDictionary()
 
     def update(self, layers: Iterable[Any]) -> None:
         """Follow the open layers; what was entered for those that stay is kept."""
         layers = [layer for layer in layers if is_input(layer)]
-        images = [layer for layer in layers if isinstance(layer, Image)]
+        labels = [layer for layer in layers if isinstance(layer, Labels)]
+        pictures = [layer for layer in layers if isinstance(layer, Image)]
+        self._watch([*pictures, *labels])
+        images = [image for image in pictures if not self._is_label_like(image)]
+        self._label_like = [weakref.ref(image) for image in pictures if image not in images]
         if self.layout.channel_axis == "ask":
-            labelled = {labelled_channel_axis(i) for i in images if leading_shape(i)}
+            labelled = {labelled_channel_axis(i) for i in images if asks_for_axis(i, self.layout)}
             if len(labelled) == 1 and (axis := labelled.pop()) is not None:
                 self.layout = dataclasses.replace(self.layout, channel_axis=axis)
         before = {row.key: row for row in self.rows}
-        rows = [row for image in images for row in rows_of(image, self.layout)]
-        self.rows = [before.get(row.key, row) for row in rows]
-        labels = [layer for layer in layers if isinstance(layer, Labels)]
-        self._watch([*images, *labels])
+        self._name_rows(images, before)
         self._suggest_labels(labels)
         self._update_channels()
         self.changed.emit()
 
+    def label_like(self) -> list[Image]:
+        """Image layers that look like labels, and are therefore no fields."""
+        return [image for found in self._label_like if (image := found()) is not None]
+
+    def use_as_fields(self, images: Iterable[Image], layers: Iterable[Any]) -> None:
+        """Take images as fields although they look like labels."""
+        self._fields_anyway.update(images)
+        self.update(layers)
+
+    def _is_label_like(self, image: Image) -> bool:
+        version = self._versions[image]
+        if self._looks.get(image, (-1, False))[0] != version:
+            self._looks[image] = version, looks_like_labels(image)
+        return self._looks[image][1] and image not in self._fields_anyway
+
+    def _name_rows(self, images: Sequence[Image], before: Mapping[Any, ImageRow]) -> None:
+        """Rows of images; of those that were there, names that came from the layer follow it."""
+        called = names_of(images)
+        rows = []
+        for image in images:
+            was_called = self._names.get(image)
+            for now in rows_of(image, self.layout, called[image]):
+                row = before.get(now.key, now)
+                if was_called not in (None, called[image]):
+                    suffix = now.name.removeprefix(called[image])
+                    row = dataclasses.replace(
+                        row,
+                        name=now.name if row.name == f"{was_called}{suffix}" else row.name,
+                        channel=now.channel if row.channel == was_called else row.channel,
+                    )
+                rows.append(row)
+            self._names[image] = called[image]
+        self.rows = rows
+
+    def places(self) -> list[Place]:
+        """The fields that each have one layer of labels."""
+        return places_of(self.rows, by_channel=self.layout.arrangement == "channels")
+
     def _suggest_labels(self, candidates: Sequence[Labels]) -> None:
         """Fill in the Labels layer of a row where the name or the number leaves no doubt."""
-        for number, row in enumerate(self.rows):
-            image = row.layer()
-            chosen = row.labels_layer()
-            if image is None or (chosen is not None and chosen in candidates):
-                continue
-            fitting = [c for c in candidates if plane_shape(c) == plane_shape(image)]
-            named = [c for c in fitting if _are_of(c.name, image.name)]
-            if len(named) != 1 and len({id(r.layer()) for r in self.rows}) == 1:
-                named = fitting
-            labels = weakref.ref(named[0]) if len(named) == 1 else None
-            self._change(number, {"labels": labels})
+        places = self.places()
+        named = {match.place: match.labels for match in match_by_name(places, candidates)}
+        if len(places) == 1 and places[0] not in named:
+            only = [c for c in candidates if places[0].fits(c)]
+            if len(only) == 1 and lie_together(only[0], places[0].images[0]):
+                named[places[0]] = only[0]
+        for place in places:
+            labels = weakref.ref(named[place]) if place in named else None
+            for number in place.rows:
+                chosen = self.rows[number].labels_layer()
+                if chosen is None or chosen not in candidates:
+                    self._change(number, {"labels": labels})
 
     def _update_channels(self) -> None:
         if self.layout.arrangement == "channels":
@@ -129,6 +177,27 @@ class Images:
                 self._change(sibling, {k: v for k, v in values.items() if k in _SHARED})
         self._update_channels()
         self.changed.emit()
+
+    def conflict(self, changes: Mapping[int, Mapping[str, Any]]) -> str:
+        """Why changes cannot be filled in: channels of one field would differ in what they share.
+
+        Empty where they can.
+        """
+        if self.layout.arrangement != "channels":
+            return ""
+        seen: dict[tuple[str, str], Any] = {}
+        for number, values in changes.items():
+            group = values.get("group", self.rows[number].group)
+            for name, value in values.items():
+                first = seen.setdefault((group, name), value)
+                if name in _SHARED and first != value:
+                    what = name.removeprefix("is_")
+                    return (
+                        f"The images of field '{group}' would get the {what} '{first}' and "
+                        f"'{value}'; give them different fields first, by {{field}}, or by "
+                        "{well} and {site}."
+                    )
+        return ""
 
     def _change(self, number: int, values: Mapping[str, Any]) -> None:
         self.rows[number] = dataclasses.replace(self.rows[number], **values)
@@ -178,6 +247,7 @@ class Images:
             if layer not in self._versions:
                 self._versions[layer] = 0
                 layer.events.data.connect(self._on_contents)
+                layer.events.name.connect(self._on_name)
                 if isinstance(layer, Labels):
                     layer.events.paint.connect(self._on_contents)
                 else:
@@ -186,6 +256,13 @@ class Images:
     def _on_contents(self, event: Any) -> None:
         layer = event.source
         self._versions[layer] = self._versions.get(layer, 0) + 1
+        self.changed.emit()
+
+    def _on_name(self) -> None:
+        """A layer that is renamed is renamed in the table, where nobody gave the row a name."""
+        images = {id(image): image for row in self.rows if (image := row.layer()) is not None}
+        self._name_rows(list(images.values()), {row.key: row for row in self.rows})
+        self._update_channels()
         self.changed.emit()
 
     def _on_colour(self) -> None:
@@ -201,7 +278,7 @@ class Images:
         """What the images still need, as sentences."""
         used = self.used_rows()
         if not self.rows:
-            yield "Open images first, or File > Open Sample > MicroDL."
+            yield "Open images first: Import folder, or File > Open Sample > MicroDL."
             return
         if not used:
             yield "Tick at least one image in the column Use."
@@ -214,22 +291,9 @@ class Images:
                     "red, green and blue as channels, or untick it."
                 )
                 return
-            if layer is not None and leading_shape(layer) and self.layout.channel_axis == "ask":
+            if layer is not None and asks_for_axis(layer, self.layout):
                 shape = " x ".join(map(str, (*leading_shape(layer), *plane_shape(layer))))
                 yield f"'{layer.name}' is a stack of {shape}; say which axis holds the channels."
                 return
         if not any(c.use for c in self.channels):
             yield "Tick at least one channel."
-
-
-def _are_of(labels: str, image: str) -> bool:
-    """Whether labels have the name of an image, and beside it only words such as "cells"."""
-    labels, image = labels.casefold().strip(), image.casefold().strip()
-    # In whole: the labels of site 10 are none of site 1.
-    parts = re.split(rf"(?<![^\W_]){re.escape(image)}(?![^\W_])", labels, maxsplit=1)
-    words = re.findall(r"[^\W_]+", " ".join(parts))
-    # Some tools number their masks.
-    known = [
-        w in _WORDS or (w.isdigit() and before in _MASKS) for before, w in pairwise(["", *words])
-    ]
-    return bool(image) and len(parts) == 2 and all(known)

@@ -189,12 +189,20 @@ def plane_shape(layer: Layer) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def labelled_channel_axis(layer: Layer) -> int | None:
-    """Leading axis that the layer itself labels as channels."""
-    for axis, label in enumerate(layer.axis_labels[: layer.ndim - 2]):
-        if str(label).lower() in {"c", "ch", "channel", "channels"}:
+def labelled_channel_axis(layer: Layer) -> int | Literal["none"] | None:
+    """Leading axis that the layer itself labels as channels, or that all are something else."""
+    names = [str(label).lower() for label in layer.axis_labels[: layer.ndim - 2]]
+    for axis, name in enumerate(names):
+        if name in {"c", "ch", "channel", "channels"}:
             return axis
-    return None
+    moving = {"z", "t", "time", "plane", "frame", "position", "site"}
+    known = [name in moving for name, n in zip(names, leading_shape(layer), strict=True) if n > 1]
+    return "none" if known and all(known) else None
+
+
+def asks_for_axis(layer: Layer, layout: Layout) -> bool:
+    """Whether nobody has said yet which axis of a stack holds channels; of length one none does."""
+    return layout.channel_axis == "ask" and any(n > 1 for n in leading_shape(layer))
 
 
 def indices(layer: Image, layout: Layout) -> list[Index]:
@@ -204,7 +212,7 @@ def indices(layer: Image, layout: Layout) -> list[Index]:
     "ask", the layer counts as one field.
     """
     shape = leading_shape(layer)
-    if layout.channel_axis == "ask":
+    if asks_for_axis(layer, layout):
         return [(None,) * len(shape)]
     lengths = [1 if axis == layout.channel_axis else n for axis, n in enumerate(shape)]
     return [
@@ -213,19 +221,25 @@ def indices(layer: Image, layout: Layout) -> list[Index]:
     ]
 
 
-def rows_of(layer: Image, layout: Layout) -> list[ImageRow]:
-    """Rows of the table for one layer, filled from what its metadata says."""
+def rows_of(layer: Image, layout: Layout, name: str = "") -> list[ImageRow]:
+    """Rows of the table for one layer, filled from what its metadata says.
+
+    The name is that of the layer where not given.
+    """
+    name = name or layer.name
     known = layer.metadata.get(FIELD_TAG, {})
     rows = []
     for index in indices(layer, layout):
-        places = [str(i) for i in index if i is not None]
+        lengths = leading_shape(layer)
+        places = [str(i) for i, n in zip(index, lengths, strict=True) if i is not None and n > 1]
         suffix = f" [{', '.join(places)}]" if places else ""
         rows.append(
             ImageRow(
                 layer=weakref.ref(layer),
                 index=index,
-                name=str(known.get("name", layer.name)) + suffix,
-                channel=layer.name,
+                name=str(known.get("name", name)) + suffix,
+                group=str(known.get("name", "field 1")) + suffix,
+                channel=str(known.get("channel", name)),
                 condition=str(known.get("condition", "")),
                 is_control=bool(known.get("is_control", False)),
                 well=str(known.get("well", "")),
@@ -282,11 +296,13 @@ def read_plane(layer: Image, index: Index) -> Any:
 def read_labels(labels: Labels, row: ImageRow) -> Any:
     """Labels of one row's plane, (height, width), not yet read where the data are lazy.
 
-    They are two-dimensional, or have the same leading field axes as the image; `MicrodlError` where
-    they do not fit.
+    They are two-dimensional, or have the same leading field axes as the image, but for axes of
+    length one; `MicrodlError` where they do not fit.
     """
     data = _lazy(_data(labels))
     position = tuple(i for i in row.index if i is not None)
+    while 2 < data.ndim != len(position) + 2 and data.shape[0] == 1:
+        data = data[0]
     if data.ndim == 2:
         return data
     if data.ndim == len(position) + 2 and all(

@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from napari.settings import get_settings
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtGui import QFontMetrics
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QLabel, QSizePolicy, QSpinBox, QTableView
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QLabel,
+    QSizePolicy,
+    QSpinBox,
+    QTableView,
+    QWidget,
+)
 
 # Pixels above and below the letters of a row.
 _ROOM = 12
@@ -69,3 +78,10 @@ def sentence_label(text: str = "") -> QLabel:
     label.setWordWrap(True)
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     return label
+
+
+def take_font_size(window: QWidget) -> None:
+    """Take the size of letters from the Preferences; napari gives it to some widgets only."""
+    font = window.font()
+    font.setPointSize(int(get_settings().appearance.font_size))
+    window.setFont(font)

@@ -101,6 +101,7 @@ class ConceptWorkflow(Dock):
             "whitening": self.whitening,
             "dictionary": self.dictionary,
         }
+        self.fields.message.connect(self.say)
         for name, step in self.steps.items():
             step.run_wanted.connect(partial(self.run_step, name))
         self.cells.preview_wanted.connect(self.preview.look)

@@ -115,7 +115,9 @@ class FieldsModel(QAbstractTableModel):
         elif role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
             return getattr(row, attribute) if attribute else image
         if role == Qt.ItemDataRole.ToolTipRole:
-            return f"Layer: {image}\n{_TIPS[heading]}"
+            path = None if layer is None else layer.source.path
+            where = f"Layer: {image}" if path is None else f"Layer: {image}\nFile: {path}"
+            return f"{where}\n{_TIPS[heading]}"
         return None
 
     def setData(  # noqa: N802
@@ -146,6 +148,8 @@ class FieldsTable(QTableView):
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
         self.setWordWrap(False)
+        # Names mostly differ at their end.
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.setTabKeyNavigation(False)
         self.setAccessibleName("Fields")
         self.setToolTip(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import pandas as pd
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -23,8 +24,11 @@ from qtpy.QtWidgets import (
 )
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.fields.file_patterns import own_pattern
 from napari_microdl.fields.metadata import (
+    column,
     describe_row,
+    field_name,
     match_table,
     metadata_table,
     read_names,
@@ -33,7 +37,7 @@ from napari_microdl.fields.metadata import (
 from napari_microdl.fields.query import select
 from napari_microdl.gui.session.layers import ImageRow
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.inputs import sentence_label, take_font_size
 
 _TABLES = "Tables (*.csv *.tsv *.parquet);;All files (*)"
 _HEADINGS = {
@@ -61,6 +65,7 @@ class _Page(QWidget):
         self.preview.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.preview.setSelectionMode(QAbstractItemView.SelectionMode.NoSelection)
         self.preview.setTabKeyNavigation(False)
+        self.preview.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.preview.setAccessibleName("Preview")
         self.preview.setToolTip("What would be filled in.")
         self.preview.verticalHeader().hide()
@@ -83,8 +88,9 @@ class _Page(QWidget):
     def show_changes(self, changes: Changes, sentence: str) -> None:
         """Show what would be filled in, by the number of the row, and a sentence about it."""
         self.changes = changes
-        self.message.setText(sentence)
-        self.apply.setEnabled(bool(changes))
+        conflict = self.session.images.conflict(changes)
+        self.message.setText(f"⚠ {conflict}" if conflict else sentence)
+        self.apply.setEnabled(bool(changes) and not conflict)
         found = dict.fromkeys(name for change in changes.values() for name in change)
         self.preview.setColumnCount(1 + len(found))
         self.preview.setHorizontalHeaderLabels(["Image", *(_HEADINGS[name] for name in found)])
@@ -92,10 +98,16 @@ class _Page(QWidget):
         self.preview.setRowCount(len(self.session.images.rows))
         for number, row in enumerate(self.session.images.rows):
             change = changes.get(number, {})
-            for column, text in enumerate(
+            for place, text in enumerate(
                 [image_name(row), *(_text(change.get(name, "")) for name in found)]
             ):
-                self.preview.setItem(number, column, QTableWidgetItem(text))
+                item = QTableWidgetItem(text)
+                item.setToolTip(text)
+                self.preview.setItem(number, place, item)
+
+    def rows(self) -> list[ImageRow]:
+        """Rows of the table of images."""
+        return self.session.images.rows
 
     def refuse(self, error: MicrodlError) -> None:
         """Say why there is nothing to fill in."""
@@ -109,7 +121,13 @@ class _Page(QWidget):
 def image_name(row: ImageRow) -> str:
     """Name of the image of a row, as the user knows it."""
     layer = row.layer()
-    return row.name if layer is None else row.name if row.index else layer.name
+    return row.name if layer is None or row.index else layer.name
+
+
+def source_file(row: ImageRow) -> PurePath | None:
+    """File that the image of a row was opened from."""
+    layer = row.layer()
+    return None if layer is None or layer.source.path is None else PurePath(layer.source.path)
 
 
 def _text(value: Any) -> str:
@@ -123,7 +141,8 @@ class NamesPage(_Page):
         super().__init__(
             session,
             "Write how the names are made of {condition}, {well}, {site}, {plate}, {field} and "
-            "{channel}; * stands for anything. For example {well}_{site}_*",
+            "{channel}; * stands for anything. For example {well}_{site}_*, or with the folder of "
+            "the files {condition}/{well}_*",
         )
         self.pattern = QLineEdit("{well}_{site}")
         self.pattern.setToolTip("A pattern, or a regular expression with named groups.")
@@ -134,8 +153,13 @@ class NamesPage(_Page):
     def refresh(self) -> None:
         """Read the names by the pattern."""
         names = [image_name(row) for row in self.session.images.rows]
+        pattern = self.pattern.text()
         try:
-            read = read_names(names, self.pattern.text())
+            if "/" in pattern:
+                files = [source_file(row) or PurePath(image_name(row)) for row in self.rows()]
+                read = own_pattern(pattern).read(files)
+            else:
+                read = read_names(names, pattern)
         except MicrodlError as error:
             self.refuse(error)
             return
@@ -143,8 +167,12 @@ class NamesPage(_Page):
         changes: Changes = {}
         for number, values in enumerate(read):
             values = dict(values)
-            field, channel = values.pop("field", None), values.pop("channel", None)
-            if field is not None:
+            channel = values.pop("channel", None)
+            # Where images are channels, well and site tell whose; else a name is asked for.
+            place = {part: value for part, value in values.items() if part != "condition"}
+            field = values.pop("field", None) or (field_name(place) if channels else None)
+            values = {part: value for part, value in values.items() if part not in ("z", "time")}
+            if field:
                 values["group" if channels else "name"] = field
             if channel is not None and channels:
                 values["channel"] = channel
@@ -186,20 +214,38 @@ class TablePage(_Page):
             return
         try:
             table = read_table(self.path)
-            rows = match_table(_described(self.session), table)
-            changes = {
-                number: describe_row(table, row)
-                for number, row in enumerate(rows)
-                if row is not None
-            }
+            changes = self._changes(table)
         except MicrodlError as error:
             self.refuse(error)
             return
         self.show_changes(
-            {number: change for number, change in changes.items() if change},
+            changes,
             f"{self.path.name} has {len(table)} rows; {len(changes)} of "
             f"{len(self.session.images.rows)} images are among them.",
         )
+
+    def _changes(self, table: pd.DataFrame) -> Changes:
+        """What the table says of each image; a table of files also names fields and channels."""
+        known = _described(self.session)
+        of_files = {
+            str(name)[len("FileName_") :]: table[[name]]
+            for name in table.columns
+            if str(name).lower().startswith("filename_")
+        }
+        named = column(table, "field", "name")
+        if self.session.images.layout.arrangement != "channels" or named or len(of_files) < 2:
+            rows = match_table(known, table)
+            found = {n: describe_row(table, row) for n, row in enumerate(rows) if row is not None}
+            return {number: change for number, change in found.items() if change}
+        layers = [dataclasses.replace(row, name=image_name(row)) for row in self.rows()]
+        changes: Changes = {}
+        for channel, files in of_files.items():
+            for number, row in enumerate(match_table(layers, files)):
+                if row is not None:
+                    change = describe_row(table, row)
+                    name = field_name(change) or f"field {row + 1}"
+                    changes[number] = {"group": name, "channel": channel, **change}
+        return changes
 
 
 class QueryPage(_Page):
@@ -255,7 +301,8 @@ class FillFields(QDialog):
         self.tabs.currentChanged.connect(self._on_tab)
         layout = QVBoxLayout(self)
         layout.addWidget(self.tabs)
-        self.resize(560, 420)
+        take_font_size(self)
+        self.resize(620, 460)
 
     def _on_tab(self) -> None:
         self.tabs.currentWidget().refresh()

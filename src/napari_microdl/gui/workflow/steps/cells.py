@@ -26,6 +26,7 @@ from napari_microdl.gui.session.layers import is_input
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import combo, fit_height, show_choice, show_number
+from napari_microdl.gui.workflow.match_labels import show_matches
 
 
 class CellsStep(Step):
@@ -105,6 +106,9 @@ class CellsStep(Step):
         self.labels.setTabKeyNavigation(False)
         self.labels.setAccessibleName("Labels layers of the fields")
         self.labels.setToolTip("Which Labels layer holds the cells of each field.")
+        self.match_labels = QPushButton("Match labels...")
+        self.match_labels.setToolTip("Shows which labels would belong to which field, to be taken.")
+        self.match_labels.clicked.connect(self._match)
         # Number of the row of images behind every row of the table.
         self._labelled: list[int] = []
         header = self.labels.horizontalHeader()
@@ -128,6 +132,12 @@ class CellsStep(Step):
         preview.addWidget(self.live)
         layout.addLayout(preview)
         layout.addWidget(self.labels)
+        layout.addWidget(self.match_labels)
+
+    def _match(self) -> None:
+        viewer = self._viewer()
+        if viewer is not None:
+            show_matches(viewer, self.session, self)
 
     def _segment(self, **changes: Any) -> None:
         segmentation = self.session.settings.config.cells.replace(**changes)
@@ -171,7 +181,8 @@ class CellsStep(Step):
         self.live.setVisible(built_in)
         self.run_button.setVisible(cells)
         self.run_button.setText("Find cells" if built_in else "Check cells")
-        self.labels.setVisible(cells and not built_in)
+        for widget in (self.labels, self.match_labels):
+            widget.setVisible(cells and not built_in)
         if cells and not built_in:
             self._show_labels()
         self.set_summary(

@@ -7,7 +7,7 @@ import weakref
 from typing import Any
 
 from napari.viewer import Viewer
-from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QHBoxLayout,
@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
 )
 
+from napari_microdl.core.text import listed
 from napari_microdl.gui.dock import arranger_of
 from napari_microdl.gui.session.layers import leading_shape
 from napari_microdl.gui.session.session import Session
@@ -26,10 +27,20 @@ from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import combo, fit_height, sentence_label, show_choice
 from napari_microdl.gui.workflow.fields_table import FieldsTable
 from napari_microdl.gui.workflow.fill_fields import FillFields
+from napari_microdl.gui.workflow.import_folder import ImportFolder
+from napari_microdl.gui.workflow.match_labels import show_matches
 
 
 class FieldsStep(Step):
-    """Which images are fields, which fields are controls, which channels count."""
+    """Which images are fields, which fields are controls, which channels count.
+
+    Signals
+    -------
+    message
+        A sentence for the status line.
+    """
+
+    message = Signal(str)
 
     def __init__(self, session: Session, viewer: Viewer) -> None:
         super().__init__("1  Fields")
@@ -49,6 +60,20 @@ class FieldsStep(Step):
         self.split_rgb = QCheckBox("Split RGB into channels")
         self.split_rgb.setToolTip("Uses red, green and blue of RGB images as three channels.")
         self.split_rgb.clicked.connect(lambda ticked: self._change_layout(split_rgb=bool(ticked)))
+        self.import_folder = QPushButton("Import folder...")
+        self.import_folder.setToolTip(
+            "Opens the images of a folder, with wells, channels and conditions from their names."
+        )
+        self.import_folder.clicked.connect(self._import)
+        self.label_like = sentence_label()
+        self.match_labels = QPushButton("Match labels...")
+        self.match_labels.setToolTip(
+            "Shows which labels would belong to which field; images become Labels layers."
+        )
+        self.match_labels.clicked.connect(self._match)
+        self.as_fields = QPushButton("Use as fields")
+        self.as_fields.setToolTip("They are images all the same; list them as fields.")
+        self.as_fields.clicked.connect(self._use_as_fields)
         self.table = FieldsTable(session)
         self.condition = QLineEdit()
         self.condition.setPlaceholderText("condition")
@@ -96,8 +121,14 @@ class FieldsStep(Step):
         self.treated.clicked.connect(lambda: self._set_control(False))
         layout = QVBoxLayout(self.content)
         layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.import_folder)
         layout.addWidget(self.arrangement)
         layout.addWidget(self.table)
+        layout.addWidget(self.label_like)
+        looks = QHBoxLayout()
+        looks.addWidget(self.match_labels)
+        looks.addWidget(self.as_fields)
+        layout.addLayout(looks)
         edit = QHBoxLayout()
         edit.addWidget(self.condition, 1)
         edit.addWidget(self.set_condition)
@@ -129,6 +160,35 @@ class FieldsStep(Step):
         dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         dialog.show()
 
+    def _import(self) -> None:
+        viewer = self._viewer()
+        if viewer is not None:
+            dialog = ImportFolder(viewer, self.session, self)
+            dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+            dialog.message.connect(self.message)
+            dialog.show()
+
+    def _match(self) -> None:
+        viewer = self._viewer()
+        if viewer is not None:
+            show_matches(viewer, self.session, self)
+
+    def _use_as_fields(self) -> None:
+        viewer = self._viewer()
+        if viewer is not None:
+            images = self.session.images
+            images.use_as_fields(images.label_like(), viewer.layers)
+
+    def _show_label_like(self) -> None:
+        found = [image.name for image in self.session.images.label_like()]
+        one = len(found) == 1
+        self.label_like.setText(
+            f"{listed(found)} {'looks' if one else 'look'} like the labels of cells, and "
+            f"{'is' if one else 'are'} therefore no {'field' if one else 'fields'}."
+        )
+        for widget in (self.label_like, self.match_labels, self.as_fields):
+            widget.setVisible(bool(found))
+
     def _selected_or_all(self) -> list[int]:
         return self.table.selected_rows() or list(range(len(self.session.images.rows)))
 
@@ -154,7 +214,7 @@ class FieldsStep(Step):
         self.table.fit()
         show_choice(self.arrangement, layout.arrangement)
         images = [layer for row in rows if (layer := row.layer()) is not None]
-        stacks = [layer for layer in images if leading_shape(layer)]
+        stacks = [layer for layer in images if any(n > 1 for n in leading_shape(layer))]
         self._form.setRowVisible(self.channel_axis, bool(stacks))
         if stacks:
             most = max(stacks, key=lambda layer: layer.ndim)
@@ -170,6 +230,7 @@ class FieldsStep(Step):
         self.split_rgb.setVisible(any(layer.rgb for layer in images))
         self.split_rgb.setChecked(layout.split_rgb)
         self._show_channels()
+        self._show_label_like()
         self.show_arranging()
         used = self.session.images.used_rows()
         names = {r.group for r in used} if layout.arrangement == "channels" else used

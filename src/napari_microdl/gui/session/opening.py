@@ -1,0 +1,151 @@
+"""Fields of image files to layers: read in the background, then added a few at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+from dask.base import tokenize
+from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.tables import NamedFiles, open_field
+from napari_microdl.gui.session.layers import FIELD_TAG, Arrangement
+
+# Beyond, images are read when they are looked at.
+_MOST_BYTES = 2**30
+# More layers than this are slow and in the way; then every field is one layer, a stack.
+_MOST_LAYERS = 48
+# No red, green or blue, from which channels would be guessed.
+_COLOURS = ("cyan", "magenta", "yellow", "gray")
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedField:
+    """A field whose files have been read once.
+
+    Parameters
+    ----------
+    field : Field
+        What is known of it; its pixels are held in memory, or read lazily where these are many.
+    limits : ndarray of shape (channels, 2)
+        Between what each channel is shown.
+    """
+
+    field: Field
+    limits: NDArray[np.float64]
+
+
+def read_all(found: Sequence[NamedFiles]) -> tuple[list[OpenedField], list[str]]:
+    """Read fields in the background; a file that cannot be used is named and left out.
+
+    Returns
+    -------
+    opened : list of OpenedField
+    problems : list of str
+        A sentence for every field that is not among them, or has no labels, because of a file.
+    """
+    opened: list[OpenedField] = []
+    problems: list[str] = []
+    n_bytes = 0
+    for number, named in enumerate(found):
+        current_task().progress(number, len(found), "Reading images")
+        try:
+            field, pixels, labels = _read(named)
+        except MicrodlError as error:
+            try:
+                # Where the labels are to blame, the field is good without them.
+                field, pixels, labels = _read(dataclasses.replace(named, labels=None))
+                problems.append(f"Without its labels '{named.name}': {error}")
+            except MicrodlError:
+                problems.append(f"Skipped '{named.name}': {error}")
+                continue
+        n_bytes += pixels.nbytes
+        data = pixels if n_bytes <= _MOST_BYTES else _lazy(named, field)
+        # Some of the pixels tell as much.
+        limits = np.percentile(pixels[:, ::3, ::3], [0.5, 99.8], axis=(1, 2)).T
+        field = dataclasses.replace(field, data=data, labels=labels)
+        opened.append(OpenedField(field, limits))
+    return opened, problems
+
+
+def _read(named: NamedFiles) -> tuple[Field, NDArray[Any], NDArray[np.int64] | None]:
+    field = open_field(named)
+    return field, field.read(), field.read_labels()
+
+
+def _lazy(named: NamedFiles, field: Field) -> Any:
+    """The pixels as a dask array, named by the files as they are now."""
+    files = [(str(file), file.stat().st_mtime_ns) for file in named.files]
+    return da.from_array(
+        field.data,
+        chunks=(1, *field.shape),
+        name=f"microdl-{tokenize(files)}",
+        meta=np.empty((0, 0, 0), field.data.dtype),
+    )
+
+
+def arrangement_of(opened: Sequence[OpenedField]) -> Arrangement:
+    """Whether every channel becomes a layer of its own, or every field one layer."""
+    n_channels = {field.field.n_channels for field in opened}
+    n_layers = sum(field.field.n_channels for field in opened)
+    return "channels" if max(n_channels, default=1) > 1 and n_layers <= _MOST_LAYERS else "fields"
+
+
+def layers_of(
+    opened: Sequence[OpenedField], corners: Sequence[tuple[float, float]]
+) -> Generator[Layer, None, None]:
+    """Layers of the fields, made one by one; each channel is as bright in all fields.
+
+    The corners are where the first pixels of the fields lie.
+    """
+    ranges: dict[str, NDArray[np.float64]] = {}
+    for one in opened:
+        for channel, limits in zip(one.field.channel_names, one.limits, strict=True):
+            known = ranges.get(channel, limits)
+            ranges[channel] = np.array([min(known[0], limits[0]), max(known[1], limits[1])])
+    by_channel = arrangement_of(opened) == "channels"
+    colours = dict(zip(ranges, _COLOURS * (1 + len(ranges) // len(_COLOURS)), strict=False))
+    for one, corner in zip(opened, corners, strict=True):
+        field = one.field
+        known = {"channel_names": field.channel_names, **asdict(field.info)}
+        if by_channel:
+            for number, channel in enumerate(field.channel_names):
+                yield Image(
+                    field.data[number],
+                    name=f"{field.name} {channel}",
+                    colormap=colours[channel],
+                    blending="additive",
+                    translate=corner,
+                    contrast_limits=_range(ranges[channel]),
+                    metadata={FIELD_TAG: {**known, "channel": channel}},
+                )
+        else:
+            stack = field.n_channels > 1
+            yield Image(
+                field.data if stack else field.data[0],
+                name=field.name,
+                contrast_limits=_range(np.mean([ranges[c] for c in field.channel_names], axis=0)),
+                translate=(0, *corner) if stack else corner,
+                axis_labels=("c", "y", "x") if stack else ("y", "x"),
+                metadata={FIELD_TAG: known},
+            )
+        if field.labels is not None:
+            labels = np.asarray(field.labels)
+            kind = np.min_scalar_type(int(labels.max(initial=0)))
+            cells = Labels(labels.astype(kind), name=f"{field.name} cells", translate=corner)
+            # Filled, they would hide the image.
+            cells.contour = 2
+            yield cells
+
+
+def _range(limits: NDArray[np.float64]) -> tuple[float, float]:
+    low, high = float(limits[0]), float(limits[1])
+    return low, high if high > low else low + 1

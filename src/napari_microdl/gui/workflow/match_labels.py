@@ -1,0 +1,162 @@
+"""Which labels belong to which field, shown before they are taken."""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import Any
+
+import numpy as np
+from napari.layers import Image, Labels, Layer
+from napari.viewer import Viewer
+from numpy.typing import NDArray
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtGui import QCloseEvent
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QDialog,
+    QHeaderView,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_microdl.core.task import current_task
+from napari_microdl.core.text import counted, listed
+from napari_microdl.gui.session.layers import is_input
+from napari_microdl.gui.session.own_labels import (
+    Match,
+    labels_of,
+    lie_together,
+    match_labels,
+    numbered,
+)
+from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.inputs import sentence_label, take_font_size
+from napari_microdl.gui.widgets.jobs import JobRunner
+
+
+def show_matches(viewer: Viewer, session: Session, parent: QWidget) -> None:
+    """Open the dialog for the layers as they are now."""
+    dialog = MatchLabels(viewer, session, parent)
+    dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+    dialog.show()
+
+
+class MatchLabels(QDialog):
+    """A row a field, with its labels and by what they were found; what is ticked is taken."""
+
+    def __init__(self, viewer: Viewer, session: Session, parent: QWidget) -> None:
+        super().__init__(parent)
+        self.setWindowTitle("Match labels")
+        self._viewer, self._session = viewer, session
+        labels = [x for x in viewer.layers if isinstance(x, Labels) and is_input(x)]
+        candidates: list[Layer] = [*labels, *session.images.label_like()]
+        places = session.images.places()
+        self._matches = match_labels(places, candidates)
+        self.table = QTableWidget(len(self._matches), 3)
+        self.table.setHorizontalHeaderLabels(["Field", "Labels", "Found by"])
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+        self.table.setTabKeyNavigation(False)
+        self.table.setAccessibleName("Labels of the fields")
+        self.table.setToolTip("What is ticked is taken; space ticks.")
+        self.table.verticalHeader().hide()
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        for number, match in enumerate(self._matches):
+            elsewhere = not lie_together(match.labels, match.place.images[0])
+            reason = f"{match.reason}, but elsewhere in the viewer" if elsewhere else match.reason
+            for column, text in enumerate((match.place.name, match.labels.name, reason)):
+                item = QTableWidgetItem(text)
+                item.setToolTip(text)
+                self.table.setItem(number, column, item)
+            self.table.item(number, 0).setCheckState(Qt.CheckState.Checked)
+        by_order = sum(match.reason == "same order" for match in self._matches)
+        sentences = [f"{len(self._matches)} of {counted(len(places), 'field')} have labels."]
+        if by_order:
+            sentences.append(
+                f"{by_order} by their order alone: look whether they belong to the field."
+            )
+        taken = {match.labels for match in self._matches}
+        if left := [layer.name for layer in candidates if layer not in taken]:
+            sentences.append(f"Of no field, by name, size or order: {listed(left)}.")
+        if any(isinstance(match.labels, Image) for match in self._matches):
+            sentences.append("Images become Labels layers; the parts of a mask are numbered.")
+        self.about = sentence_label(" ".join(sentences))
+        self.take = QPushButton("Take")
+        self.take.setToolTip("Gives the ticked fields these labels, to be their cells.")
+        self.take.setEnabled(bool(self._matches))
+        self.take.clicked.connect(self._take)
+        self._ticked: list[Match] = []
+        self._numbers: dict[Image, NDArray[np.integer]] = {}
+        self._made: dict[Layer, Layer] = {}
+        self.jobs = JobRunner(self)
+        self.jobs.succeeded.connect(self._on_numbered)
+        self.jobs.failed.connect(self.about.setText)
+        self._swapping = QTimer(self, interval=0)
+        self._swapping.timeout.connect(self._swap_one)
+        layout = QVBoxLayout(self)
+        layout.addWidget(self.about)
+        layout.addWidget(self.table, 1)
+        layout.addWidget(self.take, 0, Qt.AlignmentFlag.AlignRight)
+        take_font_size(self)
+        self.resize(620, 400)
+
+    def _take(self) -> None:
+        self._ticked = [
+            match
+            for number, match in enumerate(self._matches)
+            if self.table.item(number, 0).checkState() == Qt.CheckState.Checked
+            and match.labels in self._viewer.layers
+        ]
+        self.take.setEnabled(False)
+        images = [match.labels for match in self._ticked if isinstance(match.labels, Image)]
+        self.jobs.start(partial(_numbered_all, [(image, image.data) for image in images]))
+
+    def _on_numbered(self, numbers: dict[Image, NDArray[np.integer]]) -> None:
+        self._numbers = numbers
+        self._swapping.start()
+
+    def _swap_one(self) -> None:
+        """Put labels in the place of an image; the window is free in between."""
+        layers = self._viewer.layers
+        if self._numbers:
+            image, numbers = self._numbers.popitem()
+            if image in layers:
+                place = layers.index(image)
+                labels = labels_of(image, numbers)
+                layers.remove(image)
+                layers.insert(place, labels)
+                self._made[image] = labels
+            return
+        self._swapping.stop()
+        images = self._session.images
+        images.update(layers)
+        # Rows keep their numbers: what became labels was none of them.
+        changes: dict[int, dict[str, Any]] = {}
+        for match in self._ticked:
+            found = self._made.get(match.labels, match.labels)
+            if found in layers:
+                changes |= {row: {"labels": weakref.ref(found)} for row in match.place.rows}
+        images.fill(changes)
+        if changes:
+            self._session.settings.choose(cell_source="labels")
+        self.close()
+
+    def closeEvent(self, event: QCloseEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Stop what goes on."""
+        self.jobs.stop()
+        self._swapping.stop()
+        super().closeEvent(event)
+
+
+def _numbered_all(
+    images: list[tuple[Image, NDArray[Any]]],
+) -> dict[Image, NDArray[np.integer]]:
+    found = {}
+    for number, (image, data) in enumerate(images):
+        current_task().progress(number, len(images), "Numbering cells")
+        found[image] = numbered(data)
+    return found
