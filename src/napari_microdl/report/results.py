@@ -63,7 +63,8 @@ class EvaluationReport:
         ``auc_handcrafted``; ``p_value`` of the label that is told best.
     seeds : dict
         ``n_seeds``, ``n_samples``, ``same_samples`` (whether the dictionary was fitted on the same
-        fields) and the entries of `agreement_of`. Empty where no further seed was fitted.
+        fields), the entries of `agreement_of`, and ``times_found``, for every concept the number of
+        further seeds that have it. Empty where no further seed was fitted.
     tags : list of dict
         Two rows a label that is not of controls alone: ``concept``, its best; ``of`` "vector", the
         cosine of each cell with it, and "heatmap", the mean of its heatmap in the mask of the cell;

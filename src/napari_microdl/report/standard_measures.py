@@ -26,6 +26,7 @@ from napari_microdl.metrics import (
     selectivity_counts,
     selectivity_intervals,
     tag_recall,
+    times_found,
 )
 from napari_microdl.report.findings import find_finding
 from napari_microdl.report.handcrafted import compare_handcrafted
@@ -451,6 +452,7 @@ def _seeds(run: EvaluationInput) -> pd.DataFrame:
         "n_samples": len(run.samples_of_fit.units),
         "same_samples": same,
         **agreement,
+        "times_found": times_found(run.matches[: run.choices.n_seeds], run.whole.n_concepts),
     }
     return pd.DataFrame([found])
 
