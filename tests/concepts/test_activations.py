@@ -139,7 +139,8 @@ def test_the_ranking_equals_a_loop_over_concepts_and_treatments(activations):
     ranking = activations.ranking
     assert list(ranking.columns) == [
         "name", "activation_rate", "selectivity", "label", "max_selectivity", "auc",
-        "rate_label", "rate_controls", "effect", "q_cells", "q_wells", "group", "dead", "duplicate_of", "place", "in_cells",
+        "rate_label", "rate_controls", "effect", "q_cells", "q_wells", "group", "dead",
+        "duplicate_of", "place", "in_cells",
         "background_auc", "auc_left", "within_wells",
     ]  # fmt: skip
     assert ranking.index.name == "concept"

@@ -299,12 +299,12 @@ class ConceptActivations:
             conditions only where there are any; ``max_selectivity`` for that label; ``auc`` of the
             direction for that label against all other units, of 10,000 random units of each side
             where there are more; ``rate_label`` and ``rate_controls`` (share of that label's units,
-            and of controls, in which it is active, 0 to 1); ``effect`` (Cliff's delta of the activation in units of the label
-            against controls, above 0 where the label has more; units of other treatments are left
-            out) and ``q_wells`` (its Mann-Whitney test over means of wells, after Benjamini and
-            Hochberg over all concepts; see `compare_wells`); ``q_cells`` (the same over single
-            units: those of a well are not independent, so it is no evidence by itself; see
-            `compare_groups`); ``group`` (of a
+            and of controls, in which it is active, 0 to 1); ``effect`` (Cliff's delta of the
+            activation in units of the label against controls, above 0 where the label has more;
+            units of other treatments are left out) and ``q_wells`` (its Mann-Whitney test over
+            means of wells, after Benjamini and Hochberg over all concepts; see `compare_wells`);
+            ``q_cells`` (the same over single units: those of a well are not independent, so it is
+            no evidence by itself; see `compare_groups`); ``group`` (of a
             control-first dictionary, whether the concept was seen in controls); ``dead`` (active
             in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
             for none); and where it lies, of cells alone (`locate_concepts`). Without two different
@@ -368,9 +368,7 @@ class ConceptActivations:
 
     def _shares(
         self, conditions: NDArray[np.str_], control: NDArray[np.bool_]
-    ) -> tuple[
-        NDArray[np.str_], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]
-    ]:
+    ) -> tuple[NDArray[np.str_], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
         """Conditions, shares of their units with every concept, their sizes; shares of controls."""
         number, names = pd.factorize(conditions, sort=True)
         # Codes of a million units are gone through once for both.

@@ -377,7 +377,8 @@ def open_activations(
     nothing = np.full(len(ranking), np.nan)
     known = {
         **unknown_places(len(ranking)),
-        **{name: nothing for name in ("rate_label", "rate_controls")},
+        "rate_label": nothing,
+        "rate_controls": nothing,
     }
     missing = {name: values for name, values in known.items() if name not in ranking.columns}
     found.ranking = ranking.assign(**missing).set_index("concept")

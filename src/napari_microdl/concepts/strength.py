@@ -26,12 +26,15 @@ class Band:
         Rows of the table of units.
     values : ndarray, shape (n_rows,)
         Their activations; of the opposite, how unlike the concept they are (cosines).
+    heading : str
+        In two or three words, which units they are.
     meaning : str
-        In a few words, which units they are.
+        The same as a sentence.
     """
 
     rows: NDArray[np.int64]
     values: NDArray[np.float32]
+    heading: str
     meaning: str
 
 
@@ -59,21 +62,23 @@ def band_of(activations: ConceptActivations, concept: Concept, number: int, n: i
     values = activations.activation(concept)
     if number == OPPOSITE:
         rows = activations.top_units(concept, n, -1)
-        return Band(rows, activations.alignment(concept)[rows], f"the opposite: {units} least like")
+        unlike = activations.alignment(concept)[rows]
+        return Band(rows, unlike, "opposite", f"The {units} that are least like the concept.")
     active = np.flatnonzero(values > 0)
     if number == NONE:
         others = np.flatnonzero(values <= 0)
         drawn = np.random.default_rng(0).choice(len(others), min(n, len(others)), replace=False)
         rows = others[np.sort(drawn)]
-        return Band(rows, values[rows], f"none: some of {len(others):,} {units} without")
+        meaning = f"Of the {len(others):,} {units} without it, some drawn at random."
+        return Band(rows, values[rows], "without it", meaning)
     order = active[np.argsort(-values[active], kind="stable")]
     begin = round(_STRONGER[number] * max(len(order) - n, 0))
     rows = order[begin : begin + n]
-    if number == 0:
-        meaning = f"strongest of {len(active):,} {units} with it"
-    elif number == NONE - 1:
-        meaning = f"weakest of {len(active):,} {units} with it"
+    if number in (0, NONE - 1):
+        heading = f"{'weakest' if number else 'strongest'} of {len(order):,}"
+        meaning = f"{heading.capitalize()} {units} that show it."
     else:
         weaker = (len(order) - begin - len(rows)) / len(order) if len(order) else 0.0
-        meaning = f"stronger than {weaker:.0%} of {len(active):,} {units} with it"
-    return Band(rows, values[rows], meaning)
+        heading = f"above {weaker:.0%} of {len(order):,}"
+        meaning = f"Stronger than {weaker:.0%} of the {len(order):,} {units} that show it."
+    return Band(rows, values[rows], heading, meaning)

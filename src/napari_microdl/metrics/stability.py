@@ -113,9 +113,7 @@ def agreement_of(pairs: Sequence[DictionaryAgreement]) -> dict[str, float]:
     }
 
 
-def times_found(
-    pairs: Sequence[DictionaryAgreement], n_concepts: int
-) -> NDArray[np.int64]:
+def times_found(pairs: Sequence[DictionaryAgreement], n_concepts: int) -> NDArray[np.int64]:
     """In how many dictionaries every concept has a partner of the same direction.
 
     Parameters

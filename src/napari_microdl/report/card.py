@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.core.text import counted
+from napari_microdl.metrics.group_tests import smallest_p
 from napari_microdl.report.results import EvaluationReport
+from napari_microdl.report.swaps import sides_of
 
 _PLACES = {"cells": "lies in the cells", "field": "lies in the whole field, background as well"}
 _UNITS = {"cell": "cells", "crop": "crops", "token": "patches"}
@@ -161,3 +163,33 @@ def card_units(
     controls = np.flatnonzero(control)
     drawn = np.random.default_rng(0).choice(len(controls), min(n, len(controls)), replace=False)
     return of_label[order[:n]], controls[np.sort(drawn)]
+
+
+def wells_limit(activations: ConceptActivations, first: str, second: str | None = None) -> str:
+    """What a test by wells of two conditions can show at most, in a sentence.
+
+    Parameters
+    ----------
+    activations : ConceptActivations
+        The run.
+    first : str
+        A condition.
+    second : str, optional
+        Another one; controls where not given.
+
+    Returns
+    -------
+    str
+    """
+    units = activations.units
+    # A field has one condition and one well, so its first unit tells both.
+    _, rows = np.unique(units["field"].to_numpy(), return_index=True)
+    fields = units.iloc[rows]
+    condition, control = fields["Metadata_condition"].astype(str), fields["Metadata_control"]
+    well = pd.Series(activations.wells[rows], fields.index)
+    other = control.astype(bool) if second is None else condition == second
+    n, against = well[condition == first].nunique(), well[other].nunique()
+    sides = sides_of(n, against)
+    if min(n, against) < 2:
+        return f"{sides}: a test by wells needs two of each, so add wells."
+    return f"{sides}: no p can be below {smallest_p(n, against):.2g}, however large the effect."
