@@ -22,9 +22,9 @@ LEAST_CORRELATION = 0.3
 _LEAST_ERRORS = 3.3
 _MOST_WORDS = 3
 LIMIT_RULE = (
-    "From rank correlations of the concept with shape, brightness and texture of cells, within "
-    f"wells where these have {_LEAST_OF_A_WELL} cells or more. Nothing is said where none is "
-    f"{LEAST_CORRELATION} or more, and {_LEAST_ERRORS} times its standard error."
+    "From rank correlations of the concept with shape, brightness and texture of cells: within "
+    f"wells of {_LEAST_OF_A_WELL} cells or more, and where these tell nothing, of all cells. Told "
+    f"are those of {LEAST_CORRELATION} or more, and {_LEAST_ERRORS} times their standard error."
 )
 
 # What is said of more and of less of a measurement; of those of one group, the strongest counts.
@@ -64,8 +64,9 @@ class NameSuggestions:
         self._activations = activations
         self._fields = fields
         self._cells = cells
-        # Rows of the cells that are measured, their wells, and their ranks in these.
-        self._measured: tuple[NDArray[np.int64], NDArray[np.int64], pd.DataFrame] | None = None
+        # Rows of the cells that are measured; the wells that they are ranked in, and their ranks.
+        self._rows = np.empty(0, np.int64)
+        self._ranked: list[tuple[NDArray[np.int64], pd.DataFrame]] = []
         self._lock = Lock()
 
     @property
@@ -77,19 +78,20 @@ class NameSuggestions:
     @property
     def are_measured(self) -> bool:
         """Whether `of` answers at once."""
-        return self._measured is not None
+        return bool(self._ranked)
 
     def measure(self) -> None:
         """Measure the cells, which takes seconds; a second call does nothing."""
         with self._lock:
-            if self._measured is None:
+            if not self._ranked:
                 numbers = _some_fields(self._activations.units["field"].to_numpy())
                 part = self._activations.of_fields(numbers)
                 table = with_spots(measurements(part, self._fields, self._cells), self._channels)
-                rows = np.flatnonzero(np.isin(self._activations.units["field"], numbers))
-                wells = comparable_wells(self._activations.wells[rows])
                 told = table[[key for _, key, *_ in _words(self._channels)]]
-                self._measured = rows, wells, ranks_within(told, wells)
+                self._rows = np.flatnonzero(np.isin(self._activations.units["field"], numbers))
+                wells = comparable_wells(self._activations.wells[self._rows])
+                together = np.zeros_like(wells)
+                self._ranked = [(w, ranks_within(told, w)) for w in (wells, together)]
 
     def of(self, concept: int) -> str:
         """A suggestion for one concept.
@@ -105,11 +107,12 @@ class NameSuggestions:
             Such as "larger, rounder, spots in DNA"; empty where no correlation is strong enough,
             or nothing is measured yet.
         """
-        if self._measured is None:
-            return ""
-        rows, wells, ranked = self._measured
-        found = correlations(ranked, self._activations.activation(concept)[rows], wells)
-        return suggested_name(found, self._channels)
+        activation = self._activations.activation(concept)[self._rows]
+        names = (
+            suggested_name(correlations(ranked, activation, wells), self._channels)
+            for wells, ranked in self._ranked
+        )
+        return next(filter(None, names), "")
 
     @property
     def _channels(self) -> tuple[str, ...]:
@@ -157,14 +160,11 @@ def comparable_wells(wells: NDArray[np.object_]) -> NDArray[np.int64]:
     Returns
     -------
     ndarray of int
-        Wells of fewer than 10 cells are left out; where that would be most cells, all are ranked
-        together, as one well.
+        Wells of fewer than 10 cells are left out.
     """
     number, _ = pd.factorize(wells)
-    large = np.bincount(number)[number] >= _LEAST_OF_A_WELL
-    if large.mean() < 0.5:
-        return np.zeros(len(wells), np.int64)
-    return np.where(large, number, -1)
+    found: NDArray[np.int64] = np.where(np.bincount(number)[number] >= _LEAST_OF_A_WELL, number, -1)
+    return found
 
 
 def ranks_within(table: pd.DataFrame, wells: NDArray[np.int64]) -> pd.DataFrame:

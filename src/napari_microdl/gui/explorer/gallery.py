@@ -18,6 +18,8 @@ from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.picture_figure import save_pictures
 from napari_microdl.gui.widgets.save_actions import offer_picture
 
+# Pictures in a row of the window at least, and of a file.
+_BESIDE_EACH_OTHER = 4
 _IN_A_ROW = 8
 _COMPOSITE, _BESIDE = "All channels, composite", "All channels, side by side"
 
@@ -77,6 +79,8 @@ class Gallery(Panel):
         self.list = PictureList("Gallery")
         self.list.unit_chosen.connect(self.unit_chosen)
         offer_picture(self.list, "gallery", self.save_picture)
+        # A panel with margins around the list.
+        self.setMinimumWidth(self.list.width_of(_BESIDE_EACH_OTHER) + 6)
         self.column.addLayout(row)
         self.column.addLayout(strength)
         self.column.addWidget(self.list, 1)
@@ -108,9 +112,9 @@ class Gallery(Panel):
         band = band_of(run.result.activations, concept, number)
         self.meaning.setToolTip(band.meaning)
         self.meaning.setText(band.heading)
-        sign = -1 if number == OPPOSITE else 1
         choice = self.session.view.pictures
-        self.list.show_units(run, band.rows, band.values, choice, concept, sign)
+        sign, what = (-1, "cosine") if number == OPPOSITE else (1, "activation")
+        self.list.show_units(run, band.rows, band.values, choice, concept, sign, what)
 
     def save_picture(self, path: Path) -> None:
         """Write the pictures, in rows of eight."""

@@ -26,8 +26,9 @@ from napari_microdl.gui.widgets.save_actions import offer_table
 # Edge of a picture in pixels, and that of several channels side by side.
 TILE = 96
 _BESIDE = 64
-# Between two pictures.
-_GAP = 4
+# Between two pictures, and above and below them.
+_GAP = 1
+_ABOVE = 4
 # Orange and blue as in the heatmap.
 LINE_COLOURS = {1: "#ffa040", -1: "#60b0ff"}
 
@@ -50,6 +51,8 @@ class Shown:
         Whose patches are outlined.
     sign : {1, -1}
         Whether those aligned with it, or anti-aligned.
+    what : str
+        What the values are, for the table.
     """
 
     run: Run
@@ -58,6 +61,7 @@ class Shown:
     choice: PictureChoice
     concept: Concept | None
     sign: int
+    what: str
 
     def draw(self) -> list[tuple[Picture, str]]:
         """A picture of every unit, and what explains it."""
@@ -120,6 +124,10 @@ class PictureList(QListWidget):
         self.pictures: list[Picture] = []
         offer_table(self, name.lower(), self.table)
 
+    def width_of(self, n: int) -> int:
+        """Pixels that so many pictures side by side take, with a bar to scroll them."""
+        return n * (TILE + _GAP) + self.verticalScrollBar().sizeHint().width() + 4
+
     def clear(self) -> None:
         """Show nothing."""
         self.jobs.stop()
@@ -147,20 +155,22 @@ class PictureList(QListWidget):
         choice: PictureChoice,
         concept: Concept | None = None,
         sign: int = 1,
+        what: str = "cosine",
     ) -> None:
         """Show units with a number below each; pictures come a little later.
 
         Of a concept, the patches aligned with it (sign 1) or anti-aligned (-1) may be outlined.
         """
         self.clear()
-        self._shown = shown = Shown(run, np.asarray(rows, np.int64), values, choice, concept, sign)
+        rows = np.asarray(rows, np.int64)
+        self._shown = shown = Shown(run, rows, values, choice, concept, sign, what)
         units = run.result.activations.units
         self._fit_tiles()
         empty = QPixmap(self.iconSize())
         empty.fill(Qt.GlobalColor.transparent)
         for row, value in zip(shown.rows.tolist(), values.tolist(), strict=True):
             unit: Any = units.iloc[row]
-            item = QListWidgetItem(f"{value:.2f} {unit['Metadata_condition']}")
+            item = QListWidgetItem(f"{unit['Metadata_condition']} {value:.2f}")
             if not run.has_images:
                 item.setText(f"{value:.2f}  {unit['Metadata_Field']}, {unit['label']}")
             else:
@@ -179,7 +189,15 @@ class PictureList(QListWidget):
         """Draw what is shown once more where it was drawn otherwise."""
         shown = self._shown
         if shown is not None and shown.choice != choice:
-            self.show_units(shown.run, shown.rows, shown.values, choice, shown.concept, shown.sign)
+            self.show_units(
+                shown.run,
+                shown.rows,
+                shown.values,
+                choice,
+                shown.concept,
+                shown.sign,
+                shown.what,
+            )
 
     def drawn_pictures(self) -> list[Picture]:
         """The pictures, drawn now where they are still to come."""
@@ -195,7 +213,7 @@ class PictureList(QListWidget):
         activations = self._shown.run.result.activations
         table = activations.units.iloc[self._shown.rows].reset_index(drop=True)
         table["Metadata_tag"] = activations.unit_tags[self._shown.rows]
-        table["value"] = self._shown.values
+        table[self._shown.what] = self._shown.values
         return table
 
     def changeEvent(self, event: Any) -> None:  # noqa: N802 (Qt's name)
@@ -215,7 +233,7 @@ class PictureList(QListWidget):
         if self._shown is not None and self._shown.choice.channel == "side by side":
             width = _BESIDE * len(self._shown.run.pictures.channel_names)
         self.setIconSize(QSize(width, TILE))
-        self.setGridSize(QSize(width + _GAP, TILE + line + _GAP))
+        self.setGridSize(QSize(width + _GAP, TILE + line + _ABOVE))
 
     def _on_drawn(self, drawn: list[tuple[Picture, str]]) -> None:
         self.pictures = [picture for picture, _ in drawn]
