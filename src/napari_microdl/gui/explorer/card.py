@@ -189,7 +189,9 @@ class ConceptCardPanel(QWidget):
             self.name.setText(run.result.activations.name_of(concept))
         self._concept = concept
         self.name.setEnabled(not isinstance(concept, ConceptSet))
-        self._show_suggestion()
+        # That of another concept, or the name that it has now.
+        for widget in (self.suggestion, self.use):
+            widget.hide()
 
     def show_details(self, run: Run, concept: Concept) -> None:
         """Find out the sentence, the pictures and a suggested name, in the background."""
