@@ -125,8 +125,11 @@ def test_tab_reaches_every_control_of_the_explorer_and_leaves_it(explorer, qtbot
     for plot in (explorer.compare.plot, explorer.map.plot):
         if panel.isAncestorOf(plot):
             qtbot.waitUntil(plot.has_contents)
-    seen = tab_through(explorer, explorer.kinds["heatmap"])
+    first = explorer.card.buttons[0][0]
+    qtbot.waitUntil(first.isVisible)
+    seen = tab_through(explorer, first)
     assert missed(explorer, seen) == []
+    assert explorer.card.name in seen
     assert seen[-3:] == [explorer.where, explorer.open_button, explorer.save_button]
     assert (explorer.compare.plot in seen) == (panel is explorer.compare)
 

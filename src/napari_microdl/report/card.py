@@ -101,10 +101,11 @@ def concept_card(
     """
     known = activations.ranking.loc[concept]
     label, control = str(known["label"]), activations.units["Metadata_control"].to_numpy(bool)
+    inside = activations.units["Metadata_condition"].astype(str).to_numpy() == label
+    # Counted here, as the ranking of an older folder does not have them.
+    on = activations.activation(concept) > 0
     showing, wells = 0, 0
     if control.any() and not control.all():
-        inside = activations.units["Metadata_condition"].astype(str).to_numpy() == label
-        on = activations.activation(concept) > 0
         shares = _well_shares(activations, on, inside & ~control)
         highest = _well_shares(activations, on, control).max()
         showing, wells = int((shares > highest).sum()), len(shares)
@@ -114,8 +115,8 @@ def concept_card(
         name=str(known["name"]),
         label=label,
         units=_UNITS[activations.dictionary.spec.units.kind],
-        rate_label=float(known["rate_label"]),
-        rate_controls=float(known["rate_controls"]),
+        rate_label=float(on[inside].mean()) if inside.any() else float("nan"),
+        rate_controls=float(on[control].mean()) if control.any() else float("nan"),
         wells_showing=showing,
         wells_label=wells,
         place=str(known["place"]),

@@ -60,7 +60,8 @@ class EvaluationReport:
         A row a label that can be told from controls by concepts together: ``set`` in words, the
         ``concepts`` with their ``weights`` and ``shares``, and areas under the ROC curve in wells
         left out, ``auc`` of the set, ``auc_first`` of one concept, ``auc_all`` of the samples and
-        ``auc_handcrafted``; ``p_value`` of the label that is told best.
+        ``auc_handcrafted``; of the label that is told best, ``p_value`` and the ``smallest_p`` that
+        its wells allow.
     seeds : dict
         ``n_seeds``, ``n_samples``, ``same_samples`` (whether the dictionary was fitted on the same
         fields), the entries of `agreement_of`, and ``times_found``, for every concept the number of

@@ -24,7 +24,7 @@ from napari_microdl.concepts.pictures import PictureChoice
 from napari_microdl.gui.explorer.picture_list import icon_of
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.inputs import plain_tip, sentence_label
 from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.picture_figure import Picture
 from napari_microdl.report.card import WELLS_RULE, card_units, concept_card
@@ -92,6 +92,8 @@ class ConceptCardPanel(QWidget):
         super().__init__()
         self.session = session
         self._concept: Concept | None = None
+        # What the card was last filled with, or is being filled with.
+        self._wanted: tuple[Any, ...] | None = None
         self.fold = QToolButton()
         self.fold.setCheckable(True)
         self.fold.setAutoRaise(True)
@@ -173,7 +175,7 @@ class ConceptCardPanel(QWidget):
         """Forget the concept of an earlier run."""
         for jobs in (self.jobs, self.measuring):
             jobs.stop()
-        self._concept = None
+        self._concept = self._wanted = None
         self.name.clear()
         self.sentence.clear()
         self._rows = [[], []]
@@ -199,13 +201,25 @@ class ConceptCardPanel(QWidget):
             return
         if isinstance(concept, ConceptSet):
             self.jobs.stop()
+            self._wanted = None
             self._on_contents(Contents(_TOGETHER, "", []))
             return
-        report, choice = self.session.run.report, self.session.view.pictures
-        self.jobs.start(partial(contents_of, run, concept, report, choice))
+        wanted = (
+            run,
+            concept,
+            self.session.run.report,
+            self.session.view.pictures,
+            run.result.dictionary.names[concept],
+        )
+        # Asked for again with every tab that is opened.
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self.jobs.start(partial(contents_of, *wanted[:4]))
+        elif not self.jobs.is_running:
+            self._show_suggestion()
         suggestions = run.suggestions
-        wanted = suggestions.are_possible and not suggestions.are_measured
-        if wanted and not self.measuring.is_running:
+        missing = suggestions.are_possible and not suggestions.are_measured
+        if missing and not self.measuring.is_running:
             self.measuring.start(suggestions.measure)
 
     def _on_contents(self, contents: Contents) -> None:
@@ -219,7 +233,7 @@ class ConceptCardPanel(QWidget):
         for caption, (text, tip) in zip(self.captions, kinds, strict=True):
             metrics = QFontMetrics(caption.font())
             caption.setText(metrics.elidedText(text, Qt.TextElideMode.ElideRight, wide))
-            caption.setToolTip(f"{tip} All six are in one contrast.")
+            caption.setToolTip(plain_tip(f"{tip} All six are in one contrast."))
         for buttons, pictures in zip(self.buttons, contents.rows, strict=False):
             for number, button in enumerate(buttons):
                 known = number < len(pictures)

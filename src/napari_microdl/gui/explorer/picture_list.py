@@ -19,6 +19,7 @@ from napari_microdl.concepts.pictures import PictureChoice
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.widgets.inputs import plain_tip
 from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.picture_figure import Picture
 from napari_microdl.gui.widgets.save_actions import offer_table
@@ -122,6 +123,7 @@ class PictureList(QListWidget):
         self.jobs.failed.connect(self._on_failed)
         self._shown: Shown | None = None
         self.pictures: list[Picture] = []
+        self._tips: list[str] = []
         offer_table(self, name.lower(), self.table)
 
     def width_of(self, n: int) -> int:
@@ -132,7 +134,7 @@ class PictureList(QListWidget):
         """Show nothing."""
         self.jobs.stop()
         super().clear()
-        self._shown, self.pictures = None, []
+        self._shown, self.pictures, self._tips = None, [], []
 
     def keyPressEvent(self, event: QKeyEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Go to the unit that an arrow key has reached."""
@@ -176,11 +178,12 @@ class PictureList(QListWidget):
             else:
                 item.setIcon(QIcon(empty))
             item.setData(Qt.ItemDataRole.UserRole, row)
-            item.setToolTip(
+            self._tips.append(
                 f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"
                 f"{run.result.config.units.kind} {unit['label']}: {value:.3f}"
                 + ("\nClick to go there." if run.has_images else "")
             )
+            item.setToolTip(plain_tip(self._tips[-1]))
             self.addItem(item)
         if run.has_images and len(shown.rows):
             self.jobs.start(shown.draw)
@@ -241,7 +244,7 @@ class PictureList(QListWidget):
             item = self.item(number)
             item.setIcon(icon_of(picture, self.iconSize()))
             if sentence:
-                item.setToolTip(f"{item.toolTip()}\n{sentence}")
+                item.setToolTip(plain_tip(f"{self._tips[number]}\n{sentence}"))
 
     def _on_failed(self, sentence: str) -> None:
         super().clear()

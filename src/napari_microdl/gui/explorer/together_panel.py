@@ -47,7 +47,7 @@ def card_sentence(found: ConceptSet, names: list[str], row: dict[str, Any] | Non
         # Imported when it is needed: napari starts faster.
         from napari_microdl.report.swaps import luck_sentence
 
-        text += f" {luck_sentence(row['p_value'])}"
+        text += f" {luck_sentence(row['p_value'], row.get('smallest_p'))}"
     return text
 
 
