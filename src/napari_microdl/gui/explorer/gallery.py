@@ -40,6 +40,11 @@ class Gallery(Panel):
         self.channel = QComboBox()
         self.channel.setToolTip("Channel shown in small pictures, here and in the card.")
         self.channel.setAccessibleName("Channel of the pictures")
+        # Long names of channels leave room for what is beside them.
+        self.channel.setSizeAdjustPolicy(
+            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        )
+        self.channel.setMinimumContentsLength(4)
         self.channel.activated.connect(self._on_choice)
         self.same_contrast = QCheckBox("Same contrast for all")
         low, high = PERCENTILES

@@ -232,11 +232,11 @@ class PictureList(QListWidget):
             self.setIconSize(QSize(0, 0))
             self.setGridSize(QSize())
             return
-        width = TILE
+        size = QSize(TILE, TILE)
         if self._shown is not None and self._shown.choice.channel == "side by side":
-            width = _BESIDE * len(self._shown.run.pictures.channel_names)
-        self.setIconSize(QSize(width, TILE))
-        self.setGridSize(QSize(width + _GAP, TILE + line + _ABOVE))
+            size = QSize(_BESIDE * len(self._shown.run.pictures.channel_names), _BESIDE)
+        self.setIconSize(size)
+        self.setGridSize(size + QSize(_GAP, line + _ABOVE))
 
     def _on_drawn(self, drawn: list[tuple[Picture, str]]) -> None:
         self.pictures = [picture for picture, _ in drawn]
