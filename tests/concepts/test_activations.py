@@ -138,8 +138,9 @@ def test_alignment_is_the_cosine_of_every_unit(activations):
 def test_the_ranking_equals_a_loop_over_concepts_and_treatments(activations):
     ranking = activations.ranking
     assert list(ranking.columns) == [
-        "name", "activation_rate", "selectivity", "label", "max_selectivity", "auc", "effect",
-        "q_cells", "q_wells", "group", "dead", "duplicate_of", "place", "in_cells",
+        "name", "activation_rate", "selectivity", "label", "max_selectivity", "auc",
+        "rate_label", "rate_controls", "effect", "q_cells", "q_wells", "group", "dead",
+        "duplicate_of", "place", "in_cells",
         "background_auc", "auc_left", "within_wells",
     ]  # fmt: skip
     assert ranking.index.name == "concept"
@@ -155,6 +156,9 @@ def test_the_ranking_equals_a_loop_over_concepts_and_treatments(activations):
         others = [rate for c, rate in rates.items() if c != best]
         assert row["max_selectivity"] == pytest.approx(rates[best] - max(others))
         assert row["activation_rate"] == pytest.approx(on[:, concept].mean())
+        assert row["rate_label"] == pytest.approx(rates[row["label"]])
+        control = activations.units["Metadata_control"].to_numpy()
+        assert row["rate_controls"] == pytest.approx(on[control, concept].mean())
         assert row["dead"] == (not on[:, concept].any())
         area = roc_auc_score(conditions == best, activations.alignment(int(concept)))
         assert row["auc"] == pytest.approx(area)

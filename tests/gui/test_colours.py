@@ -17,7 +17,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from skimage.color import deltaE_ciede2000, rgb2lab
 
-from napari_microdl.gui.explorer.gallery import LINE_COLOURS
+from napari_microdl.gui.explorer.picture_list import LINE_COLOURS
 from napari_microdl.gui.overlays.overlays import CYAN, SEQUENTIAL, diverging
 from napari_microdl.gui.widgets.curves import _CURVE, _SHRINKAGE
 from napari_microdl.report.figures import _OUTLINES, CONDITION_COLOURS, CONTROL_COLOUR

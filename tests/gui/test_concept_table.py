@@ -28,6 +28,8 @@ def ranking() -> pd.DataFrame:
             "label": random.choice(["puncta", "toxic"], N),
             "max_selectivity": random.normal(size=N),
             "auc": random.random(N),
+            "rate_label": random.random(N),
+            "rate_controls": np.where(random.random(N) < 0.1, np.nan, random.random(N)),
             "effect": random.uniform(-1, 1, N),
             "q_cells": 10 ** random.uniform(-300, 0, N),
             "q_wells": random.random(N),
@@ -138,9 +140,27 @@ def test_every_heading_says_what_it_means(table):
     assert table.concepts.data(QModelIndex()) is None
 
 
+def test_technical_columns_are_shown_on_demand_and_stay_so(table):
+    def shown() -> list[str]:
+        return [h for number, h in enumerate(HEADINGS) if not table.isColumnHidden(number)]
+
+    plain = ["#", "Name", "For", "Treated %", "Controls %", "Where", "Flag", "Tag"]
+    assert shown() == plain
+    table._session.view.advanced = True
+    table.reload()
+    assert shown() == [heading for heading in HEADINGS if heading != "Group"]
+    table._session.view.advanced = False
+    table.show_advanced()
+    assert shown() == plain
+
+
 @pytest.mark.parametrize(
     ("heading", "value", "text"),
     [
+        ("Treated %", 0.584, "58"),
+        ("Treated %", 0.004, "<1"),
+        ("Controls %", 0.0, "0"),
+        ("Controls %", float("nan"), "-"),
         ("Average", float("nan"), "-"),
         ("Average", 0.456, "0.46"),
         ("Effect", 0.5, "+0.50"),

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from qtpy.QtCore import Qt
 
+from napari_microdl.concepts.pictures import PictureChoice
 from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.explorer.concept_table import HEADINGS
-from napari_microdl.gui.explorer.gallery import picture_of
 from napari_microdl.gui.session.layers import TAG
 
 from .clicks import click_save
@@ -35,6 +35,8 @@ def test_concepts_are_listed_best_first(explorer, activations):
     assert shown == {
         "#": "1",
         "Name": best["name"],
+        "Treated %": f"{100 * best['rate_label']:.0f}",
+        "Controls %": f"{100 * best['rate_controls']:.0f}",
         "Average": f"{best['selectivity']:.2f}",
         "Max": f"{best['max_selectivity']:.2f}",
         "For": best["label"],
@@ -95,15 +97,20 @@ def test_overlay_switches_add_and_remove_layers(viewer, explorer, qtbot):
     assert [x.metadata[TAG]["kind"] for x in outputs(viewer)] == ["activation"]
 
 
-def test_a_picture_is_cut_around_its_unit_in_the_contrast_of_its_layer(explorer, small_run):
+@pytest.mark.parametrize("same_contrast", [True, False])
+def test_a_picture_is_cut_around_its_unit(explorer, small_run, same_contrast):
     units = small_run.result.activations.units
     # A crop away from the edges, so that the picture is centred on it.
     row = int(np.flatnonzero((units["y"] > 60) & (units["x"] > 60) & (units["field"] == 1))[0])
     y, x = int(units["y"][row] - 22), int(units["x"][row] - 22)
-    data = small_run.fields[1].read()[0].astype(float)
-    low, high = explorer.session.run.current.sources[1].layer().contrast_limits
-    expected = np.clip((data - low) / (high - low), 0, 1)[y : y + 45, x : x + 45] ** 0.6 * 255
-    np.testing.assert_allclose(picture_of(explorer.session.run.current, row, 0), expected, atol=1)
+    crop = small_run.fields[1].read()[0].astype(float)[y : y + 45, x : x + 45]
+    # Black and white of all pictures are those of the controls.
+    pixels = np.concatenate([f.read()[0].ravel() for f in small_run.fields if f.is_control])
+    low, high = np.percentile(pixels, [1, 99.8]) if same_contrast else (crop.min(), crop.max())
+    expected = np.clip((crop - low) / (high - low), 0, 1) ** 0.6 * 255
+    choice = PictureChoice(same_contrast=same_contrast)
+    found = explorer.session.run.current.pictures.picture(row, choice)
+    np.testing.assert_allclose(found, expected, atol=1)
 
 
 @pytest.mark.parametrize(
@@ -157,8 +164,9 @@ def test_activations_go_to_a_folder_and_come_back_without_images(
     other.tabs.setCurrentWidget(other.plots)
     assert "not open" in other.plots.plot.canvas.figure.axes[0].get_title()
     other.tabs.setCurrentWidget(other.gallery)
-    rows = shown_units(other.gallery.lists[1])
-    assert rows == activations.top_units(concept, 10).tolist()
+    rows = shown_units(other.gallery.list)
+    codes = activations.codes.toarray()[:, concept]
+    assert codes[rows].tolist() == sorted(codes, reverse=True)[:16]
     other.selection.select([rows[0]])
     assert other.cell.concepts.count() == len(activations.concepts_of(rows[0])[0])
     other.go_to_unit(rows[0])

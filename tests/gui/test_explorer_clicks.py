@@ -13,8 +13,9 @@ from qtpy.QtGui import QImage
 from qtpy.QtWidgets import QLineEdit
 
 from napari_microdl.concepts.painting import outlines_of
+from napari_microdl.concepts.pictures import PictureChoice
+from napari_microdl.concepts.strength import N_BANDS, NONE, OPPOSITE
 from napari_microdl.gui.explorer.concept_table import HEADINGS, NAME
-from napari_microdl.gui.explorer.gallery import picture_of
 from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.session.viewer_parts import camera_of
 
@@ -54,7 +55,7 @@ def pixels(image: QImage) -> np.ndarray:
 def pictures(view: Any) -> list[np.ndarray]:
     """What a list of the gallery shows of each unit."""
     return [
-        pixels(view.item(number).icon().pixmap(QSize(72, 72)).toImage())
+        pixels(view.item(number).icon().pixmap(QSize(96, 96)).toImage())
         for number in range(view.count())
     ]
 
@@ -106,37 +107,67 @@ def test_cell_labels_make_a_layer_of_cells_that_tells_their_activation(
     assert "cells" not in overlays(viewer)
 
 
-def test_the_gallery_shows_the_channel_that_is_chosen(cell_explorer, qtbot):
+def drawn(explorer: Any, qtbot: Any) -> Any:
+    """The list of pictures of the gallery, once they are drawn."""
+    view = explorer.gallery.list
+    qtbot.waitUntil(lambda: len(view.pictures) == view.count() > 0)
+    return view
+
+
+def test_the_gallery_shows_the_channels_that_are_chosen(cell_explorer, qtbot):
     explorer, run = cell_explorer, cell_explorer.session.run.current
     open_tab(explorer, explorer.gallery, qtbot)
-    qtbot.waitUntil(lambda: explorer.gallery.lists[1].count() > 0)
-    before = {sign: pictures(view) for sign, view in explorer.gallery.lists.items()}
-    rows = {sign: shown_units(view) for sign, view in explorer.gallery.lists.items()}
-    click_choice(explorer.gallery.channel, "turned")
-    for sign, view in explorer.gallery.lists.items():
-        assert shown_units(view) == rows[sign]
-        for row, shown in zip(rows[sign], view.pictures, strict=True):
-            np.testing.assert_array_equal(shown.grey, picture_of(run, row, 1))
-            assert not np.array_equal(shown.grey, picture_of(run, row, 0))
-        for new, old in zip(pictures(view), before[sign], strict=True):
+    view = drawn(explorer, qtbot)
+    rows, before = shown_units(view), pictures(view)
+    assert len(rows) > 3
+    grey = [run.pictures.picture(row, PictureChoice(c)) for row in rows[:1] for c in (0, 1)]
+    assert not np.array_equal(*grey)
+    for text, channel in (
+        ("turned", 1),
+        ("All channels, composite", "composite"),
+        ("All channels, side by side", "side by side"),
+    ):
+        click_choice(explorer.gallery.channel, text)
+        qtbot.waitUntil(lambda c=channel: view._shown.choice.channel == c)
+        drawn(explorer, qtbot)
+        assert shown_units(view) == rows
+        for row, shown in zip(rows, view.pictures, strict=True):
+            wanted = run.pictures.picture(row, PictureChoice(channel))
+            np.testing.assert_array_equal(shown.pixels, wanted)
+        for new, old in zip(pictures(view), before, strict=True):
             assert not np.array_equal(new, old)
+    np.testing.assert_array_equal(view.pictures[0].pixels, np.concatenate(grey, axis=1))
+    # Each picture has its own contrast where that is wanted.
+    click_tick(qtbot, explorer.gallery.same_contrast)
+    qtbot.waitUntil(lambda: not view._shown.choice.same_contrast)
+    for shown in drawn(explorer, qtbot).pictures:
+        for channel in np.hsplit(shown.pixels, 2):
+            assert (channel.min(), channel.max()) == (0, 255)
 
 
-def test_patches_that_make_a_unit_aligned_are_outlined_in_its_picture(explorer, activations, qtbot):
+def test_patches_that_make_a_unit_show_it_are_outlined_on_demand(explorer, activations, qtbot):
     open_tab(explorer, explorer.gallery, qtbot)
-    qtbot.waitUntil(lambda: explorer.gallery.lists[1].count() > 0)
+    assert not any(len(p.lines) for p in drawn(explorer, qtbot).pictures)
+    click_tick(qtbot, explorer.gallery.patches)
     concept = explorer.session.view.concept
     outlined = 0
-    for sign, view in explorer.gallery.lists.items():
-        for row, picture in zip(shown_units(view), pictures(view), strict=True):
+    for sign, key in ((1, Qt.Key.Key_Home), (-1, Qt.Key.Key_End)):
+        qtbot.keyClick(explorer.gallery.band, key)
+        view = explorer.gallery.list
+        qtbot.waitUntil(lambda v=view, s=sign: v._shown.choice.patches and v._shown.sign == s)
+        drawn(explorer, qtbot)
+        for number, (row, picture) in enumerate(
+            zip(shown_units(view), pictures(view), strict=True)
+        ):
             # The photograph is grey, so what is coloured is a line: orange, or blue.
             red, blue = picture[..., 0].astype(int), picture[..., 2].astype(int)
             coloured = sign * (red - blue) > 60
             assert not (sign * (blue - red) > 60).any()
             lines = outlines_of(activations, row, concept, sign)
             assert coloured.any() == bool(len(lines))
-            size = picture_of(explorer.session.run.current, row, 0).shape[0]
-            zoom = picture.shape[1] / size
+            tip = view.item(number).toolTip()
+            assert ("of its" in tip) == bool(len(lines))
+            zoom = picture.shape[1] / view.pictures[number].pixels.shape[0]
             near = np.zeros(coloured.shape, bool)
             for x1, y1, x2, y2 in lines * zoom:
                 middle = round((y1 + y2) / 2), round((x1 + x2) / 2)
@@ -151,21 +182,36 @@ def test_patches_that_make_a_unit_aligned_are_outlined_in_its_picture(explorer, 
     assert outlined > 20
 
 
-@pytest.mark.parametrize("sign", [1, -1], ids=["most aligned", "most opposite"])
-def test_the_gallery_shows_the_extremes_and_a_click_goes_there(
-    viewer, explorer, activations, qtbot, sign
+def test_the_gallery_goes_from_the_strongest_to_the_opposite_and_keys_go_there(
+    viewer, explorer, activations, qtbot
 ):
     open_tab(explorer, explorer.gallery, qtbot)
-    view = explorer.gallery.lists[sign]
-    qtbot.waitUntil(lambda: view.count() > 0)
-    rows = activations.top_units(explorer.session.view.concept, 10, sign).tolist()
-    assert shown_units(view) == rows
-    for number in (2, 0):
-        click_item(qtbot, view, view.item(number))
-        unit = activations.units.iloc[rows[number]]
+    view, concept = drawn(explorer, qtbot), explorer.session.view.concept
+    codes = activations.codes.toarray()[:, concept]
+    seen = []
+    for _ in range(N_BANDS):
+        seen.append(shown_units(view))
+        assert explorer.gallery.meaning.text()
+        qtbot.keyClick(explorer.gallery.band, Qt.Key.Key_Right)
+    assert codes[seen[0]].tolist() == sorted(codes, reverse=True)[:16]
+    bands = [codes[rows].mean() for rows in seen[:NONE]]
+    assert bands == sorted(bands, reverse=True)
+    assert bands[0] > bands[-1] > 0
+    assert not codes[seen[NONE]].any()
+    assert seen[OPPOSITE] == activations.top_units(concept, 16, -1).tolist()
+    # A click goes to a cell, and the arrow keys from there to the next.
+    qtbot.keyClick(explorer.gallery.band, Qt.Key.Key_Home)
+    drawn(explorer, qtbot)
+    for number in (0, 1, 2, 1):
+        if number:
+            key = Qt.Key.Key_Left if explorer.selection.current == seen[0][2] else Qt.Key.Key_Right
+            qtbot.keyClick(view, key)
+        else:
+            click_item(qtbot, view, view.item(0))
+        unit = activations.units.iloc[seen[0][number]]
         assert viewer.layers.selection.active.name == unit["Metadata_Field"]
         np.testing.assert_allclose(camera_of(viewer).center[-2:], (unit["y"], unit["x"]))
-        assert explorer.selection.current == rows[number]
+        assert explorer.selection.current == seen[0][number]
         assert overlays(viewer)["activation"].metadata[TAG]["field"] == unit["field"]
 
 
@@ -227,6 +273,7 @@ def test_a_click_on_a_heading_sorts_and_a_second_turns_the_order(
 ):
     table, column = explorer.table, HEADINGS.index(heading)
     ranking = activations.ranking
+    click_tick(qtbot, explorer.advanced)
     header = table.horizontalHeader()
     concept = explorer.session.view.concept
     orders = set()
@@ -385,14 +432,12 @@ def test_clicks_in_one_viewer_change_nothing_in_another(open_viewer, small_run, 
         click_cell(qtbot, explorer.table, 3, NAME)
         qtbot.waitUntil(lambda e=explorer: not e._rest.isActive())
         open_tab(explorer, explorer.gallery, qtbot)
-        views = explorer.gallery.lists.values()
-        qtbot.waitUntil(lambda: all(view.count() > 1 for view in views))  # noqa: B023
+        view = drawn(explorer, qtbot)
         # One that is elsewhere than what is looked at.
         units = explorer.session.run.current.result.activations.units
         selected = viewer.layers.selection.active.name
-        view, elsewhere = next(
-            (view, view.item(number))
-            for view in views
+        elsewhere = next(
+            view.item(number)
             for number, unit in enumerate(shown_units(view))
             if units["Metadata_Field"][unit] != selected and units["y"][unit] != own["camera"][1]
         )

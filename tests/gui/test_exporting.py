@@ -157,7 +157,7 @@ def test_the_plot_in_view_is_saved_from_every_tab(explorer, qtbot, chosen):
         open_tab(explorer, panel, qtbot)
         plot = getattr(panel, "plot", None)
         if plot is None:
-            qtbot.waitUntil(lambda: explorer.gallery.lists[1].count() == 10)
+            qtbot.waitUntil(lambda: explorer.gallery.list.count() == 16)
         else:
             qtbot.waitUntil(plot.has_contents)
         for suffix, begins in (("png", b"\x89PNG"), ("svg", b"<?xm"), ("pdf", b"%PDF")):
@@ -168,7 +168,7 @@ def test_the_plot_in_view_is_saved_from_every_tab(explorer, qtbot, chosen):
         drawings[name] = chosen(f"{name}.svg").read_text()
         # The same by a right click, which neither selects nor lassoes anything.
         before = explorer.session.view.concept, explorer.selection.rows.tolist()
-        view = explorer.gallery.lists[1].viewport() if plot is None else plot.canvas
+        view = explorer.gallery.list.viewport() if plot is None else plot.canvas
         path = saved(right_click, view, chosen(f"{name} again.png"))
         np.testing.assert_array_equal(imread(path), imread(chosen(f"{name}.png")))
         if panel is explorer.compare:
@@ -228,10 +228,11 @@ def test_the_gallery_and_the_cell_give_their_tables_and_pictures(
 ):
     open_tab(explorer, explorer.gallery, qtbot)
     concept = explorer.session.view.concept
-    view = explorer.gallery.lists[-1]
-    qtbot.waitUntil(lambda: view.count() == 10)
+    view = explorer.gallery.list
+    qtbot.keyClick(explorer.gallery.band, Qt.Key.Key_End)
+    qtbot.waitUntil(lambda: view.count() == 16)
     path = saved(right_click, view.viewport(), chosen("opposite.csv"))
-    rows = activations.top_units(concept, 10, -1)
+    rows = activations.top_units(concept, 16, -1)
     table = pd.read_csv(path, keep_default_na=False)
     np.testing.assert_allclose(table["cosine"], activations.alignment(concept)[rows], rtol=1e-5)
     assert table["label"].tolist() == activations.units["label"][rows].tolist()

@@ -134,8 +134,11 @@ def test_tab_reaches_every_control_of_the_explorer_and_leaves_it(explorer, qtbot
     for plot in (explorer.compare.plot, explorer.map.plot):
         if panel.isAncestorOf(plot):
             qtbot.waitUntil(plot.has_contents)
-    seen = tab_through(explorer, explorer.kinds["heatmap"])
+    first = explorer.card.buttons[0][0]
+    qtbot.waitUntil(first.isVisible)
+    seen = tab_through(explorer, first)
     assert missed(explorer, seen) == []
+    assert explorer.card.name in seen
     assert seen[-3:] == [explorer.where, explorer.open_button, explorer.save_button]
     assert (explorer.compare.plot in seen) == (panel is explorer.compare)
 
@@ -337,6 +340,7 @@ def test_a_column_is_sorted_by_the_keyboard(explorer, qtbot):
     table = explorer.table
     look_at(qtbot, explorer, table)
     names = shown_names(explorer)
+    qtbot.keyClick(explorer.advanced, Qt.Key.Key_Space)
     while table.currentIndex().column() < HEADINGS.index("AUC"):
         qtbot.keyClick(table, Qt.Key.Key_Right)
     assert table.currentIndex().column() == HEADINGS.index("AUC")

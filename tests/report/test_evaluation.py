@@ -527,6 +527,8 @@ def test_further_seeds_are_fits_of_the_same_settings(cells):
     for row in report.labels:
         cosines = [m.cosine[list(m.first).index(row["concept"])] for m in matches]
         assert row["found_again"] == pytest.approx(np.mean(cosines))
+        times = sum(cosine >= 0.9 for cosine in cosines)
+        assert report.seeds["times_found"][row["concept"]] == times
     assert not any("Further seeds" in note for note in report.notes)
     assert any("With 2 further seeds" in s for s in summary_sentences(report, "cell"))
 

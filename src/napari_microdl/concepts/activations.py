@@ -298,12 +298,13 @@ class ConceptActivations:
             selectivity, paper section 4) for the ``label`` it is highest for, looking at treated
             conditions only where there are any; ``max_selectivity`` for that label; ``auc`` of the
             direction for that label against all other units, of 10,000 random units of each side
-            where there are more; ``effect`` (Cliff's delta of the activation in units of the label
-            against controls, above 0 where the label has more; units of other treatments are left
-            out) and ``q_wells`` (its Mann-Whitney test over means of wells, after Benjamini and
-            Hochberg over all concepts; see `compare_wells`); ``q_cells`` (the same over single
-            units: those of a well are not independent, so it is no evidence by itself; see
-            `compare_groups`); ``group`` (of a
+            where there are more; ``rate_label`` and ``rate_controls`` (share of that label's units,
+            and of controls, in which it is active, 0 to 1); ``effect`` (Cliff's delta of the
+            activation in units of the label against controls, above 0 where the label has more;
+            units of other treatments are left out) and ``q_wells`` (its Mann-Whitney test over
+            means of wells, after Benjamini and Hochberg over all concepts; see `compare_wells`);
+            ``q_cells`` (the same over single units: those of a well are not independent, so it is
+            no evidence by itself; see `compare_groups`); ``group`` (of a
             control-first dictionary, whether the concept was seen in controls); ``dead`` (active
             in no unit); ``duplicate_of`` (a more active concept of nearly the same direction, -1
             for none); and where it lies, of cells alone (`locate_concepts`). Without two different
@@ -322,7 +323,7 @@ class ConceptActivations:
     def _ranked(self) -> pd.DataFrame:
         conditions = self.units["Metadata_condition"].to_numpy().astype(str)
         control = self.units["Metadata_control"].to_numpy(bool)
-        classes, shares, counts = activation_shares(self.codes, conditions)
+        classes, shares, counts, of_controls = self._shares(conditions, control)
         rate = (shares * counts[:, None]).sum(axis=0) / max(len(self.units), 1)
         average, maximum = selectivities(shares, counts)
         wanted = (set(conditions[~control]) - set(conditions[control])) or set(conditions)
@@ -351,6 +352,8 @@ class ConceptActivations:
                 "label": classes[best].astype(str),
                 "max_selectivity": maximum[best, concepts],
                 "auc": auc,
+                "rate_label": shares[best, concepts],
+                "rate_controls": of_controls,
                 **tested,
                 "group": self.dictionary.icfl.groups_,
                 "dead": rate == 0,
@@ -362,6 +365,22 @@ class ConceptActivations:
         return table.sort_values(
             ["selectivity", "auc", "activation_rate"], ascending=False, kind="stable"
         )
+
+    def _shares(
+        self, conditions: NDArray[np.str_], control: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.str_], NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
+        """Conditions, shares of their units with every concept, their sizes; shares of controls."""
+        number, names = pd.factorize(conditions, sort=True)
+        # Codes of a million units are gone through once for both.
+        keys, shares, counts = activation_shares(self.codes, 2 * number + control)
+        hits = np.rint(shares * counts[:, None])
+        of_name = (np.arange(len(names))[:, None] == keys // 2).astype(np.int64)
+        of_controls = keys % 2 == 1
+        sizes, n_controls = of_name @ counts, counts[of_controls].sum()
+        rate = np.full(hits.shape[1], np.nan)
+        if n_controls:
+            rate = hits[of_controls].sum(axis=0) / n_controls
+        return np.asarray(names, str), of_name @ hits / sizes[:, None], sizes, rate
 
     def _against_controls(
         self,

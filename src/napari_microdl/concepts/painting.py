@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -283,10 +284,40 @@ def unit_window(activations: ConceptActivations, row: int) -> tuple[int, tuple[s
     return number, window_of(activations.geometry[number].boxes[place], shape)
 
 
-def outlines_of(
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Which patches make a unit show a concept.
+
+    Parameters
+    ----------
+    lines : ndarray of shape (n_lines, 4)
+        Around the patches that do most: x and y of both ends, in pixels of the picture of
+        `unit_window`.
+    n_outlined, n_touched : int
+        How many these are, and how many the unit touches.
+    share : float
+        How much of all that speaks for the concept in the unit is theirs, each patch weighted by
+        what the unit covers of it; 0 to 1.
+    """
+
+    lines: NDArray[np.float64]
+    n_outlined: int
+    n_touched: int
+    share: float
+
+    def sentence(self) -> str:
+        """In words."""
+        if not self.n_outlined:
+            return "None of its patches shows it."
+        of = f"{self.n_outlined} of its {self.n_touched} patches"
+        makes = "makes" if self.n_outlined == 1 else "make"
+        return f"{of} {makes} {self.share:.0%} of it."
+
+
+def explain_unit(
     activations: ConceptActivations, row: int, concept: Concept, sign: int
-) -> NDArray[np.float64]:
-    """Lines around the patches that make a unit aligned with a concept.
+) -> Explanation:
+    """The patches that make a unit aligned with a concept.
 
     Parameters
     ----------
@@ -301,10 +332,9 @@ def outlines_of(
 
     Returns
     -------
-    ndarray of shape (n_lines, 4)
-        x and y of both ends, in pixels of the picture. Outlined is every patch that the unit
-        touches and that is at least 0.7 times as aligned as the most aligned of them; none where no
-        patch is aligned.
+    Explanation
+        Outlined is every patch that the unit touches and that is at least 0.7 times as aligned as
+        the most aligned of them; none where no patch is aligned.
     """
     number, place = _place_of(activations, row)
     _, (rows, columns) = unit_window(activations, row)
@@ -315,20 +345,32 @@ def outlines_of(
         number, place, slice(top, bottom), slice(left, right), concept
     )
     grid = activations.grids[number].tokens.shape[:2]
-    touched = activations.geometry[number].weights[[place]].toarray().reshape(grid) > 0
-    heat[~touched[top:bottom, left:right]] = -np.inf
-    chosen = np.pad((heat >= _OUTLINED * heat.max()) & (heat > 0), 1)
+    covered = activations.geometry[number].weights[[place]].toarray().reshape(grid)
+    covered = covered[top:bottom, left:right]
+    heat[covered <= 0] = -np.inf
+    chosen = (heat >= _OUTLINED * heat.max()) & (heat > 0)
+    adds = np.maximum(heat, 0) * covered
+    share = float(adds[chosen].sum() / adds.sum()) if chosen.any() else 0.0
+    padded = np.pad(chosen, 1)
     lines = []
     # A line runs wherever a chosen patch borders on one that is not.
-    for i, j in np.argwhere(chosen[1:] != chosen[:-1]):
+    for i, j in np.argwhere(padded[1:] != padded[:-1]):
         y = (top + i) * p - rows.start
         x = (left + j - 1) * p - columns.start
         lines.append((x, y, x + p, y))
-    for i, j in np.argwhere(chosen[:, 1:] != chosen[:, :-1]):
+    for i, j in np.argwhere(padded[:, 1:] != padded[:, :-1]):
         y = (top + i - 1) * p - rows.start
         x = (left + j) * p - columns.start
         lines.append((x, y, x, y + p))
-    return np.array(lines, float).reshape(-1, 4)
+    ends = np.array(lines, float).reshape(-1, 4)
+    return Explanation(ends, int(chosen.sum()), int((covered > 0).sum()), share)
+
+
+def outlines_of(
+    activations: ConceptActivations, row: int, concept: Concept, sign: int
+) -> NDArray[np.float64]:
+    """Lines around the patches that make a unit aligned with a concept, see `explain_unit`."""
+    return explain_unit(activations, row, concept, sign).lines
 
 
 def _place_of(activations: ConceptActivations, row: int) -> tuple[int, int]:

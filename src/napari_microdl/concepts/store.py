@@ -373,8 +373,13 @@ def open_activations(
         ranking = ranking.rename(columns=_OLDER_NAMES)
         if sorted(ranking["concept"]) != list(range(found.n_concepts)):
             raise ValueError("the ranking does not hold every concept once")
-    # Folders from before it was looked at know nothing of where concepts lie.
-    known = unknown_places(len(ranking))
+    # Folders from before it was looked at know nothing of where concepts lie, nor both shares.
+    nothing = np.full(len(ranking), np.nan)
+    known = {
+        **unknown_places(len(ranking)),
+        "rate_label": nothing,
+        "rate_controls": nothing,
+    }
     missing = {name: values for name, values in known.items() if name not in ranking.columns}
     found.ranking = ranking.assign(**missing).set_index("concept")
     return found

@@ -55,6 +55,7 @@ from napari_microdl.metrics.stability import (
     agreement_of,
     factor_recovery,
     match_dictionaries,
+    times_found,
 )
 
 __all__ = [
@@ -102,4 +103,5 @@ __all__ = [
     "selectivity_intervals",
     "separation_auc",
     "tag_recall",
+    "times_found",
 ]

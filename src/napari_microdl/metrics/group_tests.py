@@ -230,6 +230,22 @@ def compare_wells(
     )
 
 
+def smallest_p(n_first: int, n_second: int) -> float:
+    """What the p-value of `compare_wells` cannot be below, before its correction.
+
+    Parameters
+    ----------
+    n_first, n_second : int
+        Wells on either side.
+
+    Returns
+    -------
+    float
+        Two of all arrangements of the wells are as extreme as can be; 1 where there are only two.
+    """
+    return min(1.0, 2 / math.comb(n_first + n_second, n_first))
+
+
 def _wells_of_groups(
     first: NDArray[np.bool_], second: NDArray[np.bool_], wells: NDArray[np.generic]
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.int64]]:

@@ -113,6 +113,27 @@ def agreement_of(pairs: Sequence[DictionaryAgreement]) -> dict[str, float]:
     }
 
 
+def times_found(pairs: Sequence[DictionaryAgreement], n_concepts: int) -> NDArray[np.int64]:
+    """In how many dictionaries every concept has a partner of the same direction.
+
+    Parameters
+    ----------
+    pairs : sequence of DictionaryAgreement
+        The dictionary, which comes first in all of them, matched with each of the others.
+    n_concepts : int
+        Size of the dictionary.
+
+    Returns
+    -------
+    ndarray of shape (n_concepts,)
+        0 to the number of pairs.
+    """
+    found = np.zeros(n_concepts, np.int64)
+    for pair in pairs:
+        found[pair.first[pair.cosine >= pair.threshold]] += 1
+    return found
+
+
 def factor_recovery(
     values: NDArray[np.floating] | sparse.csr_array,
     units: pd.DataFrame,

@@ -17,7 +17,7 @@ from napari_microdl.report import standard_measures  # noqa: F401 (they come fir
 from napari_microdl.report.measures import EvaluationInput, measure
 from napari_microdl.report.options import asks_conditions
 from napari_microdl.report.results import EvaluationReport
-from napari_microdl.report.swaps import N_REFITS, Coded, luck_sentence, swap_test
+from napari_microdl.report.swaps import N_REFITS, Coded, SwapTest, luck_sentence, swap_test
 
 # A difference in area that a reader should know of.
 _BETTER = 0.02
@@ -69,7 +69,7 @@ def _sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
         told += f", handcrafted measurements with {by_hand:.2f}"
     told += "."
     if row["p_value"] is not None:
-        told += f" {luck_sentence(row['p_value'])}"
+        told += f" {luck_sentence(row['p_value'], row['smallest_p'])}"
     if by_hand is not None and by_hand > row["auc"] + _BETTER:
         told += " So simple measurements do better here."
     yield told
@@ -135,7 +135,8 @@ def _sets(run: EvaluationInput) -> pd.DataFrame:
     if found and against is not None:
         best = max(found, key=lambda row: row["auc"])
         with task.step(n - 1, n, None):
-            best["p_value"] = _p_value(run, best["label"], len(found))
+            tested = _swapped(run, best["label"], len(found))
+            best["p_value"], best["smallest_p"] = tested.p_value, tested.smallest_p
     return pd.DataFrame(found, dtype=object)
 
 
@@ -167,6 +168,7 @@ def _row(
         "auc_all": of_all,
         "auc_handcrafted": by_hand,
         "p_value": None,
+        "smallest_p": None,
     }
 
 
@@ -177,9 +179,9 @@ def _linear_area(
     return float(np.nanmean(areas))
 
 
-def _p_value(run: EvaluationInput, label: str, n_labels: int) -> float | None:
+def _swapped(run: EvaluationInput, label: str, n_labels: int) -> SwapTest:
     units = run.activations.units
-    tested = swap_test(
+    return swap_test(
         run.activations,
         run.label == label,
         units["Metadata_control"].to_numpy(bool),
@@ -188,4 +190,3 @@ def _p_value(run: EvaluationInput, label: str, n_labels: int) -> float | None:
         # Of codes that stay as they are a set takes longer than a count.
         n_refits=run.n_refits or max(N_REFITS, 20 * n_labels),
     )
-    return tested.p_value

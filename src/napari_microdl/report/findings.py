@@ -148,7 +148,10 @@ class Finding:
         return text
 
     def _wells(self) -> str:
-        return sides_of(self.wells_label, self.wells_others)
+        sides = sides_of(self.wells_label, self.wells_others)
+        if self.smallest_p is None:
+            return sides
+        return f"{sides}, which allow no p below {self.smallest_p:.2g}"
 
 
 def find_finding(

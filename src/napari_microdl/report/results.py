@@ -60,10 +60,12 @@ class EvaluationReport:
         A row a label that can be told from controls by concepts together: ``set`` in words, the
         ``concepts`` with their ``weights`` and ``shares``, and areas under the ROC curve in wells
         left out, ``auc`` of the set, ``auc_first`` of one concept, ``auc_all`` of the samples and
-        ``auc_handcrafted``; ``p_value`` of the label that is told best.
+        ``auc_handcrafted``; of the label that is told best, ``p_value`` and the ``smallest_p`` that
+        its wells allow.
     seeds : dict
         ``n_seeds``, ``n_samples``, ``same_samples`` (whether the dictionary was fitted on the same
-        fields) and the entries of `agreement_of`. Empty where no further seed was fitted.
+        fields), the entries of `agreement_of`, and ``times_found``, for every concept the number of
+        further seeds that have it. Empty where no further seed was fitted.
     tags : list of dict
         Two rows a label that is not of controls alone: ``concept``, its best; ``of`` "vector", the
         cosine of each cell with it, and "heatmap", the mean of its heatmap in the mask of the cell;

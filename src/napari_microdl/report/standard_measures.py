@@ -26,6 +26,7 @@ from napari_microdl.metrics import (
     selectivity_counts,
     selectivity_intervals,
     tag_recall,
+    times_found,
 )
 from napari_microdl.report.findings import find_finding
 from napari_microdl.report.handcrafted import compare_handcrafted
@@ -137,13 +138,13 @@ def _finding(run: EvaluationInput) -> pd.DataFrame:
         ),
         "auc": (
             "AUC",
-            "Probability that a sample of the label has a higher cosine with the concept than one "
-            "of the rest; 0.5 is chance, 1 perfect.",
+            "Probability that a sample of the label is more like the concept than one of the "
+            "rest; 0.5 is chance, 1 perfect.",
         ),
         "found_again": (
             "Again",
-            "Mean cosine with the partner of this concept in dictionaries of other seeds; near 1 "
-            "means that every seed finds it.",
+            "How alike its partners in dictionaries of other seeds are, in the mean; near 1 means "
+            "that every seed finds it.",
         ),
         "n_groups": ("Groups", "Wells, fields or plates of the label."),
         "arrangements": (
@@ -259,8 +260,8 @@ def _probe_table(scores: dict[str, ProbeScores], reference: ProbeScores) -> pd.D
     legend={
         "k": ("K", "Concepts that a sample may have."),
         "non_zeros": ("Non-zeros", "Concepts that a sample has in the mean."),
-        "cosine": "Between samples and reconstructions, the mean; 1 is perfect.",
-        "r2": ("R2", "Share of the variance of the samples that is explained."),
+        "cosine": ("Alike", "Samples and reconstructions, in the mean; 1 is perfect."),
+        "r2": ("Explained", "Share of the variance of the samples that is explained."),
     },
     what="reconstruction",
 )
@@ -425,8 +426,8 @@ def _seed_sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
     if seeds:
         yield (
             f"With {seeds['n_seeds']} further seed{'s' if seeds['n_seeds'] > 1 else ''}, matched "
-            f"concepts have a mean cosine of {seeds['matched_cosine']:.2f}, and "
-            f"{seeds['matched_share']:.0%} of them one of at least 0.9."
+            f"concepts are alike by {seeds['matched_cosine']:.2f} in the mean (1 is the same), and "
+            f"{seeds['matched_share']:.0%} of them by at least 0.9."
         )
 
 
@@ -451,6 +452,7 @@ def _seeds(run: EvaluationInput) -> pd.DataFrame:
         "n_samples": len(run.samples_of_fit.units),
         "same_samples": same,
         **agreement,
+        "times_found": times_found(run.matches[: run.choices.n_seeds], run.whole.n_concepts),
     }
     return pd.DataFrame([found])
 
@@ -473,14 +475,14 @@ def _found_again(run: EvaluationInput) -> pd.DataFrame:
     "tags",
     title="Cells tagged by a person",
     meaning=(
-        "Single-cell identity: do cosines with the best concept of a treated label agree with tags "
-        "of single cells?"
+        "Single-cell identity: does the likeness to the best concept of a treated label agree with "
+        "tags of single cells?"
     ),
     legend={
         "label": _LABEL,
         "concept_name": _CONCEPT,
         "of": (
-            "vector: cosine of the whole cell with the concept; heatmap: mean of the heatmap "
+            "vector: likeness of the whole cell to the concept; heatmap: mean of the heatmap "
             "inside the mask of the cell."
         ),
         "n_control_like": ("Control-like", "Cells tagged control-like."),
@@ -490,9 +492,9 @@ def _found_again(run: EvaluationInput) -> pd.DataFrame:
         "false_alarms": ("Mistaken", "Those of them below that middle."),
         "p_value": (
             "p",
-            "One-sided Mann-Whitney U test: are perturbed cells more aligned with the concept?",
+            "One-sided Mann-Whitney U test: are perturbed cells more like the concept?",
         ),
-        "median_perturbed": "Median cosine of perturbed cells.",
+        "median_perturbed": "Median likeness of perturbed cells.",
         "median_control_like": ("Median control-like", "That of control-like cells."),
         "median_background": "That of patches outside all cells.",
     },

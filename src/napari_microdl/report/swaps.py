@@ -37,10 +37,11 @@ REFIT_STEPS = 30
 UNTESTED = "it was not tested whether that is more than luck."
 
 
-def luck_sentence(p_value: float) -> str:
-    """What a p-value of wells that swap conditions says."""
+def luck_sentence(p_value: float, smallest_p: float | None = None) -> str:
+    """What a p-value of wells that swap conditions says, and what it cannot be below."""
     luck = "hardly luck" if p_value <= LEVEL else "no more than luck may give"
-    return f"By wells that swap conditions that is {luck} (p = {p_value:.2g})."
+    limit = "" if smallest_p is None else f"; so many wells allow no p below {smallest_p:.2g}"
+    return f"By wells that swap conditions that is {luck} (p = {p_value:.2g}{limit})."
 
 
 # What is asked of an arrangement of the wells, given as which of them take the label.

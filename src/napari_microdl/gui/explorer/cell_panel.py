@@ -10,10 +10,11 @@ import pandas as pd
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
 
+from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
-from napari_microdl.gui.explorer.gallery import PictureList
 from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.explorer.picture_list import PictureList
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.picture_figure import save_pictures
@@ -53,12 +54,13 @@ class CellPanel(Panel):
         self.concepts.itemClicked.connect(self._on_concept)
         self.concepts.itemActivated.connect(self._on_concept)
         offer_table(self.concepts, "concepts of the cell", self.table)
-        self.similar = PictureList("Cells most like it")
+        self.similar = PictureList("Cells most like it", follow_keys=False)
         self.similar.unit_chosen.connect(self.unit_chosen)
         offer_picture(self.similar, "cells most like it", self.save_picture)
         self.similar_heading = QLabel("Most like it")
         self.similar_heading.setToolTip(
-            "From all images, by the cosine of their whitened tokens. Click one to go there."
+            "From all images, those that look most alike to the model: 1 is the same, 0 is no more "
+            "alike than any two. Click one to go there."
         )
         self.column.addLayout(steps)
         self.column.addWidget(self.heading)
@@ -70,6 +72,10 @@ class CellPanel(Panel):
     def show_run(self, run: Run | None) -> None:
         """Forget the unit of an earlier run."""
         self.show_selection()
+
+    def show_concept(self, run: Run, concept: Concept) -> None:
+        """Show the pictures as they are chosen to be now."""
+        self.similar.follow(self.session.view.pictures)
 
     def show_selection(self) -> None:
         """Show the unit that is looked at."""
@@ -104,7 +110,7 @@ class CellPanel(Panel):
             item.setData(Qt.ItemDataRole.UserRole, int(concept))
             self.concepts.addItem(item)
         rows, cosines = activations.similar_units(row, _MOST_SIMILAR)
-        self.similar.show_units(run, rows, cosines, 0)
+        self.similar.show_units(run, rows, cosines, self.session.view.pictures)
 
     def table(self) -> pd.DataFrame:
         """All concepts of the unit and its activations, strongest first."""
@@ -119,7 +125,7 @@ class CellPanel(Panel):
 
     def save_picture(self, path: Path) -> None:
         """Write the pictures of the units most like it."""
-        save_pictures([(self.similar.accessibleName(), self.similar.pictures)], path)
+        save_pictures([(self.similar.accessibleName(), self.similar.drawn_pictures())], path)
 
     def _go(self, step: int) -> None:
         """Look at another unit of the field in view, or of all where there are no images."""

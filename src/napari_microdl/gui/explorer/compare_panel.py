@@ -19,6 +19,7 @@ from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
 from napari_microdl.gui.widgets.plots import Plot, point_by_key
 from napari_microdl.gui.widgets.save_actions import HINT
+from napari_microdl.report.card import wells_limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -242,13 +243,11 @@ class ComparePanel(Panel):
             # In progress, cancelled or failed.
             return
         column = self.by.currentData()
-        self._say("")
+        limit = wells_limit(run.result.activations, *self.chosen)
+        self._say(limit if column == "q_wells" else "")
         if compared[column].isna().all():
             column = "q_cells"
-            self._say(
-                "By cells: a test by wells takes two wells of each condition. Cells of one well "
-                "are alike, so these p-values are too small."
-            )
+            self._say(f"By cells, so that p-values come out too small. {limit}")
         names = run.result.dictionary.names
         ringed = None if isinstance(concept, ConceptSet) else concept
         self.plot.show_comparison(compared, names, self.chosen, ringed, column)

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import QAbstractItemView, QAction, QHeaderView, QTableView, 
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import Session
 from napari_microdl.report import technical_concepts
+from napari_microdl.report.card import percent, wells_limit
 
 _Index: TypeAlias = QModelIndex | QPersistentModelIndex
 _NO_PARENT = QModelIndex()
@@ -37,6 +38,10 @@ def _signed(value: float) -> str:
     return "-" if np.isnan(value) else f"{round(value, 2) + 0.0:+.2f}"
 
 
+def _percent(share: float) -> str:
+    return percent(share).removesuffix(" %")
+
+
 def _small(value: float) -> str:
     if np.isnan(value):
         return "-"
@@ -47,7 +52,8 @@ def _small(value: float) -> str:
 class Column:
     """One column of the table.
 
-    Its values come from the run and its ranking; the widest text decides its width.
+    Its values come from the run and its ranking; the widest text decides its width. What is
+    advanced is hidden until it is asked for.
     """
 
     heading: str
@@ -55,6 +61,7 @@ class Column:
     values: Callable[[Run, pd.DataFrame], list[Any]]
     text: Callable[[Any], str] = str
     widest: str = "-0.00"
+    advanced: bool = False
 
 
 def _column_of(name: str) -> Callable[[Run, pd.DataFrame], list[Any]]:
@@ -80,6 +87,13 @@ def _flags(run: Run, ranking: pd.DataFrame) -> list[str]:
     ]
 
 
+_WELLS = (
+    "How often an effect like this is luck, wells counted as independent: Mann-Whitney test of "
+    "their means, after correction for looking at all concepts (Benjamini-Hochberg). The "
+    "concepts were learned on these wells, which it does not allow for: the finding below the "
+    "run and the tab Evaluation do. - with fewer than two wells of controls or of the "
+    "condition; a field without a well counts as one."
+)
 COLUMNS = (
     Column(
         "#",
@@ -94,84 +108,36 @@ COLUMNS = (
         widest="concept 8192",
     ),
     Column(
-        "Average",
-        "Average selectivity: share of the label's cells in which the concept is active, minus its "
-        "share among all others: 1 is perfect, 0 says nothing.",
-        _column_of("selectivity"),
-        _two_digits,
-    ),
-    Column(
         "For",
-        "The condition that the average selectivity is highest for.",
+        "The condition that the concept tells best from all others.",
         _column_of("label"),
         widest="condition",
     ),
     Column(
+        "Treated %",
+        "Share of the cells of the condition under For that show the concept, in percent.",
+        _column_of("rate_label"),
+        _percent,
+        widest="100",
+    ),
+    Column(
+        "Controls %",
+        "Share of the control cells that show the concept, in percent.",
+        _column_of("rate_controls"),
+        _percent,
+        widest="100",
+    ),
+    Column(
         "Where",
         "Where the concept lies in images of its condition: in the cells, or in the whole field, "
-        "because the background between cells tells the condition from controls as well (AUC above "
-        "0.7). Empty where there is too little background to tell.",
+        "because the background between cells tells the condition from controls as well. Empty "
+        "where there is too little background to tell.",
         lambda _, ranking: [_PLACES[place] for place in ranking["place"]],
         widest="whole field",
     ),
     Column(
-        "Effect",
-        "Control against the condition under For (Cliff's delta): how much likelier a cell of that "
-        "condition has the higher activation than a control cell: +1 always, 0 as often as not, -1 "
-        "never. Cells of other treatments are left out.",
-        _column_of("effect"),
-        _signed,
-    ),
-    Column(
-        "q wells",
-        "How often an effect like this is luck, wells counted as independent: Mann-Whitney test of "
-        "their means, after correction for looking at all concepts (Benjamini-Hochberg). The "
-        "concepts were learned on these wells, which it does not allow for: the finding below the "
-        "run and the tab Evaluation do. - with fewer than two wells of controls or of the "
-        "condition; a field without a well counts as one.",
-        _column_of("q_wells"),
-        _small,
-        widest="1e-300",
-    ),
-    Column(
-        "q cells",
-        "The same test, cells counted as independent. They are not: cells of one well are alike, "
-        "so this is far too small, and no evidence by itself.",
-        _column_of("q_cells"),
-        _small,
-        widest="1e-300",
-    ),
-    Column(
-        "Max",
-        "Max selectivity: share of the label's cells in which the concept is active, minus its "
-        "share in the condition that comes next: above 0, no other condition shows it as often.",
-        _column_of("max_selectivity"),
-        _two_digits,
-    ),
-    Column(
-        "AUC",
-        "How well the concept's direction alone tells the label from the rest: "
-        "0.5 is chance, 1 is perfect.",
-        _column_of("auc"),
-        _two_digits,
-    ),
-    Column(
-        "Active",
-        "Share of all cells in which the concept is active.",
-        _column_of("activation_rate"),
-        lambda rate: f"{rate:.1%}",
-        widest="100.0%",
-    ),
-    Column(
-        "Left",
-        "AUC of cells of its condition against cells of controls that is left when every field's "
-        "own background is its reference.",
-        _column_of("auc_left"),
-        _two_digits,
-    ),
-    Column(
         "Flag",
-        "Dead: active in no cell. Like another: points the same way as a more active concept. "
+        "Dead: no cell shows it. Like another: a concept that more cells show is nearly the same. "
         "Whole field: background shows it as well (see Where). "
         "Technical: tells plates, or sites in a well, apart among controls beyond chance, as the "
         "last evaluation of the run found (tab Evaluation, batch effects).",
@@ -192,9 +158,70 @@ COLUMNS = (
         lambda run, ranking: [run.result.dictionary.tags[c] for c in ranking.index],
         widest="control-like",
     ),
+    Column(
+        "Average",
+        "Average selectivity: share of the label's cells in which the concept is active, minus its "
+        "share among all others: 1 is perfect, 0 says nothing.",
+        _column_of("selectivity"),
+        _two_digits,
+        advanced=True,
+    ),
+    Column(
+        "Effect",
+        "Control against the condition under For (Cliff's delta): how much likelier a cell of that "
+        "condition has the higher activation than a control cell: +1 always, 0 as often as not, -1 "
+        "never. Cells of other treatments are left out.",
+        _column_of("effect"),
+        _signed,
+        advanced=True,
+    ),
+    Column("q wells", _WELLS, _column_of("q_wells"), _small, widest="1e-300", advanced=True),
+    Column(
+        "q cells",
+        "The same test, cells counted as independent. They are not: cells of one well are alike, "
+        "so this is far too small, and no evidence by itself.",
+        _column_of("q_cells"),
+        _small,
+        widest="1e-300",
+        advanced=True,
+    ),
+    Column(
+        "Max",
+        "Max selectivity: share of the label's cells in which the concept is active, minus its "
+        "share in the condition that comes next: above 0, no other condition shows it as often.",
+        _column_of("max_selectivity"),
+        _two_digits,
+        advanced=True,
+    ),
+    Column(
+        "AUC",
+        "How well the concept's direction alone tells the label from the rest: "
+        "0.5 is chance, 1 is perfect.",
+        _column_of("auc"),
+        _two_digits,
+        advanced=True,
+    ),
+    Column(
+        "Active",
+        "Share of all cells in which the concept is active.",
+        _column_of("activation_rate"),
+        lambda rate: f"{rate:.1%}",
+        widest="100.0%",
+        advanced=True,
+    ),
+    Column(
+        "Left",
+        "AUC of cells of its condition against cells of controls that is left when every field's "
+        "own background is its reference.",
+        _column_of("auc_left"),
+        _two_digits,
+        advanced=True,
+    ),
 )
 HEADINGS = tuple(column.heading for column in COLUMNS)
-NAME, FLAG, GROUP, TAG = (HEADINGS.index(name) for name in ("Name", "Flag", "Group", "Tag"))
+NAME, FLAG, GROUP, TAG, WELLS = (
+    HEADINGS.index(name) for name in ("Name", "Flag", "Group", "Tag", "q wells")
+)
 
 
 class ConceptModel(QAbstractTableModel):
@@ -330,9 +357,14 @@ class ConceptModel(QAbstractTableModel):
         return None
 
     def _tip(self, number: int, row: int) -> str:
-        run = self._session.run.current
-        note = "" if run is None else run.result.dictionary.notes[self._concepts[row]]
-        return note if number == NAME and note else COLUMNS[number].tip
+        run, tip = self._session.run.current, COLUMNS[number].tip
+        if run is None:
+            return tip
+        if number == WELLS:
+            label = str(self._values[HEADINGS.index("For")][row])
+            return f"{wells_limit(run.result.activations, label)} {tip}"
+        note = run.result.dictionary.notes[self._concepts[row]]
+        return note if number == NAME and note else tip
 
     def setData(  # noqa: N802
         self, index: _Index, value: Any, role: int = Qt.ItemDataRole.EditRole
@@ -385,6 +417,7 @@ class ConceptTable(QTableView):
 
     def __init__(self, session: Session) -> None:
         super().__init__()
+        self._session = session
         self.concepts = ConceptModel(session, self)
         self.proxy = ConceptFilter(self)
         self.proxy.setSourceModel(self.concepts)
@@ -449,6 +482,12 @@ class ConceptTable(QTableView):
         self.concepts.reload()
         header = self.horizontalHeader()
         self.proxy.sort(header.sortIndicatorSection(), header.sortIndicatorOrder())
+        self.show_advanced()
+
+    def show_advanced(self) -> None:
+        """Show the columns that the view asks for."""
+        for number, column in enumerate(COLUMNS):
+            self.setColumnHidden(number, column.advanced and not self._session.view.advanced)
         self.setColumnHidden(GROUP, not self.concepts.has_groups())
 
     def select(self, concept: int | None) -> None:

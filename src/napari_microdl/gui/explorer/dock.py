@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from napari_microdl.concepts.concept_set import ConceptSet
 from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.gui.dock import Dock, arranger_of, contrast_of, overlays_of
+from napari_microdl.gui.explorer.card import ConceptCardPanel
 from napari_microdl.gui.explorer.cell_panel import CellPanel
 from napari_microdl.gui.explorer.compare_panel import ComparePanel
 from napari_microdl.gui.explorer.concept_table import ConceptTable
@@ -87,6 +88,8 @@ class ConceptExplorer(Dock):
         # The window may be destroyed with the dock inside, which gives no other warning.
         self.destroyed.connect(self.picker.detach)
         self.message = sentence_label(_EMPTY)
+        self.card = ConceptCardPanel(self.session)
+        self.card.unit_chosen.connect(self.go_to_unit)
         self.table = ConceptTable(self.session)
         self.table.setMinimumHeight(90)
         self.table.concept_chosen.connect(self.session.view.show_concept)
@@ -104,7 +107,7 @@ class ConceptExplorer(Dock):
         self.evaluation = EvaluationPanel(*shared)
         for panel, title, tip in (
             (self.plots, "Plots", "How the concept shows in conditions, wells and channels."),
-            (self.gallery, "Gallery", "The cells that show the concept most, and its opposite."),
+            (self.gallery, "Gallery", "Cells by how strongly they show the concept."),
             (self.cell, "Cell", "A clicked cell, its concepts, and the cells most like it."),
             (self.together, "Together", "The few concepts that tell a condition together."),
             (self.compare, "Compare", "All concepts in two conditions."),
@@ -205,20 +208,25 @@ class ConceptExplorer(Dock):
             "Hide dead concepts, those that are like another, and technical ones."
         )
         self.hide_flagged.toggled.connect(self.table.proxy.hide_flagged)
+        self.advanced = QCheckBox("Advanced")
+        self.advanced.setToolTip("Also shows the technical columns of the table.")
+        self.advanced.toggled.connect(self._on_advanced)
         filter_row = QHBoxLayout()
         filter_row.addWidget(self.filter, 1)
         filter_row.addWidget(self.hide_flagged)
+        filter_row.addWidget(self.advanced)
         bottom_row = QHBoxLayout()
         bottom_row.addWidget(self.where)
         bottom_row.addStretch(1)
         splitter = QSplitter(Qt.Orientation.Vertical)
         splitter.addWidget(self.table)
         splitter.addWidget(self.tabs)
-        splitter.setSizes([220, 280])
+        splitter.setSizes([230, 300])
         splitter.setChildrenCollapsible(False)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 4, 4, 4)
         layout.addWidget(self.message)
+        layout.addWidget(self.card)
         layout.addLayout(overlay_row)
         layout.addLayout(looks_row)
         layout.addLayout(filter_row)
@@ -268,8 +276,10 @@ class ConceptExplorer(Dock):
         connect(self.viewer.events.theme, self._on_theme)
         connect(self.session.run.changed, self._on_run)
         connect(self.session.run.report_changed, self.table.concepts.refresh_texts)
+        connect(self.session.run.report_changed, self._show_soon)
         connect(self.session.view.concept_changed, self._on_concept)
         connect(self.session.view.changed, self._on_view)
+        connect(self.session.view.pictures_changed, self._show_soon)
         connect(self.session.run.names_changed, self._on_texts)
         connect(self.selection.changed, self._on_selection)
         connect(self.selection.tags_changed, self._on_texts)
@@ -306,6 +316,7 @@ class ConceptExplorer(Dock):
         looks = (self.style, self.opacity, self.legend, self.one_contrast, self.peek)
         for widget in (self.where, self.heat_from, *looks, *self.kinds.values()):
             widget.setEnabled(with_images)
+        self.card.show_run(run)
         for panel in self.panels:
             panel.show_run(run)
         if run is None:
@@ -321,6 +332,7 @@ class ConceptExplorer(Dock):
         shown = self.session.view.concept
         if self.session.run.current is not None and shown is not None:
             self.table.select(None if isinstance(shown, ConceptSet) else shown)
+            self.card.show_concept(self.session.run.current, shown)
             self._rest.start()
 
     def _on_texts(self) -> None:
@@ -342,18 +354,28 @@ class ConceptExplorer(Dock):
         self.one_contrast.setChecked(self.contrast.is_on)
         with QSignalBlocker(self.opacity):
             self.opacity.setValue(round(100 * self.session.view.opacity))
+        self.advanced.setChecked(self.session.view.advanced)
 
     def _on_kinds(self) -> None:
         self.session.view.show(kinds=[kind for kind, box in self.kinds.items() if box.isChecked()])
 
+    def _on_advanced(self, shown: bool) -> None:
+        self.session.view.advanced = shown
+        self.table.show_advanced()
+
     def _on_where(self) -> None:
         self.session.view.show(all_fields=bool(self.where.currentData()))
 
+    def _show_soon(self) -> None:
+        """Show details once the keys rest."""
+        self._rest.start()
+
     def _show_details(self) -> None:
-        """Draw the tab in view; the others wait until they are looked at."""
+        """Fill the card and draw the tab in view; the others wait until they are looked at."""
         run, concept = self.session.run.current, self.session.view.concept
         panel: Any = self.tabs.currentWidget()
         if run is not None and concept is not None:
+            self.card.show_details(run, concept)
             panel.show_concept(run, concept)
 
     def _on_click(self, world: NDArray[np.float64], add: bool) -> None:

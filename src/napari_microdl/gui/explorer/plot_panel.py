@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KINDS = {
-    "conditions": ("Conditions", "Cosine of every unit with the concept, condition by condition."),
-    "wells": ("Wells", "Mean cosine with the concept in every well, highest first."),
+    "conditions": ("Conditions", "How alike every cell is to the concept, condition by condition."),
+    "wells": ("Wells", "How alike the cells of every well are to the concept, highest first."),
     "channels": (
         "Channels",
         "Which channel the heatmap follows on the selected image: Pearson correlation of heatmap "
         "and channel, pixel by pixel.",
     ),
-    "cosines": ("One label against the rest", "Histograms of the cosine with the concept."),
+    "cosines": ("One label against the rest", "Histograms of how alike cells are to the concept."),
 }
+# In the docs it is called by its name, a cosine.
+_ALIKE = "likeness to the concept (-1 to 1)"
 
 
 class ConceptPlot(Plot):
@@ -60,11 +62,13 @@ class ConceptPlot(Plot):
         if kind == "conditions":
             draw_distribution(axes, activations, concept, run.result.config.units.kind, text=text)
             # Short enough for a narrow dock.
-            axes.set_xlabel("cosine with the concept")
+            axes.set_xlabel(_ALIKE)
         elif kind == "wells":
             draw_wells(axes, activations, concept, text)
+            axes.set_xlabel(f"{_ALIKE} (mean, middle half)")
         elif kind == "cosines":
             draw_cosines(axes, activations, concept, label, text)
+            axes.set_xlabel(_ALIKE)
         elif not run.has_images:
             axes.set_axis_off()
             axes.set_title("The images of this run are not open.")

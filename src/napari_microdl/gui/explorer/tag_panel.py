@@ -57,9 +57,9 @@ class TagPanel(Panel):
         self.note.editingFinished.connect(self._on_note)
         self.recall = sentence_label()
         self.recall.setToolTip(
-            "Do cosines with the concept agree with your tags? A cell counts as control-like below "
-            "the middle between both medians. The test asks whether perturbed cells have larger "
-            "values (one-sided Mann-Whitney U)."
+            "Does the likeness to the concept agree with your tags? A cell counts as control-like "
+            "below the middle between both medians. The test asks whether perturbed cells have "
+            "larger values (one-sided Mann-Whitney U)."
         )
         self.column.addLayout(grid)
         self.column.addWidget(self.note)

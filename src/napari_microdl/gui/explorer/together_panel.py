@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QListWidget, QListWid
 
 from napari_microdl.concepts.concept_set import Concept, ConceptSet, choose_concepts
 from napari_microdl.core.text import listed
-from napari_microdl.gui.explorer.gallery import PictureList
 from napari_microdl.gui.explorer.panel import Panel, conditions_of, show_text
+from napari_microdl.gui.explorer.picture_list import PictureList
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
@@ -47,7 +47,7 @@ def card_sentence(found: ConceptSet, names: list[str], row: dict[str, Any] | Non
         # Imported when it is needed: napari starts faster.
         from napari_microdl.report.swaps import luck_sentence
 
-        text += f" {luck_sentence(row['p_value'])}"
+        text += f" {luck_sentence(row['p_value'], row.get('smallest_p'))}"
     return text
 
 
@@ -120,10 +120,11 @@ class TogetherPanel(Panel):
             self._begin()
         elif self.found is not None:
             self._show(run)
+            self.pictures.follow(self.session.view.pictures)
 
     def save_picture(self, path: Path) -> None:
         """Write the pictures."""
-        save_pictures([(self.pictures.accessibleName(), self.pictures.pictures)], path)
+        save_pictures([(self.pictures.accessibleName(), self.pictures.drawn_pictures())], path)
 
     def _begin(self) -> None:
         run, label = self.session.run.current, self.label.currentText()
@@ -146,7 +147,8 @@ class TogetherPanel(Panel):
             self._show(run)
             cosines = run.result.activations.alignment(found)
             top = run.result.activations.top_units(found, _MOST_CELLS)
-            self.pictures.show_units(run, top, cosines[top], 0, found)
+            choice = self.session.view.pictures
+            self.pictures.show_units(run, top, cosines[top], choice, found)
 
     def _show(self, run: Run | None) -> None:
         """Fill card and list, or empty them and the pictures, which stay while the set does."""

@@ -6,6 +6,7 @@ import dataclasses
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from napari_microdl.pipeline.cache import StageCache
 
 if TYPE_CHECKING:
     from napari_microdl.concepts.dictionary import ConceptDictionary
+    from napari_microdl.concepts.pictures import UnitPictures
     from napari_microdl.estimators.whitening import ControlWhitening
     from napari_microdl.pipeline.run import PipelineResult, PipelineRun
     from napari_microdl.pipeline.stages import Tokens, Whitened
     from napari_microdl.report import EvaluationReport
+    from napari_microdl.report.naming import NameSuggestions
 
 # What has to be equal for two units to be the same; centre and area stand for the outline.
 _SAME = ["kind", "image", "label", "y", "x", "area"]
@@ -116,6 +119,20 @@ class Run:
     def has_images(self) -> bool:
         """Whether its images are known; of a run that was opened from a folder they are not."""
         return bool(self.fields)
+
+    @cached_property
+    def pictures(self) -> UnitPictures:
+        """Pictures of its units."""
+        from napari_microdl.concepts.pictures import UnitPictures
+
+        return UnitPictures(self.result.activations, self.fields)
+
+    @cached_property
+    def suggestions(self) -> NameSuggestions:
+        """What its concepts could be called."""
+        from napari_microdl.report.naming import NameSuggestions
+
+        return NameSuggestions(self.result.activations, self.fields, self.result.labels)
 
 
 class ShownRun:

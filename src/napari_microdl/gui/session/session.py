@@ -11,6 +11,7 @@ from psygnal import Signal
 
 from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.heat import SHOWN_FROM
+from napari_microdl.concepts.pictures import PictureChoice
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.gui.session.freshness import Facets, Freshness, StepName, StepState
@@ -49,6 +50,12 @@ class View:
         Whether the canvas says what the colours mean.
     open_steps : set of str
         Steps of the workflow that stand open.
+    advanced : bool
+        Whether the table of concepts shows technical columns.
+    card_open : bool
+        Whether the card of the concept is unfolded.
+    pictures : PictureChoice
+        How cells are shown in small pictures.
 
     Signals
     -------
@@ -56,10 +63,13 @@ class View:
         Another concept is shown.
     changed
         Other overlays are shown, or on other fields.
+    pictures_changed
+        Small pictures are shown otherwise.
     """
 
     concept_changed = Signal()
     changed = Signal()
+    pictures_changed = Signal()
 
     def __init__(self) -> None:
         self.concept: Concept | None = None
@@ -70,12 +80,21 @@ class View:
         self.opacity = 0.9
         self.legend = True
         self.open_steps: set[StepName] = {"fields"}
+        self.advanced = False
+        self.card_open = True
+        self.pictures = PictureChoice()
 
     def show_concept(self, concept: Concept) -> None:
         """Choose the concept that is shown, or several to be shown together."""
         if concept != self.concept:
             self.concept = concept
             self.concept_changed.emit()
+
+    def show_pictures(self, choice: PictureChoice) -> None:
+        """Choose how cells are shown in small pictures."""
+        if choice != self.pictures:
+            self.pictures = choice
+            self.pictures_changed.emit()
 
     def show(
         self,

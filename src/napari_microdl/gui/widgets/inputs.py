@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 from napari.settings import get_settings
@@ -70,6 +71,11 @@ def fit_height(table: QTableView, n_rows: int, least: int, most: int) -> None:
     table.verticalHeader().setDefaultSectionSize(row)
     shown = min(max(n_rows, least), max(min(most, _MOST_PIXELS // row), least))
     table.setFixedHeight(table.horizontalHeader().sizeHint().height() + shown * row + 6)
+
+
+def plain_tip(text: str) -> str:
+    """A tool tip that shows a text as it is, whatever a person has written in it."""
+    return f"<qt>{escape(text).replace(chr(10), '<br>')}</qt>"
 
 
 def sentence_label(text: str = "") -> QLabel:

@@ -19,8 +19,8 @@ class Picture:
 
     Parameters
     ----------
-    grey : ndarray of shape (size, size)
-        Pixels, uint8.
+    pixels : ndarray of shape (height, width) or (height, width, 3)
+        Grey, or red, green and blue; uint8.
     lines : ndarray of shape (n, 4)
         x and y of both ends of each line, in pixels from the upper left corner.
     colour : str
@@ -29,7 +29,7 @@ class Picture:
         What stands above it.
     """
 
-    grey: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
     lines: NDArray[np.float64]
     colour: str
     title: str
@@ -60,7 +60,7 @@ def save_pictures(rows: Sequence[tuple[str, Sequence[Picture]]], path: str | Pat
         for axis in line[len(pictures) :]:
             axis.set_axis_off()
         for axis, picture in zip(line, pictures, strict=False):
-            axis.imshow(picture.grey, cmap="gray", vmin=0, vmax=255)
+            axis.imshow(picture.pixels, cmap="gray", vmin=0, vmax=255)
             # A line on the edge of a pixel lies half a pixel before its number.
             ends = picture.lines.reshape(-1, 2, 2) - 0.5
             axis.add_collection(LineCollection(ends.tolist(), colors=picture.colour, linewidths=1))
