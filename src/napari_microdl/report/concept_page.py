@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -114,7 +115,7 @@ def concept_page(
         pixel_size,
         wells,
         summary,
-        Figure(figsize=(_WIDTH, _HEIGHT), facecolor="white"),
+        Figure(figsize=(_WIDTH, _HEIGHT), dpi=DOTS_PER_INCH, facecolor="white"),
         Normalize(0, float(activations.activation(concept).max()) or 1.0),
     )
     page.head()
@@ -362,9 +363,17 @@ def round_length(most: float) -> float:
     return float(power * max(step for step in (1, 2, 5) if step * power <= most * (1 + 1e-9)))
 
 
+@cache
+def _width_of(letter: str, bold: bool) -> float:
+    """Width of a letter in inches, at a size of one point."""
+    font = FontProperties(size=100, weight="bold" if bold else "normal")
+    # Letters of a picture are a little wider, as their edges lie on its dots.
+    width = text_to_path.get_text_width_height_descent(letter, font, ismath=False)[0]
+    return 1.02 * float(width) / 100 / 72
+
+
 def _inches(text: str, size: float, bold: bool = False) -> float:
-    font = FontProperties(size=size, weight="bold" if bold else "normal")
-    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0]) / 72
+    return size * sum(_width_of(letter, bold) for letter in text)
 
 
 def fitted(text: str, size: float, width: float, *, bold: bool = False) -> str:

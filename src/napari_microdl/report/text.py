@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from dataclasses import dataclass
 from typing import Any
+
+# Control characters but for tabs and ends of lines, and halves of characters.
+_NOT_SHOWN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,7 @@ def plain_text(text: object) -> str:
         Control characters, and halves of characters, which some programs leave in names, became
         the sign for what cannot be shown.
     """
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}"
-        if unicodedata.category(letter) in {"Cc", "Cs"} and letter not in "\n\t"
-        else letter
-        for letter in str(text)
-    )
+    return _NOT_SHOWN.sub("\N{REPLACEMENT CHARACTER}", str(text))
 
 
 def one_line(text: object) -> str:

@@ -147,8 +147,8 @@ def next_well(wells: pd.DataFrame, current: int | None, down: int, right: int) -
     steps = wells[["row", "column"]] - wells.loc[current, ["row", "column"]].astype(int)
     along, aside = (steps["row"], steps["column"]) if down else (steps["column"], steps["row"])
     ahead = along * (down + right)
-    # A well in the same line is nearer than all others.
-    order = np.lexsort((ahead, aside.abs()))
+    # A well in the same line comes before all others.
+    order = np.lexsort((aside.abs(), ahead, aside != 0))
     found = [at for at in order if ahead.iloc[at] > 0]
     return int(wells.index[found[0]]) if found else current
 
