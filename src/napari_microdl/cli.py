@@ -54,6 +54,19 @@ Controls = Annotated[
         "column Metadata_control says so.",
     ),
 ]
+Atlas = Annotated[
+    bool,
+    Option("--atlas", help="Also write atlas.html, a card a concept on a page to send to others."),
+]
+Figures = Annotated[
+    int,
+    Option(
+        "--figures",
+        metavar="N",
+        min=0,
+        help="Also write a figure of one page (PDF) for each of the N most telling concepts.",
+    ),
+]
 
 app = Typer(
     help="Concepts in microscopy images, by dictionary learning on model tokens.",
@@ -107,6 +120,8 @@ def fit(
             "given, and 0 for no test.",
         ),
     ] = None,
+    atlas: Atlas = False,
+    n_figures: Figures = 0,
 ) -> None:
     """Run from images to concepts.
 
@@ -115,7 +130,9 @@ def fit(
     """
     from napari_microdl.pipeline.files import table_fields
 
-    _run(table_fields(table, controls), out, config_file, n_refits=n_refits)
+    fields = table_fields(table, controls)
+    result = _run(fields, out, config_file, n_refits=n_refits)
+    _draw(result, fields, out, atlas, n_figures)
 
 
 @app.command(short_help="Apply a dictionary to a table of image files.")
@@ -126,11 +143,14 @@ def apply(
     out: Out,
     config_file: SettingsFile = None,
     controls: Controls = None,
+    atlas: Atlas = False,
+    n_figures: Figures = 0,
 ) -> None:
     """Find the concepts of a dictionary in other images, and write the same files as fit."""
     from napari_microdl.pipeline.files import table_fields
 
-    _run(table_fields(table, controls), out, config_file, dictionary)
+    fields = table_fields(table, controls)
+    _draw(_run(fields, out, config_file, dictionary), fields, out, atlas, n_figures)
 
 
 @app.command(short_help="Apply a dictionary to fields it has not seen, and measure its concepts.")
@@ -328,6 +348,18 @@ def _run(
     if told:
         print(f"{finding.sentence()}\n{best_concepts(activations)}")
     return result
+
+
+def _draw(
+    result: PipelineResult, fields: list[Field], out: Path, atlas: bool, n_figures: int
+) -> None:
+    """Write the atlas and the figures that were asked for, and say so."""
+    if atlas or n_figures:
+        from napari_microdl.pipeline.files import write_pictures
+
+        with _followed():
+            names = write_pictures(result, fields, out, atlas=atlas, n_figures=n_figures)
+        print(f"Also there: {', '.join(names)}.")
 
 
 def _terms(config: PipelineConfig, dictionary: ConceptDictionary | None) -> str:

@@ -122,7 +122,7 @@ def test_tab_reaches_every_control_of_the_workflow_and_leaves_it(
         assert places[number - 1] <= places[number] <= places[number + 1]
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(8))
 def test_tab_reaches_every_control_of_the_explorer_and_leaves_it(explorer, qtbot, number):
     explorer.selection.select([5])
     bar = explorer.tabs.tabBar()
@@ -131,7 +131,7 @@ def test_tab_reaches_every_control_of_the_explorer_and_leaves_it(explorer, qtbot
         qtbot.keyClick(bar, Qt.Key.Key_Right)
     panel = explorer.panels[number]
     assert explorer.tabs.currentWidget() is panel
-    for plot in (explorer.compare.plot, explorer.map.plot):
+    for plot in (explorer.compare.plot, explorer.map.plot, explorer.plate.plot):
         if panel.isAncestorOf(plot):
             qtbot.waitUntil(plot.has_contents)
     first = explorer.card.buttons[0][0]

@@ -142,8 +142,16 @@ def test_fit_and_apply_write_what_the_same_runs_in_memory_find(plate, in_memory,
     np.testing.assert_allclose(table["cosine_3"], frame["cosine_3"], atol=1e-6)
     assert table["Metadata_control"].tolist() == frame["Metadata_control"].tolist()
 
-    assert main(["apply", str(fitted / WRITTEN[2]), *common, str(applied)]) == 0
-    assert capsys.readouterr().err.startswith(f"Model: builtin. {licence} napari-microdl")
+    pictures = ["--atlas", "--figures", "1"]
+    assert main(["apply", str(fitted / WRITTEN[2]), *common, str(applied), *pictures]) == 0
+    output = capsys.readouterr()
+    assert output.err.startswith(f"Model: builtin. {licence} napari-microdl")
+    ranking = pd.read_csv(applied / "concepts.csv")
+    figure = f"concept_{ranking['concept'][0]}.pdf"
+    assert f"Also there: {figure}, atlas.html." in output.out
+    assert (applied / figure).read_bytes()[:4] == b"%PDF"
+    page = (applied / "atlas.html").read_text(encoding="utf-8")
+    assert page.count("<article") == (~ranking["dead"]).sum()
     again = pd.read_csv(applied / "crops.csv", keep_default_na=False)
     # Nobody said which fields are controls, and none is needed to apply a dictionary.
     assert not again["Metadata_control"].any()

@@ -142,4 +142,5 @@ def test_of_many_labels_twelve_are_drawn():
     row |= {"edges": [0, 0.5, 1], "label": [1, 0], "others": [0, 1]}
     figure = separation_figure([row] * 14)
     assert sum(axes.axison for axes in figure.axes) == 12
-    assert figure.axes[0].get_title() == "$x: concept 3"
+    # As matplotlib is told that a dollar is no formula.
+    assert figure.axes[0].get_title() == r"\$x: concept 3"

@@ -17,6 +17,7 @@ from napari_microdl.concepts.dictionary import CHOSEN, TAGS, ConceptDictionary
 from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.concepts.heat import HeatMaps
 from napari_microdl.concepts.localisation import locate_concepts, unknown_places
+from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
@@ -190,13 +191,7 @@ class ConceptActivations:
     @cached_property
     def wells(self) -> NDArray[np.object_]:
         """Name of every unit's well, plate first; a field without a well counts as its own."""
-        well = self.units["Metadata_Well"].fillna("").astype(str)
-        plate = self.units["Metadata_Plate"].fillna("").astype(str)
-        field = self.units["Metadata_Field"].astype(str)
-        names: NDArray[np.object_] = (
-            (plate + " " + well).str.strip().where(well != "", field).to_numpy(object)
-        )
-        return names
+        return well_names(self.units)
 
     @property
     def n_concepts(self) -> int:
@@ -312,7 +307,9 @@ class ConceptActivations:
             decides. Found out once, but for the names, which may be changed in the dictionary.
         """
         table = self._ranked.copy(deep=False)
-        table.insert(0, "name", [self.dictionary.names[concept] for concept in table.index])
+        # Any text may be a name, and not every text can be in a column of texts.
+        names = np.array([self.dictionary.names[concept] for concept in table.index], object)
+        table.insert(0, "name", pd.Series(names, table.index, object))
         return table
 
     @ranking.setter

@@ -254,10 +254,30 @@ def window_of(box: NDArray[np.int32], shape: tuple[int, int]) -> tuple[slice, sl
     """
     top, left, bottom, right = (int(v) for v in box)
     size = max(_SMALLEST_WINDOW, round(_WINDOW_MARGIN * max(bottom - top, right - left)))
+    return window_at((top + bottom) / 2, (left + right) / 2, size, shape)
+
+
+def window_at(y: float, x: float, edge: int, shape: tuple[int, int]) -> tuple[slice, slice]:
+    """Square part of an image around a place, moved so that it lies inside where it can.
+
+    Parameters
+    ----------
+    y, x : float
+        Centre in pixels.
+    edge : int
+        Pixels; where the image is smaller, it is what there is.
+    shape : tuple of int
+        Height and width of the image.
+
+    Returns
+    -------
+    tuple of slice
+        Rows and columns.
+    """
     parts = []
-    for first, last, length in ((top, bottom, shape[0]), (left, right, shape[1])):
-        extent = min(size, length)
-        start = int(np.clip((first + last - extent) // 2, 0, length - extent))
+    for centre, length in zip((y, x), shape, strict=True):
+        extent = min(edge, length)
+        start = min(max(math.floor(centre - extent / 2), 0), length - extent)
         parts.append(slice(start, start + extent))
     return parts[0], parts[1]
 

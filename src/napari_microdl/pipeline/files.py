@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_microdl.concepts.export import write_table
 from napari_microdl.core.config import write_config
+from napari_microdl.core.pictures import write_figure
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.metadata import PREFIX, metadata_table, read_table
@@ -23,9 +24,11 @@ from napari_microdl.report import (
     label_column,
     with_technical,
 )
+from napari_microdl.report.atlas import concept_atlas
+from napari_microdl.report.concept_page import DOTS_PER_INCH, concept_page
 from napari_microdl.report.evaluation_figures import pictures
 from napari_microdl.report.findings import Finding, chosen_figures
-from napari_microdl.report.html import html_report
+from napari_microdl.report.html import html_report, write_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +39,7 @@ SETTINGS = "settings.json"
 RANKING = "concepts.csv"
 EVALUATION = "evaluation.json"
 EVALUATION_PAGE = "evaluation.html"
+ATLAS = "atlas.html"
 
 
 def write_run(
@@ -143,10 +147,45 @@ def evaluate_run(
     with current_task().step(0, 1, "Writing the evaluation"):
         page = html_report(report, result.config.units.kind, pictures=drawn)
         (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
-        (out / EVALUATION_PAGE).write_text(page, encoding="utf-8")
+        write_page(page, out / EVALUATION_PAGE)
         ranking = with_technical(activations.ranking, report)
         write_table(ranking.rename_axis("concept"), out / RANKING)
     return report
+
+
+def write_pictures(
+    result: PipelineResult, fields: Sequence[Field], out: Path, *, atlas: bool, n_figures: int
+) -> list[str]:
+    """Write what of a run is to be looked at or sent to others.
+
+    Parameters
+    ----------
+    result : PipelineResult
+        A run.
+    fields : sequence of Field
+        Its fields.
+    out : Path
+        Folder that exists; files of an earlier run are replaced.
+    atlas : bool
+        Whether to write the page with a card a concept.
+    n_figures : int
+        A page as PDF for each of so many concepts, the most telling first.
+
+    Returns
+    -------
+    list of str
+        Names of the files.
+    """
+    names = []
+    for number, concept in enumerate(result.activations.ranking.index[:n_figures].tolist()):
+        with current_task().step(number, n_figures, "Drawing figures of concepts"):
+            figure = concept_page(result.activations, fields, concept, result.labels)
+            names.append(f"concept_{concept}.pdf")
+            write_figure(figure, out / names[-1], DOTS_PER_INCH)
+    if atlas:
+        write_page(concept_atlas(result.activations, fields), out / ATLAS)
+        names.append(ATLAS)
+    return names
 
 
 def add_columns(units: pd.DataFrame, table: str | Path) -> None:

@@ -17,6 +17,7 @@ from napari_microdl.report.figures import (
     condition_groups,
     condition_name,
 )
+from napari_microdl.report.text import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,10 +70,10 @@ def draw_wells(
         axes.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=3, alpha=0.6)
         axes.plot(row["mean"], place, "o", color=colour, markersize=5)
     axes.axvline(0, color=text, alpha=0.4, linewidth=0.8, zorder=0)
-    axes.set_yticks(range(len(table)), [str(key[0]) for key in table.index])
+    axes.set_yticks(range(len(table)), [figure_text(key[0]) for key in table.index])
     axes.invert_yaxis()
     axes.set_xlabel("cosine with the concept (mean, middle half)")
-    axes.set_title(activations.name_of(concept))
+    axes.set_title(figure_text(activations.name_of(concept)))
 
 
 def draw_channels(
@@ -96,7 +97,7 @@ def draw_channels(
     axes.barh(places, np.nan_to_num(correlations), color=colours, height=0.6)
     axes.axvline(0, color=text, linewidth=0.8)
     labels = [
-        f"{name} ({'same everywhere' if np.isnan(r) else format(r, '+.2f')})"
+        f"{figure_text(name)} ({'same everywhere' if np.isnan(r) else format(r, '+.2f')})"
         for name, r in zip(names, correlations, strict=True)
     ]
     axes.set_yticks(places, labels)
@@ -128,7 +129,7 @@ def draw_cosines(
     edges = np.histogram_bin_edges(values, _BINS)
     for rows, colour, name in (
         (~inside, CONTROL_COLOUR, "the rest"),
-        (inside, CONDITION_COLOURS[0], label or "no condition"),
+        (inside, CONDITION_COLOURS[0], figure_text(label or "no condition")),
     ):
         if rows.any():
             weights = np.full(rows.sum(), 1 / rows.sum())
@@ -140,7 +141,7 @@ def draw_cosines(
     axes.axvline(0, color=text, alpha=0.4, linewidth=0.8, zorder=0)
     axes.set_xlabel("cosine with the concept")
     axes.set_ylabel("share of units")
-    axes.set_title(activations.name_of(concept))
+    axes.set_title(figure_text(activations.name_of(concept)))
 
 
 def volcano_places(compared: pd.DataFrame, q_column: str = "q_cells") -> NDArray[np.float64]:
@@ -191,7 +192,7 @@ def draw_volcano(
     strongest = np.argsort(-np.abs(places[:, 0]) * sure, kind="stable")[:_MOST_NAMED]
     for concept in strongest[sure[strongest]]:
         axes.annotate(
-            names[concept], places[concept], xytext=(3, 3), textcoords="offset points",
+            figure_text(names[concept]), places[concept], xytext=(3, 3), textcoords="offset points",
             size=7, color=text,
         )  # fmt: skip
     if shown is not None:
@@ -203,7 +204,8 @@ def draw_volcano(
             edgecolors=text,
             linewidths=1.5,
         )
-    axes.set_xlabel(f"more in {conditions[0]}   ←   effect   →   more in {conditions[1]}")
+    first, second = map(figure_text, conditions)
+    axes.set_xlabel(f"more in {first}   ←   effect   →   more in {second}")
     kind = "wells" if q_column == "q_wells" else "cells"
     axes.set_ylabel(f"-log10 corrected p ({kind})")
 

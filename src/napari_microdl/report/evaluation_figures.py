@@ -27,6 +27,7 @@ from napari_microdl.report.figures import (
     shown_heat,
 )
 from napari_microdl.report.results import EvaluationReport
+from napari_microdl.report.text import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +125,7 @@ def _pictures(
     drawn = image.imshow(pixels, cmap="PuOr_r", vmin=-SHOWN_TO, vmax=SHOWN_TO, alpha=0.6)
     image.set_xticks([])
     image.set_yticks([])
-    image.set_title(f"{field.name}: heat, 1 is unusual in controls", parse_math=False, size=9)
+    image.set_title(f"{figure_text(field.name)}: heat, 1 is unusual in controls", size=9)
     figure.colorbar(drawn, ax=image, shrink=0.8)
     draw_channels(bars, list(field.channel_names), correlations, "black")
     bars.set_title("channels that the heatmap follows", size=9)
@@ -209,8 +210,7 @@ def separation_figure(rows: list[dict[str, Any]]) -> Figure:
         axes.stairs(row["others"], row["edges"], color=CONTROL_COLOUR, fill=True, alpha=0.6)
         axes.stairs(row["label"], row["edges"], color=CONDITION_COLOURS[3], linewidth=1.5)
         auc = "" if row["auc"] is None else f", AUC {row['auc']:.2f}"
-        # A dollar sign in a label is no formula.
-        axes.set_title(f"{row['name']}: concept {row['concept']}{auc}", parse_math=False)
+        axes.set_title(f"{figure_text(row['name'])}: concept {row['concept']}{auc}")
         axes.set_xlabel("cosine")
     for axes in all_axes[len(rows) :]:
         axes.set_axis_off()

@@ -25,6 +25,7 @@ from napari_microdl.concepts.painting import (
     window_of,
 )
 from napari_microdl.fields.field import Field
+from napari_microdl.report.text import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def grey(field: Field, channel: int = 0) -> NDArray[np.float32]:
 
 def _title(field: Field) -> str:
     state = "control" if field.is_control else field.condition or "condition not known"
-    return f"{field.name} ({state})"
+    return figure_text(f"{field.name} ({state})")
 
 
 def _bare(axes: Axes) -> None:
@@ -115,7 +116,7 @@ def heatmap_figure(
         colormap="PuOr_r",
         limits=(-SHOWN_TO, SHOWN_TO),
         alpha=0.65,
-        label=f"{activations.dictionary.names[concept]}, 1 is unusual in controls",
+        label=f"{figure_text(activations.dictionary.names[concept])}, 1 is unusual in controls",
     )
 
 
@@ -160,7 +161,7 @@ def unit_figure(
             else LabelPainter(labels, units.ids)
         )
         painted[index] = painter.paint(activations.unit_values(index, concept)[1])
-    name = activations.dictionary.names[concept]
+    name = figure_text(activations.dictionary.names[concept])
     return _overlay_figure(
         fields,
         painted,
@@ -205,8 +206,9 @@ def gallery_figure(
     """
     images: dict[int, NDArray[np.float32]] = {}
     lines = [
-        (f"{activations.dictionary.names[concept]}\n{name}" if not place else name, tiles)
+        (f"{title}\n{name}" if not place else name, tiles)
         for concept in concepts
+        for title in [figure_text(activations.dictionary.names[concept])]
         for place, (name, tiles) in enumerate(_gallery_rows(activations, concept, n, patches))
     ]
     figure = Figure(figsize=(1.35 * n + 1.6, 1.55 * len(lines)), layout="constrained")
@@ -227,7 +229,7 @@ def gallery_figure(
             axis.add_collection(LineCollection(ends.tolist(), colors=colour, linewidths=1.2))
             field = fields[tile.field]
             state = "control" if field.is_control else field.condition
-            axis.set_title(f"{state}\n{tile.cosine:+.2f}", size=8, parse_math=False)
+            axis.set_title(f"{figure_text(state)}\n{tile.cosine:+.2f}", size=8)
     return figure
 
 
@@ -298,8 +300,8 @@ def condition_colours(activations: ConceptActivations) -> dict[tuple[str, bool],
 
 
 def condition_name(condition: str, is_control: bool) -> str:
-    """A condition as a label says it."""
-    return (condition or "no condition") + (" (control)" if is_control else "")
+    """A condition as a label of a figure says it."""
+    return figure_text(condition or "no condition") + (" (control)" if is_control else "")
 
 
 def draw_distribution(
@@ -356,7 +358,7 @@ def draw_distribution(
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("alignment with the concept (cosine)")
-    axes.set_title(activations.name_of(concept))
+    axes.set_title(figure_text(activations.name_of(concept)))
 
 
 def distribution_figure(activations: ConceptActivations, concepts: list[int], unit: str) -> Figure:

@@ -1,16 +1,18 @@
-"""An evaluation as one HTML file that needs nothing else to be read."""
+"""Pages as one HTML file each that needs nothing else to be read, and that of an evaluation."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from napari_microdl.core.files import write_whole
 from napari_microdl.report.evaluation_figures import (
     ConceptPictures,
     reconstruction_figure,
@@ -18,7 +20,7 @@ from napari_microdl.report.evaluation_figures import (
 )
 from napari_microdl.report.measures import summary_sentences, tables
 from napari_microdl.report.results import EvaluationReport
-from napari_microdl.report.text import Table, columns_of, value_text
+from napari_microdl.report.text import Table, columns_of, plain_text, value_text
 
 TITLE = "Evaluation of concepts"
 _MOST_ROWS = 50
@@ -49,15 +51,9 @@ def html_report(
         A whole page without scripts or links; of more than 50 rows the first 50 of a table, and
         the histograms of the first 12 labels.
     """
-    page = Environment(
-        loader=PackageLoader("napari_microdl.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page.filters["base64"] = lambda png: base64.b64encode(png).decode()
     curve, histograms = report.reconstruction, report.separation
-    return page.get_template("page.html.jinja").render(
+    return page_of(
+        "page.html.jinja",
         title=title,
         sentences=summary_sentences(report, unit),
         notes=report.notes,
@@ -66,6 +62,52 @@ def html_report(
         separation=_svg(separation_figure(histograms)) if histograms else "",
         pictures=pictures,
     )
+
+
+def page_of(template: str, **contents: Any) -> str:
+    """A page from a template of this package; texts of a person are shown as they are, never read.
+
+    Parameters
+    ----------
+    template : str
+        File name of the template.
+    **contents : object
+        What it is given. Only `Markup` is taken for HTML.
+
+    Returns
+    -------
+    str
+    """
+    pages = Environment(
+        loader=PackageLoader("napari_microdl.report", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: plain_text(value) if type(value) is str else value,
+    )
+    pages.filters["base64"] = lambda png: base64.b64encode(png).decode()
+    return pages.get_template(template).render(**contents)
+
+
+def write_page(page: str, path: str | Path) -> Path:
+    """Write a page, whole or not at all.
+
+    Parameters
+    ----------
+    page : str
+        HTML.
+    path : str or Path
+        Where to.
+
+    Returns
+    -------
+    Path
+        The file written.
+    """
+    path = Path(path)
+    with write_whole(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    return path
 
 
 def _shown(table: Table, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from napari_microdl.gui.explorer.evaluation_panel import EvaluationPanel
 from napari_microdl.gui.explorer.gallery import Gallery
 from napari_microdl.gui.explorer.map_panel import MapPanel
 from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.explorer.plate_panel import PlatePanel, show_field
 from napari_microdl.gui.explorer.plot_panel import PlotPanel
 from napari_microdl.gui.explorer.saving import OpenButton, SaveButton
 from napari_microdl.gui.explorer.tag_panel import TagPanel
@@ -103,6 +104,7 @@ class ConceptExplorer(Dock):
         self.together = TogetherPanel(*shared)
         self.compare = ComparePanel(*shared)
         self.map = MapPanel(*shared)
+        self.plate = PlatePanel(*shared)
         self.tags = TagPanel(*shared, selected_concepts=self.table.selected_concepts)
         self.evaluation = EvaluationPanel(*shared)
         for panel, title, tip in (
@@ -112,6 +114,7 @@ class ConceptExplorer(Dock):
             (self.together, "Together", "The few concepts that tell a condition together."),
             (self.compare, "Compare", "All concepts in two conditions."),
             (self.map, "Map", "All cells by their activations."),
+            (self.plate, "Plate", "The wells of a plate, and the way to their images."),
             (self.tags, "Tags", "Your tags and notes on cells and concepts, and the recall."),
             (self.evaluation, "Evaluation", "How sure the concepts are, measured as a whole."),
         ):
@@ -119,6 +122,7 @@ class ConceptExplorer(Dock):
         self.tabs.currentChanged.connect(self._show_details)
         for pictures in (self.gallery, self.cell, self.together):
             pictures.unit_chosen.connect(self.go_to_unit)
+        self.plate.field_chosen.connect(self.go_to_field)
         bottom_row = self._lay_out()
         # After the others, because the Tab key reaches them in the order in which they came.
         self.open_button = OpenButton(self.session, self)
@@ -405,6 +409,16 @@ class ConceptExplorer(Dock):
         else:
             field = run.result.activations.units["Metadata_Field"].iloc[row]
             show_info(f"The image of {field} is not open.")
+
+    def go_to_field(self, field: int) -> None:
+        """Show the whole image of a field above others."""
+        run = self.session.run.current
+        if run is None:
+            return
+        if show_field(self.viewer, run, field):
+            self.arranger.show_alone(field)
+        else:
+            show_info("The image of this well is not open.")
 
     def save_plot(self, path: str | Path) -> None:
         """Write what the tab in view has drawn as PNG, SVG or PDF; for the tab Tags, the plot."""

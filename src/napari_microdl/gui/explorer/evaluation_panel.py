@@ -67,14 +67,14 @@ def _write(run: Run, report: EvaluationReport, path: Path) -> tuple[Path, Path]:
     """Draw and write the page and the figures."""
     # Imported when it is needed: napari starts faster without matplotlib.
     from napari_microdl.report.evaluation_figures import pictures
-    from napari_microdl.report.html import html_report
+    from napari_microdl.report.html import html_report, write_page
 
     activations = run.result.activations
     drawn = pictures(report, activations, run.fields) if run.has_images else []
     page = html_report(report, run.result.config.units.kind, pictures=drawn)
     files = path.with_suffix(".html"), path.with_suffix(".json")
     try:
-        files[0].write_text(page, encoding="utf-8")
+        write_page(page, files[0])
         files[1].write_text(report.to_json(), encoding="utf-8")
     except OSError as error:
         raise MicrodlError(f"The report cannot be written: {error}.") from error

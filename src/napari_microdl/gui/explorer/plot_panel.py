@@ -54,6 +54,7 @@ class ConceptPlot(Plot):
         # Imported on the first drawing: napari starts faster without matplotlib.
         from napari_microdl.report.concept_figures import draw_channels, draw_cosines, draw_wells
         from napari_microdl.report.figures import draw_distribution
+        from napari_microdl.report.text import figure_text
 
         if self._shown is None:
             return
@@ -79,7 +80,8 @@ class ConceptPlot(Plot):
                 activations.grids[field].patch_size,
             )
             draw_channels(axes, list(run.fields[field].channel_names), correlations, text)
-            axes.set_title(f"{activations.name_of(concept)}, {run.sources[field].name}")
+            title = f"{activations.name_of(concept)}, {run.sources[field].name}"
+            axes.set_title(figure_text(title))
 
 
 class PlotPanel(Panel):

@@ -1,4 +1,4 @@
-"""The buttons Save and Open: plots, tables, the dictionary, features of layers, and folders."""
+"""The buttons Save and Open: plots, figures, tables, the dictionary, features, and folders."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from napari_microdl.concepts.export import write_anndata, write_table
 from napari_microdl.concepts.painting import grid_to_pixels
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_whole
+from napari_microdl.core.pictures import check_picture, write_figure
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
 from napari_microdl.gui.dock import features_of
@@ -68,6 +69,42 @@ def _write_heatmap(
     with write_whole(path) as unfinished:
         tifffile.imwrite(unfinished, pixels)
     return path
+
+
+def _write_page_of(run: Run, concept: Concept, pixel_size: float | None, path: Path) -> Path:
+    from napari_microdl.report.concept_page import DOTS_PER_INCH, concept_page
+
+    # Before it is drawn.
+    check_picture(path)
+    figure = concept_page(
+        run.result.activations, run.fields, concept, run.result.labels, pixel_size=pixel_size
+    )
+    return write_figure(figure, path, DOTS_PER_INCH)
+
+
+def _write_atlas(run: Run, report: EvaluationReport | None, path: Path) -> Path:
+    from napari_microdl.report.atlas import concept_atlas
+    from napari_microdl.report.html import write_page
+
+    page = concept_atlas(run.result.activations, run.fields, report=report)
+    return write_page(page, path if path.suffix else path.with_suffix(".html"))
+
+
+def pixel_size_of(run: Run) -> float | None:
+    """Micrometres a pixel, where all images of a run say so and agree."""
+    # Comes with napari.
+    from pint import DimensionalityError, get_application_registry
+
+    sizes = set()
+    for layer in (source.layer() for source in run.sources):
+        if layer is None:
+            return None
+        size = get_application_registry().Quantity(layer.scale[-1], layer.units[-1])
+        try:
+            sizes.add(float(size.to("micrometer").magnitude))
+        except DimensionalityError:
+            return None
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 class SaveButton(QPushButton):
@@ -129,6 +166,22 @@ class SaveButton(QPushButton):
                 "concept.png",
                 PICTURES,
                 partial(self._save_now, save_plot),
+            ),
+            (
+                "figure",
+                "Figure of the concept",
+                "One page for a paper: pictures in one contrast, cells, and wells.",
+                "concept.pdf",
+                PICTURES,
+                self._save_figure,
+            ),
+            (
+                "atlas",
+                "Concept atlas",
+                "One HTML file to send to others: a card for every concept, read without internet.",
+                "concept atlas.html",
+                "Page (*.html)",
+                self._save_atlas,
             ),
             (
                 "concepts",
@@ -261,6 +314,14 @@ class SaveButton(QPushButton):
             return
         place = self._overlays.field_in_view(), self._session.view.concept
         self._start("Saving the heatmap", _write_heatmap, run.result.activations, *place, path)
+
+    def _save_figure(self, run: Run, path: Path) -> None:
+        concept = self._session.view.concept
+        size = pixel_size_of(run)
+        self._start("Drawing the figure", _write_page_of, run, concept, size, path)
+
+    def _save_atlas(self, run: Run, path: Path) -> None:
+        self._start("Drawing the atlas", _write_atlas, run, self._session.run.report, path)
 
     def _save_dictionary(self, run: Run, path: Path) -> None:
         self._start("Saving the dictionary", run.result.dictionary.save, path)

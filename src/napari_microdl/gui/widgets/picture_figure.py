@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.gui.widgets.save_actions import check_picture, write_figure
+from napari_microdl.core.pictures import check_picture, write_figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,8 @@ def save_pictures(rows: Sequence[tuple[str, Sequence[Picture]]], path: str | Pat
     from matplotlib.collections import LineCollection
     from matplotlib.figure import Figure
 
+    from napari_microdl.report.text import figure_text
+
     figure = Figure(figsize=(1.35 * columns + 0.4, 1.7 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for line, (heading, pictures) in zip(axes, rows, strict=True):
@@ -64,5 +66,5 @@ def save_pictures(rows: Sequence[tuple[str, Sequence[Picture]]], path: str | Pat
             # A line on the edge of a pixel lies half a pixel before its number.
             ends = picture.lines.reshape(-1, 2, 2) - 0.5
             axis.add_collection(LineCollection(ends.tolist(), colors=picture.colour, linewidths=1))
-            axis.set_title(picture.title, size=8, parse_math=False)
+            axis.set_title("\n".join(map(figure_text, picture.title.splitlines())), size=8)
     write_figure(figure, path)

@@ -12,13 +12,8 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QFontMetrics, QPainter, QPaintEvent
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
-from napari_microdl.gui.widgets.save_actions import (
-    HINT,
-    check_picture,
-    offer_picture,
-    offer_table,
-    write_figure,
-)
+from napari_microdl.core.pictures import check_picture, write_figure
+from napari_microdl.gui.widgets.save_actions import HINT, offer_picture, offer_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,12 +147,14 @@ class Plot(QWidget):
         axes.set_facecolor(colours["background"])
         self.paint(axes)
         text = colours["text"]
-        axes.tick_params(colors=text, labelsize=size)
+        # A colour bar is a child.
+        for part in (axes, *axes.child_axes):
+            part.tick_params(colors=text, labelsize=size)
+            part.xaxis.label.set(color=text, size=size)
+            part.yaxis.label.set(color=text, size=size)
         for side, spine in axes.spines.items():
             spine.set_visible(side in {"left", "bottom"})
             spine.set_color(text)
-        axes.xaxis.label.set(color=text, size=size)
-        axes.yaxis.label.set(color=text, size=size)
         axes.title.set(color=text, size=size + 1)
 
     def save(self, path: str | Path) -> None:

@@ -19,9 +19,7 @@ from napari_microdl.core.errors import MicrodlError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
-SUFFIXES = (".png", ".svg", ".pdf")
 PICTURES = "Picture (*.png *.svg *.pdf)"
 TABLES = "Table (*.csv *.parquet)"
 HINT = "Right-click, or press the menu key, to save it."
@@ -64,16 +62,3 @@ def _write_table(table: Callable[[], pd.DataFrame], path: Path) -> None:
     from napari_microdl.concepts.export import write_table
 
     write_table(table(), path)
-
-
-def check_picture(path: str | Path) -> Path:
-    """Refuse a file name that is none of a picture."""
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise MicrodlError(f"'{path.name}' is no picture; end the name in {', '.join(SUFFIXES)}.")
-    return path
-
-
-def write_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, SVG or PDF."""
-    figure.savefig(check_picture(path), dpi=200)
