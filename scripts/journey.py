@@ -27,7 +27,7 @@ import numpy as np
 import tifffile
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QFileDialog, QTabBar
+from qtpy.QtWidgets import QApplication, QDialog, QFileDialog, QTabBar
 
 WIDTH, HEIGHT = 1366, 768
 FIELD = (1024, 1280)
@@ -142,9 +142,9 @@ def main(pictures: Path) -> None:
         workflow = journey.stage("the workflow dock opens", open_workflow)
 
         def look() -> Any:
-            click(workflow.fields.import_button)
+            click(workflow.fields.import_folder)
             journey.wait(0.2)
-            dialog = workflow.fields.import_dialog
+            (dialog,) = workflow.fields.findChildren(QDialog)
             QTest.keyClicks(dialog.place, str(folder))
             QTest.keyClick(dialog.place, Qt.Key.Key_Return)
             journey.wait_for(lambda: dialog.open.isEnabled())
@@ -173,7 +173,7 @@ def main(pictures: Path) -> None:
 
         def look_at_cells() -> None:
             click_tab(explorer.tabs.tabBar(), "Gallery")
-            pictures_of = explorer.gallery.pictures
+            pictures_of = explorer.gallery.list
             journey.wait_for(lambda: pictures_of.count() > 0)
             place = pictures_of.visualItemRect(pictures_of.item(0)).center()
             click(pictures_of.viewport(), place)
