@@ -25,6 +25,7 @@ from napari_microdl.report.cell_pictures import (
     Contrast,
     followed_channel,
     picture_edge,
+    picture_of,
     require_images,
     shared_contrast,
     strongest_units,
@@ -245,8 +246,7 @@ def _strip(
         unit = activations.units.iloc[row]
         field = fields[int(unit["field"])]
         window = window_at(unit["y"], unit["x"], edge, field.shape)
-        plane = field.read_rows(window[0].start, window[0].stop, (channel,))[0][:, window[1]]
-        shades = (255 * contrast.apply(plane)).astype(np.uint8)
+        shades = (255 * contrast.apply(picture_of(field, window, channel))).astype(np.uint8)
         picture = Image.fromarray(shades).resize((_PIXELS, _PIXELS), Image.Resampling.BICUBIC)
         strip.paste(picture, (place * (_PIXELS + 2), 0))
     buffer = io.BytesIO()

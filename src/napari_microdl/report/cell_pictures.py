@@ -135,6 +135,13 @@ def picture_edge(activations: ConceptActivations) -> int:
     return max(_SMALLEST, round(_MARGIN * math.sqrt(area)))
 
 
+def picture_of(field: Field, window: Window, channel: int) -> NDArray[np.generic]:
+    """Intensities of a part of a field; nothing but its rows is read of a lazy file."""
+    rows, columns = window
+    part: NDArray[np.generic] = field.read_rows(rows.start, rows.stop, (channel,))[0][:, columns]
+    return part
+
+
 def fullest_window(activations: ConceptActivations, field: int, edge: int) -> Window:
     """Square part of a field with the most units."""
     units = activations.units.iloc[activations.rows_of_field(field)]

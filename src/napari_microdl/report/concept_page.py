@@ -32,6 +32,7 @@ from napari_microdl.report.cell_pictures import (
     fullest_window,
     outlines_in,
     picture_edge,
+    picture_of,
     require_images,
     shared_contrast,
     strongest_units,
@@ -204,9 +205,8 @@ class _Page:
         self, axes: Axes, field: int, window: Window, only: int | None = None, width: float = 1.0
     ) -> None:
         """A part of a field with the outlines of its units, or of one alone."""
-        rows, columns = window
-        plane = self.fields[field].read((self.channel,))[0][rows, columns]
-        axes.imshow(self.contrast.apply(plane), cmap="gray", vmin=0, vmax=1, aspect="equal")
+        shades = self.contrast.apply(picture_of(self.fields[field], window, self.channel))
+        axes.imshow(shades, cmap="gray", vmin=0, vmax=1, aspect="equal")
         axes.set_axis_off()
         found = outlines_in(self.activations, self.cells[field], field, window)
         found = [(row, line) for row, line in found if only is None or row == only]
@@ -350,7 +350,8 @@ class _Page:
             f"condition; shown is the part with most {unit}s. Outlines have the colour of the "
             "activation; thin white ones: not active. b, outlined in the same colours; typical: of "
             "usual size, with the cosine nearest to the median. c, a point a well, bars are "
-            f"medians. Channel {channel}; all pictures in one contrast ({low:.4g} to {high:.4g}, "
+            "medians; wells above all of the others count in the sentence. "
+            f"Channel {channel}; all pictures in one contrast ({low:.4g} to {high:.4g}, "
             f"gamma {GAMMA:g}){size}."
         )
         lines = wrapped(text, 6.5, _INSIDE)[:4]
