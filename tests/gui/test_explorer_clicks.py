@@ -124,8 +124,8 @@ def test_the_gallery_shows_the_channels_that_are_chosen(cell_explorer, qtbot):
     assert not np.array_equal(*grey)
     for text, channel in (
         ("turned", 1),
-        ("All channels, composite", "composite"),
-        ("All channels, side by side", "side by side"),
+        ("Composite", "composite"),
+        ("Side by side", "side by side"),
     ):
         click_choice(explorer.gallery.channel, text)
         qtbot.waitUntil(lambda c=channel: view._shown.choice.channel == c)

@@ -170,12 +170,24 @@ def test_pictures_share_the_contrast_of_controls_and_colours_add_up(activations,
         np.testing.assert_allclose(composite[..., colour], magenta, atol=1)
     beside = pictures.picture(row, PictureChoice("side by side"))
     np.testing.assert_array_equal(beside, np.concatenate([green, magenta], axis=1))
+    # A gap in a channel that the model does not read is black.
+    gaps = [
+        dataclasses.replace(f, data=np.where(f.data <= np.median(f.data), np.nan, f.data))
+        for f in fields
+    ]
+    pixels = np.concatenate([f.data[1].ravel() for f in gaps if f.is_control])
+    pictures = UnitPictures(activations, gaps)
+    assert pictures.limits(1) == pytest.approx(np.nanpercentile(pixels, [1, 99.8]))
+    number, (rows, columns) = unit_window(activations, row)
+    gap = np.isnan(gaps[number].data[1, rows, columns])
+    assert gap.any()
+    assert not pictures.picture(row, PictureChoice(1))[gap].any()
     # Channels that are called so have their own colours, and without controls all fields count.
     named = [
         dataclasses.replace(f, channel_names=("Red", "Blue"), is_control=False) for f in fields
     ]
     pictures = UnitPictures(activations, named)
-    assert pictures.colours() == [(1, 0, 0), (0, 0, 1)]
+    assert pictures.colours() == [("red", (1, 0, 0)), ("blue", (0, 0, 1))]
     pixels = np.concatenate([field.read((0,)).ravel() for field in fields])
     assert pictures.limits(0) == pytest.approx(np.percentile(pixels, [1, 99.8]))
 

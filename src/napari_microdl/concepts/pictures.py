@@ -21,8 +21,14 @@ _GAMMA = 0.6
 _MOST_FIELDS = 12
 _PIXELS_OF_A_FIELD = 250_000
 # Of channels that are laid over each other; their own where they are called so, as those of RGB.
-_BY_NAME = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
-_COLOURS = ((0, 1, 0), (1, 0, 1), (0, 0.6, 1), (1, 1, 0), (1, 0.3, 0))
+_RGB = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
+_COLOURS = {
+    "green": (0, 1, 0),
+    "magenta": (1, 0, 1),
+    "light blue": (0, 0.6, 1),
+    "yellow": (1, 1, 0),
+    "orange": (1, 0.3, 0),
+}
 
 Channel = int | Literal["composite", "side by side"]
 
@@ -69,12 +75,13 @@ class UnitPictures:
         """Names of the channels."""
         return self._fields[0].channel_names if self._fields else ()
 
-    def colours(self) -> list[tuple[float, float, float]]:
-        """Colour of every channel in a composite: red, green and blue, each 0 to 1."""
+    def colours(self) -> list[tuple[str, tuple[float, float, float]]]:
+        """Colour of every channel in a composite: its name, and red, green and blue, 0 to 1."""
         names = [name.lower() for name in self.channel_names]
-        if set(names) <= set(_BY_NAME):
-            return [_BY_NAME[name] for name in names]
-        return [_COLOURS[number % len(_COLOURS)] for number in range(len(names))]
+        if set(names) <= set(_RGB):
+            return [(name, _RGB[name]) for name in names]
+        known = list(_COLOURS.items())
+        return [known[number % len(known)] for number in range(len(names))]
 
     def limits(self, channel: int) -> tuple[float, float]:
         """Intensities that are black and white in the contrast for all.
@@ -95,8 +102,10 @@ class UnitPictures:
                 fields = [field for field in self._fields if field.is_control] or self._fields
                 some = fields[:: -(-len(fields) // _MOST_FIELDS)]
                 pixels = np.concatenate([_thinned(field, channel) for field in some])
-                low, high = np.percentile(pixels, PERCENTILES).tolist()
-                self._limits[channel] = low, high
+                # A channel that the model does not read may have gaps.
+                pixels = pixels[np.isfinite(pixels)]
+                low, high = np.percentile(pixels, PERCENTILES) if len(pixels) else (0.0, 1.0)
+                self._limits[channel] = float(low), float(high)
             return self._limits[channel]
 
     def picture(self, row: int, choice: PictureChoice) -> NDArray[np.uint8]:
@@ -122,11 +131,15 @@ class UnitPictures:
         ]
         if choice.channel == "side by side":
             return _bytes(np.concatenate(channels, axis=1))
-        return _bytes(np.tensordot(np.stack(channels, -1), np.array(self.colours()), 1))
+        return _bytes(
+            np.tensordot(
+                np.stack(channels, -1), np.array([colour for _, colour in self.colours()]), 1
+            )
+        )
 
     def _scaled(self, row: int, channel: int, same_contrast: bool) -> NDArray[np.float64]:
         number, (rows, columns) = unit_window(self._activations, row)
-        crop = np.asarray(self._fields[number].data[channel, rows, columns], np.float64)
+        crop = np.nan_to_num(np.asarray(self._fields[number].data[channel, rows, columns], float))
         low, high = self.limits(channel) if same_contrast else (crop.min(), crop.max())
         scaled: NDArray[np.float64] = np.clip((crop - low) / max(high - low, 1e-12), 0, 1) ** _GAMMA
         return scaled

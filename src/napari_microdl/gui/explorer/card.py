@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from qtpy.QtCore import QSignalBlocker, QSize, Qt, Signal
 from qtpy.QtGui import QFontMetrics, QIcon
 from qtpy.QtWidgets import (
@@ -67,14 +68,8 @@ def contents_of(run: Run, concept: int, report: Any, choice: PictureChoice) -> C
         choice = replace(choice, same_contrast=True)
         for rows in card_units(activations, concept, _OF_A_KIND):
             drawn = [(row, run.pictures.picture(row, choice)) for row in rows.tolist()]
-            pictures.append([(row, _plain(pixels)) for row, pixels in drawn])
+            pictures.append([(r, Picture(p, np.empty((0, 4)), "white", "")) for r, p in drawn])
     return Contents(card.sentence(), card.label, pictures)
-
-
-def _plain(pixels: Any) -> Picture:
-    import numpy as np
-
-    return Picture(pixels, np.empty((0, 4)), "white", "")
 
 
 class ConceptCardPanel(QWidget):

@@ -15,13 +15,15 @@ from napari_microdl.concepts.strength import N_BANDS, OPPOSITE, band_of
 from napari_microdl.gui.explorer.panel import Panel
 from napari_microdl.gui.explorer.picture_list import PictureList
 from napari_microdl.gui.session.run import Run
+from napari_microdl.gui.widgets.inputs import plain_tip
 from napari_microdl.gui.widgets.picture_figure import save_pictures
 from napari_microdl.gui.widgets.save_actions import offer_picture
 
 # Pictures in a row of the window at least, and of a file.
 _BESIDE_EACH_OTHER = 4
 _IN_A_ROW = 8
-_COMPOSITE, _BESIDE = "All channels, composite", "All channels, side by side"
+_COMPOSITE, _BESIDE = "Composite", "Side by side"
+_TIP = "Channel of small pictures, here, in the card and in other tabs."
 
 
 class Gallery(Panel):
@@ -38,7 +40,7 @@ class Gallery(Panel):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.channel = QComboBox()
-        self.channel.setToolTip("Channel shown in small pictures, here and in the card.")
+        self.channel.setToolTip(_TIP)
         self.channel.setAccessibleName("Channel of the pictures")
         # Long names of channels leave room for what is beside them.
         self.channel.setSizeAdjustPolicy(
@@ -103,6 +105,11 @@ class Gallery(Panel):
                 self.channel.addItem(_COMPOSITE, "composite")
                 self.channel.addItem(_BESIDE, "side by side")
         self.channel.setVisible(len(names) > 1)
+        tip = _TIP
+        if run is not None and len(names) > 1:
+            parts = zip(names, run.pictures.colours(), strict=True)
+            tip += f" Composite: {', '.join(f'{name} {colour}' for name, (colour, _) in parts)}."
+        self.channel.setToolTip(plain_tip(tip))
         for box in (self.same_contrast, self.patches):
             box.setEnabled(bool(names))
         view = self.session.view
