@@ -15,6 +15,7 @@ from qtpy.QtWidgets import QApplication
 
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.gui.session.files import collect_window, write_window
 from napari_microdl.gui.session.layers import Layout
 from napari_microdl.gui.session.own_labels import looks_like_labels
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
@@ -108,6 +109,9 @@ def test_a_plate_is_opened_and_step_one_is_filled_in(viewer, bare_workflow, qtbo
     fields, _, _ = workflow.session.plan.prepare()
     np.testing.assert_array_equal(fields[1].read(), [pixels(1), pixels(1) // 2])
     np.testing.assert_array_equal(fields[0].read_labels(), segment_cells(pixels(0)))
+    # Settings that are saved name the files, so the command line reads the same.
+    saved = write_window(collect_window(workflow.session.plan, plate / "s.json"), plate / "s.json")
+    assert "In that folder the command line runs the same: napari-microdl fit" in saved
     # They lie side by side.
     assert not workflow.fields.arranger.look()[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import dask.array as da
@@ -167,6 +168,14 @@ def remove_outputs(layers: Any, kinds: Iterable[str] | None = None) -> None:
     for layer in [item for item in layers if is_output(item)]:
         if wanted is None or layer.metadata[TAG]["kind"] in wanted:
             layers.remove(layer)
+
+
+def file_of(layer: Layer | None) -> Path | None:
+    """File that a whole layer was opened from, by napari or by us; None where none is known."""
+    if layer is None:
+        return None
+    place = layer.source.path or layer.metadata.get(FIELD_TAG, {}).get("file")
+    return None if place is None else Path(str(place))
 
 
 def _data(layer: Layer) -> Any:

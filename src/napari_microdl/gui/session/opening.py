@@ -33,12 +33,15 @@ class OpenedField:
 
     Parameters
     ----------
+    named : NamedFiles
+        Its files.
     field : Field
         What is known of it; its pixels are held in memory, or read lazily where these are many.
     limits : ndarray of shape (channels, 2)
         Between what each channel is shown.
     """
 
+    named: NamedFiles
     field: Field
     limits: NDArray[np.float64]
 
@@ -72,7 +75,7 @@ def read_all(found: Sequence[NamedFiles]) -> tuple[list[OpenedField], list[str]]
         # Some of the pixels tell as much.
         limits = np.percentile(pixels[:, ::3, ::3], [0.5, 99.8], axis=(1, 2)).T
         field = dataclasses.replace(field, data=data, labels=labels)
-        opened.append(OpenedField(field, limits))
+        opened.append(OpenedField(named, field, limits))
     return opened, problems
 
 
@@ -116,6 +119,8 @@ def layers_of(
     for one, corner in zip(opened, corners, strict=True):
         field = one.field
         known = {"channel_names": field.channel_names, **asdict(field.info)}
+        files = [str(file) for file in one.named.files]
+        one_each = len(files) == field.n_channels
         if by_channel:
             for number, channel in enumerate(field.channel_names):
                 yield Image(
@@ -125,7 +130,14 @@ def layers_of(
                     blending="additive",
                     translate=corner,
                     contrast_limits=_range(ranges[channel]),
-                    metadata={FIELD_TAG: {**known, "channel": channel}},
+                    metadata={
+                        FIELD_TAG: {
+                            **known,
+                            "channel": channel,
+                            # A part of a file could not be read in its place.
+                            "file": files[number] if one_each else None,
+                        }
+                    },
                 )
         else:
             stack = field.n_channels > 1
@@ -135,12 +147,17 @@ def layers_of(
                 contrast_limits=_range(np.mean([ranges[c] for c in field.channel_names], axis=0)),
                 translate=(0, *corner) if stack else corner,
                 axis_labels=("c", "y", "x") if stack else ("y", "x"),
-                metadata={FIELD_TAG: known},
+                metadata={FIELD_TAG: {**known, "file": files[0] if len(files) == 1 else None}},
             )
         if field.labels is not None:
             labels = np.asarray(field.labels)
             kind = np.min_scalar_type(int(labels.max(initial=0)))
-            cells = Labels(labels.astype(kind), name=f"{field.name} cells", translate=corner)
+            cells = Labels(
+                labels.astype(kind),
+                name=f"{field.name} cells",
+                translate=corner,
+                metadata={FIELD_TAG: {"file": str(one.named.labels)}},
+            )
             # Filled, they would hide the image.
             cells.contour = 2
             yield cells
