@@ -274,8 +274,11 @@ def test_filling_in_keeps_the_channels_of_each_well_together(viewer, bare_workfl
     names = [f"{well}_s1_{c}" for well in ("B02", "B03", "C03") for c in ("DNA", "actin")]
     for number, name in enumerate(names):
         viewer.add_image(pixels(number), name=name)
+    for well in ("C03", "B02"):
+        viewer.add_labels(cells_of(0), name=f"{well}_s1 cells")
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 6)
     workflow.session.images.set_layout(Layout("channels"), viewer.layers)
+    assert labels_names(workflow) == [None] * 6
     click(qtbot, workflow.fields.fill)
     dialog = workflow.fields.findChild(FillFields)
     # Without a name of the field, one condition would be written over all.
@@ -289,6 +292,8 @@ def test_filling_in_keeps_the_channels_of_each_well_together(viewer, bare_workfl
     assert known(workflow, "group", "channel", "well") == [
         (f"{w}_s1", c, w) for w in ("B02", "B03", "C03") for c in ("DNA", "actin")
     ]
+    # Whose labels they are is clear now.
+    assert labels_names(workflow)[::2] == ["B02_s1 cells", None, "C03_s1 cells"]
 
 
 @pytest.mark.parametrize("number", range(8))
