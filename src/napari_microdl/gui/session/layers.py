@@ -247,7 +247,8 @@ def rows_of(layer: Image, layout: Layout, name: str = "") -> list[ImageRow]:
                 layer=weakref.ref(layer),
                 index=index,
                 name=str(known.get("name", name)) + suffix,
-                group=str(known.get("name", "field 1")) + suffix,
+                # Layers that are channels say of which field.
+                group=str(known["name"]) if "channel" in known else "field 1",
                 channel=str(known.get("channel", name)),
                 condition=str(known.get("condition", "")),
                 is_control=bool(known.get("is_control", False)),
