@@ -13,9 +13,12 @@ from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
 from qtpy.QtGui import QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication
 
+from napari_microdl.fields.folder import find_fields
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.segmentation import segment_cells
-from napari_microdl.gui.session.layers import Layout
+from napari_microdl.gui.session.files import collect_window, write_window
+from napari_microdl.gui.session.layers import Layout, rows_of
+from napari_microdl.gui.session.opening import layers_of, read_all
 from napari_microdl.gui.session.own_labels import looks_like_labels
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.gui.workflow.fill_fields import FillFields
@@ -108,6 +111,9 @@ def test_a_plate_is_opened_and_step_one_is_filled_in(viewer, bare_workflow, qtbo
     fields, _, _ = workflow.session.plan.prepare()
     np.testing.assert_array_equal(fields[1].read(), [pixels(1), pixels(1) // 2])
     np.testing.assert_array_equal(fields[0].read_labels(), segment_cells(pixels(0)))
+    # Settings that are saved name the files, so the command line reads the same.
+    saved = write_window(collect_window(workflow.session.plan, plate / "s.json"), plate / "s.json")
+    assert "In that folder the command line runs the same: napari-microdl fit" in saved
     # They lie side by side.
     assert not workflow.fields.arranger.look()[0]
 
@@ -268,8 +274,11 @@ def test_filling_in_keeps_the_channels_of_each_well_together(viewer, bare_workfl
     names = [f"{well}_s1_{c}" for well in ("B02", "B03", "C03") for c in ("DNA", "actin")]
     for number, name in enumerate(names):
         viewer.add_image(pixels(number), name=name)
+    for well in ("C03", "B02"):
+        viewer.add_labels(cells_of(0), name=f"{well}_s1 cells")
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 6)
     workflow.session.images.set_layout(Layout("channels"), viewer.layers)
+    assert labels_names(workflow) == [None] * 6
     click(qtbot, workflow.fields.fill)
     dialog = workflow.fields.findChild(FillFields)
     # Without a name of the field, one condition would be written over all.
@@ -283,6 +292,8 @@ def test_filling_in_keeps_the_channels_of_each_well_together(viewer, bare_workfl
     assert known(workflow, "group", "channel", "well") == [
         (f"{w}_s1", c, w) for w in ("B02", "B03", "C03") for c in ("DNA", "actin")
     ]
+    # Whose labels they are is clear now.
+    assert labels_names(workflow)[::2] == ["B02_s1 cells", None, "C03_s1 cells"]
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -304,3 +315,26 @@ def test_axes_of_length_one_are_not_asked_for(viewer, bare_workflow, qtbot):
     (field,), _, _ = bare_workflow.session.plan.prepare()
     np.testing.assert_array_equal(field.read(), pixels(0)[None])
     np.testing.assert_array_equal(field.read_labels(), cells_of(0))
+
+
+def test_what_does_not_fit_into_memory_is_read_when_it_is_looked_at(plate, monkeypatch):
+    monkeypatch.setattr("napari_microdl.gui.session.opening._MOST_BYTES", SIZE * SIZE)
+    found = find_fields([plate / "DMSO", plate / "drug"]).fields
+    opened, problems = read_all(found)
+    assert [isinstance(one.field.data, np.ndarray) for one in opened] == [True, False]
+    np.testing.assert_array_equal(opened[1].field.read(), [pixels(1), pixels(1) // 2])
+    np.testing.assert_array_equal(opened[1].limits, opened[0].limits)
+    assert len(problems) == 1
+    # Without room for a layer a channel, each field is a stack.
+    monkeypatch.setattr("napari_microdl.gui.session.opening._MOST_LAYERS", 3)
+    layers = list(layers_of(opened, [(0, 0), (0, 99)]))
+    assert [(layer.name, layer.data.shape) for layer in layers[::2]] == [
+        ("A01_s1", (2, SIZE, SIZE)), ("A02_s1", (2, SIZE, SIZE)),
+    ]  # fmt: skip
+    (row,) = rows_of(layers[2], Layout("fields", 0))
+    assert (row.name, row.condition, row.well) == ("A02_s1", "drug", "A02")
+    # Labels that cannot be read do not take their field along.
+    (plate / "DMSO" / "P_A01_s1_cp_masks.tif").write_bytes(b"II*\0")
+    opened, problems = read_all(found[:1])
+    assert opened[0].field.labels is None
+    assert problems[0].startswith("Without its labels 'A01_s1': 'P_A01_s1_cp_masks.tif'")

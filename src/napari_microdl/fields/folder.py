@@ -159,8 +159,9 @@ def list_folder(places: Iterable[str | Path]) -> Listing:
         f for f in called if kinds[f][1] != "cells" or any(s.startswith(kinds[f][0]) for s in stems)
     ]
     masks = masks if others else []
+    are_masks = set(masks)
     return Listing(
-        tuple(file for file in images if file not in set(masks)),
+        tuple(file for file in images if file not in are_masks),
         tuple(masks),
         tuple(tables),
         tuple(left_out),

@@ -33,7 +33,7 @@ from napari_microdl.fields.tables import (
     relative_to_folder,
     write_field_files,
 )
-from napari_microdl.gui.session.layers import Arrangement, ImageRow, Layout, build_fields
+from napari_microdl.gui.session.layers import Arrangement, ImageRow, Layout, build_fields, file_of
 from napari_microdl.gui.session.plan import Plan
 from napari_microdl.gui.session.settings import CellSource
 
@@ -230,15 +230,15 @@ def _saved(row: ImageRow, by_channel: bool, in_table: set[str]) -> SavedImage:
 
 def _file_of(plan: Plan, layer: Layer | None, index: tuple[int | None, ...]) -> Path | str:
     """File that a layer was opened from, or why there is none that could be read instead."""
-    place = None if layer is None else layer.source.path
+    place = file_of(layer)
     # A place on the web is no file.
-    if place is None or not Path(place).is_file():
+    if place is None or not place.is_file():
         return "was not opened from a file that the command line reads"
     if any(i is not None for i in index):
         return "is a plane of a stack, of which the command line reads whole files"
     if plan.images.contents(layer)[1]:
         return "was changed since it was opened"
-    return Path(place).absolute()
+    return place.absolute()
 
 
 def write_window(files: WindowFiles, path: str | Path) -> str:

@@ -63,6 +63,7 @@ class Images:
         self._looks = weakref.WeakKeyDictionary()
         self._fields_anyway: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._label_like: list[weakref.ref[Image]] = []
+        self._labels: weakref.WeakSet[Labels] = weakref.WeakSet()
         # What layers were called when their rows were named.
         self._names: weakref.WeakKeyDictionary[Layer, str] = weakref.WeakKeyDictionary()
 
@@ -80,7 +81,8 @@ class Images:
                 self.layout = dataclasses.replace(self.layout, channel_axis=axis)
         before = {row.key: row for row in self.rows}
         self._name_rows(images, before)
-        self._suggest_labels(labels)
+        self._labels = weakref.WeakSet(labels)
+        self._suggest_labels()
         self._update_channels()
         self.changed.emit()
 
@@ -122,8 +124,9 @@ class Images:
         """The fields that each have one layer of labels."""
         return places_of(self.rows, by_channel=self.layout.arrangement == "channels")
 
-    def _suggest_labels(self, candidates: Sequence[Labels]) -> None:
+    def _suggest_labels(self) -> None:
         """Fill in the Labels layer of a row where the name or the number leaves no doubt."""
+        candidates = list(self._labels)
         places = self.places()
         named = {match.place: match.labels for match in match_by_name(places, candidates)}
         if len(places) == 1 and places[0] not in named:
@@ -175,6 +178,9 @@ class Images:
                 siblings = [n for n, row in enumerate(self.rows) if row.group == group]
             for sibling in siblings:
                 self._change(sibling, {k: v for k, v in values.items() if k in _SHARED})
+        if any("group" in values for values in changes.values()):
+            # Whose labels they are may be clear now.
+            self._suggest_labels()
         self._update_channels()
         self.changed.emit()
 

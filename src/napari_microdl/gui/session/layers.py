@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import dask.array as da
@@ -169,6 +170,14 @@ def remove_outputs(layers: Any, kinds: Iterable[str] | None = None) -> None:
             layers.remove(layer)
 
 
+def file_of(layer: Layer | None) -> Path | None:
+    """File that a whole layer was opened from, by napari or by us; None where none is known."""
+    if layer is None:
+        return None
+    place = layer.source.path or layer.metadata.get(FIELD_TAG, {}).get("file")
+    return None if place is None else Path(str(place))
+
+
 def _data(layer: Layer) -> Any:
     return layer.data[0] if layer.multiscale else layer.data
 
@@ -238,7 +247,8 @@ def rows_of(layer: Image, layout: Layout, name: str = "") -> list[ImageRow]:
                 layer=weakref.ref(layer),
                 index=index,
                 name=str(known.get("name", name)) + suffix,
-                group=str(known.get("name", "field 1")) + suffix,
+                # Layers that are channels say of which field.
+                group=str(known["name"]) if "channel" in known else "field 1",
                 channel=str(known.get("channel", name)),
                 condition=str(known.get("condition", "")),
                 is_control=bool(known.get("is_control", False)),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.fields.tables import NamedFiles, open_field
+from napari_microdl.fields.tables import NamedFiles, channels_shape, open_field
 from napari_microdl.gui.session.layers import FIELD_TAG, Arrangement
 
 # Beyond, images are read when they are looked at.
@@ -33,12 +33,15 @@ class OpenedField:
 
     Parameters
     ----------
+    named : NamedFiles
+        Its files.
     field : Field
         What is known of it; its pixels are held in memory, or read lazily where these are many.
     limits : ndarray of shape (channels, 2)
         Between what each channel is shown.
     """
 
+    named: NamedFiles
     field: Field
     limits: NDArray[np.float64]
 
@@ -57,28 +60,36 @@ def read_all(found: Sequence[NamedFiles]) -> tuple[list[OpenedField], list[str]]
     n_bytes = 0
     for number, named in enumerate(found):
         current_task().progress(number, len(found), "Reading images")
+        # Of fields beyond, not even the brightness is measured: theirs is that of the first.
+        first = opened[0] if opened and n_bytes > _MOST_BYTES else None
         try:
-            field, pixels, labels = _read(named)
+            one = _read(named, first)
         except MicrodlError as error:
             try:
                 # Where the labels are to blame, the field is good without them.
-                field, pixels, labels = _read(dataclasses.replace(named, labels=None))
+                one = _read(dataclasses.replace(named, labels=None), first)
                 problems.append(f"Without its labels '{named.name}': {error}")
             except MicrodlError:
                 problems.append(f"Skipped '{named.name}': {error}")
                 continue
-        n_bytes += pixels.nbytes
-        data = pixels if n_bytes <= _MOST_BYTES else _lazy(named, field)
-        # Some of the pixels tell as much.
-        limits = np.percentile(pixels[:, ::3, ::3], [0.5, 99.8], axis=(1, 2)).T
-        field = dataclasses.replace(field, data=data, labels=labels)
-        opened.append(OpenedField(field, limits))
+        n_bytes += getattr(one.field.data, "nbytes", 0)
+        opened.append(one)
     return opened, problems
 
 
-def _read(named: NamedFiles) -> tuple[Field, NDArray[Any], NDArray[np.int64] | None]:
+def _read(named: NamedFiles, first: OpenedField | None) -> OpenedField:
+    """A field in memory; lazily, and as bright as another, where that is given."""
     field = open_field(named)
-    return field, field.read(), field.read_labels()
+    labels = field.read_labels()
+    if first is not None and first.field.channel_names == field.channel_names:
+        for file in named.files:
+            channels_shape(file)
+        field = dataclasses.replace(field, data=_lazy(named, field), labels=labels)
+        return OpenedField(named, field, first.limits)
+    pixels: NDArray[Any] = field.read()
+    # Some of the pixels tell as much.
+    limits: NDArray[Any] = np.percentile(pixels[:, ::3, ::3], [0.5, 99.8], axis=(1, 2)).T
+    return OpenedField(named, dataclasses.replace(field, data=pixels, labels=labels), limits)
 
 
 def _lazy(named: NamedFiles, field: Field) -> Any:
@@ -116,6 +127,8 @@ def layers_of(
     for one, corner in zip(opened, corners, strict=True):
         field = one.field
         known = {"channel_names": field.channel_names, **asdict(field.info)}
+        files = [str(file) for file in one.named.files]
+        one_each = len(files) == field.n_channels
         if by_channel:
             for number, channel in enumerate(field.channel_names):
                 yield Image(
@@ -125,7 +138,14 @@ def layers_of(
                     blending="additive",
                     translate=corner,
                     contrast_limits=_range(ranges[channel]),
-                    metadata={FIELD_TAG: {**known, "channel": channel}},
+                    metadata={
+                        FIELD_TAG: {
+                            **known,
+                            "channel": channel,
+                            # A part of a file could not be read in its place.
+                            "file": files[number] if one_each else None,
+                        }
+                    },
                 )
         else:
             stack = field.n_channels > 1
@@ -135,12 +155,17 @@ def layers_of(
                 contrast_limits=_range(np.mean([ranges[c] for c in field.channel_names], axis=0)),
                 translate=(0, *corner) if stack else corner,
                 axis_labels=("c", "y", "x") if stack else ("y", "x"),
-                metadata={FIELD_TAG: known},
+                metadata={FIELD_TAG: {**known, "file": files[0] if len(files) == 1 else None}},
             )
         if field.labels is not None:
             labels = np.asarray(field.labels)
             kind = np.min_scalar_type(int(labels.max(initial=0)))
-            cells = Labels(labels.astype(kind), name=f"{field.name} cells", translate=corner)
+            cells = Labels(
+                labels.astype(kind),
+                name=f"{field.name} cells",
+                translate=corner,
+                metadata={FIELD_TAG: {"file": str(one.named.labels)}},
+            )
             # Filled, they would hide the image.
             cells.contour = 2
             yield cells

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from napari.layers import Image, Labels, Layer
 from numpy.typing import NDArray
 
 from napari_microdl.fields.file_patterns import differing, folders_in_common
-from napari_microdl.gui.session.layers import ImageRow, is_lazy, plane_shape
+from napari_microdl.gui.session.layers import ImageRow, file_of, is_lazy, plane_shape
 
 # What may stand beside the name of an image in the name of its labels.
 _MASKS = frozenset({"cells", "label", "labels", "mask", "masks", "objects", "nuclei", "seg"})
@@ -139,7 +138,7 @@ def names_of(images: Sequence[Image]) -> dict[Image, str]:
         same.setdefault(_without_number(image.name), []).append(image)
     found = {image: image.name for image in images}
     for name, alike in same.items():
-        folders = [Path(str(i.source.path)).parent.parts for i in alike if i.source.path]
+        folders = [file.parent.parts for image in alike if (file := file_of(image)) is not None]
         if len(alike) > 1 and len(set(folders)) == len(alike):
             told = differing(folders)
             found |= {i: f"{told[f]}_{name}" for i, f in zip(alike, folders, strict=True)}
@@ -204,10 +203,8 @@ def _without_number(name: str) -> str:
 
 def _nearness(labels: Layer, place: Place) -> int:
     """How many folders their files have in common."""
-    files = [labels.source.path, place.images[0].source.path]
-    if None in files:
-        return 0
-    return folders_in_common(*(Path(str(file)) for file in files))
+    own, other = file_of(labels), file_of(place.images[0])
+    return 0 if own is None or other is None else folders_in_common(own, other)
 
 
 def is_named_after(labels: str, image: str) -> bool:

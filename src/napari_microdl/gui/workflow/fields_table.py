@@ -11,6 +11,7 @@ from qtpy.QtGui import QFontMetrics, QResizeEvent
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_microdl.fields.metadata import metadata_table
+from napari_microdl.gui.session.layers import file_of
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.inputs import fit_height
 from napari_microdl.gui.widgets.save_actions import offer_table
@@ -115,7 +116,7 @@ class FieldsModel(QAbstractTableModel):
         elif role in (Qt.ItemDataRole.DisplayRole, Qt.ItemDataRole.EditRole):
             return getattr(row, attribute) if attribute else image
         if role == Qt.ItemDataRole.ToolTipRole:
-            path = None if layer is None else layer.source.path
+            path = file_of(layer)
             where = f"Layer: {image}" if path is None else f"Layer: {image}\nFile: {path}"
             return f"{where}\n{_TIPS[heading]}"
         return None

@@ -35,7 +35,7 @@ from napari_microdl.fields.metadata import (
     read_table,
 )
 from napari_microdl.fields.query import select
-from napari_microdl.gui.session.layers import ImageRow
+from napari_microdl.gui.session.layers import ImageRow, file_of
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.inputs import sentence_label, take_font_size
 
@@ -124,12 +124,6 @@ def image_name(row: ImageRow) -> str:
     return row.name if layer is None or row.index else layer.name
 
 
-def source_file(row: ImageRow) -> PurePath | None:
-    """File that the image of a row was opened from."""
-    layer = row.layer()
-    return None if layer is None or layer.source.path is None else PurePath(layer.source.path)
-
-
 def _text(value: Any) -> str:
     return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
@@ -156,7 +150,7 @@ class NamesPage(_Page):
         pattern = self.pattern.text()
         try:
             if "/" in pattern:
-                files = [source_file(row) or PurePath(image_name(row)) for row in self.rows()]
+                files = [file_of(row.layer()) or PurePath(image_name(row)) for row in self.rows()]
                 read = own_pattern(pattern).read(files)
             else:
                 read = read_names(names, pattern)

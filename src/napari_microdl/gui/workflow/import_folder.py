@@ -44,6 +44,7 @@ from napari_microdl.gui.workflow.found_table import FoundTable
 _TABLES = "Tables (*.csv *.tsv *.parquet);;All files (*)"
 _IMAGES = "Images and tables (*.tif *.tiff *.png *.jpg *.jpeg *.bmp *.csv *.tsv);;All files (*)"
 _OWN = "own"
+_MANY_FIELDS = 100
 _MILLISECONDS_AFTER_TYPING = 300
 # Seconds for which layers are added before waiting events are handled.
 _AT_A_TIME = 0.03
@@ -266,6 +267,11 @@ class ImportFolder(QDialog):
         sentence += f"; channels: {', '.join(channels)}. " if channels else ". "
         if not fields:
             sentence = "No fields were found: choose another folder, or another pattern. "
+        if len(fields) > _MANY_FIELDS:
+            sentence += (
+                "napari is slow with so many layers: choose some of the files, or use the command "
+                "line, whose table napari-microdl manifest writes. "
+            )
         self._show(look.found, sentence + look.found.sentence())
 
     def _on_failed(self, sentence: str) -> None:
