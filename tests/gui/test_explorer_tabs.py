@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel
 
 from napari_microdl.concepts.concept_set import choose_concepts
 from napari_microdl.concepts.painting import channel_correlations, outlines_of
 from napari_microdl.gui.explorer.concept_table import TAG
 from napari_microdl.gui.explorer.plot_panel import KINDS
+from napari_microdl.gui.explorer.rating import RateBlind
 from napari_microdl.metrics import tag_recall
 from napari_microdl.report.concept_figures import volcano_places
+from napari_microdl.report.rating import units_to_rate
 
 from .clicks import click_choice
 from .steps import (
@@ -217,3 +220,26 @@ def test_outlines_enclose_the_most_aligned_patches_of_the_unit(activations):
     edges = sum(int((np.diff(padded.astype(int), axis=a) != 0).sum()) for a in (0, 1))
     assert len(lines) == edges > 0
     assert set(np.abs(lines[:, 2:] - lines[:, :2]).sum(axis=1)) == {8}
+
+
+def test_cells_are_rated_by_two_keys_without_a_hint(explorer, activations, qtbot):
+    open_tab(explorer, explorer.tags, qtbot)
+    qtbot.mouseClick(explorer.tags.rate, LEFT)
+    (window,) = explorer.tags.findChildren(RateBlind)
+    qtbot.waitExposed(window)
+    concept = explorer.session.view.concept
+    active = activations.activation(concept) > 0
+    rows = units_to_rate(activations, concept)
+    units = activations.units.iloc[rows]
+    for number, row in enumerate(rows.tolist()):
+        assert window.question.text().endswith(f"{number + 1} of {len(rows)}")
+        told = " ".join(x.text() for x in window.findChildren(QLabel)) + window.windowTitle()
+        assert not any(name in told for name in units["Metadata_condition"])
+        # All as the concept says but the first.
+        says = active[row] if number else not active[row]
+        qtbot.keyClick(window, Qt.Key.Key_Y if says else Qt.Key.Key_N)
+    assert f"{len(rows) - 1} of {len(rows)} cells" in window.question.text()
+    table = window.table()
+    assert (table["rated"] == table["active"]).sum() == len(rows) - 1
+    assert table["Metadata_Field"].tolist() == units["Metadata_Field"].tolist()
+    window.close()

@@ -255,6 +255,14 @@ class PictureList(QListWidget):
 
 def icon_of(picture: Picture, size: QSize) -> QIcon:
     """A picture with its lines, which looks the same where it is selected."""
+    pixmap = pixmap_of(picture, size)
+    icon = QIcon(pixmap)
+    icon.addPixmap(pixmap, QIcon.Mode.Selected)
+    return icon
+
+
+def pixmap_of(picture: Picture, size: QSize) -> QPixmap:
+    """A picture with its lines, as large as fits."""
     pixels = picture.pixels
     height, width = pixels.shape[:2]
     kind, channels = (
@@ -272,6 +280,4 @@ def icon_of(picture: Picture, size: QSize) -> QIcon:
     zoom = pixmap.width() / width
     painter.drawLines([QLineF(*(line * zoom)) for line in picture.lines])
     painter.end()
-    icon = QIcon(pixmap)
-    icon.addPixmap(pixmap, QIcon.Mode.Selected)
-    return icon
+    return pixmap

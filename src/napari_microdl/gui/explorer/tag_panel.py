@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QGridLayout, QLabel, QLineEdit, QPushButton
 
 from napari_microdl.concepts.concept_set import Concept, ConceptSet
@@ -14,6 +15,7 @@ from napari_microdl.concepts.dictionary import TAGS
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
 from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.explorer.rating import RateBlind
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.metrics import tag_recall
@@ -26,7 +28,7 @@ _TIPS = {
 
 
 class TagPanel(Panel):
-    """Tags of the selected units and concepts, a note on the concept, and the recall."""
+    """Tags of the selected units and concepts, a note, the recall, and ratings without a hint."""
 
     def __init__(self, *args: Any, selected_concepts: Callable[[], list[int]]) -> None:
         super().__init__(*args)
@@ -61,7 +63,14 @@ class TagPanel(Panel):
             "below the middle between both medians. The test asks whether perturbed cells have "
             "larger values (one-sided Mann-Whitney U)."
         )
+        self.rate = QPushButton("Rate blind...")
+        self.rate.setToolTip(
+            "Shows 24 cells one by one without condition or activation, half of them with the "
+            "concept; two keys say whether you see it, and at the end how far you agree."
+        )
+        self.rate.clicked.connect(self._on_rate)
         self.column.addLayout(grid)
+        self.column.addWidget(self.rate)
         self.column.addWidget(self.note)
         self.column.addWidget(self.recall)
         self.column.addStretch(1)
@@ -71,6 +80,7 @@ class TagPanel(Panel):
         for button in (*self.unit_buttons.values(), *self.concept_buttons.values()):
             button.setEnabled(run is not None)
         self.note.setEnabled(run is not None)
+        self.rate.setEnabled(run is not None and run.has_images)
         self.show_selection()
 
     def show_concept(self, run: Run, concept: Concept) -> None:
@@ -118,6 +128,18 @@ class TagPanel(Panel):
 
     def _tag_concepts(self, *_: bool, tag: str) -> None:
         self.selection.tag_concepts(self._selected_concepts(), tag)
+
+    def _on_rate(self) -> None:
+        run, concept = self.session.run.current, self.session.view.concept
+        if run is None or concept is None:
+            return
+        try:
+            window = RateBlind(run, concept, self.session.view.pictures, self)
+        except MicrodlError as error:
+            self.recall.setText(f"⚠ {error}")
+            return
+        window.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        window.open()
 
     def _on_note(self) -> None:
         run, concept = self.session.run.current, self.session.view.concept
