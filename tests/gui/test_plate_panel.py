@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_microdl.concepts.wells import wells_of
 from napari_microdl.gui.explorer.saving import pixel_size_of
 from napari_microdl.gui.session.viewer_parts import camera_of
 
@@ -70,7 +69,7 @@ def test_wells_have_the_colours_of_what_is_chosen(opened, qtbot, chosen):
     qtbot.waitUntil(plot.has_contents)
     run, concept = explorer.session.run.current, explorer.session.view.concept
     activations = run.result.activations
-    expected = wells_of(activations, run.fields).of_concept(activations, concept)
+    expected = run.wells.of_concept(activations, concept)
     for text, column, scale in (
         ("Mean activation", "mean_activation", 1),
         ("Share of active crops", "share_active", 100),

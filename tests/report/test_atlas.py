@@ -14,10 +14,11 @@ from PIL import Image
 from core.refusals import refusal
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.painting import window_at
+from napari_microdl.concepts.pictures import shared_contrast
 from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.report import evaluate
 from napari_microdl.report.atlas import concept_atlas
-from napari_microdl.report.cell_pictures import picture_edge, shared_contrast, strongest_units
+from napari_microdl.report.cell_pictures import picture_edge, strongest_units
 from napari_microdl.report.html import html_report, write_page
 from report.browser import driven
 from report.test_evaluation import FEW, cells, fields

@@ -18,9 +18,10 @@ from matplotlib.text import Text
 
 from core.refusals import refusal
 from napari_microdl.concepts.concept_set import choose_concepts
+from napari_microdl.concepts.pictures import shared_contrast
 from napari_microdl.core.pictures import write_figure
 from napari_microdl.pipeline.run import run_pipeline
-from napari_microdl.report.cell_pictures import outlines_in, shared_contrast, typical_units
+from napari_microdl.report.cell_pictures import outlines_in, typical_units
 from napari_microdl.report.concept_page import concept_page, fitted, round_length, wrapped
 from napari_microdl.report.text import figure_text
 from pipeline.small_run import small
