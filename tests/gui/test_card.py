@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
 from scipy import sparse
 
 from napari_microdl.concepts.pictures import PictureChoice
-from napari_microdl.report.card import card_units, concept_card
+from napari_microdl.report.cell_pictures import random_units, strongest_units
+from napari_microdl.report.concept_summary import summarize_concept
 
 from .clicks import click_choice
 from .conftest import SmallRun, explore
 from .steps import (
+    LEFT,
     click,
     click_cell,
     click_tick,
@@ -28,10 +30,12 @@ from .steps import (
 from .test_explorer_clicks import pixels
 
 
-def filled(card: Any, qtbot: Any) -> None:
-    """Wait until a card tells of the concept on show."""
-    name = card.name.text()
-    qtbot.waitUntil(lambda: card.sentence.text().startswith(f"{name}: in "))
+def filled(explorer: Any, qtbot: Any) -> Any:
+    """Wait until the card tells of the concept on show, and what it has to tell."""
+    run, concept = explorer.session.run.current, explorer.session.view.concept
+    known = summarize_concept(run.result.activations, run.wells, concept)
+    qtbot.waitUntil(lambda: explorer.card.sentence.text() == known.sentence)
+    return known
 
 
 @pytest.fixture
@@ -62,9 +66,14 @@ def test_the_card_tells_of_the_concept_and_its_pictures_go_there(
         concept = explorer.session.view.concept
         assert concept == activations.ranking.index[row]
         assert card.name.text() == activations.dictionary.names[concept]
-        filled(card, qtbot)
-        assert card.sentence.text() == concept_card(activations, concept).sentence()
-        for buttons, rows in zip(card.buttons, card_units(activations, concept), strict=True):
+        known = filled(explorer, qtbot)
+        assert known.numbers in card.sentence.toolTip().replace("&#x27;", "'")
+        qtbot.waitUntil(lambda: not card.jobs.is_running)
+        shown_rows = (
+            strongest_units(activations, concept, known.inside, 3),
+            random_units(known.against, 3),
+        )
+        for buttons, rows in zip(card.buttons, shown_rows, strict=True):
             for button, unit in zip(buttons, rows, strict=True):
                 wanted = explorer.session.run.current.pictures.picture(unit, PictureChoice())
                 shown = pixels(button.icon().pixmap(button.iconSize()).toImage())
@@ -88,13 +97,13 @@ def test_a_name_written_in_the_card_is_that_of_table_layers_and_dictionary(
     viewer, explorer, small_run, qtbot
 ):
     card, dictionary = explorer.card, small_run.result.dictionary
-    filled(card, qtbot)
+    filled(explorer, qtbot)
     best = explorer.session.view.concept
     write(qtbot, card.name, "<b>bright</b> spots")
     assert dictionary.names[best] == "<b>bright</b> spots" == shown_names(explorer)[0]
     assert "<b>bright</b> spots" in overlays(viewer)["activation"].name
     # It is shown as it was written.
-    filled(card, qtbot)
+    filled(explorer, qtbot)
     assert card.sentence.textFormat() == Qt.TextFormat.PlainText
     # A concept needs a name.
     write(qtbot, card.name, "  ")
@@ -123,7 +132,7 @@ def test_a_suggested_name_is_used_by_a_click(of_area, qtbot):
     run = explorer.session.run.current
     silent = [c for c in run.result.activations.ranking.index if not run.suggestions.of(int(c))]
     explorer.session.view.show_concept(int(silent[0]))
-    filled(card, qtbot)
+    filled(explorer, qtbot)
     assert not card.suggestion.isVisible()
 
 
@@ -131,7 +140,7 @@ def test_what_is_folded_and_shown_stays_so_when_the_dock_is_opened_again(
     viewer, cell_explorer, qtbot
 ):
     explorer, card = cell_explorer, cell_explorer.card
-    filled(card, qtbot)
+    filled(explorer, qtbot)
     height = card.height()
     assert height <= 180
     click(qtbot, card.fold)
@@ -147,14 +156,19 @@ def test_what_is_folded_and_shown_stays_so_when_the_dock_is_opened_again(
     assert not again.table.isColumnHidden(again.table.model().columnCount() - 1)
     assert again.gallery.patches.isChecked()
     click(qtbot, again.card.fold)
-    filled(again.card, qtbot)
+    filled(again, qtbot)
     assert again.card.sentence.isVisible()
     assert again.card.height() > 2 * again.card.name.height()
 
 
-def test_eight_pictures_are_in_view_on_a_small_screen_with_the_card_folded(viewer, explorer, qtbot):
+def test_twelve_concepts_or_eight_pictures_are_in_view_on_a_small_screen(
+    viewer, cell_explorer, qtbot
+):
+    explorer, table = cell_explorer, cell_explorer.table
+    filled(explorer, qtbot)
     viewer.window.resize(1366, 768)
-    click(qtbot, explorer.card.fold)
+    row = table.verticalHeader().defaultSectionSize()
+    qtbot.waitUntil(lambda: table.viewport().height() >= 12 * row)
     open_tab(explorer, explorer.gallery, qtbot)
     view = explorer.gallery.list
     qtbot.waitUntil(lambda: len(view.pictures) == view.count() > 0)
@@ -165,8 +179,13 @@ def test_eight_pictures_are_in_view_on_a_small_screen_with_the_card_folded(viewe
         return sum(view.viewport().rect().contains(rect) for rect in rects)
 
     qtbot.waitUntil(lambda: in_view() == 8)
-    # Or, with the bar between both drawn down, twelve concepts.
-    splitter = explorer.table.parent()
-    splitter.setSizes([splitter.height(), 0])
-    row = explorer.table.verticalHeader().defaultSectionSize()
-    qtbot.waitUntil(lambda: explorer.table.viewport().height() >= 12 * row)
+    assert explorer.card.sentence.isVisible()
+    # Where a person puts the bar between both it stays.
+    bar = explorer.splitter.handle(1)
+    qtbot.mousePress(bar, LEFT)
+    qtbot.mouseMove(bar, QPoint(0, 150))
+    qtbot.mouseRelease(bar, LEFT)
+    sizes = explorer.splitter.sizes()
+    assert sizes[0] > 200
+    open_tab(explorer, explorer.plots, qtbot)
+    assert explorer.splitter.sizes() == sizes

@@ -29,7 +29,7 @@ from .steps import (
 
 def click_unit(viewer: Any, run: Run, row: int, qtbot: Any, modifier: Any = None) -> None:
     """Bring a unit to the middle of the canvas and click there."""
-    go_to(viewer.__wrapped__, run, row)
+    go_to(viewer.__wrapped__, run, int(run.result.activations.units["field"].iloc[row]), row)
     camera_of(viewer).zoom = 8
     canvas = canvas_of(viewer)
     modifier = modifier or Qt.KeyboardModifier.NoModifier
@@ -93,7 +93,7 @@ def test_selected_units_are_outlined_and_shift_adds(viewer, explorer, activation
 def test_a_drag_picks_nothing_and_a_closed_dock_does_not_listen(viewer, explorer, qtbot):
     canvas = canvas_of(viewer)
     middle = QPoint(canvas.width() // 2, canvas.height() // 2)
-    go_to(viewer.__wrapped__, explorer.session.run.current, 5)
+    go_to(viewer.__wrapped__, explorer.session.run.current, 0, 5)
     qtbot.mousePress(canvas, LEFT, pos=middle)
     qtbot.mouseMove(canvas, middle + QPoint(30, 0))
     qtbot.mouseMove(canvas, middle + QPoint(40, 0))

@@ -12,13 +12,12 @@ import pandas as pd
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_microdl.concepts.wells import wells_of
 from napari_microdl.gui.explorer.saving import pixel_size_of
 from napari_microdl.gui.session.viewer_parts import camera_of
 
 from .clicks import click_choice, click_save
 from .conftest import SIZE, SmallRun, explore, put_back
-from .steps import LEFT, open_tab, open_workflow, pixel_of
+from .steps import LEFT, bring_to_front, open_tab, open_workflow, pixel_of
 from .test_exporting import chosen, is_picture, right_click
 
 # Fixtures are found by their names.
@@ -53,6 +52,7 @@ def opened(viewer, small_run, qtbot) -> Any:
 
     def open_wells(wells: list[str], plates: list[str] | None = None) -> Any:
         explorer = explore(viewer, with_wells(small_run, wells, plates), qtbot)
+        bring_to_front(explorer)
         open_tab(explorer, explorer.plate, qtbot)
         return explorer
 
@@ -70,7 +70,7 @@ def test_wells_have_the_colours_of_what_is_chosen(opened, qtbot, chosen):
     qtbot.waitUntil(plot.has_contents)
     run, concept = explorer.session.run.current, explorer.session.view.concept
     activations = run.result.activations
-    expected = wells_of(activations, run.fields).of_concept(activations, concept)
+    expected = run.wells.of_concept(activations, concept)
     for text, column, scale in (
         ("Mean activation", "mean_activation", 1),
         ("Share of active crops", "share_active", 100),
@@ -81,8 +81,9 @@ def test_wells_have_the_colours_of_what_is_chosen(opened, qtbot, chosen):
         np.testing.assert_allclose(drawn, scale * expected[column])
     click_choice(explorer.plate.value, "Flags")
     assert plot.canvas.figure.axes[0].collections[0].get_array().tolist() == [0, 1, 0]
-    right_click(plot.canvas, "Save table...") if chosen("plate.csv") else None
-    table = pd.read_csv(chosen("plate.csv"), keep_default_na=False)
+    path = chosen("plate.csv")
+    right_click(plot.canvas, "Save table...")
+    table = pd.read_csv(path, keep_default_na=False)
     assert table["well"].tolist() == ["B02", "C02", "C05"]
     np.testing.assert_allclose(table["share_active"], expected["share_active"])
     assert table["flag"].tolist() == ["", "note", ""]

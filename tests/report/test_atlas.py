@@ -5,7 +5,6 @@ import dataclasses
 import html
 import io
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +13,13 @@ from PIL import Image
 from core.refusals import refusal
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.painting import window_at
+from napari_microdl.concepts.pictures import shared_contrast
 from napari_microdl.pipeline.run import PipelineResult
-from napari_microdl.report import evaluate
 from napari_microdl.report.atlas import concept_atlas
-from napari_microdl.report.cell_pictures import picture_edge, shared_contrast, strongest_units
-from napari_microdl.report.html import html_report, write_page
+from napari_microdl.report.cell_pictures import picture_edge, strongest_units
+from napari_microdl.report.html import write_page
 from report.browser import driven
-from report.test_evaluation import FEW, cells, fields
+from report.test_evaluation import cells, fields
 from tasks import cancelling, recorded
 
 # Fixtures are found by their names.
@@ -183,29 +182,4 @@ def test_it_can_be_cancelled_and_tells_how_far_it_is(named, fields):
     assert [s.message for s in steps if s.message.startswith("Drawing ")][-1].startswith("Drawing ")
     with cancelling(after=2):
         concept_atlas(named, fields)
-
-
-def test_without_images_it_is_refused(named):
     assert "images of this run are not open" in refusal(concept_atlas, named, [])
-
-
-def test_the_evaluation_shows_names_as_text_in_a_browser(named, fields, cells, tmp_path):
-    activations = dataclasses.replace(named, units=named.units.copy())
-    conditions = activations.units["Metadata_condition"].astype(str)
-    marked = MARKUP[:-1].strip()
-    activations.units["Metadata_condition"] = conditions.where(conditions == "diffuse", marked)
-    report = evaluate(
-        activations, FEW.replace(handcrafted=False), fields=fields, cells=cells.labels
-    )
-    found: dict[str, Any] = driven(
-        html_report(report, "cell", MARKUP),
-        """return { title: document.title, heading: document.querySelector("h1").textContent,
-            cells: [...document.querySelectorAll("td")].map(cell => cell.textContent),
-            scripts: document.scripts.length,
-            loaded: performance.getEntriesByType("resource").length }""",
-        tmp_path,
-    )
-    assert found["heading"] == SHOWN
-    assert found["title"] == SHOWN
-    assert marked in found["cells"]
-    assert (found["scripts"], found["loaded"]) == (1, 0)

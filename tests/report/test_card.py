@@ -1,4 +1,4 @@
-"""What the card of a concept says and shows, beside numbers counted by hand, on a real run."""
+"""What card and gallery say and show of a concept, beside numbers counted by hand."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
+from concepts.test_activations import make
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.concept_set import ConceptSet
 from napari_microdl.concepts.painting import explain_unit, unit_window
 from napari_microdl.concepts.pictures import PictureChoice, UnitPictures
 from napari_microdl.concepts.strength import N_BANDS, NONE, OPPOSITE, band_of
+from napari_microdl.concepts.wells import wells_of
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
@@ -21,7 +24,8 @@ from napari_microdl.metrics import cell_measurements
 from napari_microdl.metrics.group_tests import compare_wells, smallest_p
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 from napari_microdl.report import EvaluationReport
-from napari_microdl.report.card import ConceptCard, card_units, concept_card, percent, wells_limit
+from napari_microdl.report.cell_pictures import random_units, strongest_units
+from napari_microdl.report.concept_summary import percent, summarize_concept, wells_limit
 from napari_microdl.report.naming import NameSuggestions, correlations, ranks_within
 
 CONFIG = PipelineConfig.of(
@@ -32,15 +36,16 @@ CONFIG = PipelineConfig.of(
 
 @pytest.fixture(scope="module")
 def fields() -> list[Field]:
-    """Parts of all fields of the sample, with a second channel that is turned round."""
-    parts = [field.data[:, :320, :320] for field in transfluor()]
+    """Parts of two control and two treated wells, with a second channel that is turned round."""
     return [
         dataclasses.replace(
             field,
             data=np.concatenate([part, part[:, ::-1, ::-1]]),
             channel_names=("GFP", "turned"),
         )
-        for field, part in zip(transfluor(), parts, strict=True)
+        for field in transfluor()
+        if field.well in {"O01", "O05", "O11", "O12"}
+        for part in [field.data[:, :320, :320]]
     ]
 
 
@@ -54,65 +59,73 @@ def activations(run) -> ConceptActivations:
     return run.activations
 
 
-def with_codes(activations: ConceptActivations, values: np.ndarray) -> ConceptActivations:
-    """The same cells, whose first concept is as strong as it is said."""
+def with_codes(activations: ConceptActivations, *values: np.ndarray) -> ConceptActivations:
+    """The same cells, whose first concepts are as strong as it is said."""
     codes = activations.codes.toarray()
-    codes[:, 0] = values
+    codes[:, : len(values)] = np.transpose(values)
     return dataclasses.replace(activations, codes=sparse.csr_array(codes), columns=None)
 
 
-def test_the_card_says_what_a_loop_over_wells_counts(activations):
-    on = activations.codes.toarray() > 0
-    units = activations.units
-    report = EvaluationReport(seeds={"n_seeds": 10, "times_found": list(range(8))})
+def test_the_summary_says_what_a_loop_over_wells_counts(activations):
+    on, units = activations.codes.toarray() > 0, activations.units
+    wells, report = (
+        wells_of(activations),
+        EvaluationReport(seeds={"n_seeds": 10, "times_found": [*range(8)]}),
+    )
+    control = units["Metadata_control"].to_numpy()
     said = set()
     for concept in range(activations.n_concepts):
-        card = concept_card(activations, concept, report)
-        inside = (units["Metadata_condition"] == card.label).to_numpy()
-        control = units["Metadata_control"].to_numpy()
-        assert card.rate_label == pytest.approx(on[inside, concept].mean())
-        assert card.rate_controls == pytest.approx(on[control, concept].mean())
+        found = summarize_concept(activations, wells, concept, report)
+        np.testing.assert_array_equal(found.inside, units["Metadata_condition"] == found.label)
+        assert found.share == pytest.approx(on[found.inside, concept].mean())
+        assert found.share_others == pytest.approx(on[found.against, concept].mean())
         shares: dict[bool, list[float]] = {True: [], False: []}
         for well in units["Metadata_Well"].unique():
             rows = (units["Metadata_Well"] == well).to_numpy()
-            shares[bool(control[rows].all())].append(on[rows, concept].mean())
-        showing = sum(share > max(shares[True]) for share in shares[False])
-        assert (card.wells_showing, card.wells_label) == (showing, len(shares[False]))
+            shares[bool(found.inside[rows].all())].append(on[rows, concept].mean())
+        showing = sum(share > max(shares[False]) for share in shares[True])
+        assert (found.n_wells_showing, found.n_wells) == (showing, len(shares[True]))
+        assert f"other seeds find it {concept} of 10 times" in found.sentence
         said.add(showing)
-        assert card.sentence().startswith(f"concept {concept}: in {card.rate_label * 100:.0f} % of")
-        assert f"in {showing} of {len(shares[False])} wells" in card.sentence()
-        assert f"other seeds find it {concept} of 10 times" in card.sentence()
+        # The pictures of a card: the strongest, and the same others for every concept.
+        strongest = strongest_units(activations, concept, found.inside, 3)
+        codes = activations.codes.toarray()[:, concept]
+        assert codes[strongest].tolist() == sorted(codes[found.inside])[:-4:-1]
+        assert found.inside[strongest].all()
     assert len(said) > 1
+    drawn = random_units(control, 3)
+    assert len(set(drawn)) == 3
+    assert control[drawn].all()
+    assert drawn.tolist() == random_units(control, 3).tolist()
+    assert random_units(control & False, 3).tolist() == []
 
 
-def test_a_card_leaves_out_what_is_not_known(activations):
-    card = ConceptCard("spots", "drug", "cells", 0.584, 0.06, 4, 4, "cells", 9, 10)
-    assert card.sentence() == (
-        "spots: in 58 % of 'drug' cells and 6 % of controls; in 4 of 4 wells; lies in the cells; "
-        "other seeds find it 9 of 10 times."
+def test_the_sentence_leaves_out_what_is_not_known():
+    _, activations = make(("dmso", "dmso", "drug", "drug"), (True, True, False, False))
+    values = np.zeros(16)
+    # One of four cells in each control well, three and one in those of the drug.
+    values[[0, 4, 8, 9, 10, 12]] = 1
+    activations = with_codes(activations, values)
+    ranking = activations.ranking
+    ranking.loc[0, ["label", "place"]] = ["drug", "cells"]
+    activations.ranking = ranking
+    wells = wells_of(activations)
+    found = summarize_concept(activations, wells, 0, EvaluationReport())
+    assert found.sentence == (
+        "In 50 % of 'drug' cells and 25 % of controls; in 1 of 2 wells; lies in the cells."
     )
-    bare = ConceptCard("spots", "", "patches", 0.001, float("nan"))
-    assert bare.sentence() == "spots: in <1 % of patches."
-    assert [percent(share) for share in (0, 0.004, 0.006, 1)] == ["0 %", "<1 %", "1 %", "100 %"]
-    # Without controls no well can show it more often than they do.
-    units = activations.units.assign(Metadata_control=False)
-    alone = concept_card(dataclasses.replace(activations, units=units), 0)
-    assert (alone.wells_label, alone.n_seeds) == (0, 0)
-    assert "controls" not in alone.sentence()
-
-
-def test_cells_of_a_card_are_the_strongest_treated_ones_and_the_same_controls(activations):
-    control = activations.units["Metadata_control"].to_numpy()
-    codes = activations.codes.toarray()
-    drawn = [card_units(activations, concept) for concept in range(activations.n_concepts)]
-    for concept, (strongest, controls) in enumerate(drawn):
-        label = activations.ranking.loc[concept, "label"]
-        of_label = np.flatnonzero(activations.units["Metadata_condition"] == label)
-        assert codes[strongest, concept].tolist() == sorted(codes[of_label, concept])[:-4:-1]
-        assert set(strongest) <= set(of_label)
-        assert controls.tolist() == drawn[0][1].tolist()
-        assert len(set(controls)) == 3
-        assert control[controls].all()
+    assert found.numbers == "n = 8 'drug' cells in 2 wells and 8 control cells in 2 wells."
+    together = summarize_concept(activations, wells, ConceptSet("drug", (0,), (1.0,), (1.0,), 1, 1))
+    assert together.sentence.endswith("wells.")
+    assert together.numbers == found.numbers
+    activations.units["Metadata_control"] = False
+    found = summarize_concept(activations, wells, 0)
+    assert "and 25 % of others; in 1 of 2 wells" in found.sentence
+    activations.units["Metadata_condition"] = "drug"
+    alone = summarize_concept(activations, wells, 0)
+    assert alone.sentence == "In 38 % of 'drug' cells; lies in the cells."
+    shares = (0, 0.004, 0.006, 1, np.nan)
+    assert [percent(share) for share in shares] == ["0 %", "<1 %", "1 %", "100 %", "-"]
 
 
 def test_bands_go_from_the_strongest_to_the_opposite(activations):
@@ -126,7 +139,7 @@ def test_bands_go_from_the_strongest_to_the_opposite(activations):
         for band in bands[1 : NONE - 1]:
             share = (codes[codes > 0] < band.values.min()).mean()
             assert f"{share:.0%}" in band.meaning
-        assert not codes[bands[NONE].rows].any()
+        assert (codes[bands[NONE].rows] <= 0).all()
         lowest = np.sort(activations.alignment(concept))[:5]
         np.testing.assert_array_equal(bands[OPPOSITE].values, lowest)
     nowhere = with_codes(activations, np.zeros(len(activations.units)))
@@ -156,12 +169,11 @@ def test_patches_outlined_make_the_share_that_is_said(activations):
     assert len(shares) > 3
 
 
-def test_pictures_share_the_contrast_of_controls_and_colours_add_up(activations, fields):
+def test_pictures_share_the_contrast_of_both_sides_and_colours_add_up(activations, fields):
     pictures = UnitPictures(activations, fields)
-    controls = [field for field in fields if field.is_control]
     for channel in (0, 1):
-        pixels = np.concatenate([field.read((channel,)).ravel() for field in controls])
-        assert pictures.limits(channel) == pytest.approx(np.percentile(pixels, [1, 99.8]))
+        pixels = [field.read((channel,)) for field in fields]
+        assert pictures.contrast(channel) == pytest.approx(np.percentile(pixels, [0.5, 99.8]))
     row = len(activations.units) // 2
     green, magenta = (pictures.picture(row, PictureChoice(c)).astype(int) for c in (0, 1))
     composite = pictures.picture(row, PictureChoice("composite"))
@@ -175,54 +187,39 @@ def test_pictures_share_the_contrast_of_controls_and_colours_add_up(activations,
         dataclasses.replace(f, data=np.where(f.data <= np.median(f.data), np.nan, f.data))
         for f in fields
     ]
-    pixels = np.concatenate([f.data[1].ravel() for f in gaps if f.is_control])
+    pixels = np.stack([f.data[1] for f in gaps])
     pictures = UnitPictures(activations, gaps)
-    assert pictures.limits(1) == pytest.approx(np.nanpercentile(pixels, [1, 99.8]))
+    assert pictures.contrast(1) == pytest.approx(np.nanpercentile(pixels, [0.5, 99.8]))
     number, (rows, columns) = unit_window(activations, row)
     gap = np.isnan(gaps[number].data[1, rows, columns])
     assert gap.any()
     assert not pictures.picture(row, PictureChoice(1))[gap].any()
-    # Channels that are called so have their own colours, and without controls all fields count.
-    named = [
-        dataclasses.replace(f, channel_names=("Red", "Blue"), is_control=False) for f in fields
-    ]
-    pictures = UnitPictures(activations, named)
-    assert pictures.colours() == [("red", (1, 0, 0)), ("blue", (0, 0, 1))]
-    pixels = np.concatenate([field.read((0,)).ravel() for field in fields])
-    assert pictures.limits(0) == pytest.approx(np.percentile(pixels, [1, 99.8]))
+    # Channels that are called so have their own colours.
+    named = [dataclasses.replace(f, channel_names=("Red", "Blue")) for f in fields]
+    assert UnitPictures(activations, named).colours() == [("red", (1, 0, 0)), ("blue", (0, 0, 1))]
 
 
 def test_a_name_is_suggested_from_what_goes_along_with_a_concept(run, activations, fields):
     # The area of every cell, counted in the labels themselves.
     units = activations.units
-    labels = units["label"].to_numpy()
-    areas = np.array(
-        [(run.labels[f] == n).sum() for f, n in zip(units["field"], labels, strict=True)], float
-    )
-    luck = np.random.default_rng(0).random(len(areas))
-    for values, wanted in ((areas, "larger"), (areas.max() - areas, "smaller"), (luck, "")):
-        suggestions = NameSuggestions(with_codes(activations, values), fields, run.labels)
-        assert suggestions.are_possible
-        assert suggestions.of(0) == ""
-        suggestions.measure()
-        assert suggestions.are_measured
-        assert suggestions.of(0).split(", ")[0] == wanted
-    assert not NameSuggestions(activations, [], run.labels).are_possible
-
-
-def test_spots_are_told_from_real_cells(run, activations, fields):
-    """Of cells of one well, what is strong where few pixels are far brighter than most."""
-    measured = []
-    for number in activations.units["field"].unique():
-        table = cell_measurements(fields[number].read((0,)), run.labels[number], ("GFP",))
-        rows = activations.rows_of_field(number)
-        measured.append(table.loc[activations.units["label"].to_numpy()[rows]])
-    table = pd.concat(measured)
+    pairs = [*zip(units["field"], units["label"], strict=True)]
+    areas = np.array([(run.labels[f] == n).sum() for f, n in pairs], float)
+    # Strong where few pixels are far brighter than most.
+    measured = [
+        cell_measurements(fields[f].read((0,)), run.labels[f], ("GFP",)) for f in range(len(fields))
+    ]
+    table = pd.DataFrame([measured[f].loc[n] for f, n in pairs])
     low, middle, high = (table[f"intensity_p{q}_GFP"].to_numpy() for q in (5, 50, 95))
-    spots = with_codes(activations, (high - middle) / (high - low))
-    suggestions = NameSuggestions(spots, fields, run.labels)
+    spots, luck = (high - middle) / (high - low), np.random.default_rng(0).random(len(areas))
+    made = with_codes(activations, areas, areas.max() - areas, luck, spots)
+    suggestions = NameSuggestions(made, fields, run.labels)
+    assert suggestions.are_possible
+    assert suggestions.of(0) == ""
     suggestions.measure()
-    assert suggestions.of(0).split(", ")[0] == "spots"
+    assert suggestions.are_measured
+    found = [suggestions.of(concept).split(", ")[0] for concept in range(4)]
+    assert found == ["larger", "smaller", "", "spots"]
+    assert not NameSuggestions(activations, [], run.labels).are_possible
 
 
 def test_correlations_are_those_of_ranks_within_wells():
@@ -250,14 +247,8 @@ def test_the_smallest_p_is_that_of_wells_that_are_apart(activations):
         first = np.arange(n) < n_first
         found = compare_wells(codes, first, ~first, np.arange(n))["p_value"][0]
         assert found == pytest.approx(smallest_p(n_first, n_second))
-    wells = activations.units.groupby("Metadata_condition")["Metadata_Well"].nunique()
-    treated = next(
-        c for c in wells.index if not activations.units.set_index("Metadata_condition")
-        .loc[c, "Metadata_control"].all()
-    )  # fmt: skip
-    (other,) = set(wells.index) - {treated}
-    limit = wells_limit(activations, treated)
-    p = smallest_p(wells[treated], wells[other])
-    assert f"{wells[treated]} wells against {wells[other]}: no p can be below {p:.2g}" in limit
-    assert wells_limit(activations, treated, other) == limit
-    assert wells_limit(activations, treated, "no such").endswith("so add wells.")
+    # Two wells a side.
+    limit = wells_limit(activations, "puncta")
+    assert f"2 wells against 2: no p can be below {smallest_p(2, 2):.2g}" in limit
+    assert wells_limit(activations, "puncta", "diffuse") == limit
+    assert wells_limit(activations, "puncta", "no such").endswith("so add wells.")

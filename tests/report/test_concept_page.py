@@ -18,9 +18,10 @@ from matplotlib.text import Text
 
 from core.refusals import refusal
 from napari_microdl.concepts.concept_set import choose_concepts
+from napari_microdl.concepts.pictures import shared_contrast
 from napari_microdl.core.pictures import write_figure
 from napari_microdl.pipeline.run import run_pipeline
-from napari_microdl.report.cell_pictures import outlines_in, shared_contrast, typical_units
+from napari_microdl.report.cell_pictures import outlines_in, typical_units
 from napari_microdl.report.concept_page import concept_page, fitted, round_length, wrapped
 from napari_microdl.report.text import figure_text
 from pipeline.small_run import small
@@ -46,6 +47,7 @@ def texts_of(figure: Figure) -> list[Text]:
 
 def nothing_overlaps(figure: Figure) -> None:
     """Words lie on the page and on no other words."""
+    figure.dpi = 150
     boxes = [(t.get_text(), t.get_window_extent()) for t in texts_of(figure)]
     page = figure.bbox
     for text, box in boxes:
@@ -54,7 +56,7 @@ def nothing_overlaps(figure: Figure) -> None:
         width = min(first.x1, second.x1) - max(first.x0, second.x0)
         height = min(first.y1, second.y1) - max(first.y0, second.y0)
         # Descenders of one line touch the next.
-        assert width < 2 or height < 5, (one, other)
+        assert width < 1 or height < 2.5, (one, other)
 
 
 @pytest.mark.parametrize("name", [MARKUP, "W" * 300])

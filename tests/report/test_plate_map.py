@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 
 from concepts.test_activations import make
 from napari_microdl.concepts.wells import wells_of
-from napari_microdl.report.concept_summary import summarize_concept
 from napari_microdl.report.plate_map import VALUES, draw_plate
 
 PLACES = ("A1", "B07", "H12", "C3", "D4")
@@ -59,25 +58,3 @@ def test_every_well_has_the_colour_of_its_value(plate, column):
     assert len(dots.get_xydata()) == 96 - 5
     assert [t.get_text() for t in axes.get_yticklabels()] == list("ABCDEFGH")
     assert axes.get_xlim()[1] > 11
-
-
-def test_the_sentence_counts_units_and_wells_that_are_above_all_controls():
-    _, activations = make(("dmso", "dmso", "drug", "drug"), (True, True, False, False))
-    codes = activations.codes.toarray()
-    codes[:, 2] = 0
-    # One of four cells in each control well, three and one in those of the drug.
-    codes[[0, 4, 8, 9, 10, 12], 2] = 1
-    activations = dataclasses.replace(
-        activations, codes=type(activations.codes)(codes), columns=None
-    )
-    ranking = activations.ranking
-    ranking.loc[2, ["label", "place"]] = ["drug", "cells"]
-    activations.ranking = ranking
-    found = summarize_concept(activations, wells_of(activations), 2)
-    assert found.sentence == (
-        "In 50 % of 'drug' cells and 25 % of controls; in 1 of 2 wells; lies in the cells."
-    )
-    assert found.numbers == "n = 8 'drug' cells in 2 wells and 8 control cells in 2 wells."
-    activations.units["Metadata_control"] = False
-    found = summarize_concept(activations, wells_of(activations), 2)
-    assert "and 25 % of others; in 1 of 2 wells" in found.sentence

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.painting import unit_window
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 
-# Percentiles of the pixels of controls that are black and white in the contrast for all.
-PERCENTILES = (1.0, 99.8)
-# Brightened, so that dim cells are seen in a small picture.
-_GAMMA = 0.6
+# Percentiles of the pixels that are black and white in the contrast for all.
+PERCENTILES = (0.5, 99.8)
+GAMMA = 0.6
+# Fields, and pixels of each, that decide the contrast.
 _MOST_FIELDS = 12
-_PIXELS_OF_A_FIELD = 250_000
+_MOST_PIXELS = 250_000
 # Of channels that are laid over each other; their own where they are called so, as those of RGB.
 _RGB = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
 _COLOURS = {
@@ -33,6 +34,50 @@ _COLOURS = {
 Channel = int | Literal["composite", "side by side"]
 
 
+class Contrast(NamedTuple):
+    """Intensities that are shown black and white; between them a gamma brightens dim cells."""
+
+    low: float
+    high: float
+
+    def apply(self, plane: NDArray[np.generic]) -> NDArray[np.float32]:
+        """Shades from 0 to 1."""
+        scaled = (plane.astype(np.float32) - self.low) / max(self.high - self.low, 1e-12)
+        # A channel that the model does not read may have gaps.
+        shown: NDArray[np.float32] = np.clip(np.nan_to_num(scaled), 0, 1) ** np.float32(GAMMA)
+        return shown
+
+
+def shared_contrast(fields: Sequence[Field], channel: int) -> Contrast:
+    """One contrast for a channel of all fields.
+
+    Parameters
+    ----------
+    fields : sequence of Field
+        Of these, at most twelve are looked at, half of them controls where there are any.
+    channel : int
+        Which channel.
+
+    Returns
+    -------
+    Contrast
+        Percentiles 0.5 and 99.8 of their pixels.
+    """
+    sides = [[f for f in fields if f.is_control is side] for side in (True, False)]
+    looked_at = [
+        field for side in sides for field in side[:: max(1, -(-len(side) // (_MOST_FIELDS // 2)))]
+    ]
+    pixels = []
+    for number, field in enumerate(looked_at):
+        current_task().progress(number, len(looked_at), "Measuring the contrast")
+        plane = field.read((channel,))[0].ravel()
+        pixels.append(plane[:: max(1, len(plane) // _MOST_PIXELS)])
+    known = np.concatenate(pixels)
+    known = known[np.isfinite(known)]
+    low, high = np.percentile(known, PERCENTILES) if len(known) else (0.0, 1.0)
+    return Contrast(float(low), float(high))
+
+
 @dataclass(frozen=True)
 class PictureChoice:
     """How units are shown.
@@ -42,7 +87,7 @@ class PictureChoice:
     channel : int, "composite" or "side by side"
         One channel in grey, all laid over each other in colours, or all beside each other.
     same_contrast : bool
-        Whether all pictures have the contrast of the controls, and not each its own.
+        Whether all pictures have one contrast, see `shared_contrast`, and not each its own.
     patches : bool
         Whether the patches are outlined that make a unit show its concept.
     """
@@ -66,7 +111,7 @@ class UnitPictures:
     def __init__(self, activations: ConceptActivations, fields: Sequence[Field]) -> None:
         self._activations = activations
         self._fields = fields
-        self._limits: dict[int, tuple[float, float]] = {}
+        self._contrasts: dict[int, Contrast] = {}
         # Of several threads that ask for the same, one measures.
         self._lock = Lock()
 
@@ -83,30 +128,12 @@ class UnitPictures:
         known = list(_COLOURS.items())
         return [known[number % len(known)] for number in range(len(names))]
 
-    def limits(self, channel: int) -> tuple[float, float]:
-        """Intensities that are black and white in the contrast for all.
-
-        Parameters
-        ----------
-        channel : int
-            Number of the channel.
-
-        Returns
-        -------
-        low, high : float
-            The 1st and the 99.8th percentile of pixels of controls, of all fields where there are
-            none; of more than 12 fields, 12 evenly spaced ones are looked at.
-        """
+    def contrast(self, channel: int) -> Contrast:
+        """The contrast that all pictures of a channel have; see `shared_contrast`."""
         with self._lock:
-            if channel not in self._limits:
-                fields = [field for field in self._fields if field.is_control] or self._fields
-                some = fields[:: -(-len(fields) // _MOST_FIELDS)]
-                pixels = np.concatenate([_thinned(field, channel) for field in some])
-                # A channel that the model does not read may have gaps.
-                pixels = pixels[np.isfinite(pixels)]
-                low, high = np.percentile(pixels, PERCENTILES) if len(pixels) else (0.0, 1.0)
-                self._limits[channel] = float(low), float(high)
-            return self._limits[channel]
+            if channel not in self._contrasts:
+                self._contrasts[channel] = shared_contrast(self._fields, channel)
+            return self._contrasts[channel]
 
     def picture(self, row: int, choice: PictureChoice) -> NDArray[np.uint8]:
         """One unit and what is around it.
@@ -124,9 +151,9 @@ class UnitPictures:
             Grey, the colours of a composite, or channels side by side.
         """
         if isinstance(choice.channel, int):
-            return _bytes(self._scaled(row, choice.channel, choice.same_contrast))
+            return _bytes(self._shades(row, choice.channel, choice.same_contrast))
         channels = [
-            self._scaled(row, number, choice.same_contrast)
+            self._shades(row, number, choice.same_contrast)
             for number in range(len(self.channel_names))
         ]
         if choice.channel == "side by side":
@@ -137,20 +164,12 @@ class UnitPictures:
             )
         )
 
-    def _scaled(self, row: int, channel: int, same_contrast: bool) -> NDArray[np.float64]:
+    def _shades(self, row: int, channel: int, same_contrast: bool) -> NDArray[np.float32]:
         number, (rows, columns) = unit_window(self._activations, row)
-        crop = np.nan_to_num(np.asarray(self._fields[number].data[channel, rows, columns], float))
-        low, high = self.limits(channel) if same_contrast else (crop.min(), crop.max())
-        scaled: NDArray[np.float64] = np.clip((crop - low) / max(high - low, 1e-12), 0, 1) ** _GAMMA
-        return scaled
+        crop = np.nan_to_num(np.asarray(self._fields[number].data[channel, rows, columns]))
+        own = Contrast(float(crop.min()), float(crop.max()))
+        return (self.contrast(channel) if same_contrast else own).apply(crop)
 
 
-def _thinned(field: Field, channel: int) -> NDArray[np.float64]:
-    """Evenly spaced pixels of one channel."""
-    height, width = field.shape
-    step = max(1, int(np.sqrt(height * width / _PIXELS_OF_A_FIELD)))
-    return np.asarray(field.data[channel, ::step, ::step], np.float64).ravel()
-
-
-def _bytes(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _bytes(values: NDArray[np.floating]) -> NDArray[np.uint8]:
     return np.ascontiguousarray((np.minimum(values, 1) * 255).astype(np.uint8))

@@ -17,21 +17,25 @@ from PIL import Image
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.painting import window_at
+from napari_microdl.concepts.pictures import Contrast, shared_contrast
 from napari_microdl.concepts.wells import Wells, plate_format, row_letters, wells_of
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
 from napari_microdl.fields.field import Field
 from napari_microdl.report.cell_pictures import (
-    Contrast,
     followed_channel,
     picture_edge,
     picture_of,
     require_images,
-    shared_contrast,
     strongest_units,
     typical_units,
 )
-from napari_microdl.report.concept_summary import ConceptSummary, percent, summarize_concept
+from napari_microdl.report.concept_summary import (
+    WELLS_RULE,
+    ConceptSummary,
+    percent,
+    summarize_concept,
+)
 from napari_microdl.report.html import page_of
 from napari_microdl.report.plate_map import COLOURS
 from napari_microdl.report.results import EvaluationReport, technical_concepts
@@ -81,7 +85,8 @@ def concept_atlas(
     fields : sequence of Field
         All fields of the run.
     report : EvaluationReport, optional
-        What was measured of the run; its technical concepts are flagged.
+        What was measured of the run; its technical concepts are flagged, and it is told how
+        many seeds find each.
     title : str
         Heading.
     most : int, default=256
@@ -115,7 +120,7 @@ def concept_atlas(
     for place, concept in enumerate(chosen):
         name = str(activations.dictionary.names[concept])
         with current_task().step(place, len(chosen), f"Drawing {name}"):
-            card = _card(activations, fields, concept, wells, plates, contrast)
+            card = _card(activations, fields, concept, wells, plates, contrast, report)
         card |= {"rank": place + 1, "flags": _flags(activations, concept, technical)}
         room -= _BYTES_OF_WORDS + len(card["note"]) + sum(map(len, _parts(card)))
         if room < 0 and cards:
@@ -127,6 +132,7 @@ def concept_atlas(
         "atlas.html.jinja",
         title=title,
         unit=unit,
+        wells_rule=WELLS_RULE,
         facts=_facts(activations, wells),
         cards=cards,
         plates=plates,
@@ -177,13 +183,14 @@ def _card(
     wells: Wells,
     plates: list[_Plate],
     contrast: Callable[[int], Contrast],
+    report: EvaluationReport | None,
 ) -> dict[str, Any]:
     """Everything about one concept, as the page is given it."""
-    dictionary, summary = activations.dictionary, summarize_concept(activations, wells, concept)
+    dictionary = activations.dictionary
+    summary = summarize_concept(activations, wells, concept, report)
     channel = followed_channel(activations, fields, concept)
     unit, name = summary.unit, str(dictionary.names[concept])
     whose = f"'{summary.label}' " if summary.label else ""
-    others = "controls" if summary.others == "control" else "others"
     pictures = []
     for rows, words in (
         (
@@ -192,7 +199,7 @@ def _card(
         ),
         (
             typical_units(activations, concept, summary.against, _IN_A_ROW),
-            f"typical {unit}s of {others}",
+            f"typical {unit}s of {summary.others}s",
         ),
     ):
         if len(rows):
@@ -223,7 +230,7 @@ def _card(
         "selectivity": float(ranked["selectivity"]),
         "numbers": [(words, _number(ranked[key])) for words, key in numbers],
         "pictures": pictures,
-        "histogram": _histogram(activations, concept, summary, others),
+        "histogram": _histogram(activations, concept, summary),
         "plates": [_wells_of_plate(plate, wells, share) for plate in plates],
     }
 
@@ -255,10 +262,10 @@ def _strip(
 
 
 def _histogram(
-    activations: ConceptActivations, concept: int, summary: ConceptSummary, others: str
+    activations: ConceptActivations, concept: int, summary: ConceptSummary
 ) -> dict[str, Any]:
     """Lines of an SVG of 100 by 40 for both sides, and their medians."""
-    cosines = activations.alignment(concept)
+    cosines, others = activations.alignment(concept), f"{summary.others}s"
     sides = [
         (rows, name)
         for rows, name in ((summary.against, others), (summary.inside, summary.label))

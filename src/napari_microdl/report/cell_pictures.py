@@ -1,10 +1,9 @@
-"""Pictures of units in one contrast and at one size, and which units and fields to show."""
+"""Pictures of units at one size, and which units and fields to show."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,60 +12,13 @@ from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.painting import channel_correlations, window_at
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 
-GAMMA = 0.6
-_LOW, _HIGH = 0.5, 99.8
-# Fields, and pixels of each, that decide the contrast.
-_MOST_FIELDS = 12
-_MOST_PIXELS = 250_000
 _SMALLEST = 24
 # Of the square root of its area, for the edge of the picture of a unit: two diameters of a disc.
 _MARGIN = 2.25
 
 Window = tuple[slice, slice]
-
-
-class Contrast(NamedTuple):
-    """Intensities that are shown black and white; between them a gamma brightens dim cells."""
-
-    low: float
-    high: float
-
-    def apply(self, plane: NDArray[np.generic]) -> NDArray[np.float32]:
-        """Shades from 0 to 1."""
-        scaled = (plane.astype(np.float32) - self.low) / max(self.high - self.low, 1e-12)
-        shown: NDArray[np.float32] = np.clip(scaled, 0, 1) ** np.float32(GAMMA)
-        return shown
-
-
-def shared_contrast(fields: Sequence[Field], channel: int) -> Contrast:
-    """One contrast for a channel of all fields.
-
-    Parameters
-    ----------
-    fields : sequence of Field
-        Of these, at most twelve are looked at, half of them controls where there are any.
-    channel : int
-        Which channel.
-
-    Returns
-    -------
-    Contrast
-        Percentiles 0.5 and 99.8 of their pixels.
-    """
-    sides = [[f for f in fields if f.is_control is side] for side in (True, False)]
-    looked_at = [
-        field for side in sides for field in side[:: max(1, -(-len(side) // (_MOST_FIELDS // 2)))]
-    ]
-    pixels = []
-    for number, field in enumerate(looked_at):
-        current_task().progress(number, len(looked_at), "Measuring the contrast")
-        plane = field.read((channel,))[0].ravel()
-        pixels.append(plane[:: max(1, len(plane) // _MOST_PIXELS)])
-    low, high = np.percentile(np.concatenate(pixels), [_LOW, _HIGH])
-    return Contrast(float(low), float(high))
 
 
 def followed_channel(
@@ -114,6 +66,13 @@ def _first(among: NDArray[np.int64], order: NDArray[np.floating], n: int) -> NDA
     chosen = np.argpartition(order, n - 1)[:n]
     rows: NDArray[np.int64] = among[chosen[np.argsort(order[chosen], kind="stable")]]
     return rows
+
+
+def random_units(rows: NDArray[np.bool_], n: int) -> NDArray[np.int64]:
+    """Rows of `n` units of some that are drawn at random, the same ones every time."""
+    among = np.flatnonzero(rows)
+    drawn = np.random.default_rng(0).choice(among, min(n, len(among)), replace=False)
+    return np.sort(drawn)
 
 
 def typical_field(

@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.concept_set import Concept
 from napari_microdl.concepts.painting import window_at
+from napari_microdl.concepts.pictures import GAMMA, Contrast, shared_contrast
 from napari_microdl.concepts.wells import Wells, wells_of
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.report.cell_pictures import (
-    GAMMA,
-    Contrast,
     Window,
     followed_channel,
     fullest_window,
@@ -34,12 +33,11 @@ from napari_microdl.report.cell_pictures import (
     picture_edge,
     picture_of,
     require_images,
-    shared_contrast,
     strongest_units,
     typical_field,
     typical_units,
 )
-from napari_microdl.report.concept_summary import ConceptSummary, summarize_concept
+from napari_microdl.report.concept_summary import WELLS_RULE, ConceptSummary, summarize_concept
 from napari_microdl.report.figures import CONDITION_COLOURS, CONTROL_COLOUR
 from napari_microdl.report.text import figure_text, one_line
 
@@ -241,7 +239,6 @@ class _Page:
         summary, edge = self.summary, picture_edge(self.activations)
         size = (_INSIDE - (_IN_A_ROW - 1) * _GAP) / _IN_A_ROW
         condition = f"'{summary.label}' " if summary.label else ""
-        others = "controls" if summary.others == "control" else "others"
         for number, (heading, rows) in enumerate(
             (
                 (
@@ -249,7 +246,7 @@ class _Page:
                     strongest_units(self.activations, self.concept, summary.inside, _IN_A_ROW),
                 ),
                 (
-                    f"typical {summary.unit}s of {others}",
+                    f"typical {summary.unit}s of {summary.others}s",
                     typical_units(self.activations, self.concept, summary.against, _IN_A_ROW),
                 ),
             )
@@ -277,12 +274,7 @@ class _Page:
             (rows, colour, name, n_wells)
             for rows, colour, name, n_wells in (
                 (summary.inside, colours[0], summary.label or "this condition", summary.n_wells),
-                (
-                    summary.against,
-                    colours[1],
-                    "controls" if summary.others == "control" else "others",
-                    summary.n_wells_others,
-                ),
+                (summary.against, colours[1], f"{summary.others}s", summary.n_wells_others),
             )
             if rows.any()
         ]
@@ -350,7 +342,7 @@ class _Page:
             f"condition; shown is the part with most {unit}s. Outlines have the colour of the "
             "activation; thin white ones: not active. b, outlined in the same colours; typical: of "
             "usual size, with the cosine nearest to the median. c, a point a well, bars are "
-            "medians; wells above all of the others count in the sentence. "
+            f"medians. {WELLS_RULE} "
             f"Channel {channel}; all pictures in one contrast ({low:.4g} to {high:.4g}, "
             f"gamma {GAMMA:g}){size}."
         )

@@ -5,14 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.concept_set import Concept, ConceptSet
 from napari_microdl.concepts.wells import Wells
 from napari_microdl.core.text import counted
+from napari_microdl.metrics.group_tests import smallest_p
+from napari_microdl.report.results import EvaluationReport
+from napari_microdl.report.swaps import sides_of
 
 _PLACES = {"cells": "lies in the cells", "field": "lies in the whole field, background as well"}
+WELLS_RULE = (
+    "A well counts where its share is above that of every well of the others; a field without a "
+    "well counts as one."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +43,14 @@ class ConceptSummary:
     share, share_others : float
         Share of them in which the concept is active, 0 to 1; NaN where there are none.
     n_wells, n_wells_others : int
-        Wells on both sides; a field without a well counts as its own.
+        Wells on both sides.
     n_wells_showing : int
-        Wells of the condition in which the share is above that of every well of the others.
+        Wells of the condition that count by `WELLS_RULE`.
     place : {"cells", "field", ""}
         Where the concept lies, see `napari_microdl.concepts.localisation.locate_concepts`.
+    times_found, n_seeds : int
+        How many dictionaries of other seeds have it, and of how many; both 0 where no evaluation
+        asked.
     """
 
     name: str
@@ -54,10 +65,12 @@ class ConceptSummary:
     n_wells_others: int
     n_wells_showing: int
     place: str
+    times_found: int = 0
+    n_seeds: int = 0
 
     @property
     def sentence(self) -> str:
-        """How often, in how many wells, and where."""
+        """How often, in how many wells, where, and how surely: what is known of it."""
         whose = f"'{self.label}' {self.unit}s" if self.label else f"{self.unit}s"
         parts = [f"In {percent(self.share)} of {whose}"]
         if self.against.any():
@@ -65,6 +78,8 @@ class ConceptSummary:
             parts.append(f"in {self.n_wells_showing} of {counted(self.n_wells, 'well')}")
         if self.place:
             parts.append(_PLACES[self.place])
+        if self.n_seeds:
+            parts.append(f"other seeds find it {self.times_found} of {self.n_seeds} times")
         return "; ".join(parts) + "."
 
     @property
@@ -85,11 +100,16 @@ class ConceptSummary:
 
 def percent(share: float) -> str:
     """A share in whole percent, and "<1 %" where it is less than that but not nothing."""
+    if not np.isfinite(share):
+        return "-"
     return "<1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def summarize_concept(
-    activations: ConceptActivations, wells: Wells, concept: Concept
+    activations: ConceptActivations,
+    wells: Wells,
+    concept: Concept,
+    report: EvaluationReport | None = None,
 ) -> ConceptSummary:
     """Count where a concept is active.
 
@@ -101,16 +121,21 @@ def summarize_concept(
         Its wells.
     concept : int or ConceptSet
         Which concept.
+    report : EvaluationReport, optional
+        What was measured of the run.
 
     Returns
     -------
     ConceptSummary
     """
+    times, n_seeds = 0, 0
     if isinstance(concept, ConceptSet):
         label, place = concept.label, ""
     else:
         ranked = activations.ranking.loc[concept]
         label, place = str(ranked["label"]), str(ranked["place"])
+        if report is not None and report.seeds.get("times_found"):
+            times, n_seeds = report.seeds["times_found"][concept], report.seeds["n_seeds"]
     inside = (activations.units["Metadata_condition"].astype(str) == label).to_numpy(bool)
     control = activations.units["Metadata_control"].to_numpy(bool)
     held_against_controls = bool(control.any() and not control[inside].any())
@@ -134,4 +159,36 @@ def summarize_concept(
         n_wells_others=int(np.isfinite(others).sum()),
         n_wells_showing=int((own > np.nanmax(others, initial=-1.0)).sum()),
         place=place,
+        times_found=times,
+        n_seeds=n_seeds,
     )
+
+
+def wells_limit(activations: ConceptActivations, first: str, second: str | None = None) -> str:
+    """What a test by wells of two conditions can show at most, in a sentence.
+
+    Parameters
+    ----------
+    activations : ConceptActivations
+        The run.
+    first : str
+        A condition.
+    second : str, optional
+        Another one; controls where not given.
+
+    Returns
+    -------
+    str
+    """
+    units = activations.units
+    # A field has one condition and one well, so its first unit tells both.
+    _, rows = np.unique(units["field"].to_numpy(), return_index=True)
+    fields = units.iloc[rows]
+    condition, control = fields["Metadata_condition"].astype(str), fields["Metadata_control"]
+    well = pd.Series(activations.wells[rows], fields.index)
+    other = control.astype(bool) if second is None else condition == second
+    n, against = well[condition == first].nunique(), well[other].nunique()
+    sides = sides_of(n, against)
+    if min(n, against) < 2:
+        return f"{sides}: a test by wells needs two of each, so add wells."
+    return f"{sides}: no p can be below {smallest_p(n, against):.2g}, however large the effect."

@@ -28,13 +28,13 @@ from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.inputs import plain_tip, sentence_label
 from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.picture_figure import Picture
-from napari_microdl.report.card import WELLS_RULE, card_units, concept_card
+from napari_microdl.report.cell_pictures import random_units, strongest_units
+from napari_microdl.report.concept_summary import WELLS_RULE, ConceptSummary, summarize_concept
 from napari_microdl.report.naming import LIMIT_RULE
 
 # Edge of a picture in pixels, and how many there are of each kind.
 _PICTURE = 44
 _OF_A_KIND = 3
-_TOGETHER = "Several concepts shown as one; the tab Together says how much each makes."
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,33 +43,33 @@ class Contents:
 
     Parameters
     ----------
-    sentence : str
-        About the concept.
-    label : str
-        The condition of the first row of pictures.
+    summary : ConceptSummary
+        What is known of the concept.
     rows : list of list of (int, Picture)
-        Units of the condition, and controls: rows of the table of units, and their pictures.
+        Units of the condition, and of the others: rows of the table of units, and their pictures.
     """
 
-    sentence: str
-    label: str
+    summary: ConceptSummary
     rows: list[list[tuple[int, Picture]]]
 
 
-def contents_of(run: Run, concept: int, report: Any, choice: PictureChoice) -> Contents:
-    """Everything on the card of one concept."""
+def contents_of(run: Run, concept: Concept, report: Any, choice: PictureChoice) -> Contents:
+    """Everything on the card of a concept."""
     activations = run.result.activations
-    card = concept_card(activations, concept, report)
+    summary = summarize_concept(activations, run.wells, concept, report)
     pictures: list[list[tuple[int, Picture]]] = []
     if run.has_images:
         if choice.channel == "side by side":
             choice = replace(choice, channel="composite")
         # What treated and control cells differ in is seen in one contrast alone.
         choice = replace(choice, same_contrast=True)
-        for rows in card_units(activations, concept, _OF_A_KIND):
+        for rows in (
+            strongest_units(activations, concept, summary.inside, _OF_A_KIND),
+            random_units(summary.against, _OF_A_KIND),
+        ):
             drawn = [(row, run.pictures.picture(row, choice)) for row in rows.tolist()]
             pictures.append([(r, Picture(p, np.empty((0, 4)), "white", "")) for r, p in drawn])
-    return Contents(card.sentence(), card.label, pictures)
+    return Contents(summary, pictures)
 
 
 class ConceptCardPanel(QWidget):
@@ -105,10 +105,6 @@ class ConceptCardPanel(QWidget):
         self.name.editingFinished.connect(self._on_name)
         self.sentence = sentence_label()
         self.sentence.setTextFormat(Qt.TextFormat.PlainText)
-        self.sentence.setToolTip(
-            f"Shares of the cells in which the concept is active. {WELLS_RULE} Other seeds are "
-            "fits of an evaluation (tab Evaluation)."
-        )
         self.suggestion = sentence_label()
         self.suggestion.setTextFormat(Qt.TextFormat.PlainText)
         self.suggestion.setToolTip(LIMIT_RULE)
@@ -194,22 +190,11 @@ class ConceptCardPanel(QWidget):
         """Find out the sentence, the pictures and a suggested name, in the background."""
         if not self.session.view.card_open:
             return
-        if isinstance(concept, ConceptSet):
-            self.jobs.stop()
-            self._wanted = None
-            self._on_contents(Contents(_TOGETHER, "", []))
-            return
-        wanted = (
-            run,
-            concept,
-            self.session.run.report,
-            self.session.view.pictures,
-            run.result.dictionary.names[concept],
-        )
+        wanted = (run, concept, self.session.run.report, self.session.view.pictures)
         # Asked for again with every tab that is opened.
         if wanted != self._wanted:
             self._wanted = wanted
-            self.jobs.start(partial(contents_of, *wanted[:4]))
+            self.jobs.start(partial(contents_of, *wanted))
         elif not self.jobs.is_running:
             self._show_suggestion()
         suggestions = run.suggestions
@@ -218,12 +203,19 @@ class ConceptCardPanel(QWidget):
             self.measuring.start(suggestions.measure)
 
     def _on_contents(self, contents: Contents) -> None:
-        self.sentence.setText(contents.sentence)
+        summary = contents.summary
+        self.sentence.setText(summary.sentence)
+        self.sentence.setToolTip(
+            plain_tip(
+                f"{summary.numbers} Shares are of the {summary.unit}s in which the concept is "
+                f"active. {WELLS_RULE} Other seeds are fits of an evaluation (tab Evaluation)."
+            )
+        )
         self._rows = [[row for row, _ in pictures] for pictures in contents.rows] or [[], []]
         wide = _OF_A_KIND * (_PICTURE + 5)
         kinds = (
-            (contents.label, f"The strongest cells of '{contents.label}'."),
-            ("controls", "Control cells drawn at random, the same for every concept."),
+            (summary.label, "Those with the highest activation."),
+            (f"{summary.others}s", "Drawn at random, the same ones for every concept."),
         )
         for caption, (text, tip) in zip(self.captions, kinds, strict=True):
             metrics = QFontMetrics(caption.font())

@@ -19,7 +19,7 @@ from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
 from napari_microdl.gui.widgets.plots import Plot, point_by_key
 from napari_microdl.gui.widgets.save_actions import HINT
-from napari_microdl.report.card import wells_limit
+from napari_microdl.report.concept_summary import wells_limit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

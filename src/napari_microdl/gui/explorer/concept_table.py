@@ -23,7 +23,7 @@ from qtpy.QtWidgets import QAbstractItemView, QAction, QHeaderView, QTableView, 
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import Session
 from napari_microdl.report import technical_concepts
-from napari_microdl.report.card import percent, wells_limit
+from napari_microdl.report.concept_summary import percent, wells_limit
 
 _Index: TypeAlias = QModelIndex | QPersistentModelIndex
 _NO_PARENT = QModelIndex()

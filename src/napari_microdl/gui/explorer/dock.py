@@ -34,7 +34,7 @@ from napari_microdl.gui.explorer.evaluation_panel import EvaluationPanel
 from napari_microdl.gui.explorer.gallery import Gallery
 from napari_microdl.gui.explorer.map_panel import MapPanel
 from napari_microdl.gui.explorer.panel import Panel
-from napari_microdl.gui.explorer.plate_panel import PlatePanel, show_field
+from napari_microdl.gui.explorer.plate_panel import PlatePanel
 from napari_microdl.gui.explorer.plot_panel import PlotPanel
 from napari_microdl.gui.explorer.saving import OpenButton, SaveButton
 from napari_microdl.gui.explorer.tag_panel import TagPanel
@@ -47,6 +47,8 @@ from napari_microdl.gui.widgets.save_actions import offer
 
 # Overlays follow the arrow keys at once; the tab in view waits until the keys rest.
 _MILLISECONDS_OF_REST = 150
+# The table at first, with its heading and a bar to scroll; and two rows of pictures in pixels.
+_ROWS_IN_VIEW, _AROUND_ROWS, _HEIGHT_OF_TAB = 12, 38, 320
 _EMPTY = (
     "No concepts yet: run the Concept workflow (Plugins > MicroDL), and they are listed here, the "
     "most telling first."
@@ -92,10 +94,10 @@ class ConceptExplorer(Dock):
         self.card = ConceptCardPanel(self.session)
         self.card.unit_chosen.connect(self.go_to_unit)
         self.table = ConceptTable(self.session)
-        self.table.setMinimumHeight(90)
+        self.table.setMinimumHeight(80)
         self.table.concept_chosen.connect(self.session.view.show_concept)
         self.tabs = QTabWidget()
-        self.tabs.setMinimumHeight(110)
+        self.tabs.setMinimumHeight(100)
         self.tabs.setUsesScrollButtons(True)
         shared = (self.session, self.overlays)
         self.plots = PlotPanel(*shared)
@@ -222,11 +224,17 @@ class ConceptExplorer(Dock):
         bottom_row = QHBoxLayout()
         bottom_row.addWidget(self.where)
         bottom_row.addStretch(1)
-        splitter = QSplitter(Qt.Orientation.Vertical)
-        splitter.addWidget(self.table)
-        splitter.addWidget(self.tabs)
-        splitter.setSizes([230, 300])
-        splitter.setChildrenCollapsible(False)
+        self.splitter = QSplitter(Qt.Orientation.Vertical)
+        self.splitter.addWidget(self.table)
+        self.splitter.addWidget(self.tabs)
+        self.splitter.setChildrenCollapsible(False)
+        # The table keeps its height, and the tab has what is left, or what it needs once chosen.
+        self.splitter.setStretchFactor(1, 1)
+        rows = _ROWS_IN_VIEW * self.table.verticalHeader().defaultSectionSize()
+        self.splitter.setSizes([rows + _AROUND_ROWS, _HEIGHT_OF_TAB])
+        self.splitter.splitterMoved.connect(self._on_bar_moved)
+        self._height_of_tab = _HEIGHT_OF_TAB
+        self.tabs.tabBarClicked.connect(self._make_room)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 4, 4, 4)
         layout.addWidget(self.message)
@@ -234,7 +242,7 @@ class ConceptExplorer(Dock):
         layout.addLayout(overlay_row)
         layout.addLayout(looks_row)
         layout.addLayout(filter_row)
-        layout.addWidget(splitter, 1)
+        layout.addWidget(self.splitter, 1)
         layout.addLayout(bottom_row)
         return bottom_row
 
@@ -339,6 +347,16 @@ class ConceptExplorer(Dock):
             self.card.show_concept(self.session.run.current, shown)
             self._rest.start()
 
+    def _make_room(self) -> None:
+        """Give the tab that was chosen the room that it needs, which the table may have."""
+        table, tab = self.splitter.sizes()
+        missing = max(0, self._height_of_tab - tab)
+        self.splitter.setSizes([table - missing, tab + missing])
+
+    def _on_bar_moved(self) -> None:
+        # Heights that a person has chosen stay.
+        self._height_of_tab = 0
+
     def _on_texts(self) -> None:
         self.table.concepts.refresh_texts()
         self._on_selection()
@@ -401,24 +419,23 @@ class ConceptExplorer(Dock):
     def go_to_unit(self, row: int) -> None:
         """Show the image of a unit above others, look at the unit from near by, and outline it."""
         run = self.session.run.current
-        if run is None:
-            return
-        if go_to(self.viewer, run, row):
-            self.arranger.show_alone(int(run.result.activations.units["field"].iloc[row]))
+        if run is not None and self.go_to_field(
+            int(run.result.activations.units["field"].iloc[row]), row
+        ):
             self.selection.select([row])
-        else:
-            field = run.result.activations.units["Metadata_Field"].iloc[row]
-            show_info(f"The image of {field} is not open.")
 
-    def go_to_field(self, field: int) -> None:
-        """Show the whole image of a field above others."""
+    def go_to_field(self, field: int, row: int | None = None) -> bool:
+        """Show the image of a field above others; False where it is not open, which is said."""
         run = self.session.run.current
         if run is None:
-            return
-        if show_field(self.viewer, run, field):
+            return False
+        if go_to(self.viewer, run, field, row):
             self.arranger.show_alone(field)
-        else:
-            show_info("The image of this well is not open.")
+            return True
+        units = run.result.activations.units
+        name = units.loc[units["field"] == field, "Metadata_Field"].head(1).to_list()
+        show_info(f"The image of {name[0] if name else 'this field'} is not open.")
+        return False
 
     def save_plot(self, path: str | Path) -> None:
         """Write what the tab in view has drawn as PNG, SVG or PDF; for the tab Tags, the plot."""

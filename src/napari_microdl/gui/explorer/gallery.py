@@ -51,9 +51,10 @@ class Gallery(Panel):
         self.same_contrast = QCheckBox("Same contrast for all")
         low, high = PERCENTILES
         self.same_contrast.setToolTip(
-            f"Black and white are the {low:g}st and the {high:g}th percentile of the controls in "
-            "all pictures, so treated and control cells can be compared. Otherwise each picture "
-            "has its own darkest and brightest pixel, which shows form alone."
+            f"Black and white are the {low:g}th and the {high:g}th percentile of fields, half of "
+            "them controls, in all pictures, so treated and control cells can be compared. "
+            "Otherwise each picture has its own darkest and brightest pixel, which shows form "
+            "alone."
         )
         self.patches = QCheckBox("Patches")
         self.patches.setToolTip(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from napari.viewer import Viewer
 from qtpy.QtCore import QSignalBlocker, Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout
 
@@ -15,20 +14,15 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
 from napari_microdl.gui.explorer.panel import Panel, show_text
 from napari_microdl.gui.session.run import Run
-from napari_microdl.gui.session.viewer_parts import camera_of, canvas_size
 from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.plots import Plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from napari_microdl.concepts.wells import Wells
-
 _STEPS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
 # Around the well that the keys are at, in wells.
 _RING = 1.5
-# Of the view that an image fills.
-_PART_OF_VIEW = 0.95
 _NO_PLACES = (
     "No well of this run has a place on a plate. Fill in the wells of the fields, such as B03, in "
     "the first step of the workflow, and run again."
@@ -153,30 +147,6 @@ def next_well(wells: pd.DataFrame, current: int | None, down: int, right: int) -
     return int(wells.index[found[0]]) if found else current
 
 
-def show_field(viewer: Viewer, run: Run, field: int) -> bool:
-    """Select the image of a field and look at the whole of it; False where it is not open."""
-    layer = run.sources[field].layer() if run.has_images else None
-    if layer is None or layer not in viewer.layers:
-        return False
-    viewer.layers.selection.active = layer
-    index = run.sources[field].index
-    corners = np.array(
-        [
-            layer.data_to_world([*(i or 0 for i in index), *corner])
-            for corner in ((-0.5, -0.5), np.array(run.fields[field].shape) - 0.5)
-        ]
-    )
-    offset = viewer.dims.ndim - corners.shape[1]
-    for axis, position in enumerate(index):
-        if position is not None:
-            viewer.dims.set_point(axis + offset, corners[0, axis])
-    low, high = corners[:, -2:].min(axis=0), corners[:, -2:].max(axis=0)
-    camera = camera_of(viewer)
-    camera.center = (*camera.center[:-2], *(low + high) / 2)
-    camera.zoom = float(np.min(np.array(canvas_size(viewer)) / (high - low))) * _PART_OF_VIEW
-    return True
-
-
 class PlatePanel(Panel):
     """Choice of a value and a plate, the plate, and the well that is looked at.
 
@@ -209,26 +179,23 @@ class PlatePanel(Panel):
         self.plot.opened.connect(self._open)
         self.column.addWidget(self.plot, 1)
         self.column.addWidget(self.message)
-        self._wells: Wells | None = None
         self._table: pd.DataFrame | None = None
         # The well that was opened last, and which of its fields.
         self._opened: tuple[int, int] | None = None
 
     def show_run(self, run: Run | None) -> None:
         """Forget the wells of an earlier run."""
-        self._wells = self._table = self._opened = None
+        self._table = self._opened = None
         self.plot.show_wells(None)
         show_text(self.message, "")
 
-    def _find_wells(self, run: Run) -> Wells:
-        """The wells of the run and what can be chosen, when they are first looked at."""
+    def _offer_choices(self, run: Run) -> None:
+        """What can be chosen, when the wells are first looked at."""
         # Imported when it is needed: napari starts faster without matplotlib.
-        from napari_microdl.concepts.wells import wells_of
         from napari_microdl.report.plate_map import VALUES
 
-        wells = wells_of(run.result.activations, run.fields, run.result.warnings)
         unit = run.result.config.units.kind
-        plates = sorted(wells.on_plates["plate"].unique())
+        plates = sorted(run.wells.on_plates["plate"].unique())
         blocked = [QSignalBlocker(box) for box in (self.value, self.plate)]
         chosen = max(self.value.currentIndex(), 0)
         self.value.clear()
@@ -240,13 +207,12 @@ class PlatePanel(Panel):
         del blocked
         self.plate.setVisible(len(plates) > 1)
         self.value.setVisible(bool(plates))
-        return wells
 
     def show_concept(self, run: Run, concept: Concept) -> None:
         """Colour the wells by one concept."""
-        if self._wells is None:
-            self._wells = self._find_wells(run)
-        wells, activations = self._wells, run.result.activations
+        if self._table is None:
+            self._offer_choices(run)
+        wells, activations = run.wells, run.result.activations
         if not len(wells.on_plates):
             show_text(self.message, _NO_PLACES)
             return
@@ -291,9 +257,10 @@ class PlatePanel(Panel):
 
     def _open(self, row: int) -> None:
         """Ask for the first field of a well, or for the next one of the well opened last."""
-        if self._wells is None:
+        run = self.session.run.current
+        if run is None:
             return
-        fields = self._wells.fields[row]
+        fields = run.wells.fields[row]
         place = 0
         if self._opened is not None and self._opened[0] == row:
             place = (self._opened[1] + 1) % len(fields)

@@ -14,7 +14,8 @@ from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.viewer_parts import camera_of, canvas_size
 
 _MODIFIER_TO_ADD = "Shift"
-_UNITS_IN_VIEW = 5
+# Along the shorter side of the view.
+_UNITS_IN_VIEW, _FIELDS_IN_VIEW = 5, 1.05
 
 
 def unit_at(run: Run, world: ArrayLike, fields: list[int]) -> int | None:
@@ -50,30 +51,41 @@ def _unit_of_field(run: Run, number: int, y: float, x: float) -> int | None:
     return int(activations.rows_of_field(number)[place[0]]) if len(place) else None
 
 
-def go_to(viewer: Viewer, run: Run, row: int) -> bool:
-    """Select the image of a unit and look at it from near by; False where it is not open."""
-    if not run.has_images:
-        return False
-    unit: Any = run.result.activations.units.iloc[row]
-    source = run.sources[int(unit["field"])]
-    layer = source.layer()
+def go_to(viewer: Viewer, run: Run, field: int, row: int | None = None) -> bool:
+    """Select the image of a field and look at the whole of it, or at one of its units from near by.
+
+    False where it is not open.
+    """
+    layer = run.sources[field].layer() if run.has_images else None
     if layer is None or layer not in viewer.layers:
         return False
     viewer.layers.selection.active = layer
-    position = layer.data_to_world([*(i or 0 for i in source.index), unit["y"], unit["x"]])
-    dims = viewer.dims
-    offset = dims.ndim - len(position)
-    for axis, value in enumerate(position[:-2]):
-        if source.index[axis] is not None:
-            dims.set_point(axis + offset, value)
+    activations, index = run.result.activations, run.sources[field].index
+    if row is None:
+        size = np.array(run.fields[field].shape)
+        centre, in_view, leeway = (size - 1) / 2, _FIELDS_IN_VIEW, 1
+    else:
+        number = np.searchsorted(activations.rows_of_field(field), row)
+        box = activations.geometry[field].boxes[number]
+        size = np.full(2, max(box[2] - box[0], box[3] - box[1]))
+        # Who is about as near already stays there.
+        centre = activations.units[["y", "x"]].iloc[row].to_numpy(float)
+        in_view, leeway = _UNITS_IN_VIEW, 2
+    corners = np.array(
+        [
+            layer.data_to_world([*(i or 0 for i in index), *centre + side * size])
+            for side in (-0.5, 0.5)
+        ]
+    )
+    offset = viewer.dims.ndim - corners.shape[1]
+    for axis, position in enumerate(index):
+        if position is not None:
+            viewer.dims.set_point(axis + offset, corners[0, axis])
     camera = camera_of(viewer)
-    camera.center = (*camera.center[:-2], *position[-2:])
-    # The shorter side of the view shows a few units; who is about as near already stays there.
-    number = np.searchsorted(run.result.activations.rows_of_field(int(unit["field"])), row)
-    box = run.result.activations.geometry[int(unit["field"])].boxes[number]
-    edge = max(box[2] - box[0], box[3] - box[1]) * np.abs(layer.scale[-2:]).max()
-    zoom = float(min(canvas_size(viewer)) / (_UNITS_IN_VIEW * edge))
-    if not zoom / 2 < camera.zoom < zoom * 2:
+    camera.center = (*camera.center[:-2], *corners[:, -2:].mean(axis=0))
+    extent = in_view * np.abs(np.diff(corners[:, -2:], axis=0))
+    zoom = float((np.array(canvas_size(viewer)) / extent).min())
+    if not zoom / leeway < camera.zoom < zoom * leeway:
         camera.zoom = zoom
     return True
 

@@ -25,6 +25,7 @@ from napari_microdl.pipeline.cache import StageCache
 if TYPE_CHECKING:
     from napari_microdl.concepts.dictionary import ConceptDictionary
     from napari_microdl.concepts.pictures import UnitPictures
+    from napari_microdl.concepts.wells import Wells
     from napari_microdl.estimators.whitening import ControlWhitening
     from napari_microdl.pipeline.run import PipelineResult, PipelineRun
     from napari_microdl.pipeline.stages import Tokens, Whitened
@@ -126,6 +127,13 @@ class Run:
         from napari_microdl.concepts.pictures import UnitPictures
 
         return UnitPictures(self.result.activations, self.fields)
+
+    @cached_property
+    def wells(self) -> Wells:
+        """Its wells."""
+        from napari_microdl.concepts.wells import wells_of
+
+        return wells_of(self.result.activations, self.fields, self.result.warnings)
 
     @cached_property
     def suggestions(self) -> NameSuggestions:
