@@ -461,7 +461,7 @@ def test_the_report_is_saved_as_a_page_and_as_figures(panel, qtbot, pick, tmp_pa
     # A name that no file can have is said.
     pick(tmp_path / "missing" / "mine.html")
     qtbot.mouseClick(panel.save_button, LEFT)
-    qtbot.waitUntil(lambda: "cannot be written" in panel.status.text())
+    qtbot.waitUntil(lambda: "There is no folder" in panel.status.text())
     assert panel.save_button.isEnabled()
 
 

@@ -74,8 +74,8 @@ def _write(run: Run, report: EvaluationReport, path: Path) -> tuple[Path, Path]:
     page = html_report(report, run.result.config.units.kind, pictures=drawn)
     files = path.with_suffix(".html"), path.with_suffix(".json")
     try:
-        write_page(page, files[0])
-        files[1].write_text(report.to_json(), encoding="utf-8")
+        for text, file in zip((page, report.to_json()), files, strict=True):
+            write_page(text, file)
     except OSError as error:
         raise MicrodlError(f"The report cannot be written: {error}.") from error
     return files
