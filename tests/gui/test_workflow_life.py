@@ -43,10 +43,11 @@ def test_after_a_run_the_explorer_is_in_front_and_nothing_is_done_twice(viewer, 
     bring_to_front(workflow)
     run_before, layers = workflow.session.run.current, list(viewer.layers)
     click(qtbot, workflow.run_button)
-    assert not workflow.jobs.is_running
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     assert workflow.status.text().startswith("Up to date")
     assert workflow.session.run.current is run_before
     assert list(viewer.layers) == layers
+    bring_to_front(workflow)
     # What a person has dragged apart stays so.
     explorer.parent().setFloating(True)
     bring_to_front(workflow)

@@ -365,8 +365,7 @@ class Overlays:
                 of_field[field] = chosen
         with self.pictures.changing():
             for field, chosen in of_field.items():
-                if (grid := self._grid(field)) is None:
-                    continue
+                grid = self._grid(field)
                 units = self.painter(field).regions(chosen, grid.places)
                 plane = np.full(units.shape, np.nan, np.float32)
                 plane[rims(units, 1) & np.isnan(units)] = 0
@@ -404,13 +403,13 @@ class Overlays:
             self._show_selection()
         self.shown.emit()
 
-    def _grid(self, field: int) -> ScreenGrid | None:
-        """The pixels of the screen on a field; None before any of it was in view."""
+    def _grid(self, field: int) -> ScreenGrid:
+        """The pixels of the screen on a field."""
         viewer, run = self._viewer(), self._session.run.current
         assert viewer is not None
         assert run is not None
         grid = screen_grid(viewer, run.sources[field], self._grids.get(field))
-        if grid is not None and grid is not self._grids.get(field):
+        if grid is not self._grids.get(field):
             self._grids[field] = grid
             # What is in view is known once it is drawn.
             self._rest.start()
@@ -481,8 +480,11 @@ def _bind_peek(viewer: Viewer, overlays: weakref.ref[Overlays]) -> None:
             found.peek(False)
 
     # A person may have given the key to something else.
+    ours = [
+        f for f in viewer.keymap.values() if getattr(f, "__qualname__", "") == peek.__qualname__
+    ]
     with suppress(ValueError):
-        viewer.bind_key(_KEY_TO_PEEK, peek)
+        viewer.bind_key(_KEY_TO_PEEK, peek, overwrite=bool(ours))
 
 
 def _raise(viewer: Viewer, layers: list[Layer]) -> None:

@@ -117,15 +117,18 @@ class ScreenGrid:
         )
 
 
-def screen_grid(viewer: Viewer, source: Source, before: ScreenGrid | None) -> ScreenGrid | None:
+def screen_grid(viewer: Viewer, source: Source, before: ScreenGrid | None) -> ScreenGrid:
     """The part of a field that is in view, with a margin; `before` where that still serves.
 
-    None where nothing of the field is in view.
+    Of a field whose layer is open, and of which nothing is in view, all of it, pixel by pixel.
     """
     region, layer = visible_region(source), source.layer()
-    if not region.area or layer is None:
-        return before
+    assert layer is not None
     shape = plane_shape(layer)
+    if not region.area:
+        step = max(1.0, math.sqrt(shape[0] * shape[1] / _MOST_SAMPLES))
+        whole = ScreenGrid(0, 0, step, int(shape[0] / step), int(shape[1] / step))
+        return whole if before is None else before
     corner = np.zeros(layer.ndim)
     axes = np.eye(layer.ndim)[-2:]
     origin = np.asarray(layer.data_to_world(corner))

@@ -121,6 +121,25 @@ class Run:
         """Whether its images are known; of a run that was opened from a folder they are not."""
         return bool(self.fields)
 
+    def repeated_by(self, result: PipelineResult, sources: Sequence[Source]) -> bool:
+        """Whether another result is the same in all that is shown, on the same images."""
+        old, new = self.result.activations, result.activations
+        return (
+            self.result.config == result.config
+            and [(s.key, s.name) for s in self.sources] == [(s.key, s.name) for s in sources]
+            and all(
+                one is other or np.array_equal(one, other)
+                for one, other in zip(self.result.labels, result.labels, strict=True)
+            )
+            and old.units.equals(new.units)
+            and old.codes.shape == new.codes.shape
+            and all(
+                np.array_equal(getattr(old.codes, part), getattr(new.codes, part))
+                for part in ("data", "indices", "indptr")
+            )
+            and np.array_equal(old.vectors, new.vectors)
+        )
+
     @cached_property
     def pictures(self) -> UnitPictures:
         """Pictures of its units."""

@@ -232,10 +232,16 @@ class Session:
         """Steps that are not as in the run that is shown, see `Freshness.states`."""
         return self._freshness.states(self.plan.facets())
 
-    def is_up_to_date(self) -> bool:
-        """Whether a run would only repeat the one that is shown."""
+    def repeats(self, result: PipelineResult, sources: list[Source]) -> bool:
+        """Whether a run has found the same as the one that is shown, which then stays."""
         run = self.run.current
-        return run is not None and run.has_images and not self.step_states()
+        if run is None or not run.repeated_by(result, sources):
+            return False
+        if self._started is not None:
+            self._freshness.show(self._started)
+            self._started = None
+            self.steps_changed.emit()
+        return True
 
     def finish(self, result: PipelineResult, fields: list[Field], sources: list[Source]) -> None:
         """Take in the result of a run of what `Plan.prepare` gave, and show its first concept."""

@@ -263,10 +263,6 @@ class ConceptWorkflow(Dock):
             self._follow_layers()
         self.jobs.stop()
         self._leave()
-        if step == "dictionary" and self.session.is_up_to_date():
-            self.say("Up to date: nothing has changed since the run that is shown.")
-            self._explore()
-            return
         try:
             work = self.session.begin(step)
         except MicrodlError as error:
@@ -351,6 +347,11 @@ class ConceptWorkflow(Dock):
         work, self._work = self._work, None
         assert work is not None
         remove_cells(self.viewer)
+        if self.session.repeats(result, work.sources):
+            self._sum_up(result, work.sources)
+            self.say("Up to date: nothing has changed since the run that is shown.")
+            self._explore()
+            return
         self.session.finish(result, work.fields, work.sources)
         if self.tokens.is_expanded:
             self.tokens.stored.look()
