@@ -128,7 +128,7 @@ class Run:
             self.result.config == result.config
             and [(s.key, s.name) for s in self.sources] == [(s.key, s.name) for s in sources]
             and all(
-                one is other or np.array_equal(one, other)
+                one is other or np.array_equal(np.asarray(one), np.asarray(other))
                 for one, other in zip(self.result.labels, result.labels, strict=True)
             )
             and old.units.equals(new.units)
