@@ -120,7 +120,7 @@ def test_the_legend_says_what_is_shown_and_leaves_what_a_person_wrote(viewer, ce
     name = run.result.activations.name_of(explorer.session.view.concept)
     field = run.fields[explorer.overlays.field_in_view()]
     assert text.visible
-    assert text.text.startswith(f"{name}, activation in every cell")
+    assert text.text.startswith(f"{name}\nactivation in every cell")
     assert field.name in text.text
     assert field.condition in text.text
 
@@ -129,7 +129,7 @@ def test_the_legend_says_what_is_shown_and_leaves_what_a_person_wrote(viewer, ce
 
     assert bars() == ["activation"]
     explorer.session.run.rename_concept(explorer.session.view.concept, "spots")
-    assert text.text.startswith("spots, ")
+    assert text.text.startswith("spots\n")
     explorer.session.view.show(kinds=["heatmap"])
     assert bars() == ["heatmap"]
     assert "heat" in text.text

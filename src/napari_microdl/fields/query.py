@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.text import shortened
 
 _EXAMPLE = "Metadata_condition == 'DMSO'"
 _MOST_CHARACTERS = 10_000
@@ -72,15 +73,11 @@ def select(table: pd.DataFrame, query: str) -> Answer:
         tree = ast.parse(_QUOTED.sub(plain_name, query).strip(), mode="eval").body
         return _Rows(table, in_backticks).answer(tree)
     except MicrodlError as error:
-        raise MicrodlError(f"The query '{_short(query)}' {error}") from None
+        raise MicrodlError(f"The query '{shortened(query)}' {error}") from None
     except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError):
         raise MicrodlError(
-            f"The query '{_short(query)}' cannot be read; write for example {_EXAMPLE}."
+            f"The query '{shortened(query)}' cannot be read; write for example {_EXAMPLE}."
         ) from None
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:117]}..."
 
 
 class _Rows:

@@ -147,7 +147,8 @@ class Dock(QWidget):
             areas = {window.dockWidgetArea(mine), window.dockWidgetArea(beside)}
             if len(areas) == 1 and not (mine.isFloating() or beside.isFloating()):
                 window.tabifyDockWidget(beside, mine)
-        mine.raise_()
+        # Qt raises a tab only after it has laid the docks out.
+        QTimer.singleShot(0, self.bring_to_front)
 
     def bring_to_front(self) -> None:
         """Show its tab."""

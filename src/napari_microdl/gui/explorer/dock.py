@@ -234,7 +234,8 @@ class ConceptExplorer(Dock):
         self.splitter.setSizes([rows + _AROUND_ROWS, _HEIGHT_OF_TAB])
         self.splitter.splitterMoved.connect(self._on_bar_moved)
         self._height_of_tab = _HEIGHT_OF_TAB
-        self.tabs.tabBarClicked.connect(self._make_room)
+        for signal in (self.tabs.tabBarClicked, self.tabs.currentChanged):
+            signal.connect(self._make_room)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(4, 4, 4, 4)
         layout.addWidget(self.message)

@@ -8,6 +8,7 @@ from typing import Any
 from napari.layers import Layer
 from napari.viewer import Viewer
 
+from napari_microdl.core.text import shortened
 from napari_microdl.gui.overlays.overlays import Overlays
 from napari_microdl.gui.overlays.view_region import visible_region
 from napari_microdl.gui.session.layers import TAG
@@ -17,6 +18,7 @@ from napari_microdl.gui.session.viewer_parts import scale_bar_of, text_of
 
 _CORNER = "bottom_left"
 _BAR = (12, 90)
+_LONGEST = 36
 
 
 class Legend:
@@ -75,11 +77,13 @@ class Legend:
             "activation": f"activation in every {unit}, 0 is none",
             "heatmap": "heat: one control patch in 100 is above 1",
         }
-        words = [f"{activations.name_of(concept)}, {of_colours[tag['kind']]}"]
+        # Lines are short, for the colour bar stands beside them.
+        words = [shortened(activations.name_of(concept), _LONGEST), of_colours[tag["kind"]]]
         in_view = [n for n, source in enumerate(run.sources) if visible_region(source).area]
         if len(in_view) == 1 or not self._session.view.all_fields:
             field = run.fields[tag["field"] if len(in_view) != 1 else in_view[0]]
-            words.append(", ".join(filter(None, (field.name, field.condition))))
+            name = ", ".join(filter(None, (field.name, field.condition)))
+            words.append(shortened(name, _LONGEST))
         return "\n".join(words)
 
     @staticmethod
