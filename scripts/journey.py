@@ -1,6 +1,6 @@
 """The way of a newcomer, in a real window: from a folder of images to a named concept and a figure.
 
-Usage: scripts/with-display .venv/bin/python scripts/journey.py [FOLDER]
+Usage: scripts/with-display .venv/bin/python scripts/journey.py [FOLDER] [--small]
 
 It opens an empty napari of 1366 x 768, imports a folder of images through the dialog, runs all
 steps, looks at the cells of the first concept, names it, and saves a figure of it. Everything is
@@ -9,7 +9,8 @@ stage; printed are the seconds of each, and the longest time in it for which the
 answer, seen by a timer of ten milliseconds. Others may be using the machine: the load is printed.
 
 The images are made here, as files named like those of an ImageXpress: 12 fields of 1,024 x 1,280
-pixels in two folders by condition, repeated from the eight of the sample by mirroring them.
+pixels in two folders by condition, repeated from the eight of the sample by mirroring them; with
+``--small`` a corner of each, to try the script out.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDialog, QFileDialog, QTabBar
 
 WIDTH, HEIGHT = 1366, 768
-FIELD = (1024, 1280)
+FIELD, SMALL = (1024, 1280), (256, 320)
 FIELDS_A_SIDE = 6
 _TIMER_MS = 10
 _LONGEST_S = 900
 _LEFT = Qt.MouseButton.LeftButton
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, shape: tuple[int, int]) -> None:
     """Write 12 fields as files."""
     from napari_microdl.fields.samples import transfluor
 
@@ -49,8 +50,8 @@ def make_folder(folder: Path) -> None:
             plane = originals[number % len(originals)]
             # A field that is used again is turned first.
             plane = np.rot90(plane, 2 * (number // len(originals)))
-            short = [(0, max(n - m, 0)) for n, m in zip(FIELD, plane.shape, strict=True)]
-            plane = np.pad(plane, short, mode="reflect")[: FIELD[0], : FIELD[1]]
+            short = [(0, max(n - m, 0)) for n, m in zip(shape, plane.shape, strict=True)]
+            plane = np.pad(plane, short, mode="reflect")[: shape[0], : shape[1]]
             well = f"{'AB'[is_control]}{number // 2 + 1:02d}"
             tifffile.imwrite(folder / name / f"plate_{well}_s{number % 2 + 1}_w1.tif", plane)
 
@@ -124,13 +125,13 @@ def click_tab(bar: QTabBar, text: str) -> None:
     click(bar, bar.tabRect(titles.index(text)).center())
 
 
-def main(pictures: Path) -> None:
+def main(pictures: Path, shape: tuple[int, int]) -> None:
     """Go all the way."""
     pictures.mkdir(parents=True, exist_ok=True)
     app = QApplication.instance() or QApplication([])
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made) / "plate"
-        make_folder(folder)
+        make_folder(folder, shape)
         viewer = napari.Viewer(show_welcome_screen=False)
         viewer.window.resize(WIDTH, HEIGHT)
         journey = Journey(pictures)
@@ -210,4 +211,6 @@ def main(pictures: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("docs/images"))
-    main(parser.parse_args().folder)
+    parser.add_argument("--small", action="store_true", help="a corner of each field")
+    arguments = parser.parse_args()
+    main(arguments.folder, SMALL if arguments.small else FIELD)
