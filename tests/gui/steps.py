@@ -42,7 +42,9 @@ def open_explorer(viewer: Any) -> ConceptExplorer:
 
 def bring_to_front(dock: Any) -> None:
     """Click the tab of a dock."""
-    QApplication.processEvents()
+    # A dock that was just opened comes to the front once it is laid out, a few events later.
+    for _ in range(5):
+        QApplication.processEvents()
     for bar in dock.window().findChildren(QTabBar):
         titles = [bar.tabText(i) for i in range(bar.count())]
         if (title := dock.parent().windowTitle()) in titles:
