@@ -107,9 +107,8 @@ class Journey:
         )
         if picture:
             self.wait(0.5)
-            picture_of = QApplication.primaryScreen().grabWindow(0)
-            path = self.folder / f"{picture}.png"
-            picture_of.copy(0, 0, WIDTH, HEIGHT).save(str(path))
+            screen = QApplication.primaryScreen().grabWindow(0)
+            screen.copy(0, 0, WIDTH, HEIGHT).save(str(self.folder / f"{picture}.png"))
         return result
 
 
@@ -167,10 +166,10 @@ def main(pictures: Path, shape: tuple[int, int]) -> None:
                 raise SystemExit(workflow.status.text())
 
         journey.stage("all steps are run", run, "run")
-        (explorer,) = [
-            w for w in workflow.window().findChildren(type(workflow).__mro__[1])
-            if w is not workflow
-        ]  # fmt: skip
+        # Imported by now: earlier, the time of opening the dock would not be seen.
+        from napari_microdl.gui.explorer.dock import ConceptExplorer
+
+        (explorer,) = workflow.window().findChildren(ConceptExplorer)
 
         def look_at_cells() -> None:
             click_tab(explorer.tabs.tabBar(), "Gallery")

@@ -12,10 +12,10 @@ from concepts.test_activations import make
 from napari_microdl.concepts.wells import (
     FORMATS,
     plate_format,
-    row_letters,
     well_place,
     wells_of,
 )
+from napari_microdl.fields.metadata import row_letters
 
 CONCEPT = 2
 

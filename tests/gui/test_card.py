@@ -11,7 +11,8 @@ from qtpy.QtCore import QPoint, Qt
 from scipy import sparse
 
 from napari_microdl.concepts.pictures import PictureChoice
-from napari_microdl.report.cell_pictures import random_units, strongest_units
+from napari_microdl.concepts.strength import random_units
+from napari_microdl.report.cell_pictures import strongest_units
 from napari_microdl.report.concept_summary import summarize_concept
 
 from .clicks import click_choice

@@ -14,10 +14,10 @@ from core.refusals import refusal
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.painting import window_at
 from napari_microdl.concepts.pictures import shared_contrast
+from napari_microdl.core.files import write_text
 from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.report.atlas import concept_atlas
 from napari_microdl.report.cell_pictures import picture_edge, strongest_units
-from napari_microdl.report.html import write_page
 from report.browser import driven
 from report.test_evaluation import cells, fields
 from tasks import cancelling, recorded
@@ -77,7 +77,7 @@ def test_nothing_is_loaded_and_nothing_of_a_name_is_markup(page, tmp_path):
     assert "http" not in page.replace("http-equiv", "")
     assert page.count("<script") == 1
     assert html.escape(SHOWN, quote=False).replace("'", "&#39;").replace('"', "&#34;") in page
-    write_page(page, tmp_path / "atlas.html")
+    write_text(page, tmp_path / "atlas.html")
     assert (tmp_path / "atlas.html").read_text(encoding="utf-8") == page
 
 

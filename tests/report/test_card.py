@@ -15,7 +15,7 @@ from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.concept_set import ConceptSet
 from napari_microdl.concepts.painting import explain_unit, unit_window
 from napari_microdl.concepts.pictures import PictureChoice, UnitPictures
-from napari_microdl.concepts.strength import N_BANDS, NONE, OPPOSITE, band_of
+from napari_microdl.concepts.strength import N_BANDS, NONE, OPPOSITE, band_of, random_units
 from napari_microdl.concepts.wells import wells_of
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
@@ -24,7 +24,7 @@ from napari_microdl.metrics import cell_measurements
 from napari_microdl.metrics.group_tests import compare_wells, smallest_p
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 from napari_microdl.report import EvaluationReport
-from napari_microdl.report.cell_pictures import random_units, strongest_units
+from napari_microdl.report.cell_pictures import strongest_units
 from napari_microdl.report.concept_summary import percent, summarize_concept, wells_limit
 from napari_microdl.report.naming import NameSuggestions, correlations, ranks_within
 

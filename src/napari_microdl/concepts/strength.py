@@ -38,6 +38,13 @@ class Band:
     meaning: str
 
 
+def random_units(rows: NDArray[np.bool_], n: int) -> NDArray[np.int64]:
+    """Rows of `n` units of some that are drawn at random, the same ones every time."""
+    among = np.flatnonzero(rows)
+    drawn = np.random.default_rng(0).choice(among, min(n, len(among)), replace=False)
+    return np.sort(drawn)
+
+
 def band_of(activations: ConceptActivations, concept: Concept, number: int, n: int = 16) -> Band:
     """Units of one band of activation.
 
@@ -66,10 +73,9 @@ def band_of(activations: ConceptActivations, concept: Concept, number: int, n: i
         return Band(rows, unlike, "opposite", f"The {units} that are least like the concept.")
     active = np.flatnonzero(values > 0)
     if number == NONE:
-        others = np.flatnonzero(values <= 0)
-        drawn = np.random.default_rng(0).choice(len(others), min(n, len(others)), replace=False)
-        rows = others[np.sort(drawn)]
-        meaning = f"Of the {len(others):,} {units} without it, some drawn at random."
+        without = values <= 0
+        rows = random_units(without, n)
+        meaning = f"Of the {without.sum():,} {units} without it, some drawn at random."
         return Band(rows, values[rows], "without it", meaning)
     order = active[np.argsort(-values[active], kind="stable")]
     begin = round(_STRONGER[number] * max(len(order) - n, 0))

@@ -66,11 +66,6 @@ def well_place(well: str) -> tuple[int, int] | None:
     return place if place[0] < rows and 0 <= place[1] < columns else None
 
 
-def row_letters(row: int) -> str:
-    """What a row of a plate is called: A to Z, then AA to AF."""
-    return (chr(ord("A") + row // 26 - 1) if row >= 26 else "") + chr(ord("A") + row % 26)
-
-
 def plate_format(wells: pd.DataFrame) -> tuple[int, int]:
     """Rows and columns of the smallest plate that has all places of a table of wells."""
     last = wells[["row", "column"]].max()

@@ -54,6 +54,27 @@ def write_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_text(text: str, path: str | Path) -> Path:
+    """Write a text, whole or not at all.
+
+    Parameters
+    ----------
+    text : str
+        Written as UTF-8.
+    path : str or Path
+        Where to.
+
+    Returns
+    -------
+    Path
+        The file written.
+    """
+    path = Path(path)
+    with write_whole(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
+    return path
+
+
 def cache_folder() -> Path:
     """Folder named in ``NAPARI_MICRODL_CACHE``, or the system's for caches; may not exist."""
     named = os.environ.get("NAPARI_MICRODL_CACHE")

@@ -103,11 +103,14 @@ def _with_well(read: dict[str, str]) -> dict[str, str]:
     """What was read, with row and column put together."""
     row, column = read.pop("row", ""), read.pop("column", "")
     if row and column:
-        # Rows beyond Z are AA, AB and so on, as on plates of 1536 wells.
-        high, low = divmod(int(row) - 1, 26) if row.isdigit() else (0, 0)
-        letters = chr(64 + high) * (high > 0) + chr(65 + low) if row.isdigit() else row.upper()
+        letters = row_letters(int(row) - 1) if row.isdigit() else row.upper()
         read["well"] = f"{letters}{int(column):02d}"
     return read
+
+
+def row_letters(row: int) -> str:
+    """What a row of a plate is called, by its number from 0: A to Z, then AA to AF."""
+    return (chr(ord("A") + row // 26 - 1) if row >= 26 else "") + chr(ord("A") + row % 26)
 
 
 def field_name(read: Mapping[str, str]) -> str:

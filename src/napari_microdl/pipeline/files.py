@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_microdl.concepts.export import write_table
 from napari_microdl.core.config import write_config
+from napari_microdl.core.files import write_text
 from napari_microdl.core.pictures import write_figure
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
@@ -28,7 +29,7 @@ from napari_microdl.report.atlas import concept_atlas
 from napari_microdl.report.concept_page import DOTS_PER_INCH, concept_page
 from napari_microdl.report.evaluation_figures import pictures
 from napari_microdl.report.findings import Finding, chosen_figures
-from napari_microdl.report.html import html_report, write_page
+from napari_microdl.report.html import html_report
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +148,7 @@ def evaluate_run(
     with current_task().step(0, 1, "Writing the evaluation"):
         page = html_report(report, result.config.units.kind, pictures=drawn)
         (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
-        write_page(page, out / EVALUATION_PAGE)
+        write_text(page, out / EVALUATION_PAGE)
         ranking = with_technical(activations.ranking, report)
         write_table(ranking.rename_axis("concept"), out / RANKING)
     return report
@@ -183,7 +184,7 @@ def write_pictures(
             names.append(f"concept_{concept}.pdf")
             write_figure(figure, out / names[-1], DOTS_PER_INCH)
     if atlas:
-        write_page(concept_atlas(result.activations, fields), out / ATLAS)
+        write_text(concept_atlas(result.activations, fields), out / ATLAS)
         names.append(ATLAS)
     return names
 

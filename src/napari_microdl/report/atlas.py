@@ -18,10 +18,11 @@ from PIL import Image
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.painting import window_at
 from napari_microdl.concepts.pictures import Contrast, shared_contrast
-from napari_microdl.concepts.wells import Wells, plate_format, row_letters, wells_of
+from napari_microdl.concepts.wells import Wells, plate_format, wells_of
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
 from napari_microdl.fields.field import Field
+from napari_microdl.fields.metadata import row_letters
 from napari_microdl.report.cell_pictures import (
     followed_channel,
     picture_edge,

@@ -68,13 +68,6 @@ def _first(among: NDArray[np.int64], order: NDArray[np.floating], n: int) -> NDA
     return rows
 
 
-def random_units(rows: NDArray[np.bool_], n: int) -> NDArray[np.int64]:
-    """Rows of `n` units of some that are drawn at random, the same ones every time."""
-    among = np.flatnonzero(rows)
-    drawn = np.random.default_rng(0).choice(among, min(n, len(among)), replace=False)
-    return np.sort(drawn)
-
-
 def typical_field(
     activations: ConceptActivations, concept: Concept, rows: NDArray[np.bool_]
 ) -> int | None:

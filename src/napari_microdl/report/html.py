@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from napari_microdl.core.files import write_whole
 from napari_microdl.report.evaluation_figures import (
     ConceptPictures,
     reconstruction_figure,
@@ -87,27 +85,6 @@ def page_of(template: str, **contents: Any) -> str:
     )
     pages.filters["base64"] = lambda png: base64.b64encode(png).decode()
     return pages.get_template(template).render(**contents)
-
-
-def write_page(page: str, path: str | Path) -> Path:
-    """Write a page, whole or not at all.
-
-    Parameters
-    ----------
-    page : str
-        HTML.
-    path : str or Path
-        Where to.
-
-    Returns
-    -------
-    Path
-        The file written.
-    """
-    path = Path(path)
-    with write_whole(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
-    return path
 
 
 def _shown(table: Table, rows: list[dict[str, Any]]) -> dict[str, Any]:

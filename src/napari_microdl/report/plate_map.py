@@ -11,7 +11,8 @@ from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.patches import Patch, Rectangle
 from numpy.typing import NDArray
 
-from napari_microdl.concepts.wells import NO_CELLS, NOTED, plate_format, row_letters
+from napari_microdl.concepts.wells import NO_CELLS, NOTED, plate_format
+from napari_microdl.fields.metadata import row_letters
 from napari_microdl.report.figures import CONDITION_COLOURS, CONTROL_COLOUR
 
 if TYPE_CHECKING:

@@ -22,13 +22,14 @@ from qtpy.QtWidgets import (
 
 from napari_microdl.concepts.concept_set import Concept, ConceptSet
 from napari_microdl.concepts.pictures import PictureChoice
+from napari_microdl.concepts.strength import random_units
 from napari_microdl.gui.explorer.picture_list import icon_of
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.inputs import plain_tip, sentence_label
 from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.picture_figure import Picture
-from napari_microdl.report.cell_pictures import random_units, strongest_units
+from napari_microdl.report.cell_pictures import strongest_units
 from napari_microdl.report.concept_summary import WELLS_RULE, ConceptSummary, summarize_concept
 from napari_microdl.report.naming import LIMIT_RULE
 

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.files import write_text
 from napari_microdl.core.task import Progress
 from napari_microdl.gui.explorer.evaluation_choices import Choices, summary_of
 from napari_microdl.gui.explorer.panel import Panel, show_text
@@ -67,7 +68,7 @@ def _write(run: Run, report: EvaluationReport, path: Path) -> tuple[Path, Path]:
     """Draw and write the page and the figures."""
     # Imported when it is needed: napari starts faster without matplotlib.
     from napari_microdl.report.evaluation_figures import pictures
-    from napari_microdl.report.html import html_report, write_page
+    from napari_microdl.report.html import html_report
 
     activations = run.result.activations
     drawn = pictures(report, activations, run.fields) if run.has_images else []
@@ -75,7 +76,7 @@ def _write(run: Run, report: EvaluationReport, path: Path) -> tuple[Path, Path]:
     files = path.with_suffix(".html"), path.with_suffix(".json")
     try:
         for text, file in zip((page, report.to_json()), files, strict=True):
-            write_page(text, file)
+            write_text(text, file)
     except OSError as error:
         raise MicrodlError(f"The report cannot be written: {error}.") from error
     return files

@@ -17,7 +17,7 @@ from napari_microdl.concepts.dictionary import SUFFIX
 from napari_microdl.concepts.export import write_anndata, write_table
 from napari_microdl.concepts.painting import grid_to_pixels
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.files import write_whole
+from napari_microdl.core.files import write_text, write_whole
 from napari_microdl.core.pictures import check_picture, write_figure
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
@@ -84,10 +84,9 @@ def _write_page_of(run: Run, concept: Concept, pixel_size: float | None, path: P
 
 def _write_atlas(run: Run, report: EvaluationReport | None, path: Path) -> Path:
     from napari_microdl.report.atlas import concept_atlas
-    from napari_microdl.report.html import write_page
 
     page = concept_atlas(run.result.activations, run.fields, report=report)
-    return write_page(page, path if path.suffix else path.with_suffix(".html"))
+    return write_text(page, path if path.suffix else path.with_suffix(".html"))
 
 
 def pixel_size_of(run: Run) -> float | None:

@@ -32,7 +32,6 @@ from napari_microdl.gui.session.layers import (
     is_output,
     output_data,
     output_geometry,
-    tag_output,
 )
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import OverlayKind, Session
@@ -448,16 +447,7 @@ class Overlays:
                 for column in known.columns.difference(features.columns, sort=False):
                     features[column] = known[column].to_numpy()
             layer.features = features
-            tag_output(
-                layer,
-                run_id=run.run_id,
-                source=source.name,
-                place=source.key,
-                config_hash=run.result.config.hash,
-                kind="cells",
-                field=field,
-                concept=_in_tag(concept),
-            )
+            self.pictures.tag(layer, run, field, "cells", concept=_in_tag(concept))
             if is_new:
                 self.pictures.add(layer)
 

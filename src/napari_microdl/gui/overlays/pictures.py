@@ -92,6 +92,21 @@ class Pictures:
         layer.events.visible.connect(self._on_visible)
         add_unselected(viewer, layer)
 
+    @staticmethod
+    def tag(layer: Layer, run: Run, field: int, kind: str, **facts: Any) -> None:
+        """Mark a layer as ours, over a field of a run."""
+        source = run.sources[field]
+        tag_output(
+            layer,
+            run_id=run.run_id,
+            source=source.name,
+            place=source.key,
+            config_hash=run.result.config.hash,
+            kind=kind,
+            field=field,
+            **facts,
+        )
+
     def put(
         self,
         run: Run,
@@ -117,15 +132,6 @@ class Pictures:
         data = output_data(plane, source)
         geometry = output_geometry(source, corner, step)
         layer = self.find(run, kind, field) or self._spare(run, kind, data.ndim, wanted)
-        tag = {
-            "run_id": run.run_id,
-            "source": source.name,
-            "place": source.key,
-            "config_hash": run.result.config.hash,
-            "kind": kind,
-            "field": field,
-            **facts,
-        }
         if layer is None:
             layer = Image(
                 data,
@@ -139,7 +145,7 @@ class Pictures:
                 **geometry,
             )
             layer.contrast_limits_range = limits
-            tag_output(layer, **tag)
+            self.tag(layer, run, field, kind, **facts)
             self.add(layer)
             return
         # Each of these draws the thumbnail anew, so what stays is not set again.
@@ -151,7 +157,7 @@ class Pictures:
         if layer.colormap.name != colormap.name:
             layer.colormap = colormap
         layer.name = name
-        tag_output(layer, **tag)
+        self.tag(layer, run, field, kind, **facts)
 
     def _spare(self, run: Run, kind: str, ndim: int, wanted: Collection[int]) -> Any:
         """A picture of this kind that is on no field that is wanted; None where there is none."""

@@ -233,15 +233,15 @@ class Session:
         return self._freshness.states(self.plan.facets())
 
     def repeats(self, result: PipelineResult, sources: list[Source]) -> bool:
-        """Whether a run has found the same as the one that is shown, which then stays."""
+        """Whether a run has found the same as the one that is shown."""
         run = self.run.current
-        if run is None or not run.repeated_by(result, sources):
-            return False
-        if self._started is not None:
-            self._freshness.show(self._started)
-            self._started = None
-            self.steps_changed.emit()
-        return True
+        return run is not None and run.repeated_by(result, sources)
+
+    def keep(self) -> None:
+        """Go on showing the run that the one in progress has repeated."""
+        started, self._started = self._started, None
+        self._freshness.show(self.plan.facets() if started is None else started)
+        self.steps_changed.emit()
 
     def finish(self, result: PipelineResult, fields: list[Field], sources: list[Source]) -> None:
         """Take in the result of a run of what `Plan.prepare` gave, and show its first concept."""

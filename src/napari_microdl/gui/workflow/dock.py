@@ -348,6 +348,7 @@ class ConceptWorkflow(Dock):
         assert work is not None
         remove_cells(self.viewer)
         if self.session.repeats(result, work.sources):
+            self.session.keep()
             self._sum_up(result, work.sources)
             self.say("Up to date: nothing has changed since the run that is shown.")
             self._explore()
