@@ -202,6 +202,11 @@ class ConceptActivations:
         """Name of one concept, or of several."""
         return name_of(concept, self.dictionary.names)
 
+    def id_of(self, concept: Concept) -> str:
+        """What one concept, or several, are called for good; see `ConceptDictionary.concept_id`."""
+        parts = concept.concepts if isinstance(concept, ConceptSet) else (concept,)
+        return " + ".join(map(self.dictionary.concept_id, parts))
+
     def activation(self, concept: Concept) -> NDArray[np.float32]:
         """Code of one concept in every unit, shape (n_units,); of several, cosines above 0."""
         if isinstance(concept, ConceptSet):
@@ -315,6 +320,21 @@ class ConceptActivations:
     @ranking.setter
     def ranking(self, table: pd.DataFrame) -> None:
         self._ranked = table.drop(columns="name")
+
+    def concept_table(self) -> pd.DataFrame:
+        """The ranking as it is written to files: with tags and notes, and an ``id`` for good.
+
+        Returns
+        -------
+        DataFrame indexed by ``concept``
+        """
+        table = self.ranking.rename_axis("concept")
+        told = self.dictionary
+        ids = [told.concept_id(int(concept)) for concept in table.index]
+        table.insert(1, "id", pd.Series(ids, table.index, object))
+        for column, texts in (("tag", told.tags), ("note", told.notes)):
+            table[column] = pd.Series([texts[c] for c in table.index], table.index, object)
+        return table
 
     @cached_property
     def _ranked(self) -> pd.DataFrame:
@@ -649,7 +669,8 @@ class ConceptActivations:
         Returns
         -------
         DataFrame
-            Columns of `tagged_units`, then ``activation_<concept>`` and ``cosine_<concept>``.
+            Columns of `tagged_units`, then ``activation_<concept>`` and ``cosine_<concept>`` by
+            number, with the name behind it where a person has given one.
         """
         concepts = range(self.n_concepts) if concepts is None else concepts
         columns: dict[str, NDArray[np.float32]] = {}
@@ -657,8 +678,9 @@ class ConceptActivations:
         for number, concept in enumerate(concepts):
             if number % several == 0:
                 current_task().progress(number, len(concepts), "Collecting activations")
-            columns[f"activation_{concept}"] = self.activation(concept)
-            columns[f"cosine_{concept}"] = self.alignment(concept)
+            called = self.dictionary.column_of(concept)
+            columns[f"activation_{called}"] = self.activation(concept)
+            columns[f"cosine_{called}"] = self.alignment(concept)
         return pd.concat(
             [self.tagged_units(), pd.DataFrame(columns, index=self.units.index)], axis=1
         )

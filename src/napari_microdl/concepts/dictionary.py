@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -218,6 +220,10 @@ class DictionarySpec(Settings):
             )
 
 
+def _unnamed(concept: int) -> str:
+    return f"concept {concept}"
+
+
 class _Header(Settings):
     schema_version: int
     spec: DictionarySpec
@@ -229,6 +235,7 @@ class _Header(Settings):
     tags: list[str] = Field(default_factory=list)
     provenance: dict[str, Any]
     figures: dict[str, Any]
+    pixel_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 def _of_schema_1(header: Mapping[str, Any], *, position: bool) -> dict[str, Any]:
@@ -298,6 +305,8 @@ class ConceptDictionary:
         Config, package versions, fields used, licences.
     figures : dict
         Numbers of the training run.
+    pixel_size : float, optional
+        Micrometres a pixel of the images that it was learned on, where all have the same.
     """
 
     spec: DictionarySpec
@@ -309,10 +318,11 @@ class ConceptDictionary:
     tags: list[str] = field(default_factory=list, kw_only=True)
     provenance: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
+    pixel_size: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.names:
-            self.names = [f"concept {i}" for i in range(self.n_concepts)]
+            self.names = [_unnamed(i) for i in range(self.n_concepts)]
         if not self.notes:
             self.notes = [""] * self.n_concepts
         if not self.tags:
@@ -332,6 +342,31 @@ class ConceptDictionary:
     def n_concepts(self) -> int:
         """Number of dictionary atoms."""
         return len(self.icfl.components_)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Eight letters and digits that tell its concepts from those of every other dictionary.
+
+        They come from the numbers that activations depend on: renaming changes nothing, and a copy
+        has the same.
+        """
+        digest = hashlib.sha256()
+        parts: list[NDArray[Any]] = [self.icfl.components_, self.icfl.bias_]
+        if self.whitening is not None:
+            parts += [self.whitening.mean_, self.whitening.components_, self.whitening.scale_]
+        for part in parts:
+            # The same on every kind of processor.
+            digest.update(np.ascontiguousarray(part, np.dtype("<f4")).tobytes())
+        return digest.hexdigest()[:8]
+
+    def concept_id(self, concept: int) -> str:
+        """What a concept is called for good, whatever its name: "1f3a9c2e-3"."""
+        return f"{self.fingerprint}-{concept}"
+
+    def column_of(self, concept: int) -> str:
+        """How columns of tables call a concept: by its number, and the name that it was given."""
+        name = self.names[concept]
+        return str(concept) if name == _unnamed(concept) else f"{concept}_{'_'.join(name.split())}"
 
     @property
     def token_width(self) -> int:
@@ -462,6 +497,7 @@ class ConceptDictionary:
             "tags": self.tags,
             "provenance": self.provenance,
             "figures": self.figures,
+            "pixel_size": self.pixel_size,
         }
         if self.whitening is not None:
             header["whitening"] = {
@@ -582,4 +618,5 @@ class ConceptDictionary:
             tags=header.tags,
             provenance=header.provenance,
             figures=header.figures,
+            pixel_size=header.pixel_size,
         )

@@ -107,8 +107,8 @@ def to_anndata(activations: ConceptActivations, concepts: pd.DataFrame | None = 
     -------
     anndata.AnnData
         ``X`` the codes (sparse), ``obs`` the table of units, ``var`` the ranking of concepts in
-        the order of the codes, with notes, tags and `concepts`, ``obsm["whitened"]`` the whitened
-        vectors and ``obsm["spatial"]`` x and y in pixels.
+        the order of the codes, with ids, notes, tags and `concepts`, ``obsm["whitened"]`` the
+        whitened vectors and ``obsm["spatial"]`` x and y in pixels.
 
     Raises
     ------
@@ -144,9 +144,7 @@ def _described(activations: ConceptActivations, more: pd.DataFrame | None) -> di
     """What an AnnData object says of the rows, of the columns, and of the whole."""
     units = activations.tagged_units()
     units.index = units.index.astype(str)
-    concepts = activations.ranking.sort_index()
-    concepts["note"] = activations.dictionary.notes
-    concepts["tag"] = activations.dictionary.tags
+    concepts = activations.concept_table().sort_index()
     if more is not None:
         concepts = concepts.join(more)
     concepts.index = pd.Index([f"concept_{i}" for i in concepts.index], name=None)

@@ -69,6 +69,8 @@ class Field(FieldInfo):
         As in `FieldInfo`.
     labels : array of shape (height, width), optional
         Integer cell labels, 0 is background.
+    pixel_size : float, optional
+        Micrometres a pixel, where that is known.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class Field(FieldInfo):
     data: Any
     channel_names: tuple[str, ...]
     labels: Any | None = None
+    pixel_size: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_names", tuple(str(c) for c in self.channel_names))
@@ -93,6 +96,11 @@ class Field(FieldInfo):
         if np.dtype(self.data.dtype).kind not in "uifb":
             raise MicrodlError(
                 f"Field '{self.name}' holds {self.data.dtype} values; real intensities are needed."
+            )
+        if self.pixel_size is not None and not 0 < self.pixel_size < float("inf"):
+            raise MicrodlError(
+                f"Field '{self.name}' has pixels of {self.pixel_size} micrometres; a positive "
+                "number is needed, or none."
             )
         if len(self.channel_names) != shape[0]:
             raise MicrodlError(

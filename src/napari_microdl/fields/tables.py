@@ -25,9 +25,11 @@ from napari_microdl.fields.metadata import (
     metadata_table,
     read_table,
 )
+from napari_microdl.fields.pixel_size import read_pixel_size
 
 _FILE, _FOLDER = "filename_", "pathname_"
 _LABELS = "labels"
+_PIXEL_SIZE = "pixel_size"
 _IMAGE_COLUMNS = ("path", "file", "filename", "image")
 # What people call the parts of a field that a table names.
 _PARTS = {
@@ -95,7 +97,7 @@ def read_fields(path: str | Path) -> list[Field]:
         column ``path``, whose channels are named in the column ``channels``, parted by ``;``.
         Folders are relative to that of the table. ``FileName_labels`` or ``labels`` names a file
         with the labels of the cells. Columns ``Metadata_*`` tell field, condition, control, well,
-        site and plate.
+        site and plate; a column ``pixel_size`` micrometres a pixel, where the files do not.
 
     Returns
     -------
@@ -133,6 +135,8 @@ class NamedFiles(FieldInfo):
         Empty where nobody has named the channels of a file.
     labels : Path, optional
         File with the labels of the cells.
+    pixel_size : float, optional
+        Micrometres a pixel, where a table says so; else the files may.
     z, time : str
         Which plane and which time point, where the names of the files say so.
     """
@@ -140,6 +144,7 @@ class NamedFiles(FieldInfo):
     files: tuple[Path, ...]
     channel_names: tuple[str, ...] = ()
     labels: Path | None = None
+    pixel_size: float | None = None
     z: str = ""
     time: str = ""
 
@@ -207,7 +212,30 @@ def _row(
     named = column(table, "field", "name")
     name = str(table[named].iloc[row]).strip() if named else ""
     name = name or field_name(known) or files[0].stem
-    return NamedFiles(name=name, files=files, channel_names=names, labels=labels, **known)
+    return NamedFiles(
+        name=name,
+        files=files,
+        channel_names=names,
+        labels=labels,
+        pixel_size=_pixel_size(table, row),
+        **known,
+    )
+
+
+def _pixel_size(table: pd.DataFrame, row: int) -> float | None:
+    named = column(table, _PIXEL_SIZE)
+    text = "" if named is None else str(table[named].iloc[row]).strip()
+    if not text:
+        return None
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise MicrodlError(
+            f"there is '{text}' in the column {named}; write micrometres a pixel, such as 0.65."
+        )
+    return size
 
 
 def open_field(found: NamedFiles) -> Field:
@@ -244,6 +272,7 @@ def open_field(found: NamedFiles) -> Field:
         data=_Files(parts, (len(parts), size[0], size[1]), dtype),
         channel_names=names,
         labels=labels,
+        pixel_size=found.pixel_size or read_pixel_size(first),
         **asdict(found.info),
     )
 
@@ -386,10 +415,14 @@ def write_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
     OSError
         If the table cannot be written.
     """
-    files_table(
+    table = files_table(
         [(row.field, row.field.channel_names, row.files, row.labels) for row in rows],
         Path(path).parent,
-    ).to_csv(path, index=False)
+    )
+    sizes = [row.field.pixel_size for row in rows]
+    if any(sizes):
+        table[_PIXEL_SIZE] = ["" if size is None else f"{size:.6g}" for size in sizes]
+    table.to_csv(path, index=False)
 
 
 def files_table(

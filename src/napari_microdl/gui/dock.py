@@ -10,6 +10,7 @@ from typing import Any
 from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
+from npe2 import PluginManager
 from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
@@ -18,10 +19,14 @@ from napari_microdl.gui.overlays.contrast import OneContrast
 from napari_microdl.gui.overlays.copied_features import CopiedFeatures
 from napari_microdl.gui.overlays.legend import Legend
 from napari_microdl.gui.overlays.overlays import Overlays
-from napari_microdl.gui.session.preferences import read_preferences
+from napari_microdl.gui.session.preferences import PLUGIN, read_preferences
+from napari_microdl.gui.session.running import Running
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.session.token_store import token_store
 from napari_microdl.gui.widgets.inputs import take_font_size
+
+# As the manifest calls them.
+WORKFLOW, EXPLORER = "Concept workflow", "Concept explorer"
 
 # Pixels; narrower, tables show nothing.
 LEAST_WIDTH = 380
@@ -36,11 +41,13 @@ class _OfViewer:
         token_store()
         chosen = read_preferences()
         self.session.settings.configure(device=chosen.device, unit=chosen.default_unit)
+        self.running = Running(self.session)
         self.overlays = Overlays(viewer, self.session)
         self.features = CopiedFeatures(viewer)
         self.arranger = Arranger(viewer, self.session, self.overlays)
         self.legend = Legend(viewer, self.session, self.overlays)
         self.contrast = OneContrast(viewer, self.session)
+        self.docks: weakref.WeakSet[Dock] = weakref.WeakSet()
 
 
 _VIEWERS: weakref.WeakKeyDictionary[Viewer, _OfViewer] = weakref.WeakKeyDictionary()
@@ -55,6 +62,11 @@ def _of(viewer: Viewer) -> _OfViewer:
 def session_of(viewer: Viewer) -> Session:
     """The one session of a viewer (itself, no proxy); it goes when the viewer goes."""
     return _of(viewer).session
+
+
+def running_of(viewer: Viewer) -> Running:
+    """The run in progress of a viewer, as `session_of`."""
+    return _of(viewer).running
 
 
 def overlays_of(viewer: Viewer) -> Overlays:
@@ -75,6 +87,26 @@ def contrast_of(viewer: Viewer) -> OneContrast:
 def features_of(viewer: Viewer) -> CopiedFeatures:
     """What copies activations beside the labels of a viewer, as `session_of`."""
     return _of(viewer).features
+
+
+def open_dock(viewer: Viewer, name: str) -> Dock:
+    """Open a dock by its name in the manifest, or bring it to the front where it is open.
+
+    napari titles a dock after the plugin's name where it is opened from the Plugins menu, and after
+    its package where a program opens it, so that two of a kind could stand side by side.
+    """
+    viewer = getattr(viewer, "__wrapped__", viewer)
+    found = next((d for d in _of(viewer).docks if d.is_docked and d.name == name), None)
+    if found is None:
+        plugins = PluginManager.instance()
+        manifest = plugins.get_manifest(PLUGIN)
+        widgets = manifest.contributions.widgets or []
+        (command,) = (w.command for w in widgets if w.display_name == name)
+        found = plugins.commands.get(command)(viewer)
+        viewer.window.add_dock_widget(found, name=f"{name} ({manifest.display_name})")
+    found.parent().show()
+    QTimer.singleShot(0, found.bring_to_front)
+    return found
 
 
 class Connections:
@@ -99,7 +131,7 @@ class Connections:
         for signal, reference in self._made:
             slot = reference()
             if slot is not None:
-                with suppress(ValueError, RuntimeError):
+                with suppress(ValueError, RuntimeError, TypeError):
                     signal.disconnect(slot)
         self._made.clear()
 
@@ -107,12 +139,18 @@ class Connections:
 class Dock(QWidget):
     """A dock that listens to the viewer and the session for as long as it is docked."""
 
+    # As the manifest has it.
+    name = ""
+
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__()
         # napari hands plugins a proxy; identity of layers needs the viewer itself.
         self.viewer: Viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
         self.session: Session = session_of(self.viewer)
         self.connections = Connections()
+        _of(self.viewer).docks.add(self)
+        # The one that it is or was docked in.
+        self.main_window: QMainWindow | None = None
         # The window may be destroyed with the dock inside, which gives no other warning.
         # A bound method of a plain object, which Qt holds weakly: a partial would be called after
         # the garbage collector has emptied it, which ends the process.
@@ -127,6 +165,11 @@ class Dock(QWidget):
                 self.resume()
         return super().event(event)
 
+    @property
+    def is_docked(self) -> bool:
+        """Whether it is in a window; one that was closed, or destroyed with its window, is not."""
+        return bool(self.connections) and isinstance(self.parent(), QDockWidget)
+
     def resume(self) -> None:
         """Connect to what the dock shows and bring it up to date; may be called again."""
         if not self.connections:
@@ -140,6 +183,8 @@ class Dock(QWidget):
         mine, window = self.parent(), self.window()
         if not isinstance(mine, QDockWidget) or not isinstance(window, QMainWindow):
             return
+        self.main_window = window
+        running_of(self.viewer).end_with(window)
         for other in window.findChildren(Dock):
             beside = other.parent()
             if other is self or not isinstance(beside, QDockWidget):

@@ -78,7 +78,7 @@ def write_run(
     with current_task().step(0, 1, "Writing the results"):
         units = result.activations.to_frame(concepts)
         write_table(units, out / f"{result.config.units.kind}s.csv")
-        write_table(result.activations.ranking.rename_axis("concept"), out / RANKING)
+        write_table(result.activations.concept_table(), out / RANKING)
         result.dictionary.save(out / DICTIONARY)
         write_config(result.config, out / SETTINGS)
         report = json.dumps({**remarks, **result.report}, indent=2)
@@ -149,8 +149,7 @@ def evaluate_run(
         page = html_report(report, result.config.units.kind, pictures=drawn)
         (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
         write_text(page, out / EVALUATION_PAGE)
-        ranking = with_technical(activations.ranking, report)
-        write_table(ranking.rename_axis("concept"), out / RANKING)
+        write_table(with_technical(activations.concept_table(), report), out / RANKING)
     return report
 
 

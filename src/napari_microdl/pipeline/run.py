@@ -19,6 +19,7 @@ from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.task import Progress, Stage, Task, current_task
 from napari_microdl.fields.field import Field
+from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
 from napari_microdl.models.base import TokenModel
 from napari_microdl.pipeline.cache import CachedStage, StageCache, stage_keys
 from napari_microdl.pipeline.estimate import estimate_run
@@ -182,7 +183,9 @@ class PipelineRun:
             few = ", ".join(f"'{name}'" for name in empty[:_MOST_NAMES])
             more = f" and {len(empty) - _MOST_NAMES:,} more" if empty[_MOST_NAMES:] else ""
             notes.insert(0, f"There is no cell in {few}{more}: nothing is told of these fields.")
-        dictionary = self.applied
+        dictionary, sizes = self.applied, [f.pixel_size for f in self.fields]
+        if dictionary is not None and (note := pixel_size_note(dictionary.pixel_size, sizes)):
+            notes.insert(0, note)
         if dictionary is None:
             learned: Learned = self._result_of("dictionary", self._learn)
             notes += learned.notes
@@ -196,6 +199,7 @@ class PipelineRun:
             seconds = self._all_seconds(activations=time.perf_counter() - started)
             report = build_report(self.fields, self.config, activations, tokens, seconds, notes)
             if self.applied is None:
+                dictionary.pixel_size = common_pixel_size(sizes)
                 dictionary.provenance = {
                     "intensity": report["intensity"],
                     "config": self.config.to_dict(),

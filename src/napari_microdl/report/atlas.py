@@ -218,8 +218,7 @@ def _card(
     return {
         "concept": concept,
         "name": name,
-        # The number stays where a person has given a name.
-        "id": "" if name == f"concept {concept}" else f"concept {concept}, ",
+        "id": activations.id_of(concept),
         "label": summary.label,
         "tag": dictionary.tags[concept],
         "note": dictionary.notes[concept],

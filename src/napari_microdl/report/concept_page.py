@@ -344,7 +344,7 @@ class _Page:
             "usual size, with the cosine nearest to the median. c, a point a well, bars are "
             f"medians. {WELLS_RULE} "
             f"Channel {channel}; all pictures in one contrast ({low:.4g} to {high:.4g}, "
-            f"gamma {GAMMA:g}){size}."
+            f"gamma {GAMMA:g}){size}. Concept {self.activations.id_of(self.concept)}."
         )
         lines = wrapped(text, 6.5, _INSIDE)[:4]
         self.write(_MARGIN, top, "\n".join(map(figure_text, lines)), 6.5)

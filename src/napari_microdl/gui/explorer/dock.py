@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 
 from napari_microdl.concepts.concept_set import ConceptSet
 from napari_microdl.concepts.heat import SHOWN_TO
-from napari_microdl.gui.dock import Dock, arranger_of, contrast_of, overlays_of
+from napari_microdl.gui.dock import EXPLORER, Dock, arranger_of, contrast_of, overlays_of
 from napari_microdl.gui.explorer.card import ConceptCardPanel
 from napari_microdl.gui.explorer.cell_panel import CellPanel
 from napari_microdl.gui.explorer.compare_panel import ComparePanel
@@ -80,6 +80,8 @@ class ConceptExplorer(Dock):
     napari_viewer : napari.viewer.Viewer
         The viewer.
     """
+
+    name = EXPLORER
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)

@@ -21,6 +21,7 @@ from napari_microdl.core.files import write_text, write_whole
 from napari_microdl.core.pictures import check_picture, write_figure
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
+from napari_microdl.fields.pixel_size import common_pixel_size
 from napari_microdl.gui.dock import features_of
 from napari_microdl.gui.overlays.overlays import Overlays
 from napari_microdl.gui.session.run import Run
@@ -45,11 +46,7 @@ def _write(write: Callable[..., Path], *args: Any) -> Path:
 
 
 def _write_concepts(run: Run, report: EvaluationReport | None, path: Path) -> Path:
-    table = with_technical(run.result.activations.ranking, report)
-    dictionary = run.result.dictionary
-    for column, texts in (("tag", dictionary.tags), ("note", dictionary.notes)):
-        table[column] = [texts[concept] for concept in table.index]
-    return write_table(table, path)
+    return write_table(with_technical(run.result.activations.concept_table(), report), path)
 
 
 def _write_made(make: Callable[[], pd.DataFrame], path: Path) -> Path:
@@ -66,8 +63,12 @@ def _write_heatmap(
     heatmap = activations.heat.compared(field, concept)
     current_task().check()
     pixels = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape)
+    words = (
+        f"Heat of {activations.name_of(concept)} ({activations.id_of(concept)}): one patch of "
+        "controls in 100 is above 1"
+    )
     with write_whole(path) as unfinished:
-        tifffile.imwrite(unfinished, pixels)
+        tifffile.imwrite(unfinished, pixels, description=words.encode())
     return path
 
 
@@ -87,23 +88,6 @@ def _write_atlas(run: Run, report: EvaluationReport | None, path: Path) -> Path:
 
     page = concept_atlas(run.result.activations, run.fields, report=report)
     return write_text(page, path if path.suffix else path.with_suffix(".html"))
-
-
-def pixel_size_of(run: Run) -> float | None:
-    """Micrometres a pixel, where all images of a run say so and agree."""
-    # Comes with napari.
-    from pint import DimensionalityError, get_application_registry
-
-    sizes = set()
-    for layer in (source.layer() for source in run.sources):
-        if layer is None:
-            return None
-        size = get_application_registry().Quantity(layer.scale[-1], layer.units[-1])
-        try:
-            sizes.add(float(size.to("micrometer").magnitude))
-        except DimensionalityError:
-            return None
-    return sizes.pop() if len(sizes) == 1 else None
 
 
 class SaveButton(QPushButton):
@@ -316,7 +300,7 @@ class SaveButton(QPushButton):
 
     def _save_figure(self, run: Run, path: Path) -> None:
         concept = self._session.view.concept
-        size = pixel_size_of(run)
+        size = common_pixel_size(run.pixel_sizes())
         self._start("Drawing the figure", _write_page_of, run, concept, size, path)
 
     def _save_atlas(self, run: Run, path: Path) -> None:

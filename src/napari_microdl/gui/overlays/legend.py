@@ -88,8 +88,8 @@ class Legend:
 
     @staticmethod
     def _show_scale(viewer: Viewer, run: Run) -> None:
-        layers = [source.layer() for source in run.sources]
-        if layers and all(x is not None and str(x.units[-1]) != "pixel" for x in layers):
+        sizes = run.pixel_sizes()
+        if sizes and None not in sizes:
             scale_bar_of(viewer).visible = True
 
 

@@ -25,6 +25,7 @@ from napari_microdl.concepts.painting import (
     rims,
 )
 from napari_microdl.gui.overlays.arranging import CAPTIONS, side_by_side
+from napari_microdl.gui.overlays.cell_layers import remove_cells
 from napari_microdl.gui.overlays.pictures import Pictures
 from napari_microdl.gui.overlays.view_region import ScreenGrid, is_at_current_step, screen_grid
 from napari_microdl.gui.session.layers import (
@@ -186,6 +187,8 @@ class Overlays:
         run = self._session.run.current
         self._painters.clear()
         self._grids.clear()
+        if viewer is not None:
+            remove_cells(viewer)
         if viewer is not None and run is not None and run.is_first:
             self._session.view.all_fields = side_by_side([s.layer() for s in run.sources])
         if run is not None:

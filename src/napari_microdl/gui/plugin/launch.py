@@ -5,10 +5,11 @@ from __future__ import annotations
 import napari
 from qtpy.QtCore import QTimer
 
+from napari_microdl.gui.dock import EXPLORER, WORKFLOW, open_dock
 from napari_microdl.gui.explorer.dock import ConceptExplorer
+from napari_microdl.gui.session.preferences import PLUGIN
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
 
-PLUGIN = "napari-microdl"
 _MILLISECONDS_UNTIL_RUN = 800
 
 
@@ -16,8 +17,9 @@ def open_demo() -> tuple[napari.Viewer, ConceptWorkflow, ConceptExplorer]:
     """Open napari with the sample and both docks."""
     viewer = napari.Viewer(title="MicroDL demo")
     viewer.open_sample(PLUGIN, "transfluor")
-    _, explorer = viewer.window.add_plugin_dock_widget(PLUGIN, "Concept explorer")
-    _, workflow = viewer.window.add_plugin_dock_widget(PLUGIN, "Concept workflow")
+    explorer, workflow = open_dock(viewer, EXPLORER), open_dock(viewer, WORKFLOW)
+    assert isinstance(explorer, ConceptExplorer)
+    assert isinstance(workflow, ConceptWorkflow)
     viewer.reset_view()
     return viewer, workflow, explorer
 

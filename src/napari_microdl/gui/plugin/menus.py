@@ -8,18 +8,15 @@ from typing import Any
 from napari.layers import Image
 from napari.viewer import Viewer
 
-from napari_microdl.gui.dock import overlays_of, session_of
+from napari_microdl.gui.dock import EXPLORER, WORKFLOW, open_dock, overlays_of, session_of
 from napari_microdl.gui.session.layers import is_input
-from napari_microdl.gui.session.preferences import PLUGIN
 from napari_microdl.gui.session.session import OverlayKind
-
-WORKFLOW, EXPLORER = "Concept workflow", "Concept explorer"
 
 
 def learn_from_selected(viewer: Viewer) -> None:
     """Open the workflow with the selected images ticked, all where none is selected."""
     viewer = _itself(viewer)
-    _open(viewer, WORKFLOW)
+    open_dock(viewer, WORKFLOW)
     session = session_of(viewer)
     chosen = _selected_images(viewer)
     if chosen:
@@ -51,7 +48,7 @@ def show_activation(viewer: Viewer) -> None:
 
 def _show(viewer: Viewer, kind: OverlayKind) -> None:
     viewer = _itself(viewer)
-    _open(viewer, EXPLORER)
+    open_dock(viewer, EXPLORER)
     session = session_of(viewer)
     of_run = overlays_of(viewer).field_of(viewer.layers.selection.active) is not None
     session.view.show(kinds={kind}, all_fields=False if of_run else None)
@@ -65,9 +62,3 @@ def _selected_images(viewer: Viewer) -> list[Image]:
 def _itself(viewer: Viewer) -> Viewer:
     # napari hands plugins a proxy; sessions belong to the viewer itself.
     return getattr(viewer, "__wrapped__", viewer)
-
-
-def _open(viewer: Viewer, name: str) -> None:
-    dock, _ = viewer.window.add_plugin_dock_widget(PLUGIN, name)
-    dock.show()
-    dock.raise_()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field, FieldInfo
+from napari_microdl.fields.pixel_size import micrometres
 
 # Outputs carry this key, so that they are recognised whatever a user calls them.
 TAG = "napari_microdl"
@@ -196,6 +197,11 @@ def plane_shape(layer: Layer) -> tuple[int, int]:
     """Height and width in pixels."""
     height, width = _data(layer).shape[layer.ndim - 2 : layer.ndim]
     return int(height), int(width)
+
+
+def pixel_size(layer: Layer) -> float | None:
+    """Micrometres a pixel, where its units are a length."""
+    return micrometres(float(layer.scale[-1]), str(layer.units[-1]))
 
 
 def labelled_channel_axis(layer: Layer) -> int | Literal["none"] | None:
@@ -397,6 +403,7 @@ def build_fields(
                 data=data,
                 channel_names=channels,
                 labels=labels,
+                pixel_size=pixel_size(layer),
                 **{**asdict(first.info), "name": name},
             )
         )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_microdl.models.base import ChannelRule, ModelSpec
     from napari_microdl.models.recipe import Joint
     from napari_microdl.pipeline.run import PipelineResult
+    from napari_microdl.tokens.estimate import EmbeddingEstimate
 
 
 # What a colour stands for: itself, as in RGB images, or what it shows by an old custom.
@@ -49,6 +50,8 @@ class ModelChoice:
         images.channel_renamed.connect(self._on_renamed)
         # Of one channel; the slowest run of each model, because stored tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
+        # Of all stages but the tokens, a tile, in the last run.
+        self._seconds_beside = 0.0
         self._specs: dict[tuple[str, Joint], ModelSpec] = {}
         # Model, joint and channels of settings whose model has not been looked at yet.
         self._waiting: tuple[str, Joint, tuple[str, ...] | None] | None = None
@@ -163,27 +166,64 @@ class ModelChoice:
         asked = self.spec is None and self._settings.config.tokens.channels is not None
         return None if used == tuple(names) and not asked else used
 
-    def cost(self) -> str:
-        """What reading the tokens will take, as far as is known before the start."""
+    def _model_and_channels(self) -> tuple[ModelSpec, int] | None:
+        """The model of the next run, and how many channels it will read."""
         dictionary = self._settings.applied
         if dictionary is not None:
-            spec, n_channels = dictionary.model, len(dictionary.spec.tokens.channels)
-        elif self.spec is not None:
-            spec, n_channels = self.spec, len(self.used_channels() or self._images.channels)
-        else:
-            return ""
+            return dictionary.model, len(dictionary.spec.tokens.channels)
+        if self.spec is None:
+            return None
+        return self.spec, len(self.used_channels() or self._images.channels)
+
+    def token_width(self) -> int | None:
+        """Numbers that a token has, its channels together; None while the model is not known."""
+        known, config = self._model_and_channels(), self._settings.shown_config()
+        if known is None:
+            return None
+        spec, n_channels = known
+        several = spec.channels.n_token_channels(n_channels)
+        return spec.dim * (several if config.tokens.channel_tokens == "concat" else 1)
+
+    def _estimate(self) -> tuple[EmbeddingEstimate, ModelSpec, int] | None:
+        """What a run will take, for which model, and how many channels."""
+        known = self._model_and_channels()
         layers = [row.layer() for row in self._images.first_rows()]
         shapes = [plane_shape(layer) for layer in layers if layer is not None]
-        if not shapes:
-            return ""
+        if known is None or not shapes:
+            return None
+        spec, n_channels = known
         # One layer that is read from a file makes the fields of a run lazy.
         channels = [row.layer() for row in self._images.used_rows()]
         lazy = any(is_lazy(layer) for layer in channels if layer is not None)
         config = self._settings.shown_config()
         try:
-            estimate = estimate_run(shapes, n_channels, spec, config, lazy=lazy)
+            return estimate_run(shapes, n_channels, spec, config, lazy=lazy), spec, n_channels
         except MicrodlError:
+            return None
+
+    def expected_seconds(self) -> tuple[float, bool] | None:
+        """How long a run will take, and whether that is all of it or the tokens alone.
+
+        None where nothing is known: of a card, before its first run.
+        """
+        found, config = self._estimate(), self._settings.shown_config()
+        if found is None:
+            return None
+        estimate, spec, n_channels = found
+        measured = self._seconds_a_tile.get(config.model.name)
+        if measured is not None:
+            tiles = estimate.n_tiles
+            return measured * tiles * n_channels + self._seconds_beside * tiles, True
+        if config.model.device in ("auto", "cpu"):
+            return estimate_seconds(estimate.n_tiles, n_channels, spec, config), False
+        return None
+
+    def cost(self) -> str:
+        """What reading the tokens will take, as far as is known before the start."""
+        found, config = self._estimate(), self._settings.shown_config()
+        if found is None:
             return ""
+        estimate, spec, n_channels = found
         sentence = f"{estimate}, beside the model."
         measured = self._seconds_a_tile.get(config.model.name)
         if measured is not None:
@@ -249,7 +289,9 @@ class ModelChoice:
         """Remember how long a run took the model."""
         spec = result.dictionary.spec
         tiles = sum(len(spec.plan.origins(field.shape)) for field in fields)
-        seconds = result.report["seconds"]["tokens"] / (tiles * len(spec.tokens.channels))
+        spent = result.report["seconds"]
+        seconds = spent["tokens"] / (tiles * len(spec.tokens.channels))
+        self._seconds_beside = (sum(spent.values()) - spent["tokens"]) / tiles
         model = result.config.model.name
         self._seconds_a_tile[model] = max(seconds, self._seconds_a_tile.get(model, 0.0))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from napari_microdl.gui.session.layers import FIELD_TAG, Arrangement
 _MOST_BYTES = 2**30
 # More layers than this are slow and in the way; then every field is one layer, a stack.
 _MOST_LAYERS = 48
+# What the axis of the channels of a stack is scaled by.
+_CHANNEL: dict[str, Any] = {"scale": 1, "units": "pixel"}
 # No red, green or blue, from which channels would be guessed.
 _COLOURS = ("cyan", "magenta", "yellow", "gray")
 
@@ -110,12 +112,21 @@ def arrangement_of(opened: Sequence[OpenedField]) -> Arrangement:
     return "channels" if max(n_channels, default=1) > 1 and n_layers <= _MOST_LAYERS else "fields"
 
 
+def can_be_in_micrometres(opened: Sequence[OpenedField], beside: Iterable[Layer]) -> bool:
+    """Whether the pixel sizes of all fields are known, and those of the layers beside them."""
+    known = all(one.field.pixel_size is not None for one in opened)
+    return known and all(str(layer.units[-1]) == "micrometer" for layer in beside)
+
+
 def layers_of(
-    opened: Sequence[OpenedField], corners: Sequence[tuple[float, float]]
+    opened: Sequence[OpenedField],
+    corners: Sequence[tuple[float, float]],
+    *,
+    in_micrometres: bool,
 ) -> Generator[Layer, None, None]:
     """Layers of the fields, made one by one; each channel is as bright in all fields.
 
-    The corners are where the first pixels of the fields lie.
+    The corners are where the first pixels of the fields lie, in micrometres or in pixels.
     """
     ranges: dict[str, NDArray[np.float64]] = {}
     for one in opened:
@@ -128,6 +139,7 @@ def layers_of(
         field = one.field
         known = {"channel_names": field.channel_names, **asdict(field.info)}
         files = [str(file) for file in one.named.files]
+        scaled = {"scale": (field.pixel_size,) * 2, "units": ("um", "um")} if in_micrometres else {}
         one_each = len(files) == field.n_channels
         if by_channel:
             for number, channel in enumerate(field.channel_names):
@@ -137,6 +149,7 @@ def layers_of(
                     colormap=colours[channel],
                     blending="additive",
                     translate=corner,
+                    **scaled,
                     contrast_limits=_range(ranges[channel]),
                     metadata={
                         FIELD_TAG: {
@@ -154,6 +167,7 @@ def layers_of(
                 name=field.name,
                 contrast_limits=_range(np.mean([ranges[c] for c in field.channel_names], axis=0)),
                 translate=(0, *corner) if stack else corner,
+                **({k: (_CHANNEL[k], *v) for k, v in scaled.items()} if stack else scaled),
                 axis_labels=("c", "y", "x") if stack else ("y", "x"),
                 metadata={FIELD_TAG: {**known, "file": files[0] if len(files) == 1 else None}},
             )
@@ -164,6 +178,7 @@ def layers_of(
                 labels.astype(kind),
                 name=f"{field.name} cells",
                 translate=corner,
+                **scaled,
                 metadata={FIELD_TAG: {"file": str(one.named.labels)}},
             )
             # Filled, they would hide the image.

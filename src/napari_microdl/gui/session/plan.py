@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import listed
 from napari_microdl.fields.field import Field
+from napari_microdl.fields.pixel_size import pixel_size_note
 from napari_microdl.gui.session.freshness import Facets, StepName
 from napari_microdl.gui.session.images import Images
-from napari_microdl.gui.session.layers import ImageRow, Source, build_fields
+from napari_microdl.gui.session.layers import ImageRow, Source, build_fields, pixel_size
 from napari_microdl.gui.session.model_choice import ModelChoice
 from napari_microdl.gui.session.settings import RunSettings
 from napari_microdl.pipeline.cache import stage_settings
@@ -87,7 +89,7 @@ class Plan:
                 f"Choose a Labels layer for {listed(list(without))}, or the built-in segmentation."
             )
             found.append(Problem("cells", sentence, _ALL - {"tokens"}))
-        found += [Problem("fields", s, _ALL) for s in self._dictionary_problems()]
+        found += self._dictionary_problems()
         found += [Problem("tokens", s, _ALL - {"cells"}) for s in self.model.problems()]
         if self.settings.apply_dictionary and self.settings.dictionary is None:
             sentence = "Load a dictionary to apply, or choose to fit one."
@@ -107,15 +109,46 @@ class Plan:
                 "or switch the whitening off."
             )
 
-    def _dictionary_problems(self) -> Generator[str, None, None]:
+    def missing_channels(self) -> tuple[str, ...]:
+        """Channels of the dictionary that is applied which the images do not have."""
         offered = [c.name for c in self.images.channels]
-        wanted = () if self.settings.applied is None else self.settings.applied.spec.tokens.channels
-        missing = [name for name in wanted if name not in offered]
-        if missing and offered:
-            yield (
-                f"The dictionary was made from the channel {listed(missing)}, but the images have "
-                f"{listed(offered, 11)}; write the dictionary's names into the table of channels."
-            )
+        applied = self.settings.applied
+        wanted = () if applied is None else applied.spec.tokens.channels
+        return tuple(name for name in wanted if offered and name not in offered)
+
+    def stand_in(self) -> str | None:
+        """Channel that is read in place of the dictionary's only one, where that is missing."""
+        applied, missing = self.settings.applied, self.missing_channels()
+        if applied is None or not missing or len(applied.spec.tokens.channels) > 1:
+            return None
+        chosen = self.model.channel_choices.get(missing[0])
+        return chosen if chosen in [c.name for c in self.images.channels] else None
+
+    def choose_stand_in(self, channel: str) -> None:
+        """Read a channel in place of the dictionary's only one."""
+        self.model.channel_choices[self.missing_channels()[0]] = channel
+        self.settings.changed.emit()
+
+    def _dictionary_problems(self) -> Generator[Problem, None, None]:
+        missing, applied = self.missing_channels(), self.settings.applied
+        if applied is None or not missing or self.stand_in() is not None:
+            return
+        offered = listed([c.name for c in self.images.channels], 11)
+        made = f"The dictionary was made from the channel {listed(missing)}, but the images have"
+        if len(applied.spec.tokens.channels) == 1:
+            sentence = f"{made} {offered}; choose here which is read in its place."
+            yield Problem("dictionary", sentence, _ALL)
+        else:
+            sentence = f"{made} {offered}; write the dictionary's names into the table of channels."
+            yield Problem("fields", sentence, _ALL)
+
+    def pixel_size_note(self) -> str:
+        """What is to be said of the pixels of the images before a dictionary is applied."""
+        if self.settings.applied is None:
+            return ""
+        layers = [row.layer() for row in self.images.first_rows()]
+        sizes = [None if layer is None else pixel_size(layer) for layer in layers]
+        return pixel_size_note(self.settings.applied.pixel_size, sizes)
 
     def prepare(
         self, step: StepName = "dictionary"
@@ -135,6 +168,8 @@ class Plan:
         fields, sources = build_fields(
             self.images.used_rows(), self.images.layout, names, with_labels=with_labels
         )
+        if (chosen := self.stand_in()) is not None:
+            fields, config = _renamed(fields, config, chosen, self.missing_channels()[0])
         return fields, sources, config
 
     def facets(self) -> Facets:
@@ -147,7 +182,7 @@ class Plan:
         labels = [row.labels_layer() for row in used] if own_cells else []
         settings = stage_settings(config, own_cells=own_cells)
         # Much of a dictionary that is applied is not in the settings: its position, its atoms.
-        given = (self.settings.apply_dictionary, self.settings.applied)
+        given = (self.settings.apply_dictionary, self.settings.applied, self.stand_in())
         return {
             "pixels": tuple(
                 (row.key, row.group, row.channel, self.images.contents(row.layer())) for row in used
@@ -165,3 +200,17 @@ class Plan:
             "whitening": (settings["whitening"], given),
             "dictionary": (settings["dictionary"], given),
         }
+
+
+def _renamed(
+    fields: list[Field], config: PipelineConfig, before: str, now: str
+) -> tuple[list[Field], PipelineConfig]:
+    """Fields with another name for a channel, and the settings that go with it."""
+
+    def called(names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(now if name == before else name for name in names)
+
+    renamed = [dataclasses.replace(f, channel_names=called(f.channel_names)) for f in fields]
+    if config.cells.channel == before:
+        config = config.with_settings(segmentation=config.cells.replace(channel=now))
+    return renamed, config

@@ -18,7 +18,7 @@ from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.text import counted
 from napari_microdl.fields.field import Field
 from napari_microdl.gui.session.freshness import StepName
-from napari_microdl.gui.session.layers import Source
+from napari_microdl.gui.session.layers import Source, pixel_size
 from napari_microdl.gui.session.preferences import token_cache
 from napari_microdl.pipeline.cache import StageCache
 
@@ -121,11 +121,17 @@ class Run:
         """Whether its images are known; of a run that was opened from a folder they are not."""
         return bool(self.fields)
 
+    def pixel_sizes(self) -> list[float | None]:
+        """Micrometres a pixel of its images, as their layers say; None of one that is closed."""
+        layers = [source.layer() for source in self.sources]
+        return [None if layer is None else pixel_size(layer) for layer in layers]
+
     def repeated_by(self, result: PipelineResult, sources: Sequence[Source]) -> bool:
         """Whether another result is the same in all that is shown, on the same images."""
         old, new = self.result.activations, result.activations
         return (
             self.result.config == result.config
+            and self.result.dictionary.pixel_size == result.dictionary.pixel_size
             and [(s.key, s.name) for s in self.sources] == [(s.key, s.name) for s in sources]
             and all(
                 one is other or np.array_equal(np.asarray(one), np.asarray(other))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from napari_microdl.fields.field import Field
 from napari_microdl.gui.session.freshness import Facets, Freshness, StepName, StepState
 from napari_microdl.gui.session.images import Images
 from napari_microdl.gui.session.layers import Source
+from napari_microdl.gui.session.outlook import Outlook
 from napari_microdl.gui.session.plan import Plan
 from napari_microdl.gui.session.run import ShownRun, Work
 from napari_microdl.gui.session.settings import RunSettings
@@ -203,6 +204,7 @@ class Session:
         self.run = ShownRun()
         self.view = View()
         self.selection = Selection(self.run)
+        self._outlook = Outlook(self.plan)
         self._freshness = Freshness()
         self._stages = StageCache()
         # What decides the run in progress.
@@ -228,6 +230,22 @@ class Session:
         self._started = None
         self.steps_changed.emit()
 
+    def outlook(self) -> str:
+        """What the next run has before it, as a sentence."""
+        return self._outlook.sentence(self.plan.facets())
+
+    def take_cells(
+        self, labels: Sequence[NDArray[np.integer] | None], sources: Sequence[Source]
+    ) -> None:
+        """Take in the cells that a run up to them has found, or the labels that it was given."""
+        counts = {
+            source.key: count_cells(found)
+            for source, found in zip(sources, labels, strict=True)
+            if found is not None
+        }
+        if self._started is not None:
+            self._outlook.take_cells(counts, self._started)
+
     def step_states(self) -> dict[StepName, StepState]:
         """Steps that are not as in the run that is shown, see `Freshness.states`."""
         return self._freshness.states(self.plan.facets())
@@ -248,6 +266,10 @@ class Session:
         self.plan.model.learn_speed(result, fields)
         started, self._started = self._started, None
         facets = self.plan.facets() if started is None else started
+        if result.config.units.kind == "cell":
+            n_cells = np.bincount(result.activations.units["field"], minlength=len(sources))
+            counts = {source.key: int(n) for source, n in zip(sources, n_cells, strict=True)}
+            self._outlook.take_cells(counts, facets)
         self._show(result, fields, sources, facets, is_first=self.run.current is None)
 
     def open_activations(self, activations: ConceptActivations) -> None:
@@ -273,3 +295,11 @@ class Session:
         self.view.concept = result.activations.first_concept
         self.settings.set_dictionary(result.dictionary)
         self.run.changed.emit()
+
+
+def count_cells(labels: NDArray[np.integer]) -> int:
+    """Cells in an image; numbers may have gaps."""
+    import pandas as pd
+
+    numbers = pd.unique(labels.ravel())
+    return int((numbers > 0).sum())

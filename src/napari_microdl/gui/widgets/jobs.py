@@ -56,6 +56,7 @@ class _Outcome:
     job: int
     result: Any = None
     error: str | None = None
+    is_cancelled: bool = False
 
 
 class _Reports(QObject):
@@ -99,8 +100,7 @@ def _outcome(job: int, work: Callable[[], Any], message: str) -> _Outcome:
             current_task().progress(0, 0, message)
         return _Outcome(job, work())
     except Cancelled:
-        # Nobody waits for this any more.
-        return _Outcome(job)
+        return _Outcome(job, is_cancelled=True)
     except MicrodlError as error:
         return _Outcome(job, error=str(error))
     except MemoryError:
@@ -285,6 +285,9 @@ class JobRunner(QObject):
         if outcome.job != self._job:
             return
         self.stop()
+        if outcome.is_cancelled:
+            # By napari, which is being closed: nobody waits for this any more.
+            return
         if outcome.error is not None:
             self.failed.emit(outcome.error)
         else:

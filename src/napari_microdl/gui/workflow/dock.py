@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from napari.utils.notifications import show_error
 from napari.viewer import Viewer
@@ -13,6 +13,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QGridLayout,
     QMenu,
+    QMessageBox,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -21,16 +22,17 @@ from qtpy.QtWidgets import (
 )
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import Progress, Stage
+from napari_microdl.core.task import Progress
 from napari_microdl.core.text import counted, listed
-from napari_microdl.gui.dock import Dock
+from napari_microdl.gui.dock import EXPLORER, WORKFLOW, Dock, open_dock, running_of
 from napari_microdl.gui.overlays.cell_layers import remove_cells, show_all
 from napari_microdl.gui.session.freshness import StepName
-from napari_microdl.gui.session.run import Work, compare_layers
+from napari_microdl.gui.session.running import Ended
+from napari_microdl.gui.session.session import count_cells
 from napari_microdl.gui.session.viewer_parts import camera_of
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import sentence_label
-from napari_microdl.gui.widgets.jobs import JobRunner, time_left
+from napari_microdl.gui.widgets.jobs import time_left
 from napari_microdl.gui.workflow.cell_preview import CellPreview
 from napari_microdl.gui.workflow.files import WorkflowFiles
 from napari_microdl.gui.workflow.steps import (
@@ -50,14 +52,10 @@ if TYPE_CHECKING:
     from napari_microdl.pipeline.run import PipelineResult
     from napari_microdl.pipeline.stages import Tokens, Whitened
 
-# Stage that a run up to a step ends with.
-_LAST_STAGE: dict[StepName, Stage] = {
-    "cells": "cells",
-    # The place in the tile is removed from tokens at the end, as a part of the whitening.
-    "tokens": "whitening",
-    "whitening": "whitening",
-    "dictionary": "activations",
-}
+_GOES_ON = (
+    "A run is in progress. It goes on without its dock; open the Concept workflow again to see how "
+    "far it is."
+)
 
 
 class ConceptWorkflow(Dock):
@@ -70,18 +68,13 @@ class ConceptWorkflow(Dock):
     """
 
     run_finished = Signal()
+    name = WORKFLOW
 
     def __init__(self, napari_viewer: Viewer) -> None:
         super().__init__(napari_viewer)
-        self.jobs = JobRunner(self)
-        self.jobs.progressed.connect(self._on_progress)
-        self.jobs.succeeded.connect(self._on_success)
-        self.jobs.failed.connect(self._on_failure)
-        self.jobs.cancelled.connect(self._on_cancelled)
-        self.jobs.running_changed.connect(self._on_running)
-        # The run in progress, and what to do with what the job returns.
-        self._work: Work | None = None
-        self._then: Callable[[Any], None] = self._finish
+        # It outlives the dock.
+        self.running = running_of(self.viewer)
+        self.jobs = self.running.jobs
         self._curve_shown = False
         self.preview = CellPreview(self.viewer, self.session, self)
         self.preview.message.connect(self.say)
@@ -138,6 +131,10 @@ class ConceptWorkflow(Dock):
         self.bar = QProgressBar()
         self.bar.setRange(0, 100)
         self.bar.hide()
+        self.outlook = sentence_label()
+        self.outlook.setToolTip(
+            "Fields and cells of controls and of the others, and how long a run will take."
+        )
         self.status = sentence_label()
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.run_button.clicked.connect(self.run)
@@ -166,6 +163,7 @@ class ConceptWorkflow(Dock):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(2, 2, 2, 2)
         layout.addWidget(self.scroll, 1)
+        layout.addWidget(self.outlook)
         layout.addWidget(self.status)
         layout.addWidget(self.bar)
         layout.addLayout(buttons)
@@ -193,6 +191,9 @@ class ConceptWorkflow(Dock):
         connect(self.session.settings.dictionary_changed, self.refresh_steps)
         connect(self.session.run.changed, self.refresh_steps)
         connect(self.session.steps_changed, self.refresh_steps)
+        connect(self.running.progressed, self._on_progress)
+        connect(self.running.ended, self._on_ended)
+        connect(self.jobs.running_changed, self._on_running)
         camera = camera_of(self.viewer)
         for signal in (
             camera.events.center,
@@ -205,11 +206,13 @@ class ConceptWorkflow(Dock):
             connect(signal, self.preview.follow)
 
     def suspend(self) -> None:
-        """Cancel the job and stop listening."""
+        """Stop listening; a run goes on, unless a person says otherwise."""
         super().suspend()
         self._later.stop()
-        self.jobs.stop()
-        self._leave()
+        if self.running.is_running:
+            self._ask_about_run()
+        else:
+            self.jobs.stop()
         self.tokens.stop()
         self.preview.stop()
         self.files.jobs.stop()
@@ -219,8 +222,13 @@ class ConceptWorkflow(Dock):
         self._on_theme()
         self.session.images.update(self.viewer.layers)
         self._on_running(self.jobs.is_running)
-        if self.session.run.current is not None and not self.status.text():
+        if self.jobs.is_running:
             # The dock is a new one, the run is not.
+            self.dictionary.curve.set_history(self.running.records)
+            self.say("A run is in progress.")
+            if self.running.progress is not None:
+                self._on_progress(self.running.progress)
+        elif self.session.run.current is not None and not self.status.text():
             self._sum_up(self.session.run.current.result, self.session.run.current.sources)
 
     def _on_opened(self) -> None:
@@ -250,6 +258,8 @@ class ConceptWorkflow(Dock):
             step.set_need(needs.get(name, ""))
             step.set_state(states.get(name, ""))
         self.dictionary.save.setEnabled(self.session.settings.dictionary is not None)
+        self.outlook.setText(self.session.outlook())
+        self.outlook.setVisible(bool(self.outlook.text()))
 
     # Running -----------------------------------------------------------------------------------
 
@@ -261,26 +271,16 @@ class ConceptWorkflow(Dock):
         """Run up to a step in the background; what is up to date is not done again."""
         if self._later.isActive():
             self._follow_layers()
-        self.jobs.stop()
-        self._leave()
         try:
-            work = self.session.begin(step)
+            self.running.run(step)
         except MicrodlError as error:
             self._refuse(error, step)
             return
-        then: dict[StepName, Callable[[Any], None]] = {
-            "cells": self._show_cells,
-            "tokens": self._show_tokens,
-            "whitening": self._show_whitening,
-            "dictionary": self._finish,
-        }
-        self._work, self._then = work, then[step]
         self._curve_shown = False
         if step == "dictionary":
             self.dictionary.curve.clear()
         self.notes.hide()
         self.say("Starting...")
-        self.jobs.start(work.run, "MicroDL", last=_LAST_STAGE[step])
 
     def _refuse(self, error: MicrodlError, step: StepName) -> None:
         """Say what is missing, and show where."""
@@ -291,13 +291,16 @@ class ConceptWorkflow(Dock):
                 self.scroll.ensureWidgetVisible(self.steps[problem.step])
                 return
 
-    def _leave(self) -> list[StepName]:
-        """Let go of the run in progress; steps that it has finished."""
-        work, self._work = self._work, None
-        if work is None:
-            return []
-        self.session.leave(work)
-        return work.finished_steps()
+    def _ask_about_run(self) -> None:
+        """Say that the run goes on, and offer to cancel it."""
+        box = QMessageBox(QMessageBox.Icon.Question, "MicroDL", _GOES_ON, parent=self.main_window)
+        box.addButton("Let it run", QMessageBox.ButtonRole.AcceptRole)
+        cancel = box.addButton("Cancel the run", QMessageBox.ButtonRole.DestructiveRole)
+        cancel.clicked.connect(self.jobs.cancel)
+        # By then there is nothing left to be asked.
+        self.jobs.running_changed.connect(box.reject)
+        box.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        box.open()
 
     def _on_running(self, running: bool) -> None:
         self.run_button.setEnabled(not running)
@@ -329,35 +332,36 @@ class ConceptWorkflow(Dock):
                 seen = self.dictionary.curve.visibleRegion().boundingRect().height()
                 self._curve_shown = seen == self.dictionary.curve.height()
 
-    def _on_cancelled(self) -> None:
-        finished = self._leave()
-        self.dictionary.curve.clear()
-        done = f" Done and kept for the next run: {listed(finished)}." if finished else ""
-        self.say(f"Cancelled: nothing was changed.{done}")
+    def _on_ended(self, ended: Ended) -> None:
+        if ended.how == "cancelled":
+            self.dictionary.curve.clear()
+            done = ""
+            if ended.finished:
+                done = f" Done and kept for the next run: {listed(ended.finished)}."
+            self.say(f"Cancelled: nothing was changed.{done}")
+        elif ended.how == "failed":
+            self.say(f"⚠ {ended.sentence}")
+            show_error(ended.sentence)
+        else:
+            show: dict[str, Callable[[Ended], None]] = {
+                "cells": self._show_cells,
+                "tokens": self._show_tokens,
+                "whitening": self._show_whitening,
+                "dictionary": self._finish,
+                "layers": self._show_layers,
+            }
+            show[ended.what](ended)
 
-    def _on_failure(self, sentence: str) -> None:
-        self._leave()
-        self.say(f"⚠ {sentence}")
-        show_error(sentence)
-
-    def _on_success(self, result: Any) -> None:
-        self._then(result)
-
-    def _finish(self, result: PipelineResult) -> None:
-        work, self._work = self._work, None
-        assert work is not None
-        remove_cells(self.viewer)
-        if self.session.repeats(result, work.sources):
-            self.session.keep()
-            self._sum_up(result, work.sources)
+    def _finish(self, ended: Ended) -> None:
+        self._sum_up(ended.result, ended.sources)
+        if ended.how == "same":
+            # Those that were looked at before it are of the run.
+            remove_cells(self.viewer)
             self.say("Up to date: nothing has changed since the run that is shown.")
-            self._explore()
-            return
-        self.session.finish(result, work.fields, work.sources)
-        if self.tokens.is_expanded:
-            self.tokens.stored.look()
-        self._sum_up(result, work.sources)
-        self.run_finished.emit()
+        else:
+            if self.tokens.is_expanded:
+                self.tokens.stored.look()
+            self.run_finished.emit()
         self._explore()
 
     def _sum_up(self, result: PipelineResult, sources: Sequence[Source]) -> None:
@@ -390,19 +394,16 @@ class ConceptWorkflow(Dock):
         self.notes.setVisible(bool(notes))
         self.say(sentence + (" There are notes below the steps." if notes else ""))
 
-    def _show_cells(self, labels: list[NDArray[np.integer] | None]) -> None:
-        work, finished = self._work, self._leave()
-        assert work is not None
-        assert "cells" in finished
-        counts = [_count(cells) for cells in labels if cells is not None]
-        shown = show_all(self.viewer, labels, work.sources)
+    def _show_cells(self, ended: Ended) -> None:
+        labels: list[NDArray[np.integer] | None] = ended.result
+        counts = [count_cells(cells) for cells in labels if cells is not None]
+        shown = show_all(self.viewer, labels, ended.sources)
         each = f"{min(counts)} to {max(counts)} in each"
         where = f"shown on {counted(shown, 'image')}" if shown else "of your labels"
         self.say(f"{sum(counts)} cells in {len(counts)} fields, {each}; {where}.")
 
-    def _show_tokens(self, tokens: Tokens) -> None:
-        self.session.run.take_tokens(tokens)
-        self._leave()
+    def _show_tokens(self, ended: Ended) -> None:
+        tokens: Tokens = ended.result
         if self.tokens.is_expanded:
             self.tokens.stored.look()
         patches = sum(grid.position.size for grid in tokens.grids)
@@ -413,9 +414,8 @@ class ConceptWorkflow(Dock):
             f"each, by {tokens.model.title} on {tokens.device}.",
         )
 
-    def _show_whitening(self, whitened: Whitened) -> None:
-        self.session.run.take_whitening(whitened)
-        self._leave()
+    def _show_whitening(self, ended: Ended) -> None:
+        whitened: Whitened = ended.result
         whitening = whitened.whitening
         sentence = f"{len(whitened.vectors)} samples, not whitened."
         if whitening is not None:
@@ -432,35 +432,23 @@ class ConceptWorkflow(Dock):
 
     def _explore(self) -> None:
         """Open the explorer, or bring it to the front."""
-        _, explorer = self.viewer.window.add_plugin_dock_widget(
-            "napari-microdl", "Concept explorer"
-        )
-        QTimer.singleShot(0, explorer.bring_to_front)
+        open_dock(self.viewer, EXPLORER)
 
     # Comparing layers --------------------------------------------------------------------------
 
     def _on_compare(self) -> None:
         try:
-            fields, _, config = self.session.plan.prepare()
+            self.running.compare_layers()
         except MicrodlError as error:
             self._refuse(error, "dictionary")
             return
-        self._then = self._show_layers
         self.say("Starting...")
-        self.jobs.start(partial(compare_layers, fields, config), "MicroDL layers")
 
-    def _show_layers(self, table: pd.DataFrame) -> None:
+    def _show_layers(self, ended: Ended) -> None:
+        table: pd.DataFrame = ended.result
         self.tokens.show_layers(table)
         best = table.loc[table["auc"].idxmax()]
         self.say(
             f"Layer {best['layer']:.0f} tells treated from control best: AUC {best['auc']:.2f} on "
             "fields that the probe has not seen. The layer in use was not changed."
         )
-
-
-def _count(labels: NDArray[np.integer]) -> int:
-    """Cells in an image; numbers may have gaps."""
-    import pandas as pd
-
-    numbers = pd.unique(labels.ravel())
-    return int((numbers > 0).sum())

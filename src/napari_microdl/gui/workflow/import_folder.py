@@ -35,7 +35,12 @@ from napari_microdl.fields.folder import FoundFields, Listing, find_fields, list
 from napari_microdl.fields.metadata import describe_row, match_table, read_table
 from napari_microdl.gui.overlays.arranging import places
 from napari_microdl.gui.session.layers import Layout
-from napari_microdl.gui.session.opening import arrangement_of, layers_of, read_all
+from napari_microdl.gui.session.opening import (
+    arrangement_of,
+    can_be_in_micrometres,
+    layers_of,
+    read_all,
+)
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.inputs import combo, sentence_label, show_choice, take_font_size
 from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
@@ -334,17 +339,23 @@ class ImportFolder(QDialog):
         images = self._session.images
         layout = Layout(arrangement_of(opened), "ask", images.layout.split_rgb)
         images.set_layout(layout, self._viewer.layers)
-        self._coming = layers_of(opened, self._corners([one.field for one in opened]))
+        scaled = can_be_in_micrometres(opened, self._viewer.layers)
+        corners = self._corners([one.field for one in opened], in_micrometres=scaled)
+        self._coming = layers_of(opened, corners, in_micrometres=scaled)
         self._adding.start()
         self._show_ready()
 
-    def _corners(self, fields: Sequence[Field]) -> list[tuple[float, float]]:
+    def _corners(
+        self, fields: Sequence[Field], *, in_micrometres: bool
+    ) -> list[tuple[float, float]]:
         """Where fields lie side by side, controls on top, right of what is there already."""
-        corners = places([f.shape for f in fields], [(f.is_control, f.condition) for f in fields])
+        units = [(f.pixel_size or 1.0) if in_micrometres else 1.0 for f in fields]
+        sizes = [(u * f.shape[0], u * f.shape[1]) for u, f in zip(units, fields, strict=True)]
+        corners = places(sizes, [(f.is_control, f.condition) for f in fields])
         if len(self._viewer.layers) == 0:
             return corners
         top, right = self._viewer.layers.extent.world[[0, 1], [-2, -1]]
-        gap = max(field.shape[1] for field in fields) / 2
+        gap = max(width for _, width in sizes) / 2
         return [(float(top) + y, float(right) + gap + x) for y, x in corners]
 
     def _add_some(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from qtpy.QtCore import Signal
@@ -54,6 +55,11 @@ class DictionaryStep(Step):
         )
         self.save.clicked.connect(self.save_wanted)
         self.loaded = sentence_label()
+        # One button a channel, where the dictionary has one that the images do not have.
+        self.stand_ins = QWidget()
+        self._stand_ins = QVBoxLayout(self.stand_ins)
+        self._stand_ins.setContentsMargins(0, 0, 0, 0)
+        self.pixel_size = sentence_label()
         self.sizes = QWidget()
         form = self.form()
         self.sizes.setLayout(form)
@@ -108,6 +114,7 @@ class DictionaryStep(Step):
         )
         self.automatic = sentence_label()
         self.curve = FitCurve()
+        self.stand_in_buttons: dict[str, QPushButton] = {}
         buttons = QHBoxLayout()
         buttons.addWidget(self.load)
         buttons.addWidget(self.save)
@@ -119,6 +126,8 @@ class DictionaryStep(Step):
         layout.addWidget(self.apply)
         layout.addLayout(buttons)
         layout.addWidget(self.loaded)
+        layout.addWidget(self.stand_ins)
+        layout.addWidget(self.pixel_size)
         # Outside the content: the fit is watched with the step collapsed, too.
         self.layout().addWidget(self.curve)
 
@@ -170,11 +179,43 @@ class DictionaryStep(Step):
                 f"'{spec.model.id}', layer {spec.tokens.layer}, channels "
                 f"{', '.join(spec.tokens.channels)}.{decides}"
             )
+        self._show_stand_ins()
+        note = self.session.plan.pixel_size_note()
+        self.pixel_size.setText(f"⚠ {note}")
+        self.pixel_size.setVisible(bool(note))
         if settings.apply_dictionary:
             self.set_summary("apply the loaded dictionary")
         else:
             size = "auto" if config.dictionary.n_atoms is None else str(config.dictionary.n_atoms)
             self.set_summary(f"fit a new one, concepts: {size}")
+
+    def _show_stand_ins(self) -> None:
+        """Offer each channel of the images in place of the dictionary's only one."""
+        plan, applied = self.session.plan, self.session.settings.applied
+        missing = plan.missing_channels()
+        offered = applied is not None and len(applied.spec.tokens.channels) == len(missing) == 1
+        names = [channel.name for channel in self.session.images.channels] if offered else []
+        texts = [f"Read '{name}' as '{missing[0]}'".replace("&", "&&") for name in names]
+        if texts != [button.text() for button in self.stand_in_buttons.values()]:
+            for button in self.stand_in_buttons.values():
+                button.deleteLater()
+            self.stand_in_buttons = {}
+            for name, text in zip(names, texts, strict=True):
+                button = QPushButton(text)
+                button.setCheckable(True)
+                button.setToolTip(
+                    "The dictionary has a single channel: this one of the images takes its place."
+                )
+                button.clicked.connect(partial(self._choose_stand_in, name))
+                self._stand_ins.addWidget(button)
+                self.stand_in_buttons[name] = button
+        chosen = plan.stand_in()
+        for name, button in self.stand_in_buttons.items():
+            button.setChecked(name == chosen)
+        self.stand_ins.setVisible(bool(names))
+
+    def _choose_stand_in(self, channel: str, *_: bool) -> None:
+        self.session.plan.choose_stand_in(channel)
 
     def _automatic(self) -> str:
         """What "auto" picks, from the number of samples of the last run."""
