@@ -150,6 +150,8 @@ def cancel_at(qtbot: Any, workflow: ConceptWorkflow, stage: str, act: Any) -> No
     workflow.jobs.progressed.connect(on_progress)
     click(qtbot, workflow.run_button)
     qtbot.waitUntil(lambda: bool(done))
+    # The jobs outlive the dock, and would hold what is to be done.
+    workflow.jobs.progressed.disconnect(on_progress)
 
 
 def previewed(qtbot: Any, workflow: ConceptWorkflow, act: Any) -> Labels:

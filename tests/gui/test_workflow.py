@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from napari.layers import Labels
 from qtpy.QtCore import Qt, QThreadPool
+from qtpy.QtWidgets import QMessageBox
 
 from napari_microdl.gui.session.layers import TAG
 from napari_microdl.pipeline.run import run_pipeline
@@ -138,13 +139,52 @@ def test_labels_deleted_during_the_run_were_read_before(viewer, workflow, qtbot,
     assert quiet == []
 
 
-def test_closing_the_dock_during_a_run_ends_it(viewer, workflow, qtbot):
+def close_and_answer(qtbot: Any, viewer: Any, workflow: Any, answer: str) -> None:
+    """Close the dock by its cross, and click an answer to the question whether the run goes on."""
+    click(qtbot, workflow.parent().title.close_button)
+    (box,) = viewer.__wrapped__.window._qt_window.findChildren(QMessageBox)
+    qtbot.waitUntil(box.isVisible)
+    (button,) = [b for b in box.buttons() if b.text() == answer]
+    click(qtbot, button)
+
+
+def test_a_run_goes_on_while_its_dock_is_closed(viewer, workflow, qtbot):
+    workflow.session.settings.configure(unit="crop", max_steps=600)
+    cancel_at(qtbot, workflow, "dictionary", lambda: None)
+    close_and_answer(qtbot, viewer, workflow, "Let it run")
+    again = open_workflow(viewer)
+    # The new dock shows the run that goes on, and can end it.
+    assert again is not workflow
+    qtbot.waitUntil(again.bar.isVisible)
+    assert not again.run_button.isEnabled()
+    assert again.cancel_button.isEnabled()
+    assert again.status.text().startswith("Fitting the dictionary")
+    qtbot.waitUntil(lambda: not again.jobs.is_running)
+    assert again.status.text().startswith("Done: ")
+    assert len(outputs(viewer)) == 4
+
+
+def test_what_a_run_found_while_no_dock_was_open_is_there(viewer, workflow, qtbot, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr("napari_microdl.gui.session.running.show_info", told.append)
+    workflow.session.settings.configure(unit="crop", max_steps=600)
+    cancel_at(qtbot, workflow, "dictionary", lambda: None)
+    close_and_answer(qtbot, viewer, workflow, "Let it run")
+    qtbot.waitUntil(lambda: bool(told))
+    assert told == ["The run of MicroDL has ended; open its docks to see what it found."]
+    assert len(outputs(viewer)) == 4
+    assert open_workflow(viewer).status.text().startswith("Done: ")
+
+
+def test_a_run_can_be_ended_when_its_dock_is_closed(viewer, workflow, qtbot):
     workflow.session.settings.configure(unit="crop", max_steps=100_000)
-    cancel_at(qtbot, workflow, "tokens", lambda: viewer.window.remove_dock_widget(workflow))
+    cancel_at(qtbot, workflow, "tokens", lambda: None)
+    close_and_answer(qtbot, viewer, workflow, "Cancel the run")
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     assert outputs(viewer) == []
     again = open_workflow(viewer)
     assert len(again.session.images.rows) == 4
+    assert again.run_button.isEnabled()
 
 
 def test_closing_the_viewer_during_a_run_ends_it(viewer, workflow, qtbot):

@@ -174,7 +174,7 @@ def test_cells_of_a_time_series_are_one_layer_and_keyed_by_frame(viewer, qtbot):
 
 
 @pytest.mark.parametrize("name", ["cells", "tokens", "whitening"])
-def test_closing_the_dock_while_a_step_runs_leaves_nothing(viewer, workflow, qtbot, name):
+def test_a_step_that_ends_after_its_dock_was_closed_adds_no_layer(viewer, workflow, qtbot, name):
     layers = list(viewer.layers)
     began: list[Any] = []
 
@@ -186,6 +186,7 @@ def test_closing_the_dock_while_a_step_runs_leaves_nothing(viewer, workflow, qtb
     workflow.jobs.progressed.connect(close)
     click(qtbot, workflow.steps[name].run_button)
     qtbot.waitUntil(lambda: bool(began))
+    workflow.jobs.progressed.disconnect(close)
     assert QThreadPool.globalInstance().waitForDone(PATIENCE)
     qtbot.wait(50)
     assert list(viewer.layers) == layers

@@ -131,7 +131,7 @@ class Connections:
         for signal, reference in self._made:
             slot = reference()
             if slot is not None:
-                with suppress(ValueError, RuntimeError, TypeError):
+                with suppress(ValueError, RuntimeError):
                     signal.disconnect(slot)
         self._made.clear()
 
@@ -149,8 +149,6 @@ class Dock(QWidget):
         self.session: Session = session_of(self.viewer)
         self.connections = Connections()
         _of(self.viewer).docks.add(self)
-        # The one that it is or was docked in.
-        self.main_window: QMainWindow | None = None
         # The window may be destroyed with the dock inside, which gives no other warning.
         # A bound method of a plain object, which Qt holds weakly: a partial would be called after
         # the garbage collector has emptied it, which ends the process.
@@ -183,8 +181,7 @@ class Dock(QWidget):
         mine, window = self.parent(), self.window()
         if not isinstance(mine, QDockWidget) or not isinstance(window, QMainWindow):
             return
-        self.main_window = window
-        running_of(self.viewer).end_with(window)
+        running_of(self.viewer).window = window
         for other in window.findChildren(Dock):
             beside = other.parent()
             if other is self or not isinstance(beside, QDockWidget):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from napari.utils.notifications import show_info
 from psygnal import Signal
 from qtpy.QtCore import QObject
+from qtpy.QtWidgets import QWidget
 
 from napari_microdl.core.task import Progress, Stage
 from napari_microdl.gui.session.freshness import StepName
@@ -70,12 +71,15 @@ class Running:
 
     Signals
     -------
+    running_changed(bool)
+        Whether there is something in progress.
     progressed(Progress)
         The run has come further.
     ended(Ended)
         The run has ended, and the session knows.
     """
 
+    running_changed = Signal(bool)
     progressed = Signal(object)
     ended = Signal(object)
 
@@ -83,6 +87,9 @@ class Running:
         self._session = session
         self._parent = QObject()
         self.jobs = JobRunner(self._parent)
+        # A dock hears of it through signals of Python: when a window is destroyed, its parts may no
+        # longer be asked to disconnect.
+        self.jobs.running_changed.connect(self._on_running)
         self.jobs.progressed.connect(self._on_progress)
         self.jobs.succeeded.connect(self._on_success)
         self.jobs.failed.connect(self._on_failure)
@@ -92,8 +99,15 @@ class Running:
         self.progress: Progress | None = None
         self.records: list[Any] = []
 
-    def end_with(self, window: QObject) -> None:
-        """Stop when a window is destroyed."""
+    @property
+    def window(self) -> QWidget | None:
+        """The window that it is for; when it is destroyed, what is in progress ends."""
+        # Held by Qt: held here, it would never go.
+        window: QWidget | None = self._parent.parent()
+        return window
+
+    @window.setter
+    def window(self, window: QWidget) -> None:
         self._parent.setParent(window)
 
     @property
@@ -139,6 +153,9 @@ class Running:
             return []
         self._session.leave(work)
         return work.finished_steps()
+
+    def _on_running(self, is_running: bool) -> None:
+        self.running_changed.emit(is_running)
 
     def _on_progress(self, progress: Progress) -> None:
         self.progress = progress

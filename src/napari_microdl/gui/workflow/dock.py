@@ -193,7 +193,7 @@ class ConceptWorkflow(Dock):
         connect(self.session.steps_changed, self.refresh_steps)
         connect(self.running.progressed, self._on_progress)
         connect(self.running.ended, self._on_ended)
-        connect(self.jobs.running_changed, self._on_running)
+        connect(self.running.running_changed, self._on_running)
         camera = camera_of(self.viewer)
         for signal in (
             camera.events.center,
@@ -293,7 +293,9 @@ class ConceptWorkflow(Dock):
 
     def _ask_about_run(self) -> None:
         """Say that the run goes on, and offer to cancel it."""
-        box = QMessageBox(QMessageBox.Icon.Question, "MicroDL", _GOES_ON, parent=self.main_window)
+        box = QMessageBox(
+            QMessageBox.Icon.Question, "MicroDL", _GOES_ON, parent=self.running.window
+        )
         box.addButton("Let it run", QMessageBox.ButtonRole.AcceptRole)
         cancel = box.addButton("Cancel the run", QMessageBox.ButtonRole.DestructiveRole)
         cancel.clicked.connect(self.jobs.cancel)
