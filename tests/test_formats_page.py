@@ -34,7 +34,7 @@ CONFIG = PipelineConfig.of(
 # Entries whose names are those of something else, which the page describes as a whole.
 NAMED_BY_OTHERS = {"config", "spec", "packages", "model_channels"}
 NUMBERED = [
-    (r"(activation|cosine)_\d+", r"\1_<concept>"),
+    (r"(activation|cosine)_\d+(_.*)?", r"\1_<concept>"),
     (r"passes_[\d.]+", "passes_<threshold>"),
     (r"null_[\d.]+", "null_<quantile>"),
 ]

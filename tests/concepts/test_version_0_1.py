@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,8 @@ def test_tables_hold_what_they_held(name, fields, tmp_path):
     since = (*COLUMNS, "rate_label", "rate_controls")
     found = found.drop(columns=[column for column in since if column in found])
     known = known.rename(columns=RENAMED)
+    # A name that a person gave stands behind the number now.
+    found.columns = [re.sub(r"^((activation|cosine)_\d+)_.*", r"\1", c) for c in found.columns]
     pd.testing.assert_frame_equal(found, known, rtol=1e-5, atol=1e-5)
 
 

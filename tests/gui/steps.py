@@ -135,6 +135,8 @@ def run_step(qtbot: Any, workflow: ConceptWorkflow, name: Any) -> list[str]:
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     workflow.jobs.progressed.disconnect(hear)
     assert not workflow.status.text().startswith("⚠")
+    # After the last step the explorer is in front.
+    bring_to_front(workflow)
     return list(dict.fromkeys(heard))
 
 

@@ -14,9 +14,9 @@ from napari_microdl.concepts import store
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.core.task import Stage, Task, current_task
 from napari_microdl.gui.explorer import map_panel, saving
+from napari_microdl.gui.session import running
 from napari_microdl.gui.session.run import Work
 from napari_microdl.gui.workflow import cell_preview
-from napari_microdl.gui.workflow import dock as workflow_module
 from tasks import processes_started
 
 from .clicks import click_entry
@@ -139,7 +139,7 @@ def test_cancel_in_a_single_step(viewer, workflow, qtbot, gate, name):
 
 def test_cancel_of_the_comparison_of_layers(workflow, qtbot, gate):
     workflow.session.settings.configure(unit="crop")
-    stopped = gate(workflow_module, "compare_layers")
+    stopped = gate(running, "compare_layers")
     click(qtbot, workflow.tokens.heading)
     click(qtbot, workflow.tokens.compare)
     stopped.cancel(qtbot, workflow.cancel_button)

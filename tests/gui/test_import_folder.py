@@ -327,7 +327,7 @@ def test_what_does_not_fit_into_memory_is_read_when_it_is_looked_at(plate, monke
     assert len(problems) == 1
     # Without room for a layer a channel, each field is a stack.
     monkeypatch.setattr("napari_microdl.gui.session.opening._MOST_LAYERS", 3)
-    layers = list(layers_of(opened, [(0, 0), (0, 99)]))
+    layers = list(layers_of(opened, [(0, 0), (0, 99)], in_micrometres=False))
     assert [(layer.name, layer.data.shape) for layer in layers[::2]] == [
         ("A01_s1", (2, SIZE, SIZE)), ("A02_s1", (2, SIZE, SIZE)),
     ]  # fmt: skip

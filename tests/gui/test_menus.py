@@ -9,10 +9,11 @@ from napari._app_model import get_app_model
 
 from napari_microdl.gui.dock import session_of
 from napari_microdl.gui.session.layers import TAG
+from napari_microdl.gui.workflow.dock import ConceptWorkflow
 
 from .clicks import click_menus
 from .conftest import small_layers
-from .steps import outputs
+from .steps import click, outputs
 
 
 def docks(viewer: Any) -> set[str]:
@@ -70,3 +71,23 @@ def test_an_overlay_is_shown_by_clicks_in_the_layers_menu(viewer, explorer, menu
     tags = [x.metadata[TAG] for x in outputs(viewer)]
     assert [(tag["kind"], tag["field"]) for tag in tags] == [(kind, 1)]
     assert docks(viewer) == {"Concept explorer"}
+
+
+@pytest.mark.own_window
+def test_a_dock_is_one_and_has_one_title_from_every_menu(open_viewer, qtbot):
+    viewer = open_viewer()
+    for layer in small_layers():
+        viewer.add_layer(layer)
+    window = viewer.__wrapped__.window._qt_window
+    window.activateWindow()
+    qtbot.waitUntil(window.isActiveWindow, timeout=5_000)
+    click_menus(window, "Plugins", "MicroDL", "Concept workflow (MicroDL)")
+    click_menus(window, "Layers", "Classify", "Concepts of control and treated images (MicroDL)")
+    assert list(viewer.window.dock_widgets) == ["Concept workflow (MicroDL)"]
+    (workflow,) = window.findChildren(ConceptWorkflow)
+    click(qtbot, workflow.explore_button)
+    click_menus(window, "Layers", "Transform", "Heatmap of a concept (MicroDL)")
+    assert sorted(viewer.window.dock_widgets) == [
+        "Concept explorer (MicroDL)",
+        "Concept workflow (MicroDL)",
+    ]

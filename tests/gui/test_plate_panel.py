@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from qtpy.QtCore import Qt
 
-from napari_microdl.gui.explorer.saving import pixel_size_of
+from napari_microdl.fields.pixel_size import common_pixel_size
 from napari_microdl.gui.session.viewer_parts import camera_of
 
 from .clicks import click_choice, click_save
@@ -161,10 +161,10 @@ def test_the_figure_and_the_atlas_are_saved_in_the_background(
     explorer, small_run, activations, qtbot, chosen, told
 ):
     run = explorer.session.run.current
-    assert pixel_size_of(run) is None
+    assert run.pixel_sizes() == [None] * 4
     for source in run.sources:
         source.layer().scale, source.layer().units = (650, 650), ("nm", "nm")
-    assert pixel_size_of(run) == pytest.approx(0.65)
+    assert common_pixel_size(run.pixel_sizes()) == pytest.approx(0.65)
     path = chosen("concept.png")
     click_save(explorer, "figure", qtbot)
     assert is_picture(path)
@@ -180,7 +180,7 @@ def test_the_figure_and_the_atlas_are_saved_in_the_background(
     assert "'concept.gif' is no picture" in told[-1]
     source = run.sources[0].layer()
     source.scale = (1, 1)
-    assert pixel_size_of(run) is None
+    assert common_pixel_size(run.pixel_sizes()) is None
 
 
 def test_an_atlas_that_is_cancelled_leaves_what_was_there(explorer, qtbot, chosen):

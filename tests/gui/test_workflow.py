@@ -139,6 +139,29 @@ def test_labels_deleted_during_the_run_were_read_before(viewer, workflow, qtbot,
     assert quiet == []
 
 
+def test_what_a_run_has_before_it_stands_beside_its_button(viewer, workflow, qtbot):
+    session = workflow.session
+    assert workflow.outlook.text().startswith("2 controls, 2 others; about ")
+    assert workflow.outlook.text().endswith(" to read tokens.")
+    take_squares(qtbot, workflow)
+    session.settings.configure(n_atoms=4)
+    click(qtbot, workflow.cells.run_button)
+    qtbot.waitUntil(lambda: not workflow.jobs.is_running)
+    # 25 squares in each, of which a whitening would be made up.
+    known = "2 controls, 2 others (50 and 50 cells); about "
+    assert workflow.outlook.text().startswith(known)
+    few = "50 control cells are few to whiten 192 numbers with: add controls, or take crops"
+    assert few in workflow.outlook.text()
+    run(qtbot, workflow)
+    assert workflow.outlook.text().startswith(known)
+    assert "to read tokens" not in workflow.outlook.text()
+    session.images.edit_rows([0], use=False)
+    # With other images, or other cells, they are not known any more.
+    assert workflow.outlook.text().startswith("2 controls, 1 other; about ")
+    session.settings.choose(apply_dictionary=True)
+    assert "few" not in workflow.outlook.text()
+
+
 def close_and_answer(qtbot: Any, viewer: Any, workflow: Any, answer: str) -> None:
     """Close the dock by its cross, and click an answer to the question whether the run goes on."""
     click(qtbot, workflow.parent().title.close_button)

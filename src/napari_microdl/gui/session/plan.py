@@ -124,6 +124,18 @@ class Plan:
         chosen = self.model.channel_choices.get(missing[0])
         return chosen if chosen in [c.name for c in self.images.channels] else None
 
+    def _place_of_stand_in(self) -> int | None:
+        """Place among the channels of the one that is read for the dictionary's only one.
+
+        It stays where the channel is given the dictionary's name.
+        """
+        applied = self.settings.applied
+        if applied is None or len(applied.spec.tokens.channels) > 1:
+            return None
+        names = [c.name for c in self.images.channels]
+        name = self.stand_in() or applied.spec.tokens.channels[0]
+        return names.index(name) if name in names else None
+
     def choose_stand_in(self, channel: str) -> None:
         """Read a channel in place of the dictionary's only one."""
         self.model.channel_choices[self.missing_channels()[0]] = channel
@@ -182,7 +194,7 @@ class Plan:
         labels = [row.labels_layer() for row in used] if own_cells else []
         settings = stage_settings(config, own_cells=own_cells)
         # Much of a dictionary that is applied is not in the settings: its position, its atoms.
-        given = (self.settings.apply_dictionary, self.settings.applied, self.stand_in())
+        given = (self.settings.apply_dictionary, self.settings.applied, self._place_of_stand_in())
         return {
             "pixels": tuple(
                 (row.key, row.group, row.channel, self.images.contents(row.layer())) for row in used
