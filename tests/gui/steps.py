@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 from scipy import ndimage
 
 from napari_microdl.concepts.projection import umap_is_installed
+from napari_microdl.gui.dock import overlays_of
 from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.overlays.overlays import SELECTION
 from napari_microdl.gui.session.layers import TAG
@@ -165,7 +166,8 @@ def previewed(qtbot: Any, workflow: ConceptWorkflow, act: Any) -> Labels:
 
 
 def outputs(viewer: Any) -> list[Any]:
-    """Layers that the plugin made and shows."""
+    """Layers that the plugin made and shows, those too that come one after the other."""
+    overlays_of(getattr(viewer, "__wrapped__", viewer)).complete()
     return [layer for layer in viewer.layers if TAG in layer.metadata and layer.visible]
 
 

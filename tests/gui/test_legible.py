@@ -116,6 +116,7 @@ def test_the_legend_says_what_is_shown_and_leaves_what_a_person_wrote(viewer, ce
     run = explorer.session.run.current
     explorer.session.view.show(kinds=["heatmap", "activation"], all_fields=False)
     explorer.go_to_unit(0)
+    explorer.overlays.complete()
     text = text_of(viewer)
     name = run.result.activations.name_of(explorer.session.view.concept)
     field = run.fields[explorer.overlays.field_in_view()]

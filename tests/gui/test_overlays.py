@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from napari import Viewer
 from napari.layers import Image
+from qtpy.QtCore import QTimer
 
 from napari_microdl.concepts.heat import SHOWN_TO
 from napari_microdl.concepts.painting import grid_to_pixels
@@ -179,8 +180,8 @@ def test_overlays_follow_the_selected_image_leave_it_selected_and_say_where_they
 def test_layers_are_made_once_and_serve_again(viewer, session, small_run):
     """To make a layer or to remove one takes napari half a second."""
     session.view.show(kinds=["heatmap", "activation"], all_fields=True)
-    there = list(viewer.layers)
     heatmaps = {x.metadata[TAG]["field"]: x for x in outputs(viewer, "heatmap")}
+    there = list(viewer.layers)
     images = [source.layer() for source in session.run.current.sources]
     session.view.show(kinds=["heatmap"], all_fields=False)
     for field in (3, 1):
@@ -195,6 +196,7 @@ def test_layers_are_made_once_and_serve_again(viewer, session, small_run):
     assert viewer.layers.selection.active is images[field]
     assert [x.metadata[TAG]["field"] for x in shown_outputs(viewer)][-2:] == [field, field]
     session.finish(small_run.result, small_run.fields, session.run.current.sources)
+    shown_outputs(viewer)
     assert set(viewer.layers) == set(there)
     run_ids = {x.metadata[TAG]["run_id"] for x in shown_outputs(viewer)}
     assert run_ids == {session.run.current.run_id}
@@ -284,3 +286,24 @@ def test_the_overlay_on_the_selected_image_follows_the_slider(
     viewer.dims.set_point(0, 1)
     (overlay,) = [x for x in viewer.layers if isinstance(x, Image) and is_output(x)]
     assert overlay.metadata[TAG]["field"] == 1
+
+
+def test_many_layers_come_one_by_one_and_the_window_answers_between(viewer, session, qtbot):
+    """The window answers after each, and what is wanted no more does not come."""
+    session.view.show(kinds=[])
+    there = len(viewer.layers)
+    turns: list[int] = []
+    timer = QTimer(interval=0)
+    timer.timeout.connect(lambda: turns.append(len(viewer.layers)))
+    timer.start()
+    session.view.show(kinds=["heatmap"], all_fields=True)
+    assert len(viewer.layers) == there + 1
+    qtbot.waitUntil(lambda: len(viewer.layers) == there + 4)
+    assert {there + 1, there + 2, there + 3} <= set(turns)
+    session.view.show(kinds=["heatmap", "activation"])
+    session.view.show(kinds=["heatmap"])
+    qtbot.wait(50)
+    timer.stop()
+    assert [x.metadata[TAG]["kind"] for x in shown_outputs(viewer)] == ["heatmap"] * 4
+    # One had come before it was not wanted any more.
+    assert len(viewer.layers) == there + 5

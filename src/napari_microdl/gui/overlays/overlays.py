@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, get_args
@@ -27,7 +28,12 @@ from napari_microdl.concepts.painting import (
 from napari_microdl.gui.overlays.arranging import CAPTIONS, side_by_side
 from napari_microdl.gui.overlays.cell_layers import remove_cells
 from napari_microdl.gui.overlays.pictures import Pictures
-from napari_microdl.gui.overlays.view_region import ScreenGrid, is_at_current_step, screen_grid
+from napari_microdl.gui.overlays.view_region import (
+    ScreenGrid,
+    is_at_current_step,
+    screen_grid,
+    visible_region,
+)
 from napari_microdl.gui.session.layers import (
     TAG,
     is_output,
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
     from napari_microdl.tokens.units import Units
 
 _KINDS = get_args(OverlayKind)
+_FROM_BELOW: tuple[OverlayKind, ...] = ("cells", "activation", "heatmap")
 SELECTION = "selection"
 # Of the screen.
 _PIXELS_OF_RIM = 2
@@ -118,6 +125,10 @@ class Overlays:
         # Where and how finely lines were drawn, by field.
         self._grids: dict[int, ScreenGrid] = {}
         self.pictures = Pictures(viewer, self._on_looked_at)
+        # Kinds and fields whose layers are still to be added.
+        self._missing: deque[tuple[OverlayKind, int]] = deque()
+        self._adding = QTimer(singleShot=True, interval=0)
+        self._adding.timeout.connect(self._put_more)
         self._rest = QTimer(singleShot=True, interval=_MILLISECONDS_OF_REST)
         self._rest.timeout.connect(self._draw_lines)
         session.run.changed.connect(self._on_run)
@@ -239,17 +250,62 @@ class Overlays:
             before = list(self._painters)
             self._painters = {f: self._painters.get(f) for f in fields}
             self._grids = {f: grid for f, grid in self._grids.items() if f in fields}
-            if "cells" in kinds:
-                self._show_cells(run, concept, fields)
-            if "activation" in kinds:
-                self._show_activation(run, concept, fields)
-            if "heatmap" in kinds:
-                self._show_heatmap(run, concept, fields)
-            self.pictures.show_only(run, lambda kind, f: kind in kinds and f in fields, _KINDS)
-        self._show_selection()
+            wanted = [(kind, f) for kind in _FROM_BELOW if kind in kinds for f in fields]
+            there = [pair for pair in wanted if self.pictures.find(run, *pair) is not None]
+            for kind, field in there:
+                self._put(run, concept, kind, field)
+        # What is looked at comes first.
+        missing = [pair for pair in wanted if pair not in there]
+        missing.sort(key=lambda pair: not visible_region(run.sources[pair[1]]).area)
+        self._missing = deque(missing)
+        self._put_next()
         if fields != before:
             self.fields_changed.emit()
+        self._go_on()
+
+    def complete(self) -> None:
+        """Add at once what is still to be added."""
+        while self._missing:
+            self._put_more()
+
+    def _put_more(self) -> None:
+        self._put_next()
+        self._go_on()
+
+    def _put_next(self) -> None:
+        """Add one layer, which takes napari most of a tenth of a second."""
+        run, concept = self._session.run.current, self._session.view.concept
+        if run is None or concept is None or self.pictures.is_changing:
+            self._missing.clear()
+        elif self._missing:
+            kind, field = self._missing.popleft()
+            if self._is_open(run.sources[field].layer()):
+                with self.pictures.changing():
+                    self._put(run, concept, kind, field)
+        if run is not None:
+            self._show_only(run)
+
+    def _go_on(self) -> None:
+        """Add the others later, one after the other, or say that all are there."""
+        if self._missing:
+            self._adding.start()
+            return
+        self._adding.stop()
+        self._show_selection()
         self.shown.emit()
+
+    def _show_only(self, run: Run) -> None:
+        kinds, fields = self._session.view.kinds, self._painters
+        with self.pictures.changing():
+            self.pictures.show_only(run, lambda kind, f: kind in kinds and f in fields, _KINDS)
+
+    def _put(self, run: Run, concept: Concept, kind: OverlayKind, field: int) -> None:
+        put = {
+            "cells": self._put_cells,
+            "activation": self._put_activation,
+            "heatmap": self._put_heatmap,
+        }
+        put[kind](run, concept, field)
 
     def set_opacity(self, opacity: float) -> None:
         """Make heat and activation more or less transparent, from 0 to 1."""
@@ -296,57 +352,53 @@ class Overlays:
             self._painters[field] = found
         return found
 
-    def _show_heatmap(self, run: Run, concept: Concept, fields: list[int]) -> None:
+    def _put_heatmap(self, run: Run, concept: Concept, field: int) -> None:
         activations = run.result.activations
-        colours, limits = diverging(self._session.view.heat_from), (-SHOWN_TO, SHOWN_TO)
-        for field in fields:
-            heatmap = activations.heat.compared(field, concept)
-            grid = activations.grids[field]
-            # No finer than its patches need, since the graphics card interpolates: a picture of
-            # every pixel takes ten times as long to be drawn, and gigabytes of a large image.
-            step = coarsest_step(grid.patch_size, grid.image_shape)
-            plane = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape, step)
-            self.pictures.put(
-                run,
-                field,
-                "heatmap",
-                plane,
-                name=_name("heatmap", run, concept, field),
-                limits=limits,
-                colormap=colours,
-                opacity=self._session.view.opacity,
-                smooth=True,
-                step=step,
-                wanted=fields,
-                concept=_in_tag(concept),
-            )
+        heatmap = activations.heat.compared(field, concept)
+        grid = activations.grids[field]
+        # No finer than its patches need, since the graphics card interpolates: a picture of every
+        # pixel takes ten times as long to be drawn, and gigabytes of a large image.
+        step = coarsest_step(grid.patch_size, grid.image_shape)
+        self.pictures.put(
+            run,
+            field,
+            "heatmap",
+            grid_to_pixels(heatmap, grid.patch_size, grid.image_shape, step),
+            name=_name("heatmap", run, concept, field),
+            limits=(-SHOWN_TO, SHOWN_TO),
+            colormap=diverging(self._session.view.heat_from),
+            opacity=self._session.view.opacity,
+            smooth=True,
+            step=step,
+            wanted=list(self._painters),
+            concept=_in_tag(concept),
+        )
 
-    def _show_activation(self, run: Run, concept: Concept, fields: list[int]) -> None:
+    def _put_activation(self, run: Run, concept: Concept, field: int) -> None:
         activations = run.result.activations
         # One range for all fields, so that colours compare between controls and treated.
         limit = float(activations.activation(concept).max(initial=0.0)) or 1.0
-        for field in fields:
-            _, values = activations.unit_values(field, concept)
-            grid = self._grid(field) if self.draws_outlines else None
-            at = None if grid is None else grid.places
-            plane = self.painter(field).paint(values, at)
-            if grid is not None:
-                units = self.painter(field).regions(np.ones(len(values), bool), at)
-                plane[~rims(units, _PIXELS_OF_RIM)] = np.nan
-            self.pictures.put(
-                run,
-                field,
-                "activation",
-                plane,
-                name=_name("activation", run, concept, field),
-                limits=(0.0, limit),
-                colormap=SEQUENTIAL,
-                opacity=self._session.view.opacity,
-                corner=(0, 0) if grid is None else (grid.top, grid.left),
-                step=1 if grid is None else grid.step,
-                wanted=fields,
-                concept=_in_tag(concept),
-            )
+        _, values = activations.unit_values(field, concept)
+        grid = self._grid(field) if self.draws_outlines else None
+        at = None if grid is None else grid.places
+        plane = self.painter(field).paint(values, at)
+        if grid is not None:
+            units = self.painter(field).regions(np.ones(len(values), bool), at)
+            plane[~rims(units, _PIXELS_OF_RIM)] = np.nan
+        self.pictures.put(
+            run,
+            field,
+            "activation",
+            plane,
+            name=_name("activation", run, concept, field),
+            limits=(0.0, limit),
+            colormap=SEQUENTIAL,
+            opacity=self._session.view.opacity,
+            corner=(0, 0) if grid is None else (grid.top, grid.left),
+            step=1 if grid is None else grid.step,
+            wanted=list(self._painters),
+            concept=_in_tag(concept),
+        )
 
     @property
     def draws_outlines(self) -> bool:
@@ -400,7 +452,10 @@ class Overlays:
         moved = [f for f in self.shown_fields() if self._grid(f) is not before.get(f)]
         if moved and "activation" in self._session.view.kinds and self.draws_outlines:
             with self.pictures.changing():
-                self._show_activation(run, concept, moved)
+                for field in moved:
+                    # One that is still to come is drawn for the view when it comes.
+                    if self.pictures.find(run, "activation", field) is not None:
+                        self._put_activation(run, concept, field)
         if moved:
             self._show_selection()
         self.shown.emit()
@@ -417,42 +472,40 @@ class Overlays:
             self._rest.start()
         return grid
 
-    def _show_cells(self, run: Run, concept: Concept, fields: list[int]) -> None:
+    def _put_cells(self, run: Run, concept: Concept, field: int) -> None:
         """Cells of the built-in segmentation as a Labels layer whose features can be hovered."""
         activations = run.result.activations
-        for field in fields:
-            labels = run.result.labels[field]
-            source = run.sources[field]
-            if labels is None or source.has_own_labels:
-                continue
-            ids, values = activations.unit_values(field, concept)
-            rows = np.flatnonzero(activations.units["field"].to_numpy() == field)
-            features = pd.DataFrame(
-                {
-                    "index": ids,
-                    "concept": activations.name_of(concept),
-                    "activation": values,
-                    "alignment": activations.alignment(concept)[rows],
-                }
+        labels, source = run.result.labels[field], run.sources[field]
+        if labels is None or source.has_own_labels:
+            return
+        ids, values = activations.unit_values(field, concept)
+        rows = np.flatnonzero(activations.units["field"].to_numpy() == field)
+        features = pd.DataFrame(
+            {
+                "index": ids,
+                "concept": activations.name_of(concept),
+                "activation": values,
+                "alignment": activations.alignment(concept)[rows],
+            }
+        )
+        layer = self.pictures.find(run, "cells", field)
+        is_new = layer is None
+        if is_new:
+            layer = Labels(
+                output_data(labels, source),
+                name=f"cells, {source.name}",
+                **output_geometry(source),
             )
-            layer = self.pictures.find(run, "cells", field)
-            is_new = layer is None
-            if is_new:
-                layer = Labels(
-                    output_data(labels, source),
-                    name=f"cells, {source.name}",
-                    **output_geometry(source),
-                )
-                layer.contour = 1
-            else:
-                # What the explorer copied there stays when another concept is shown.
-                known = layer.features
-                for column in known.columns.difference(features.columns, sort=False):
-                    features[column] = known[column].to_numpy()
-            layer.features = features
-            self.pictures.tag(layer, run, field, "cells", concept=_in_tag(concept))
-            if is_new:
-                self.pictures.add(layer)
+            layer.contour = 1
+        else:
+            # What the explorer copied there stays when another concept is shown.
+            known = layer.features
+            for column in known.columns.difference(features.columns, sort=False):
+                features[column] = known[column].to_numpy()
+        layer.features = features
+        self.pictures.tag(layer, run, field, "cells", concept=_in_tag(concept))
+        if is_new:
+            self.pictures.add(layer)
 
 
 def _name(kind: OverlayKind, run: Run, concept: Concept, field: int) -> str:
