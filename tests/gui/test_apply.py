@@ -22,8 +22,7 @@ def test_steps_show_what_the_dictionary_decides(workflow, small_run, qtbot):
     assert workflow.whitening.whiten.isChecked()
     for widget in (workflow.cells.unit, workflow.cells.crop_size, workflow.whitening.whiten):
         assert not widget.isEnabled()
-    shrinkage = small_run.result.dictionary.whitening.shrinkage
-    assert f"as in the dictionary, shrinkage {shrinkage:g}" in workflow.whitening.summary.text()
+    assert "as in the dictionary" in workflow.whitening.summary.text()
     # What was chosen before comes back.
     click(qtbot, workflow.dictionary.fit)
     assert workflow.cells.unit.currentData() == "token"

@@ -60,7 +60,7 @@ def test_the_curve_grows_while_the_fit_runs(ready, qtbot):
         # The curve is as far from the right as the fit from its end.
         assert end == 100_000
         last = records[len(steps) - 1]
-        assert title == f"R² {last.r2:.3f}, {last.dead_atoms} dead concepts"
+        assert title == f"explains {last.r2:.1%} of samples, {last.dead_atoms} dead concepts"
     assert any(record.dead_atoms for record in records)
     click(qtbot, ready.cancel_button)
     assert not curve.isVisible()
@@ -73,7 +73,9 @@ def test_a_finished_fit_shows_its_whole_curve(ready, qtbot):
     assert steps.tolist() == [record.step for record in history]
     assert r2.tolist() == [record.r2 for record in history]
     assert steps[-1] == end == 60
-    assert title == f"R² {history[-1].r2:.3f}, {history[-1].dead_atoms} dead concepts"
+    assert (
+        title == f"explains {history[-1].r2:.1%} of samples, {history[-1].dead_atoms} dead concepts"
+    )
 
 
 def test_stop_early_ends_the_fit_before_its_last_step(ready, qtbot):

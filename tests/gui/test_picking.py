@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QPoint, QSize, Qt
 
+from napari_microdl.gui.explorer.picture_list import TILE, pixmap_of
 from napari_microdl.gui.overlays.picking import go_to, unit_at
 from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.viewer_parts import camera_of
+from napari_microdl.gui.widgets.picture_figure import Picture
 from napari_microdl.pipeline.run import run_pipeline
 
 from .conftest import sources_of
@@ -48,6 +50,12 @@ def test_a_clicked_unit_tells_its_concepts_and_what_is_like_it(
     assert explorer.tabs.currentWidget() is explorer.cell
     unit = activations.units.iloc[row]
     assert f"crop {unit['label']} of {unit['Metadata_Field']}" in explorer.cell.heading.text()
+    # The cell itself is shown.
+    drawn = explorer.cell.picture
+    qtbot.waitUntil(drawn.isVisible)
+    pixels = explorer.session.run.current.pictures.picture(row, explorer.session.view.pictures)
+    picture = pixmap_of(Picture(pixels, np.empty((0, 4)), "white", ""), QSize(TILE, TILE))
+    assert drawn.pixmap().toImage() == picture.toImage()
     listed = explorer.cell.concepts
     expected, values = activations.concepts_of(row)
     assert shown_units(listed) == expected.tolist()

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from qtpy.QtCore import Qt, Signal
+from numpy.typing import NDArray
+from qtpy.QtCore import QSize, Qt, Signal
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
 
 from napari_microdl.concepts.concept_set import Concept
+from napari_microdl.concepts.pictures import PictureChoice
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
 from napari_microdl.gui.explorer.panel import Panel
-from napari_microdl.gui.explorer.picture_list import PictureList
+from napari_microdl.gui.explorer.picture_list import TILE, PictureList, pixmap_of
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.widgets.inputs import sentence_label
-from napari_microdl.gui.widgets.picture_figure import save_pictures
+from napari_microdl.gui.widgets.jobs import JobRunner
+from napari_microdl.gui.widgets.picture_figure import Picture, save_pictures
 from napari_microdl.gui.widgets.save_actions import offer_picture, offer_table
 
 _MOST_CONCEPTS = 30
@@ -54,6 +59,16 @@ class CellPanel(Panel):
         self.concepts.itemClicked.connect(self._on_concept)
         self.concepts.itemActivated.connect(self._on_concept)
         offer_table(self.concepts, "concepts of the cell", self.table)
+        self.picture = QLabel()
+        self.picture.setAlignment(Qt.AlignmentFlag.AlignTop)
+        self.picture.setAccessibleName("Picture of the cell")
+        self.picture.setToolTip("The cell itself, as the gallery shows cells.")
+        self._shown: tuple[Run, int, PictureChoice] | None = None
+        self.drawing = JobRunner(self)
+        self.drawing.succeeded.connect(self._on_drawn)
+        itself = QHBoxLayout()
+        itself.addWidget(self.picture)
+        itself.addWidget(self.concepts, 1)
         self.similar = PictureList("Cells most like it", follow_keys=False)
         self.similar.unit_chosen.connect(self.unit_chosen)
         offer_picture(self.similar, "cells most like it", self.save_picture)
@@ -64,7 +79,7 @@ class CellPanel(Panel):
         )
         self.column.addLayout(steps)
         self.column.addWidget(self.heading)
-        self.column.addWidget(self.concepts, 2)
+        self.column.addLayout(itself, 2)
         self.column.addWidget(self.similar_heading)
         self.column.addWidget(self.similar, 3)
         self.show_selection()
@@ -76,6 +91,7 @@ class CellPanel(Panel):
     def show_concept(self, run: Run, concept: Concept) -> None:
         """Show the pictures as they are chosen to be now."""
         self.similar.follow(self.session.view.pictures)
+        self._show_picture()
 
     def show_selection(self) -> None:
         """Show the unit that is looked at."""
@@ -86,6 +102,7 @@ class CellPanel(Panel):
             button.setEnabled(run is not None)
         for widget in (self.concepts, self.similar_heading, self.similar):
             widget.setVisible(known)
+        self._show_picture()
         if run is None or row is None:
             self.similar.clear()
             chosen = len(self.selection.rows)
@@ -111,6 +128,26 @@ class CellPanel(Panel):
             self.concepts.addItem(item)
         rows, cosines = activations.similar_units(row, _MOST_SIMILAR)
         self.similar.show_units(run, rows, cosines, self.session.view.pictures)
+
+    def _show_picture(self) -> None:
+        """Draw the unit itself, in the background."""
+        run, row = self.session.run.current, self.selection.current
+        if run is None or row is None or not run.has_images:
+            self._shown = None
+            self.drawing.stop()
+            self.picture.hide()
+            return
+        choice = self.session.view.pictures
+        if choice.channel == "side by side":
+            choice = replace(choice, channel="composite")
+        if self._shown != (run, row, choice):
+            self._shown = run, row, choice
+            self.drawing.start(partial(run.pictures.picture, row, choice))
+
+    def _on_drawn(self, pixels: NDArray[np.uint8]) -> None:
+        picture = Picture(pixels, np.empty((0, 4)), "white", "")
+        self.picture.setPixmap(pixmap_of(picture, QSize(TILE, TILE)))
+        self.picture.show()
 
     def table(self) -> pd.DataFrame:
         """All concepts of the unit and its activations, strongest first."""

@@ -74,7 +74,7 @@ class SpectrumPlot(Plot):
         axes.set_xlabel("direction of the controls, strongest first")
         axes.set_ylabel("variance")
         axes.set_title(
-            f"Shrinkage {self._whitening.shrinkage:g} x median (dashed); "
+            f"added: {self._whitening.shrinkage:g} x median (dashed); "
             f"{self._whitening.n_samples_seen_} controls"
         )
 
@@ -171,5 +171,5 @@ class FitCurve(Plot):
         last = self._records[-1]
         axes.set_xlim(0, max(last.total_steps or last.step, 1))
         axes.set_xlabel("step")
-        axes.set_ylabel("R² of samples")
-        axes.set_title(f"R² {last.r2:.3f}, {last.dead_atoms} dead concepts")
+        axes.set_ylabel("share explained")
+        axes.set_title(f"explains {last.r2:.1%} of samples, {last.dead_atoms} dead concepts")

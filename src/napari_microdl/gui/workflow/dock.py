@@ -424,7 +424,7 @@ class ConceptWorkflow(Dock):
             self.whitening.set_expanded(True)
             sentence = (
                 f"{len(whitened.vectors)} samples are whitened on {whitening.n_samples_seen_} "
-                f"controls, shrunk by {whitening.shrinkage:g} times the median."
+                f"controls; {whitening.shrinkage:g} times the median was added to each variance."
             )
         self._show_notes(whitened.notes, sentence)
 

@@ -162,9 +162,10 @@ class TokensStep(Step):
         layers.addWidget(self.compare)
         self.curve = LayerCurve()
         self.site = combo(
-            {"Residual stream": "residual", "Attention output": "attention"},
+            {"All of the layer": "residual", "Its attention alone": "attention"},
             lambda value: settings.configure(site=value),
-            "Where in the layer to read; the paper found both about equally good.",
+            "What to read of the layer: its residual stream, or the output of its attention; the "
+            "paper found both about equally good.",
         )
         self.device = combo(
             {"Choose for me": "auto", "CPU": "cpu", "CUDA GPU": "cuda", "Apple GPU": "mps"},
@@ -312,9 +313,9 @@ class TokensStep(Step):
         # What may be done with the weights is said also where the step is folded up.
         warned = spec is not None and spec.non_commercial is not False
         terms = f"; {commercial_use(spec.non_commercial)}" if spec and warned else ""
-        where = self.site.itemText(self.site.findData(site)).lower()
+        where = "" if site == "residual" else ", its attention alone"
         position = "" if removed else "; tile position left in"
-        self.set_summary(f"{title}{terms}; {layer}, {where}{position}")
+        self.set_summary(f"{title}{terms}; {layer}{where}{position}")
 
     def _measured(self) -> str:
         """Limits of the intensities when tokens were last read, as ranges over the images."""

@@ -31,9 +31,9 @@ class WhiteningStep(Step):
         self.shrinkage.setSingleStep(0.1)
         self.shrinkage.setSpecialValueText("auto")
         self.shrinkage.setToolTip(
-            "Added to every variance, in units of their median, so that directions the controls "
-            "hardly span do not explode. Auto takes the least that also holds for control fields "
-            "that are left out."
+            "The shrinkage: added to every variance, in units of their median, so that directions "
+            "the controls hardly span do not explode. Auto takes the least that also holds for "
+            "control fields that are left out."
         )
         self.shrinkage.valueChanged.connect(
             lambda value: settings.configure(shrinkage=None if value < 0 else float(value))
@@ -42,7 +42,7 @@ class WhiteningStep(Step):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.whiten)
         self._form = self.form()
-        self._form.addRow("Shrinkage", self.shrinkage)
+        self._form.addRow("Added to each variance", self.shrinkage)
         layout.addLayout(self._form)
         self.spectrum = SpectrumPlot()
         layout.addWidget(self.spectrum)
@@ -63,9 +63,9 @@ class WhiteningStep(Step):
         if whitening is not None and chosen is None:
             auto = f"auto (last: {whitening.shrinkage:g})"
         show_special(self.shrinkage, auto)
-        shrinkage = auto if chosen is None else f"{chosen:g}"
-        summary = f"on controls, shrinkage {shrinkage}" if config.whitening.enabled else "off"
+        chosen_by = "" if chosen is None else f", {chosen:g} added to each variance"
+        summary = f"on controls{chosen_by}" if config.whitening.enabled else "off"
         if applied is not None and applied.whitening is not None:
-            summary = f"as in the dictionary, shrinkage {applied.whitening.shrinkage:g}"
+            summary = "as in the dictionary"
         self.run_button.setVisible(config.whitening.enabled)
         self.set_summary(summary)
