@@ -204,3 +204,21 @@ def test_a_table_that_cannot_be_matched_says_why():
         match_table(fields("a"), table(Metadata_field=["a", "a"]))
     # Rows that no field asks for may repeat.
     assert match_table(fields("b"), table(Metadata_field=["a", "a", "b"])) == [2]
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_decimal_commas_are_numbers_where_all_of_a_column_is(tmp_path, separator):
+    rows = [("field", "dose", "text"), ("a", "0,05", "1,5"), ("b", "10", "x,5"), ("c", "", "2")]
+    path = tmp_path / "plate.csv"
+    path.write_text("\n".join(separator.join(row) for row in rows), encoding="utf-8")
+    with current_task().taking_notes() as notes:
+        found = read_table(path)
+    assert found["dose"].tolist() == ["0.05", "10", ""]
+    assert found["text"].tolist() == ["1,5", "x,5", "2"]
+    assert "decimal commas in 'dose'" in notes[0]
+
+
+def test_a_comma_in_a_number_between_commas_stays(tmp_path):
+    path = tmp_path / "plate.csv"
+    path.write_text('field,cells\na,"1,234"\n', encoding="utf-8")
+    assert read_table(path)["cells"].tolist() == ["1,234"]

@@ -13,6 +13,7 @@ import pandas as pd
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
+from napari_microdl.core.text import listed
 from napari_microdl.fields.field import FieldInfo
 
 PREFIX = "Metadata_"
@@ -148,7 +149,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """A table of what is known about fields, from a CSV, TSV or Parquet file; all values as text.
 
     Files of Excel are taken as they come: commas, semicolons or tabs between columns, whichever the
-    first line has most of; UTF-8 or UTF-16, else Windows-1252; spaces around values do not count.
+    first line has most of; UTF-8 or UTF-16, else Windows-1252; spaces around values do not count;
+    where no commas part the columns, those in columns of numbers are decimal commas.
     What is no plain CSV is noted.
 
     Raises
@@ -195,11 +197,25 @@ def _read_text(path: Path) -> pd.DataFrame:
         understood.append(f"{_SEPARATORS[separator]} between columns")
     if encoding != "UTF-8-SIG":
         understood.append(f"letters as {encoding}")
-    if understood:
-        current_task().note(f"'{path.name}' was read with {' and '.join(understood)}.")
-    return pd.read_csv(
+    table = pd.read_csv(
         io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, skipinitialspace=True
     )
+    # Where commas part the columns, one inside a number may as well part its thousands.
+    commas = [c for c in table.columns if separator != "," and _has_decimal_commas(table[c])]
+    for name in commas:
+        table[name] = table[name].str.replace(",", ".", regex=False)
+    if commas:
+        understood.append(f"decimal commas in {listed([str(name) for name in commas])}")
+    if understood:
+        current_task().note(f"'{path.name}' was read with {' and '.join(understood)}.")
+    return table
+
+
+def _has_decimal_commas(values: pd.Series) -> bool:
+    """Whether all values are numbers as programs of half of Europe write them."""
+    texts = values[values.notna() & (values != "")].str.strip()
+    of_numbers = texts.str.fullmatch(r"[-+]?\d+(,\d+)?([eE][-+]?\d+)?")
+    return bool(of_numbers.all() and texts.str.contains(",", regex=False).any())
 
 
 def column(table: pd.DataFrame, *names: str) -> str | None:

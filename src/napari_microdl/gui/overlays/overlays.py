@@ -134,7 +134,7 @@ class Overlays:
         session.run.changed.connect(self._on_run)
         session.view.concept_changed.connect(self.update)
         session.view.changed.connect(self.update)
-        session.run.names_changed.connect(self.update)
+        session.run.names_changed.connect(self._on_names)
         session.selection.changed.connect(self._show_selection)
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_active)
@@ -306,6 +306,21 @@ class Overlays:
             "heatmap": self._put_heatmap,
         }
         put[kind](run, concept, field)
+
+    def _on_names(self) -> None:
+        """Give the layers the new name of the concept; nothing else of them changes."""
+        run, concept = self._session.run.current, self._session.view.concept
+        if run is None or concept is None:
+            return
+        for kind in _KINDS:
+            for field, layer in self.pictures.shown(run, kind).items():
+                if kind == "cells":
+                    layer.features = layer.features.assign(
+                        concept=run.result.activations.name_of(concept)
+                    )
+                else:
+                    layer.name = _name(kind, run, concept, field)
+        self.shown.emit()
 
     def set_opacity(self, opacity: float) -> None:
         """Make heat and activation more or less transparent, from 0 to 1."""
