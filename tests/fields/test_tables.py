@@ -313,3 +313,20 @@ def test_what_the_files_do_not_hold_is_said(
     write_field_files(rows, tmp_path / "fields.csv")
     with pytest.raises(MicrodlError, match=sentence):
         check_field_files(rows, tmp_path / "fields.csv")
+
+
+def test_pictures_that_a_pipeline_was_to_save_are_no_channels(tmp_path: Path):
+    for name in ("a", "b"):
+        write_image(tmp_path / f"{name}.tif", (30, 40))
+    names = {"FileName_DNA": ["a.tif", "b.tif"], "FileName_Overlay": ["a.png", "b.png"]}
+    path = write_table(tmp_path, **names)
+    with current_task().taking_notes() as notes:
+        fields = read_fields(path)
+    assert [f.channel_names for f in fields] == [("DNA",)] * 2
+    assert notes == [
+        "'fields.csv' names pictures of 'Overlay' that do not exist; they are left out."
+    ]
+    # Where one is there, the other is missed.
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(tmp_path / "b.png")
+    with pytest.raises(MicrodlError, match=r"Row 1 .*a\.png' does not exist"):
+        read_fields(path)

@@ -168,6 +168,15 @@ def table_rows(path: str | Path) -> list[NamedFiles | MicrodlError]:
         for channel in arrays:
             del by_channel[channel]
         current_task().note(f"'{path.name}' names arrays and no images of {listed(arrays)}.")
+    # As it names pictures that it was to save, which nobody has kept.
+    pictures = [c for c, name in by_channel.items() if _names_lost_pictures(path, table, name)]
+    if pictures and len(pictures) < len(by_channel):
+        for channel in pictures:
+            del by_channel[channel]
+        current_task().note(
+            f"'{path.name}' names pictures of {listed(pictures)} that do not exist; they are left "
+            "out."
+        )
     labels = next((c for c in by_channel if c.lower() == _LABELS), None)
     labels_column = by_channel.pop(labels) if labels is not None else column(table, _LABELS)
     image_column = None if by_channel else column(table, *_IMAGE_COLUMNS)
@@ -187,6 +196,14 @@ def table_rows(path: str | Path) -> list[NamedFiles | MicrodlError]:
 
 def _names_arrays(files: pd.Series) -> bool:
     return bool(files.str.strip().str.lower().str.endswith((".npy", ".mat")).all())
+
+
+def _names_lost_pictures(path: Path, table: pd.DataFrame, files: str) -> bool:
+    """Whether a column names PNG or JPEG files alone, none of which is there."""
+    names = table[files].str.strip().str.lower()
+    if not names.str.endswith((".png", ".jpg", ".jpeg")).all():
+        return False
+    return not any(_file_of(path.parent, table, row, files).is_file() for row in range(len(table)))
 
 
 def _row(
@@ -297,12 +314,16 @@ def _existing(folder: Path, table: pd.DataFrame, row: int, files: str) -> Path:
     text = str(table[files].iloc[row]).strip()
     if not text:
         raise MicrodlError(f"there is no file in the column {files}; fill it in.")
-    parents = [c for c in table.columns if str(c).lower() == files.lower().replace(_FILE, _FOLDER)]
-    parent = str(table[parents[0]].iloc[row]).strip() if parents and parents[0] != files else ""
-    file = folder / parent / text
+    file = _file_of(folder, table, row, files)
     if not file.is_file():
         raise MicrodlError(f"the file '{file}' does not exist; correct the column {files}.")
     return file
+
+
+def _file_of(folder: Path, table: pd.DataFrame, row: int, files: str) -> Path:
+    parents = [c for c in table.columns if str(c).lower() == files.lower().replace(_FILE, _FOLDER)]
+    parent = str(table[parents[0]].iloc[row]).strip() if parents and parents[0] != files else ""
+    return folder / parent / str(table[files].iloc[row]).strip()
 
 
 def _is_tiff(path: Path) -> bool:
