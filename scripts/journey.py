@@ -26,6 +26,7 @@ from typing import Any
 import napari
 import numpy as np
 import tifffile
+from napari._app_model import get_app_model
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDialog, QFileDialog, QTabBar
@@ -137,7 +138,10 @@ def main(pictures: Path, shape: tuple[int, int]) -> None:
         begin = time.perf_counter()
 
         def open_workflow() -> Any:
-            return viewer.window.add_plugin_dock_widget("napari-microdl", "Concept workflow")[1]
+            # As the entry of the Plugins menu does.
+            get_app_model().commands.execute_command("napari-microdl.workflow").result()
+            (dock,) = viewer.window.dock_widgets.values()
+            return dock
 
         workflow = journey.stage("the workflow dock opens", open_workflow)
 

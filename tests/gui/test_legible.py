@@ -173,3 +173,13 @@ def test_all_fields_in_the_contrast_of_the_controls_and_back(viewer, explorer, q
     click_tick(qtbot, explorer.one_contrast)
     assert [tuple(x.contrast_limits) for x in layers] == own
     assert tuple(later.contrast_limits) == (0, 99)
+
+
+def test_lines_are_drawn_for_the_screen_after_a_jump_from_afar(viewer, cell_explorer, qtbot):
+    """Selecting a cell draws its outline at once, for the view that is new to all other lines."""
+    camera_of(viewer).zoom = 0.3
+    settle(viewer, qtbot)
+    cell_explorer.go_to_unit(0)
+    settle(viewer, qtbot)
+    layer = overlays(viewer)["activation"]
+    assert layer.scale[-1] * camera_of(viewer).zoom < 1.5

@@ -124,6 +124,8 @@ class Overlays:
         self._painters: dict[int, LabelPainter | BoxPainter | None] = {}
         # Where and how finely lines were drawn, by field.
         self._grids: dict[int, ScreenGrid] = {}
+        # What activation was drawn on.
+        self._drawn: dict[int, ScreenGrid | None] = {}
         self.pictures = Pictures(viewer, self._on_looked_at)
         # Kinds and fields whose layers are still to be added.
         self._missing: deque[tuple[OverlayKind, int]] = deque()
@@ -198,6 +200,7 @@ class Overlays:
         run = self._session.run.current
         self._painters.clear()
         self._grids.clear()
+        self._drawn.clear()
         if viewer is not None:
             remove_cells(viewer)
         if viewer is not None and run is not None and run.is_first:
@@ -394,7 +397,7 @@ class Overlays:
         # One range for all fields, so that colours compare between controls and treated.
         limit = float(activations.activation(concept).max(initial=0.0)) or 1.0
         _, values = activations.unit_values(field, concept)
-        grid = self._grid(field) if self.draws_outlines else None
+        grid = self._drawn[field] = self._grid(field) if self.draws_outlines else None
         at = None if grid is None else grid.places
         plane = self.painter(field).paint(values, at)
         if grid is not None:
@@ -463,8 +466,8 @@ class Overlays:
         run, concept = self._session.run.current, self._session.view.concept
         if run is None or concept is None or self.pictures.is_changing:
             return
-        before = dict(self._grids)
-        moved = [f for f in self.shown_fields() if self._grid(f) is not before.get(f)]
+        # The selection may have been drawn for the new view already.
+        moved = [f for f in self.shown_fields() if self._grid(f) is not self._drawn.get(f)]
         if moved and "activation" in self._session.view.kinds and self.draws_outlines:
             with self.pictures.changing():
                 for field in moved:

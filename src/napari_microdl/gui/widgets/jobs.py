@@ -19,8 +19,8 @@ from napari_microdl.core.text import duration
 
 _LOG = logging.getLogger(__name__)
 
-# More often than this a person sees no difference, and the GUI thread would drown in events.
-_SECONDS_BETWEEN_REPORTS = 0.04
+# More often than this a person sees little difference, and drawing it would take the work its time.
+_SECONDS_BETWEEN_REPORTS = 0.1
 _MILLISECONDS_BETWEEN_LOOKS = 100
 # What is over sooner nobody waits for.
 _LEAST_SECONDS_LEFT = 3.0
