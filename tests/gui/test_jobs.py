@@ -207,7 +207,7 @@ def test_a_job_that_is_a_part_of_a_run_has_the_whole_bar(qtbot, runner):
             with current_task().stage(stage):
                 for done in shares:
                     current_task().progress(done, 10)
-                    pause.wait(0.06)
+                    pause.wait(0.15)
 
     shares = []
     runner.progressed.connect(lambda p: shares.append(runner.percent(p)))
