@@ -338,3 +338,37 @@ def test_what_does_not_fit_into_memory_is_read_when_it_is_looked_at(plate, monke
     opened, problems = read_all(found[:1])
     assert opened[0].field.labels is None
     assert problems[0].startswith("Without its labels 'A01_s1': 'P_A01_s1_cp_masks.tif'")
+
+
+@pytest.mark.parametrize("beside", [None, "pixel", "um"])
+def test_images_that_tell_their_pixel_size_lie_in_micrometres(
+    viewer, bare_workflow, qtbot, tmp_path, beside
+):
+    sizes = {"DMSO/P_A01_s1_w1.tif": 0.65, "drug/P_A02_s1_w1.tif": 1.3}
+    for number, (place, size) in enumerate(sizes.items()):
+        (tmp_path / place).parent.mkdir()
+        per_um = (1 / size, 1 / size)
+        tifffile.imwrite(
+            tmp_path / place,
+            pixels(number),
+            imagej=True,
+            resolution=per_um,
+            metadata={"unit": "um"},
+        )
+        cells = segment_cells(pixels(number)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / place.replace(".tif", "_cp_masks.tif"), cells)
+    if beside:
+        viewer.add_image(pixels(3), name="beside", units=(beside, beside))
+    dialog = look_in(qtbot, bare_workflow, tmp_path)
+    click(qtbot, dialog.open)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 4 + bool(beside))
+    layers = [layer for layer in viewer.layers if layer.name != "beside"]
+    # Beside pixels, micrometres could not be told from them.
+    expected = [1.0] * 4 if beside == "pixel" else [0.65, 0.65, 1.3, 1.3]
+    assert sorted(float(layer.scale[-1]) for layer in layers) == pytest.approx(expected)
+    boxes = [layer.extent.world for layer in layers if isinstance(layer, Image)]
+    first, second = sorted(boxes, key=lambda box: box[0].tolist())
+    assert (first[1] < second[0]).any()
+    run_fields = [f.pixel_size for f in bare_workflow.session.plan.prepare("tokens")[0]]
+    wanted = [None] * 2 if beside == "pixel" else [0.65, 1.3]
+    assert run_fields[-2:] == [None if w is None else pytest.approx(w, rel=1e-5) for w in wanted]
