@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -495,3 +496,31 @@ def test_cosines_are_those_of_the_atoms(dictionary):
             expected = vector @ atom / length if length else 0
             assert cosine == pytest.approx(expected, abs=1e-6)
     np.testing.assert_allclose(np.linalg.norm(dictionary.directions, axis=1), 1, atol=1e-6)
+
+
+def test_the_id_of_a_concept_outlives_its_name_and_a_file(saved, tmp_path):
+    first, other = ConceptDictionary.load(saved), make(n_components=6)
+    ids = [first.concept_id(number) for number in range(first.n_concepts)]
+    assert len(set(ids)) == first.n_concepts
+    assert re.fullmatch(r"[0-9a-f]{8}-3", ids[3])
+    first.names[2:4] = ["concept 2", " many  spots"]
+    again = ConceptDictionary.load(first.save(tmp_path / "again"))
+    assert [again.concept_id(number) for number in range(again.n_concepts)] == ids
+    assert [again.column_of(2), again.column_of(3)] == ["2", "3_many_spots"]
+    # Those of another fit are others.
+    assert other.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("size", [None, 0.65])
+def test_the_pixel_size_is_kept(tmp_path, size):
+    dictionary = dataclasses.replace(make(), pixel_size=size)
+    assert ConceptDictionary.load(dictionary.save(tmp_path / "d")).pixel_size == size
+
+
+@pytest.mark.parametrize("size", [0, -1, "large", float("inf")])
+def test_a_pixel_size_that_is_none_is_refused(saved, tmp_path, size):
+    header = {**header_of(saved), "pixel_size": size}
+    path = tmp_path / "d.microdl.safetensors"
+    save_file(load_file(saved), path, {KEY: json.dumps(header)})
+    with pytest.raises(MicrodlError, match="pixel_size"):
+        ConceptDictionary.load(path)

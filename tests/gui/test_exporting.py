@@ -210,7 +210,11 @@ def test_tables_of_the_explorer_are_saved_and_hold_what_is_known(
     assert found.obs["Metadata_tag"].astype(str).iloc[3] == "perturbed"
     names = small_run.result.dictionary.names
     assert found.var["name"].tolist() == compared["name"].tolist() == names
-    heatmap = tifffile.imread(save("heatmap", "heatmap.tif"))
+    path = save("heatmap", "heatmap.tif")
+    heatmap = tifffile.imread(path)
+    with tifffile.TiffFile(path) as file:
+        told = file.pages.first.description
+    assert activations.id_of(explorer.session.view.concept) in told
     field = explorer.overlays.field_of(explorer.viewer.layers.selection.active)
     grid = activations.heat.compared(field, explorer.session.view.concept)
     np.testing.assert_array_equal(heatmap, grid_to_pixels(grid, 8, (SIZE, SIZE)))

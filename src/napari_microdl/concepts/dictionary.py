@@ -220,7 +220,8 @@ class DictionarySpec(Settings):
             )
 
 
-def _unnamed(concept: int) -> str:
+def unnamed(concept: int) -> str:
+    """What a concept is called before a person names it."""
     return f"concept {concept}"
 
 
@@ -322,7 +323,7 @@ class ConceptDictionary:
 
     def __post_init__(self) -> None:
         if not self.names:
-            self.names = [_unnamed(i) for i in range(self.n_concepts)]
+            self.names = [unnamed(i) for i in range(self.n_concepts)]
         if not self.notes:
             self.notes = [""] * self.n_concepts
         if not self.tags:
@@ -366,7 +367,7 @@ class ConceptDictionary:
     def column_of(self, concept: int) -> str:
         """How columns of tables call a concept: by its number, and the name that it was given."""
         name = self.names[concept]
-        return str(concept) if name == _unnamed(concept) else f"{concept}_{'_'.join(name.split())}"
+        return str(concept) if name == unnamed(concept) else f"{concept}_{'_'.join(name.split())}"
 
     @property
     def token_width(self) -> int:

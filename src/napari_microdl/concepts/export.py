@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from napari_microdl.concepts.activations import ConceptActivations
+from napari_microdl.concepts.dictionary import unnamed
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_whole
 from napari_microdl.core.task import current_task
@@ -255,7 +256,7 @@ def label_features(
     -------
     DataFrame
         ``index`` (napari matches labels by it), ``condition``, ``well``, ``tag``, then one column
-        a concept under its name; a name that comes twice gets the concept's number behind it, and
+        a concept under its name; a name that a person gave has the concept's number behind it, and
         a technical concept the word.
     """
     rows = activations.rows_of_field(field)
@@ -264,8 +265,6 @@ def label_features(
         table = activations.ranking
         concepts = [int(c) for c in table.index[~table["dead"]]]
     names = [activations.dictionary.names[c] for c in concepts]
-    # The last two are those of a stack of labels.
-    taken = {"index", "condition", "well", "tag", "field", "frame"}
     columns: dict[str, Any] = {
         "index": units["label"].to_numpy(),
         "condition": units["Metadata_condition"].to_numpy(),
@@ -274,6 +273,7 @@ def label_features(
     }
     values = activations.codes[rows][:, concepts].toarray()
     for column, (concept, name) in enumerate(zip(concepts, names, strict=True)):
-        unique = f"{name} ({concept})" if name in taken or names.count(name) > 1 else name
+        # By itself, it could be that of another concept, or of a column.
+        unique = name if name == unnamed(concept) else f"{name} ({concept})"
         columns[f"{unique} [technical]" if concept in technical else unique] = values[:, column]
     return pd.DataFrame(columns)
