@@ -35,6 +35,7 @@ def main(folder: Path, theme: str) -> None:
 
     def save(name: str) -> None:
         wait(0.5)
+        explorer.overlays.complete()
         # napari's panels grow with what they show, and leave less room for the images.
         viewer.reset_view()
         wait(0.5)
