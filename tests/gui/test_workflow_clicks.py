@@ -44,7 +44,7 @@ def in_step(qtbot: Any, workflow: ConceptWorkflow, step: str, box: str) -> Any:
     ("step", "box", "text", "setting", "value"),
     [
         ("cells", "unit", "Single patches", "unit", "token"),
-        ("tokens", "site", "Attention output", "site", "attention"),
+        ("tokens", "site", "Its attention alone", "site", "attention"),
         ("tokens", "device", "Choose for me", "device", "auto"),
         ("tokens", "precision", "bfloat16", "precision", "bf16"),
         ("tokens", "scaling", "All together", "scaling", "plate"),
