@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from corpus import SHARES, Plane, load_corpus
-from mae import MaskedAutoencoder, teacher_features
+from mae import MaskedAutoencoder, described, teacher_features
 from napari_microdl.models.encoder import prepare
 from napari_microdl.models.families.builtin import CONFIG, PREPROCESSING, read_network
 from napari_microdl.models.vit.network import VisionTransformer
@@ -121,6 +121,11 @@ def main() -> None:
         action="store_true",
         help="predict features of undisturbed images beside pixels",
     )
+    parser.add_argument(
+        "--descriptors",
+        action="store_true",
+        help="predict local shape and texture around each patch beside pixels",
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads)
@@ -161,11 +166,12 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.steps, arguments.peak_rate)
         generator = torch.Generator().manual_seed(arguments.seed * 1_000_003 + step)
+        descriptors = described(clean, CONFIG.patch_size) if arguments.descriptors else None
         with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16):
             # Of half of the images, as the teacher reads all of their patches.
             half = clean[: len(clean) // 2]
             features = teacher_features(teacher, half) if arguments.features else None
-            loss = model(batch, keep, generator, features)
+            loss = model(batch, keep, generator, features, descriptors)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
