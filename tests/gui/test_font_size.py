@@ -9,6 +9,8 @@ from napari.settings import get_settings
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QAbstractButton, QLabel, QTableView, QWidget
 
+from .steps import click, open_tab
+
 WIDTH, HEIGHT = 1366, 768
 
 
@@ -95,3 +97,28 @@ def test_nothing_in_the_explorer_is_cut_off(viewer, explorer, qtbot, sized, size
     assert corner.x() < WIDTH
     assert corner.y() < HEIGHT
     explorer.map.jobs.stop()
+
+
+def test_two_rows_of_pictures_are_in_view_in_large_letters(viewer, explorer, qtbot, sized):
+    viewer.window.resize(WIDTH, HEIGHT)
+    sized(16)
+    qtbot.wait(50)
+    open_tab(explorer, explorer.gallery, qtbot)
+    pictures = explorer.gallery.list
+    qtbot.waitUntil(lambda: pictures.count() >= 8)
+
+    def in_view() -> int:
+        seen = pictures.viewport().rect()
+        boxes = [pictures.visualItemRect(pictures.item(i)) for i in range(pictures.count())]
+        return sum(seen.contains(box) for box in boxes)
+
+    qtbot.waitUntil(lambda: in_view() >= 8, timeout=5_000)
+    # Where even the table has no room left the card folds; who unfolds it keeps it.
+    sized(20)
+    qtbot.wait(50)
+    open_tab(explorer, explorer.plots, qtbot)
+    qtbot.waitUntil(lambda: not explorer.session.view.card_open, timeout=5_000)
+    click(qtbot, explorer.card.fold)
+    open_tab(explorer, explorer.gallery, qtbot)
+    qtbot.wait(50)
+    assert explorer.session.view.card_open

@@ -10,6 +10,7 @@ from napari.utils.notifications import show_info
 from napari.viewer import Viewer
 from numpy.typing import NDArray
 from qtpy.QtCore import QSignalBlocker, Qt, QTimer
+from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -34,6 +35,7 @@ from napari_microdl.gui.explorer.evaluation_panel import EvaluationPanel
 from napari_microdl.gui.explorer.gallery import Gallery
 from napari_microdl.gui.explorer.map_panel import MapPanel
 from napari_microdl.gui.explorer.panel import Panel
+from napari_microdl.gui.explorer.picture_list import TILE
 from napari_microdl.gui.explorer.plate_panel import PlatePanel
 from napari_microdl.gui.explorer.plot_panel import PlotPanel
 from napari_microdl.gui.explorer.saving import OpenButton, SaveButton
@@ -47,8 +49,8 @@ from napari_microdl.gui.widgets.save_actions import offer
 
 # Overlays follow the arrow keys at once; the tab in view waits until the keys rest.
 _MILLISECONDS_OF_REST = 150
-# The table at first, with its heading and a bar to scroll; and two rows of pictures in pixels.
-_ROWS_IN_VIEW, _AROUND_ROWS, _HEIGHT_OF_TAB = 12, 38, 320
+# The table at first, with its heading and a bar to scroll; and a tab at first, and around pictures.
+_ROWS_IN_VIEW, _AROUND_ROWS, _HEIGHT_OF_TAB, _AROUND_TILES = 12, 38, 320, 40
 _EMPTY = (
     "No concepts yet: run the Concept workflow (Plugins > MicroDL), and they are listed here, the "
     "most telling first."
@@ -235,7 +237,8 @@ class ConceptExplorer(Dock):
         rows = _ROWS_IN_VIEW * self.table.verticalHeader().defaultSectionSize()
         self.splitter.setSizes([rows + _AROUND_ROWS, _HEIGHT_OF_TAB])
         self.splitter.splitterMoved.connect(self._on_bar_moved)
-        self._height_of_tab = _HEIGHT_OF_TAB
+        self._bar_was_moved = False
+        self._made_room = False
         for signal in (self.tabs.tabBarClicked, self.tabs.currentChanged):
             signal.connect(self._make_room)
         layout = QVBoxLayout(self)
@@ -353,12 +356,19 @@ class ConceptExplorer(Dock):
     def _make_room(self) -> None:
         """Give the tab that was chosen the room that it needs, which the table may have."""
         table, tab = self.splitter.sizes()
-        missing = max(0, self._height_of_tab - tab)
+        # Two rows of pictures with a line below each, and four lines above.
+        needed = 2 * TILE + _AROUND_TILES + 6 * QFontMetrics(self.font()).height()
+        missing = 0 if self._bar_was_moved else max(0, needed - tab)
         self.splitter.setSizes([table - missing, tab + missing])
+        # In large letters there may be none to give but that of the card; who unfolds it keeps it.
+        if missing > table - self.table.minimumHeight() and not self._made_room:
+            self._made_room = True
+            self.card.fold.setChecked(False)
+            QTimer.singleShot(0, self._make_room)
 
     def _on_bar_moved(self) -> None:
         # Heights that a person has chosen stay.
-        self._height_of_tab = 0
+        self._bar_was_moved = True
 
     def _on_texts(self) -> None:
         self.table.concepts.refresh_texts()
