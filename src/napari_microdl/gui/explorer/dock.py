@@ -51,6 +51,8 @@ from napari_microdl.gui.widgets.save_actions import offer
 _MILLISECONDS_OF_REST = 150
 # The table at first, with its heading and a bar to scroll; and a tab at first, and around pictures.
 _ROWS_IN_VIEW, _AROUND_ROWS, _HEIGHT_OF_TAB, _AROUND_TILES = 12, 38, 320, 40
+# Pixels from line to line; of the usual size it is about 15.
+_LARGE_LETTERS = 20
 _EMPTY = (
     "No concepts yet: run the Concept workflow (Plugins > MicroDL), and they are listed here, the "
     "most telling first."
@@ -356,12 +358,15 @@ class ConceptExplorer(Dock):
     def _make_room(self) -> None:
         """Give the tab that was chosen the room that it needs, which the table may have."""
         table, tab = self.splitter.sizes()
+        line = QFontMetrics(self.font()).height()
+        are_large = line >= _LARGE_LETTERS
         # Two rows of pictures with a line below each, and four lines above.
-        needed = 2 * TILE + _AROUND_TILES + 6 * QFontMetrics(self.font()).height()
+        needed = 2 * TILE + _AROUND_TILES + 6 * line if are_large else _HEIGHT_OF_TAB
         missing = 0 if self._bar_was_moved else max(0, needed - tab)
         self.splitter.setSizes([table - missing, tab + missing])
         # In large letters there may be none to give but that of the card; who unfolds it keeps it.
-        if missing > table - self.table.minimumHeight() and not self._made_room:
+        lacking = missing > table - self.table.minimumHeight()
+        if lacking and are_large and not self._made_room:
             self._made_room = True
             self.card.fold.setChecked(False)
             QTimer.singleShot(0, self._make_room)
