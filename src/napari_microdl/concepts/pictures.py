@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Literal, NamedTuple
 
@@ -95,6 +95,10 @@ class PictureChoice:
     channel: Channel = 0
     same_contrast: bool = True
     patches: bool = False
+
+    def in_one_picture(self) -> PictureChoice:
+        """The same for a place that has room for a single picture of a unit."""
+        return replace(self, channel="composite") if self.channel == "side by side" else self
 
 
 class UnitPictures:

@@ -60,10 +60,8 @@ def contents_of(run: Run, concept: Concept, report: Any, choice: PictureChoice) 
     summary = summarize_concept(activations, run.wells, concept, report)
     pictures: list[list[tuple[int, Picture]]] = []
     if run.has_images:
-        if choice.channel == "side by side":
-            choice = replace(choice, channel="composite")
         # What treated and control cells differ in is seen in one contrast alone.
-        choice = replace(choice, same_contrast=True)
+        choice = replace(choice.in_one_picture(), same_contrast=True)
         for rows in (
             strongest_units(activations, concept, summary.inside, _OF_A_KIND),
             random_units(summary.against, _OF_A_KIND),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -137,9 +136,7 @@ class CellPanel(Panel):
             self.drawing.stop()
             self.picture.hide()
             return
-        choice = self.session.view.pictures
-        if choice.channel == "side by side":
-            choice = replace(choice, channel="composite")
+        choice = self.session.view.pictures.in_one_picture()
         if self._shown != (run, row, choice):
             self._shown = run, row, choice
             self.drawing.start(partial(run.pictures.picture, row, choice))

@@ -201,8 +201,10 @@ def plane_shape(layer: Layer) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def pixel_size(layer: Layer) -> float | None:
-    """Micrometres a pixel, where its units are a length."""
+def pixel_size(layer: Layer | None) -> float | None:
+    """Micrometres a pixel, where the layer is still open and its units are a length."""
+    if layer is None:
+        return None
     return micrometres(float(layer.scale[-1]), str(layer.units[-1]))
 
 

@@ -158,8 +158,7 @@ class Plan:
         """What is to be said of the pixels of the images before a dictionary is applied."""
         if self.settings.applied is None:
             return ""
-        layers = [row.layer() for row in self.images.first_rows()]
-        sizes = [None if layer is None else pixel_size(layer) for layer in layers]
+        sizes = [pixel_size(row.layer()) for row in self.images.first_rows()]
         return pixel_size_note(self.settings.applied.pixel_size, sizes)
 
     def prepare(

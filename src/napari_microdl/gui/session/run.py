@@ -123,8 +123,7 @@ class Run:
 
     def pixel_sizes(self) -> list[float | None]:
         """Micrometres a pixel of its images, as their layers say; None of one that is closed."""
-        layers = [source.layer() for source in self.sources]
-        return [None if layer is None else pixel_size(layer) for layer in layers]
+        return [pixel_size(source.layer()) for source in self.sources]
 
     def repeated_by(self, result: PipelineResult, sources: Sequence[Source]) -> bool:
         """Whether another result is the same in all that is shown, on the same images."""
