@@ -39,7 +39,8 @@ def teacher_features(teacher: VisionTransformer, images: Tensor) -> Tensor:
 # Widths in pixels of the neighbourhoods that descriptors are of: a patch, a nucleus, a cell.
 WINDOWS = (4.0, 8.0, 16.0)
 BANDS = (1.0, 2.0, 4.0)
-# Layer whose tokens have to tell the descriptors by a linear map: the one that is read by default.
+# Layer whose tokens have to tell the descriptors by a linear map: the one that means are read from.
+# Spreads, the default for cells, are read from layer 2.
 DESCRIBED_LAYER = 6
 N_DESCRIPTORS = len(WINDOWS) * (6 + len(BANDS) + 4)
 
