@@ -39,9 +39,9 @@ def teacher_features(teacher: VisionTransformer, images: Tensor) -> Tensor:
 # Widths in pixels of the neighbourhoods that descriptors are of: a patch, a nucleus, a cell.
 WINDOWS = (4.0, 8.0, 16.0)
 BANDS = (1.0, 2.0, 4.0)
-# Layer whose tokens have to tell the descriptors by a linear map: the one that means are read from.
-# Spreads, the default for cells, are read from layer 2.
-DESCRIBED_LAYER = 6
+# Layer whose tokens have to tell the descriptors by a linear map: the one that spreads, the default
+# for cells, are read from.
+DESCRIBED_LAYER = 2
 N_DESCRIPTORS = len(WINDOWS) * (6 + len(BANDS) + 4)
 
 
@@ -147,8 +147,8 @@ class MaskedAutoencoder(nn.Module):
         """Mean squared error of the normalised hidden patches; `keep` patches are visible.
 
         That of the features of hidden patches is added, where features of the first images are
-        given; and that of descriptors, of hidden patches behind the decoder and of visible ones
-        straight from the tokens of `DESCRIBED_LAYER`.
+        given; and that of descriptors, of hidden patches behind the decoder and of all patches
+        straight from the tokens of `DESCRIBED_LAYER`, of which none is hidden: as they are read.
         """
         tokens = self.encoder.tokenize(images)
         n, length, dim = tokens.shape
@@ -157,10 +157,8 @@ class MaskedAutoencoder(nn.Module):
         visible = order[:, :keep]
         x = tokens.gather(1, visible[..., None].expand(-1, -1, dim))
         x = self.encoder.prepend_class(x)
-        for number, block in enumerate(self.encoder.blocks, 1):
+        for block in self.encoder.blocks:
             x = block(x)
-            if number == DESCRIBED_LAYER:
-                described_tokens = x[:, 1:]
         x = self.decoder_embed(self.encoder_norm(x)[:, 1:])
 
         hidden = self.mask_token.to(x).expand(n, length - keep, -1)
@@ -183,11 +181,13 @@ class MaskedAutoencoder(nn.Module):
         loss = (predicted - target).square().mean()
         if descriptors is not None:
             size = descriptors.shape[-1]
-            told = self.descriptor_head(self.descriptor_norm(described_tokens)).float()
+            whole = self.encoder.prepend_class(tokens)
+            for block in self.encoder.blocks[:DESCRIBED_LAYER]:
+                whole = block(whole)
+            told = self.descriptor_head(self.descriptor_norm(whole[:, 1:])).float()
             guessed = self.hidden_descriptor_head(x).float()
-            seen = descriptors.gather(1, visible[..., None].expand(-1, -1, size))
             unseen = descriptors.gather(1, masked[..., None].expand(-1, -1, size))
-            loss = loss + (told - seen).square().mean() + (guessed - unseen).square().mean()
+            loss = loss + (told - descriptors).square().mean() + (guessed - unseen).square().mean()
         if features is None:
             return loss
         some = masked[: len(features), :, None].expand(-1, -1, features.shape[-1])
