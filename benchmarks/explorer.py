@@ -12,12 +12,18 @@ Then a million cells of 200 fields with 100 of 8,192 concepts each are written t
 opened from there (``--folder`` keeps it for the next time), and the table is sorted, searched and
 scrolled by the page, concepts are switched on two open fields of 5,000 cells, and tabs are drawn.
 Memory is what is no page of a file.
+
+At last the way of a newcomer is gone (``scripts/journey.py``), in a process of its own, for what is
+imported here would not be waited for there: the longest time of each stage for which the window did
+not answer, beside that of an image that napari opens alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import tempfile
 import time
 import weakref
@@ -313,12 +319,20 @@ def on_disk(folder: Path, repeats: int) -> None:
     settle(0.3)
 
 
+def journey() -> None:
+    """Print how long the window does not answer on the way of a newcomer."""
+    script = Path(__file__).parents[1] / "scripts" / "journey.py"
+    with tempfile.TemporaryDirectory() as pictures:
+        subprocess.run([sys.executable, script, pictures], check=True)
+
+
 def main() -> None:
     """Run all, or what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, nargs="*", default=[5_000, 100_000])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--no-table", action="store_true")
+    parser.add_argument("--no-journey", action="store_true")
     parser.add_argument("--folder", type=Path, help="of the large table; made where missing")
     arguments = parser.parse_args()
     app = QApplication.instance() or QApplication([])
@@ -329,6 +343,8 @@ def main() -> None:
     elif not arguments.no_table:
         with tempfile.TemporaryDirectory() as folder:
             on_disk(Path(folder) / "activations", arguments.repeats)
+    if not arguments.no_journey:
+        journey()
     app.quit()
 
 

@@ -261,7 +261,7 @@ class Overlays:
         missing = [pair for pair in wanted if pair not in there]
         missing.sort(key=lambda pair: not visible_region(run.sources[pair[1]]).area)
         self._missing = deque(missing)
-        self._put_next()
+        self._show_only(run)
         if fields != before:
             self.fields_changed.emit()
         self._go_on()
@@ -272,10 +272,6 @@ class Overlays:
             self._put_more()
 
     def _put_more(self) -> None:
-        self._put_next()
-        self._go_on()
-
-    def _put_next(self) -> None:
         """Add one layer, which takes napari most of a tenth of a second."""
         run, concept = self._session.run.current, self._session.view.concept
         if run is None or concept is None or self.pictures.is_changing:
@@ -287,6 +283,7 @@ class Overlays:
                     self._put(run, concept, kind, field)
         if run is not None:
             self._show_only(run)
+        self._go_on()
 
     def _go_on(self) -> None:
         """Add the others later, one after the other, or say that all are there."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-12
 # From a palette that colour-blind readers tell apart.
 _CURVE, _SHRINKAGE = "#56b4e9", "#e69f00"
-_MILLISECONDS_BETWEEN_DRAWINGS = 250
+_MILLISECONDS_BETWEEN_DRAWINGS = 1000
 
 
 class SpectrumPlot(Plot):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QFontMetrics, QPainter, QPaintEvent
+from qtpy.QtGui import QFontMetrics, QPainter, QPaintEvent, QShowEvent
 from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 from napari_microdl.core.pictures import check_picture, write_figure
@@ -57,6 +57,11 @@ def _canvas_class() -> type:
                 painter.setPen(self.palette().highlight().color())
                 painter.drawRect(self.rect().adjusted(0, 0, -1, -1))
                 painter.end()
+
+        def showEvent(self, event: QShowEvent) -> None:  # noqa: N802 (Qt's name)
+            """Draw what has changed while it was hidden."""
+            super().showEvent(event)
+            self.draw_idle()
 
         def sizeHint(self) -> QSize:  # noqa: N802 (Qt's name)
             """The least size."""
@@ -133,7 +138,9 @@ class Plot(QWidget):
         self._canvas.setMinimumSize(120, self._height + max(3 * (line - _LINE), 0))
         self._compose(self._canvas.figure, self.colours, self._text_size())
         self.drawn()
-        self._canvas.draw_idle()
+        # Matplotlib would draw it behind another tab as well.
+        if self._canvas.isVisible():
+            self._canvas.draw_idle()
 
     def _text_size(self) -> float:
         """Points of labels: a little smaller than the text of the dock, whose size a user sets."""

@@ -364,7 +364,8 @@ class ConceptWorkflow(Dock):
             if self.tokens.is_expanded:
                 self.tokens.stored.look()
             self.run_finished.emit()
-        self._explore()
+        # Once the window has drawn what it has so far.
+        QTimer.singleShot(0, self._explore)
 
     def _sum_up(self, result: PipelineResult, sources: Sequence[Source]) -> None:
         """Sum a run up, with its fit and its notes."""
