@@ -95,15 +95,9 @@ def test_concepts_of_cells_are_told_from_those_of_the_field(activations):
     covered = [np.asarray(u.weights.sum(axis=0)).ravel() > 0 for u in geometry]
     treated = [not control[of_unit == number].all() for number in range(4)]
     conditions = np.where(control, "control", "treated")
-    found = locate_concepts(
-        PlantedHeat(covered, treated),
-        geometry,
-        of_unit,
-        conditions,
-        control,
-        of_unit,
-        np.array(["treated"] * 3),
-    )
+    planted, labels = PlantedHeat(covered, treated), np.array(["treated"] * 3)
+    known = planted, geometry, of_unit, conditions, control
+    found = locate_concepts(*known, of_unit, labels)
     assert found["place"].tolist() == ["cells", "field", "cells"]
     assert found["in_cells"][0] > 0.9
     assert found["in_cells"][1:] == pytest.approx(0.5, abs=0.05)
@@ -113,6 +107,8 @@ def test_concepts_of_cells_are_told_from_those_of_the_field(activations):
     assert found["background_auc"][1] > 0.95
     assert found["background_auc"][[0, 2]] == pytest.approx(0.5, abs=0.05)
     assert ((found["within_wells"] > 0.5) & (found["within_wells"] <= 1)).all()
+    # Of one well nobody knows what differs between wells.
+    assert np.isnan(locate_concepts(*known, 0 * of_unit, labels)["within_wells"]).all()
 
 
 def test_without_background_nothing_is_said_of_the_place():

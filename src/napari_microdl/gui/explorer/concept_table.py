@@ -217,6 +217,30 @@ COLUMNS = (
         _two_digits,
         advanced=True,
     ),
+    Column(
+        "On cells",
+        "How often a patch of a cell is hotter than one of the background of the same field, in "
+        "images of its condition: 1 is always, 0.5 as often as not.",
+        _column_of("in_cells"),
+        _two_digits,
+        advanced=True,
+    ),
+    Column(
+        "Background",
+        "How well the background between cells tells its condition from controls (AUC): 0.5 is not "
+        "at all; above 0.7 the concept is flagged as one of the whole field.",
+        _column_of("background_auc"),
+        _two_digits,
+        advanced=True,
+    ),
+    Column(
+        "In wells",
+        "Share of its variance among cells of its condition that lies within wells, so from cell "
+        "to cell. - with one well.",
+        _column_of("within_wells"),
+        _two_digits,
+        advanced=True,
+    ),
 )
 HEADINGS = tuple(column.heading for column in COLUMNS)
 NAME, FLAG, GROUP, TAG, WELLS = (
