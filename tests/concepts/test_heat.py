@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from core.refusals import refusal
 from napari_microdl.concepts.activations import ConceptActivations
@@ -109,6 +111,13 @@ def test_concepts_of_cells_are_told_from_those_of_the_field(activations):
     assert ((found["within_wells"] > 0.5) & (found["within_wells"] <= 1)).all()
     # Of one well nobody knows what differs between wells.
     assert np.isnan(locate_concepts(*known, 0 * of_unit, labels)["within_wells"]).all()
+    # Confluent cells leave no background, which could not tell a field from its cells.
+    whole = [sparse.csr_array(np.full(u.weights.shape, 64.0)) for u in geometry]
+    confluent = [replace(u, weights=w) for u, w in zip(geometry, whole, strict=True)]
+    found = locate_concepts(planted, confluent, *known[2:], of_unit, labels)
+    assert found["place"].tolist() == ["", "", ""]
+    for name in ("in_cells", "background_auc", "auc_left"):
+        assert np.isnan(found[name]).all()
 
 
 def test_without_background_nothing_is_said_of_the_place():

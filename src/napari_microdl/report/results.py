@@ -39,7 +39,8 @@ class EvaluationReport:
     places : list of dict
         A row each of the first concepts of the ranking: what `locate_concepts` says of it,
         ``where`` in words, its ``auc``, and the share of it above chance that is ``gone`` when
-        every field's background is its reference. Empty where samples are no cells.
+        every field's background is its reference. Empty where samples are no cells, or other labels
+        than the condition were asked for.
     reconstruction : list of dict
         Rows of `reconstruction_curve`.
     probes : list of dict

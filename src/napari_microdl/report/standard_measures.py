@@ -262,8 +262,9 @@ def _place_sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
         ),
         "gone": ("Gone", "Share of what the AUC has above chance that goes with it."),
     },
-    wanted=lambda run: bool(
-        run.activations.ranking[list(PLACE_COLUMNS[1:])].notna().any(axis=None)
+    wanted=lambda run: (
+        asks_conditions(run.activations.units, run.choices.labels)
+        and bool(run.activations.ranking[list(PLACE_COLUMNS[1:])].notna().any(axis=None))
     ),
     what="places of concepts",
     message="Asking where concepts lie",
