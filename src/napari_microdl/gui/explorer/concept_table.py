@@ -90,8 +90,8 @@ def _flags(run: Run, ranking: pd.DataFrame) -> list[str]:
 _WELLS = (
     "How often an effect like this is luck, wells counted as independent: Mann-Whitney test of "
     "their means, after correction for looking at all concepts (Benjamini-Hochberg). The "
-    "concepts were learned on these wells, which it does not allow for: the finding below the "
-    "run and the tab Evaluation do. - with fewer than two wells of controls or of the "
+    "concepts were learned on these wells, which it does not allow for: the test in the tab "
+    "Evaluation does. - with fewer than two wells of controls or of the "
     "condition; a field without a well counts as one."
 )
 COLUMNS = (
