@@ -19,7 +19,8 @@ none`` the page is written from what there is.
   same, the median of 0.7, 0.8, 1.25 and 1.4 times that period, which says what images without any
   seam have.
 - *f00 to f01*: a dictionary of site f00 of `transfluor` (controls O11 to O16 and treated wells) on
-  f01: average selectivity and AUC of the concept chosen on f00, and of a set of at most five.
+  f01: average selectivity and AUC of the concept chosen on f00, of a set of at most five, and the
+  seam as above, on fields that were not fitted.
 - *Again*: codes of the best concept with each seed against those with the first, over cells
   (Spearman).
 - *Planted*: the plate of `benchmarks/simulated.py`; mean over size, elongation, texture,
@@ -193,7 +194,10 @@ def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineCo
     wells = before.units["Metadata_Well"].to_numpy()
     chosen = choose_set(cosines_of(before), of_fit, wells)
     told = cosines_of(applied)[:, chosen.chosen] @ chosen.weights
+    heats = [applied.heatmap(number, concept) for number in range(len(fields))]
+    of_seams = seam(applied, heats, fields)
     return {
+        **{f"f00 to f01, {name}": value for name, value in of_seams.items()},
         "f00 to f01, selectivity": float(average[list(classes).index("treated"), concept]),
         "f00 to f01, AUC": auc_of(applied.alignment(concept), treated),
         "f00 to f01, AUC of a set": auc_of(told, treated),
