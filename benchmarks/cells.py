@@ -197,10 +197,10 @@ def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineCo
     heats = [applied.heatmap(number, concept) for number in range(len(fields))]
     of_seams = seam(applied, heats, fields)
     return {
-        **{f"f00 to f01, {name}": value for name, value in of_seams.items()},
         "f00 to f01, selectivity": float(average[list(classes).index("treated"), concept]),
         "f00 to f01, AUC": auc_of(applied.alignment(concept), treated),
         "f00 to f01, AUC of a set": auc_of(told, treated),
+        **{f"f00 to f01, {name}": value for name, value in of_seams.items()},
     }
 
 
