@@ -3,7 +3,8 @@
 ``python benchmarks/cells.py --data DATA --write docs/results.md`` prints and writes one table,
 medians and ranges of the seeds, with the default settings but for the pooling; the mean is the
 paper's. DATA holds `transfluor`. What was measured is kept in cells.jsonl, and ``--pooling spread``
-measures that alone anew; with ``--pooling none`` the page is written from what there is.
+measures that alone anew, ``--tables confounded`` the confounded plates alone; with ``--pooling
+none`` the page is written from what there is.
 
 - *Spots*: of each treated field of the bundled sample (`transfluor` f01), the area under the ROC
   curve of the heat of the best concept for the tenth of the patches with the most spot energy (a
@@ -18,7 +19,8 @@ measures that alone anew; with ``--pooling none`` the page is written from what 
   same, the median of 0.7, 0.8, 1.25 and 1.4 times that period, which says what images without any
   seam have.
 - *f00 to f01*: a dictionary of site f00 of `transfluor` (controls O11 to O16 and treated wells) on
-  f01: average selectivity and AUC of the concept chosen on f00, and of a set of at most five.
+  f01: average selectivity and AUC of the concept chosen on f00, of a set of at most five, and the
+  seam as above, on fields that were not fitted.
 - *Again*: codes of the best concept with each seed against those with the first, over cells
   (Spearman).
 - *Planted*: the plate of `benchmarks/simulated.py`; mean over size, elongation, texture,
@@ -28,8 +30,7 @@ measures that alone anew; with ``--pooling none`` the page is written from what 
 - *Confounded*: plates with one planted factor (puncta, texture, translocation) whose treated wells
   also differ in exposure, haze, background or focus. Of the best concept: the AUC of background
   patches, treated against control; its rank correlation within wells with the factor over the same
-  without the nuisance; and, without nuisance, the AUC of its heat for the patches that the factor
-  changes.
+  without the nuisance; and the AUC of its heat for the patches that the factor changes.
 
 What the defaults were chosen on: site f00 of `transfluor`, and plates of other seeds. The plates of
 this table (seed 0) and f01 were looked at for it alone.
@@ -193,10 +194,13 @@ def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineCo
     wells = before.units["Metadata_Well"].to_numpy()
     chosen = choose_set(cosines_of(before), of_fit, wells)
     told = cosines_of(applied)[:, chosen.chosen] @ chosen.weights
+    heats = [applied.heatmap(number, concept) for number in range(len(fields))]
+    of_seams = seam(applied, heats, fields)
     return {
         "f00 to f01, selectivity": float(average[list(classes).index("treated"), concept]),
         "f00 to f01, AUC": auc_of(applied.alignment(concept), treated),
         "f00 to f01, AUC of a set": auc_of(told, treated),
+        **{f"f00 to f01, {name}": value for name, value in of_seams.items()},
     }
 
 
@@ -272,9 +276,12 @@ def confounded(factor: str, nuisance: Nuisances) -> list[SimulatedField]:
     )
 
 
-def on_confounded(drawn: list[SimulatedField], factor: str, config: PipelineConfig) -> Row:
+def on_confounded(
+    drawn: list[SimulatedField], factor: str, config: PipelineConfig, stages: StageCache
+) -> Row:
     """Background, the factor within wells, and the patches that it changes."""
-    activations = run_pipeline([one.field for one in drawn], config).activations
+    fields = [one.field for one in drawn]
+    activations = run_pipeline(fields, config, stages=stages).activations
     concept = best_concept(activations)
     background: tuple[list[Floats], list[Floats]] = ([], [])
     within, pixels = [], []
@@ -323,10 +330,10 @@ def confounded_rows(pooling: str, seeds: int) -> Iterator[Row]:
     """A row a factor, nuisance and seed."""
     for factor in PAINTED:
         for name, nuisance in {"none": Nuisances(), **NUISANCES}.items():
-            drawn = confounded(factor, nuisance)
+            drawn, stages = confounded(factor, nuisance), StageCache()
             for seed in range(seeds):
                 config = PipelineConfig.of(pooling=pooling, random_state=seed)
-                found = on_confounded(drawn, factor, config)
+                found = on_confounded(drawn, factor, config, stages)
                 known = {"pooling": pooling, "factor": factor, "nuisance": name, "seed": seed}
                 yield {**known, **found}
 
@@ -352,16 +359,18 @@ def table(rows: list[Row], others: list[Row]) -> list[str]:
     if not others:
         return lines
 
-    found = pd.DataFrame(others).groupby(["pooling", "nuisance", "factor"])
-    medians = found[["background", "within", "pixels"]].median()
+    found = pd.DataFrame(others).set_index(["pooling", "nuisance", "factor"]).sort_index()
 
     def line(name: str, key: str, nuisance: str, over: str | None = None) -> str:
         cells = []
         for pooling in POOLINGS:
-            values = medians[key].loc[pooling, nuisance]
-            if over is not None:
-                values = values / medians[key].loc[pooling, over]
-            cells.append(", ".join(f"{values[factor]:.2f}" for factor in PAINTED))
+            texts = []
+            for factor in PAINTED:
+                values = found.loc[[(pooling, nuisance, factor)], key]
+                if over is not None:
+                    values = values / found.loc[[(pooling, over, factor)], key].median()
+                texts.append(text_of(values.tolist()))
+            cells.append(", ".join(texts))
         return f"| {name} | {' | '.join(cells)} |"
 
     of = f"({', '.join(PAINTED)})"
@@ -374,7 +383,9 @@ def table(rows: list[Row], others: list[Row]) -> list[str]:
         line(f"the same over it, nuisance: {nuisance}", "within", nuisance, "none")
         for nuisance in NUISANCES
     ]
-    lines.append(line(f"AUC for the patches that the factor changes {of}", "pixels", "none"))
+    patches = "AUC for the patches that the factor changes"
+    lines.append(line(f"{patches} {of}", "pixels", "none"))
+    lines += [line(f"the same, nuisance: {nuisance}", "pixels", nuisance) for nuisance in NUISANCES]
     return lines
 
 
@@ -383,6 +394,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the public image sets")
     parser.add_argument("--pooling", choices=("both", *POOLINGS, "none"), default="both")
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--confounded-seeds", type=int, default=1)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the page of results")
@@ -391,14 +403,16 @@ def main() -> None:
     for pooling in POOLINGS:
         if arguments.pooling not in ("both", pooling):
             continue
-        kept = [row for t in TABLES for row in read_rows(ROWS, t) if row["pooling"] != pooling]
+        every = [row for name in TABLES for row in read_rows(ROWS, name)]
+        anew = arguments.tables
+        kept = [r for r in every if r["pooling"] != pooling or r["table"] not in anew]
         ROWS.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         measured = (
             rows_of(pooling, arguments.seeds, arguments.data),
             confounded_rows(pooling, arguments.confounded_seeds),
         )
         for name, rows in zip(TABLES, measured, strict=True):
-            for row in rows:
+            for row in rows if name in anew else ():
                 print(json.dumps(row), flush=True)
                 append(ROWS, {"table": name, **row})
     lines = table(*(read_rows(ROWS, name) for name in TABLES))

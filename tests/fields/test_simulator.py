@@ -175,7 +175,15 @@ def test_a_channel_is_the_same_whichever_others_are_asked_for():
 
 
 @pytest.mark.parametrize(
-    "nuisances", [Nuisances(illumination=0.8), Nuisances(gain=2), Nuisances(cell_cycle=0)]
+    "nuisances",
+    [
+        Nuisances(illumination=0.8),
+        Nuisances(gain=2),
+        Nuisances(cell_cycle=0),
+        Nuisances(blur=1),
+        Nuisances(haze=0.3),
+        Nuisances(background=0.1),
+    ],
 )
 def test_nuisances_change_the_image_and_not_the_truth(nuisances):
     usual, other = (sparse_field({"size": 0.5}, nuisances=n) for n in (Nuisances(), nuisances))
@@ -193,6 +201,44 @@ def test_illumination_and_gain_are_what_they_say():
     assert_allclose(bright[cells] / plain[cells], 2, rtol=2e-3)
     column = np.broadcast_to(np.arange(512), plain.shape)
     assert_allclose(lit[cells] / plain[cells], 1.25 - 0.5 * column[cells] / 511, rtol=2e-3)
+
+
+def test_focus_haze_and_background_are_what_they_say():
+    def light(**nuisances):
+        drawn = simulate_field(
+            n_cells=12, shape=(160, 160), nuisances=Nuisances(0, 1, 0, 0, **nuisances)
+        )
+        return drawn.field.data - 300.0
+
+    plain = light()
+    blurred = ndimage.gaussian_filter(plain, (0, 2, 2))
+    assert_allclose(light(blur=2), blurred, atol=2)
+    assert_allclose(light(background=0.1), plain + 800, atol=1)
+    hazy = light(haze=0.3)
+    # Most of the light stays where it was, and all of it on the field.
+    assert_allclose(hazy.sum((1, 2)), plain.sum((1, 2)), rtol=1e-3)
+    apart = hazy - 0.7 * plain
+    assert (apart > -1).all()
+    near, far = (ndimage.gaussian_filter(apart, (0, s, s)) for s in (1, 5))
+    assert np.abs(near - far).max() < 0.02 * apart.max()
+
+
+@pytest.mark.parametrize("factor", CHANGES)
+def test_masks_are_the_pixels_that_a_factor_changes(factor):
+    others = {"size": 0.5, **{other: 0.5 for other in CHANGES if other != factor}}
+    quiet = Nuisances(0, 1, 1, 0)
+    graded = np.linspace(0, 1, 16)
+    small = {"n_cells": 16, "shape": (200, 200), "nuisances": quiet}
+    drawn = simulate_field({factor: graded, **others}, masks=True, **small)
+    without = simulate_field(others, **small)
+    assert set(drawn.masks) == set(CHANGES)
+    change = np.abs(drawn.field.data.astype(float) - without.field.data).max(0)
+    # Counts are whole numbers, so a pixel at the limit may fall on either side.
+    mask = drawn.masks[factor]
+    assert change[mask].min() > 0.05 * 8000 - 1.5
+    assert change[~mask].max() < 0.05 * 8000 + 1.5
+    assert 0.005 < mask.mean() < 0.6
+    assert without.masks == {}
 
 
 def test_the_cell_cycle_makes_nuclei_larger_and_their_dna_twice_as_much():

@@ -37,7 +37,10 @@ def ranking() -> pd.DataFrame:
             "dead": random.random(N) < 0.05,
             "duplicate_of": np.where(random.random(N) < 0.05, 7, -1),
             "place": random.choice(["", "cells", "field"], N, p=[0.1, 0.8, 0.1]),
-            "auc_left": np.where(random.random(N) < 0.1, np.nan, random.random(N)),
+            **{
+                name: np.where(random.random(N) < 0.1, np.nan, random.random(N))
+                for name in ("auc_left", "in_cells", "background_auc", "within_wells")
+            },
         },
         index=pd.Index(range(N), name="concept"),
     )

@@ -49,7 +49,7 @@ def test_concepts_are_listed_best_first(explorer, activations):
         "Active": f"{best['activation_rate']:.1%}",
         # Of crops there is no background.
         "Where": "",
-        "Left": "-",
+        **dict.fromkeys(("Left", "On cells", "Background", "In wells"), "-"),
         "Group": "",
         "Flag": "",
         "Tag": "",

@@ -74,20 +74,29 @@ def test_histograms_count_every_unit_once(axes, activations):
     np.testing.assert_allclose(heights[1], expected, atol=1e-12)
 
 
-def test_the_volcano_puts_effect_against_certainty(axes, activations):
+@pytest.mark.parametrize("column", ["q_cells", "q_wells"])
+def test_the_volcano_puts_effect_against_certainty(axes, activations, column):
     compared = activations.compare("diffuse", "puncta")
-    compared.loc[0, "q_cells"] = 0
+    compared["q_wells"] = compared["q_cells"]
+    compared.loc[0, column] = 0
     names = activations.dictionary.names
-    draw_volcano(axes, compared, names, 4, ("diffuse", "puncta"), "black")
-    places = volcano_places(compared)
+    draw_volcano(axes, compared, names, 4, ("diffuse", "puncta"), "black", column)
+    places = volcano_places(compared, column)
     assert places[0, 1] == 300
-    np.testing.assert_allclose(places[1:, 1], -np.log10(compared["q_cells"][1:]))
+    np.testing.assert_allclose(places[1:, 1], -np.log10(compared[column][1:]))
     drawn = np.concatenate([c.get_offsets() for c in axes.collections[:3]])
     assert sorted(map(tuple, drawn)) == sorted(map(tuple, places))
     np.testing.assert_allclose(axes.collections[3].get_offsets()[0], places[4])
     named = {text.get_text() for text in axes.texts}
-    assert named <= {names[i] for i in np.flatnonzero(compared["q_cells"] < 0.05)}
-    assert names[0] in named
+    sure = compared["q_wells"] < 0.05
+    if column == "q_wells":
+        assert named <= {names[i] for i in np.flatnonzero(sure)}
+        assert names[0] in named
+    # Cells of a well are not independent, so by cells nothing is called sure.
+    n_sure = sum(sure) if column == "q_wells" else 0
+    assert sum(len(c.get_offsets()) for c in axes.collections[1:3]) == n_sure
+    assert len(axes.lines) == (2 if column == "q_wells" else 1)
+    assert named
 
 
 def test_the_map_shows_every_unit_and_rings_the_selected(axes, activations):

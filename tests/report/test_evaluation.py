@@ -151,7 +151,7 @@ def test_the_figures_are_those_of_the_measures():
         report = evaluate(activations, FEW)
     assert all(a.done <= b.done for a, b in pairwise(steps))
     assert steps[0].done == 0
-    assert steps[-1].done == steps[-1].total == 13
+    assert steps[-1].done == steps[-1].total == 14
     assert all(a.share <= b.share for a, b in pairwise(steps))
     units, codes = activations.units, activations.codes
     label, wells = units["Metadata_condition"].to_numpy(), unit_groups(units)
@@ -182,6 +182,29 @@ def test_the_figures_are_those_of_the_measures():
         "No handcrafted measurements: they take the images and the labels of the cells.",
     ]
     assert json.loads(report.to_json()) == dataclasses.asdict(report)
+
+
+def test_where_concepts_lie_is_that_of_the_ranking_and_what_goes_is_told(cells):
+    report = evaluate(cells.activations, UNMEASURED)
+    ranking, units = cells.activations.ranking, cells.activations.units
+    assert [row["concept"] for row in report.places] == ranking.index[:20].tolist()
+    control = units["Metadata_control"].to_numpy()
+    for row in report.places:
+        known = ranking.loc[row["concept"]]
+        for name in ("in_cells", "background_auc", "auc_left", "within_wells"):
+            assert row[name] == (None if np.isnan(known[name]) else known[name])
+        area = roc_auc_score(~control, cells.activations.alignment(row["concept"]))
+        assert row["auc"] == pytest.approx(area, abs=1e-6)
+        if area > 0.5 and row["auc_left"] is not None:
+            left = (row["auc_left"] - 0.5) / (area - 0.5)
+            assert row["gone"] == pytest.approx(max(0, 1 - left), abs=1e-5)
+    report.places[0] |= {"place": "field", "auc": 0.9, "auc_left": 0.6, "gone": 0.75}
+    for row in report.places[1:]:
+        row["place"] = "cells"
+    told = " ".join(summary_sentences(report, "cell"))
+    assert "of the whole field: where" in told
+    assert "0.60 against controls is left of 0.90, so 75% of what" in told
+    assert f"Of the {len(report.places)} first concepts of the ranking background shows 1" in told
 
 
 def test_concepts_that_tell_plates_apart_are_named_and_marked_in_the_ranking():
@@ -623,7 +646,7 @@ def test_every_column_is_of_the_report(cells, fields):
     report.batches = evaluate(six_fields(), FEW).batches
     shown = tables()
     assert [table.key for table in shown] == [
-        "labels", "probes", "reconstruction", "batches", "handcrafted", "tags", "sets"
+        "labels", "places", "probes", "reconstruction", "batches", "handcrafted", "tags", "sets"
     ]  # fmt: skip
     for table in shown:
         assert columns_of(table, report.rows(table.key)) == list(table.columns)

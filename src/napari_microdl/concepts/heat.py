@@ -193,20 +193,18 @@ class HeatMaps:
         Returns
         -------
         ndarray
-            Of means cosines; of spreads shares, which are not smoothed.
+            Not smoothed, and of means not brought to unit length: their mean over the unit,
+            weighted by what it covers, is the product of its whitened vector, before that is
+            brought to unit length, with the concept.
         """
         grid = self._grids[field]
         tokens = grid.tokens[rows, columns]
         shape, direction = tokens.shape[:2], direction_of(concept, self.directions)
         flat = np.asarray(tokens.reshape(-1, tokens.shape[-1]))
-        if not self.by_spread:
-            cosines: NDArray[np.float32] = (
-                unit_length(self._dictionary.whiten(flat)) @ direction
-            ).reshape(shape)
-            return cosines
-        position = grid.position[rows, columns].ravel()
-        shares = unit_shares(flat, position, self._spread(field), unit)
-        found = self._project(shares) @ direction
+        if self.by_spread:
+            position = grid.position[rows, columns].ravel()
+            flat = unit_shares(flat, position, self._spread(field), unit)
+        found = self._project(flat) @ direction
         return np.asarray(found.reshape(shape), np.float32)
 
     def _smooth(self, heat: NDArray[np.float32]) -> NDArray[np.float32]:

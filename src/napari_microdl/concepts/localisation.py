@@ -16,7 +16,7 @@ from napari_microdl.tokens.units import Units
 
 # Background that tells a condition from controls by more than this makes it a concept of the field.
 FIELD_AUC = 0.7
-PLACES = ("", "cells", "field")
+PLACES_IN_WORDS = {"": "", "cells": "in the cells", "field": "of the whole field"}
 COLUMNS = ("place", "in_cells", "background_auc", "auc_left", "within_wells")
 _CONTROL_FIELDS = 12
 _FIELDS_OF_A_LABEL = 4
@@ -68,17 +68,18 @@ def locate_concepts(
         of the label is hotter than one of a control field; above 0.7 the concept is one of the
         whole field. ``auc_left``: area under the ROC curve of label against controls that is left
         when the mean heat of its field's background is taken from every cell. ``within_wells``:
-        share of the variance of the label's cells that lies within wells, 0 to 1. ``place``:
-        "cells", "field", or empty where there is too little background to tell. NaN where it
-        cannot be told. At most 12 control fields and 4 of a label are looked at.
+        share of the variance of the label's cells that lies within wells, 0 to 1; of one well
+        nothing is known. ``place``: "cells", "field", or empty where there is too little background
+        to tell. NaN where it cannot be told. At most 12 control fields and 4 of a label are looked
+        at, spread over them evenly.
     """
     controls = np.unique(of_unit[control])
-    controls = controls[:: max(1, -(-len(controls) // _CONTROL_FIELDS))]
+    controls = _spread(controls, _CONTROL_FIELDS)
     of_controls = [_patches_of(heat, geometry[field], field) for field in controls.tolist()]
     table, directions = unknown_places(len(labels)), heat.directions
     # A label at a time, so that only its own few fields are held beside those of controls.
     for label in np.unique(labels):
-        treated = np.unique(of_unit[conditions == label])[:_FIELDS_OF_A_LABEL]
+        treated = _spread(np.unique(of_unit[conditions == label]), _FIELDS_OF_A_LABEL)
         treated = treated[~np.isin(treated, controls)]
         of_label = [_patches_of(heat, geometry[field], field) for field in treated.tolist()]
         well = [wells[of_unit == field].astype(str) for field in treated]
@@ -118,15 +119,15 @@ def _patches_of(heat: HeatMaps, units: Units, field: int) -> _Patches:
     if len(background) < _LEAST_BACKGROUND:
         background = background[:0]
     return _Patches(
-        every[_some(cells)],
-        every[_some(background)],
+        every[_spread(cells, _MOST_PATCHES)],
+        every[_spread(background, _MOST_PATCHES)],
         np.asarray(units.weights @ every / area, np.float32),
     )
 
 
-def _some(patches: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Patches spread evenly over the field, where there are very many."""
-    return patches[:: max(1, -(-len(patches) // _MOST_PATCHES))]
+def _spread(numbers: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """So many at most, spread evenly over them."""
+    return numbers[:: max(1, -(-len(numbers) // most))]
 
 
 def _locate(
@@ -161,8 +162,8 @@ def _auc(above: NDArray[np.float32], below: NDArray[np.float32]) -> float:
 
 
 def _within(values: NDArray[np.float32], groups: NDArray[np.generic]) -> float:
-    """Share of the variance that lies within groups."""
-    if len(values) < 2 or np.ptp(values) == 0:
+    """Share of the variance that lies within groups; of one group it says nothing."""
+    if len(np.unique(groups)) < 2 or np.ptp(values) == 0:
         return np.nan
     by_group = pd.Series(values.astype(np.float64)).groupby(groups)
     return float(((values - by_group.transform("mean")) ** 2).sum() / (len(values) * values.var()))

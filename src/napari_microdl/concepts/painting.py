@@ -316,8 +316,8 @@ class Explanation:
     n_outlined, n_touched : int
         How many these are, and how many the unit touches.
     share : float
-        How much of all that speaks for the concept in the unit is theirs, each patch weighted by
-        what the unit covers of it; 0 to 1.
+        How much of all that speaks for the concept in the unit is theirs, 0 to 1. What a patch adds
+        is exact (`HeatMaps.around_unit`), weighted by what the unit covers of it.
     """
 
     lines: NDArray[np.float64]
@@ -353,8 +353,8 @@ def explain_unit(
     Returns
     -------
     Explanation
-        Outlined is every patch that the unit touches and that is at least 0.7 times as aligned as
-        the most aligned of them; none where no patch is aligned.
+        Outlined is every patch that the unit touches and that adds at least 0.7 times as much, for
+        its area, as the one of them that adds most; none where no patch speaks for it.
     """
     number, place = _place_of(activations, row)
     _, (rows, columns) = unit_window(activations, row)

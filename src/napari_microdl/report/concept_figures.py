@@ -176,10 +176,12 @@ def draw_volcano(
     text : str
         Colour of lines.
     q_column : {"q_cells", "q_wells"}
-        Whether cells or wells count as independent.
+        Whether cells or wells count as independent. By cells nothing is called sure: the strongest
+        effects have names, but there is no line at 0.05, and no colour above it.
     """
     places = volcano_places(compared, q_column)
-    sure = (compared[q_column] < SIGNIFICANT).to_numpy()
+    by_wells = q_column == "q_wells"
+    sure = (compared[q_column] < SIGNIFICANT).to_numpy() & by_wells
     up = sure & (places[:, 0] > 0)
     for rows, colour in (
         (~sure, CONTROL_COLOUR),
@@ -187,10 +189,12 @@ def draw_volcano(
         (sure & ~up, CONDITION_COLOURS[5]),
     ):
         axes.scatter(places[rows, 0], places[rows, 1], s=14, color=colour, alpha=0.8, linewidths=0)
-    axes.axhline(-np.log10(SIGNIFICANT), color=text, alpha=0.5, linewidth=0.8, linestyle=":")
+    if by_wells:
+        axes.axhline(-np.log10(SIGNIFICANT), color=text, alpha=0.5, linewidth=0.8, linestyle=":")
     axes.axvline(0, color=text, alpha=0.4, linewidth=0.8)
-    strongest = np.argsort(-np.abs(places[:, 0]) * sure, kind="stable")[:_MOST_NAMED]
-    for concept in strongest[sure[strongest]]:
+    named = sure if by_wells else places[:, 0] != 0
+    strongest = np.argsort(-np.abs(places[:, 0]) * named, kind="stable")[:_MOST_NAMED]
+    for concept in strongest[named[strongest]]:
         axes.annotate(
             figure_text(names[concept]), places[concept], xytext=(3, 3), textcoords="offset points",
             size=7, color=text,
@@ -206,7 +210,7 @@ def draw_volcano(
         )
     first, second = map(figure_text, conditions)
     axes.set_xlabel(f"more in {first}   ←   effect   →   more in {second}")
-    kind = "wells" if q_column == "q_wells" else "cells"
+    kind = "wells" if by_wells else "cells"
     axes.set_ylabel(f"-log10 corrected p ({kind})")
 
 

@@ -36,6 +36,11 @@ class EvaluationReport:
         ``found_again``: mean cosine of the concept with its partners in their dictionaries.
     separation : list of dict
         Histograms of the best direction of every label, as `DirectionSeparation`.
+    places : list of dict
+        A row each of the first concepts of the ranking: what `locate_concepts` says of it,
+        ``where`` in words, its ``auc``, and the share of it above chance that is ``gone`` when
+        every field's background is its reference. Empty where samples are no cells, or other labels
+        than the condition were asked for.
     reconstruction : list of dict
         Rows of `reconstruction_curve`.
     probes : list of dict
@@ -82,6 +87,7 @@ class EvaluationReport:
     finding: dict[str, Any] = field(default_factory=dict)
     labels: list[dict[str, Any]] = field(default_factory=list)
     separation: list[dict[str, Any]] = field(default_factory=list)
+    places: list[dict[str, Any]] = field(default_factory=list)
     reconstruction: list[dict[str, Any]] = field(default_factory=list)
     probes: list[dict[str, Any]] = field(default_factory=list)
     batches: list[dict[str, Any]] = field(default_factory=list)

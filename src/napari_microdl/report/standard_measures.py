@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 
 from napari_microdl.concepts.dictionary import TAGS
+from napari_microdl.concepts.localisation import COLUMNS as PLACE_COLUMNS
+from napari_microdl.concepts.localisation import PLACES_IN_WORDS
 from napari_microdl.core.task import current_task
 from napari_microdl.metrics import (
     ProbeScores,
@@ -25,6 +27,7 @@ from napari_microdl.metrics import (
     relative_accuracy,
     selectivity_counts,
     selectivity_intervals,
+    separation_auc,
     tag_recall,
     times_found,
 )
@@ -37,6 +40,8 @@ from napari_microdl.report.seeds import same_samples
 
 # Technical concepts that a sentence names.
 _MOST_NAMES = 10
+# Concepts of which the page says where they lie; the table of concepts has all.
+_MOST_PLACES = 20
 _CONCEPT = ("Concept", "Name of the concept.")
 _LABEL = ("Label", "What is told apart.")
 
@@ -199,6 +204,90 @@ def _separation(run: EvaluationInput) -> pd.DataFrame:
 def _auc(run: EvaluationInput) -> pd.DataFrame:
     table = run.found["separation"]
     return table[["auc"]].set_axis(pd.Index(table["name"], name="label"))
+
+
+def _place_sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
+    if not report.places:
+        return
+    row = report.places[0]
+    place = PLACES_IN_WORDS[row["place"]]
+    if row["place"] and row["gone"] is not None:
+        yield (
+            f"The first of the ranking, '{row['concept_name']}', is {place}: where every field's "
+            f"own background is its reference, an AUC of {row['auc_left']:.2f} against controls is "
+            f"left of {row['auc']:.2f}, so {row['gone']:.0%} of what it tells beyond chance goes."
+        )
+    of_field = [r for r in report.places if r["place"] == "field"]
+    if of_field:
+        yield (
+            f"Of the {len(report.places)} first concepts of the ranking background shows "
+            f"{len(of_field)} as well, so that these may be of the whole field: exposure, focus or "
+            "haze of the treated images."
+        )
+
+
+@measure(
+    "places",
+    title="Where the concepts lie",
+    meaning=(
+        "Do the cells show a concept, or the whole field? The first concepts of the ranking, each "
+        "in images of the condition that it tells best."
+    ),
+    legend={
+        "concept_name": _CONCEPT,
+        "label": ("Label", "The condition that it tells best."),
+        "where": (
+            "Where",
+            "In the cells, or of the whole field, because the background between cells tells the "
+            "condition from controls as well (AUC above 0.7).",
+        ),
+        "in_cells": (
+            "On cells",
+            "Probability that a patch of a cell is hotter than one of the background of the same "
+            "field; 0.5 is as often as not.",
+        ),
+        "background_auc": (
+            "Background",
+            "Probability that a background patch of the condition is hotter than one of a control.",
+        ),
+        "within_wells": (
+            "In wells",
+            "Share of its variance among cells of the condition that lies within wells, so from "
+            "cell to cell; 1 is all.",
+        ),
+        "auc": ("AUC", "How well its direction alone tells cells of the condition from controls."),
+        "auc_left": (
+            "Left",
+            "The same by its heat, where every field's own background is its reference.",
+        ),
+        "gone": ("Gone", "Share of what the AUC has above chance that goes with it."),
+    },
+    wanted=lambda run: (
+        asks_conditions(run.activations.units, run.choices.labels)
+        and bool(run.activations.ranking[list(PLACE_COLUMNS[1:])].notna().any(axis=None))
+    ),
+    what="places of concepts",
+    message="Asking where concepts lie",
+    sentences=_place_sentences,
+)
+def _places(run: EvaluationInput) -> pd.DataFrame:
+    activations = run.activations
+    conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
+    control = activations.units["Metadata_control"].to_numpy(bool)
+    table = activations.ranking.loc[:, ["label", *PLACE_COLUMNS]].head(_MOST_PLACES)
+    table = table.rename_axis("concept").reset_index()
+    table["where"] = [PLACES_IN_WORDS[place] for place in table["place"]]
+    areas = []
+    for concept, label in zip(table["concept"].tolist(), table["label"], strict=True):
+        inside = (conditions == label) & ~control
+        rows = inside | control
+        areas.append(separation_auc(activations.alignment(concept)[rows], inside[rows]))
+    table["auc"] = areas
+    above = table["auc"] - 0.5
+    gone = 1 - (table["auc_left"] - 0.5) / above.where(above > 0)
+    # Without its length a cell is told a little better or worse than by its heat.
+    table["gone"] = gone.clip(lower=0)
+    return table
 
 
 @measure(

@@ -244,10 +244,10 @@ class ComparePanel(Panel):
             return
         column = self.by.currentData()
         limit = wells_limit(run.result.activations, *self.chosen)
-        self._say(limit if column == "q_wells" else "")
         if compared[column].isna().all():
             column = "q_cells"
-            self._say(f"By cells, so that p-values come out too small. {limit}")
+        too_small = "By cells, so that p-values come out too small. " if column == "q_cells" else ""
+        self._say(f"{too_small}{limit}")
         names = run.result.dictionary.names
         ringed = None if isinstance(concept, ConceptSet) else concept
         self.plot.show_comparison(compared, names, self.chosen, ringed, column)

@@ -90,8 +90,8 @@ def _flags(run: Run, ranking: pd.DataFrame) -> list[str]:
 _WELLS = (
     "How often an effect like this is luck, wells counted as independent: Mann-Whitney test of "
     "their means, after correction for looking at all concepts (Benjamini-Hochberg). The "
-    "concepts were learned on these wells, which it does not allow for: the finding below the "
-    "run and the tab Evaluation do. - with fewer than two wells of controls or of the "
+    "concepts were learned on these wells, which it does not allow for: the test in the tab "
+    "Evaluation does. - with fewer than two wells of controls or of the "
     "condition; a field without a well counts as one."
 )
 COLUMNS = (
@@ -214,6 +214,30 @@ COLUMNS = (
         "AUC of cells of its condition against cells of controls that is left when every field's "
         "own background is its reference.",
         _column_of("auc_left"),
+        _two_digits,
+        advanced=True,
+    ),
+    Column(
+        "On cells",
+        "How often a patch of a cell is hotter than one of the background of the same field, in "
+        "images of its condition: 1 is always, 0.5 as often as not.",
+        _column_of("in_cells"),
+        _two_digits,
+        advanced=True,
+    ),
+    Column(
+        "Background",
+        "How well the background between cells tells its condition from controls (AUC): 0.5 is not "
+        "at all; above 0.7 the concept is flagged as one of the whole field.",
+        _column_of("background_auc"),
+        _two_digits,
+        advanced=True,
+    ),
+    Column(
+        "In wells",
+        "Share of its variance among cells of its condition that lies within wells, so from cell "
+        "to cell. - with one well.",
+        _column_of("within_wells"),
         _two_digits,
         advanced=True,
     ),
