@@ -127,7 +127,7 @@ def test_a_plate_is_grouped_and_read_by_the_command_line(save, tmp_path, capsys)
         assert "Names are read as ImageXpress: 9 of 9 fit." in said
         assert "P_A01_s3_w1.tif: of a field without channel 'w2'" in said
     fields = read_fields(out)
-    assert [(f.name, f.plate, f.well, f.site) for f in fields][3] == ("B10_s2", "P", "B10", "s2")
+    assert [(f.name, f.plate, f.well, f.site) for f in fields][3] == ("B10_s2", "P", "B10", "2")
     np.testing.assert_array_equal(fields[1].read()[1], tifffile.imread(folder / names[3]))
     assert fields[0].labels is not None
     table = pd.read_csv(out)
