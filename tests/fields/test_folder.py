@@ -22,6 +22,7 @@ from napari_microdl.fields.file_patterns import (
 )
 from napari_microdl.fields.folder import fields_of_table, find_fields
 from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.sources import check_source, find_source
 from napari_microdl.fields.tables import read_fields
 
 GUID = "2247376D-6ADD-442D-AE47-F54A05F3EA94"
@@ -246,6 +247,8 @@ def test_public_sets_are_read_from_their_folders(data_root, tmp_path, name, fiel
     found = find_fields([data_root / name])
     assert len(found.fields) == fields
     assert sum(f.labels is not None for f in found.fields) == labels
+    checked = check_source(find_source(data_root / name))
+    assert len(checked.headers) == fields
     found.table().head(1).to_csv(tmp_path / "t.csv", index=False)
     (field,) = read_fields(tmp_path / "t.csv")
     assert field.n_channels == {"nf1_schwann": 3, "bbbc022_mock": 5, "transfluor": 1}.get(name, 6)

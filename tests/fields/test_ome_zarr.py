@@ -174,6 +174,23 @@ def test_a_folder_of_images_and_one_of_plates(tmp_path, pixels):
     assert [h.shape for h in checked.headers] == [(96, 128)] * 2
 
 
+def test_a_collection_of_images_as_converters_write_it(tmp_path, pixels):
+    from yaozarrs.write.v05 import write_bioformats2raw
+
+    dims = [yaozarrs.DimSpec(name="c", size=2)]
+    dims += [yaozarrs.DimSpec(name=n, size=s) for n, s in (("y", 96), ("x", 128))]
+    image = yaozarrs.v05.Image(multiscales=[yaozarrs.v05.Multiscale.from_dims(dims)])
+    images = {str(number): (image, [pixels[number]]) for number in range(3)}
+    write_bioformats2raw(tmp_path / "slide.zarr", images, writer="zarr")
+    found = find_source(tmp_path / "slide.zarr")
+    assert [(f.name, f.site) for f in found.fields] == [
+        ("slide_0", "0"), ("slide_1", "1"), ("slide_2", "2"),
+    ]  # fmt: skip
+    field = open_field(found.fields[2])
+    np.testing.assert_array_equal(field.read(), pixels[2])
+    assert field.pixel_size is None
+
+
 @pytest.mark.parametrize(
     ("attributes", "sentence"),
     [

@@ -139,6 +139,10 @@ def test_a_parquet_table_is_read_like_any_other(tmp_path, monkeypatch):
     table.to_parquet(tmp_path / "t.parquet")
     found = find_source(tmp_path / "t.parquet")
     assert (found.fields[0].well, found.metadata["Metadata_dose"].tolist()) == ("A01", ["2.5"])
+    # In a folder it is found by its columns; what only has that ending is no table.
+    (tmp_path / "load_data.csv").unlink()
+    (tmp_path / "broken.parquet").write_text("PAR1")
+    assert find_source(tmp_path).fields == found.fields
     for name in ("pyarrow", "pyarrow.parquet", "fastparquet"):
         monkeypatch.setitem(__import__("sys").modules, name, None)
     assert "napari-microdl[plate]" in refusal(find_source, tmp_path / "t.parquet")

@@ -207,9 +207,16 @@ def _counting(path: Path | str) -> list[Any]:
 def _names_files(path: Path) -> bool:
     """Whether a file is a table with a file a channel, as CellProfiler writes it."""
     try:
-        columns = [str(c).lower() for c in read_table(path).columns]
-        return any(name.startswith(("filename_", "url_")) for name in columns)
-    except MicrodlError:
+        if path.suffix.lower() == ".parquet":
+            # Profiles of cells lie in such files, and may be large.
+            from pyarrow.parquet import read_schema
+
+            columns = list(read_schema(path).names)
+        else:
+            columns = list(read_table(path).columns)
+        return any(str(name).lower().startswith(("filename_", "url_")) for name in columns)
+    except (ImportError, OSError, ValueError):
+        # Refusals of `read_table`, and what pyarrow raises for what is no Parquet.
         return False
 
 

@@ -139,17 +139,49 @@ def read_channels(path: ImageFile) -> NDArray[Any]:
     return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
 
 
-def channels_shape(path: ImageFile) -> tuple[tuple[int, int, int], np.dtype[Any]]:
-    """Channels, height, width and type, without reading the pixels where the header says it."""
+def channels_shape(
+    path: ImageFile, *, whole: bool = False
+) -> tuple[tuple[int, int, int], np.dtype[Any]]:
+    """Channels, height, width and type, without reading the pixels where the header says it.
+
+    Parameters
+    ----------
+    path : Path or RemoteFile
+        Image.
+    whole : bool, default=False
+        Whether to make sure that the pixels of a TIFF file lie within the file, which ends before
+        where it was not copied to its end.
+
+    Raises
+    ------
+    MicrodlError
+        If the file is no image, or not whole.
+    """
     if not is_tiff(path):
         return _picture_shape(path)
     try:
         with opened(path) as source, tifffile.TiffFile(source) as file:
-            return _axes(path, file.series[0])[1], np.dtype(file.series[0].dtype)
+            series = file.series[0]
+            if whole:
+                _check_end(path, series, file.filehandle.size)
+            return _axes(path, series)[1], np.dtype(series.dtype)
     except MicrodlError:
         raise
     except Exception as error:
         raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
+
+
+def _check_end(path: ImageFile, series: Any, there: int) -> None:
+    ends = [
+        offset + count
+        for page in series.pages
+        if page is not None
+        for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
+    ]
+    if max(ends, default=0) > there:
+        raise MicrodlError(
+            f"'{path.name}' ends after {there:,} of {max(ends):,} bytes; copy it once more."
+        )
 
 
 def _picture_shape(path: ImageFile) -> tuple[tuple[int, int, int], np.dtype[Any]]:
@@ -164,35 +196,6 @@ def _picture_shape(path: ImageFile) -> tuple[tuple[int, int, int], np.dtype[Any]
         raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
     image = read_channels(path)
     return (image.shape[0], image.shape[1], image.shape[2]), image.dtype
-
-
-def check_pixels(path: ImageFile) -> None:
-    """Make sure that the pixels of a TIFF file lie within the file, without reading them.
-
-    Raises
-    ------
-    MicrodlError
-        If the file ends before, as where it was not copied to its end.
-    """
-    if not is_tiff(path):
-        return
-    try:
-        with opened(path) as source, tifffile.TiffFile(source) as file:
-            ends = [
-                offset + count
-                for page in file.series[0].pages
-                if page is not None
-                for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)
-            ]
-            there = file.filehandle.size
-    except MicrodlError:
-        raise
-    except Exception as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
-    if max(ends, default=0) > there:
-        raise MicrodlError(
-            f"'{path.name}' ends after {there:,} of {max(ends):,} bytes; copy it once more."
-        )
 
 
 def check_illumination(name: str, function: Path, shape: tuple[int, int]) -> None:

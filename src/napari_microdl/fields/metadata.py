@@ -6,6 +6,7 @@ import codecs
 import io
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -226,13 +227,19 @@ def _has_decimal_commas(values: pd.Series) -> bool:
     return bool(of_numbers.all() and texts.str.contains(",", regex=False).any())
 
 
-def column(table: pd.DataFrame, *names: str) -> str | None:
+def column(table: pd.DataFrame | Mapping[str, str], *names: str) -> str | None:
     """The first column of one of these names, with or without ``Metadata_``, in any case.
 
-    Names that come first are preferred.
+    Names that come first are preferred. A row with its values by column is as good as the table.
     """
-    plain = {str(c).lower().removeprefix(PREFIX.lower()): str(c) for c in reversed(table.columns)}
+    plain = _plain_names(tuple(map(str, table)))
     return next((plain[name] for name in names if name in plain), None)
+
+
+# Asked for every row of a plate's table.
+@lru_cache(maxsize=64)
+def _plain_names(columns: tuple[str, ...]) -> dict[str, str]:
+    return {name.lower().removeprefix(PREFIX.lower()): name for name in reversed(columns)}
 
 
 def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
@@ -248,24 +255,33 @@ def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
     MicrodlError
         If a control mark is neither true nor false.
     """
+    return describe(record_of(table, row), number=row + 1)
+
+
+def record_of(table: pd.DataFrame, row: int) -> dict[str, str]:
+    """Values of a row by column, as text."""
+    return {str(name): str(value) for name, value in table.iloc[row].items()}
+
+
+def describe(record: Mapping[str, str], number: int) -> dict[str, Any]:
+    """What `describe_row` returns, for a row with its values by column and its number from 1."""
     known: dict[str, Any] = {}
     for name in _PLACES:
-        if (found := column(table, name)) is not None:
-            known[name] = str(table[found].iloc[row])
-    if "well" not in known and (well := well_of_row(table, row)) is not None:
+        if (found := column(record, name)) is not None:
+            known[name] = record[found]
+    if "well" not in known and (well := well_of(record)) is not None:
         known["well"] = well
-    if (found := column(table, *_CONDITION_COLUMNS)) is not None:
-        known["condition"] = str(table[found].iloc[row])
-    if (found := column(table, *_CONTROL_COLUMNS)) is not None:
-        text = str(table[found].iloc[row]).strip().lower()
+    if (found := column(record, *_CONDITION_COLUMNS)) is not None:
+        known["condition"] = record[found]
+    if (found := column(record, *_CONTROL_COLUMNS)) is not None:
+        text = record[found].strip().lower()
         if text not in (*_YES, *_NO):
             raise MicrodlError(
-                f"Row {row + 1} has '{table[found].iloc[row]}' in the column {found}; write true "
-                "or false."
+                f"Row {number} has '{record[found]}' in the column {found}; write true or false."
             )
         known["is_control"] = text in _YES
-    elif kinds := [found for name in _KIND_COLUMNS if (found := column(table, name)) is not None]:
-        said = [str(table[kind].iloc[row]).strip().lower() for kind in kinds]
+    elif kinds := [found for name in _KIND_COLUMNS if (found := column(record, name)) is not None]:
+        said = [record[kind].strip().lower() for kind in kinds]
         known["is_control"] = any(kind in _NEGATIVE for kind in said)
         if known["is_control"] and not known.get("condition"):
             # Of controls nobody may have written what they are.
@@ -273,14 +289,17 @@ def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
     return known
 
 
-def well_of_row(table: pd.DataFrame, row: int) -> str | None:
-    """The well that a row is about, where the table tells wells, or rows and columns of a plate."""
-    if (found := column(table, *_WELL_COLUMNS)) is not None:
-        return str(table[found].iloc[row]).strip()
-    rows, columns = column(table, *_ROW_COLUMNS), column(table, *_COLUMN_COLUMNS)
+def well_of(record: Mapping[str, str]) -> str | None:
+    """The well that a row is about, where it has one, or the row and column of a plate."""
+    if (found := column(record, *_WELL_COLUMNS)) is not None:
+        return record[found].strip()
+    rows, columns = column(record, *_ROW_COLUMNS), column(record, *_COLUMN_COLUMNS)
     if rows is None or columns is None:
         return None
-    texts = [re.sub(r"\.0+$", "", str(table[name].iloc[row]).strip()) for name in (rows, columns)]
+    # Programs that take them for numbers write 2.0.
+    texts = [re.sub(r"\.0+$", "", record[name].strip()) for name in (rows, columns)]
+    if not texts[1].isdigit():
+        return ""
     return _with_well({"row": texts[0], "column": texts[1]}).get("well", "")
 
 

@@ -15,7 +15,8 @@ from napari_microdl.fields.metadata import (
     normal_site,
     normal_well,
     read_table,
-    well_of_row,
+    record_of,
+    well_of,
 )
 
 BARCODES = "barcode_platemap.csv"
@@ -108,8 +109,8 @@ def join_metadata(table: pd.DataFrame, place: str | Path) -> pd.DataFrame:
 def _keys_of(table: pd.DataFrame) -> pd.DataFrame:
     """Plate, well and site of every row, as all write them; empty where not told."""
     keys = pd.DataFrame("", index=range(len(table)), columns=_KEYS)
-    wells = [well_of_row(table, row) or "" for row in range(len(table))]
-    keys["well"] = [normal_well(well) for well in wells]
+    records = table.astype(str).to_dict("records")
+    keys["well"] = [normal_well(well_of(record) or "") for record in records]
     if (plate := column(table, *_PLATES)) is not None:
         keys["plate"] = table[plate].astype(str).str.strip().to_numpy()
     if (site := column(table, "site")) is not None:
@@ -121,7 +122,7 @@ def _read(place: Path) -> pd.DataFrame:
     """What is said of wells, with the columns `_KEYS`."""
     table = read_table(place)
     barcode, named = column(table, _BARCODE), column(table, _MAP)
-    if barcode is None or named is None or well_of_row(table, 0) is not None:
+    if barcode is None or named is None or well_of(record_of(table, 0)) is not None:
         return _with_keys(table)
     maps = {name: _read_map(place.parent, name) for name in dict.fromkeys(table[named])}
     plates = []

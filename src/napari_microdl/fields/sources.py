@@ -31,7 +31,7 @@ from napari_microdl.fields.folder import (
     marked_controls,
 )
 from napari_microdl.fields.harmony import find_indexed, is_index
-from napari_microdl.fields.image_files import channels_shape, check_pixels
+from napari_microdl.fields.image_files import channels_shape
 from napari_microdl.fields.metadata import (
     PREFIX,
     describe_row,
@@ -374,8 +374,7 @@ def _check(named: NamedFiles) -> Header | list[LeftOut]:
                 if not file.is_file():
                     faults.append(LeftOut(file, "it is not there", "not imaged", named.name))
                     continue
-                (_, height, width), dtype = channels_shape(file)
-                check_pixels(file)
+                (_, height, width), dtype = channels_shape(file, whole=True)
             except MicrodlError as error:
                 faults.append(LeftOut(file, str(error), "unreadable", named.name))
                 continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,7 +25,7 @@ from napari_microdl.fields.image_files import (
 from napari_microdl.fields.metadata import (
     PREFIX,
     column,
-    describe_row,
+    describe,
     field_name,
     metadata_table,
     read_table,
@@ -170,14 +170,12 @@ def table_rows(
     path = Path(path)
     columns = _columns_of(table, path, images or ImagesConfig())
     found: list[NamedFiles | WrongRow] = []
-    for row in range(len(table)):
+    for number, record in enumerate(table.to_dict("records"), start=1):
         name = ""
         try:
-            known = describe_row(table, row)
-            named = column(table, "field", "name")
-            name = str(table[named].iloc[row]).strip() if named else ""
-            name = name or field_name(known)
-            found.append(_row(path.parent, table, row, columns, name, known, images))
+            known = describe(record, number)
+            name = _text(record, "field", "name") or field_name(known)
+            found.append(_row(path.parent, record, columns, name, known, images))
         except MicrodlError as error:
             found.append(WrongRow(name, error))
     return found
@@ -257,12 +255,8 @@ def _names_lost_pictures(path: Path, table: pd.DataFrame, files: str) -> bool:
 
 def _any_there(folder: Path, table: pd.DataFrame, columns: Sequence[str]) -> bool:
     """Whether any of the files that columns name is there; each is looked at once."""
-    files = {
-        _file_of(folder, table, row, name)
-        for name in columns
-        for row in range(len(table))
-        if str(table[name].iloc[row]).strip()
-    }
+    records = table.to_dict("records")
+    files = {_file_of(folder, r, name) for name in columns for r in records if r[name].strip()}
     return any(file.is_file() for file in files)
 
 
@@ -277,43 +271,40 @@ def _functions_beside(folder: Path) -> dict[tuple[str, str], Path]:
 
 def _row(
     folder: Path,
-    table: pd.DataFrame,
-    row: int,
+    record: Mapping[str, str],
     columns: _Columns,
     name: str,
     known: dict[str, Any],
     images: ImagesConfig | None,
 ) -> NamedFiles:
     if columns.image is not None:
-        files: tuple[ImageFile, ...] = (_existing(folder, table, row, columns.image),)
-        named = column(table, "channels")
-        text = str(table[named].iloc[row]) if named else ""
+        files: tuple[ImageFile, ...] = (_existing(folder, record, columns.image),)
+        text = _text(record, "channels")
         names = tuple(n.strip() for n in text.split(";") if n.strip())
     else:
         names = tuple(columns.channels)
-        files = tuple(_existing(folder, table, row, c) for c in columns.channels.values())
+        files = tuple(_existing(folder, record, c) for c in columns.channels.values())
     labels = None
-    if columns.labels is not None and str(table[columns.labels].iloc[row]).strip():
-        labels = _existing(folder, table, row, columns.labels)
+    if columns.labels is not None and record[columns.labels].strip():
+        labels = _existing(folder, record, columns.labels)
     in_zarr = files[0].is_dir()
     return NamedFiles(
         name=name or files[0].stem,
         files=files,
         channel_names=names,
         labels=labels,
-        pixel_size=_pixel_size(table, row),
-        illumination=_illumination(folder, table, row, columns, names, known.get("plate", "")),
-        level=_level(table, row, images) if in_zarr else 0,
-        z=_text(table, row, "z") if in_zarr else "",
-        time=_text(table, row, "time") if in_zarr else "",
+        pixel_size=_pixel_size(record),
+        illumination=_illumination(folder, record, columns, names, known.get("plate", "")),
+        level=_level(record, images) if in_zarr else 0,
+        z=_text(record, "z") if in_zarr else "",
+        time=_text(record, "time") if in_zarr else "",
         **known,
     )
 
 
 def _illumination(
     folder: Path,
-    table: pd.DataFrame,
-    row: int,
+    record: Mapping[str, str],
     columns: _Columns,
     names: Sequence[str],
     plate: str,
@@ -325,20 +316,20 @@ def _illumination(
         plain = name.removeprefix(_ORIGINAL)
         files = by_name.get(name) or by_name.get(plain)
         function = columns.beside.get((plate, name)) or columns.beside.get((plate, plain))
-        if files is not None and str(table[files].iloc[row]).strip():
-            there = _existing(folder, table, row, files)
+        if files is not None and record[files].strip():
+            there = _existing(folder, record, files)
             function = there if isinstance(there, Path) else None
         found.append(function)
     return tuple(found) if any(found) else ()
 
 
-def _text(table: pd.DataFrame, row: int, name: str) -> str:
-    named = column(table, name)
-    return "" if named is None else str(table[named].iloc[row]).strip()
+def _text(record: Mapping[str, str], *names: str) -> str:
+    named = column(record, *names)
+    return "" if named is None else record[named].strip()
 
 
-def _level(table: pd.DataFrame, row: int, images: ImagesConfig | None) -> int:
-    text = _text(table, row, _LEVEL)
+def _level(record: Mapping[str, str], images: ImagesConfig | None) -> int:
+    text = _text(record, _LEVEL)
     if not text:
         return (images or ImagesConfig()).level
     if not text.isdigit():
@@ -346,8 +337,8 @@ def _level(table: pd.DataFrame, row: int, images: ImagesConfig | None) -> int:
     return int(text)
 
 
-def _pixel_size(table: pd.DataFrame, row: int) -> float | None:
-    text = _text(table, row, _PIXEL_SIZE)
+def _pixel_size(record: Mapping[str, str]) -> float | None:
+    text = _text(record, _PIXEL_SIZE)
     if not text:
         return None
     try:
@@ -356,7 +347,7 @@ def _pixel_size(table: pd.DataFrame, row: int) -> float | None:
         size = 0.0
     if not 0 < size < float("inf"):
         raise MicrodlError(
-            f"there is '{text}' in the column {column(table, _PIXEL_SIZE)}; write micrometres a "
+            f"there is '{text}' in the column {column(record, _PIXEL_SIZE)}; write micrometres a "
             "pixel, such as 0.65."
         )
     return size
@@ -415,24 +406,24 @@ def open_field(found: NamedFiles) -> Field:
     )
 
 
-def _existing(folder: Path, table: pd.DataFrame, row: int, files: str) -> ImageFile:
+def _existing(folder: Path, record: Mapping[str, str], files: str) -> ImageFile:
     """The file that a cell of the table names; whether one elsewhere is there is not looked at."""
-    text = str(table[files].iloc[row]).strip()
+    text = record[files].strip()
     if not text:
         raise NotThereError(f"there is no file in the column {files}; fill it in.")
     if files.lower().startswith(_URL) or "://" in text:
         file = file_of_url(text)
     else:
-        file = _file_of(folder, table, row, files)
+        file = _file_of(folder, record, files)
     if isinstance(file, Path) and not file.is_file() and not is_zarr(file):
         raise NotThereError(f"the file '{file}' does not exist; correct the column {files}.")
     return file
 
 
-def _file_of(folder: Path, table: pd.DataFrame, row: int, files: str) -> Path:
-    parents = [c for c in table.columns if str(c).lower() == files.lower().replace(_FILE, _FOLDER)]
-    parent = str(table[parents[0]].iloc[row]).strip() if parents and parents[0] != files else ""
-    return folder / parent / str(table[files].iloc[row]).strip()
+def _file_of(folder: Path, record: Mapping[str, str], files: str) -> Path:
+    parents = column(record, files.lower().replace(_FILE, _FOLDER))
+    parent = record[parents].strip() if parents and parents != files else ""
+    return folder / parent / record[files].strip()
 
 
 @dataclass(frozen=True, eq=False)
