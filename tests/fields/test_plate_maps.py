@@ -131,6 +131,11 @@ def test_fields_without_wells_cannot_be_joined(experiment):
     with current_task().taking_notes():
         told = refusal(join_metadata, pd.DataFrame({"FileName_DNA": ["a"]}), experiment)
     assert "The fields have no wells" in told
+    # Where nobody asked for it, it keeps nobody from reading images.
+    fields(("BR1", ""), folder=experiment)
+    found = find_source(experiment / "load_data.csv")
+    assert len(found.fields) == 1
+    assert found.notes == ("'barcode_platemap.csv' is passed over, as the fields have no wells.",)
 
 
 def test_a_parquet_table_is_read_like_any_other(tmp_path, monkeypatch):

@@ -145,7 +145,7 @@ def list_folder(places: Iterable[str | Path]) -> Listing:
         suffix = file.suffix.lower()
         if file.is_dir():
             zarrs.append(file)
-            reason = "zarr, which is read by the command line"
+            reason = "zarr, which is read by itself and by the command line"
         elif file.name.startswith("."):
             reason = "hidden"
         elif suffix in _TABLES and _names_files(file):

@@ -26,10 +26,18 @@ _ENDINGS = (".txt", ".tsv", ".csv", "")
 _KEYS = ["plate", "well", "site"]
 
 
-def plate_maps_beside(folder: Path) -> Path | None:
-    """The table of barcodes and plate maps that lies in a folder; None where there is none."""
+def join_beside(table: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    """A table of fields with what the plate maps in a folder say, where there are any.
+
+    Refuses what `join_metadata` refuses; where the fields have no wells, that is noted.
+    """
     place = folder / BARCODES
-    return place if place.is_file() else None
+    if not place.is_file():
+        return table
+    if not _keys_of(table)["well"].any():
+        current_task().note(f"'{BARCODES}' is passed over, as the fields have no wells.")
+        return table
+    return join_metadata(table, place)
 
 
 def join_metadata(table: pd.DataFrame, place: str | Path) -> pd.DataFrame:

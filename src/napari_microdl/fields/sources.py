@@ -41,7 +41,7 @@ from napari_microdl.fields.metadata import (
 )
 from napari_microdl.fields.named_files import Kind, LeftOut, NamedFiles
 from napari_microdl.fields.ome_zarr import find_images, is_zarr
-from napari_microdl.fields.plate_maps import join_metadata, plate_maps_beside
+from napari_microdl.fields.plate_maps import join_beside, join_metadata
 from napari_microdl.fields.tables import open_field
 
 _TABLES = frozenset({".csv", ".tsv", ".tab", ".txt", ".parquet", ".pq"})
@@ -96,10 +96,9 @@ def find_source(
     path, images = Path(path), images or ImagesConfig()
     with current_task().taking_notes() as notes:
         found = _find(path, images, metadata, pattern, plane, passed_over)
-        place = metadata or plate_maps_beside(path if path.is_dir() else path.parent)
-        # A table has been joined with it.
-        if place is not None and found.metadata is None and found.fields:
-            found = _joined(found, place)
+        # A table has been joined with what is said of its wells.
+        if found.metadata is None and found.fields:
+            found = _joined(found, metadata, path if path.is_dir() else path.parent)
         fields = _told_apart(_normalised(found.fields))
     return dataclasses.replace(
         found, fields=marked_controls(fields), notes=(*found.notes, *dict.fromkeys(notes))
@@ -195,11 +194,17 @@ def _beside(found: FoundFields, listing: Listing, reason: str) -> FoundFields:
     return dataclasses.replace(found, left_out=(*found.left_out, *others, *rest))
 
 
-def _joined(found: FoundFields, place: str | Path) -> FoundFields:
-    """Fields with what plate maps say of their wells."""
+def _joined(found: FoundFields, metadata: str | Path | None, folder: Path) -> FoundFields:
+    """Fields with what is said of their wells, there or in the folder."""
     # What nobody has said yet does not stand in the way of what is said there.
     table = metadata_table(found.fields).drop(columns=f"{PREFIX}control")
-    table = join_metadata(table.loc[:, (table != "").any()], place)
+    known_of_it = table.loc[:, (table != "").any()]
+    if metadata is None:
+        table = join_beside(known_of_it, folder)
+        if table is known_of_it:
+            return found
+    else:
+        table = join_metadata(known_of_it, metadata)
     fields = []
     for row, named in enumerate(found.fields):
         known = describe_row(table, row)

@@ -33,7 +33,7 @@ from napari_microdl.fields.metadata import (
 from napari_microdl.fields.named_files import ImageFile, NamedFiles
 from napari_microdl.fields.ome_zarr import is_zarr, open_image
 from napari_microdl.fields.pixel_size import read_pixel_size
-from napari_microdl.fields.plate_maps import join_metadata, plate_maps_beside
+from napari_microdl.fields.plate_maps import join_beside, join_metadata
 from napari_microdl.fields.remote import RemoteFile, file_of_url
 
 _FILE, _FOLDER, _URL = "filename_", "pathname_", "url_"
@@ -132,8 +132,9 @@ def read_file_table(path: str | Path, metadata: str | Path | None = None) -> pd.
         If a table cannot be read, or wells cannot be told.
     """
     table = read_table(path)
-    place = metadata or plate_maps_beside(Path(path).parent)
-    return table if place is None else join_metadata(table, place)
+    if metadata is not None:
+        return join_metadata(table, metadata)
+    return join_beside(table, Path(path).parent)
 
 
 @dataclass(frozen=True)
