@@ -260,9 +260,15 @@ def evaluate(
     print(f"The evaluation is in {out / EVALUATION_PAGE}.")
 
 
-@app.command(short_help="Write the table of fields that the image files of a folder make up.")
+@app.command(short_help="Write the table of fields that a folder or plate makes up.")
 def manifest(
-    folder: Annotated[Path, Argument(help="Folder with image files, in folders or not.")],
+    folder: Annotated[
+        Path,
+        Argument(
+            help="Folder with image files, in folders or not; an OME-Zarr plate, an index of "
+            "Harmony, or a table of files."
+        ),
+    ],
     *,
     out: Annotated[Path, Option(metavar="CSV", help="Where the table is written to.")],
     pattern: Annotated[
@@ -276,27 +282,44 @@ def manifest(
         str,
         Option(help="Which plane of a stack of files stands for it: middle, all or a number."),
     ] = "middle",
+    metadata: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Plate maps or conditions of wells: barcode_platemap.csv, a plate map, or a table "
+            "with well, or row and column. A barcode_platemap.csv that lies there is found.",
+        ),
+    ] = None,
+    config_file: SettingsFile = None,
+    check: Annotated[
+        bool,
+        Option("--check", help="Also open the header of every file, and list every fault."),
+    ] = False,
 ) -> None:
-    """Read plate, well, site, channel, plane, time and condition from the names of image files.
+    """Read plate, well, site, channel, plane, time and condition of all fields.
 
     Written is a table that fit, apply and evaluate take, a row a field; conditions may be filled
-    in there. Printed is how the names were read, and which files were left out.
+    in there. Printed is how files were understood, and what was left out.
     """
-    import dataclasses
-
     from napari_microdl.core.files import write_whole
-    from napari_microdl.fields.file_patterns import own_pattern, suggest_patterns
-    from napari_microdl.fields.folder import find_fields, list_folder
+    from napari_microdl.fields.file_patterns import own_pattern
+    from napari_microdl.fields.sources import check_source, find_source, left_out_sentences
 
-    listing = list_folder([folder])
-    # What was written before is no source for what is written now.
-    tables = tuple(table for table in listing.tables if table != out.absolute())
-    listing = dataclasses.replace(listing, tables=tables)
-    chosen = None if pattern is None else own_pattern(pattern)
-    if pattern is None and not tables and listing.images:
-        chosen, fitting = suggest_patterns(listing.images)[0]
-        print(f"Names are read as {chosen.title}: {fitting} of {len(listing.images)} fit.")
-    found = find_fields(listing, chosen, plane=plane)
+    images = None if config_file is None else read_config(config_file).images
+    with _followed():
+        found = find_source(
+            folder,
+            images,
+            metadata=metadata,
+            pattern=None if pattern is None else own_pattern(pattern),
+            plane=plane,
+            # What was written before is no source for what is written now.
+            passed_over=[out],
+        )
+        if check:
+            found = check_source(found).found
+    for note in found.notes:
+        print(note)
     for left in found.left_out:
         print(f"Left out: {left.path}: {left.reason}")
     if not found.fields:
@@ -307,10 +330,9 @@ def manifest(
     with write_whole(out) as part:
         found.table(out.parent).to_csv(part, index=False)
     controls = sum(field.is_control for field in found.fields)
-    print(
-        f"{len(found.fields)} fields, {controls} of them called like controls, are in {out}. "
-        f"{found.sentence()}".rstrip()
-    )
+    print(f"{len(found.fields)} fields, {controls} of them called like controls, are in {out}.")
+    for sentence in left_out_sentences(found):
+        print(sentence)
 
 
 def _run(

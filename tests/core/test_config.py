@@ -19,6 +19,9 @@ from napari_microdl.core.config import (
 
 # Another value for every setting, by its own name.
 OTHERS: dict[str, Any] = {
+    "illumination": False,
+    "level": 2,
+    "labels": "nuclei",
     "model": "random-init",
     "layer": 3,
     "joint": True,

@@ -22,6 +22,7 @@ from napari_microdl.fields.file_patterns import (
 )
 from napari_microdl.fields.folder import fields_of_table, find_fields
 from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.sources import check_source, find_source
 from napari_microdl.fields.tables import read_fields
 
 GUID = "2247376D-6ADD-442D-AE47-F54A05F3EA94"
@@ -127,7 +128,7 @@ def test_a_plate_is_grouped_and_read_by_the_command_line(save, tmp_path, capsys)
         assert "Names are read as ImageXpress: 9 of 9 fit." in said
         assert "P_A01_s3_w1.tif: of a field without channel 'w2'" in said
     fields = read_fields(out)
-    assert [(f.name, f.plate, f.well, f.site) for f in fields][3] == ("B10_s2", "P", "B10", "s2")
+    assert [(f.name, f.plate, f.well, f.site) for f in fields][3] == ("B10_s2", "P", "B10", "2")
     np.testing.assert_array_equal(fields[1].read()[1], tifffile.imread(folder / names[3]))
     assert fields[0].labels is not None
     table = pd.read_csv(out)
@@ -246,6 +247,8 @@ def test_public_sets_are_read_from_their_folders(data_root, tmp_path, name, fiel
     found = find_fields([data_root / name])
     assert len(found.fields) == fields
     assert sum(f.labels is not None for f in found.fields) == labels
+    checked = check_source(find_source(data_root / name))
+    assert len(checked.headers) == fields
     found.table().head(1).to_csv(tmp_path / "t.csv", index=False)
     (field,) = read_fields(tmp_path / "t.csv")
     assert field.n_channels == {"nf1_schwann": 3, "bbbc022_mock": 5, "transfluor": 1}.get(name, 6)

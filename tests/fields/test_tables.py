@@ -138,9 +138,9 @@ def test_the_numbers_of_a_palette_are_no_intensities(tmp_path: Path):
     np.testing.assert_array_equal(field.read()[0], np.asarray(picture.convert("L")))
 
 
-def test_arrays_of_illumination_are_no_channels(tmp_path: Path):
+def test_arrays_that_are_none_of_numpy_are_no_channels(tmp_path: Path):
     write_image(tmp_path / "a.tif", (30, 40))
-    path = write_table(tmp_path, FileName_DNA=["a.tif"], FileName_IllumDNA=["illum.npy"])
+    path = write_table(tmp_path, FileName_DNA=["a.tif"], FileName_IllumDNA=["illum.mat"])
     with current_task().taking_notes() as notes:
         (field,) = read_fields(path)
     assert field.channel_names == ("DNA",)

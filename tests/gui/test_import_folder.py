@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QApplication
 from napari_microdl.fields.folder import find_fields
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.fields.tables import read_fields
 from napari_microdl.gui.session.files import collect_window, write_window
 from napari_microdl.gui.session.layers import Layout, rows_of
 from napari_microdl.gui.session.opening import layers_of, read_all
@@ -372,3 +373,28 @@ def test_images_that_tell_their_pixel_size_lie_in_micrometres(
     run_fields = [f.pixel_size for f in bare_workflow.session.plan.prepare("tokens")[0]]
     wanted = [None] * 2 if beside == "pixel" else [0.65, 1.3]
     assert run_fields[-2:] == [None if w is None else pytest.approx(w, rel=1e-5) for w in wanted]
+
+
+def test_corrected_images_are_saved_with_their_illumination(viewer, bare_workflow, qtbot, tmp_path):
+    light = np.linspace(1, 2, SIZE * SIZE).reshape(SIZE, SIZE)
+    np.save(tmp_path / "P_IllumDNA.npy", light)
+    rows = ["FileName_DNA,FileName_ER,Metadata_Plate,Metadata_Well,condition"]
+    for number, well in enumerate(("A01", "A02")):
+        for channel in ("DNA", "ER"):
+            tifffile.imwrite(tmp_path / f"{well}_{channel}.tif", pixels(number))
+        rows.append(f"{well}_DNA.tif,{well}_ER.tif,P,{well},DMSO")
+    (tmp_path / "table.csv").write_text("\n".join(rows))
+    dialog = look_in(qtbot, bare_workflow, tmp_path)
+    with qtbot.waitSignal(dialog.message):
+        click(qtbot, dialog.open)
+    plan = bare_workflow.session.plan
+    fields, _, _ = plan.prepare()
+    np.testing.assert_allclose(fields[1].read()[0], pixels(1) / light, rtol=1e-6)
+    assert [f.corrected for f in fields] == [("DNA",)] * 2
+    (tmp_path / "saved").mkdir()
+    path = tmp_path / "saved" / "s.json"
+    said = write_window(collect_window(plan, path), path)
+    assert "the command line runs the same" in said
+    read = read_fields(path.with_name("s.fields.csv"))
+    np.testing.assert_array_equal(read[1].read(), fields[1].read())
+    assert [f.corrected for f in read] == [("DNA",)] * 2

@@ -35,7 +35,7 @@ AUTOMATIC = "auto"
 
 # JSON has lists only.
 Channels = Annotated[tuple[str, ...], Field(strict=False)]
-Group = Literal["model", "tokens", "cells", "units", "whitening", "dictionary"]
+Group = Literal["images", "model", "tokens", "cells", "units", "whitening", "dictionary"]
 
 # Beside the settings stands what the window alone needs: its images and how they make up fields.
 _WINDOW = "window"
@@ -74,6 +74,26 @@ class Settings(BaseModel):
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain values that JSON can hold."""
         return self.model_dump(mode="json")
+
+
+class ImagesConfig(Settings):
+    """How the images of a table or plate are read.
+
+    Parameters
+    ----------
+    illumination : bool, default=True
+        Divide intensities by the illumination functions that a table names, or that lie beside it;
+        images without any are taken as they are.
+    level : int, default=0
+        Which of the resolutions of OME-Zarr images, 0 for the full one.
+    labels : str, optional
+        Which of the labels in OME-Zarr images are the cells, by their name; where not given, the
+        only ones, or of several those that are called cells.
+    """
+
+    illumination: bool = True
+    level: Annotated[int, Field(ge=0)] = 0
+    labels: str | None = None
 
 
 class ModelConfig(Settings):
@@ -310,6 +330,8 @@ class PipelineConfig(Settings):
 
     Parameters
     ----------
+    images : ImagesConfig
+        How images are read.
     model : ModelConfig
         The model, and how it runs.
     tokens : TokensConfig
@@ -338,6 +360,7 @@ class PipelineConfig(Settings):
     True
     """
 
+    images: ImagesConfig = ImagesConfig()
     model: ModelConfig = ModelConfig()
     tokens: TokensConfig = TokensConfig()
     cells: SegmentationConfig = SegmentationConfig()
@@ -412,6 +435,7 @@ class PipelineConfig(Settings):
 
 
 _GROUPS: dict[str, type[Settings]] = {
+    "images": ImagesConfig,
     "model": ModelConfig,
     "tokens": TokensConfig,
     "cells": SegmentationConfig,

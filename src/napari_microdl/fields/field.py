@@ -71,6 +71,8 @@ class Field(FieldInfo):
         Integer cell labels, 0 is background.
     pixel_size : float, optional
         Micrometres a pixel, where that is known.
+    corrected : tuple of str
+        Channels whose intensities are divided by an illumination function.
 
     Raises
     ------
@@ -82,6 +84,7 @@ class Field(FieldInfo):
     channel_names: tuple[str, ...]
     labels: Any | None = None
     pixel_size: float | None = None
+    corrected: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "channel_names", tuple(str(c) for c in self.channel_names))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from napari_microdl.core.config import ImagesConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted, listed
@@ -27,27 +28,23 @@ from napari_microdl.fields.file_patterns import (
     stem,
     suggest_patterns,
 )
-from napari_microdl.fields.metadata import field_name, read_table
+from napari_microdl.fields.image_files import channels_shape
+from napari_microdl.fields.metadata import PREFIX, field_name, normal_well, read_table
+from napari_microdl.fields.named_files import LeftOut, NamedFiles
+from napari_microdl.fields.ome_zarr import is_zarr
 from napari_microdl.fields.tables import (
-    NamedFiles,
-    channels_shape,
+    NotThereError,
+    WrongRow,
     files_table,
+    read_file_table,
     table_rows,
 )
 
 _IMAGES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
-_TABLES = frozenset({".csv", ".tsv"})
+_TABLES = frozenset({".csv", ".tsv", ".parquet"})
 # How ImageXpress calls the folders of time points and planes.
 _STEP = re.compile(r"(?P<what>TimePoint|ZStep)_(?P<number>\d+)", re.IGNORECASE)
 _MIDDLE = "middle"
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A file that is no part of a field, and why."""
-
-    path: Path
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,8 @@ class Listing:
         Files that are called labels or masks of one of these images.
     tables : tuple of Path
         Tables that name image files.
+    zarrs : tuple of Path
+        Folders of zarr, which are not looked into.
     left_out : tuple of LeftOut
         Everything else.
     """
@@ -69,23 +68,30 @@ class Listing:
     images: tuple[Path, ...]
     labels: tuple[Path, ...] = ()
     tables: tuple[Path, ...] = ()
+    zarrs: tuple[Path, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FoundFields:
     """Fields that names of files make up.
 
     Parameters
     ----------
     fields : tuple of NamedFiles
-        In order of their names.
+        In order of their names, or of the table or plate that names them.
     left_out : tuple of LeftOut
-        Files that belong to none of them.
+        Files that belong to none of them, and fields that are named but cannot be had.
+    metadata : DataFrame, optional
+        A row a field, with what tables say of it beyond what a field knows: columns ``Metadata_*``.
+    notes : tuple of str
+        How files and tables were understood.
     """
 
     fields: tuple[NamedFiles, ...]
     left_out: tuple[LeftOut, ...] = ()
+    metadata: pd.DataFrame | None = None
+    notes: tuple[str, ...] = ()
 
     def table(self, folder: str | Path | None = None) -> pd.DataFrame:
         """A row a field, as `napari_microdl.fields.tables.read_fields` takes it.
@@ -101,12 +107,11 @@ class FoundFields:
             ``FileName_<channel>`` and ``PathName_<channel>``, or ``path``; ``FileName_labels``
             where there are any, and ``Metadata_*``, with plane and time where they are known.
         """
-        rows = [(field, field.channel_names, field.files, field.labels) for field in self.fields]
-        table = files_table(rows, None if folder is None else Path(folder))
-        for part in ("z", "time"):
-            values = [getattr(field, part) for field in self.fields]
-            if any(values):
-                table[f"Metadata_{part.capitalize()}"] = values
+        table = files_table(self.fields, None if folder is None else Path(folder))
+        if self.metadata is not None:
+            known = {str(name).lower() for name in table.columns}
+            more = [name for name in self.metadata.columns if str(name).lower() not in known]
+            table[more] = self.metadata[more].to_numpy()
         return table
 
     def sentence(self) -> str:
@@ -133,11 +138,15 @@ def list_folder(places: Iterable[str | Path]) -> Listing:
     """
     images: list[Path] = []
     tables: list[Path] = []
+    zarrs: list[Path] = []
     left_out: list[LeftOut] = []
     for file in dict.fromkeys(_files(places)):
         reason = ""
         suffix = file.suffix.lower()
-        if file.name.startswith("."):
+        if file.is_dir():
+            zarrs.append(file)
+            reason = "zarr, which is read by itself and by the command line"
+        elif file.name.startswith("."):
             reason = "hidden"
         elif suffix in _TABLES and _names_files(file):
             tables.append(file)
@@ -164,6 +173,7 @@ def list_folder(places: Iterable[str | Path]) -> Listing:
         tuple(file for file in images if file not in are_masks),
         tuple(masks),
         tuple(tables),
+        tuple(zarrs),
         tuple(left_out),
     )
 
@@ -178,6 +188,11 @@ def _files(places: Iterable[str | Path]) -> Iterable[Path]:
             found = []
             for folder, below, names in os.walk(place.absolute()):
                 current_task().check()
+                if is_zarr(Path(folder)):
+                    # Its pixels lie in thousands of files.
+                    below[:] = []
+                    found.append(Path(folder))
+                    continue
                 below[:] = [name for name in below if not name.startswith((".", "__MACOSX"))]
                 found += [Path(folder, name) for name in names]
             yield from sorted(found, key=_counting)
@@ -192,24 +207,56 @@ def _counting(path: Path | str) -> list[Any]:
 def _names_files(path: Path) -> bool:
     """Whether a file is a table with a file a channel, as CellProfiler writes it."""
     try:
-        return any(str(c).lower().startswith("filename_") for c in read_table(path).columns)
-    except MicrodlError:
+        if path.suffix.lower() == ".parquet":
+            # Profiles of cells lie in such files, and may be large.
+            from pyarrow.parquet import read_schema
+
+            columns = list(read_schema(path).names)
+        else:
+            columns = list(read_table(path).columns)
+        return any(str(name).lower().startswith(("filename_", "url_")) for name in columns)
+    except (ImportError, OSError, ValueError):
+        # Refusals of `read_table`, and what pyarrow raises for what is no Parquet.
         return False
 
 
-def fields_of_table(path: str | Path) -> FoundFields:
+def fields_of_table(
+    path: str | Path, images: ImagesConfig | None = None, metadata: str | Path | None = None
+) -> FoundFields:
     """The fields of a table, such as that of CellProfiler's LoadData, as far as their files exist.
+
+    Parameters
+    ----------
+    path : str or Path
+        Table, as `napari_microdl.fields.tables.read_fields` takes it.
+    images : ImagesConfig, optional
+        How images are read; the defaults where not given.
+    metadata : str or Path, optional
+        What tells more of wells; see `napari_microdl.fields.tables.read_file_table`.
 
     Raises
     ------
     MicrodlError
         If the table cannot be read or names no files.
     """
-    rows = table_rows(path)
-    wrong = [(number + 1, row) for number, row in enumerate(rows) if isinstance(row, MicrodlError)]
+    path = Path(path)
+    table = read_file_table(path, metadata)
+    rows = table_rows(table, path, images)
+    kept = [number for number, row in enumerate(rows) if isinstance(row, NamedFiles)]
+    columns = [name for name in table.columns if str(name).startswith(PREFIX)]
     return FoundFields(
-        _marked(row for row in rows if isinstance(row, NamedFiles)),
-        tuple(LeftOut(Path(path), f"row {number}: {error}") for number, error in wrong),
+        marked_controls(row for row in rows if isinstance(row, NamedFiles)),
+        tuple(
+            LeftOut(
+                path,
+                f"row {number}: {row.error}",
+                "not imaged" if isinstance(row.error, NotThereError) else "unreadable",
+                row.name,
+            )
+            for number, row in enumerate(rows, start=1)
+            if isinstance(row, WrongRow)
+        ),
+        table[columns].iloc[kept].reset_index(drop=True) if columns else None,
     )
 
 
@@ -218,6 +265,8 @@ def find_fields(
     pattern: FilePattern | None = None,
     *,
     plane: str = _MIDDLE,
+    images: ImagesConfig | None = None,
+    metadata: str | Path | None = None,
 ) -> FoundFields:
     """Group image files into fields by what paths and names say.
 
@@ -231,6 +280,10 @@ def find_fields(
     plane : str, default="middle"
         Which of several planes along z stands for a field; "all" makes each a field, a number
         takes that one.
+    images : ImagesConfig, optional
+        How the images of a table are read; the defaults where not given.
+    metadata : str or Path, optional
+        What tells more of the wells of a table; see `fields_of_table`.
 
     Returns
     -------
@@ -248,7 +301,7 @@ def find_fields(
     """
     listing = places if isinstance(places, Listing) else list_folder(places)
     if pattern is None and listing.tables:
-        return _only_in_table(listing, listing.tables[0])
+        return _only_in_table(listing, fields_of_table(listing.tables[0], images, metadata))
     if not listing.images:
         return FoundFields((), listing.left_out)
     pattern = pattern or suggest_patterns(listing.images)[0][0]
@@ -259,9 +312,37 @@ def find_fields(
     ]
     found = {file: _with_steps(file, said) for file, said in read.items() if said}
     found = _with_folders(_with_conditions(found))
+    fields = group_files(found, plane, left_out, listing.labels)
+    return FoundFields(_unnamed_where_several(marked_controls(fields)), tuple(left_out))
+
+
+def group_files(
+    found: dict[Path, dict[str, str]],
+    plane: str,
+    left_out: list[LeftOut],
+    labels: Sequence[Path] = (),
+) -> list[NamedFiles]:
+    """Put files together to fields.
+
+    Parameters
+    ----------
+    found : dict of Path to dict
+        What is said of every file: its channel, plate, well, site, z, time and condition.
+    plane : str
+        As in `find_fields`.
+    left_out : list of LeftOut
+        Files that belong to no field are added to it.
+    labels : sequence of Path
+        Files with labels, which find their images by name.
+
+    Returns
+    -------
+    list of NamedFiles
+        In order of their names.
+    """
     found = _one_plane(found, plane, left_out)
     groups = _group(found, plane, left_out)
-    labels = _match_labels(listing.labels, groups, left_out)
+    cells = _match_labels(labels, groups, left_out)
     fields = []
     for name, files in groups.items():
         said = found[next(iter(files.values()))]
@@ -270,7 +351,7 @@ def find_fields(
                 name=name,
                 files=tuple(files.values()),
                 channel_names=tuple(filter(None, files)),
-                labels=labels.get(name),
+                labels=cells.get(name),
                 condition=said.get("condition", ""),
                 well=said.get("well", ""),
                 site=said.get("site", ""),
@@ -279,21 +360,27 @@ def find_fields(
                 time=said.get("time", ""),
             )
         )
-    return FoundFields(_unnamed_where_several(_marked(fields)), tuple(left_out))
+    return fields
 
 
-def _only_in_table(listing: Listing, path: Path) -> FoundFields:
-    found = fields_of_table(path)
-    named = {os.path.normpath(f) for row in found.fields for f in (*row.files, row.labels) if f}
+def _only_in_table(listing: Listing, found: FoundFields) -> FoundFields:
+    path = listing.tables[0]
+    named = {
+        os.path.normpath(str(f))
+        for row in found.fields
+        for f in (*row.files, row.labels, *row.illumination)
+        if f
+    }
+    left_out = [left for left in listing.left_out if str(left.path) not in named]
     others = [
         LeftOut(file, f"not in the table '{path.name}'")
         for file in (*listing.images, *listing.labels)
         if str(file) not in named
     ]
-    return FoundFields(found.fields, (*listing.left_out, *found.left_out, *others))
+    return dataclasses.replace(found, left_out=(*left_out, *found.left_out, *others))
 
 
-def _marked(fields: Iterable[NamedFiles]) -> tuple[NamedFiles, ...]:
+def marked_controls(fields: Iterable[NamedFiles]) -> tuple[NamedFiles, ...]:
     """Fields with those marked as controls whose condition is called so."""
     return tuple(
         dataclasses.replace(f, is_control=f.is_control or is_control(f.condition)) for f in fields
@@ -308,8 +395,8 @@ def _with_steps(file: Path, said: Mapping[str, str]) -> dict[str, str]:
             said.setdefault(
                 "time" if match["what"].lower() == "timepoint" else "z", match["number"]
             )
-    if well := re.fullmatch(r"([A-Za-z]{1,2})(\d{1,2})", said.get("well", "")):
-        said["well"] = f"{well[1].upper()}{int(well[2]):02d}"
+    if "well" in said:
+        said["well"] = normal_well(said["well"])
     return said
 
 

@@ -6,6 +6,7 @@ import codecs
 import io
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,17 @@ _PLACEHOLDERS = {
 _TAG = re.compile(r"\{(\w+)\}")
 # Columns that name a field, and what else a condition is called, in the order of preference.
 _NAME_COLUMNS = ("field", "name", "image", "file", "filename")
-_CONDITION_COLUMNS = ("condition", "treatment", "compound", "perturbation")
+_CONDITION_COLUMNS = (
+    "condition", "treatment", "compound", "perturbation", "pert_iname", "broad_sample",
+)  # fmt: skip
 _CONTROL_COLUMNS = ("control", "is_control")
+# As the plate maps of the Broad Institute say it.
+_KIND_COLUMNS = ("control_type", "pert_type")
+_NEGATIVE = ("negcon", "negative control", "negative_control")
 _PLACES = ("plate", "well", "site")
+# What else a well is called, or given by.
+_WELL_COLUMNS = ("well", "well_position", "well_id")
+_ROW_COLUMNS, _COLUMN_COLUMNS = ("row",), ("column", "col")
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
 
@@ -167,7 +176,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     except ImportError as error:
         raise MicrodlError(
             f"'{path.name}' is a Parquet file, which needs the package pyarrow; install it with "
-            "pip install pyarrow, or save the table as CSV."
+            "pip install 'napari-microdl[plate]', or save the table as CSV."
         ) from error
     except (OSError, ValueError) as error:
         raise MicrodlError(f"'{path.name}' cannot be read as a table: {error}.") from error
@@ -190,7 +199,7 @@ def _read_text(path: Path) -> pd.DataFrame:
             encoding = "Windows-1252"
     text = content.decode(encoding)
     header = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])
-    usual = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
+    usual = "\t" if path.suffix.lower() in {".tsv", ".tab", ".txt"} else ","
     separator = max((usual, *_SEPARATORS), key=header.count)
     understood = []
     if separator != usual:
@@ -218,13 +227,19 @@ def _has_decimal_commas(values: pd.Series) -> bool:
     return bool(of_numbers.all() and texts.str.contains(",", regex=False).any())
 
 
-def column(table: pd.DataFrame, *names: str) -> str | None:
+def column(table: pd.DataFrame | Mapping[str, str], *names: str) -> str | None:
     """The first column of one of these names, with or without ``Metadata_``, in any case.
 
-    Names that come first are preferred.
+    Names that come first are preferred. A row with its values by column is as good as the table.
     """
-    plain = {str(c).lower().removeprefix(PREFIX.lower()): str(c) for c in reversed(table.columns)}
+    plain = _plain_names(tuple(map(str, table)))
     return next((plain[name] for name in names if name in plain), None)
+
+
+# Asked for every row of a plate's table.
+@lru_cache(maxsize=64)
+def _plain_names(columns: tuple[str, ...]) -> dict[str, str]:
+    return {name.lower().removeprefix(PREFIX.lower()): name for name in reversed(columns)}
 
 
 def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
@@ -240,21 +255,64 @@ def describe_row(table: pd.DataFrame, row: int) -> dict[str, Any]:
     MicrodlError
         If a control mark is neither true nor false.
     """
+    return describe(record_of(table, row), number=row + 1)
+
+
+def record_of(table: pd.DataFrame, row: int) -> dict[str, str]:
+    """Values of a row by column, as text."""
+    return {str(name): str(value) for name, value in table.iloc[row].items()}
+
+
+def describe(record: Mapping[str, str], number: int) -> dict[str, Any]:
+    """What `describe_row` returns, for a row with its values by column and its number from 1."""
     known: dict[str, Any] = {}
     for name in _PLACES:
-        if (found := column(table, name)) is not None:
-            known[name] = str(table[found].iloc[row])
-    if (found := column(table, *_CONDITION_COLUMNS)) is not None:
-        known["condition"] = str(table[found].iloc[row])
-    if (found := column(table, *_CONTROL_COLUMNS)) is not None:
-        text = str(table[found].iloc[row]).strip().lower()
+        if (found := column(record, name)) is not None:
+            known[name] = record[found]
+    if "well" not in known and (well := well_of(record)) is not None:
+        known["well"] = well
+    if (found := column(record, *_CONDITION_COLUMNS)) is not None:
+        known["condition"] = record[found]
+    if (found := column(record, *_CONTROL_COLUMNS)) is not None:
+        text = record[found].strip().lower()
         if text not in (*_YES, *_NO):
             raise MicrodlError(
-                f"Row {row + 1} has '{table[found].iloc[row]}' in the column {found}; write true "
-                "or false."
+                f"Row {number} has '{record[found]}' in the column {found}; write true or false."
             )
         known["is_control"] = text in _YES
+    elif kinds := [found for name in _KIND_COLUMNS if (found := column(record, name)) is not None]:
+        said = [record[kind].strip().lower() for kind in kinds]
+        known["is_control"] = any(kind in _NEGATIVE for kind in said)
+        if known["is_control"] and not known.get("condition"):
+            # Of controls nobody may have written what they are.
+            known["condition"] = next(kind for kind in said if kind in _NEGATIVE)
     return known
+
+
+def well_of(record: Mapping[str, str]) -> str | None:
+    """The well that a row is about, where it has one, or the row and column of a plate."""
+    if (found := column(record, *_WELL_COLUMNS)) is not None:
+        return record[found].strip()
+    rows, columns = column(record, *_ROW_COLUMNS), column(record, *_COLUMN_COLUMNS)
+    if rows is None or columns is None:
+        return None
+    # Programs that take them for numbers write 2.0.
+    texts = [re.sub(r"\.0+$", "", record[name].strip()) for name in (rows, columns)]
+    if not texts[1].isdigit():
+        return ""
+    return _with_well({"row": texts[0], "column": texts[1]}).get("well", "")
+
+
+def normal_well(text: str) -> str:
+    """A well with a letter and two digits: a1, A-1 and A001 are A01, aa3 is AA03; others stay."""
+    match = re.fullmatch(r"([A-Za-z]{1,2})[\s_:-]?0?(\d{1,2})", text.strip())
+    return f"{match[1].upper()}{int(match[2]):02d}" if match and int(match[2]) else text.strip()
+
+
+def normal_site(text: str) -> str:
+    """A site as a number: s1, 01, f001 and "Site 1" are 1; other texts stay."""
+    match = re.fullmatch(r"(?:[A-Za-z]+[\s_-]?)?(\d+)", text.strip())
+    return str(int(match[1])) if match else text.strip()
 
 
 def match_table(fields: Sequence[FieldInfo], table: pd.DataFrame) -> list[int | None]:
@@ -318,10 +376,8 @@ def match_table(fields: Sequence[FieldInfo], table: pd.DataFrame) -> list[int | 
 
 def _place(name: str, value: str) -> str:
     """However it is written: A1, a01 and "A01 " are one well, s1 and 01 one site."""
-    value = value.strip()
-    pattern = {"well": r"([A-Za-z]{1,2})0*(\d{1,3})", "site": r"()[A-Za-z]*0*(\d+)"}.get(name)
-    match = None if pattern is None else re.fullmatch(pattern, value)
-    return value if match is None else f"{match[1].upper()}{int(match[2]):02d}"
+    normal = {"well": normal_well, "site": normal_site}.get(name, str.strip)
+    return normal(value)
 
 
 def _stem(name: Any) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import tifffile
 
 from napari_microdl.core.text import counted
+from napari_microdl.fields.named_files import ImageFile
+from napari_microdl.fields.remote import opened
 
 # Sizes that differ by a factor of more than this are of another magnification.
 MOST_DIFFERENCE = 1.25
@@ -33,14 +34,14 @@ def micrometres(size: float, unit: str) -> float | None:
     return size * factor
 
 
-def read_pixel_size(path: Path) -> float | None:
+def read_pixel_size(path: ImageFile) -> float | None:
     """Micrometres a pixel of a TIFF file, where OME-XML or ImageJ wrote them.
 
     The resolution of other files is that of a printer or a screen, and is not believed.
     """
     if path.suffix.lower() not in {".tif", ".tiff"}:
         return None
-    with tifffile.TiffFile(path) as file:
+    with opened(path) as source, tifffile.TiffFile(source) as file:
         if file.ome_metadata:
             return _of_ome(file.ome_metadata)
         if file.imagej_metadata and (tag := file.pages.first.tags.get("XResolution")):

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import tifffile
-from numpy.typing import NDArray
-from PIL import Image
 
+from napari_microdl.core.config import ImagesConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import listed
-from napari_microdl.fields.field import Field, FieldInfo
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.image_files import (
+    FilePlanes,
+    OnlyPlane,
+    channels_shape,
+    check_illumination,
+)
 from napari_microdl.fields.metadata import (
+    PREFIX,
     column,
-    describe_row,
+    describe,
     field_name,
     metadata_table,
     read_table,
 )
+from napari_microdl.fields.named_files import ImageFile, NamedFiles
+from napari_microdl.fields.ome_zarr import is_zarr, open_image
 from napari_microdl.fields.pixel_size import read_pixel_size
+from napari_microdl.fields.plate_maps import join_beside, join_metadata
+from napari_microdl.fields.remote import RemoteFile, file_of_url
 
-_FILE, _FOLDER = "filename_", "pathname_"
+_FILE, _FOLDER, _URL = "filename_", "pathname_", "url_"
+_ILLUMINATION = "illum"
+# CellProfiler's pipelines call the images before their correction so.
+_ORIGINAL = "orig"
 _LABELS = "labels"
-_PIXEL_SIZE = "pixel_size"
+_PIXEL_SIZE, _LEVEL = "pixel_size", "level"
 _IMAGE_COLUMNS = ("path", "file", "filename", "image")
 # What people call the parts of a field that a table names.
 _PARTS = {
@@ -43,61 +55,23 @@ _PARTS = {
 }
 
 
-class _Files:
-    """Channels of a field in files, behind the part of an array's interface that `Field` reads.
-
-    A part is the file of a channel and which of its channels, None where it holds one alone. The
-    type is that of the first file.
-    """
-
-    def __init__(
-        self, parts: list[tuple[Path, int | None]], shape: tuple[int, int, int], dtype: Any
-    ) -> None:
-        self._parts = parts
-        self.shape = shape
-        self.dtype = np.dtype(dtype)
-        self._held: tuple[Path, NDArray[Any]] | None = None
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        key = key if isinstance(key, tuple) else (key,)
-        channel, rest = key[0], key[1:]
-        if isinstance(channel, slice):
-            wanted = range(*channel.indices(self.shape[0]))
-            return np.stack([self._plane(c)[rest] for c in wanted])
-        return np.asarray(self._plane(int(channel))[rest])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self[:], dtype)
-
-    def _plane(self, channel: int) -> NDArray[Any]:
-        path, index = self._parts[channel]
-        # The last file stays, because its other tiles and channels are asked for next.
-        # Several threads may ask at once.
-        held = self._held
-        if held is None or held[0] != path:
-            self._held = held = (path, read_channels(path))
-        image = held[1]
-        plane: NDArray[Any] = image[0 if index is None else index]
-        if plane.shape != self.shape[1:]:
-            raise MicrodlError(
-                f"'{path.name}' is {plane.shape} pixels but the other channels of its field are "
-                f"{self.shape[1:]}; correct the row of the table."
-            )
-        return plane
-
-
-def read_fields(path: str | Path) -> list[Field]:
+def read_fields(path: str | Path, images: ImagesConfig | None = None) -> list[Field]:
     """Fields of a table with one row a field.
 
     Parameters
     ----------
     path : str or Path
         CSV, TSV or Parquet file. Files are named as CellProfiler does, one a channel in columns
-        ``FileName_<channel>``, with their folders in ``PathName_<channel>``; or one a field in a
-        column ``path``, whose channels are named in the column ``channels``, parted by ``;``.
-        Folders are relative to that of the table. ``FileName_labels`` or ``labels`` names a file
-        with the labels of the cells. Columns ``Metadata_*`` tell field, condition, control, well,
-        site and plate; a column ``pixel_size`` micrometres a pixel, where the files do not.
+        ``FileName_<channel>``, with their folders in ``PathName_<channel>``, or ``URL_<channel>``;
+        or one a field in a column ``path``, whose channels are named in the column ``channels``,
+        parted by ``;``. Folders are relative to that of the table. ``FileName_labels`` or
+        ``labels`` names a file with the labels of the cells. ``FileName_Illum<channel>`` or
+        ``Illum<channel>`` names the illumination function of a channel, and so does a file
+        ``<plate>_Illum<channel>.npy`` beside the table. Columns ``Metadata_*`` tell field,
+        condition, control, well, site and plate, and so does a ``barcode_platemap.csv`` beside the
+        table; a column ``pixel_size`` micrometres a pixel, where the files do not.
+    images : ImagesConfig, optional
+        How images are read; the defaults where not given.
 
     Returns
     -------
@@ -111,59 +85,120 @@ def read_fields(path: str | Path) -> list[Field]:
     """
     path = Path(path)
     fields = []
-    for number, row in enumerate(table_rows(path)):
+    for number, row in enumerate(table_rows(read_file_table(path), path, images)):
         try:
-            if isinstance(row, MicrodlError):
-                raise row
+            if isinstance(row, WrongRow):
+                raise row.error
             fields.append(open_field(row))
         except MicrodlError as error:
             raise MicrodlError(f"Row {number + 1} of '{path.name}': {error}") from error
     return fields
 
 
-@dataclass(frozen=True, kw_only=True)
-class NamedFiles(FieldInfo):
-    """The files of a field, none of them opened.
+class NotThereError(MicrodlError):
+    """A file that a table names and that is not there."""
+
+
+@dataclass(frozen=True)
+class WrongRow:
+    """A row that makes up no field.
 
     Parameters
     ----------
-    name, condition, is_control, well, site, plate
-        As in `FieldInfo`.
-    files : tuple of Path
-        One a channel, in their order, or one for all.
-    channel_names : tuple of str
-        Empty where nobody has named the channels of a file.
-    labels : Path, optional
-        File with the labels of the cells.
-    pixel_size : float, optional
-        Micrometres a pixel, where a table says so; else the files may.
-    z, time : str
-        Which plane and which time point, where the names of the files say so.
+    name : str
+        What its field would be called; empty where that is not known.
+    error : MicrodlError
+        What is wrong with it; `NotThereError` where a file is not there.
     """
 
-    files: tuple[Path, ...]
-    channel_names: tuple[str, ...] = ()
-    labels: Path | None = None
-    pixel_size: float | None = None
-    z: str = ""
-    time: str = ""
+    name: str
+    error: MicrodlError
 
 
-def table_rows(path: str | Path) -> list[NamedFiles | MicrodlError]:
-    """Rows of a table as `read_fields` takes it, or what is wrong with each.
+def read_file_table(path: str | Path, metadata: str | Path | None = None) -> pd.DataFrame:
+    """A table of image files, with what plate maps say about its wells.
+
+    Parameters
+    ----------
+    path : str or Path
+        Table, as `read_fields` takes it.
+    metadata : str or Path, optional
+        As `napari_microdl.fields.plate_maps.join_metadata` takes it; where not given, a
+        ``barcode_platemap.csv`` beside the table.
 
     Raises
     ------
     MicrodlError
-        If the table cannot be read or names no files.
+        If a table cannot be read, or wells cannot be told.
+    """
+    table = read_table(path)
+    if metadata is not None:
+        return join_metadata(table, metadata)
+    return join_beside(table, Path(path).parent)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Which columns of a table name what."""
+
+    channels: dict[str, str]
+    image: str | None
+    labels: str | None
+    illumination: dict[str, str]
+    # Functions that lie beside the table, by plate and channel.
+    beside: dict[tuple[str, str], Path]
+
+
+def table_rows(
+    table: pd.DataFrame, path: str | Path, images: ImagesConfig | None = None
+) -> list[NamedFiles | WrongRow]:
+    """Rows of a table as `read_fields` takes it, or what is wrong with each.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `read_file_table` gives it.
+    path : str or Path
+        File that it was read from.
+    images : ImagesConfig, optional
+        How images are read; the defaults where not given.
+
+    Raises
+    ------
+    MicrodlError
+        If the table names no files.
     """
     path = Path(path)
-    table = read_table(path)
-    by_channel = {
-        str(c)[len(_FILE) :]: str(c) for c in table.columns if str(c).lower().startswith(_FILE)
+    columns = _columns_of(table, path, images or ImagesConfig())
+    found: list[NamedFiles | WrongRow] = []
+    for number, record in enumerate(table.to_dict("records"), start=1):
+        name = ""
+        try:
+            known = describe(record, number)
+            name = _text(record, "field", "name") or field_name(known)
+            found.append(_row(path.parent, record, columns, name, known, images))
+        except MicrodlError as error:
+            found.append(WrongRow(name, error))
+    return found
+
+
+def _columns_of(table: pd.DataFrame, path: Path, images: ImagesConfig) -> _Columns:
+    by_channel, urls = _by_channel(table, _FILE), _by_channel(table, _URL)
+    # Files are named as the machine knew them that wrote the table; a URL may lead there still.
+    if urls and not _any_there(path.parent, table, list(by_channel.values())):
+        by_channel = urls
+    illumination = {
+        channel: by_channel.pop(channel)
+        for channel, name in list(by_channel.items())
+        if channel.lower().startswith(_ILLUMINATION) and _names_arrays(table[name], ".npy")
+    } or {
+        str(c): str(c)
+        for c in table.columns
+        if str(c).lower().startswith(_ILLUMINATION) and _names_arrays(table[c], ".npy")
     }
-    # As CellProfiler names its files of illumination, beside those of the images.
-    arrays = [c for c, name in by_channel.items() if _names_arrays(table[name])]
+    illumination = {name[len(_ILLUMINATION) :]: c for name, c in illumination.items()}
+    # CellProfiler may name other arrays beside the images.
+    arrays = [c for c, name in by_channel.items() if _names_arrays(table[name], ".npy", ".mat")]
     if arrays and len(arrays) < len(by_channel):
         for channel in arrays:
             del by_channel[channel]
@@ -185,17 +220,30 @@ def table_rows(path: str | Path) -> list[NamedFiles | MicrodlError]:
             f"'{path.name}' names no image files; add a column FileName_<channel> for every "
             "channel, or a column path."
         )
-    found: list[NamedFiles | MicrodlError] = []
-    for row in range(len(table)):
-        try:
-            found.append(_row(path.parent, table, row, by_channel, image_column, labels_column))
-        except MicrodlError as error:
-            found.append(error)
-    return found
+    beside = {} if illumination else _functions_beside(path.parent)
+    if not images.illumination:
+        illumination, beside = {}, {}
+    elif illumination and not _any_there(path.parent, table, list(illumination.values())):
+        current_task().note(
+            f"'{path.name}' names illumination functions of {listed(list(illumination))} that do "
+            "not exist: intensities are not corrected."
+        )
+        illumination = {}
+    return _Columns(by_channel, image_column, labels_column, illumination, beside)
 
 
-def _names_arrays(files: pd.Series) -> bool:
-    return bool(files.str.strip().str.lower().str.endswith((".npy", ".mat")).all())
+def _by_channel(table: pd.DataFrame, beginning: str) -> dict[str, str]:
+    """Columns that begin so, by what follows."""
+    return {
+        str(c)[len(beginning) :]: str(c)
+        for c in table.columns
+        if str(c).lower().startswith(beginning)
+    }
+
+
+def _names_arrays(files: pd.Series, *endings: str) -> bool:
+    names = files.str.strip().str.lower()
+    return bool((names.str.endswith(endings) | (names == "")).all() and (names != "").any())
 
 
 def _names_lost_pictures(path: Path, table: pd.DataFrame, files: str) -> bool:
@@ -203,45 +251,95 @@ def _names_lost_pictures(path: Path, table: pd.DataFrame, files: str) -> bool:
     names = table[files].str.strip().str.lower()
     if not names.str.endswith((".png", ".jpg", ".jpeg")).all():
         return False
-    return not any(_file_of(path.parent, table, row, files).is_file() for row in range(len(table)))
+    return not files.lower().startswith(_URL) and not _any_there(path.parent, table, [files])
+
+
+def _any_there(folder: Path, table: pd.DataFrame, columns: Sequence[str]) -> bool:
+    """Whether any of the files that columns name is there; each is looked at once."""
+    records = table.to_dict("records")
+    files = {_file_of(folder, r, name) for name in columns for r in records if r[name].strip()}
+    return any(file.is_file() for file in files)
+
+
+def _functions_beside(folder: Path) -> dict[tuple[str, str], Path]:
+    """Files <plate>_Illum<channel>.npy in a folder, by plate and channel in small letters."""
+    found = {}
+    for file in sorted(folder.glob("*_Illum*.npy")):
+        if match := re.fullmatch(r"(?P<plate>.+)_Illum(?P<channel>.+)", file.stem):
+            found[match["plate"], match["channel"].lower()] = file
+    return found
 
 
 def _row(
     folder: Path,
-    table: pd.DataFrame,
-    row: int,
-    by_channel: dict[str, str],
-    image_column: str | None,
-    labels_column: str | None,
+    record: Mapping[str, str],
+    columns: _Columns,
+    name: str,
+    known: dict[str, Any],
+    images: ImagesConfig | None,
 ) -> NamedFiles:
-    if image_column is not None:
-        files: tuple[Path, ...] = (_existing(folder, table, row, image_column),)
-        listed = column(table, "channels")
-        text = str(table[listed].iloc[row]) if listed else ""
+    if columns.image is not None:
+        files: tuple[ImageFile, ...] = (_existing(folder, record, columns.image),)
+        text = _text(record, "channels")
         names = tuple(n.strip() for n in text.split(";") if n.strip())
     else:
-        names = tuple(by_channel)
-        files = tuple(_existing(folder, table, row, c) for c in by_channel.values())
+        names = tuple(columns.channels)
+        files = tuple(_existing(folder, record, c) for c in columns.channels.values())
     labels = None
-    if labels_column is not None and str(table[labels_column].iloc[row]).strip():
-        labels = _existing(folder, table, row, labels_column)
-    known = describe_row(table, row)
-    named = column(table, "field", "name")
-    name = str(table[named].iloc[row]).strip() if named else ""
-    name = name or field_name(known) or files[0].stem
+    if columns.labels is not None and record[columns.labels].strip():
+        labels = _existing(folder, record, columns.labels)
+    in_zarr = files[0].is_dir()
     return NamedFiles(
-        name=name,
+        name=name or files[0].stem,
         files=files,
         channel_names=names,
         labels=labels,
-        pixel_size=_pixel_size(table, row),
+        pixel_size=_pixel_size(record),
+        illumination=_illumination(folder, record, columns, names, known.get("plate", "")),
+        level=_level(record, images) if in_zarr else 0,
+        z=_text(record, "z") if in_zarr else "",
+        time=_text(record, "time") if in_zarr else "",
         **known,
     )
 
 
-def _pixel_size(table: pd.DataFrame, row: int) -> float | None:
-    named = column(table, _PIXEL_SIZE)
-    text = "" if named is None else str(table[named].iloc[row]).strip()
+def _illumination(
+    folder: Path,
+    record: Mapping[str, str],
+    columns: _Columns,
+    names: Sequence[str],
+    plate: str,
+) -> tuple[Path | None, ...]:
+    """Illumination function of every channel; empty where there are none."""
+    by_name = {name.lower(): files for name, files in columns.illumination.items()}
+    found: list[Path | None] = []
+    for name in (name.lower() for name in names):
+        plain = name.removeprefix(_ORIGINAL)
+        files = by_name.get(name) or by_name.get(plain)
+        function = columns.beside.get((plate, name)) or columns.beside.get((plate, plain))
+        if files is not None and record[files].strip():
+            there = _existing(folder, record, files)
+            function = there if isinstance(there, Path) else None
+        found.append(function)
+    return tuple(found) if any(found) else ()
+
+
+def _text(record: Mapping[str, str], *names: str) -> str:
+    named = column(record, *names)
+    return "" if named is None else record[named].strip()
+
+
+def _level(record: Mapping[str, str], images: ImagesConfig | None) -> int:
+    text = _text(record, _LEVEL)
+    if not text:
+        return (images or ImagesConfig()).level
+    if not text.isdigit():
+        raise MicrodlError(f"there is '{text}' in the column {_LEVEL}; write a number, such as 0.")
+    return int(text)
+
+
+def _pixel_size(record: Mapping[str, str]) -> float | None:
+    text = _text(record, _PIXEL_SIZE)
     if not text:
         return None
     try:
@@ -250,7 +348,8 @@ def _pixel_size(table: pd.DataFrame, row: int) -> float | None:
         size = 0.0
     if not 0 < size < float("inf"):
         raise MicrodlError(
-            f"there is '{text}' in the column {named}; write micrometres a pixel, such as 0.65."
+            f"there is '{text}' in the column {column(record, _PIXEL_SIZE)}; write micrometres a "
+            "pixel, such as 0.65."
         )
     return size
 
@@ -264,11 +363,20 @@ def open_field(found: NamedFiles) -> Field:
         If a file cannot be read or holds something else than it stands for.
     """
     first = found.files[0]
+    if first.is_dir():
+        image, names, cells, pixel_size = open_image(found)
+        return Field(
+            data=image,
+            channel_names=names,
+            labels=cells,
+            pixel_size=pixel_size,
+            **asdict(found.info),
+        )
     (planes, *size), dtype = channels_shape(first)
     names = found.channel_names
     if len(found.files) == 1 and (len(names) != 1 or planes == 1):
         names = names or tuple(f"channel {i + 1}" for i in range(planes))
-        parts: list[tuple[Path, int | None]] = [(first, i) for i in range(planes)]
+        parts: list[tuple[ImageFile, int | None]] = [(first, i) for i in range(planes)]
     else:
         if planes != 1:
             raise MicrodlError(
@@ -284,119 +392,39 @@ def open_field(found: NamedFiles) -> Field:
                 f"'{found.labels.name}' holds {planes} planes; labels need one plane."
             )
         shape = (1, size_of_labels[0], size_of_labels[1])
-        labels = _Plane(_Files([(found.labels, None)], shape, dtype_of_labels))
+        labels = OnlyPlane(FilePlanes([(found.labels, None)], shape, dtype_of_labels))
+    functions = dict(zip(names, found.illumination, strict=bool(found.illumination)))
+    for name, function in functions.items():
+        if function is not None:
+            check_illumination(name, function, (size[0], size[1]))
     return Field(
-        data=_Files(parts, (len(parts), size[0], size[1]), dtype),
+        data=FilePlanes(parts, (len(parts), size[0], size[1]), dtype, found.illumination),
         channel_names=names,
         labels=labels,
         pixel_size=found.pixel_size or read_pixel_size(first),
+        corrected=tuple(name for name, function in functions.items() if function is not None),
         **asdict(found.info),
     )
 
 
-class _Plane:
-    """The only channel of `_Files` as a matrix."""
-
-    def __init__(self, files: _Files) -> None:
-        self._files = files
-        self.shape = files.shape[1:]
-        self.dtype = files.dtype
-
-    def __getitem__(self, key: Any) -> NDArray[Any]:
-        return np.asarray(self._files[0][key])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.asarray(self._files[0], dtype)
-
-
-def _existing(folder: Path, table: pd.DataFrame, row: int, files: str) -> Path:
-    """The file that a cell of the table names."""
-    text = str(table[files].iloc[row]).strip()
+def _existing(folder: Path, record: Mapping[str, str], files: str) -> ImageFile:
+    """The file that a cell of the table names; whether one elsewhere is there is not looked at."""
+    text = record[files].strip()
     if not text:
-        raise MicrodlError(f"there is no file in the column {files}; fill it in.")
-    file = _file_of(folder, table, row, files)
-    if not file.is_file():
-        raise MicrodlError(f"the file '{file}' does not exist; correct the column {files}.")
+        raise NotThereError(f"there is no file in the column {files}; fill it in.")
+    if files.lower().startswith(_URL) or "://" in text:
+        file = file_of_url(text)
+    else:
+        file = _file_of(folder, record, files)
+    if isinstance(file, Path) and not file.is_file() and not is_zarr(file):
+        raise NotThereError(f"the file '{file}' does not exist; correct the column {files}.")
     return file
 
 
-def _file_of(folder: Path, table: pd.DataFrame, row: int, files: str) -> Path:
-    parents = [c for c in table.columns if str(c).lower() == files.lower().replace(_FILE, _FOLDER)]
-    parent = str(table[parents[0]].iloc[row]).strip() if parents and parents[0] != files else ""
-    return folder / parent / str(table[files].iloc[row]).strip()
-
-
-def _is_tiff(path: Path) -> bool:
-    return path.suffix.lower() in {".tif", ".tiff"}
-
-
-def read_channels(path: Path) -> NDArray[Any]:
-    """Read an image file.
-
-    Returns
-    -------
-    ndarray of shape (channels, height, width)
-        Axes of length one are left out.
-
-    Raises
-    ------
-    MicrodlError
-        If the file is no image, or holds planes that its own description calls z or time.
-    """
-    try:
-        if _is_tiff(path):
-            with tifffile.TiffFile(path) as file:
-                image = file.series[0].asarray()
-                axes, sizes = _axes(path, file.series[0])
-                return np.asarray(image.transpose(axes).reshape(sizes))
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            # The numbers of a palette are no intensities.
-            pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)
-    except MicrodlError:
-        raise
-    except Exception as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
-    if pixels.ndim == 3 and image.mode == "P" and (pixels == pixels[..., :1]).all():
-        pixels = pixels[..., 0]
-    return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
-
-
-def channels_shape(path: Path) -> tuple[tuple[int, int, int], np.dtype[Any]]:
-    """Channels, height, width and type; of a TIFF file without reading its pixels."""
-    if not _is_tiff(path):
-        image = read_channels(path)
-        return (image.shape[0], image.shape[1], image.shape[2]), image.dtype
-    try:
-        with tifffile.TiffFile(path) as file:
-            return _axes(path, file.series[0])[1], np.dtype(file.series[0].dtype)
-    except MicrodlError:
-        raise
-    except Exception as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
-
-
-def _axes(path: Path, series: Any) -> tuple[list[int], tuple[int, int, int]]:
-    """Order of the axes of a TIFF file with the channels first, and sizes with them as one."""
-    axes, shape = str(series.axes), tuple(int(n) for n in series.shape)
-    # Of axes without a name, colours lie behind each pixel, as in photographs.
-    if axes in {"QYX", "IYX"} and shape[2] in (3, 4) and shape[0] > 4:
-        axes = "YXS"
-    planes = [i for i, n in enumerate(shape) if n > 1 and axes[i] not in "YX"]
-    moving = [i for i in planes if axes[i] in "ZT"]
-    if moving:
-        what = {"Z": "z planes", "T": "time points"}[axes[moving[0]]]
-        raise MicrodlError(
-            f"'{path.name}' holds {shape[moving[0]]} {what}, which are no channels; save those "
-            "that are wanted as images of their own."
-        )
-    if len(planes) > 1 or not {"Y", "X"} <= set(axes):
-        raise MicrodlError(
-            f"'{path.name}' has the shape {shape}; give images with the axes (y, x) or "
-            "(channel, y, x)."
-        )
-    order = sorted(range(len(shape)), key=lambda i: (axes[i] in "YX", axes[i] == "X"))
-    height, width = (shape[i] for i in order[-2:])
-    return order, (int(np.prod(shape)) // (height * width), height, width)
+def _file_of(folder: Path, record: Mapping[str, str], files: str) -> Path:
+    parents = column(record, files.lower().replace(_FILE, _FOLDER))
+    parent = record[parents].strip() if parents and parents != files else ""
+    return folder / parent / record[files].strip()
 
 
 @dataclass(frozen=True, eq=False)
@@ -411,11 +439,14 @@ class FieldFiles:
         One a channel, in their order, or one for all; empty where none is known.
     labels : Path, optional
         File with the labels of the cells.
+    illumination : tuple of (Path or None)
+        Illumination function of every channel; empty where there are none.
     """
 
     field: Field
     files: tuple[Path, ...] = ()
     labels: Path | None = None
+    illumination: tuple[Path | None, ...] = ()
 
 
 def write_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
@@ -429,80 +460,106 @@ def write_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
         CSV file; one that is there is replaced. Files below its folder are named relative to it,
         others with their whole path. Where every channel has a file of its own they are named in
         ``FileName_<channel>`` and ``PathName_<channel>``, as CellProfiler does, else in ``path``
-        and ``channels``; of a field without files these stay empty.
+        and ``channels``; of a field without files these stay empty. Illumination functions are
+        named in ``FileName_Illum<channel>``.
 
     Raises
     ------
     OSError
         If the table cannot be written.
     """
-    table = files_table(
-        [(row.field, row.field.channel_names, row.files, row.labels) for row in rows],
-        Path(path).parent,
-    )
-    sizes = [row.field.pixel_size for row in rows]
-    if any(sizes):
-        table[_PIXEL_SIZE] = ["" if size is None else f"{size:.6g}" for size in sizes]
-    table.to_csv(path, index=False)
+    named = [
+        NamedFiles(
+            **asdict(row.field.info),
+            files=row.files,
+            channel_names=row.field.channel_names,
+            labels=row.labels,
+            pixel_size=row.field.pixel_size,
+            illumination=row.illumination,
+        )
+        for row in rows
+    ]
+    files_table(named, Path(path).parent).to_csv(path, index=False)
 
 
-def files_table(
-    rows: Sequence[tuple[FieldInfo, Sequence[str], Sequence[Path], Path | None]],
-    folder: Path | None,
-) -> pd.DataFrame:
+def files_table(rows: Sequence[NamedFiles], folder: Path | None) -> pd.DataFrame:
     """A table of files that `read_fields` takes, for a place in a folder.
 
     Parameters
     ----------
-    rows : sequence of tuple
-        What is known of a field, names of its channels (empty where nobody knows them), their
-        files, one a channel or one for all, and the file with its labels.
+    rows : sequence of NamedFiles
+        Fields; the files may be missing.
     folder : Path or None
         Where the table will lie; files below it are named relative to it, others in full.
 
     Returns
     -------
     DataFrame
-        Columns as `write_field_files` describes them.
+        Columns as `write_field_files` describes them, with ``level``, ``Metadata_Z`` and
+        ``Metadata_Time`` where they are known.
     """
-    table = metadata_table([info for info, *_ in rows])
-    one_file = any(len(files) == 1 != len(channels) for _, channels, files, _ in rows)
+    one_file = any(len(row.files) == 1 != len(row.channel_names) for row in rows)
     # With a column a channel, every field would need a file in each of them.
-    names = {tuple(channels) for _, channels, *_ in rows if len(channels) == 1}
+    names = {row.channel_names for row in rows if len(row.channel_names) == 1}
     one_file = one_file or len(names) > 1
+    channels = dict.fromkeys(name for row in rows for name in row.channel_names)
     columns: dict[str, list[str]] = {}
     if one_file:
-        columns["path"] = [
-            relative_to_folder(folder, files[0]).as_posix() if files else ""
-            for _, _, files, _ in rows
-        ]
-        columns["channels"] = [";".join(channels) for _, channels, *_ in rows]
+        first = [row.files[0] if row.files else None for row in rows]
+        columns["path"] = [_place(folder, file) for file in first]
+        columns["channels"] = [";".join(row.channel_names) for row in rows]
     else:
-        for channel in dict.fromkeys(name for _, channels, *_ in rows for name in channels):
-            columns |= _two_columns(
-                channel,
-                [
-                    dict(zip(channels, files, strict=bool(files))).get(channel)
-                    for _, channels, files, _ in rows
-                ],
-                folder,
-            )
-    if any(labels for *_, labels in rows):
-        columns |= _two_columns("labels", [labels for *_, labels in rows], folder)
-    return pd.concat([pd.DataFrame(columns), table], axis=1)
+        for channel in channels:
+            columns |= _two_columns(channel, [_of_channel(row, channel, row.files) for row in rows],
+                                    folder)  # fmt: skip
+    if any(row.labels for row in rows):
+        columns |= _two_columns(_LABELS, [row.labels for row in rows], folder)
+    for channel in channels:
+        functions = [_of_channel(row, channel, row.illumination) for row in rows]
+        if any(functions):
+            columns |= _two_columns(f"Illum{channel}", functions, folder)
+    table = pd.concat([pd.DataFrame(columns), metadata_table(rows)], axis=1)
+    if any(row.pixel_size for row in rows):
+        table[_PIXEL_SIZE] = ["" if r.pixel_size is None else f"{r.pixel_size:.6g}" for r in rows]
+    if any(row.level for row in rows):
+        table[_LEVEL] = [row.level for row in rows]
+    for part in ("z", "time"):
+        if any(values := [getattr(row, part) for row in rows]):
+            table[f"{PREFIX}{part.capitalize()}"] = values
+    return table
+
+
+def _of_channel(
+    row: NamedFiles, channel: str, files: Sequence[ImageFile | None]
+) -> ImageFile | None:
+    return dict(zip(row.channel_names, files, strict=bool(files))).get(channel)
 
 
 def _two_columns(
-    channel: str, files: Sequence[Path | None], folder: Path | None
+    channel: str, files: Sequence[ImageFile | None], folder: Path | None
 ) -> dict[str, list[str]]:
-    places = [None if file is None else relative_to_folder(folder, file) for file in files]
+    places = [PurePosixPath(_place(folder, f)) if isinstance(f, Path) else f for f in files]
     return {
-        f"FileName_{channel}": ["" if place is None else place.name for place in places],
+        f"FileName_{channel}": [_name(place) for place in places],
         f"PathName_{channel}": [
-            "" if place is None or place.parent == Path() else place.parent.as_posix()
-            for place in places
+            place.parent.as_posix() if isinstance(place, PurePosixPath) and len(place.parts) > 1
+            else "" for place in places
         ],
-    }
+    }  # fmt: skip
+
+
+def _name(place: PurePosixPath | RemoteFile | None) -> str:
+    if place is None:
+        return ""
+    return place.url if isinstance(place, RemoteFile) else place.name
+
+
+def _place(folder: Path | None, file: ImageFile | None) -> str:
+    """How a table in a folder names a file."""
+    if file is None:
+        return ""
+    file = relative_to_folder(folder, file) if isinstance(file, Path) else file
+    return file.as_posix()
 
 
 def relative_to_folder(folder: Path | None, file: Path) -> Path:

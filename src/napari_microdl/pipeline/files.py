@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_microdl.concepts.export import write_table
-from napari_microdl.core.config import write_config
+from napari_microdl.core.config import ImagesConfig, write_config
 from napari_microdl.core.files import write_text
 from napari_microdl.core.pictures import write_figure
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.fields.metadata import PREFIX, metadata_table, read_table
+from napari_microdl.fields.metadata import PREFIX, metadata_table
 from napari_microdl.fields.query import select
-from napari_microdl.fields.tables import read_fields
+from napari_microdl.fields.tables import read_fields, read_file_table
 from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.report import (
     EvaluationChoices,
@@ -85,7 +85,9 @@ def write_run(
         (out / REPORT).write_text(report + "\n", encoding="utf-8")
 
 
-def table_fields(table: str | Path, controls: str | None = None) -> list[Field]:
+def table_fields(
+    table: str | Path, controls: str | None = None, images: ImagesConfig | None = None
+) -> list[Field]:
     """Fields of a table of image files, with their controls.
 
     Parameters
@@ -95,6 +97,8 @@ def table_fields(table: str | Path, controls: str | None = None) -> list[Field]:
     controls : str, optional
         Query that picks the control fields, such as ``Metadata_condition == 'DMSO'``, in place of
         the marks in the table; its columns are those of `metadata_table`.
+    images : ImagesConfig, optional
+        How images are read; the defaults where not given.
 
     Returns
     -------
@@ -106,7 +110,7 @@ def table_fields(table: str | Path, controls: str | None = None) -> list[Field]:
     MicrodlError
         If the table, a file or the query cannot be used.
     """
-    fields = read_fields(table)
+    fields = read_fields(table, images)
     return fields if controls is None else mark_controls(fields, controls)
 
 
@@ -201,7 +205,7 @@ def add_columns(units: pd.DataFrame, table: str | Path) -> None:
     """
     known = {str(c).lower() for c in units.columns}
     rows = units["field"].to_numpy()
-    values = read_table(table)
+    values = read_file_table(table)
     for name in values.columns:
         if str(name).startswith(PREFIX) and str(name).lower() not in known:
             units[name] = values[name].to_numpy()[rows]

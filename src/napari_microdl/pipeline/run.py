@@ -19,6 +19,7 @@ from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.task import Progress, Stage, Task, current_task
 from napari_microdl.fields.field import Field
+from napari_microdl.fields.illumination import illumination_note
 from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
 from napari_microdl.models.base import TokenModel
 from napari_microdl.pipeline.cache import CachedStage, StageCache, stage_keys
@@ -185,6 +186,8 @@ class PipelineRun:
             notes.insert(0, f"There is no cell in {few}{more}: nothing is told of these fields.")
         dictionary, sizes = self.applied, [f.pixel_size for f in self.fields]
         if dictionary is not None and (note := pixel_size_note(dictionary.pixel_size, sizes)):
+            notes.insert(0, note)
+        if note := illumination_note(self.fields):
             notes.insert(0, note)
         if dictionary is None:
             learned: Learned = self._result_of("dictionary", self._learn)

@@ -33,7 +33,14 @@ from napari_microdl.fields.tables import (
     relative_to_folder,
     write_field_files,
 )
-from napari_microdl.gui.session.layers import Arrangement, ImageRow, Layout, build_fields, file_of
+from napari_microdl.gui.session.layers import (
+    Arrangement,
+    ImageRow,
+    Layout,
+    build_fields,
+    file_of,
+    illumination_of,
+)
 from napari_microdl.gui.session.plan import Plan
 from napari_microdl.gui.session.settings import CellSource
 
@@ -180,11 +187,13 @@ def collect_window(plan: Plan, path: str | Path) -> WindowFiles:
                 known = ()
             labels = None if layer is None else _file_of(plan, layer, (0,) * (layer.ndim - 2))
             drawn.append(isinstance(labels, str))
+            functions = illumination_of(group)
             fields.append(
                 FieldFiles(
                     found,
                     known if len(known) == len(files) else (),
                     labels if isinstance(labels, Path) else None,
+                    functions if len(functions) == found.n_channels else (),
                 )
             )
         reasons += [f"{listed(images)} {reason}" for reason, images in without.items()]

@@ -181,6 +181,16 @@ def file_of(layer: Layer | None) -> Path | None:
     return None if place is None else Path(str(place))
 
 
+def illumination_of(rows: Sequence[ImageRow]) -> tuple[Path | None, ...]:
+    """Function by which each channel of a field was divided when its layers were opened."""
+    found: list[Path | None] = []
+    for row in rows:
+        layer = row.layer()
+        tag = {} if layer is None else layer.metadata.get(FIELD_TAG, {})
+        found += [None if file is None else Path(file) for file in tag.get("illumination", ())]
+    return tuple(found) if any(found) else ()
+
+
 def _data(layer: Layer) -> Any:
     return layer.data[0] if layer.multiscale else layer.data
 
@@ -392,6 +402,9 @@ def build_fields(
             unnamed = len(own) == len(native) and not _known_channels(layer)
             channels = tuple(names) if own == native or unnamed else own
             data = read_plane(layer, first.index)
+        # Of some channels of an image nobody knows which function is whose.
+        functions = illumination_of(group)
+        divided = zip(channels, functions, strict=False) if len(functions) == len(channels) else ()
         labels = None
         labels_layer = first.labels_layer() if with_labels else None
         if labels_layer is not None:
@@ -408,6 +421,7 @@ def build_fields(
                 channel_names=channels,
                 labels=labels,
                 pixel_size=pixel_size(layer),
+                corrected=tuple(channel for channel, function in divided if function is not None),
                 **{**asdict(first.info), "name": name},
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
-from napari_microdl.fields.tables import NamedFiles, channels_shape, open_field
+from napari_microdl.fields.image_files import channels_shape
+from napari_microdl.fields.named_files import NamedFiles
+from napari_microdl.fields.tables import open_field
 from napari_microdl.gui.session.layers import FIELD_TAG, Arrangement
 
 # Beyond, images are read when they are looked at.
@@ -96,7 +99,10 @@ def _read(named: NamedFiles, first: OpenedField | None) -> OpenedField:
 
 def _lazy(named: NamedFiles, field: Field) -> Any:
     """The pixels as a dask array, named by the files as they are now."""
-    files = [(str(file), file.stat().st_mtime_ns) for file in named.files]
+    files = [
+        (str(file), file.stat().st_mtime_ns if isinstance(file, Path) else 0)
+        for file in (*named.files, *filter(None, named.illumination))
+    ]
     return da.from_array(
         field.data,
         chunks=(1, *field.shape),
@@ -141,6 +147,7 @@ def layers_of(
         files = [str(file) for file in one.named.files]
         scaled = {"scale": (field.pixel_size,) * 2, "units": ("um", "um")} if in_micrometres else {}
         one_each = len(files) == field.n_channels
+        functions = [None if f is None else str(f) for f in one.named.illumination]
         if by_channel:
             for number, channel in enumerate(field.channel_names):
                 yield Image(
@@ -157,6 +164,7 @@ def layers_of(
                             "channel": channel,
                             # A part of a file could not be read in its place.
                             "file": files[number] if one_each else None,
+                            "illumination": functions[number : number + 1],
                         }
                     },
                 )
@@ -169,7 +177,13 @@ def layers_of(
                 translate=(0, *corner) if stack else corner,
                 **({k: (_CHANNEL[k], *v) for k, v in scaled.items()} if stack else scaled),
                 axis_labels=("c", "y", "x") if stack else ("y", "x"),
-                metadata={FIELD_TAG: {**known, "file": files[0] if len(files) == 1 else None}},
+                metadata={
+                    FIELD_TAG: {
+                        **known,
+                        "file": files[0] if len(files) == 1 else None,
+                        "illumination": functions,
+                    }
+                },
             )
         if field.labels is not None:
             labels = np.asarray(field.labels)

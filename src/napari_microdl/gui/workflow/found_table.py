@@ -10,7 +10,7 @@ from qtpy.QtCore import QAbstractTableModel, QModelIndex, QPersistentModelIndex,
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_microdl.fields.file_patterns import is_control
-from napari_microdl.fields.tables import NamedFiles
+from napari_microdl.fields.named_files import NamedFiles
 
 _COLUMNS = {
     "Field": "One field of view.",
