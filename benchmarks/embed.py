@@ -222,11 +222,12 @@ def speed_of(title: str, model: Any, edge: int, repeats: int, *, with_cache: boo
             )
         )
     print_columns(("way", "CPU s", "times the model", "wall s", "times the model"), rows)
-    estimated = estimate_seconds(len(origins), channels, spec, PipelineConfig())
+    rate = processor_rate()
+    estimated = estimate_seconds(len(origins), channels, spec, PipelineConfig(), rate=rate)
     taken = float(np.median(seconds["embed_field, scaled in memory"].wall))
     print(
         f"told before the first run: {estimated:.2f} s, from products at "
-        f"{processor_rate() / 1e9:.0f} GFLOP/s; taken: {taken:.2f} wall s, "
+        f"{rate / 1e9:.0f} GFLOP/s; taken: {taken:.2f} wall s, "
         f"{taken / estimated:.2f} times"
     )
 

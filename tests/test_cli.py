@@ -117,7 +117,7 @@ def test_what_a_run_takes_stays_on_the_terminal(tmp_path, monkeypatch):
     assert main(["demo", "--headless", "--out", str(tmp_path)]) == 0
     shown = terminal.shown()
     assert ESTIMATE.fullmatch(shown[2])
-    assert shown[5].startswith("Fitting the dictionary, start 8 of 8: R2 0.")
+    assert shown[5].startswith("Fitting the dictionary, start 8 of 8: explains ")
     # Beside the estimate and the end, every stage is done.
     assert len(shown) == 10
     assert sum("100%" in line for line in shown) == 8

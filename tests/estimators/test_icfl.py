@@ -251,7 +251,7 @@ def test_a_fit_tells_its_records_and_gives_the_same_as_step_by_step():
         whole = ICFL(**SMALL, batch_size=100, max_steps=9).fit(x)
     assert_array_equal(icfl.components_, whole.components_)
     assert [(p.done, p.total) for p in heard] == [(record.step, 9) for record in records]
-    assert heard[-1].message == f"Fitting the dictionary: R2 {records[-1].r2:.3f}"
+    assert heard[-1].message == f"Fitting the dictionary: explains {records[-1].r2:.1%}"
     assert heard[-1].record.r2 == records[-1].r2
 
 

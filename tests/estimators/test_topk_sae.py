@@ -246,7 +246,7 @@ def test_records_tell_how_far_a_fit_is():
     sae = TopKSAE(**SMALL, batch_size=100, max_steps=60, validation_fraction=0.1)
     with recorded() as heard:
         sae.fit(samples())
-    assert heard[-1].message.startswith("Fitting the autoencoder: R2 ")
+    assert heard[-1].message.startswith("Fitting the autoencoder: explains ")
     records = [progress.record for progress in heard]
     assert all(isinstance(record, FitRecord) for record in records)
     assert [record.step for record in records] == [*range(1, 61), 60]

@@ -73,7 +73,10 @@ def take_squares(qtbot: Any, workflow: ConceptWorkflow) -> list[Labels]:
     """Add labels to every image, named so that they are found, and choose to use them."""
     viewer = workflow.viewer
     images = [layer for layer in viewer.layers if isinstance(layer, Image)]
-    labels = [viewer.add_labels(SQUARES.copy(), name=f"{image.name} cells") for image in images]
+    labels = [
+        viewer.add_labels(SQUARES.copy(), name=f"{image.name} cells", translate=image.translate)
+        for image in images
+    ]
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.source, "My Labels layers")
     return labels

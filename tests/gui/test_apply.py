@@ -69,7 +69,7 @@ def test_another_channel_takes_the_place_of_the_only_one_by_one_click(workflow, 
     assert [channel.name for channel in workflow.session.images.channels] == ["AF&488"]
     workflow.session.images.edit_channel(0, name="GFP")
     assert workflow.dictionary.stand_ins.isHidden()
-    assert workflow.session.step_states() == {}
+    assert workflow.session.step_states(workflow.session.plan.facets()) == {}
 
 
 def test_pixels_of_another_size_are_warned_of_before_and_after_the_run(

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from napari.layers import Image
+from napari.layers import Image, Labels
 
 from napari_microdl.gui.overlays.arranging import CAPTIONS, places, share_a_place
 from napari_microdl.gui.session.layers import TAG
 from napari_microdl.gui.session.viewer_parts import camera_of, canvas_size, grid_of
 
-from .conftest import SMALL, small_layers, take_squares
-from .steps import choose, click, open_explorer, open_workflow, outputs, run, write
+from .conftest import SMALL, SQUARES, small_layers, take_squares
+from .steps import choose, click, open_explorer, open_workflow, outputs, run, run_step, write
 
 SIZES = st.tuples(st.floats(1, 500), st.floats(1, 500))
 CONDITIONS = st.tuples(st.booleans(), st.sampled_from(["", "a", "b"]))
@@ -102,6 +102,64 @@ def test_images_on_top_of_each_other_are_arranged_and_put_back_by_a_click(viewer
         np.testing.assert_array_equal(box, before[name])
     assert not captions(viewer)
     assert fields.on_top.isVisible()
+
+
+def paired(workflow):
+    """Where labels of the fields lie from their image, by the name of the labels."""
+    rows = [(r.labels_layer(), r.layer()) for r in workflow.session.images.rows]
+    boxes = {x.name: x.extent.world - image.extent.world for x, image in rows if x is not None}
+    return {name: np.abs(box).max().round(9) for name, box in boxes.items()}
+
+
+def test_labels_of_arranged_images_go_along_whenever_they_came(viewer, stacked, qtbot):
+    click(qtbot, stacked.fields.arrange)
+    first, second, *_ = (x for x in viewer.layers if isinstance(x, Image))
+    # Opened where the image was before, and made where it is now.
+    viewer.add_labels(SQUARES, name=f"{first.name} cells")
+    made = Labels(SQUARES, name=f"{second.name} cells", affine=second.affine.affine_matrix)
+    viewer.add_layer(made)
+    qtbot.waitUntil(lambda: len(paired(stacked)) == 2)
+    qtbot.waitUntil(lambda: set(paired(stacked).values()) == {0})
+    click(qtbot, stacked.fields.put_back)
+    assert set(paired(stacked).values()) == {0}
+    np.testing.assert_array_equal(made.extent.world, first.extent.world)
+
+
+def test_labels_that_lie_elsewhere_are_refused_until_they_are_moved(viewer, stacked, qtbot):
+    click(qtbot, stacked.fields.arrange)
+    images = [row.layer() for row in stacked.session.images.rows]
+    far = viewer.add_labels(SQUARES, name=f"{images[0].name} cells", translate=(0, 5000))
+    stacked.session.settings.configure(unit="cell")
+    click(qtbot, stacked.cells.heading)
+    choose(qtbot, stacked.cells.source, "My Labels layers")
+    assert not stacked.cells.lay_on_images.isVisible()
+    assert paired(stacked) == {}
+    for place in range(4):
+        choose(qtbot, stacked.cells.labels.cellWidget(place, 1), far.name)
+    click(qtbot, stacked.cells.run_button)
+    refused = f"⚠ The labels '{far.name}', '{far.name}', '{far.name}' and 1 more lie"
+    assert stacked.status.text().startswith(refused)
+    # Moved there by hand, they are those of one image.
+    far.affine = images[3].affine.affine_matrix
+    far.translate = (0, 0)
+    for place in range(3):
+        choose(qtbot, stacked.cells.labels.cellWidget(place, 1), "choose...")
+    assert not stacked.cells.lay_on_images.isVisible()
+    # One for all by pixel, for which it is copied.
+    far.translate = (0, 5000)
+    for place in range(3):
+        choose(qtbot, stacked.cells.labels.cellWidget(place, 1), far.name)
+    click(qtbot, stacked.cells.run_button)
+    assert stacked.status.text().startswith(refused)
+    click(qtbot, stacked.cells.lay_on_images)
+    assert not stacked.status.text()
+    assert len(paired(stacked)) == 4
+    assert set(paired(stacked).values()) == {0}
+    assert not stacked.cells.lay_on_images.isVisible()
+    click(qtbot, stacked.fields.put_back)
+    assert set(paired(stacked).values()) == {0}
+    run_step(qtbot, stacked, "cells")
+    assert stacked.status.text() == "100 cells in 4 fields, 25 to 25 in each; of your labels."
 
 
 def test_channels_of_a_field_stay_together(viewer, stacked, qtbot):

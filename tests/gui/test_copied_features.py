@@ -6,8 +6,10 @@ import weakref
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from qtpy.QtCore import Qt
+from skimage.measure import regionprops_table
 
 from napari_microdl.gui.session.layers import TAG, Layout, Source
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
@@ -131,3 +133,34 @@ def test_activations_are_copied_to_the_labels_and_stay(
         y, x = np.argwhere(two_fields.labels[number] == ids[0])[0]
         shown = layer.get_status((y, x))["coordinates"]
         assert "concept 3" in shown
+
+
+def test_what_a_person_has_measured_stays_beside_it(viewer, bare_explorer, small_run, qtbot, told):
+    """In a series of which every frame has the same labels, measured once a label."""
+    stack = np.stack([field.read()[0] for field in small_run.fields])
+    viewer.add_image(stack, name="series")
+    measured = pd.DataFrame(regionprops_table(SQUARES, properties=("label", "area_bbox")))
+    # A column that is called like one of ours, and a label that is no cell.
+    measured = pd.concat([measured.assign(well="mine"), pd.DataFrame({"label": [99]})])
+    own = viewer.add_labels(SQUARES, name="series cells", features=measured)
+    activations = finish_run(bare_explorer.session, viewer.layers, "none").activations
+    areas = np.bincount(SQUARES.ravel())
+    for _ in range(2):
+        click_save(bare_explorer, "features", qtbot)
+        assert len(own.features) == 101
+        cells = own.features[own.features["index"] != 99].sort_values(["frame", "index"])
+        np.testing.assert_array_equal(cells["area_bbox"], areas[cells["index"]])
+        assert set(cells["well (before)"]) == {"mine"}
+        units = activations.units.sort_values(["field", "label"])
+        np.testing.assert_array_equal(cells["concept 3"], activations.activation(3)[units.index])
+        assert "area_bbox" in own.get_status((40, 70))["coordinates"]
+    # Measured in every frame, and nothing says in which.
+    own.features = pd.concat([measured, measured])
+    click_save(bare_explorer, "features", qtbot)
+    assert told[-1].startswith("The features of 'series cells' have several rows for one label")
+    assert list(own.features) == list(measured)
+    own.features = pd.concat([measured.assign(frame=frame, focus=frame / 2) for frame in range(4)])
+    click_save(bare_explorer, "features", qtbot)
+    cells = own.features[own.features["index"] != 99]
+    assert len(cells) == 100
+    np.testing.assert_array_equal(cells["focus"], cells["frame"] / 2)

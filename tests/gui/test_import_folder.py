@@ -242,9 +242,15 @@ def test_labels_are_matched_by_order_only_when_a_person_says_so(viewer, bare_wor
     assert "2 by their order alone" in dialog.about.text()
     found_by = [dialog.table.item(row, 2).text() for row in range(2)]
     assert found_by == ["same order", "same order, but elsewhere in the viewer"]
-    dialog.table.item(1, 0).setCheckState(Qt.CheckState.Unchecked)
+    assert "1 elsewhere in the viewer: where ticked, they are moved" in dialog.about.text()
+    ticks = [dialog.table.item(row, 0).checkState() for row in range(2)]
+    assert ticks == [Qt.CheckState.Checked, Qt.CheckState.Unchecked]
+    dialog.table.item(1, 0).setCheckState(Qt.CheckState.Checked)
     click(qtbot, dialog.take)
-    qtbot.waitUntil(lambda: labels_names(workflow) == ["b0", None])
+    qtbot.waitUntil(lambda: labels_names(workflow) == ["b0", "b1"])
+    for number in range(2):
+        boxes = [viewer.layers[f"{kind}{number}"].extent.world for kind in "ab"]
+        np.testing.assert_array_equal(*boxes)
 
 
 def test_same_names_of_two_folders_are_told_apart(viewer, bare_workflow, qtbot, tmp_path):

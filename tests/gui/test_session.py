@@ -136,6 +136,32 @@ def test_labels_are_suggested_by_the_whole_name(image: str, labels: str, fits: b
     assert session.images.rows[0].labels_layer() is (found if fits else None)
 
 
+def test_labels_that_were_filled_in_give_way_to_what_is_clear_and_a_persons_stay():
+    cells = np.ones((20, 30), int)
+    first, second = grey("A01"), grey("B01")
+    labels = Labels(cells, name="B01 cells")
+    layers = [first, labels]
+    session = session_with(*layers)
+
+    def found() -> list[str | None]:
+        session.images.update(LayerList(layers))
+        return [getattr(row.labels_layer(), "name", None) for row in session.images.rows]
+
+    # The only ones there, before the image that they belong to is opened.
+    assert found() == ["B01 cells"]
+    layers.append(second)
+    assert found() == [None, "B01 cells"]
+    # What is renamed belongs elsewhere from now on.
+    labels.name = "A01 cells"
+    assert [row.labels_layer() for row in session.images.rows] == [labels, None]
+    session.images.edit_rows([0], labels=None)
+    session.images.edit_rows([1], labels=weakref.ref(labels))
+    assert found() == [None, "A01 cells"]
+    layers.remove(labels)
+    layers.append(Labels(cells, name="B01 cells"))
+    assert found() == [None, "B01 cells"]
+
+
 def test_a_viewer_has_one_session_that_goes_with_it(qapp):
     viewer = Viewer(show=False)
     session = weakref.ref(session_of(viewer))

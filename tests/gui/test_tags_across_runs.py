@@ -87,7 +87,8 @@ def test_tags_wait_while_samples_are_crops_and_crops_are_of_one_image(
     # Another image under the same name, in which the same crop shows something else.
     image = workflow.session.images.rows[0].layer()
     viewer.layers.remove(image)
-    viewer.add_image(image.data[::-1], name=image.name, metadata=image.metadata)
+    lies = {"translate": image.translate, "metadata": image.metadata}
+    viewer.add_image(image.data[::-1], name=image.name, **lies)
     name = workflow.session.run.current.fields[0].name
     qtbot.waitUntil(lambda: workflow.session.images.rows[-1].name == name)
     run(qtbot, workflow)

@@ -305,6 +305,7 @@ def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 2)
     workflow.session.plan.take_config(SMALL.with_settings(layer=1, max_steps=5))
     click(qtbot, workflow.tokens.heading)
+    qtbot.waitUntil(lambda: " About " in workflow.tokens.cost.text())
     shown, time = workflow.tokens.cost.text().split(" About ")
     assert time.endswith(" s on the processor, by its arithmetic, less where tokens are kept.")
     assert estimate_of_the_run(qtbot, workflow) == shown

@@ -141,6 +141,8 @@ def test_labels_deleted_during_the_run_were_read_before(viewer, workflow, qtbot,
 
 def test_what_a_run_has_before_it_stands_beside_its_button(viewer, workflow, qtbot):
     session = workflow.session
+    # The processor is measured in the background.
+    qtbot.waitUntil(lambda: "; about " in workflow.outlook.text())
     assert workflow.outlook.text().startswith("2 controls, 2 others; about ")
     assert workflow.outlook.text().endswith(" to read tokens.")
     take_squares(qtbot, workflow)
@@ -227,6 +229,7 @@ def test_no_control_is_said_and_nothing_runs(workflow, qtbot):
     assert not workflow.jobs.is_running
     tick(qtbot, workflow.fields.table, 0, 3)
     assert workflow.fields.need.isHidden()
+    assert not workflow.status.text()
 
 
 def test_rgb_is_refused_until_the_user_splits_it(viewer, workflow, qtbot):
@@ -270,7 +273,8 @@ def test_an_image_that_shows_nothing_is_named(viewer, workflow, qtbot, quiet, im
     ],
 )
 def test_labels_that_do_not_fit_are_said(viewer, workflow, qtbot, labels, sentence):
-    viewer.add_labels(labels, name="cells")
+    for layer in [*viewer.layers, viewer.add_labels(labels, name="cells")]:
+        layer.translate = (0, 0)
     click(qtbot, workflow.cells.heading)
     choose(qtbot, workflow.cells.source, "My Labels layers")
     for row in range(4):

@@ -13,6 +13,7 @@ from qtpy.QtCore import Qt
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
+from napari_microdl.gui.workflow.match_labels import MatchLabels
 
 from .clicks import click_choice, write_in_table
 from .conftest import small_fields
@@ -320,11 +321,19 @@ def test_the_plots_are_drawn_anew_when_a_key_switches_the_theme(viewer, workflow
 def test_cells_of_cellpose_are_found_by_their_names(viewer, workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
     masks = [segment_cells(field.read()[0]).astype(np.uint16) for field in small_fields()]
-    # The names that its plugin gives.
+    # The names that its plugin gives, and the place: the corner of the viewer.
     for image, mask in zip(list(viewer.layers), masks, strict=True):
         viewer.add_labels(mask, name=f"{image.name}_cp_masks_000")
     step = workflow.cells
     click_choice(in_step(qtbot, workflow, "cells", "source"), "My Labels layers")
+    rows = workflow.session.images.rows
+    at_home = [not any(row.layer().translate) for row in rows]
+    assert [row.labels_layer() is not None for row in rows] == at_home
+    assert sum(at_home) < 4
+    in_view(qtbot, workflow, step.match_labels)
+    click(qtbot, step.match_labels)
+    click(qtbot, step.findChild(MatchLabels).take)
+    qtbot.waitUntil(lambda: not step.lay_on_images.isVisible() and step.need.isHidden())
     for row in range(4):
         name = workflow.session.images.rows[row].layer().name
         assert step.labels.cellWidget(row, 1).currentText() == f"{name}_cp_masks_000"
@@ -340,8 +349,8 @@ def test_cells_of_stardist_are_chosen_by_clicks(viewer, workflow, qtbot):
     workflow.session.settings.configure(n_atoms=4)
     masks = [segment_cells(field.read()[0]).astype(np.int32) for field in small_fields()]
     # Its plugin calls all alike, so that napari numbers them, and adds polygons.
-    for mask in masks:
-        viewer.add_labels(mask, name="StarDist labels")
+    for image, mask in zip(list(viewer.layers), masks, strict=True):
+        viewer.add_labels(mask, name="StarDist labels", translate=image.translate)
         viewer.add_shapes(
             [np.array([(y, x), (y, x + 9), (y + 9, x + 9)]) for y, x in ((5, 5), (40, 60))],
             shape_type="polygon", name="StarDist polygons",

@@ -29,12 +29,11 @@ def test_operations_are_those_that_torch_counts(layer, tile_size):
     assert estimate.operations(2, 1, model.spec, config) == pytest.approx(counted, rel=0.05)
 
 
-def test_channels_that_go_in_together_are_one_pass(monkeypatch):
-    monkeypatch.setattr(estimate, "processor_rate", lambda: 1e9)
+def test_channels_that_go_in_together_are_one_pass():
     apart, together = (model_spec("dinov2-small", joint=joint) for joint in (False, True))
-    one = estimate.estimate_seconds(10, 3, together, CONFIG)
-    assert estimate.estimate_seconds(10, 3, apart, CONFIG) == pytest.approx(3 * one)
-    assert estimate.estimate_seconds(20, 3, together, CONFIG) == pytest.approx(2 * one)
+    one = estimate.estimate_seconds(10, 3, together, CONFIG, rate=1e9)
+    assert estimate.estimate_seconds(10, 3, apart, CONFIG, rate=1e9) == pytest.approx(3 * one)
+    assert estimate.estimate_seconds(20, 3, together, CONFIG, rate=1e9) == pytest.approx(2 * one)
     # 256 tokens of 384 numbers through 8 layers, ten times.
     assert one == pytest.approx(10 * 8 * 256 * (24 * 384**2 + 4 * 256 * 384) / 0.75e9)
 

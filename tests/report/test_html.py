@@ -133,7 +133,7 @@ def test_the_curve_is_that_of_the_rows():
     rows = [{"k": 1, "cosine": 0.5, "r2": None}, {"k": 4, "cosine": 0.8, "r2": 0.6}]
     draw_reconstruction(axes, rows)
     curves = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert curves == {"cosine": [[1, 0.5], [4, 0.8]], "R2": [[4, 0.6]]}
+    assert curves == {"cosine": [[1, 0.5], [4, 0.8]], "share explained": [[4, 0.6]]}
     assert list(axes.get_xticks()) == [1, 4]
 
 

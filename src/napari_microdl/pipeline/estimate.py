@@ -90,8 +90,7 @@ def operations(n_tiles: int, n_channels: int, model: ModelSpec, config: Pipeline
 
 
 def estimate_seconds(
-    n_tiles: int, n_channels: int, model: ModelSpec, config: PipelineConfig
+    n_tiles: int, n_channels: int, model: ModelSpec, config: PipelineConfig, *, rate: float
 ) -> float:
-    """Seconds that reading tokens will take on the processor, by its arithmetic alone."""
-    work = operations(n_tiles, n_channels, model, config)
-    return work / (_SHARE_OF_RATE * processor_rate())
+    """Seconds that reading tokens will take on a processor of a rate, by its arithmetic alone."""
+    return operations(n_tiles, n_channels, model, config) / (_SHARE_OF_RATE * rate)

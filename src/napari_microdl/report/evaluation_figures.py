@@ -151,7 +151,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def draw_reconstruction(axes: Axes, rows: list[dict[str, Any]], text: str = "black") -> None:
-    """Cosine and R2 of reconstructions against the number of non-zeros.
+    """Cosine and explained share of reconstructions against the number of non-zeros.
 
     Parameters
     ----------
@@ -165,7 +165,7 @@ def draw_reconstruction(axes: Axes, rows: list[dict[str, Any]], text: str = "bla
     for key, colour, marker in _CURVES:
         known = [(row["k"], row[key]) for row in rows if row[key] is not None]
         if known:
-            label = "R2" if key == "r2" else key
+            label = "share explained" if key == "r2" else key
             axes.plot(*zip(*known, strict=True), color=colour, marker=marker, label=label)
     axes.set_xticks([row["k"] for row in rows])
     axes.set_xlabel("concepts that a sample may have (K)")

@@ -138,7 +138,7 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
         task = current_task()
         with closing(records):
             for record in records:
-                message = f"Fitting the {self._noun}: R2 {record.r2:.3f}"
+                message = f"Fitting the {self._noun}: explains {record.r2:.1%}"
                 task.progress(record.step, record.total_steps or 0, message, record=record)
 
     def _coding_dtype(self, dtype: np.dtype[Any]) -> type[np.floating[Any]]:

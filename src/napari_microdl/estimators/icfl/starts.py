@@ -96,7 +96,7 @@ def fit_steadiest(
         for record in fit.fit_iter(x, controls=controls):
             total = max(record.total_steps or record.step, 1)
             done = number * total + min(record.step, total)
-            told = f"{message}{start}: R2 {record.r2:.3f}"
+            told = f"{message}{start}: explains {record.r2:.1%}"
             task.progress(done, n_starts * total, told, record=record)
         spread = used_atoms(fit.transform(x)) if n_starts > 1 else 0.0
         if spread < least:

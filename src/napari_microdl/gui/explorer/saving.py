@@ -328,9 +328,14 @@ class SaveButton(QPushButton):
         if run is None:
             return
         concepts = self._few_concepts(run)
-        copied, stacks = features_of(self._viewer).copy(
-            run, self._session.images.rows, concepts, technical_concepts(self._session.run.report)
-        )
+        technical = technical_concepts(self._session.run.report)
+        try:
+            copied, stacks = features_of(self._viewer).copy(
+                run, self._session.images.rows, concepts, technical
+            )
+        except MicrodlError as error:
+            show_info(str(error))
+            return
         if not copied:
             show_info(
                 "No open Labels layer shows the cells of this run; run with your own labels, or "

@@ -21,8 +21,10 @@ from napari_microdl.gui.session.layers import (
     ImageRow,
     add_unselected,
     is_output,
+    shift,
     tag_output,
 )
+from napari_microdl.gui.session.own_labels import lie_apart
 from napari_microdl.gui.session.viewer_parts import grid_of
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ class Arranger:
         self._session = session
         self._overlays = overlays
         # Affine transforms as they were.
-        self._before: weakref.WeakKeyDictionary[Layer, NDArray[Any]] = weakref.WeakKeyDictionary()
+        self._before = session.images.arranged
         self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._arranged: list[tuple[bool, str]] = []
         session.images.changed.connect(self._on_images)
@@ -176,7 +178,7 @@ class Arranger:
             for layer in (*place.images, *place.labels):
                 if layer not in self._before:
                     self._before[layer] = layer.affine.affine_matrix.copy()
-                    _shift(layer, start + corner - box[0])
+                    shift(layer, start + corner - box[0])
         self._after_moving(viewer)
 
     def put_back(self) -> None:
@@ -242,7 +244,26 @@ class Arranger:
 
     def _on_images(self) -> None:
         if self.is_arranged:
+            self._take_along()
             self._show_captions()
+
+    def _take_along(self) -> None:
+        """Labels that were chosen since follow their image, and will go back with it."""
+        for place in self._places():
+            image = place.images[0]
+            by = self._session.images.shift_of(image)
+            for labels in place.labels:
+                if image not in self._before or labels in self._before:
+                    continue
+                before = labels.affine.affine_matrix.copy()
+                if not lie_apart(labels, image):
+                    # They were made where the image lies now.
+                    before[-3:-1, -1] -= by
+                elif not lie_apart(labels, image, by):
+                    shift(labels, by)
+                else:
+                    continue
+                self._before[labels] = before
 
     def _on_fields(self) -> None:
         """Where one field is looked at, those that share its place are not shown."""
@@ -300,9 +321,3 @@ def _caption(row: ImageRow, otherwise: str) -> str:
 
 def _conditions(found: Sequence[_Place]) -> list[tuple[bool, str]]:
     return [(p.row.is_control, "" if p.row.is_control else p.row.condition) for p in found]
-
-
-def _shift(layer: Layer, by: NDArray[Any]) -> None:
-    affine = layer.affine.affine_matrix.copy()
-    affine[-3:-1, -1] += by
-    layer.affine = affine

@@ -4,6 +4,9 @@ napari finds the features of a label by the column ``index`` alone, and of sever
 same index it takes the last. In a stack one number may mean another cell in every plane, so the
 features of a stack have one row a plane and label, told apart by the columns ``field`` and
 ``frame``, and the rows of the plane in view are kept last: what is hovered is what is read.
+
+What a person has measured stays beside it. Which columns were written here stands in the metadata
+of the layer, so that the next copy replaces them, in a duplicate too.
 """
 
 from __future__ import annotations
@@ -16,12 +19,15 @@ import numpy as np
 import pandas as pd
 from napari.layers import Image, Labels
 from napari.viewer import Viewer
+from pandas.api.types import is_numeric_dtype
 
 from napari_microdl.concepts.export import label_features
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.gui.session.layers import TAG, ImageRow, Source, is_output
 from napari_microdl.gui.session.run import Run
 
 _Planes: TypeAlias = tuple[weakref.ref[Image], tuple[int, ...]]
+_COPIED = "napari_microdl_features"
 
 
 class CopiedFeatures:
@@ -45,15 +51,14 @@ class CopiedFeatures:
 
         The rows of the session know the user's own labels; columns of technical concepts say so.
         Returns how many layers have features now, and how many of them a row a plane and label.
+        `MicrodlError` where measurements of a layer cannot be told apart; nothing has changed then.
         """
         layers = self._layers_of(run, rows)
         fields_of: dict[int, list[int]] = {}
         for number, layer in layers.items():
             fields_of.setdefault(id(layer), []).append(number)
-        stacks = 0
+        copied: dict[int, tuple[pd.DataFrame, pd.DataFrame]] = {}
         for numbers in fields_of.values():
-            layer = layers[numbers[0]]
-            self._stacks.pop(layer, None)
             tables = []
             for number in numbers:
                 source = run.sources[number]
@@ -61,15 +66,22 @@ class CopiedFeatures:
                 table.insert(1, "field", source.name)
                 table.insert(2, "frame", _frame(_places(source)))
                 tables.append(table)
+            table = pd.concat(tables, ignore_index=True)
             if len(tables) == 1:
-                layer.features = tables[0].drop(columns=["field", "frame"])
-                continue
-            stacks += 1
-            layer.features = pd.concat(tables, ignore_index=True)
-            first = run.sources[numbers[0]]
-            axes = tuple(axis for axis, place in enumerate(first.index) if place is not None)
-            if axes:
-                self._stacks[layer] = first.layer, axes
+                table = table.drop(columns=["field", "frame"])
+            copied[numbers[0]] = table, _with_measurements(table, layers[numbers[0]])
+        stacks = 0
+        for numbers in fields_of.values():
+            layer = layers[numbers[0]]
+            self._stacks.pop(layer, None)
+            table, layer.features = copied[numbers[0]]
+            layer.metadata[_COPIED] = list(table.columns)
+            if len(numbers) > 1:
+                stacks += 1
+                first = run.sources[numbers[0]]
+                axes = tuple(axis for axis, place in enumerate(first.index) if place is not None)
+                if axes:
+                    self._stacks[layer] = first.layer, axes
         self._on_point()
         return len(fields_of), stacks
 
@@ -106,6 +118,38 @@ class CopiedFeatures:
             if here.any() and not here[-int(here.sum()) :].all():
                 order = np.concatenate([np.flatnonzero(~here), np.flatnonzero(here)])
                 layer.features = features.iloc[order].reset_index(drop=True)
+
+
+def _with_measurements(table: pd.DataFrame, layer: Labels) -> pd.DataFrame:
+    """A table of activations, with what a person has in the features of a layer beside it."""
+    before = layer.metadata.get(_COPIED, [])
+    theirs = layer.features.drop(columns=set(before) - {"index", "frame"}, errors="ignore")
+    if "index" not in theirs:
+        # As napari reads them: rows without a number are those of the labels from 0 on.
+        theirs.insert(0, "index", theirs.get("label", pd.Series(theirs.index)))
+    keys = ["index"]
+    if "frame" in theirs:
+        once = theirs.drop(columns="frame").drop_duplicates()
+        if "frame" in before and not once["index"].duplicated().any():
+            # Measured once a label; an earlier copy has repeated it for every frame.
+            theirs = once
+        elif "frame" in table and is_numeric_dtype(theirs["frame"]):
+            keys = ["index", "frame"]
+    if theirs.duplicated(keys).any():
+        raise MicrodlError(
+            f"The features of '{layer.name}' have several rows for one label; number the frames in "
+            "a column 'frame', or remove the rows that are too many."
+        )
+    if set(theirs) <= set(keys):
+        return table
+    both = {name for name in theirs if name in table and name not in keys}
+    theirs = theirs.rename(columns={name: f"{name} (before)" for name in both})
+    beside = table[keys].merge(theirs, how="left", on=keys).drop(columns=keys)
+    units = table[keys].drop_duplicates()
+    found = theirs[keys].merge(units, how="left", on=keys, indicator=True)["_merge"]
+    others = theirs[(found == "left_only").to_numpy()]
+    whole = pd.concat([table, beside], axis=1)
+    return pd.concat([others, whole], ignore_index=True)[list(whole)] if len(others) else whole
 
 
 def _places(source: Source) -> list[int]:

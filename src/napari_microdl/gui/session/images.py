@@ -7,7 +7,9 @@ import weakref
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from napari.layers import Image, Labels, Layer
+from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_microdl.gui.session.layers import (
@@ -25,13 +27,15 @@ from napari_microdl.gui.session.layers import (
 )
 from napari_microdl.gui.session.own_labels import (
     Place,
-    lie_together,
+    lie_apart,
     looks_like_labels,
     match_by_name,
     names_of,
     places_of,
 )
 
+# What decides where a layer lies.
+_PLACE = ("scale", "translate", "rotate", "shear", "affine")
 # What the channels of a field have in common.
 _SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels"})
 
@@ -39,10 +43,15 @@ _SHARED = frozenset({"condition", "is_control", "well", "site", "plate", "labels
 class Images:
     """Rows of the table of images, their layout and their channels.
 
+    Attributes
+    ----------
+    arranged : mapping of Layer to ndarray
+        Affine transforms of layers that were arranged, as they were before.
+
     Signals
     -------
     changed
-        Rows, layout, channels, or what a layer holds.
+        Rows, layout, channels, what a layer holds, or whether labels lie on their image.
     channel_renamed
         How a channel was called, and how it is called now.
     """
@@ -54,6 +63,10 @@ class Images:
         self.rows: list[ImageRow] = []
         self.layout = Layout()
         self.channels: list[Channel] = []
+        self.arranged: weakref.WeakKeyDictionary[Layer, NDArray[Any]] = weakref.WeakKeyDictionary()
+        self._apart: list[tuple[Labels, Image]] = []
+        # Rows whose labels, or that they have none, a person has chosen.
+        self._labelled_by_hand: set[Any] = set()
         # How channels were called before they were renamed, to notice when the images change.
         self._native_channels: tuple[str, ...] = ()
         # How often the contents of each layer were changed.
@@ -125,20 +138,57 @@ class Images:
         return places_of(self.rows, by_channel=self.layout.arrangement == "channels")
 
     def _suggest_labels(self) -> None:
-        """Fill in the Labels layer of a row where the name or the number leaves no doubt."""
+        """Fill in the Labels layer of a row where name or number, and place, leave no doubt."""
         candidates = list(self._labels)
         places = self.places()
-        named = {match.place: match.labels for match in match_by_name(places, candidates)}
+        named = {
+            match.place: match.labels
+            for match in match_by_name(places, candidates)
+            if not self.lie_apart(match.labels, match.place.images[0])
+        }
         if len(places) == 1 and places[0] not in named:
             only = [c for c in candidates if places[0].fits(c)]
-            if len(only) == 1 and lie_together(only[0], places[0].images[0]):
+            if len(only) == 1 and not self.lie_apart(only[0], places[0].images[0]):
                 named[places[0]] = only[0]
         for place in places:
             labels = weakref.ref(named[place]) if place in named else None
             for number in place.rows:
-                chosen = self.rows[number].labels_layer()
-                if chosen is None or chosen not in candidates:
+                row = self.rows[number]
+                gone = row.labels is not None and row.labels() not in candidates
+                # What was filled in may be wrong by now: the layer that it belongs to was opened.
+                if gone or row.key not in self._labelled_by_hand:
+                    self._labelled_by_hand.discard(row.key)
                     self._change(number, {"labels": labels})
+
+    def shift_of(self, layer: Layer) -> NDArray[np.float64]:
+        """How far a layer was moved, in height and width, when the fields were arranged."""
+        before = self.arranged.get(layer)
+        if before is None:
+            return np.zeros(2)
+        return np.asarray(layer.affine.affine_matrix - before)[-3:-1, -1]
+
+    def lie_apart(self, labels: Layer, image: Layer) -> bool:
+        """Whether labels lie elsewhere than an image, now and before fields were arranged."""
+        by = self.shift_of(image) - self.shift_of(labels)
+        return lie_apart(labels, image) and lie_apart(labels, image, by)
+
+    def apart(self) -> list[tuple[Labels, Image]]:
+        """Labels that were chosen for an image of their size which lies elsewhere."""
+        pairs = dict.fromkeys((row.labels_layer(), row.layer()) for row in self.first_rows())
+        return [
+            (labels, image)
+            for labels, image in pairs
+            if labels is not None
+            and image is not None
+            and plane_shape(labels) == plane_shape(image)
+            and self.lie_apart(labels, image)
+        ]
+
+    def _on_moved(self) -> None:
+        apart = self.apart()
+        if apart != self._apart:
+            self._apart = apart
+            self.changed.emit()
 
     def _update_channels(self) -> None:
         if self.layout.arrangement == "channels":
@@ -168,9 +218,6 @@ class Images:
         # Fields first: what is shared goes to all rows of the field as it is then.
         for number, values in changes.items():
             self._change(number, {k: v for k, v in values.items() if k not in _SHARED})
-            # Cells that were found here and then corrected by hand were no input before.
-            if (labels := self.rows[number].labels_layer()) is not None:
-                self._watch([labels])
         for number, values in changes.items():
             siblings = [number]
             if self.layout.arrangement == "channels":
@@ -178,6 +225,12 @@ class Images:
                 siblings = [n for n, row in enumerate(self.rows) if row.group == group]
             for sibling in siblings:
                 self._change(sibling, {k: v for k, v in values.items() if k in _SHARED})
+                if "labels" in values:
+                    self._labelled_by_hand.add(self.rows[sibling].key)
+            # Cells that were found here and then corrected by hand were no input before.
+            if "labels" in values and (labels := self.rows[number].labels_layer()) is not None:
+                self._watch([labels])
+                self._labels.add(labels)
         if any("group" in values for values in changes.values()):
             # Whose labels they are may be clear now.
             self._suggest_labels()
@@ -254,6 +307,8 @@ class Images:
                 self._versions[layer] = 0
                 layer.events.data.connect(self._on_contents)
                 layer.events.name.connect(self._on_name)
+                for name in _PLACE:
+                    layer.events[name].connect(self._on_moved)
                 if isinstance(layer, Labels):
                     layer.events.paint.connect(self._on_contents)
                 else:
@@ -265,9 +320,13 @@ class Images:
         self.changed.emit()
 
     def _on_name(self) -> None:
-        """A layer that is renamed is renamed in the table, where nobody gave the row a name."""
+        """A layer that is renamed is renamed in the table, where nobody gave the row a name.
+
+        It may be clear now whose labels it has, or is.
+        """
         images = {id(image): image for row in self.rows if (image := row.layer()) is not None}
         self._name_rows(list(images.values()), {row.key: row for row in self.rows})
+        self._suggest_labels()
         self._update_channels()
         self.changed.emit()
 

@@ -512,6 +512,20 @@ def output_geometry(
     }
 
 
+def shift(layer: Layer, by: NDArray[Any]) -> None:
+    """Move a layer in the viewer, by the last of its transforms."""
+    affine = layer.affine.affine_matrix.copy()
+    affine[-3:-1, -1] += by
+    layer.affine = affine
+
+
+def lay_on(labels: Labels, image: Image) -> None:
+    """Move labels so that their pixels lie on those of an image."""
+    labels.scale = (*labels.scale[:-2], *image.scale[-2:])
+    here, there = (np.array(x.data_to_world((0,) * x.ndim)[-2:]) for x in (labels, image))
+    shift(labels, there - here)
+
+
 def move_to(layer: Layer, geometry: dict[str, Any]) -> None:
     """Lay a layer where `output_geometry` says; what is so already is not set again."""
     for name, value in geometry.items():

@@ -50,6 +50,8 @@ class ModelChoice:
         images.channel_renamed.connect(self._on_renamed)
         # Of one channel; the slowest run of each model, because stored tokens take no time.
         self._seconds_a_tile: dict[str, float] = {}
+        # Operations a second; see `take_rate`.
+        self._rate: float | None = None
         # Of all stages but the tokens, a tile, in the last run.
         self._seconds_beside = 0.0
         self._specs: dict[tuple[str, Joint], ModelSpec] = {}
@@ -204,7 +206,8 @@ class ModelChoice:
     def expected_seconds(self) -> tuple[float, bool] | None:
         """How long a run will take, and whether that is all of it or the tokens alone.
 
-        None where nothing is known: of a card, before its first run.
+        None where nothing is known: of a card before its first run, of a processor that has not
+        been measured yet.
         """
         found, config = self._estimate(), self._settings.shown_config()
         if found is None:
@@ -214,8 +217,9 @@ class ModelChoice:
         if measured is not None:
             tiles = estimate.n_tiles
             return measured * tiles * n_channels + self._seconds_beside * tiles, True
-        if config.model.device in ("auto", "cpu"):
-            return estimate_seconds(estimate.n_tiles, n_channels, spec, config), False
+        if self._rate is not None and config.model.device in ("auto", "cpu"):
+            work = estimate.n_tiles, n_channels, spec, config
+            return estimate_seconds(*work, rate=self._rate), False
         return None
 
     def cost(self) -> str:
@@ -228,13 +232,18 @@ class ModelChoice:
         measured = self._seconds_a_tile.get(config.model.name)
         if measured is not None:
             seconds, by = measured * estimate.n_tiles * n_channels, "at the pace of the last run"
-        elif config.model.device in ("auto", "cpu"):
-            seconds = estimate_seconds(estimate.n_tiles, n_channels, spec, config)
+        elif self._rate is not None and config.model.device in ("auto", "cpu"):
+            seconds = estimate_seconds(estimate.n_tiles, n_channels, spec, config, rate=self._rate)
             by = "on the processor, by its arithmetic"
         else:
             # How fast a card is shows with the first run.
             return sentence
         return f"{sentence} About {duration(seconds)} {by}, less where tokens are kept."
+
+    def take_rate(self, rate: float) -> None:
+        """Take in how fast the processor is, see `napari_microdl.pipeline.estimate`."""
+        self._rate = rate
+        self._settings.changed.emit()
 
     def _on_renamed(self, before: str, now: str) -> None:
         for wanted, chosen in self.channel_choices.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from napari.layers import Image, Labels, Layer
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from napari_microdl.fields.file_patterns import differing, folders_in_common
 from napari_microdl.gui.session.layers import ImageRow, file_of, is_lazy, plane_shape
@@ -220,8 +220,12 @@ def is_named_after(labels: str, image: str) -> bool:
     return bool(image) and len(parts) == 2 and all(known)
 
 
-def lie_together(labels: Layer, image: Layer) -> bool:
-    """Whether the first pixels of two layers are in the same place of the viewer."""
-    corners = [np.asarray(x.data_to_world((0,) * x.ndim))[-2:] for x in (labels, image)]
-    pixel = np.abs(np.asarray(image.scale)[-2:]).max()
-    return bool(np.abs(corners[0] - corners[1]).max() <= pixel)
+def lie_apart(labels: Layer, image: Layer, by: ArrayLike = 0) -> bool:
+    """Whether less than half of the smaller of two layers lies on the other in the viewer.
+
+    An image that lies, height and width, `by` further than it should counts where it should lie.
+    """
+    one, other = labels.extent.world[:, -2:], image.extent.world[:, -2:] - by
+    common = np.minimum(one[1], other[1]) - np.maximum(one[0], other[0])
+    smaller = min((box[1] - box[0]).prod() for box in (one, other))
+    return bool(common.clip(0).prod() < smaller / 2)

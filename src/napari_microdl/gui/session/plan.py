@@ -84,6 +84,14 @@ class Plan:
             for row in first.values()
             if needs_labels and row.labels_layer() is None
         )
+        if needs_labels and (apart := self.images.apart()):
+            names = listed([labels.name for labels, _ in apart])
+            images = listed([image.name for _, image in apart])
+            sentence = (
+                f"The labels {names} lie elsewhere in the viewer than the image {images}: "
+                "move them there by the button below, or choose others."
+            )
+            found.append(Problem("cells", sentence, _ALL - {"tokens"}))
         if without:
             sentence = (
                 f"Choose a Labels layer for {listed(list(without))}, or the built-in segmentation."

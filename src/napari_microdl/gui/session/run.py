@@ -32,6 +32,15 @@ if TYPE_CHECKING:
     from napari_microdl.report import EvaluationReport
     from napari_microdl.report.naming import NameSuggestions
 
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells of every field as labels, or None without any, and how many there are."""
+
+    labels: list[NDArray[np.integer] | None]
+    counts: list[int | None]
+
+
 # What has to be equal for two units to be the same; centre and area stand for the outline.
 _SAME = ["kind", "image", "label", "y", "x", "area"]
 
@@ -50,7 +59,7 @@ class Work:
     _ended: bool = field(default=False, init=False)
 
     def run(self) -> Any:
-        """Labels of every field, `Tokens`, `Whitened` or `PipelineResult`, as the step has it."""
+        """`Cells`, `Tokens`, `Whitened` or `PipelineResult`, as the step has it."""
         # The heavy imports happen here, in the thread.
         from napari_microdl.pipeline.run import PipelineRun
 
@@ -62,7 +71,7 @@ class Work:
             stages=self.stages,
         )
         steps: dict[StepName, Callable[[], Any]] = {
-            "cells": run.cells,
+            "cells": lambda: _counted(run.cells()),
             "tokens": run.tokens,
             "whitening": run.whitening,
             "dictionary": run.result,
@@ -83,6 +92,12 @@ class Work:
             "dictionary": "dictionary",
         }
         return [s for s, stage in last.items() if stage in done or (self._ended and s == self.step)]
+
+
+def _counted(labels: list[NDArray[np.integer] | None]) -> Cells:
+    """Cells with their number; numbers may have gaps."""
+    counts = [None if one is None else int((pd.unique(one.ravel()) > 0).sum()) for one in labels]
+    return Cells(labels, counts)
 
 
 def compare_layers(fields: Sequence[Field], config: PipelineConfig) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from napari_microdl.gui.session.images import Images
 from napari_microdl.gui.session.layers import Source
 from napari_microdl.gui.session.outlook import Outlook
 from napari_microdl.gui.session.plan import Plan
-from napari_microdl.gui.session.run import ShownRun, Work
+from napari_microdl.gui.session.run import Cells, ShownRun, Work
 from napari_microdl.gui.session.settings import RunSettings
 from napari_microdl.pipeline.cache import StageCache
 
@@ -230,25 +230,20 @@ class Session:
         self._started = None
         self.steps_changed.emit()
 
-    def outlook(self) -> str:
-        """What the next run has before it, as a sentence."""
-        return self._outlook.sentence(self.plan.facets())
+    def outlook(self, facets: Facets) -> str:
+        """What the next run has before it, as a sentence, by what would decide it."""
+        return self._outlook.sentence(facets)
 
-    def take_cells(
-        self, labels: Sequence[NDArray[np.integer] | None], sources: Sequence[Source]
-    ) -> None:
+    def take_cells(self, found: Cells, sources: Sequence[Source]) -> None:
         """Take in the cells that a run up to them has found, or the labels that it was given."""
-        counts = {
-            source.key: count_cells(found)
-            for source, found in zip(sources, labels, strict=True)
-            if found is not None
-        }
+        pairs = zip(sources, found.counts, strict=True)
         if self._started is not None:
+            counts = {source.key: n for source, n in pairs if n is not None}
             self._outlook.take_cells(counts, self._started)
 
-    def step_states(self) -> dict[StepName, StepState]:
+    def step_states(self, facets: Facets) -> dict[StepName, StepState]:
         """Steps that are not as in the run that is shown, see `Freshness.states`."""
-        return self._freshness.states(self.plan.facets())
+        return self._freshness.states(facets)
 
     def repeats(self, result: PipelineResult, sources: list[Source]) -> bool:
         """Whether a run has found the same as the one that is shown."""
@@ -295,11 +290,3 @@ class Session:
         self.view.concept = result.activations.first_concept
         self.settings.set_dictionary(result.dictionary)
         self.run.changed.emit()
-
-
-def count_cells(labels: NDArray[np.integer]) -> int:
-    """Cells in an image; numbers may have gaps."""
-    import pandas as pd
-
-    numbers = pd.unique(labels.ravel())
-    return int((numbers > 0).sum())

@@ -31,8 +31,8 @@ class SpectrumPlot(Plot):
         super().__init__(120, "Control spectrum")
         self._whitening: ControlWhitening | None = None
         self.explain(
-            "Directions left of the crossing vary more among controls than the shrinkage adds and "
-            "are scaled down fully; those right of it are scaled up by the shrinkage alone."
+            "Directions left of the crossing vary more among controls than is added (dashed) and "
+            "are scaled down fully; those right of it are scaled up by what is added alone."
         )
         self.hide()
 

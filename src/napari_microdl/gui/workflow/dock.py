@@ -28,11 +28,10 @@ from napari_microdl.gui.dock import EXPLORER, WORKFLOW, Dock, open_dock, running
 from napari_microdl.gui.overlays.cell_layers import remove_cells, show_all
 from napari_microdl.gui.session.freshness import StepName
 from napari_microdl.gui.session.running import Ended
-from napari_microdl.gui.session.session import count_cells
 from napari_microdl.gui.session.viewer_parts import camera_of
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import sentence_label
-from napari_microdl.gui.widgets.jobs import time_left
+from napari_microdl.gui.widgets.jobs import JobRunner, time_left
 from napari_microdl.gui.workflow.cell_preview import CellPreview
 from napari_microdl.gui.workflow.files import WorkflowFiles
 from napari_microdl.gui.workflow.steps import (
@@ -42,13 +41,13 @@ from napari_microdl.gui.workflow.steps import (
     TokensStep,
     WhiteningStep,
 )
+from napari_microdl.pipeline.estimate import processor_rate
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     from napari_microdl.gui.session.layers import Source
+    from napari_microdl.gui.session.run import Cells
     from napari_microdl.pipeline.run import PipelineResult
     from napari_microdl.pipeline.stages import Tokens, Whitened
 
@@ -76,6 +75,9 @@ class ConceptWorkflow(Dock):
         self.running = running_of(self.viewer)
         self.jobs = self.running.jobs
         self._curve_shown = False
+        self._warning = ""
+        self.measuring = JobRunner(self)
+        self.measuring.succeeded.connect(self.session.plan.model.take_rate)
         self.preview = CellPreview(self.viewer, self.session, self)
         self.preview.message.connect(self.say)
         self.preview.jobs.running_changed.connect(self._offer_cancel)
@@ -174,6 +176,7 @@ class ConceptWorkflow(Dock):
             step.set_expanded(name in self.session.view.open_steps)
             step.heading.toggled.connect(self._on_opened)
         self.resume()
+        self.measuring.start(processor_rate)
 
     # Following the viewer and the session ------------------------------------------------------
 
@@ -215,6 +218,7 @@ class ConceptWorkflow(Dock):
             self.jobs.stop()
         self.tokens.stop()
         self.preview.stop()
+        self.measuring.stop()
         self.files.jobs.stop()
 
     def refresh(self) -> None:
@@ -250,15 +254,22 @@ class ConceptWorkflow(Dock):
     def refresh_steps(self) -> None:
         """Show the state of the session in every step, with what each still needs."""
         needs: dict[str, str] = {}
-        for problem in self.session.plan.problems():
+        problems = self.session.plan.problems()
+        for problem in problems:
             needs.setdefault(problem.step, problem.sentence)
-        states = self.session.step_states()
+        # What a run was refused for, or has failed of, may be mended by now.
+        if self.status.text() == f"⚠ {self._warning}" and self._warning not in [
+            problem.sentence for problem in problems
+        ]:
+            self.say("")
+        facets = self.session.plan.facets()
+        states = self.session.step_states(facets)
         for name, step in self.steps.items():
             step.refresh()
             step.set_need(needs.get(name, ""))
             step.set_state(states.get(name, ""))
         self.dictionary.save.setEnabled(self.session.settings.dictionary is not None)
-        self.outlook.setText(self.session.outlook())
+        self.outlook.setText(self.session.outlook(facets))
         self.outlook.setVisible(bool(self.outlook.text()))
 
     # Running -----------------------------------------------------------------------------------
@@ -284,7 +295,7 @@ class ConceptWorkflow(Dock):
 
     def _refuse(self, error: MicrodlError, step: StepName) -> None:
         """Say what is missing, and show where."""
-        self.say(f"⚠ {error}")
+        self._warn(str(error))
         for problem in self.session.plan.problems():
             if step in problem.blocks:
                 self.steps[problem.step].set_expanded(True)
@@ -342,7 +353,7 @@ class ConceptWorkflow(Dock):
                 done = f" Done and kept for the next run: {listed(ended.finished)}."
             self.say(f"Cancelled: nothing was changed.{done}")
         elif ended.how == "failed":
-            self.say(f"⚠ {ended.sentence}")
+            self._warn(ended.sentence)
             show_error(ended.sentence)
         else:
             show: dict[str, Callable[[Ended], None]] = {
@@ -398,9 +409,9 @@ class ConceptWorkflow(Dock):
         self.say(sentence + (" There are notes below the steps." if notes else ""))
 
     def _show_cells(self, ended: Ended) -> None:
-        labels: list[NDArray[np.integer] | None] = ended.result
-        counts = [count_cells(cells) for cells in labels if cells is not None]
-        shown = show_all(self.viewer, labels, ended.sources)
+        found: Cells = ended.result
+        counts = [n for n in found.counts if n is not None]
+        shown = show_all(self.viewer, found.labels, ended.sources)
         each = f"{min(counts)} to {max(counts)} in each"
         where = f"shown on {counted(shown, 'image')}" if shown else "of your labels"
         self.say(f"{sum(counts)} cells in {len(counts)} fields, {each}; {where}.")
@@ -428,6 +439,11 @@ class ConceptWorkflow(Dock):
                 f"controls; {whitening.shrinkage:g} times the median was added to each variance."
             )
         self._show_notes(whitened.notes, sentence)
+
+    def _warn(self, sentence: str) -> None:
+        """Show why there is no run, until something is changed that may have mended it."""
+        self._warning = sentence
+        self.say(f"⚠ {sentence}")
 
     def say(self, sentence: str) -> None:
         """Show a sentence in the status line."""

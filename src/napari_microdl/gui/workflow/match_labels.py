@@ -25,11 +25,11 @@ from qtpy.QtWidgets import (
 
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted, listed
-from napari_microdl.gui.session.layers import is_input
+from napari_microdl.gui.session.images import Images
+from napari_microdl.gui.session.layers import add_unselected, is_input, lay_on
 from napari_microdl.gui.session.own_labels import (
     Match,
     labels_of,
-    lie_together,
     match_labels,
     numbered,
 )
@@ -43,6 +43,23 @@ def show_matches(viewer: Viewer, session: Session, parent: QWidget) -> None:
     dialog = MatchLabels(viewer, session, parent)
     dialog.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
     dialog.show()
+
+
+def lay_on_images(viewer: Viewer, images: Images, pairs: list[tuple[Labels, Image]]) -> None:
+    """Move labels onto the images that they were chosen for; those of several are copied."""
+    for labels, image in pairs:
+        chosen = [p for p in images.places() if images.rows[p.rows[0]].labels_layer() is labels]
+        place = next(place for place in chosen if image in place.images)
+        moved = labels
+        if len(chosen) > 1:
+            moved = Layer.create(*labels.as_layer_data_tuple())
+            moved.name = f"{image.name} cells"
+            add_unselected(viewer, moved)
+            images.update(viewer.layers)
+        # Where it lay before the fields were arranged it does not go back to.
+        images.arranged.pop(moved, None)
+        lay_on(moved, image)
+        images.edit_rows(place.rows, labels=weakref.ref(moved))
 
 
 class MatchLabels(QDialog):
@@ -65,19 +82,29 @@ class MatchLabels(QDialog):
         self.table.setToolTip("What is ticked is taken; space ticks.")
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        elsewhere = 0
         for number, match in enumerate(self._matches):
-            elsewhere = not lie_together(match.labels, match.place.images[0])
-            reason = f"{match.reason}, but elsewhere in the viewer" if elsewhere else match.reason
+            apart = session.images.lie_apart(match.labels, match.place.images[0])
+            elsewhere += apart
+            reason = f"{match.reason}, but elsewhere in the viewer" if apart else match.reason
             for column, text in enumerate((match.place.name, match.labels.name, reason)):
                 item = QTableWidgetItem(text)
                 item.setToolTip(text)
                 self.table.setItem(number, column, item)
-            self.table.item(number, 0).setCheckState(Qt.CheckState.Checked)
+            # Many a plugin leaves labels in the corner of the viewer; their name says whose.
+            sure = match.reason == "same name" or not apart
+            ticked = Qt.CheckState.Checked if sure else Qt.CheckState.Unchecked
+            self.table.item(number, 0).setCheckState(ticked)
         by_order = sum(match.reason == "same order" for match in self._matches)
         sentences = [f"{len(self._matches)} of {counted(len(places), 'field')} have labels."]
         if by_order:
             sentences.append(
                 f"{by_order} by their order alone: look whether they belong to the field."
+            )
+        if elsewhere:
+            sentences.append(
+                f"{elsewhere} elsewhere in the viewer: where ticked, they are moved onto their "
+                "image."
             )
         taken = {match.labels for match in self._matches}
         if left := [layer.name for layer in candidates if layer not in taken]:
@@ -141,6 +168,8 @@ class MatchLabels(QDialog):
             if found in layers:
                 changes |= {row: {"labels": weakref.ref(found)} for row in match.place.rows}
         images.fill(changes)
+        ours = {image for match in self._ticked for image in match.place.images}
+        lay_on_images(self._viewer, images, [pair for pair in images.apart() if pair[1] in ours])
         if changes:
             self._session.settings.choose(cell_source="labels")
         self.close()

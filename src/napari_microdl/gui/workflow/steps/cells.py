@@ -26,7 +26,7 @@ from napari_microdl.gui.session.layers import is_input
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import combo, fit_height, show_choice, show_number
-from napari_microdl.gui.workflow.match_labels import show_matches
+from napari_microdl.gui.workflow.match_labels import lay_on_images, show_matches
 
 
 class CellsStep(Step):
@@ -109,6 +109,12 @@ class CellsStep(Step):
         self.match_labels = QPushButton("Match labels...")
         self.match_labels.setToolTip("Shows which labels would belong to which field, to be taken.")
         self.match_labels.clicked.connect(self._match)
+        self.lay_on_images = QPushButton("Move labels onto their images")
+        self.lay_on_images.setToolTip(
+            "Takes labels that lie elsewhere in the viewer pixel by pixel: each is moved onto the "
+            "image that it was chosen for, or copied there where it was chosen for several."
+        )
+        self.lay_on_images.clicked.connect(self._lay_on_images)
         # Number of the row of images behind every row of the table.
         self._labelled: list[int] = []
         header = self.labels.horizontalHeader()
@@ -131,6 +137,7 @@ class CellsStep(Step):
         preview.addWidget(self.preview, 1)
         preview.addWidget(self.live)
         layout.addLayout(preview)
+        layout.addWidget(self.lay_on_images)
         layout.addWidget(self.labels)
         layout.addWidget(self.match_labels)
 
@@ -138,6 +145,11 @@ class CellsStep(Step):
         viewer = self._viewer()
         if viewer is not None:
             show_matches(viewer, self.session, self)
+
+    def _lay_on_images(self) -> None:
+        viewer, images = self._viewer(), self.session.images
+        if viewer is not None:
+            lay_on_images(viewer, images, images.apart())
 
     def _segment(self, **changes: Any) -> None:
         segmentation = self.session.settings.config.cells.replace(**changes)
@@ -183,7 +195,9 @@ class CellsStep(Step):
         self.run_button.setText("Find cells" if built_in else "Check cells")
         for widget in (self.labels, self.match_labels):
             widget.setVisible(cells and not built_in)
-        if cells and not built_in:
+        own = cells and not built_in
+        self.lay_on_images.setVisible(own and bool(self.session.images.apart()))
+        if own:
             self._show_labels()
         self.set_summary(
             {

@@ -164,7 +164,7 @@ class TokensStep(Step):
         self.site = combo(
             {"All of the layer": "residual", "Its attention alone": "attention"},
             lambda value: settings.configure(site=value),
-            "What to read of the layer: its residual stream, or the output of its attention; the "
+            "What to read of the layer: all that it hands on, or the output of its attention; the "
             "paper found both about equally good.",
         )
         self.device = combo(

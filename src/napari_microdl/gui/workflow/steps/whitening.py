@@ -31,7 +31,7 @@ class WhiteningStep(Step):
         self.shrinkage.setSingleStep(0.1)
         self.shrinkage.setSpecialValueText("auto")
         self.shrinkage.setToolTip(
-            "The shrinkage: added to every variance, in units of their median, so that directions "
+            "What is added to every variance, in units of their median, so that directions that "
             "the controls hardly span do not explode. Auto takes the least that also holds for "
             "control fields that are left out."
         )
