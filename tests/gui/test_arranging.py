@@ -97,6 +97,10 @@ def test_images_on_top_of_each_other_are_arranged_and_put_back_by_a_click(viewer
     assert "O05 drug" in captions(viewer)[0].text.values
     click(qtbot, fields.arrange)
     assert len({box[0, 0] for box in boxes_of(viewer).values()}) == 3
+    # Two fields of one well are told apart.
+    for row, site in ((2, "1"), (3, "2")):
+        rows.edit_rows([row], well="B02", site=site)
+    assert {"B02 s1 control", "B02 s2 control"} < set(captions(viewer)[0].text.values)
     click(qtbot, fields.put_back)
     for name, box in boxes_of(viewer).items():
         np.testing.assert_array_equal(box, before[name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -135,6 +136,7 @@ class Arranger:
             layer = row.layer()
             if layer is not None and layer in there:
                 of_place.setdefault(row.group if joined else id(layer), []).append(row)
+        of_well = Counter(rows[0].well for rows in of_place.values())
         found = []
         for rows in of_place.values():
             layers = [layer for row in rows if (layer := row.layer()) is not None]
@@ -146,7 +148,7 @@ class Arranger:
                     list(dict.fromkeys(layers)),
                     [x for x in dict.fromkeys(labels) if x in there],
                     rows[0],
-                    own_name if is_stack else _caption(rows[0], own_name),
+                    own_name if is_stack else _caption(rows[0], own_name, of_well),
                 )
             )
         return found
@@ -313,10 +315,11 @@ class Arranger:
             )
 
 
-def _caption(row: ImageRow, otherwise: str) -> str:
-    """Short, for a field may be small on the screen."""
+def _caption(row: ImageRow, otherwise: str, of_well: Counter[str]) -> str:
+    """Short, for a field may be small on the screen: the site only where a well has several."""
     condition = "control" if row.is_control else row.condition
-    return f"{row.well or otherwise} {condition}".strip()
+    site = f"s{row.site}" if row.well and row.site and of_well[row.well] > 1 else ""
+    return " ".join(filter(None, (row.well or otherwise, site, condition)))
 
 
 def _conditions(found: Sequence[_Place]) -> list[tuple[bool, str]]:

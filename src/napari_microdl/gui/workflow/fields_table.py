@@ -38,6 +38,8 @@ _TIPS = {
     "Site": "Place in the well.",
 }
 _TICKS = frozenset({"use", "is_control"})
+# As wide as what they hold: cut, they tell nothing, and names need the room.
+_SHORT = _TICKS | {"well", "site"}
 # Columns of text: what can be read at all, and what is comfortable.
 _LEAST_CHARACTERS, _WIDTH_CHARACTERS = 6, 10
 _Index: TypeAlias = QModelIndex | QPersistentModelIndex
@@ -179,12 +181,12 @@ class FieldsTable(QTableView):
         """Follow the number of rows and the size of the letters."""
         header = self.horizontalHeader()
         names = [attribute for _, attribute in self.fields_model.columns()]
-        texts = [column for column, name in enumerate(names) if name not in _TICKS]
+        texts = [column for column, name in enumerate(names) if name not in _SHORT]
         metrics = QFontMetrics(self.font())
         letter = metrics.averageCharWidth()
-        ticks = sum(metrics.horizontalAdvance(h) + 2 * letter for h, _ in self._ticks())
+        short = sum(metrics.horizontalAdvance(h) + 2 * letter for h, _ in self._short())
         # Too narrow to be read, columns get the width that they need and the table scrolls.
-        wide = self.viewport().width() - ticks >= len(texts) * _LEAST_CHARACTERS * letter
+        wide = self.viewport().width() - short >= len(texts) * _LEAST_CHARACTERS * letter
         for column in range(len(names)):
             if column not in texts:
                 header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
@@ -195,8 +197,8 @@ class FieldsTable(QTableView):
                 header.resizeSection(column, _WIDTH_CHARACTERS * letter)
         fit_height(self, self.fields_model.rowCount(), 2, 8)
 
-    def _ticks(self) -> list[tuple[str, str]]:
-        return [column for column in self.fields_model.columns() if column[1] in _TICKS]
+    def _short(self) -> list[tuple[str, str]]:
+        return [column for column in self.fields_model.columns() if column[1] in _SHORT]
 
     def resizeEvent(self, event: QResizeEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Give the columns other widths."""

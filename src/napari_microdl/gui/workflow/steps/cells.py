@@ -126,7 +126,7 @@ class CellsStep(Step):
         self._form.addRow("One sample is", self.unit)
         self._form.addRow("Crop size", self.crop_size)
         self._form.addRow("Every", self.crop_stride)
-        self._form.addRow("Of its tokens", self.pooling)
+        self._form.addRow("Of its patches", self.pooling)
         self._form.addRow("Cells from", self.source)
         self._form.addRow("Channel", self.channel)
         self._form.addRow("Cell diameter", self.diameter)
