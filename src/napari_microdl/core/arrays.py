@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -75,6 +76,19 @@ def blas_threads(n: int) -> AbstractContextManager[Any]:
     """
     limited: AbstractContextManager[Any] = _blas().limit(limits=n, user_api="blas")
     return limited
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Context in which torch, and with it the pursuit, takes so many threads at most."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, n))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=1)
