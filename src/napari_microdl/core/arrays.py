@@ -97,6 +97,13 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def drawn_rows(n: int, most: int, seed: int | None) -> NDArray[np.int64]:
+    """All of `n` rows, or as many as allowed that are drawn at random, in ascending order."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+
+
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows divided by their L2 norm; zero rows stay zero.
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import ConceptDictionary
-from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.config import DictionaryConfig, PipelineConfig
 from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.icfl.starts import fit_steadiest
@@ -30,9 +30,7 @@ def refitted(dictionary: ConceptDictionary, seed: int) -> ICFL:
     ICFL
     """
     old = dictionary.icfl
-    stored = dictionary.provenance.get("config")
-    config = None if stored is None else PipelineConfig.from_dict(stored)
-    settings = old if config is None else config.dictionary
+    settings = _settings_of_fit(dictionary) or old
     return ICFL(
         old.n_atoms_,
         old.n_iterations_,
@@ -49,6 +47,11 @@ def refitted(dictionary: ConceptDictionary, seed: int) -> ICFL:
         early_stopping=settings.early_stopping,
         random_state=seed,
     )
+
+
+def _settings_of_fit(dictionary: ConceptDictionary) -> DictionaryConfig | None:
+    stored = dictionary.provenance.get("config")
+    return None if stored is None else PipelineConfig.from_dict(stored).dictionary
 
 
 def same_samples(dictionary: ConceptDictionary, activations: ConceptActivations) -> bool:
@@ -95,8 +98,7 @@ def refits(
     """
     dictionary, task = activations.dictionary, current_task()
     control = activations.units["Metadata_control"].to_numpy(bool)
-    stored = dictionary.provenance.get("config")
-    n_starts = 1 if stored is None else PipelineConfig.from_dict(stored).dictionary.n_starts
+    settings = _settings_of_fit(dictionary)
     atoms = []
     for number in range(n_seeds):
         # The third word keeps them apart from the starts of a run of that seed.
@@ -108,7 +110,7 @@ def refits(
                 icfl,
                 activations.vectors,
                 seed,
-                n_starts,
+                1 if settings is None else settings.n_starts,
                 controls=None if icfl.control_atoms is None else control,
                 message=f"Fitting with seed {number + 1} of {n_seeds}",
             )
