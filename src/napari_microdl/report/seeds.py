@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import ConceptDictionary
@@ -31,22 +32,16 @@ def refitted(dictionary: ConceptDictionary, seed: int) -> ICFL:
     """
     old = dictionary.icfl
     settings = _settings_of_fit(dictionary) or old
-    return ICFL(
-        old.n_atoms_,
-        old.n_iterations_,
-        old.atoms_per_iteration_,
-        update=old.update,
-        selection=old.selection,
-        refit=old.refit,
-        allow_repeats=old.allow_repeats,
-        positive_code=old.positive_code,
-        init=settings.init,
-        learning_rate=settings.learning_rate,
-        control_atoms=settings.control_atoms,
-        max_steps=settings.max_steps,
-        early_stopping=settings.early_stopping,
+    # Of these a file keeps nothing but in the settings.
+    names = ("init", "learning_rate", "control_atoms", "max_steps", "early_stopping")
+    icfl: ICFL = clone(old).set_params(
+        n_atoms=old.n_atoms_,
+        n_iterations=old.n_iterations_,
+        atoms_per_iteration=old.atoms_per_iteration_,
         random_state=seed,
+        **{name: getattr(settings, name) for name in names},
     )
+    return icfl
 
 
 def _settings_of_fit(dictionary: ConceptDictionary) -> DictionaryConfig | None:
