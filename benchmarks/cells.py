@@ -182,14 +182,21 @@ def sites(data: Path, site: str) -> list[Field]:
     return fields
 
 
-def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineConfig) -> Row:
+def of_chosen(before: ConceptActivations, applied: ConceptActivations) -> tuple[float, float]:
     """Selectivity and AUC on other fields of the concept that was chosen in the fit."""
-    concept = best_concept(fitted.activations)
-    applied = run_pipeline(fields, config, dictionary=fitted.dictionary).activations
+    concept = best_concept(before)
     treated = ~applied.units["Metadata_control"].to_numpy(bool)
-    conditions = np.where(treated, "treated", "control")
-    classes, average = average_selectivity(applied.codes, conditions)
+    classes, average = average_selectivity(applied.codes, np.where(treated, "treated", "control"))
+    selectivity = float(average[list(classes).index("treated"), concept])
+    return selectivity, auc_of(applied.alignment(concept), treated)
+
+
+def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineConfig) -> Row:
+    """What other fields say of the concept that was chosen in the fit, and of a set."""
     before = fitted.activations
+    applied = run_pipeline(fields, config, dictionary=fitted.dictionary).activations
+    selectivity, auc = of_chosen(before, applied)
+    treated = ~applied.units["Metadata_control"].to_numpy(bool)
     of_fit = ~before.units["Metadata_control"].to_numpy(bool)
     wells = before.units["Metadata_Well"].to_numpy()
     chosen = choose_set(cosines_of(before), of_fit, wells)
@@ -197,8 +204,8 @@ def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineCo
     heats = [applied.heatmap(number, concept) for number in range(len(fields))]
     of_seams = seam(applied, heats, fields)
     return {
-        "f00 to f01, selectivity": float(average[list(classes).index("treated"), concept]),
-        "f00 to f01, AUC": auc_of(applied.alignment(concept), treated),
+        "f00 to f01, selectivity": selectivity,
+        "f00 to f01, AUC": auc,
         "f00 to f01, AUC of a set": auc_of(told, treated),
         **{f"f00 to f01, {name}": value for name, value in of_seams.items()},
     }

@@ -26,13 +26,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from cells import CONTROLS, auc_of, best_concept, on_plate, sites
+from cells import CONTROLS, best_concept, of_chosen, on_plate, sites
 from results_page import append, read_rows, write_between, write_page
 from scipy.stats import spearmanr
 from simulated import plate
 
 from napari_microdl import Field, PipelineConfig, run_pipeline
-from napari_microdl.metrics import average_selectivity
 from napari_microdl.pipeline.cache import StageCache
 
 ROWS = Path(__file__).with_name("defaults.jsonl")
@@ -67,20 +66,17 @@ def on_wells(parts: list[Parts], config: PipelineConfig, stages: list[StageCache
     rows = []
     for (fit, others), place in zip(parts, (0, 2), strict=True):
         fitted = run_pipeline(fit, config, stages=stages[place])
-        concept = best_concept(fitted.activations)
+        before = fitted.activations
         applied = run_pipeline(
             others, config, dictionary=fitted.dictionary, stages=stages[place + 1]
         )
-        activations = applied.activations
-        treated = ~activations.units["Metadata_control"].to_numpy(bool)
-        names = np.where(treated, "treated", "control")
-        classes, average = average_selectivity(activations.codes, names)
+        selectivity, auc = of_chosen(before, applied.activations)
         rows.append(
             {
-                "selectivity": float(average[list(classes).index("treated"), concept]),
-                "AUC": auc_of(activations.alignment(concept), treated),
+                "selectivity": selectivity,
+                "AUC": auc,
                 "R2": float(fitted.dictionary.icfl.history_[-1].r2),
-                "codes": fitted.activations.activation(concept),
+                "codes": before.activation(best_concept(before)),
             }
         )
     found: Row = {k: float(np.mean([row[k] for row in rows])) for k in ("selectivity", "AUC", "R2")}

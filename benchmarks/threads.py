@@ -2,7 +2,7 @@
 
 ``python benchmarks/threads.py --threads 2`` alternates both on random samples, on an otherwise idle
 machine, and prints the least and the median. A fit takes one thread whatever torch may use
-(`one_thread`); for this table that is taken away.
+(`torch_threads(1)`); for this table that is taken away.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     for module in (learner, final_solve):
-        module.one_thread = nullcontext  # type: ignore[attr-defined]
+        module.torch_threads = nullcontext  # type: ignore[attr-defined]
     random = np.random.default_rng(0)
     print("| what | atoms x dimensions, samples | 1 thread | several | ratio of medians |")
     print("| --- | --- | --- | --- | --- |")

@@ -6,11 +6,12 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 
 from concepts.test_activations import ATOMS, make
 from core.refusals import refusal
 from napari_microdl.concepts.activations import ConceptActivations
-from napari_microdl.concepts.export import label_features, to_anndata, write_anndata, write_table
+from napari_microdl.concepts.export import label_features, write_anndata, write_table
 from napari_microdl.core.errors import MicrodlError
 from tasks import cancelled_at_every_look
 
@@ -54,7 +55,9 @@ def test_a_missing_package_is_asked_for(activations, tmp_path, monkeypatch):
     with pytest.raises(MicrodlError, match="need the package pyarrow: pip install"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "a.parquet")
     monkeypatch.setitem(sys.modules, "anndata", None)
-    assert "need the package anndata: pip install" in refusal(to_anndata, activations)
+    assert "need the package anndata: pip install" in refusal(
+        write_anndata, activations, tmp_path / "a.h5ad"
+    )
 
 
 def test_anndata_keeps_codes_units_and_concepts(activations, anndata, tmp_path):
@@ -83,13 +86,11 @@ def test_anndata_and_features_say_which_concepts_are_technical(activations, annd
         },
         index=pd.Index(numbers, name="concept"),
     )
-    path = write_anndata(activations, tmp_path / "cells.h5ad", more)
-    for found in (to_anndata(activations, more), anndata.read_h5ad(path)):
-        technical = found.var_names[found.var["technical"].to_numpy(bool)]
-        assert list(technical) == ["concept_2", "concept_5"]
-        assert set(found.var["batch_by"]) == {"sites"}
-        np.testing.assert_allclose(found.var["batch_share"], more["batch_share"])
-    assert "technical" not in to_anndata(activations).var
+    found = anndata.read_h5ad(write_anndata(activations, tmp_path / "cells.h5ad", more))
+    technical = found.var_names[found.var["technical"].to_numpy(bool)]
+    assert list(technical) == ["concept_2", "concept_5"]
+    assert set(found.var["batch_by"]) == {"sites"}
+    np.testing.assert_allclose(found.var["batch_share"], more["batch_share"])
     features = label_features(activations, 1, [1, 2], technical=[2, 5])
     assert list(features.columns[-2:]) == ["concept 1", "concept 2 [technical]"]
 
@@ -131,21 +132,24 @@ def test_a_table_written_in_parts_is_that_of_pandas(activations, tmp_path):
     assert len(pd.read_parquet(tmp_path / "none.parquet")) == 0
 
 
-def test_anndata_written_in_parts_is_that_of_the_package(activations, anndata, tmp_path):
-    to_anndata(activations).write_h5ad(tmp_path / "expected.h5ad")
-    expected = anndata.read_h5ad(tmp_path / "expected.h5ad")
-    path = write_anndata(activations, tmp_path / "cells.h5ad", numbers_at_once=FEW)
-    back = anndata.read_h5ad(path)
-    assert type(back.X) is type(expected.X)
-    assert (back.X.dtype, back.X.nnz) == (expected.X.dtype, expected.X.nnz)
-    np.testing.assert_array_equal(back.X.toarray(), expected.X.toarray())
+def test_anndata_written_in_parts_is_whole(activations, anndata, tmp_path):
+    whole, back = (
+        anndata.read_h5ad(write_anndata(activations, tmp_path / f"{n}.h5ad", numbers_at_once=n))
+        for n in (10_000, FEW)
+    )
+    codes = sparse.csr_matrix(activations.codes)
+    assert type(back.X) is type(codes)
+    assert (back.X.dtype, back.X.nnz) == (codes.dtype, codes.nnz)
+    np.testing.assert_array_equal(back.X.toarray(), codes.toarray())
     for name in ("obs", "var"):
-        pd.testing.assert_frame_equal(getattr(back, name), getattr(expected, name))
-    assert set(back.obsm) == set(expected.obsm)
-    for name, values in expected.obsm.items():
+        pd.testing.assert_frame_equal(getattr(back, name), getattr(whole, name))
+    assert "technical" not in back.var
+    places = activations.units[["x", "y"]].to_numpy()
+    for name, values in {"whitened": activations.vectors, "spatial": places}.items():
         assert back.obsm[name].dtype == values.dtype
         np.testing.assert_array_equal(back.obsm[name], values)
-    assert dict(back.uns) == dict(expected.uns)
+    assert len(back.obsm) == 2
+    assert dict(back.uns) == {"model": activations.dictionary.spec.model.id}
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.h5ad"])

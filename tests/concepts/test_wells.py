@@ -81,6 +81,8 @@ def test_without_fields_those_that_have_units_are_known():
     assert found.table["name"].tolist() == ["P W1", "P W3"]
     assert found.fields == [[1], [3]]
     np.testing.assert_array_equal(found.of_unit, np.repeat([0, 1], 4))
+    none = wells_of(activations.of_fields([]))
+    assert (len(none.table), len(none.on_plates), none.fields, len(none.of_unit)) == (0, 0, [], 0)
     every = wells_of(some, fields)
     assert every.table["n_units"].tolist() == [0, 4, 0, 4]
     np.testing.assert_array_equal([every.table["name"][row] for row in every.of_unit], some.wells)

@@ -190,7 +190,7 @@ def explore(viewer: Any, run: SmallRun, qtbot: Any) -> ConceptExplorer:
 
 
 @contextmanager
-def put_back(run: SmallRun) -> Iterator[None]:
+def restored(run: SmallRun) -> Iterator[None]:
     """Undo what is named, noted, tagged and ranked otherwise inside: all tests share a run."""
     activations, dictionary = run.result.activations, run.result.dictionary
     words = (dictionary.names, dictionary.notes, dictionary.tags)
@@ -212,14 +212,14 @@ def bare_explorer(viewer) -> ConceptExplorer:
 @pytest.fixture
 def explorer(viewer, small_run, qtbot) -> Any:
     """The explorer dock with a finished run on four images."""
-    with put_back(small_run):
+    with restored(small_run):
         yield explore(viewer, small_run, qtbot)
 
 
 @pytest.fixture
 def cell_explorer(viewer, cell_run, qtbot) -> Any:
     """The same with cells, in images of two channels."""
-    with put_back(cell_run):
+    with restored(cell_run):
         yield explore(viewer, cell_run, qtbot)
 
 

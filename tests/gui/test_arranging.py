@@ -76,7 +76,7 @@ def test_images_on_top_of_each_other_are_arranged_and_put_back_by_a_click(viewer
     qtbot.waitUntil(lambda: all(row.labels_layer() is not None for row in rows.rows))
     before = boxes_of(viewer)
     assert fields.on_top.isVisible()
-    assert not fields.put_back.isVisible()
+    assert not fields.restore.isVisible()
     click(qtbot, fields.arrange)
     after = boxes_of(viewer)
     assert not share_a_place(list(after.values())).any()
@@ -101,7 +101,7 @@ def test_images_on_top_of_each_other_are_arranged_and_put_back_by_a_click(viewer
     for row, site in ((2, "1"), (3, "2")):
         rows.edit_rows([row], well="B02", site=site)
     assert {"B02 s1 control", "B02 s2 control"} < set(captions(viewer)[0].text.values)
-    click(qtbot, fields.put_back)
+    click(qtbot, fields.restore)
     for name, box in boxes_of(viewer).items():
         np.testing.assert_array_equal(box, before[name])
     assert not captions(viewer)
@@ -241,6 +241,6 @@ def test_overlays_go_with_their_images_in_grid_mode_too(viewer, stacked, qtbot, 
     stacked.session.plan.take_config(SMALL.with_settings(max_steps=11))
     run(qtbot, stacked)
     assert len(captions(viewer)) == 1
-    click(qtbot, stacked.fields.put_back)
+    click(qtbot, stacked.fields.restore)
     assert sum(image.visible for image in images) == 1
     assert all(np.array_equal(x.affine.affine_matrix, np.eye(3)) for x in viewer.layers)

@@ -232,13 +232,13 @@ def test_cells_are_rated_by_two_keys_without_a_hint(explorer, activations, qtbot
     rows = units_to_rate(activations, concept)
     units = activations.units.iloc[rows]
     for number, row in enumerate(rows.tolist()):
-        assert window.question.text().endswith(f"{number + 1} of {len(rows)}")
+        assert window.sentence.text().endswith(f"{number + 1} of {len(rows)}")
         told = " ".join(x.text() for x in window.findChildren(QLabel)) + window.windowTitle()
         assert not any(name in told for name in units["Metadata_condition"])
         # All as the concept says but the first.
         says = active[row] if number else not active[row]
         qtbot.keyClick(window, Qt.Key.Key_Y if says else Qt.Key.Key_N)
-    assert f"{len(rows) - 1} of {len(rows)} cells" in window.question.text()
+    assert f"{len(rows) - 1} of {len(rows)} cells" in window.sentence.text()
     table = window.table()
     assert (table["rated"] == table["active"]).sum() == len(rows) - 1
     assert table["Metadata_Field"].tolist() == units["Metadata_Field"].tolist()

@@ -19,7 +19,7 @@ from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.fields.tables import read_fields
 from napari_microdl.gui.session.files import collect_window, write_window
 from napari_microdl.gui.session.layers import Layout, rows_of
-from napari_microdl.gui.session.opening import layers_of, read_all
+from napari_microdl.gui.session.opening import arrangement_of, layers_of, read_all
 from napari_microdl.gui.session.own_labels import looks_like_labels
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
 from napari_microdl.gui.workflow.fill_fields import FillFields
@@ -324,17 +324,16 @@ def test_axes_of_length_one_are_not_asked_for(viewer, bare_workflow, qtbot):
     np.testing.assert_array_equal(field.read_labels(), cells_of(0))
 
 
-def test_what_does_not_fit_into_memory_is_read_when_it_is_looked_at(plate, monkeypatch):
-    monkeypatch.setattr("napari_microdl.gui.session.opening._MOST_BYTES", SIZE * SIZE)
+def test_what_does_not_fit_into_memory_is_read_when_it_is_looked_at(plate):
     found = find_fields([plate / "DMSO", plate / "drug"]).fields
-    opened, problems = read_all(found)
+    opened, problems = read_all(found, most_bytes=SIZE * SIZE)
     assert [isinstance(one.field.data, np.ndarray) for one in opened] == [True, False]
     np.testing.assert_array_equal(opened[1].field.read(), [pixels(1), pixels(1) // 2])
     np.testing.assert_array_equal(opened[1].limits, opened[0].limits)
     assert len(problems) == 1
-    # Without room for a layer a channel, each field is a stack.
-    monkeypatch.setattr("napari_microdl.gui.session.opening._MOST_LAYERS", 3)
-    layers = list(layers_of(opened, [(0, 0), (0, 99)], in_micrometres=False))
+    # Beyond 48 layers of a channel each, a field is one layer, a stack.
+    assert [arrangement_of(opened * n) for n in (12, 13)] == ["channels", "fields"]
+    layers = list(layers_of(opened, [(0, 0), (0, 99)], "fields", in_micrometres=False))
     assert [(layer.name, layer.data.shape) for layer in layers[::2]] == [
         ("A01_s1", (2, SIZE, SIZE)), ("A02_s1", (2, SIZE, SIZE)),
     ]  # fmt: skip

@@ -16,7 +16,7 @@ from napari_microdl.fields.pixel_size import common_pixel_size
 from napari_microdl.gui.session.viewer_parts import camera_of
 
 from .clicks import click_choice, click_save
-from .conftest import SIZE, SmallRun, explore, put_back
+from .conftest import SIZE, SmallRun, explore, restored
 from .steps import LEFT, bring_to_front, open_tab, open_workflow, pixel_of
 from .test_exporting import chosen, is_picture, right_click
 
@@ -56,7 +56,7 @@ def opened(viewer, small_run, qtbot) -> Any:
         open_tab(explorer, explorer.plate, qtbot)
         return explorer
 
-    with put_back(small_run):
+    with restored(small_run):
         yield open_wells
 
 

@@ -18,7 +18,7 @@ from napari_microdl.metrics import (
     active,
     average_selectivity,
     dead_features,
-    max_selectivity,
+    selectivities,
     selectivity_counts,
     separation_auc,
 )
@@ -38,18 +38,15 @@ def test_by_hand():
     _, average = average_selectivity(CODES, LABELS)
     np.testing.assert_allclose(average, [[1 / 6, 1 / 3, -1 / 6], [-1 / 6, -1 / 3, 1 / 6]])
     # With two labels both are the same.
-    np.testing.assert_allclose(max_selectivity(CODES, LABELS)[1], average)
+    np.testing.assert_allclose(selectivities(shares, counts)[1], average)
 
 
 def test_three_labels_by_hand():
     codes = sparse.csr_array(np.array([[1.0], [1.0], [1.0], [0.0], [0.0], [0.0]]))
     labels = ["a", "a", "b", "b", "c", "c"]  # shares 1, 1/2, 0
-    np.testing.assert_allclose(
-        average_selectivity(codes, labels)[1][:, 0], [1 - 1 / 4, 1 / 2 - 2 / 4, 0 - 3 / 4]
-    )
-    np.testing.assert_allclose(
-        max_selectivity(codes, labels)[1][:, 0], [1 - 1 / 2, 1 / 2 - 1, 0 - 1]
-    )
+    average, maximum = selectivities(*activation_shares(codes, labels)[1:])
+    np.testing.assert_allclose(average[:, 0], [1 - 1 / 4, 1 / 2 - 2 / 4, 0 - 3 / 4])
+    np.testing.assert_allclose(maximum[:, 0], [1 - 1 / 2, 1 / 2 - 1, 0 - 1])
 
 
 def test_a_stored_zero_is_not_active():
@@ -71,7 +68,8 @@ def test_selectivities_equal_loops(codes, data):
     n = len(codes)
     labels = np.array(data.draw(st.lists(st.sampled_from("abcd"), min_size=n, max_size=n)))
     classes, average = average_selectivity(sparse.csr_array(codes), labels)
-    _, maximum = max_selectivity(sparse.csr_array(codes), labels)
+    _, shares, counts = activation_shares(sparse.csr_array(codes), labels)
+    _, maximum = selectivities(shares, counts)
     assert classes.tolist() == sorted(set(labels.tolist()))
     for row, label in enumerate(classes):
         for concept in range(codes.shape[1]):
@@ -87,7 +85,7 @@ def test_selectivities_equal_loops(codes, data):
 
 
 def test_labels_of_another_length_are_refused():
-    for function in (activation_shares, average_selectivity, max_selectivity):
+    for function in (activation_shares, average_selectivity):
         assert refusal(function, CODES, LABELS[:3]) == "There are 5 samples but 3 labels."
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from core.refusals import refusal
+from doors import Door
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.field import Field
@@ -29,11 +29,7 @@ from napari_microdl.models.registry import (
 from napari_microdl.pipeline.run import run_pipeline
 from napari_microdl.tokens import TilePlan, TokenCache, embed_field
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "new_model.md").read_text(encoding="utf-8")
-FAMILY = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)[0]
-(GROUP, ENTRY) = re.search(
-    r'\[project\.entry-points\."(.+?)"\]\n(.+?)\n', DOCUMENT, re.DOTALL
-).groups()
+DOOR = Door("new_model.md")
 
 
 @pytest.fixture(autouse=True)
@@ -45,17 +41,7 @@ def _found_anew() -> Iterator[None]:
         del sys.modules[name]
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = FAMILY) -> None:
-    """What pip leaves of a package with the entry point."""
-    (folder / "toy_family.py").write_text(code)
-    about = folder / "toy_family-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-family\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[{GROUP}]\n{ENTRY}\n".replace('"', ""))
-    monkeypatch.syspath_prepend(str(folder))
-
-
-def drop(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = FAMILY) -> None:
+def drop(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = DOOR.example) -> None:
     """A file in a folder of families."""
     (folder / "toy_family.py").write_text(code)
     monkeypatch.setattr(families, "__path__", [*families.__path__, str(folder)])
@@ -75,11 +61,11 @@ def fields() -> list[Field]:
     ]
 
 
-@pytest.mark.parametrize("add", [install, drop])
+@pytest.mark.parametrize("add", [DOOR.install, drop])
 def test_a_family_of_somebody_else_is_a_model_like_any_other(
     add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: list[Field]
 ):
-    assert FAMILY.count("\n") < 40
+    assert DOOR.example.count("\n") < 40
     assert "toy" not in [spec.model_id for spec in list_models()]
     families.known_models.cache_clear()
     add(tmp_path, monkeypatch)
@@ -106,11 +92,11 @@ def test_a_family_of_somebody_else_is_a_model_like_any_other(
 
 def with_(code: str) -> str:
     """The family with another `load`."""
-    return FAMILY[: FAMILY.index("def load")] + code
+    return DOOR.example[: DOOR.example.index("def load")] + code
 
 
 def test_load_gets_what_it_has_parameters_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    install(
+    DOOR.install(
         tmp_path,
         monkeypatch,
         with_(
@@ -135,7 +121,7 @@ def test_load_gets_what_it_has_parameters_for(tmp_path: Path, monkeypatch: pytes
 def test_recipes_are_enough_for_what_this_package_can_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    install(
+    DOOR.install(
         tmp_path,
         monkeypatch,
         "from dataclasses import replace\n"
@@ -151,14 +137,17 @@ def test_recipes_are_enough_for_what_this_package_can_build(
     [
         ("import no_such_package", "ModuleNotFoundError, No module named 'no_such_package'"),
         ("x = 1", "AttributeError, module 'toy_family' has no attribute 'SPEC'"),
-        (FAMILY.replace('"toy"', '"builtin"'), "there is a model of the name 'builtin' already"),
-        (FAMILY.replace('"toy"', '"a b"'), "the name 'a b' may hold letters, digits"),
+        (
+            DOOR.example.replace('"toy"', '"builtin"'),
+            "there is a model of the name 'builtin' already",
+        ),
+        (DOOR.example.replace('"toy"', '"a b"'), "the name 'a b' may hold letters, digits"),
     ],
 )
 def test_a_family_that_cannot_be_used_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
 ):
-    install(tmp_path, monkeypatch, code)
+    DOOR.install(tmp_path, monkeypatch, code)
     with pytest.warns(UserWarning, match=f"The models of 'toy' are left out: .*{reason}"):
         found = list_models()
     assert [spec.model_id for spec in found][:2] == ["builtin", "random-init"]

@@ -9,10 +9,10 @@ import torch
 
 from core.refusals import refusal
 from models import published
+from napari_microdl.core.arrays import torch_threads
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.models import encoder
 from napari_microdl.models.base import ChannelRule
-from napari_microdl.models.encoder import bounded_threads, resolve_device, usable_cores
+from napari_microdl.models.encoder import resolve_device, usable_cores
 from napari_microdl.models.registry import (
     list_models,
     load_model,
@@ -149,23 +149,21 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, 
     assert f"Device '{name}' is not available" in refusal(load_model, device=name)
 
 
-def test_threads_are_bounded_while_the_model_runs_and_put_back(monkeypatch: pytest.MonkeyPatch):
+def test_threads_are_bounded_while_work_goes_on_and_are_as_before_after_it():
     assert usable_cores() >= 1
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        monkeypatch.setattr(encoder, "usable_cores", lambda: 2)
 
         def work() -> None:
-            with bounded_threads():
+            with torch_threads(2):
                 assert torch.get_num_threads() == 2
                 raise RuntimeError("stop")
 
         with pytest.raises(RuntimeError, match="stop"):
             work()
         assert torch.get_num_threads() == 4
-        monkeypatch.setattr(encoder, "usable_cores", lambda: 64)
-        with bounded_threads():
+        with torch_threads(64):
             assert torch.get_num_threads() == 4, "more threads than asked for"
     finally:
         torch.set_num_threads(before)

@@ -9,6 +9,7 @@ import stat
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -250,15 +251,10 @@ def test_warnings_of_others_are_neither_taken_nor_silenced(fields):
 
 
 def test_a_generator_of_the_progress_is_there_for_old_scripts(fields, heard, result):
-    steps = iter_pipeline(fields, SMALL)
-    seen = []
-    while True:
-        try:
-            seen.append(next(steps))
-        except StopIteration as finished:
-            assert_same_codes(finished.value, result)
-            break
-    assert steps_of(seen) == steps_of(heard)
+    def old_script() -> Iterator[Progress]:
+        assert_same_codes((yield from iter_pipeline(fields, SMALL)), result)
+
+    assert steps_of(list(old_script())) == steps_of(heard)
     assert "There are no fields" in refusal(next, iter_pipeline([]))
 
 
@@ -269,8 +265,7 @@ def test_closing_the_generator_cancels_the_run(fields):
         pass
     steps.close()
     assert set(threading.enumerate()) == running
-    with pytest.raises(StopIteration):
-        next(steps)
+    assert list(steps) == []
 
 
 def test_any_object_that_reads_tokens_can_be_the_model(fields):

@@ -179,7 +179,7 @@ def test_without_wells_there_is_no_plate_and_it_is_said(named, fields):
 def test_it_can_be_cancelled_and_tells_how_far_it_is(named, fields):
     with recorded() as steps:
         concept_atlas(named, fields, most=2)
-    assert [s.message for s in steps if s.message.startswith("Drawing ")][-1].startswith("Drawing ")
+    assert any(s.message.startswith("Drawing ") for s in steps)
     with cancelling(after=2):
         concept_atlas(named, fields)
     assert "images of this run are not open" in refusal(concept_atlas, named, [])

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from doors import Door
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.report import evaluate, measure, measures, summary_sentences, tables
 from napari_microdl.report.html import html_report
 from report.test_evaluation import UNMEASURED, six_fields
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "new_measure.md").read_text(encoding="utf-8")
-(EXAMPLE,) = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-(GROUP, ENTRY) = re.search(
-    r'\[project\.entry-points\."(.+?)"\]\n(.+?)\n', DOCUMENT, re.DOTALL
-).groups()
+DOOR = Door("new_measure.md")
 
 
 @pytest.fixture(autouse=True)
@@ -35,26 +30,16 @@ def _others_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("silent_units", None)
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, code: str = EXAMPLE) -> None:
-    """What pip leaves of a package with the entry point."""
-    (folder / "silent_units.py").write_text(code)
-    about = folder / "silent_units-1.0.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: silent-units\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text(f"[{GROUP}]\n{ENTRY}\n".replace('"', ""))
-    monkeypatch.syspath_prepend(str(folder))
-
-
 def test_the_example_is_short():
-    assert len(EXAMPLE.splitlines()) < 40
+    assert len(DOOR.example.splitlines()) < 40
 
 
 @pytest.mark.parametrize("installed", [False, True])
 def test_the_measure_is_in_json_page_legend_and_sentences(installed, tmp_path, monkeypatch):
     if installed:
-        install(tmp_path, monkeypatch)
+        DOOR.install(tmp_path, monkeypatch)
     else:
-        exec(EXAMPLE, {})
+        exec(DOOR.example, {})
     activations = six_fields()
     report = evaluate(activations, UNMEASURED)
     label = activations.units["Metadata_condition"].to_numpy()
@@ -78,7 +63,7 @@ def test_the_measure_is_in_json_page_legend_and_sentences(installed, tmp_path, m
 
 
 def test_what_a_measure_lacks_is_noted_and_the_others_go_on():
-    exec(EXAMPLE, {})
+    exec(DOOR.example, {})
 
     @measure("odd", title="Odd numbers", needs=["images"])
     def odd(run):
@@ -142,7 +127,7 @@ def test_columns_and_rows_can_go_into_another_table():
 
 
 def test_an_entry_point_that_cannot_be_loaded_is_left_out(tmp_path, monkeypatch):
-    install(tmp_path, monkeypatch, "import no_such_package\n")
+    DOOR.install(tmp_path, monkeypatch, "import no_such_package\n")
     with current_task().taking_notes() as notes:
         report = evaluate(six_fields(), UNMEASURED)
     assert report.labels

@@ -329,10 +329,10 @@ class ConceptActivations:
         DataFrame indexed by ``concept``
         """
         table = self.ranking.rename_axis("concept")
-        told = self.dictionary
-        ids = [told.concept_id(int(concept)) for concept in table.index]
+        dictionary = self.dictionary
+        ids = [dictionary.concept_id(int(concept)) for concept in table.index]
         table.insert(1, "id", pd.Series(ids, table.index, object))
-        for column, texts in (("tag", told.tags), ("note", told.notes)):
+        for column, texts in (("tag", dictionary.tags), ("note", dictionary.notes)):
             table[column] = pd.Series([texts[c] for c in table.index], table.index, object)
         return table
 

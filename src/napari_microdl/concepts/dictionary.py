@@ -262,11 +262,9 @@ def _of_schema_1(header: Mapping[str, Any], *, position: bool) -> dict[str, Any]
 
 
 def _older_terms(spec: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Terms of the weights in a file from before its spec, of schema 1, held them.
-
-    Its provenance says that commercial use is not forbidden also where nobody had stated that, so
-    it is believed only of a model whose licence is known here.
-    """
+    """Terms of the weights in a file from before its spec, of schema 1, held them."""
+    # Its provenance says that commercial use is not forbidden also where nobody had stated that, so
+    # it is believed only of a model whose licence is known here.
     known = None
     with suppress(MicrodlError):
         known = known_spec(spec["model_id"])

@@ -93,54 +93,6 @@ def _write_parquet(table: pd.DataFrame, path: Path, numbers_at_once: int) -> Non
         current_task().progress(len(table), len(table), _SAVING)
 
 
-def to_anndata(activations: ConceptActivations, concepts: pd.DataFrame | None = None) -> Any:
-    """Units and their activations as an AnnData object, for scanpy and its relatives.
-
-    Parameters
-    ----------
-    activations : ConceptActivations
-        Result of a run.
-    concepts : DataFrame indexed by concept, optional
-        More columns for ``var``, such as what
-        `napari_microdl.report.batch_columns` says of an evaluation.
-
-    Returns
-    -------
-    anndata.AnnData
-        ``X`` the codes (sparse), ``obs`` the table of units, ``var`` the ranking of concepts in
-        the order of the codes, with ids, notes, tags and `concepts`, ``obsm["whitened"]`` the
-        whitened vectors and ``obsm["spatial"]`` x and y in pixels.
-
-    Raises
-    ------
-    MicrodlError
-        If the package anndata is not installed.
-    """
-    anndata = _anndata()
-    from scipy import sparse
-
-    return anndata.AnnData(
-        X=sparse.csr_matrix(activations.codes),
-        obsm={"whitened": activations.vectors, "spatial": _places(activations)},
-        **_described(activations, concepts),
-    )
-
-
-def _anndata() -> Any:
-    try:
-        import anndata
-    except ImportError as error:
-        raise MicrodlError(
-            "AnnData files need the package anndata: pip install 'napari-microdl[export]'."
-        ) from error
-    return anndata
-
-
-def _places(activations: ConceptActivations) -> Any:
-    """Centres of the units as x and y."""
-    return activations.units[["x", "y"]].to_numpy()
-
-
 def _described(activations: ConceptActivations, more: pd.DataFrame | None) -> dict[str, Any]:
     """What an AnnData object says of the rows, of the columns, and of the whole."""
     units = activations.tagged_units()
@@ -172,7 +124,11 @@ def write_anndata(
     *,
     numbers_at_once: int = 8_000_000,
 ) -> Path:
-    """Write `to_anndata` as an ``.h5ad`` file.
+    """Write units and their activations as AnnData (``.h5ad``), for scanpy and its relatives.
+
+    ``X`` holds the codes (sparse), ``obs`` the table of units, ``var`` the ranking of concepts in
+    the order of the codes, with ids, notes, tags and `concepts`, ``obsm["whitened"]`` the whitened
+    vectors and ``obsm["spatial"]`` x and y in pixels.
 
     Parameters
     ----------
@@ -181,7 +137,8 @@ def write_anndata(
     path : str or Path
         Must end in ``.h5ad``.
     concepts : DataFrame indexed by concept, optional
-        As for `to_anndata`.
+        More columns for ``var``, such as what
+        `napari_microdl.report.batch_columns` says of an evaluation.
     numbers_at_once : int, default=8,000,000
         As for `write_table`.
 
@@ -198,7 +155,12 @@ def write_anndata(
     path = Path(path)
     if path.suffix.lower() != ".h5ad":
         raise MicrodlError(f"'{path.name}' is no AnnData file name; end it in .h5ad.")
-    anndata = _anndata()
+    try:
+        import anndata
+    except ImportError as error:
+        raise MicrodlError(
+            "AnnData files need the package anndata: pip install 'napari-microdl[export]'."
+        ) from error
     current_task().progress(0, len(activations.units), _SAVING)
     import h5py
     from anndata.io import sparse_dataset, write_elem
@@ -209,7 +171,8 @@ def write_anndata(
     with write_whole(path) as partial:
         # The tables of rows and columns go as they are; what is large follows block by block.
         small = anndata.AnnData(
-            obsm={"spatial": _places(activations)}, **_described(activations, concepts)
+            obsm={"spatial": activations.units[["x", "y"]].to_numpy()},
+            **_described(activations, concepts),
         )
         current_task().progress(0, n, _SAVING)
         small.write_h5ad(partial)

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.core.arrays import drawn_rows
 from napari_microdl.core.config import PipelineConfig
 
 # So many tell whether there is anything to find, and are whitened and learned from in a blink.
@@ -57,9 +58,6 @@ class FitSamples:
         -------
         FitSamples
         """
-        n = len(vectors)
-        if n <= most:
-            return cls(np.arange(n), vectors, config, True)
-        random = np.random.default_rng(config.random_state)
-        rows = np.sort(random.choice(n, most, replace=False))
-        return cls(rows, np.asarray(vectors[rows]), config, False)
+        complete = len(vectors) <= most
+        rows = drawn_rows(len(vectors), most, config.random_state)
+        return cls(rows, vectors if complete else np.asarray(vectors[rows]), config, complete)

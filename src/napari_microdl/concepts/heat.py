@@ -220,12 +220,12 @@ class HeatMaps:
             # Too many to be kept whitened.
             parts = [part @ direction for part in self._whiten(field)]
             return np.concatenate(parts).reshape(shape)
-        kept = self._whitened
-        if kept is None or kept[0] != field:
+        last = self._whitened
+        if last is None or last[0] != field:
             (whitened,) = self._whiten(field)
-            self._whitened = kept = field, whitened
+            self._whitened = last = field, whitened
         # In one thread, as quick here: threads of `@` wait for each other where others work too.
-        heat: NDArray[np.float32] = np.einsum("ij,j->i", kept[1], direction).reshape(shape)
+        heat: NDArray[np.float32] = np.einsum("ij,j->i", last[1], direction).reshape(shape)
         return heat
 
     def _whiten(self, field: int) -> list[NDArray[np.float32]]:

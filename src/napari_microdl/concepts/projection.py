@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from napari_microdl.core.arrays import drawn_rows
 from napari_microdl.core.child_process import call_in_child
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
@@ -54,7 +55,7 @@ def pca_map(
     from sklearn.decomposition import PCA
 
     current_task().check()
-    fitted = codes[_drawn(n, most_fitted, random_state)].astype(np.float64)
+    fitted = codes[drawn_rows(n, most_fitted, random_state)].astype(np.float64)
     current_task().check()
     pca = PCA(2, svd_solver="arpack", random_state=random_state).fit(fitted)
     places = np.empty((n, 2), np.float32)
@@ -64,14 +65,6 @@ def pca_map(
         rows = slice(begin, begin + most_fitted)
         places[rows] = pca.transform(codes[rows].astype(np.float64))
     return places, pca.explained_variance_ratio_
-
-
-def _drawn(n: int, most: int, random_state: int) -> NDArray[np.int64]:
-    """All samples, or some random ones of too many, in their order."""
-    if n <= most:
-        return np.arange(n)
-    random = np.random.default_rng(random_state)
-    return np.sort(random.choice(n, most, replace=False))
 
 
 def umap_is_installed() -> bool:
@@ -107,7 +100,7 @@ def umap_map(
         raise MicrodlError("UMAP needs the package umap-learn: pip install umap-learn.")
     if codes.shape[0] < _LEAST_FOR_UMAP:
         raise MicrodlError(f"UMAP needs at least {_LEAST_FOR_UMAP} units.")
-    drawn = _drawn(codes.shape[0], most_fitted, random_state)
+    drawn = drawn_rows(codes.shape[0], most_fitted, random_state)
     places = np.full((codes.shape[0], 2), np.nan, np.float32)
     neighbours = min(_NEIGHBOURS, len(drawn) - 1)
     few = sparse.csr_matrix(codes[drawn])

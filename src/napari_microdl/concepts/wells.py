@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 # Rows and columns of plates by their number of wells.
 FORMATS = {96: (8, 12), 384: (16, 24), 1536: (32, 48)}
 NO_CELLS, NOTED = "no cells", "note"
+_COLUMNS = (
+    "name", "plate", "well", "row", "column", "condition", "control", "n_fields", "n_units", "flag",
+    "note",
+)  # fmt: skip
 _WELL = re.compile(r"([A-Za-z]{1,2})[-_ ]?0*(\d{1,2})")
 
 
@@ -181,8 +185,9 @@ def wells_of(
         known = activations.units.iloc[first][columns].set_axis(numbers)
     known = known.where(known.notna(), "")
     codes, names = pd.factorize(well_names(known))
-    lookup = np.zeros(int(max(known.index.max(), of_field.max(initial=0))) + 1, np.int64)
-    lookup[known.index.to_numpy()] = codes
+    numbers = known.index.to_numpy(np.int64)
+    lookup = np.zeros(max(numbers.max(initial=0), of_field.max(initial=0)) + 1, np.int64)
+    lookup[numbers] = codes
     of_unit = lookup[of_field]
     count = np.bincount(of_unit, minlength=len(names))
     noted = [[note for note in notes if f"'{name}'" in note] for name in known["Metadata_Field"]]
@@ -194,19 +199,19 @@ def wells_of(
         row, column = well_place(well) or (-1, -1)
         remarks = list(dict.fromkeys(note for at in members for note in noted[at]))
         rows.append(
-            {
-                "name": name,
-                "plate": str(own["Metadata_Plate"].iloc[0]),
-                "well": well,
-                "row": row,
-                "column": column,
-                "condition": ", ".join(dict.fromkeys(own["Metadata_condition"].astype(str))),
-                "control": bool(own["Metadata_control"].all()),
-                "n_fields": len(members),
-                "n_units": int(count[code]),
-                "flag": NO_CELLS if not count[code] else NOTED if remarks else "",
-                "note": " ".join(remarks),
-            }
+            (
+                name,
+                str(own["Metadata_Plate"].iloc[0]),
+                well,
+                row,
+                column,
+                ", ".join(dict.fromkeys(own["Metadata_condition"].astype(str))),
+                bool(own["Metadata_control"].all()),
+                len(members),
+                int(count[code]),
+                NO_CELLS if not count[code] else NOTED if remarks else "",
+                " ".join(remarks),
+            )
         )
     members_of = [known.index[codes == code].tolist() for code in range(len(names))]
-    return Wells(pd.DataFrame(rows), members_of, of_unit)
+    return Wells(pd.DataFrame(rows, columns=_COLUMNS), members_of, of_unit)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -77,10 +78,30 @@ def blas_threads(n: int) -> AbstractContextManager[Any]:
     return limited
 
 
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Context in which torch, and with it the pursuit, takes so many threads at most."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, n))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @lru_cache(maxsize=1)
 def _blas() -> ThreadpoolController:
     """The linear algebra libraries that are loaded: looking for them takes a while."""
     return ThreadpoolController()
+
+
+def drawn_rows(n: int, most: int, seed: int | None) -> NDArray[np.int64]:
+    """All of `n` rows, or as many as allowed that are drawn at random, in ascending order."""
+    if n <= most:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
 
 
 def unit_length(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

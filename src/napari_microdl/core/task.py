@@ -179,17 +179,18 @@ class Task:
             share = (done + share) / total if total else 0.0
         if message is not None and not stays:
             self._message = message
-        told = Progress(
-            self._stage,
-            done,
-            total,
-            self._message if message is None else message,
-            min(max(share, 0.0), 1.0),
-            self._seconds_left(share),
-            record,
-            stays,
+        self._tell(
+            Progress(
+                self._stage,
+                done,
+                total,
+                self._message if message is None else message,
+                min(max(share, 0.0), 1.0),
+                self._seconds_left(share),
+                record,
+                stays,
+            )
         )
-        self._tell(told)
 
     @contextmanager
     def step(self, done: int, total: int, message: str | None) -> Iterator[None]:

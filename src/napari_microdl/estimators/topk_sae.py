@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import validate_data
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.estimators.icfl.base import DictionaryEstimator
@@ -235,7 +234,7 @@ class TopKSAE(DictionaryEstimator):
         sae = cls(len(w), n_active, **parameters)
         plan = sae._plan(width, len(w))
         sae.n_features_in_ = width
-        sae._publish(AutoencoderLearner(plan, w, b, e, c, gone), [])
+        sae._publish_learner(AutoencoderLearner(plan, w, b, e, c, gone), [])
         return sae
 
     def fit(self, X: Samples, y: None = None) -> Self:
@@ -273,39 +272,12 @@ class TopKSAE(DictionaryEstimator):
         fit = _AutoencoderFit([stage], seed, Processes())
         self._take_all(fit.records())
         self._take_form(X, batches.width)
-        self._publish(fit.autoencoder, fit.history)
+        self._publish_learner(fit.autoencoder, fit.history)
         return self
 
-    def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
-        """Learn from one batch more.
-
-        The samples are gone through once, in the order given, `batch_size` at a time, and nothing
-        is held out. The first call decides the number of atoms where `n_atoms` is None, and draws
-        the first atoms from its samples; later calls, also after `fit`, go on from there.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples, at least one, at least two in the first call.
-        y : None
-            Not used; present for scikit-learn.
-
-        Returns
-        -------
-        TopKSAE
-            Itself.
-
-        Raises
-        ------
-        MicrodlError
-            If the samples cannot be used. What was learned before stays.
-        """
-        first = not hasattr(self, "components_")
-        x = self._next_samples(X, first=first)
-        self._check()
-        learner = getattr(self, "_learner", None)
-        if learner is None and not first:
-            learner = AutoencoderLearner(
+    def _next_learner(self, x: NDArray[np.float32], *, first: bool) -> AutoencoderLearner:
+        if not first:
+            return AutoencoderLearner(
                 self._plan(self.n_features_in_, self.n_atoms_, n_active=self.n_active_),
                 self.components_,
                 self.bias_,
@@ -313,20 +285,10 @@ class TopKSAE(DictionaryEstimator):
                 self.encoder_bias_,
                 self.dead_,
             )
-        elif learner is None:
-            seed = self._seed()
-            self._require_two(len(x))
-            n_atoms = self.n_atoms or default_size(*x.shape)[0]
-            stage = Stage("", self._plan(x.shape[1], n_atoms), ArrayBatches(x, seed))
-            learner = _AutoencoderFit([stage], seed, Processes()).autoencoder
-        for start in range(0, len(x), learner.plan.batch_size):
-            learner.step(x[start : start + learner.plan.batch_size])
-        if first:
-            validate_data(self, X, reset=True, skip_check_array=True)
-        self._publish(learner, [*getattr(self, "history_", []), learner.record(learner.steps)])
-        # With the moments of Adam, which the attributes do not tell.
-        self._learner = learner
-        return self
+        seed = self._seed()
+        n_atoms = self.n_atoms or default_size(*x.shape)[0]
+        stage = Stage("", self._plan(x.shape[1], n_atoms), ArrayBatches(x, seed))
+        return _AutoencoderFit([stage], seed, Processes()).autoencoder
 
     def _coder(self, dtype: type[np.floating[Any]]) -> Encoder:
         import torch
@@ -354,6 +316,9 @@ class TopKSAE(DictionaryEstimator):
         in_memory = not is_store(x)
         n_held_out = self._n_held_out(n_samples)
         return ArrayBatches(x, seed, n_held_out=n_held_out, in_memory=in_memory), n_samples
+
+    def _check_single_batches(self) -> None:
+        self._check()
 
     def _check(self) -> None:
         """Refuse parameters that mean nothing."""
@@ -406,7 +371,7 @@ class TopKSAE(DictionaryEstimator):
             dead_after=self.dead_after or min(one_pass, _DEAD_AFTER),
         )
 
-    def _publish(self, learner: AutoencoderLearner, history: list[FitRecord]) -> None:
+    def _publish_learner(self, learner: AutoencoderLearner, history: list[FitRecord]) -> None:
         values = learner.parameters()
         values["atoms"].flags.writeable = False
         self.n_atoms_ = learner.plan.n_atoms

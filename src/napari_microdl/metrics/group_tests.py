@@ -266,11 +266,8 @@ def _rank_sums(
     n1: int,
     n2: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Ranks of the second group summed, and t^3 - t summed over ties, for every concept.
-
-    The values come concept by concept. The zeros of a concept are one large tie, whose size alone
-    is needed.
-    """
+    """Ranks of the second group summed, and t^3 - t summed over ties, for every concept."""
+    # The zeros of a concept are one large tie, whose size alone is needed.
     n = n1 + n2
     count = np.bincount(concept, minlength=n_concepts)
     order = np.empty(len(value), np.int64)

@@ -143,29 +143,6 @@ def average_selectivity(
     return classes, selectivities(shares, counts)[0]
 
 
-def max_selectivity(
-    codes: sparse.csr_array, labels: Labels
-) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
-    """Share of a label's samples that show a concept, less the largest share of another label.
-
-    Parameters
-    ----------
-    codes, labels
-        As for `average_selectivity`.
-
-    Returns
-    -------
-    classes, selectivity : ndarray
-        As of `average_selectivity`.
-
-    Notes
-    -----
-    Paper, section 4: "max selectivity".
-    """
-    classes, shares, counts = activation_shares(codes, labels)
-    return classes, selectivities(shares, counts)[1]
-
-
 def activation_rates(codes: sparse.csr_array) -> NDArray[np.float64]:
     """Share of samples in which every concept is active, shape (n_concepts,); NaN without samples.
 

@@ -96,8 +96,8 @@ def choose_set(
         for size in range(most):
             # Where no further value helps, the largest set stands for larger ones.
             chosen, weights = path[min(size, len(path) - 1)] if path else _NOTHING
-            told = values[outside][:, chosen] @ weights
-            areas[number, size] = separation_auc(told, positive[outside])
+            scores = values[outside][:, chosen] @ weights
+            areas[number, size] = separation_auc(scores, positive[outside])
     means = np.nanmean(areas, axis=0)
     size = int(np.flatnonzero(means >= means.max() - _AS_GOOD)[0]) + 1
     path = _path(values, positive, size)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from napari_microdl.core.arrays import torch_threads
 from napari_microdl.core.config import Precision, Site
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.models.base import ModelSpec
@@ -59,17 +59,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@contextmanager
-def bounded_threads() -> Iterator[None]:
-    """Hold torch to the cores of this process: oversubscribed threads are slower than one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, usable_cores()))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)
@@ -211,7 +200,8 @@ class EncoderModel:
     ) -> dict[int, NDArray[np.float32]]:
         n, channels = tiles.shape[:2]
         with (
-            bounded_threads(),
+            # Oversubscribed threads are slower than one.
+            torch_threads(usable_cores()),
             torch.inference_mode(),
             torch.autocast(self.device.type, torch.bfloat16, enabled=precision == "bf16"),
         ):

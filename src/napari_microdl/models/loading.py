@@ -62,13 +62,7 @@ def load_published(
 def _load_network(
     recipe: Recipe, path: Path, sha256: str | None = None
 ) -> tuple[VisionTransformer, str]:
-    """A network with the weights of a file, in float32 on the CPU, and the digest of the file.
-
-    Raises
-    ------
-    MicrodlError
-        If the file cannot be read or does not hold that model's weights, all finite.
-    """
+    """A network with the weights of a file, in float32 on the CPU, and the digest of the file."""
     try:
         tensors, digest = encoder_tensors(path, recipe.keys, sha256)
         pieces: dict[str, Tensor] = {}

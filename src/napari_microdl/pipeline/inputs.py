@@ -108,8 +108,8 @@ def check_cells(
             "No field has a cell; draw or segment cells, set their diameter, or take crops as the "
             "unit."
         )
-    kept = [f for f, is_empty in zip(fields, empty, strict=True) if not is_empty]
-    if fitting and config.whitening.enabled and not any(f.is_control for f in kept):
+    usable = [f for f, is_empty in zip(fields, empty, strict=True) if not is_empty]
+    if fitting and config.whitening.enabled and not any(f.is_control for f in usable):
         raise MicrodlError(
             "No control field has a cell; mark another field as control, draw or segment cells "
             "there, or switch the whitening off."

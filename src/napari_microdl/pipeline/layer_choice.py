@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from napari_microdl.core.arrays import drawn_rows
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
@@ -111,7 +112,7 @@ def layer_scores(
     n_units = [len(part) for part in pooled[layers[0]]]
     fold = np.repeat(folds, n_units)
     treated = np.repeat([not f.is_control for f in fields], n_units)
-    chosen = _some(len(fold), most_units, config.random_state)
+    chosen = drawn_rows(len(fold), most_units, config.random_state)
     rows = []
     with task.stage("dictionary"):
         for number, layer in enumerate(layers):
@@ -221,10 +222,3 @@ def field_folds(fields: Sequence[Field]) -> NDArray[np.int64]:
         for number, members in enumerate(kind):
             folds[members] = number % n_folds
     return folds
-
-
-def _some(n: int, most: int, seed: int) -> NDArray[np.int64]:
-    """Rows of at most so many units, in order."""
-    if n <= most:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, most, replace=False))

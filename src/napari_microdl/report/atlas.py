@@ -51,7 +51,7 @@ _BINS = 32
 _LEVELS = 10
 _MOST_PLATES = 4
 # Of a card without its pictures, and of the page without its cards.
-_BYTES_OF_WORDS, _BYTES_OF_PAGE = 4_000, 200_000
+_BYTES_OF_TEXT, _BYTES_OF_PAGE = 4_000, 200_000
 
 
 class _Plate(NamedTuple):
@@ -123,7 +123,7 @@ def concept_atlas(
         with current_task().step(place, len(chosen), f"Drawing {name}"):
             card = _card(activations, fields, concept, wells, plates, contrast, report)
         card |= {"rank": place + 1, "flags": _flags(activations, concept, technical)}
-        room -= _BYTES_OF_WORDS + len(card["note"]) + sum(map(len, _parts(card)))
+        room -= _BYTES_OF_TEXT + len(card["note"]) + sum(map(len, _parts(card)))
         if room < 0 and cards:
             break
         cards.append(card)
@@ -193,7 +193,7 @@ def _card(
     unit, name = summary.unit, str(dictionary.names[concept])
     whose = f"'{summary.label}' " if summary.label else ""
     pictures = []
-    for rows, words in (
+    for rows, caption in (
         (
             strongest_units(activations, concept, summary.inside, _IN_A_ROW),
             f"{whose}{unit}s with the highest activation",
@@ -205,7 +205,7 @@ def _card(
     ):
         if len(rows):
             strip = _strip(activations, fields, rows, channel, contrast(channel))
-            pictures.append({"data": strip, "words": words, "n": len(rows)})
+            pictures.append({"data": strip, "caption": caption, "n": len(rows)})
     ranked = activations.ranking.loc[concept]
     numbers = (
         ("Average selectivity", "selectivity"),
@@ -228,7 +228,7 @@ def _card(
         "share": summary.share,
         "difference": summary.share - summary.share_others,
         "selectivity": float(ranked["selectivity"]),
-        "numbers": [(words, _number(ranked[key])) for words, key in numbers],
+        "numbers": [(heading, _number(ranked[key])) for heading, key in numbers],
         "pictures": pictures,
         "histogram": _histogram(activations, concept, summary),
         "plates": [_wells_of_plate(plate, wells, share) for plate in plates],
@@ -334,10 +334,10 @@ def _wells_of_plate(plate: _Plate, wells: Wells, share: NDArray[np.float64]) -> 
     """Squares of every colour, and the plate in words."""
     known = plate.wells[np.isfinite(share[plate.wells])]
     level = np.minimum((share[known] * _LEVELS).astype(int), _LEVELS - 1)
-    words = ""
+    caption = ""
     if len(known):
         ends = (known[share[known].argmax()], known[share[known].argmin()])
-        words = " and ".join(
+        caption = " and ".join(
             f"{end} in {wells.table['well'][at]} ({percent(share[at])})"
             for end, at in zip(("highest", "lowest"), ends, strict=True)
         )
@@ -346,5 +346,5 @@ def _wells_of_plate(plate: _Plate, wells: Wells, share: NDArray[np.float64]) -> 
         "levels": [
             (n, _squares(wells.table.loc[known[level == n]])) for n in np.unique(level).tolist()
         ],
-        "words": words,
+        "caption": caption,
     }

@@ -53,8 +53,8 @@ _IN_A_ROW = 8
 _GAP = 0.06
 # Diameters of a unit that the large pictures show, and the least pixels.
 _UNITS_ACROSS, _LEAST_PIXELS = 9, 256
-# Dark colours are not seen on dark images.
-_COLOURS = ListedColormap(colormaps["plasma"](np.linspace(0.25, 1, 256)))
+# As in the window; dark colours are not seen on dark images.
+_COLOURS = ListedColormap(colormaps["magma"](np.linspace(0.25, 1, 256)))
 _BINS = 40
 _TEXT, _SMALL = 8.0, 7.0
 

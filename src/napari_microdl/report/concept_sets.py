@@ -53,26 +53,26 @@ def _sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
     if not rows:
         return
     row = max(rows, key=lambda row: row["auc"])
-    told = (
+    sentence = (
         f"Together, {row['set']} tell '{row['label']}' with an AUC of {row['auc']:.2f} in wells "
         f"left out; the best concept alone with {row['auc_first']:.2f}, all that the model says "
         f"with {row['auc_all']:.2f}"
     )
     if len(row["concepts"]) == 1:
-        told = (
+        sentence = (
             f"No set of concepts tells a label better than one alone: {row['set']} tells "
             f"'{row['label']}' with an AUC of {row['auc']:.2f} in wells left out, all that the "
             f"model says with {row['auc_all']:.2f}"
         )
-    by_hand = row["auc_handcrafted"]
-    if by_hand is not None:
-        told += f", handcrafted measurements with {by_hand:.2f}"
-    told += "."
+    handcrafted = row["auc_handcrafted"]
+    if handcrafted is not None:
+        sentence += f", handcrafted measurements with {handcrafted:.2f}"
+    sentence += "."
     if row["p_value"] is not None:
-        told += f" {luck_sentence(row['p_value'], row['smallest_p'])}"
-    if by_hand is not None and by_hand > row["auc"] + _BETTER:
-        told += " So simple measurements do better here."
-    yield told
+        sentence += f" {luck_sentence(row['p_value'], row['smallest_p'])}"
+    if handcrafted is not None and handcrafted > row["auc"] + _BETTER:
+        sentence += " So simple measurements do better here."
+    yield sentence
 
 
 @measure(
@@ -151,11 +151,11 @@ def _row(
     names, fold = run.activations.dictionary.names, group_folds(inside, wells)
     with task.step(0, 2, None):
         of_all = _linear_area(run.activations.vectors[rows], inside, fold)
-    by_hand = None
+    handcrafted = None
     if run.choices.handcrafted and run.has_measurements:
         measured = run.measurements.to_numpy()[rows]
         with task.step(1, 2, None):
-            by_hand = _linear_area(measured, inside, fold)
+            handcrafted = _linear_area(measured, inside, fold)
     pairs = zip(chosen.chosen.tolist(), chosen.shares.tolist(), strict=True)
     return {
         "label": label,
@@ -166,7 +166,7 @@ def _row(
         "auc": chosen.auc,
         "auc_first": chosen.auc_first,
         "auc_all": of_all,
-        "auc_handcrafted": by_hand,
+        "auc_handcrafted": handcrafted,
         "p_value": None,
         "smallest_p": None,
     }

@@ -241,7 +241,7 @@ def find_finding(
         n_refits=n_refits,
         refit_steps=refit_steps,
         random_state=random_state,
-        fixed=lambda swap, kept: _fixed(activations, swap, kept, alone),
+        fixed=lambda swap, unseen: _fixed(activations, swap, unseen, alone),
     )
     return Finding(**facts, **asdict(tested))
 
@@ -346,11 +346,11 @@ def _best(coded: Coded, inside: NDArray[np.bool_]) -> float:
 def _fixed(
     activations: ConceptActivations,
     swap: Swap,
-    kept: NDArray[np.bool_],
+    unseen: NDArray[np.bool_],
     concept: int | None,
 ) -> Statistic:
-    """Best selectivity of codes that stay as they are, of the units kept."""
-    rows = np.flatnonzero(kept)
+    """Best selectivity of codes that stay as they are, of the units that the fit has not seen."""
+    rows = np.flatnonzero(unseen)
     codes = activations.codes[rows]
     if concept is not None:
         codes = sparse.csr_array(codes[:, [concept]])

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import TAGS
+from napari_microdl.core.arrays import drawn_rows
 from napari_microdl.core.config import EvaluationChoices
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
@@ -114,11 +115,7 @@ class EvaluationInput:
     @cached_property
     def some(self) -> NDArray[np.int64]:
         """Rows that slow measures take: all, or some drawn at random of very many."""
-        n = len(self.label)
-        if n <= self.most_samples:
-            return np.arange(n)
-        random = np.random.default_rng(self.choices.random_state)
-        return np.sort(random.choice(n, self.most_samples, replace=False))
+        return drawn_rows(len(self.label), self.most_samples, self.choices.random_state)
 
     @cached_property
     def batch_design(self) -> BatchDesign:

@@ -20,7 +20,7 @@ _LEAST_OF_A_WELL = 10
 # What a correlation has to reach, and how many standard errors of none.
 LEAST_CORRELATION = 0.3
 _LEAST_ERRORS = 3.3
-_MOST_WORDS = 3
+_MOST_TERMS = 3
 LIMIT_RULE = (
     "From rank correlations of the concept with shape, brightness and texture of cells: within "
     f"wells of {_LEAST_OF_A_WELL} cells or more, and where these tell nothing, of all cells. Told "
@@ -87,11 +87,11 @@ class NameSuggestions:
                 numbers = _some_fields(self._activations.units["field"].to_numpy())
                 part = self._activations.of_fields(numbers)
                 table = with_spots(measurements(part, self._fields, self._cells), self._channels)
-                told = table[[key for _, key, *_ in _words(self._channels)]]
+                of_terms = table[[key for _, key, *_ in _terms(self._channels)]]
                 self._rows = np.flatnonzero(np.isin(self._activations.units["field"], numbers))
                 wells = comparable_wells(self._activations.wells[self._rows])
                 together = np.zeros_like(wells)
-                self._ranked = [(w, ranks_within(told, w)) for w in (wells, together)]
+                self._ranked = [(w, ranks_within(of_terms, w)) for w in (wells, together)]
 
     def of(self, concept: int) -> str:
         """A suggestion for one concept.
@@ -232,22 +232,22 @@ def suggested_name(found: pd.Series, channels: Sequence[str]) -> str:
     str
         Empty where all are 0.
     """
-    told: dict[str, tuple[float, str]] = {}
-    for group, key, more, less in _words(channels):
+    strongest_of: dict[str, tuple[float, str]] = {}
+    for group, key, more, less in _terms(channels):
         value = float(found[key])
-        if abs(value) > told.get(group, (0.0, ""))[0]:
-            told[group] = abs(value), more if value > 0 else less
-    strongest = sorted(told.values(), key=lambda entry: -entry[0])[:_MOST_WORDS]
+        if abs(value) > strongest_of.get(group, (0.0, ""))[0]:
+            strongest_of[group] = abs(value), more if value > 0 else less
+    strongest = sorted(strongest_of.values(), key=lambda entry: -entry[0])[:_MOST_TERMS]
     return ", ".join(word for _, word in strongest)
 
 
-def _words(channels: Sequence[str]) -> list[tuple[str, str, str, str]]:
+def _terms(channels: Sequence[str]) -> list[tuple[str, str, str, str]]:
     """Group, column, and what is said of more and of less of it."""
-    words = list(_SHAPE)
+    terms = list(_SHAPE)
     for name in channels:
         where = f" in {name}" if len(channels) > 1 else ""
-        words += [
+        terms += [
             (f"{group} {name}", f"{key}_{name}", f"{more}{where}", f"{less}{where}")
             for group, key, more, less in _OF_CHANNEL
         ]
-    return words
+    return terms

@@ -104,8 +104,8 @@ def draw_plate(axes: Axes, wells: pd.DataFrame, column: str, unit: str, text: st
     handles = [Patch(facecolor="none", edgecolor=text, linewidth=1.8, label="control")]
     if flags:
         handles += [
-            Patch(facecolor=colour, label=words.format(unit=unit))
-            for colour, words in zip(_FLAG_COLOURS, _FLAGS.values(), strict=True)
+            Patch(facecolor=colour, label=text.format(unit=unit))
+            for colour, text in zip(_FLAG_COLOURS, _FLAGS.values(), strict=True)
         ]
     else:
         # Beside the plate and as high, whatever room there is.

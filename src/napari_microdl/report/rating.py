@@ -78,10 +78,10 @@ class Agreement:
 
     def sentence(self) -> str:
         """All of it, in words."""
-        words = f"You and the concept say the same of {self.agreed} of {self.n} cells"
+        agreed = f"You and the concept say the same of {self.agreed} of {self.n} cells"
         if np.isnan(self.kappa):
-            return f"{words}; you gave one answer only, so it can't be told from chance."
-        return f"{words}: kappa {self.kappa:.2f}, where 1 is full agreement and 0 is chance."
+            return f"{agreed}; you gave one answer only, so it can't be told from chance."
+        return f"{agreed}: kappa {self.kappa:.2f}, where 1 is full agreement and 0 is chance."
 
 
 def agreement(active: Sequence[bool], rated: Sequence[bool]) -> Agreement:

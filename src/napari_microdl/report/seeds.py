@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import clone
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import ConceptDictionary
-from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.config import DictionaryConfig, PipelineConfig
 from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.icfl.starts import fit_steadiest
@@ -30,25 +31,22 @@ def refitted(dictionary: ConceptDictionary, seed: int) -> ICFL:
     ICFL
     """
     old = dictionary.icfl
-    stored = dictionary.provenance.get("config")
-    config = None if stored is None else PipelineConfig.from_dict(stored)
-    settings = old if config is None else config.dictionary
-    return ICFL(
-        old.n_atoms_,
-        old.n_iterations_,
-        old.atoms_per_iteration_,
-        update=old.update,
-        selection=old.selection,
-        refit=old.refit,
-        allow_repeats=old.allow_repeats,
-        positive_code=old.positive_code,
-        init=settings.init,
-        learning_rate=settings.learning_rate,
-        control_atoms=settings.control_atoms,
-        max_steps=settings.max_steps,
-        early_stopping=settings.early_stopping,
+    settings = _settings_of_fit(dictionary) or old
+    # Of these a file keeps nothing but in the settings.
+    names = ("init", "learning_rate", "control_atoms", "max_steps", "early_stopping")
+    icfl: ICFL = clone(old).set_params(
+        n_atoms=old.n_atoms_,
+        n_iterations=old.n_iterations_,
+        atoms_per_iteration=old.atoms_per_iteration_,
         random_state=seed,
+        **{name: getattr(settings, name) for name in names},
     )
+    return icfl
+
+
+def _settings_of_fit(dictionary: ConceptDictionary) -> DictionaryConfig | None:
+    stored = dictionary.provenance.get("config")
+    return None if stored is None else PipelineConfig.from_dict(stored).dictionary
 
 
 def same_samples(dictionary: ConceptDictionary, activations: ConceptActivations) -> bool:
@@ -95,8 +93,7 @@ def refits(
     """
     dictionary, task = activations.dictionary, current_task()
     control = activations.units["Metadata_control"].to_numpy(bool)
-    stored = dictionary.provenance.get("config")
-    n_starts = 1 if stored is None else PipelineConfig.from_dict(stored).dictionary.n_starts
+    settings = _settings_of_fit(dictionary)
     atoms = []
     for number in range(n_seeds):
         # The third word keeps them apart from the starts of a run of that seed.
@@ -108,7 +105,7 @@ def refits(
                 icfl,
                 activations.vectors,
                 seed,
-                n_starts,
+                1 if settings is None else settings.n_starts,
                 controls=None if icfl.control_atoms is None else control,
                 message=f"Fitting with seed {number + 1} of {n_seeds}",
             )

@@ -129,12 +129,12 @@ def swap_test(
     SwapTest
     """
     samples = activations.fit_samples
-    kept, why = np.ones(len(inside), bool), ""
+    unseen, why = np.ones(len(inside), bool), ""
     if samples is None:
-        kept, why = _unseen(activations)
+        unseen, why = _unseen(activations)
     if why or n_refits == 0:
         return SwapTest(why_not=why or UNTESTED)
-    swap = Swap.of(activations, inside & kept, others & kept)
+    swap = Swap.of(activations, inside & unseen, others & unseen)
     facts = swap.facts(n_treatments)
     if min(swap.n_label, swap.n_others) < 1:
         conditions = activations.units["Metadata_condition"].to_numpy().astype(str)
@@ -152,12 +152,12 @@ def swap_test(
         control = units["Metadata_control"].to_numpy(bool)
         statistic = _refitted(samples, swap, units["field"].to_numpy(), control, refit_steps, score)
     elif fixed is not None:
-        statistic = fixed(swap, kept)
+        statistic = fixed(swap, unseen)
     else:
-        statistic = _as_they_are(activations, swap, kept, score)
+        statistic = _as_they_are(activations, swap, unseen, score)
     drawn = arrangements_of(swap.of_label, swap.block, n_most, random_state)
     observed = statistic(swap.of_label)
-    values = (statistic(arrangement) for arrangement in _told(drawn))
+    values = (statistic(arrangement) for arrangement in _counted(drawn))
     p, n_drawn = sequential_p(observed, values, len(drawn), LEVEL / n_treatments)
     how = "unseen wells" if samples is None else "refits"
     return SwapTest(**facts, p_value=min(1.0, n_treatments * p), how=how, n_drawn=n_drawn)
@@ -168,7 +168,7 @@ def sides_of(label: int, others: int) -> str:
     return f"{counted(label, 'well')} against {others:,}"
 
 
-def _told(drawn: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
+def _counted(drawn: NDArray[np.bool_]) -> Iterator[NDArray[np.bool_]]:
     """Arrangements, with word of how far they are."""
     for number, arrangement in enumerate(drawn):
         current_task().progress(number, len(drawn), "Asking whether wells that swap do as well")
@@ -185,11 +185,11 @@ def _unseen(activations: ConceptActivations) -> tuple[NDArray[np.bool_], str]:
         )
     groups = unit_groups(activations.units)
     # Another field of a well that was seen is no other well.
-    kept = ~np.isin(groups, np.unique(groups[seen]))
+    unseen = ~np.isin(groups, np.unique(groups[seen]))
     why = ""
-    if not kept.any():
+    if not unseen.any():
         why = "the dictionary was fitted on all of these wells, and so they cannot test it."
-    return kept, why
+    return unseen, why
 
 
 def _too_few(swap: Swap, n_treatments: int, smallest: float, most: float) -> str:
@@ -274,10 +274,10 @@ class Swap:
 
 
 def _as_they_are(
-    activations: ConceptActivations, swap: Swap, kept: NDArray[np.bool_], score: Score
+    activations: ConceptActivations, swap: Swap, unseen: NDArray[np.bool_], score: Score
 ) -> Statistic:
-    """Score of codes that stay as they are, of the units kept."""
-    rows = np.flatnonzero(kept)
+    """Score of codes that stay as they are, of the units that the fit has not seen."""
+    rows = np.flatnonzero(unseen)
     coded = Coded(
         activations.codes[rows],
         np.asarray(activations.vectors[rows]),

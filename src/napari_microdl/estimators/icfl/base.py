@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -50,6 +50,47 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     random_state: int | np.random.RandomState | None
     # What it is called in sentences.
     _noun: ClassVar[str]
+
+    def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
+        """Learn from one batch more.
+
+        The samples are gone through once, in the order given, `batch_size` at a time. A final solve
+        is left out, nothing is held out and all atoms learn. The first call decides the number of
+        atoms where `n_atoms` is None, and draws the first atoms from its samples; later calls, also
+        after `fit`, go on from there.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Samples, at least one, at least two in the first call.
+        y : None
+            Not used; present for scikit-learn.
+
+        Returns
+        -------
+        DictionaryEstimator
+            Itself.
+
+        Raises
+        ------
+        MicrodlError
+            If the samples cannot be used. What was learned before stays.
+        """
+        self._check_single_batches()
+        first = not hasattr(self, "components_")
+        x = self._next_samples(X, first=first)
+        if first:
+            self._require_two(len(x))
+        learner = getattr(self, "_learner", None) or self._next_learner(x, first=first)
+        for start in range(0, len(x), learner.plan.batch_size):
+            learner.step(x[start : start + learner.plan.batch_size])
+        if first:
+            validate_data(self, X, reset=True, skip_check_array=True)
+        history = [*getattr(self, "history_", []), learner.record(learner.steps)]
+        self._publish_learner(learner, history)
+        # With what the attributes do not tell, such as the moments of Adam.
+        self._learner = learner
+        return self
 
     def transform(self, X: ArrayLike) -> sparse.csr_array:
         """Sparse codes of samples.
@@ -144,6 +185,18 @@ class DictionaryEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Bas
     def _coding_dtype(self, dtype: np.dtype[Any]) -> type[np.floating[Any]]:
         """In what samples of this dtype are coded."""
         return np.float64 if dtype == np.float64 else np.float32
+
+    def _check_single_batches(self) -> None:
+        """Refuse parameters with which nothing can be learned from single batches."""
+        raise NotImplementedError
+
+    def _next_learner(self, x: NDArray[np.float32], *, first: bool) -> Any:
+        """What learns from single batches: begun, or going on from the atoms that there are."""
+        raise NotImplementedError
+
+    def _publish_learner(self, learner: Any, history: list[FitRecord]) -> None:
+        """Take over what was learned."""
+        raise NotImplementedError
 
     def _coder(self, dtype: type[np.floating[Any]]) -> Coder:
         """What codes samples of this type."""

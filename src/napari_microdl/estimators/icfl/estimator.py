@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import validate_data
 
 from napari_microdl.core.config import Init, Refit, Selection, Update
 from napari_microdl.core.errors import MicrodlError
@@ -401,65 +400,31 @@ class ICFL(DictionaryEstimator):
         fit = Fit(stages, seed, Processes(process_group, self.device), stored)
         return self._run(X, fit)
 
-    def partial_fit(self, X: ArrayLike, y: None = None) -> Self:
-        """Learn from one batch more.
-
-        The samples are gone through once, in the order given, `batch_size` at a time. The final
-        solve is left out, nothing is held out and all atoms learn. The first call decides the
-        number of atoms where `n_atoms` is None, and draws the first atoms from its samples; later
-        calls, also after `fit`, go on from there.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Samples, at least one, at least two in the first call.
-        y : None
-            Not used; present for scikit-learn.
-
-        Returns
-        -------
-        ICFL
-            Itself.
-
-        Raises
-        ------
-        MicrodlError
-            If the samples cannot be used. What was learned before stays.
-        """
+    def _check_single_batches(self) -> None:
         if self.control_atoms is not None:
             raise MicrodlError(
                 "partial_fit learns all atoms on all samples: use fit for a control-first "
                 "dictionary, or set control_atoms to None."
             )
-        first = not hasattr(self, "components_")
-        x = self._next_samples(X, first=first)
+
+    def _next_learner(self, x: NDArray[np.float32], *, first: bool) -> Learner:
+        seed = self._seed()
+        n_samples, width = x.shape
         if first:
-            self._require_two(len(x))
-        learner = getattr(self, "_learner", None)
-        if learner is None:
-            seed = self._seed()
-            n_samples, width = x.shape
-            if first:
-                n_atoms = self.n_atoms or default_size(n_samples, width)[0]
-                plan = self._plan(n_atoms, n_atoms, width, n_samples)
-                stage = Stage(ANY, plan, ArrayBatches(x, seed))
-                learner = Fit([stage], seed, Processes()).learner
-            else:
-                sizes = (self.n_iterations_, self.atoms_per_iteration_)
-                plan = self._plan(self.n_atoms_, self.n_atoms_, width, n_samples, sizes)
-                learner = Learner.resume(
-                    plan, self.components_, self.bias_, self.dead_, np.random.RandomState(seed)
-                )
-        for start in range(0, len(x), learner.plan.batch_size):
-            learner.step(x[start : start + learner.plan.batch_size])
-        if first:
-            validate_data(self, X, reset=True, skip_check_array=True)
-        history = [*getattr(self, "history_", []), learner.record(learner.steps)]
+            n_atoms = self.n_atoms or default_size(n_samples, width)[0]
+            plan = self._plan(n_atoms, n_atoms, width, n_samples)
+            stage = Stage(ANY, plan, ArrayBatches(x, seed))
+            return Fit([stage], seed, Processes()).learner
+        sizes = (self.n_iterations_, self.atoms_per_iteration_)
+        plan = self._plan(self.n_atoms_, self.n_atoms_, width, n_samples, sizes)
+        return Learner.resume(
+            plan, self.components_, self.bias_, self.dead_, np.random.RandomState(seed)
+        )
+
+    def _publish_learner(self, learner: Learner, history: list[FitRecord]) -> None:
         groups = getattr(self, "groups_", np.full(learner.plan.n_atoms, ANY))
         components, bias = learner.arrays()
         self._publish(learner.plan, components, bias, learner.dead(), groups, history)
-        self._learner = learner
-        return self
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = dict(super().__getstate__())

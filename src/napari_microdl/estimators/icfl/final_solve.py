@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from napari_microdl.core.arrays import torch_threads
 from napari_microdl.core.task import call_in_thread, current_task
 from napari_microdl.estimators.icfl.learner import Learner, products_with_codes
 from napari_microdl.estimators.pursuit import codes_to_csr
 from napari_microdl.estimators.pursuit.options import compiled_module
-from napari_microdl.estimators.pursuit.threads import one_thread
 from napari_microdl.estimators.pursuit.torch_backend import weighted_rows
 
 # Pull towards the atoms as they were, relative to the mean sum of z^2.
@@ -43,7 +43,7 @@ def solve_atoms(learner: Learner, pieces: Iterable[NDArray[np.float32]], n_sampl
     for piece in pieces:
         current_task().check()
         started = time.perf_counter()
-        with torch.no_grad(), one_thread():
+        with torch.no_grad(), torch_threads(1):
             x = learner.centred(np.ascontiguousarray(piece[learner.processes.share]))
             indices, values = coder.code(x)
             residual = x - weighted_rows(indices, values, learner.atoms)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.core.arrays import torch_threads
 from napari_microdl.estimators.icfl.plan import FitRecord, Plan
 from napari_microdl.estimators.pursuit.coder import Coder
-from napari_microdl.estimators.pursuit.threads import one_thread
 from napari_microdl.estimators.pursuit.torch_backend import as_tensor, weighted_rows
 
 if TYPE_CHECKING:
@@ -217,7 +217,10 @@ class Learner:
         import torch
 
         started = time.perf_counter()
-        with torch.no_grad(), one_thread():
+        # A step passes its work between libraries, and the waiting threads of one keep the cores
+        # from the next by running: on two cores, two threads took 1.2 to 10 times as long as one
+        # (benchmarks/threads.py).
+        with torch.no_grad(), torch_threads(1):
             x = self.centred(batch)
             indices, values = self.coder(len(x)).code(x)
             residual = x - weighted_rows(indices, values, self.atoms)
@@ -243,7 +246,7 @@ class Learner:
         import torch
 
         started = time.perf_counter()
-        with torch.no_grad(), one_thread():
+        with torch.no_grad(), torch_threads(1):
             x = self.centred(samples)
             energies = torch.zeros(2, dtype=torch.float64)
             # One process measures for all, so that all draw the same conclusions.
@@ -260,7 +263,7 @@ class Learner:
         """Samples less bias and reconstruction."""
         import torch
 
-        with torch.no_grad(), one_thread():
+        with torch.no_grad(), torch_threads(1):
             x = self.centred(samples)
             for rows, indices, values in self.coder(len(x)).chunks(x):
                 x[rows] -= weighted_rows(indices, values, self.atoms)

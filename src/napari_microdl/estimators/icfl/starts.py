@@ -89,16 +89,16 @@ def fit_steadiest(
     """
     task, n_atoms = current_task(), icfl.n_atoms or default_size(*x.shape)[0]
     n_starts = n_starts or default_starts(n_atoms, len(x))
-    least, kept = np.inf, icfl
+    least, best = np.inf, icfl
     for number in range(n_starts):
         fit = clone(icfl).set_params(random_state=start_seed(random_state, number))
         start = f", start {number + 1} of {n_starts}" if n_starts > 1 else ""
         for record in fit.fit_iter(x, controls=controls):
             total = max(record.total_steps or record.step, 1)
             done = number * total + min(record.step, total)
-            told = f"{message}{start}: explains {record.r2:.1%}"
-            task.progress(done, n_starts * total, told, record=record)
+            text = f"{message}{start}: explains {record.r2:.1%}"
+            task.progress(done, n_starts * total, text, record=record)
         spread = used_atoms(fit.transform(x)) if n_starts > 1 else 0.0
         if spread < least:
-            least, kept = spread, fit
-    return kept
+            least, best = spread, fit
+    return best

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 from napari_microdl.core.arrays import blas_threads
@@ -30,21 +29,3 @@ def limited_blas() -> Any:
     import torch
 
     return blas_threads(torch.get_num_threads())
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Context in which torch, and with it the pursuit and BLAS, take one thread.
-
-    A step of a fit passes its work between libraries, and the waiting threads of one keep the cores
-    from the next by running: on two cores, two threads took 1.2 to 10 times as long as one
-    (benchmarks/threads.py).
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -51,7 +51,7 @@ class RateBlind(QDialog):
         self._rows = units_to_rate(activations, concept)
         self._active = (activations.activation(concept)[self._rows] > 0).tolist()
         self.answers: list[bool] = []
-        self.question = sentence_label()
+        self.sentence = sentence_label()
         self.picture = QLabel(alignment=Qt.AlignmentFlag.AlignCenter)
         self.picture.setAccessibleName("Cell to rate")
         self.yes, self.no = QPushButton("Shows it (Y)"), QPushButton("Does not (N)")
@@ -62,7 +62,7 @@ class RateBlind(QDialog):
             button.clicked.connect(partial(self._answer, answer))
             buttons.addWidget(button)
         layout = QVBoxLayout(self)
-        for widget in (self.question, self.picture):
+        for widget in (self.sentence, self.picture):
             layout.addWidget(widget)
         layout.addLayout(buttons)
         offer_table(self.picture, "ratings", self.table)
@@ -84,7 +84,7 @@ class RateBlind(QDialog):
     def _show(self) -> None:
         done, n = len(self.answers), len(self._rows)
         if done < n:
-            self.question.setText(f"Does this cell show what you mean? {done + 1} of {n}")
+            self.sentence.setText(f"Does this cell show what you mean? {done + 1} of {n}")
             pixels = self._run.pictures.picture(int(self._rows[done]), self._choice)
             picture = Picture(pixels, np.empty((0, 4)), LINE_COLOURS[1], "")
             self.picture.setPixmap(pixmap_of(picture, QSize(_PICTURE, _PICTURE)))
@@ -93,7 +93,7 @@ class RateBlind(QDialog):
         self.no.hide()
         self.picture.clear()
         self.picture.setText("A right click here saves the ratings.")
-        self.question.setText(agreement(self._active, self.answers).sentence())
+        self.sentence.setText(agreement(self._active, self.answers).sentence())
 
     def table(self) -> pd.DataFrame:
         """The cells that were rated, whether the concept is active in them, and the answers."""

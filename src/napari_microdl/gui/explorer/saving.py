@@ -63,12 +63,12 @@ def _write_heatmap(
     heatmap = activations.heat.compared(field, concept)
     current_task().check()
     pixels = grid_to_pixels(heatmap, grid.patch_size, grid.image_shape)
-    words = (
+    header = (
         f"Heat of {activations.name_of(concept)} ({activations.id_of(concept)}): one patch of "
         "controls in 100 is above 1"
     )
     with write_whole(path) as unfinished:
-        tifffile.imwrite(unfinished, pixels, description=words.encode())
+        tifffile.imwrite(unfinished, pixels, description=header.encode())
     return path
 
 

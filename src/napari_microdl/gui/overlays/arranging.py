@@ -183,7 +183,7 @@ class Arranger:
                     shift(layer, start + corner - box[0])
         self._after_moving(viewer)
 
-    def put_back(self) -> None:
+    def restore(self) -> None:
         """Every layer where it was before."""
         viewer = self._viewer()
         if viewer is not None:

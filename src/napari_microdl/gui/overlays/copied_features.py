@@ -86,10 +86,7 @@ class CopiedFeatures:
         return len(fields_of), stacks
 
     def _layers_of(self, run: Run, rows: Sequence[ImageRow]) -> dict[int, Labels]:
-        """Layers by the number of a field: the user's own, or those of the built-in segmentation.
-
-        Planes of a stack of labels have the same one.
-        """
+        """Layers by the number of a field; planes of a stack of labels have the same one."""
         viewer = self._viewer()
         found: dict[int, Labels] = {}
         if viewer is None:

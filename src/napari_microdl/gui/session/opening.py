@@ -51,7 +51,9 @@ class OpenedField:
     limits: NDArray[np.float64]
 
 
-def read_all(found: Sequence[NamedFiles]) -> tuple[list[OpenedField], list[str]]:
+def read_all(
+    found: Sequence[NamedFiles], most_bytes: int = _MOST_BYTES
+) -> tuple[list[OpenedField], list[str]]:
     """Read fields in the background; a file that cannot be used is named and left out.
 
     Returns
@@ -66,7 +68,7 @@ def read_all(found: Sequence[NamedFiles]) -> tuple[list[OpenedField], list[str]]
     for number, named in enumerate(found):
         current_task().progress(number, len(found), "Reading images")
         # Of fields beyond, not even the brightness is measured: theirs is that of the first.
-        first = opened[0] if opened and n_bytes > _MOST_BYTES else None
+        first = opened[0] if opened and n_bytes > most_bytes else None
         try:
             one = _read(named, first)
         except MicrodlError as error:
@@ -127,6 +129,7 @@ def can_be_in_micrometres(opened: Sequence[OpenedField], beside: Iterable[Layer]
 def layers_of(
     opened: Sequence[OpenedField],
     corners: Sequence[tuple[float, float]],
+    arrangement: Arrangement,
     *,
     in_micrometres: bool,
 ) -> Generator[Layer, None, None]:
@@ -139,7 +142,6 @@ def layers_of(
         for channel, limits in zip(one.field.channel_names, one.limits, strict=True):
             known = ranges.get(channel, limits)
             ranges[channel] = np.array([min(known[0], limits[0]), max(known[1], limits[1])])
-    by_channel = arrangement_of(opened) == "channels"
     colours = dict(zip(ranges, _COLOURS * (1 + len(ranges) // len(_COLOURS)), strict=False))
     for one, corner in zip(opened, corners, strict=True):
         field = one.field
@@ -148,7 +150,7 @@ def layers_of(
         scaled = {"scale": (field.pixel_size,) * 2, "units": ("um", "um")} if in_micrometres else {}
         one_each = len(files) == field.n_channels
         functions = [None if f is None else str(f) for f in one.named.illumination]
-        if by_channel:
+        if arrangement == "channels":
             for number, channel in enumerate(field.channel_names):
                 yield Image(
                     field.data[number],

@@ -34,19 +34,19 @@ class Outlook:
             return ""
         sides = [[row for row in rows if row.is_control == side] for side in (True, False)]
         controls, others = (len(side) for side in sides)
-        told = f"{counted(controls, 'control')}, {others} other{'' if others == 1 else 's'}"
+        counts = f"{counted(controls, 'control')}, {others} other{'' if others == 1 else 's'}"
         found_with = tuple(facets[name] for name in _OF_CELLS)
         of_cells = self._plan.settings.shown_config().units.kind == "cell"
         few = ""
         if of_cells and found_with == self._found_with:
             cells, more = (self._counted(side) for side in sides)
-            told += f" ({cells:,} and {more:,} cells)"
+            counts += f" ({cells:,} and {more:,} cells)"
             few = self._few(cells)
         expected = ""
         if (found := self._plan.model.expected_seconds()) is not None:
             seconds, is_all = found
             expected = f"; about {duration(seconds)}{'' if is_all else ' to read tokens'}"
-        return f"{told}{expected}.{few}"
+        return f"{counts}{expected}.{few}"
 
     def _counted(self, rows: Sequence[ImageRow]) -> int:
         return sum(self._cells.get(row.key, 0) for row in rows)

@@ -17,7 +17,7 @@ from napari_microdl.gui.session.layers import ImageRow, file_of, is_lazy, plane_
 
 # What may stand beside the name of an image in the name of its labels.
 _MASKS = frozenset({"cells", "label", "labels", "mask", "masks", "objects", "nuclei", "seg"})
-_WORDS = _MASKS | {
+_TERMS = _MASKS | {
     "cell", "object", "nucleus", "segmented", "segmentation", "cellpose", "cp", "stardist", "of",
     "in", "for", "and",
 }  # fmt: skip
@@ -140,8 +140,8 @@ def names_of(images: Sequence[Image]) -> dict[Image, str]:
     for name, alike in same.items():
         folders = [file.parent.parts for image in alike if (file := file_of(image)) is not None]
         if len(alike) > 1 and len(set(folders)) == len(alike):
-            told = differing(folders)
-            found |= {i: f"{told[f]}_{name}" for i, f in zip(alike, folders, strict=True)}
+            folder_of = differing(folders)
+            found |= {i: f"{folder_of[f]}_{name}" for i, f in zip(alike, folders, strict=True)}
     return found
 
 
@@ -212,10 +212,10 @@ def is_named_after(labels: str, image: str) -> bool:
     labels, image = labels.casefold().strip(), image.casefold().strip()
     # In whole: the labels of site 10 are none of site 1.
     parts = re.split(rf"(?<![^\W_]){re.escape(image)}(?![^\W_])", labels, maxsplit=1)
-    words = re.findall(r"[^\W_]+", " ".join(parts))
+    terms = re.findall(r"[^\W_]+", " ".join(parts))
     # Some tools number their masks.
     known = [
-        w in _WORDS or (w.isdigit() and before in _MASKS) for before, w in pairwise(["", *words])
+        w in _TERMS or (w.isdigit() and before in _MASKS) for before, w in pairwise(["", *terms])
     ]
     return bool(image) and len(parts) == 2 and all(known)
 

@@ -133,10 +133,7 @@ class Plan:
         return chosen if chosen in [c.name for c in self.images.channels] else None
 
     def _place_of_stand_in(self) -> int | None:
-        """Place among the channels of the one that is read for the dictionary's only one.
-
-        It stays where the channel is given the dictionary's name.
-        """
+        """Place among the channels of the one that is read for the dictionary's only one."""
         applied = self.settings.applied
         if applied is None or len(applied.spec.tokens.channels) > 1:
             return None

@@ -341,7 +341,7 @@ class ImportFolder(QDialog):
         images.set_layout(layout, self._viewer.layers)
         scaled = can_be_in_micrometres(opened, self._viewer.layers)
         corners = self._corners([one.field for one in opened], in_micrometres=scaled)
-        self._coming = layers_of(opened, corners, in_micrometres=scaled)
+        self._coming = layers_of(opened, corners, layout.arrangement, in_micrometres=scaled)
         self._adding.start()
         self._show_ready()
 

@@ -99,9 +99,9 @@ class FieldsStep(Step):
             "shown changes."
         )
         self.arrange.clicked.connect(self.arranger.arrange)
-        self.put_back = QPushButton("Put back")
-        self.put_back.setToolTip("Show every image where it was before.")
-        self.put_back.clicked.connect(self.arranger.put_back)
+        self.restore = QPushButton("Put back")
+        self.restore.setToolTip("Show every image where it was before.")
+        self.restore.clicked.connect(self.arranger.restore)
         self.channels = QTableWidget(0, 2)
         self.channels.setHorizontalHeaderLabels(["Use", "Channel"])
         self.channels.verticalHeader().hide()
@@ -139,7 +139,7 @@ class FieldsStep(Step):
         layout.addLayout(buttons)
         arranging = QHBoxLayout()
         arranging.addWidget(self.on_top, 1)
-        for button in (self.arrange, self.put_back):
+        for button in (self.arrange, self.restore):
             arranging.addWidget(button)
         layout.addLayout(arranging)
         self._form = self.form()
@@ -249,7 +249,7 @@ class FieldsStep(Step):
         overlap, is_wanted = self.arranger.look()
         self.on_top.setVisible(overlap)
         self.arrange.setVisible(is_wanted)
-        self.put_back.setVisible(self.arranger.is_arranged)
+        self.restore.setVisible(self.arranger.is_arranged)
 
     def _show_channels(self) -> None:
         channels = self.session.images.channels
