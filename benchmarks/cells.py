@@ -201,7 +201,7 @@ def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineCo
     wells = before.units["Metadata_Well"].to_numpy()
     chosen = choose_set(cosines_of(before), of_fit, wells)
     told = cosines_of(applied)[:, chosen.chosen] @ chosen.weights
-    heats = [applied.heatmap(number, concept) for number in range(len(fields))]
+    heats = [applied.heatmap(number, best_concept(before)) for number in range(len(fields))]
     of_seams = seam(applied, heats, fields)
     return {
         "f00 to f01, selectivity": selectivity,
