@@ -313,6 +313,161 @@ def manifest(
     )
 
 
+plates = Typer(
+    help="The same over plates of thousands of fields, on several processes or a cluster; the same "
+    "command again goes on where it was stopped.",
+    rich_markup_mode=None,
+)
+app.add_typer(plates, name="plate")
+
+Workers = Annotated[
+    int | None,
+    Option(metavar="N", min=1, help="Processes on this machine, a thread each; else this one."),
+]
+Scheduler = Annotated[
+    str | None, Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")
+]
+ClusterFile = Annotated[
+    Path | None,
+    Option(
+        "--cluster",
+        metavar="YAML",
+        help="A cluster of dask-jobqueue: class (such as SLURMCluster), workers, and what that "
+        "class takes.",
+    ),
+]
+Samples = Annotated[
+    int,
+    Option(
+        "--samples",
+        metavar="N",
+        min=2,
+        help="Cells that the dictionary is learned from at most, of all wells alike.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    Option("--dry-run", help="Only say how many fields there are, and what they will take."),
+]
+_MOST_SAMPLES = 100_000
+
+
+@plates.command("run", short_help="From a table of image files to profiles of wells.")
+def plate_run(
+    table: Table,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: ClusterFile = None,
+    samples: Samples = _MOST_SAMPLES,
+    dry_run: DryRun = False,
+) -> None:
+    """Fit a dictionary on a plate, and find its concepts in all cells of it."""
+    place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+    _plate(table, out, config_file, controls, place, dry_run=dry_run, most_samples=samples)
+
+
+@plates.command("fit", short_help="The same up to the dictionary; run goes on from there.")
+def plate_fit(
+    table: Table,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: ClusterFile = None,
+    samples: Samples = _MOST_SAMPLES,
+    dry_run: DryRun = False,
+) -> None:
+    """Fit a dictionary on a plate, and leave its codes for later."""
+    place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+    _plate(
+        table, out, config_file, controls, place,
+        dry_run=dry_run, most_samples=samples, fit_only=True,
+    )  # fmt: skip
+
+
+@plates.command("apply", short_help="Apply a dictionary to a plate.")
+def plate_apply(
+    dictionary: DictionaryFile,
+    table: Table,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: ClusterFile = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Find the concepts of a dictionary in all cells of a plate."""
+    place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+    _plate(table, out, config_file, controls, place, dictionary, dry_run=dry_run)
+
+
+def _plate(
+    table: Path,
+    out: Path,
+    config_file: Path | None,
+    controls: str | None,
+    place: dict[str, Any],
+    dictionary: Path | None = None,
+    *,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Run a plate, or say what it will take."""
+    from napari_microdl.concepts.dictionary import ConceptDictionary
+    from napari_microdl.pipeline.plate.dry_run import outlook
+    from napari_microdl.pipeline.plate.engine import Place
+    from napari_microdl.pipeline.plate.listing import list_fields
+    from napari_microdl.pipeline.plate.run import PlateOptions, run_plate, sentences
+
+    config = PipelineConfig() if config_file is None else read_config(config_file)
+    applied = None if dictionary is None else ConceptDictionary.load(dictionary)
+    listing = list_fields(table, controls)
+    if dry_run:
+        with _followed():
+            told = outlook(listing, config, applied)
+        print(told)
+        return
+    # Before any of the weights are fetched.
+    print(_terms(config, applied), file=sys.stderr, flush=True)
+    with _followed(), _ended_by_signals():
+        summary = run_plate(
+            listing,
+            out,
+            config,
+            dictionary=dictionary,
+            place=Place(**place),
+            options=PlateOptions(**options),
+        )
+    for sentence in sentences(summary, out):
+        print(sentence)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """The end of a job's time, as a batch system tells it, is the same as Ctrl-C."""
+    import signal
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _StoppedError from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _StoppedError(Exception):
+    """A plate was stopped by a person or a batch system."""
+
+
 def _run(
     fields: list[Field],
     out: Path,
@@ -450,7 +605,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, or 2 after one sentence about what was wrong.
+        Exit status: 0; 2 after one sentence about what was wrong; 130 where a plate was stopped
+        and can be gone on with.
     """
     try:
         app(arguments, prog_name=NAME)
@@ -460,6 +616,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MicrodlError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
+    except _StoppedError:
+        print(f"{NAME}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     except OSError as error:
         print(f"{NAME}: cannot write the results: {error}", file=sys.stderr)
         return 2

@@ -14,6 +14,7 @@ from typing import Any
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
+from napari_microdl.core.task import current_task
 
 MANIFEST = "plate.json"
 LOG = "log.jsonl"
@@ -96,7 +97,7 @@ class Manifest:
     def __init__(self, folder: Path, begun: dict[str, Any]) -> None:
         self._path = folder / MANIFEST
         self._begun = json.loads(json.dumps(begun))
-        self._made: dict[str, str] = {}
+        self._made: dict[str, dict[str, Any]] = {}
         if not self._path.exists():
             if any(path.name not in (_LOCK, LOG) for path in folder.iterdir()):
                 raise MicrodlError(
@@ -118,14 +119,23 @@ class Manifest:
             )
 
     def is_made(self, what: str, made_from: str) -> bool:
-        """Whether a file is there and was made from this."""
-        there = (self._path.parent / what).exists()
-        return there and self._made.get(what) == made_from
+        """Whether a file is there and was made from this; what was noted then is noted again."""
+        known = self._made.get(what)
+        if known is None or known["from"] != made_from or not (self._path.parent / what).exists():
+            return False
+        for note in known["notes"]:
+            current_task().note(note)
+        return True
 
-    def note_made(self, what: str, made_from: str) -> None:
-        """Write down what a file was made from."""
-        self._made[what] = made_from
+    @contextmanager
+    def making(self, what: str, made_from: str) -> Iterator[None]:
+        """Write down what a file is made from inside, and what is noted of it."""
+        with current_task().taking_notes() as notes:
+            yield
+        self._made[what] = {"from": made_from, "notes": notes}
         self._write()
+        for note in notes:
+            current_task().note(note)
 
     def _write(self) -> None:
         content = {"begun": self._begun, "made": self._made}

@@ -65,6 +65,8 @@ from napari_microdl.tokens.positions import PositionComponent
 
 MOST_SAMPLES = 100_000
 MOST_POSITION_FIELDS = 128
+# Of many fields that are left out, those that are named; all are in the summary.
+_MOST_NAMES = 5
 # Fields that are tried for one that opens.
 _TRIED = 20
 # Settings that decide how a run goes and not what comes of it.
@@ -207,7 +209,8 @@ class _PlateRun:
             "most_position_fields": options.most_position_fields,
         }
         self._manifest = Manifest(out, begun)
-        write_config(config, out / SETTINGS)
+        if not (out / SETTINGS).exists():
+            write_config(config, out / SETTINGS)
         decides = {k: v for k, v in begun.items() if not k.startswith("most_")}
         settings: dict[str, Any] = decides["settings"]  # type: ignore[assignment]
         decides["settings"] = {k: settings[k] for k in ("model", "tokens", "cells", "units")}
@@ -293,17 +296,15 @@ class _PlateRun:
             return with_places
         with current_task().stage("tokens"):
             order = in_order(self._pass(sum_places, "places", job, sample))
-            if not order:
-                return job
-            position = fit_places(job, order)
+            position = fit_places(job, order) if order else None
             if position is None:
                 return job
-            write_places(path, position)
-            if self._config.units.pooled_by == "spread":
-                measured = in_order(self._pass(sum_distances, "scales", with_places, sample))
-                scales = fit_scales(with_places, measured)
-                write_places(path, PositionComponent(position.offsets, position.basis, scales))
-        self._manifest.note_made(PLACES, made_from)
+            with self._manifest.making(PLACES, made_from):
+                write_places(path, position)
+                if self._config.units.pooled_by == "spread":
+                    measured = in_order(self._pass(sum_distances, "scales", with_places, sample))
+                    scales = fit_scales(with_places, measured)
+                    write_places(path, PositionComponent(position.offsets, position.basis, scales))
         return with_places
 
     def _fitted(
@@ -314,7 +315,16 @@ class _PlateRun:
         made_from = _digest([job.key, sorted((r.number, r.digest) for r in ordered)])
         if self._manifest.is_made(DICTIONARY, made_from):
             return ConceptDictionary.load(path)
-        fields, task = self._known(ordered), current_task()
+        with self._manifest.making(DICTIONARY, made_from):
+            dictionary = self._fit(job, model, receipts, options)
+            dictionary.save(path)
+        return dictionary
+
+    def _fit(
+        self, job: Job, model: ModelSpec, receipts: Sequence[Receipt], options: PlateOptions
+    ) -> ConceptDictionary:
+        ordered, task = in_order(receipts), current_task()
+        fields = self._known(ordered)
         with task.stage("whitening"):
             whitening = fit_whitening_of(job, fields)
         with task.stage("dictionary"):
@@ -334,8 +344,6 @@ class _PlateRun:
             "r2": float(last.r2),
             "steps": int(last.step),
         }
-        dictionary.save(path)
-        self._manifest.note_made(DICTIONARY, made_from)
         return dictionary
 
     def _known(self, ordered: Sequence[Receipt]) -> list[Known]:
@@ -397,6 +405,41 @@ class _PlateRun:
         return summary
 
 
+def sentences(summary: dict[str, Any], out: Path) -> list[str]:
+    """What a run has come to, for people.
+
+    Parameters
+    ----------
+    summary : dict
+        As `run_plate` returns it.
+    out : Path
+        Folder of the run.
+
+    Returns
+    -------
+    list of str
+    """
+    told = [f"Note: {note}" for note in summary["notes"]]
+    for status, words in _LEFT_OUT.items():
+        if found := summary[status]:
+            few = "; ".join(
+                ": ".join(filter(None, (f["name"], f.get("reason")))) for f in found[:_MOST_NAMES]
+            )
+            more = f"; and {len(found) - _MOST_NAMES:,} more" if found[_MOST_NAMES:] else ""
+            told.append(f"{len(found):,} fields {words}: {few}{more}.".replace("..", "."))
+    wells = "" if summary["n_wells"] is None else f" in {summary['n_wells']:,} wells"
+    told.append(
+        f"{summary['n_units']:,} units of {summary['n_done']:,} of {summary['n_fields']:,} fields"
+        f"{wells}: {', '.join(summary['files'])} and {SUMMARY} are in {out}."
+    )
+    return [*told, *([summary["best_concepts"]] if summary["best_concepts"] else [])]
+
+
+_LEFT_OUT = {
+    "not_imaged": "are not imaged",
+    "unreadable": "cannot be read",
+    "no_cells": "have no cells",
+}
 _MESSAGES = {
     "places": "Measuring what tokens owe to their place",
     "scales": "Measuring how far tokens of a place lie apart",
