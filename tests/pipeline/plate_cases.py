@@ -17,7 +17,7 @@ import tifffile
 from napari_microdl.core.config import PipelineConfig, write_config
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt
-from napari_microdl.pipeline.plate.work import Job
+from napari_microdl.pipeline.plate.work import Job, read_vectors
 from pipeline.small_run import small
 
 # All that a run leaves but its log, its lock and when files were written.
@@ -90,3 +90,12 @@ def fatal_work(job: Job, item: PlateField) -> Receipt:
     if item.number == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     return Receipt(item.number, item.source.name, "done", n_units=os.getpid())
+
+
+def ending_work(job: Job, item: PlateField) -> Receipt:
+    """Work during which a worker is killed once, as by a person or an overfull machine."""
+    mark = job.folder / "killed"
+    if item.number == 3 and not mark.exists():
+        mark.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_vectors(job, item)

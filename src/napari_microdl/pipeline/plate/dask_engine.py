@@ -104,6 +104,11 @@ class Dask:
 
     here = False
 
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return str(self._client.scheduler_info(n_workers=0)["address"])
+
     def __init__(self, client: Client) -> None:
         self._client = client
         self._prepared: Job | None = None
@@ -179,13 +184,13 @@ def client_of(place: Place, stack: ExitStack) -> Client:
     stack.enter_context(dask.config.set(deaths))
     if place.scheduler is not None:
         try:
-            return stack.enter_context(Client(place.scheduler, timeout="20s"))
+            return stack.enter_context(Client(place.scheduler, timeout=place.seconds))
         except (OSError, ValueError) as error:
             raise MicrodlError(
                 f"The scheduler '{place.scheduler}' cannot be reached ({error}); check the "
                 "address, such as tcp://127.0.0.1:8786."
             ) from error
-    cluster = _local(place.workers, stack) if place.cluster is None else _cluster_of(place.cluster)
+    cluster = _local(place.workers, stack) if place.cluster is None else cluster_of(place.cluster)
     return stack.enter_context(Client(stack.enter_context(cluster)))
 
 
@@ -223,8 +228,25 @@ def _start_forkserver() -> None:
                 os.environ[name] = value
 
 
-def _cluster_of(path: Path) -> AbstractContextManager[Any]:
-    """The cluster that a file describes, its jobs submitted."""
+def cluster_of(path: Path, *, scale: bool = True) -> AbstractContextManager[Any]:
+    """The cluster that a file describes.
+
+    Parameters
+    ----------
+    path : Path
+        As `Place` describes it.
+    scale : bool, default=True
+        Whether its jobs are submitted.
+
+    Returns
+    -------
+    dask_jobqueue.JobQueueCluster
+
+    Raises
+    ------
+    MicrodlError
+        If the file does not describe one.
+    """
     try:
         import dask_jobqueue
         import yaml
@@ -248,9 +270,15 @@ def _cluster_of(path: Path) -> AbstractContextManager[Any]:
         )
     if not isinstance(workers, int) or workers < 1:
         raise MicrodlError(f"The cluster '{path}' has to say how many workers it wants.")
+    # Others on this machine may have a dashboard at the usual place.
+    described["scheduler_options"] = {
+        "dashboard_address": ":0",
+        **(described.get("scheduler_options") or {}),
+    }
     try:
         cluster: AbstractContextManager[Any] = kind(**described)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise MicrodlError(f"The cluster '{path}' cannot be made ({error}).") from error
-    cluster.scale(workers)  # type: ignore[attr-defined]
+    if scale:
+        cluster.scale(workers)  # type: ignore[attr-defined]
     return cluster

@@ -52,11 +52,14 @@ class Place:
     cluster : Path, optional
         YAML file with ``class`` (one of `dask_jobqueue`, such as SLURMCluster), ``workers`` and the
         keyword arguments of that class.
+    seconds : float, default=20
+        How long a scheduler is waited for.
     """
 
     workers: int | None = None
     scheduler: str | None = None
     cluster: Path | None = None
+    seconds: float = 20.0
 
     @contextmanager
     def engine(self) -> Iterator[Engine]:
