@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -281,3 +282,31 @@ def test_a_driver_that_is_killed_or_stopped_is_gone_on_with(table, plate, tmp_pa
     assert process.returncode == 0, error
     assert "8 of 8 fields in 8 wells" in output
     assert content_of(out) == content_of(plate)
+
+
+# Other programs -----------------------------------------------------------------------------------
+
+
+def test_pycytominer_takes_the_profiles_as_they_are(plate):
+    with warnings.catch_warnings():
+        # It sets an option that pandas no longer has.
+        warnings.simplefilter("ignore")
+        pycytominer = pytest.importorskip("pycytominer", reason="reads profiles in this test alone")
+    wells = pd.read_parquet(plate / "wells.parquet")
+    features = [c for c in wells if not c.startswith("Metadata_")]
+    strata = ["Metadata_condition"]
+    means = pycytominer.aggregate(wells, strata=strata, features="infer", operation="mean")
+    assert list(means.columns) == [*strata, *features]
+    expected = wells.groupby(strata)[features].mean().to_numpy()
+    np.testing.assert_allclose(means[features], expected, rtol=1e-4, atol=1e-6)
+    normal = pycytominer.normalize(
+        wells, features="infer", meta_features="infer", samples="Metadata_control == True"
+    )
+    controls = wells.loc[wells["Metadata_control"], "Cells_ConceptCosine_0003"]
+    z = (wells["Cells_ConceptCosine_0003"] - controls.mean()) / controls.std(ddof=0)
+    np.testing.assert_allclose(normal["Cells_ConceptCosine_0003"], z, rtol=1e-3)
+    operations = ["variance_threshold", "correlation_threshold", "drop_na_columns", "blocklist"]
+    chosen = pycytominer.feature_select(normal, features="infer", operation=operations)
+    assert 0 < sum(c.startswith("Cells_") for c in chosen) < len(features)
+    agreed = pycytominer.consensus(chosen, replicate_columns=strata, features="infer")
+    assert set(agreed["Metadata_condition"]) == {"diffuse", "puncta"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -215,17 +217,20 @@ def _start_forkserver() -> None:
     """Start the process that workers are forked from, with all of the package loaded."""
     from multiprocessing import forkserver
 
-    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    before = dict(os.environ)
+    # Ctrl-C in a terminal reaches all processes; this one then ends the workers in order.
+    in_front = threading.current_thread() is threading.main_thread()
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_front else None
     os.environ.update(_ONE_THREAD)
     try:
         forkserver.set_forkserver_preload(["distributed", "napari_microdl.pipeline.plate.work"])
         forkserver.ensure_running()
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in _ONE_THREAD.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+        if in_front:
+            signal.signal(signal.SIGINT, on_interrupt)
 
 
 def cluster_of(path: Path, *, scale: bool = True) -> AbstractContextManager[Any]:
