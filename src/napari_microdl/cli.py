@@ -409,6 +409,51 @@ def plate_apply(
     _plate(table, out, config_file, controls, place, dictionary, dry_run=dry_run)
 
 
+@plates.command("evaluate", short_help="Measure the concepts of a plate run.")
+def plate_evaluate(
+    folder: Annotated[Path, Argument(help="Folder of a plate run that has ended.")],
+    *,
+    labels: Annotated[
+        str, Option(metavar="COLUMN", help="Column of the table that concepts should tell.")
+    ] = _ASKED.labels,
+    independent: Annotated[
+        Independent, Option(help="What was treated as one, and is shuffled and left out as one.")
+    ] = _ASKED.independent,
+    n_permutations: Annotated[
+        int, Option("--shuffles", metavar="N", help="Shuffles of the labels.")
+    ] = _ASKED.n_permutations,
+    batches: Annotated[
+        str, Option(metavar="COLUMN", help="Column by which controls are compared.")
+    ] = _ASKED.batches,
+    unseen_only: Annotated[
+        bool, Option("--unseen-only", help="Leave out fields that the dictionary was fitted on.")
+    ] = _ASKED.unseen_only,
+) -> None:
+    """Measure selectivity with its null, probes, reconstruction and batch effects of a plate run.
+
+    Written are evaluation.json and evaluation.html in its folder. Images are not opened again.
+    """
+    from napari_microdl.pipeline.files import EVALUATION_PAGE
+    from napari_microdl.pipeline.plate.evaluation import evaluate_plate
+    from napari_microdl.report import summary_sentences
+
+    choices = EvaluationChoices(
+        labels=labels,
+        independent=independent,
+        n_permutations=n_permutations,
+        handcrafted=False,
+        batches=batches,
+        unseen_only=unseen_only,
+    )
+    with _followed():
+        report = evaluate_plate(folder, choices, batches_given=batches != AUTOMATIC)
+    for sentence in summary_sentences(report, "unit"):
+        print(sentence)
+    for note in report.notes:
+        print(f"Note: {note}")
+    print(f"The evaluation is in {folder / EVALUATION_PAGE}.")
+
+
 def _plate(
     table: Path,
     out: Path,

@@ -80,7 +80,9 @@ def test_an_applied_dictionary_gives_a_plate_what_the_command_line_gives(
     applied = run_pipeline(read_fields(table), small(), dictionary=ConceptDictionary.load(saved))
     run_plate(list_fields(table), tmp_path / "out", small(), dictionary=saved)
     found = open_activations(tmp_path / "out" / "activations")
-    pd.testing.assert_frame_equal(found.units, applied.activations.units, check_dtype=False)
+    units = applied.activations.units
+    pd.testing.assert_frame_equal(found.units[units.columns], units, check_dtype=False)
+    assert set(found.units["Metadata_dose"]) == {"0", "5"}
     np.testing.assert_allclose(found.vectors, applied.activations.vectors, atol=1e-5)
     np.testing.assert_allclose(
         found.codes.toarray(), applied.activations.codes.toarray(), rtol=1e-4, atol=1e-5
@@ -216,6 +218,33 @@ def test_a_dry_run_says_what_a_plate_will_take(table, tmp_path, capsys):
     assert "cells are expected" in told
     assert "hours of one process" in told
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plate_is_evaluated_from_its_folder(table, tmp_path, capsys):
+    out, arguments = tmp_path / "out", ["--labels", "dose", "--shuffles", "19"]
+    run_plate(list_fields(table), out, small(unit="crop"))
+    assert main(["plate", "evaluate", str(out), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "The dictionary was fitted on 8 of these 8 fields" in printed
+    assert (out / "evaluation.html").exists()
+    measured = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert measured["choices"]["labels"] == "dose"
+    assert "feature" in pd.read_csv(out / "concepts.csv")
+    assert main(["plate", "evaluate", str(out), "--labels", "colour"]) == 2
+    assert main(["plate", "evaluate", str(tmp_path)]) == 2
+    assert "holds no plate run that has ended" in capsys.readouterr().err
+
+
+def test_a_field_that_comes_later_is_learned_from_too(tmp_path):
+    table, out = write_table(tmp_path / "images"), tmp_path / "out"
+    late = table.parent / "O12_s1.tif"
+    content = late.read_bytes()
+    late.unlink()
+    assert run_plate(list_fields(table), out, small())["n_done"] == 7
+    late.write_bytes(content)
+    assert run_plate(list_fields(table), out, small())["n_done"] == 8
+    run_plate(list_fields(table), tmp_path / "at once", small())
+    assert content_of(out) == content_of(tmp_path / "at once")
 
 
 # Drawing ------------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ def write_activations(
     job: Job,
     dictionary: ConceptDictionary,
     fields: Sequence[PlateField],
+    known: pd.DataFrame,
     receipts: Sequence[Receipt],
 ) -> ConceptActivations:
     """Gather the codes of all fields in a folder of activations, a field at a time.
@@ -72,6 +73,8 @@ def write_activations(
         Its dictionary.
     fields : sequence of PlateField
         Fields in the order of the table.
+    known : DataFrame indexed by the number of the field
+        What is known of them, as `Listing.metadata` gives it; every cell gets all of it.
     receipts : sequence of Receipt
         Of their codes.
 
@@ -93,6 +96,8 @@ def write_activations(
                 shape=(len(tensors["label"]), dictionary.n_concepts),
             )
             units = unit_rows(item.source, item.number, rows)
+            more = known.loc[item.number].drop(labels=units.columns, errors="ignore")
+            units = units.assign(**{str(name): value for name, value in more.items()})
             writer.add(units, codes, tensors["whitened"])
         writer.finish()
     return open_activations(job.folder / ACTIVATIONS)
@@ -147,6 +152,13 @@ def well_profiles(
     return pd.concat([table, pd.DataFrame(np.stack(values), columns=features)], axis=1)
 
 
+def with_features(activations: ConceptActivations, concepts: pd.DataFrame) -> pd.DataFrame:
+    """A table of concepts with the column ``feature``: what profiles call each."""
+    features = feature_names(activations.n_concepts, activations.dictionary.spec.units.kind)
+    concepts.insert(1, "feature", [features[concept] for concept in concepts.index])
+    return concepts
+
+
 def write_profiles(
     folder: Path, activations: ConceptActivations, profiles: pd.DataFrame, ranking: str
 ) -> list[str]:
@@ -168,10 +180,7 @@ def write_profiles(
     list of str
         Names of the files of profiles: CSV, and Parquet where pyarrow is installed.
     """
-    concepts = activations.concept_table()
-    features = feature_names(activations.n_concepts, activations.dictionary.spec.units.kind)
-    concepts.insert(1, "feature", [features[concept] for concept in concepts.index])
-    write_table(concepts, folder / ranking)
+    write_table(with_features(activations, activations.concept_table()), folder / ranking)
     suffixes = [".csv"]
     try:
         import pyarrow  # noqa: F401

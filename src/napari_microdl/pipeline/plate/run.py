@@ -255,13 +255,13 @@ class _PlateRun:
         if applied and (note := pixel_size_note(dictionary.pixel_size, sizes)):
             task.note(note)
         with task.stage("activations"):
-            activations = write_activations(job, dictionary, fields, receipts)
+            metadata = self._listing.metadata()
+            activations = write_activations(job, dictionary, fields, metadata, receipts)
             if not applied:
                 # Which concept to look for elsewhere is known only now.
                 dictionary.figures |= chosen_figures(activations)
                 dictionary.save(self._out / DICTIONARY)
                 dictionary.save(self._out / ACTIVATIONS / DICTIONARY)
-            metadata = self._listing.metadata()
             profiles = well_profiles(job, dictionary, metadata, receipts)
             files = write_profiles(self._out, activations, profiles, RANKING)
         found = best_concepts(activations)
