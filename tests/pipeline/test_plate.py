@@ -321,7 +321,15 @@ def test_pycytominer_takes_the_profiles_as_they_are(plate):
         # It sets an option that pandas no longer has.
         warnings.simplefilter("ignore")
         pycytominer = pytest.importorskip("pycytominer", reason="reads profiles in this test alone")
+        from pycytominer.cyto_utils import load_profiles
     wells = pd.read_parquet(plate / "wells.parquet")
+    for name in ("wells.csv", "wells.h5ad"):
+        read = load_profiles(plate / name)
+        pd.testing.assert_frame_equal(
+            # What CSV does not tell: that a dose was a text.
+            read[wells.columns].reset_index(drop=True).astype({"Metadata_dose": str}),
+            wells, check_dtype=False, check_categorical=False, rtol=1e-5,
+        )  # fmt: skip
     features = [c for c in wells if not c.startswith("Metadata_")]
     strata = ["Metadata_condition"]
     means = pycytominer.aggregate(wells, strata=strata, features="infer", operation="mean")

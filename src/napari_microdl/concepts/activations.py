@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,14 +51,17 @@ def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
     """
     parts = []
     for index, (field, unit) in enumerate(zip(fields, units, strict=True)):
-        rows = {"label": unit.ids, "y": unit.y, "x": unit.x, "area": unit.area}
+        rows: dict[str, NDArray[Any]] = {
+            "label": unit.ids,
+            "y": unit.y,
+            "x": unit.x,
+            "area": unit.area,
+        }
         parts.append(unit_rows(field, index, rows))
     return pd.concat(parts, ignore_index=True)
 
 
-def unit_rows(
-    field: FieldInfo, number: int, rows: Mapping[str, NDArray[np.generic]]
-) -> pd.DataFrame:
+def unit_rows(field: FieldInfo, number: int, rows: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
     """Rows of `unit_table` of one field, by its number and the last four columns."""
     return pd.DataFrame({**field.to_metadata(), "field": number, **rows})
 

@@ -116,7 +116,7 @@ def to_anndata(activations: ConceptActivations, concepts: pd.DataFrame | None = 
     MicrodlError
         If the package anndata is not installed.
     """
-    anndata = _anndata()
+    anndata = require_anndata()
     from scipy import sparse
 
     return anndata.AnnData(
@@ -126,7 +126,14 @@ def to_anndata(activations: ConceptActivations, concepts: pd.DataFrame | None = 
     )
 
 
-def _anndata() -> Any:
+def require_anndata() -> Any:
+    """The package anndata.
+
+    Raises
+    ------
+    MicrodlError
+        Says how to install it, where it is not there.
+    """
     try:
         import anndata
     except ImportError as error:
@@ -150,13 +157,13 @@ def _described(activations: ConceptActivations, more: pd.DataFrame | None) -> di
         concepts = concepts.join(more)
     concepts.index = pd.Index([f"concept_{i}" for i in concepts.index], name=None)
     return {
-        "obs": _with_plain_texts(units),
-        "var": _with_plain_texts(concepts),
+        "obs": with_plain_texts(units),
+        "var": with_plain_texts(concepts),
         "uns": {"model": activations.dictionary.spec.model.id},
     }
 
 
-def _with_plain_texts(table: pd.DataFrame) -> pd.DataFrame:
+def with_plain_texts(table: pd.DataFrame) -> pd.DataFrame:
     """The table with texts as objects: h5ad files know none of pandas' newer types of text."""
     texts = [c for c in table.columns if pd.api.types.is_string_dtype(table[c].dtype)]
     plain = table.astype(dict.fromkeys(texts, object))
@@ -198,7 +205,7 @@ def write_anndata(
     path = Path(path)
     if path.suffix.lower() != ".h5ad":
         raise MicrodlError(f"'{path.name}' is no AnnData file name; end it in .h5ad.")
-    anndata = _anndata()
+    anndata = require_anndata()
     current_task().progress(0, len(activations.units), _SAVING)
     import h5py
     from anndata.io import sparse_dataset, write_elem

@@ -16,11 +16,14 @@ from scipy import sparse
 
 from napari_microdl.concepts.activations import ConceptActivations, unit_rows
 from napari_microdl.concepts.dictionary import ConceptDictionary
-from napari_microdl.concepts.export import write_table
+from napari_microdl.concepts.export import require_anndata, with_plain_texts, write_table
 from napari_microdl.concepts.store import ActivationWriter, open_activations
 from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.config import UnitKind
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.files import write_whole
 from napari_microdl.core.task import current_task
+from napari_microdl.fields.metadata import PREFIX
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt
 from napari_microdl.pipeline.plate.shards import read_shard
 from napari_microdl.pipeline.plate.work import COLUMNS, Job
@@ -178,16 +181,31 @@ def write_profiles(
     Returns
     -------
     list of str
-        Names of the files of profiles: CSV, and Parquet where pyarrow is installed.
+        Names of the files of profiles: CSV, Parquet where pyarrow is installed, and h5ad where
+        anndata is.
     """
     write_table(with_features(activations, activations.concept_table()), folder / ranking)
-    suffixes = [".csv"]
-    try:
-        import pyarrow  # noqa: F401
+    written, missing = [], []
+    for suffix, write in ((".csv", write_table), (".parquet", write_table), (".h5ad", _write_h5ad)):
+        try:
+            write(profiles, folder / f"{WELLS}{suffix}")
+            written.append(f"{WELLS}{suffix}")
+        except MicrodlError as error:
+            # A package that few need is not there.
+            missing.append(str(error))
+    for sentence in missing:
+        current_task().note(sentence)
+    return written
 
-        suffixes.append(".parquet")
-    except ImportError:
-        current_task().note("Without pyarrow the profiles were written as CSV alone.")
-    for suffix in suffixes:
-        write_table(profiles, folder / f"{WELLS}{suffix}")
-    return [f"{WELLS}{suffix}" for suffix in suffixes]
+
+def _write_h5ad(profiles: pd.DataFrame, path: Path) -> None:
+    """Profiles as AnnData: features as a dense matrix, the rest about the rows."""
+    anndata = require_anndata()
+    known = [name for name in profiles.columns if name.startswith(PREFIX)]
+    features = [name for name in profiles.columns if not name.startswith(PREFIX)]
+    rows = with_plain_texts(profiles[known].set_axis(profiles.index.astype(str)))
+    columns = with_plain_texts(pd.DataFrame(index=features))
+    values = profiles[features].to_numpy(np.float32)
+    table = anndata.AnnData(X=values, obs=rows, var=columns)
+    with write_whole(path) as partial:
+        table.write_h5ad(partial)
