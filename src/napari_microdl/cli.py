@@ -130,8 +130,9 @@ def fit(
     """
     from napari_microdl.pipeline.files import table_fields
 
-    fields = table_fields(table, controls)
-    result = _run(fields, out, config_file, n_refits=n_refits)
+    config = _settings(config_file)
+    fields = table_fields(table, controls, config.images)
+    result = _run(fields, out, config, n_refits=n_refits)
     _draw(result, fields, out, atlas, n_figures)
 
 
@@ -149,8 +150,9 @@ def apply(
     """Find the concepts of a dictionary in other images, and write the same files as fit."""
     from napari_microdl.pipeline.files import table_fields
 
-    fields = table_fields(table, controls)
-    _draw(_run(fields, out, config_file, dictionary), fields, out, atlas, n_figures)
+    config = _settings(config_file)
+    fields = table_fields(table, controls, config.images)
+    _draw(_run(fields, out, config, dictionary), fields, out, atlas, n_figures)
 
 
 @app.command(short_help="Apply a dictionary to fields it has not seen, and measure its concepts.")
@@ -246,10 +248,11 @@ def evaluate(
     )
     if handcrafted:
         require_library(library)
-    fields = table_fields(table, controls)
+    config = _settings(config_file)
+    fields = table_fields(table, controls, config.images)
     check_labels(fields, table, labels, *([] if batches == AUTOMATIC else [batches]))
     # The evaluation tells what was found.
-    result = _run(fields, out, config_file, dictionary, told=False)
+    result = _run(fields, out, config, dictionary, told=False)
     add_columns(result.activations.units, table)
     with _followed():
         report = evaluate_run(result, fields, out, choices)
@@ -305,7 +308,7 @@ def manifest(
     from napari_microdl.fields.file_patterns import own_pattern
     from napari_microdl.fields.sources import check_source, find_source, left_out_sentences
 
-    images = None if config_file is None else read_config(config_file).images
+    images = _settings(config_file).images
     with _followed():
         found = find_source(
             folder,
@@ -335,10 +338,214 @@ def manifest(
         print(sentence)
 
 
+plates = Typer(
+    help="The same over plates of thousands of fields, on several processes or a cluster; the same "
+    "command again goes on where it was stopped.",
+    rich_markup_mode=None,
+)
+app.add_typer(plates, name="plate")
+
+Workers = Annotated[
+    int | None,
+    Option(metavar="N", min=1, help="Processes on this machine, a thread each; else this one."),
+]
+Scheduler = Annotated[
+    str | None, Option(metavar="ADDRESS", help="A Dask scheduler that runs already.")
+]
+ClusterFile = Annotated[
+    Path | None,
+    Option(
+        "--cluster",
+        metavar="YAML",
+        help="A cluster of dask-jobqueue: class (such as SLURMCluster), workers, and what that "
+        "class takes.",
+    ),
+]
+Samples = Annotated[
+    int,
+    Option(
+        "--samples",
+        metavar="N",
+        min=2,
+        help="Cells that the dictionary is learned from at most, of all wells alike.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    Option("--dry-run", help="Only say how many fields there are, and what they will take."),
+]
+_MOST_SAMPLES = 100_000
+
+
+@plates.command("run", short_help="From a table of image files to profiles of wells.")
+def plate_run(
+    table: Table,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: ClusterFile = None,
+    samples: Samples = _MOST_SAMPLES,
+    dry_run: DryRun = False,
+) -> None:
+    """Fit a dictionary on a plate, and find its concepts in all cells of it."""
+    place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+    _plate(table, out, config_file, controls, place, dry_run=dry_run, most_samples=samples)
+
+
+@plates.command("fit", short_help="The same up to the dictionary; run goes on from there.")
+def plate_fit(
+    table: Table,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: ClusterFile = None,
+    samples: Samples = _MOST_SAMPLES,
+    dry_run: DryRun = False,
+) -> None:
+    """Fit a dictionary on a plate, and leave its codes for later."""
+    place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+    _plate(
+        table, out, config_file, controls, place,
+        dry_run=dry_run, most_samples=samples, fit_only=True,
+    )  # fmt: skip
+
+
+@plates.command("apply", short_help="Apply a dictionary to a plate.")
+def plate_apply(
+    dictionary: DictionaryFile,
+    table: Table,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: ClusterFile = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Find the concepts of a dictionary in all cells of a plate."""
+    place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+    _plate(table, out, config_file, controls, place, dictionary, dry_run=dry_run)
+
+
+@plates.command("evaluate", short_help="Measure the concepts of a plate run.")
+def plate_evaluate(
+    folder: Annotated[Path, Argument(help="Folder of a plate run that has ended.")],
+    *,
+    labels: Annotated[
+        str, Option(metavar="COLUMN", help="Column of the table that concepts should tell.")
+    ] = _ASKED.labels,
+    independent: Annotated[
+        Independent, Option(help="What was treated as one, and is shuffled and left out as one.")
+    ] = _ASKED.independent,
+    n_permutations: Annotated[
+        int, Option("--shuffles", metavar="N", help="Shuffles of the labels.")
+    ] = _ASKED.n_permutations,
+    batches: Annotated[
+        str, Option(metavar="COLUMN", help="Column by which controls are compared.")
+    ] = _ASKED.batches,
+    unseen_only: Annotated[
+        bool, Option("--unseen-only", help="Leave out fields that the dictionary was fitted on.")
+    ] = _ASKED.unseen_only,
+) -> None:
+    """Measure selectivity with its null, probes, reconstruction and batch effects of a plate run.
+
+    Written are evaluation.json and evaluation.html in its folder. Images are not opened again.
+    """
+    from napari_microdl.pipeline.files import EVALUATION_PAGE
+    from napari_microdl.pipeline.plate.evaluation import evaluate_plate
+    from napari_microdl.report import summary_sentences
+
+    choices = EvaluationChoices(
+        labels=labels,
+        independent=independent,
+        n_permutations=n_permutations,
+        handcrafted=False,
+        batches=batches,
+        unseen_only=unseen_only,
+    )
+    with _followed():
+        report = evaluate_plate(folder, choices, batches_given=batches != AUTOMATIC)
+    for sentence in summary_sentences(report, "unit"):
+        print(sentence)
+    for note in report.notes:
+        print(f"Note: {note}")
+    print(f"The evaluation is in {folder / EVALUATION_PAGE}.")
+
+
+def _plate(
+    table: Path,
+    out: Path,
+    config_file: Path | None,
+    controls: str | None,
+    place: dict[str, Any],
+    dictionary: Path | None = None,
+    *,
+    dry_run: bool,
+    **options: Any,
+) -> None:
+    """Run a plate, or say what it will take."""
+    from napari_microdl.concepts.dictionary import ConceptDictionary
+    from napari_microdl.pipeline.plate.dry_run import outlook
+    from napari_microdl.pipeline.plate.engine import Place
+    from napari_microdl.pipeline.plate.listing import list_fields
+    from napari_microdl.pipeline.plate.run import PlateOptions, run_plate, sentences
+
+    config = _settings(config_file)
+    applied = None if dictionary is None else ConceptDictionary.load(dictionary)
+    listing = list_fields(table, controls, config.images)
+    if dry_run:
+        with _followed():
+            told = outlook(listing, config, applied)
+        print(told)
+        return
+    # Before any of the weights are fetched.
+    print(_terms(config, applied), file=sys.stderr, flush=True)
+    with _followed(), _ended_by_signals():
+        summary = run_plate(
+            listing,
+            out,
+            config,
+            dictionary=dictionary,
+            place=Place(**place),
+            options=PlateOptions(**options),
+        )
+    for sentence in sentences(summary, out):
+        print(sentence)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """The end of a job's time, as a batch system tells it, is the same as Ctrl-C."""
+    import signal
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _StoppedError from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _StoppedError(Exception):
+    """A plate was stopped by a person or a batch system."""
+
+
+def _settings(file: Path | None) -> PipelineConfig:
+    return PipelineConfig() if file is None else read_config(file)
+
+
 def _run(
     fields: list[Field],
     out: Path,
-    config_file: Path | None,
+    config: PipelineConfig,
     dictionary_file: Path | None = None,
     *,
     n_refits: int | None = None,
@@ -350,7 +557,6 @@ def _run(
     from napari_microdl.pipeline.run import run_pipeline
     from napari_microdl.report.findings import best_concepts, find_finding
 
-    config = PipelineConfig() if config_file is None else read_config(config_file)
     dictionary = None if dictionary_file is None else ConceptDictionary.load(dictionary_file)
     # Before any of the weights are fetched.
     print(_terms(config, dictionary), file=sys.stderr, flush=True)
@@ -472,7 +678,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, or 2 after one sentence about what was wrong.
+        Exit status: 0; 2 after one sentence about what was wrong; 130 where a plate was stopped
+        and can be gone on with.
     """
     try:
         app(arguments, prog_name=NAME)
@@ -482,6 +689,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MicrodlError as error:
         print(f"{NAME}: {error}", file=sys.stderr)
         return 2
+    except _StoppedError:
+        print(f"{NAME}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
     except OSError as error:
         print(f"{NAME}: cannot write the results: {error}", file=sys.stderr)
         return 2

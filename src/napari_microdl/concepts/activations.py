@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
-from napari_microdl.fields.field import Field
+from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.metrics import activation_shares, selectivities, separation_auc
 from napari_microdl.metrics.group_tests import compare_groups, compare_wells, duplicates
 from napari_microdl.tokens import TokenGrid
@@ -50,19 +51,19 @@ def unit_table(fields: Sequence[Field], units: Sequence[Units]) -> pd.DataFrame:
     """
     parts = []
     for index, (field, unit) in enumerate(zip(fields, units, strict=True)):
-        parts.append(
-            pd.DataFrame(
-                {
-                    **field.to_metadata(),
-                    "field": index,
-                    "label": unit.ids,
-                    "y": unit.y,
-                    "x": unit.x,
-                    "area": unit.area,
-                }
-            )
-        )
+        rows: dict[str, NDArray[Any]] = {
+            "label": unit.ids,
+            "y": unit.y,
+            "x": unit.x,
+            "area": unit.area,
+        }
+        parts.append(unit_rows(field, index, rows))
     return pd.concat(parts, ignore_index=True)
+
+
+def unit_rows(field: FieldInfo, number: int, rows: Mapping[str, NDArray[Any]]) -> pd.DataFrame:
+    """Rows of `unit_table` of one field, by its number and the last four columns."""
+    return pd.DataFrame({**field.to_metadata(), "field": number, **rows})
 
 
 def label_aucs(

@@ -93,6 +93,28 @@ def _write_parquet(table: pd.DataFrame, path: Path, numbers_at_once: int) -> Non
         current_task().progress(len(table), len(table), _SAVING)
 
 
+def require_anndata() -> Any:
+    """The package anndata.
+
+    Raises
+    ------
+    MicrodlError
+        Says how to install it, where it is not there.
+    """
+    try:
+        import anndata
+    except ImportError as error:
+        raise MicrodlError(
+            "AnnData files need the package anndata: pip install 'napari-microdl[export]'."
+        ) from error
+    return anndata
+
+
+def _places(activations: ConceptActivations) -> Any:
+    """Centres of the units as x and y."""
+    return activations.units[["x", "y"]].to_numpy()
+
+
 def _described(activations: ConceptActivations, more: pd.DataFrame | None) -> dict[str, Any]:
     """What an AnnData object says of the rows, of the columns, and of the whole."""
     units = activations.tagged_units()
@@ -102,13 +124,13 @@ def _described(activations: ConceptActivations, more: pd.DataFrame | None) -> di
         concepts = concepts.join(more)
     concepts.index = pd.Index([f"concept_{i}" for i in concepts.index], name=None)
     return {
-        "obs": _with_plain_texts(units),
-        "var": _with_plain_texts(concepts),
+        "obs": with_plain_texts(units),
+        "var": with_plain_texts(concepts),
         "uns": {"model": activations.dictionary.spec.model.id},
     }
 
 
-def _with_plain_texts(table: pd.DataFrame) -> pd.DataFrame:
+def with_plain_texts(table: pd.DataFrame) -> pd.DataFrame:
     """The table with texts as objects: h5ad files know none of pandas' newer types of text."""
     texts = [c for c in table.columns if pd.api.types.is_string_dtype(table[c].dtype)]
     plain = table.astype(dict.fromkeys(texts, object))
@@ -155,12 +177,7 @@ def write_anndata(
     path = Path(path)
     if path.suffix.lower() != ".h5ad":
         raise MicrodlError(f"'{path.name}' is no AnnData file name; end it in .h5ad.")
-    try:
-        import anndata
-    except ImportError as error:
-        raise MicrodlError(
-            "AnnData files need the package anndata: pip install 'napari-microdl[export]'."
-        ) from error
+    anndata = require_anndata()
     current_task().progress(0, len(activations.units), _SAVING)
     import h5py
     from anndata.io import sparse_dataset, write_elem

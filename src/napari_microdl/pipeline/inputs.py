@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import call_in_thread, current_task
-from napari_microdl.fields.field import Field
+from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.models.base import ModelSpec, TokenModel
 from napari_microdl.models.channels import are_colours, in_order_of
 from napari_microdl.models.recipe import Joint
@@ -59,11 +59,8 @@ def check_fields(
     """
     if not fields:
         raise MicrodlError("There are no fields; choose at least one image.")
-    if fitting and config.whitening.enabled and not any(f.is_control for f in fields):
-        raise MicrodlError(
-            "No control field is chosen; mark at least one untreated field as control, "
-            "or switch the whitening off."
-        )
+    if fitting:
+        check_controls(fields, config)
     channels = config.tokens.channels or fields[0].channel_names
     for f in fields:
         f.channel_indices(channels)
@@ -75,6 +72,21 @@ def check_fields(
     if model is None:
         model = known_spec(config.model.name, joint=joint_of(config.model.joint, channels))
     return channels if model is None else named_channels(channels, config, model)
+
+
+def check_controls(fields: Sequence[FieldInfo], config: PipelineConfig) -> None:
+    """Refuse to fit a whitening on fields none of which is a control.
+
+    Raises
+    ------
+    MicrodlError
+        Says what to do.
+    """
+    if config.whitening.enabled and not any(f.is_control for f in fields):
+        raise MicrodlError(
+            "No control field is chosen; mark at least one untreated field as control, "
+            "or switch the whitening off."
+        )
 
 
 def check_cells(
@@ -103,6 +115,29 @@ def check_cells(
         If there is no cell at all, or none of controls.
     """
     empty = [labelled is not None and not (labelled > 0).any() for labelled in labels]
+    check_empty(fields, empty, config, fitting=fitting)
+    return [f.name for f, is_empty in zip(fields, empty, strict=True) if is_empty]
+
+
+def check_empty(
+    fields: Sequence[FieldInfo], empty: Sequence[bool], config: PipelineConfig, *, fitting: bool
+) -> None:
+    """Refuse fields without a cell where those of the others do not do, as `check_cells` does.
+
+    Parameters
+    ----------
+    fields : sequence of FieldInfo
+        The fields.
+    empty : sequence of bool
+        Whether each has no cell.
+    config, fitting
+        As for `check_cells`.
+
+    Raises
+    ------
+    MicrodlError
+        If there is no cell at all, or none of controls.
+    """
     if fields and all(empty):
         raise MicrodlError(
             "No field has a cell; draw or segment cells, set their diameter, or take crops as the "
@@ -114,7 +149,6 @@ def check_cells(
             "No control field has a cell; mark another field as control, draw or segment cells "
             "there, or switch the whitening off."
         )
-    return [f.name for f, is_empty in zip(fields, empty, strict=True) if is_empty]
 
 
 def layer_of(model: ModelSpec, config: PipelineConfig) -> int:

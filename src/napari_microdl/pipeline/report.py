@@ -91,7 +91,7 @@ def build_report(
         "concepts": concepts,
         "notes": list(notes),
         "seconds": dict(seconds),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": package_versions(),
         "python": platform.python_version(),
         "weights_terms": terms_of(activations.dictionary.model),
         "model_channels": channels_by_model(tokens.channels, tokens.model),
@@ -102,3 +102,8 @@ def build_report(
             for number, limits in enumerate(tokens.limits)
         ],
     }
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what a run depends on."""
+    return {name: version(name) for name in _PACKAGES}

@@ -43,7 +43,7 @@ from napari_microdl.tokens.spread import measure_spread, place_scales
 from napari_microdl.tokens.units import Units, pool, units_of
 
 # With fewer, a place's mean is largely the image itself.
-_LEAST_TOKENS_PER_PLACE = 4.0
+LEAST_TOKENS_PER_PLACE = 4.0
 # Samples whitened between two looks whether to go on, and units coded, which takes a second or so.
 _WHITENED_ROWS = 8192
 _CODED_ROWS = 4096
@@ -358,12 +358,8 @@ def remove_position(
     position = None if dictionary is None else dictionary.position
     if dictionary is None and config.tokens.remove_position:
         per_place = _tokens_per_place(grids)
-        if per_place < _LEAST_TOKENS_PER_PLACE:
-            notes.append(
-                f"There are only {per_place:.1f} tokens for each place in a tile, too few to tell "
-                "the place from the image: the position component was left in; use more or larger "
-                "fields."
-            )
+        if per_place < LEAST_TOKENS_PER_PLACE:
+            notes.append(few_tokens(per_place))
         else:
             with task.step(1, n_steps, message):
                 position = PositionComponent.fit(ordered, places)
@@ -376,6 +372,14 @@ def remove_position(
             with task.step(index + 2, n_steps, message):
                 grids[index] = position.remove(grid)
     return dataclasses.replace(tokens, position=position, share=share, notes=tuple(notes))
+
+
+def few_tokens(per_place: float) -> str:
+    """Why what tokens owe to their place in the tile was not taken off."""
+    return (
+        f"There are only {per_place:.1f} tokens for each place in a tile, too few to tell the "
+        "place from the image: the position component was left in; use more or larger fields."
+    )
 
 
 def scales_of(
@@ -450,11 +454,44 @@ def learn(
     whitened: Whitened,
 ) -> Learned:
     """Learn a dictionary from whitened samples (paper, section 3.2)."""
+    order = samples.in_order()
+    controls = None
+    if config.dictionary.control_atoms is not None:
+        controls = samples.is_control(fields)[order]
+    icfl, notes = learn_atoms(whitened.vectors[order], config, controls)
+    spec = DictionarySpec.of(
+        tokens.model, config.tokens, config.units, tokens.plan, tokens.channels
+    )
+    position = tokens.position
+    if position is not None:
+        position = PositionComponent(position.offsets, position.basis, samples.scales)
+    dictionary = ConceptDictionary(spec, icfl, whitened.whitening, position)
+    return Learned(dictionary, notes)
+
+
+def learn_atoms(
+    x: NDArray[np.float32], config: PipelineConfig, controls: NDArray[np.bool_] | None = None
+) -> tuple[ICFL, tuple[str, ...]]:
+    """Learn the atoms of a dictionary.
+
+    Parameters
+    ----------
+    x : ndarray of shape (n_samples, k)
+        Whitened samples.
+    config : PipelineConfig
+        Its dictionary and seed are used.
+    controls : ndarray of bool, shape (n_samples,), optional
+        Which are controls, where the settings ask for atoms of their own for these.
+
+    Returns
+    -------
+    icfl : ICFL
+        Fitted.
+    notes : tuple of str
+        What a user should know.
+    """
     task, settings = current_task(), dict(config.dictionary)
     n_starts = settings.pop("n_starts")
-    order = samples.in_order()
-    x = whitened.vectors[order]
-    controls = None if settings["control_atoms"] is None else samples.is_control(fields)[order]
     with task.taking_notes() as notes:
         icfl = fit_steadiest(
             ICFL(**settings),
@@ -469,15 +506,8 @@ def learn(
                 f"{len(x)} {config.units.kind}s: a dictionary of {icfl.n_atoms_} atoms with at "
                 f"most {icfl.n_iterations_} x {icfl.atoms_per_iteration_} active was chosen."
             )
-    spec = DictionarySpec.of(
-        tokens.model, config.tokens, config.units, tokens.plan, tokens.channels
-    )
-    position = tokens.position
-    if position is not None:
-        position = PositionComponent(position.offsets, position.basis, samples.scales)
-    dictionary = ConceptDictionary(spec, icfl, whitened.whitening, position)
     # What is to be known of the samples is told by every start.
-    return Learned(dictionary, tuple(dict.fromkeys(notes)))
+    return icfl, tuple(dict.fromkeys(notes))
 
 
 def encode(

@@ -110,11 +110,13 @@ def order_by_content(grids: Sequence[TokenGrid]) -> NDArray[np.int64]:
     ndarray of shape (n_grids,)
         Sorted by their mean tokens, whose first digits are the same on every machine.
     """
-    means = []
-    for grid in grids:
-        sums = [band.sum(axis=(0, 1), dtype=np.float64) for _, band in grid.bands()]
-        means.append(np.sum(sums, axis=0) / grid.position.size)
-    return np.lexsort(np.transpose(means)[::-1])
+    return np.lexsort(np.transpose([mean_token(grid) for grid in grids])[::-1])
+
+
+def mean_token(grid: TokenGrid) -> NDArray[np.float64]:
+    """Mean of all tokens of a field, shape (d,)."""
+    sums = [band.sum(axis=(0, 1), dtype=np.float64) for _, band in grid.bands()]
+    return np.asarray(np.sum(sums, axis=0) / grid.position.size)
 
 
 class TokenStorage:

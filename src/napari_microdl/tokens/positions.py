@@ -25,9 +25,30 @@ class PlacedTokens(Protocol):
         """Rows of the grid and their tokens, from the first to the last."""
 
 
-def _sums_by_position(
+def sums_by_position(
     grids: Iterable[PlacedTokens], n_positions: int
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Sums of tokens by their place, which can be added up over fields.
+
+    Parameters
+    ----------
+    grids : iterable of TokenGrid
+        Tokens of one or more fields.
+    n_positions : int
+        Places in the model's grid.
+
+    Returns
+    -------
+    sums : ndarray of shape (n_positions, d)
+        Of the tokens at each place.
+    counts : ndarray of shape (n_positions,)
+        How many there are.
+
+    Raises
+    ------
+    MicrodlError
+        If there are no tokens.
+    """
     sums: NDArray[np.float64] | None = None
     counts = np.zeros(n_positions, np.int64)
     for grid in grids:
@@ -62,7 +83,7 @@ def position_share(grids: Iterable[PlacedTokens]) -> float:
     """
     grids = list(grids)
     n_positions = max(int(g.position.max()) for g in grids) + 1
-    sums, counts = _sums_by_position(grids, n_positions)
+    sums, counts = sums_by_position(grids, n_positions)
     n = int(counts.sum())
     grand = sums.sum(0) / n
     total = 0.0
@@ -131,7 +152,13 @@ class PositionComponent:
         -------
         PositionComponent
         """
-        sums, counts = _sums_by_position(grids, n_positions)
+        return cls.of_sums(*sums_by_position(grids, n_positions), explained)
+
+    @classmethod
+    def of_sums(
+        cls, sums: NDArray[np.float64], counts: NDArray[np.int64], explained: float = 0.99
+    ) -> PositionComponent:
+        """The same from sums over fields, as `sums_by_position` gives them."""
         grand = sums.sum(0) / counts.sum()
         means = sums / np.maximum(counts, 1)[:, None]
         offsets = np.where(counts[:, None] > 0, means - grand, 0.0)

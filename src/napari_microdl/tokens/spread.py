@@ -102,6 +102,26 @@ def place_scales(
         beside the mean one of their field, so that fields weigh alike. Only what several dimensions
         or places have in common, beyond what so few tokens show by chance, is kept.
     """
+    return scales_of_sums(*distances_by_place(grids, geometry, n_places))
+
+
+def distances_by_place(
+    grids: Sequence[TokenGrid], geometry: Sequence[Units], n_places: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """What `place_scales` is made from, which can be added up over fields.
+
+    Parameters
+    ----------
+    grids, geometry, n_places
+        As for `place_scales`.
+
+    Returns
+    -------
+    sums, squares : ndarray of shape (n_places, d)
+        Of the distances of tokens at each place.
+    counts : ndarray of shape (n_places,)
+        Tokens, by how much of each lies in a unit.
+    """
     d = grids[0].tokens.shape[-1]
     sums, squares, counts = np.zeros((n_places, d)), np.zeros((n_places, d)), np.zeros(n_places)
     for grid, units in zip(grids, geometry, strict=True):
@@ -122,6 +142,14 @@ def place_scales(
                 sums += add @ far
                 squares += add @ np.square(far)
                 counts += add.sum(axis=1)
+    return sums, squares, counts
+
+
+def scales_of_sums(
+    sums: NDArray[np.float64], squares: NDArray[np.float64], counts: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """The scales of `place_scales` from sums over fields, as `distances_by_place` gives them."""
+    n_places, d = sums.shape
     known = counts > 0
     n = counts[known, None]
     means = np.maximum(sums[known] / n, _FLOOR)

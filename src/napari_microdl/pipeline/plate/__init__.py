@@ -1,0 +1,1 @@
+"""The same pipeline over the thousands of fields of plates, shared out among processes."""

@@ -1,0 +1,289 @@
+"""Fields shared out among the workers of a Dask cluster: of this machine, or of a batch system."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import dask
+from distributed import (
+    Client,
+    Future,
+    KilledWorker,
+    LocalCluster,
+    Worker,
+    WorkerPlugin,
+    as_completed,
+)
+
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
+from napari_microdl.pipeline.plate.engine import Place, Work
+from napari_microdl.pipeline.plate.listing import PlateField, Receipt, left_out_of
+from napari_microdl.pipeline.plate.work import Job, let_go, prepare
+
+# A field that has ended so many workers is left out.
+_MOST_DEATHS = 2
+_SECONDS_BETWEEN_LOOKS = 0.1
+# A worker is one of many on its machine.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+class LoadedModel(WorkerPlugin):
+    """Plugin of every worker: one thread a core, one device a worker, and the model loaded once.
+
+    Parameters
+    ----------
+    job : Job
+        Names the model.
+    """
+
+    name = "napari-microdl"
+    idempotent = False
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def setup(self, worker: Worker) -> None:
+        """Prepare a worker that has just started, or started again."""
+        import torch
+
+        torch.set_num_threads(worker.state.nthreads)
+        device = device_of_worker(worker.name, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if device is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+        try:
+            prepare(self._job)
+        except MicrodlError:
+            # The first field says it, in the process that can tell a person.
+            return
+
+    def teardown(self, worker: Worker) -> None:
+        """Let go of the model."""
+        let_go()
+
+
+def device_of_worker(name: object, visible: str | None) -> str | None:
+    """Which of the visible devices a worker has for itself.
+
+    Parameters
+    ----------
+    name : object
+        Number of the worker on its machine, as Dask names them.
+    visible : str or None
+        ``CUDA_VISIBLE_DEVICES``.
+
+    Returns
+    -------
+    str or None
+        None where there is nothing to choose.
+
+    Examples
+    --------
+    >>> device_of_worker(1, "4,5"), device_of_worker(2, "4,5"), device_of_worker(0, "4")
+    ('5', '4', None)
+    """
+    devices = [device.strip() for device in (visible or "").split(",") if device.strip()]
+    if len(devices) < 2 or not isinstance(name, int):
+        return None
+    return devices[name % len(devices)]
+
+
+class Dask:
+    """Fields shared out among the workers of a cluster, one a thread at a time.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Of the cluster.
+    """
+
+    here = False
+
+    @property
+    def address(self) -> str:
+        """Of the scheduler."""
+        return str(self._client.scheduler_info(n_workers=0)["address"])
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prepared: Job | None = None
+
+    def work(self, work: Work, job: Job, items: Sequence[PlateField]) -> Iterator[Receipt]:
+        """Receipts of the fields as they are done."""
+        self._prepare(job)
+        waiting, running = iter(items), dict[Any, tuple[PlateField, Future]]()
+        done = as_completed(loop=self._client.loop)
+        try:
+            self._fill(work, job, waiting, running, done)
+            for future in done:
+                item, _ = running.pop(future.key)
+                yield self._receipt(item, future)
+                future.release()
+                current_task().check()
+                self._fill(work, job, waiting, running, done)
+        finally:
+            # What is left where the run was stopped.
+            self._client.cancel([future for _, future in running.values()])
+
+    def _prepare(self, job: Job) -> None:
+        if self._prepared is not None and self._prepared.key == job.key:
+            return
+        task = current_task()
+        task.progress(0, 1, "Waiting for the first worker")
+        while not self._client.scheduler_info(n_workers=-1)["workers"]:
+            task.check()
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        task.progress(0, 1, "Loading the model in every worker")
+        self._client.register_plugin(LoadedModel(job))
+        self._prepared = job
+
+    def _fill(
+        self,
+        work: Work,
+        job: Job,
+        waiting: Iterator[PlateField],
+        running: dict[Any, tuple[PlateField, Future]],
+        done: Any,
+    ) -> None:
+        """Give every thread a field: with more, one that ends its worker takes others along."""
+        threads = max(sum(self._client.nthreads().values()), 1)
+        while len(running) < threads:
+            item = next(waiting, None)
+            if item is None:
+                return
+            future = self._client.submit(work, job, item, pure=False)
+            running[future.key] = item, future
+            done.add(future)
+
+    def _receipt(self, item: PlateField, future: Future) -> Receipt:
+        try:
+            receipt: Receipt = future.result()
+        except KilledWorker:
+            reason = (
+                f"it ended {_MOST_DEATHS} workers, one after the other, as a file that is damaged "
+                "or too large for their memory does"
+            )
+            return left_out_of(item, "unreadable", reason)
+        return receipt
+
+
+def client_of(place: Place, stack: ExitStack) -> Client:
+    """Client of the cluster at a place, which ends with the stack.
+
+    Raises
+    ------
+    MicrodlError
+        If nobody can be reached there, or the cluster cannot be made.
+    """
+    deaths = {"distributed.scheduler.allowed-failures": _MOST_DEATHS - 1}
+    stack.enter_context(dask.config.set(deaths))
+    if place.scheduler is not None:
+        try:
+            return stack.enter_context(Client(place.scheduler, timeout=place.seconds))
+        except (OSError, ValueError) as error:
+            raise MicrodlError(
+                f"The scheduler '{place.scheduler}' cannot be reached ({error}); check the "
+                "address, such as tcp://127.0.0.1:8786."
+            ) from error
+    cluster = _local(place.workers, stack) if place.cluster is None else cluster_of(place.cluster)
+    return stack.enter_context(Client(stack.enter_context(cluster)))
+
+
+def _local(workers: int | None, stack: ExitStack) -> AbstractContextManager[Any]:
+    """Workers on this machine."""
+    if not workers or workers < 1:
+        raise MicrodlError(f"There cannot be {workers} workers; choose 1 or more.")
+    if os.name == "posix":
+        _start_forkserver()
+        method = {"distributed.worker.multiprocessing-method": "forkserver"}
+        stack.enter_context(dask.config.set(method))
+    cluster: AbstractContextManager[Any] = LocalCluster(
+        n_workers=workers,
+        threads_per_worker=1,
+        dashboard_address=None,
+        silence_logs="CRITICAL",
+    )
+    return cluster
+
+
+def _start_forkserver() -> None:
+    """Start the process that workers are forked from, with all of the package loaded."""
+    from multiprocessing import forkserver
+
+    before = dict(os.environ)
+    # Ctrl-C in a terminal reaches all processes; this one then ends the workers in order.
+    in_front = threading.current_thread() is threading.main_thread()
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_front else None
+    os.environ.update(_ONE_THREAD)
+    try:
+        forkserver.set_forkserver_preload(["distributed", "napari_microdl.pipeline.plate.work"])
+        forkserver.ensure_running()
+    finally:
+        for name in _ONE_THREAD.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+        if in_front:
+            signal.signal(signal.SIGINT, on_interrupt)
+
+
+def cluster_of(path: Path, *, scale: bool = True) -> AbstractContextManager[Any]:
+    """The cluster that a file describes.
+
+    Parameters
+    ----------
+    path : Path
+        As `Place` describes it.
+    scale : bool, default=True
+        Whether its jobs are submitted.
+
+    Returns
+    -------
+    dask_jobqueue.JobQueueCluster
+
+    Raises
+    ------
+    MicrodlError
+        If the file does not describe one.
+    """
+    try:
+        import dask_jobqueue
+        import yaml
+    except ImportError as error:
+        raise MicrodlError(
+            f"A cluster needs the package dask-jobqueue ({error}); install it with pip install "
+            "'napari-microdl[cluster]'."
+        ) from error
+    try:
+        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise MicrodlError(f"The cluster '{path}' cannot be read ({error}).") from error
+    if not isinstance(described, dict):
+        raise MicrodlError(f"The cluster '{path}' has to be names and values, such as cores: 1.")
+    name, workers = described.pop("class", None), described.pop("workers", None)
+    kind = getattr(dask_jobqueue, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, dask_jobqueue.JobQueueCluster)):
+        raise MicrodlError(
+            f"The cluster '{path}' has the class {name!r}; use one of dask_jobqueue, such as "
+            "SLURMCluster."
+        )
+    if not isinstance(workers, int) or workers < 1:
+        raise MicrodlError(f"The cluster '{path}' has to say how many workers it wants.")
+    # Others on this machine may have a dashboard at the usual place.
+    described["scheduler_options"] = {
+        "dashboard_address": ":0",
+        **(described.get("scheduler_options") or {}),
+    }
+    try:
+        cluster: AbstractContextManager[Any] = kind(**described)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MicrodlError(f"The cluster '{path}' cannot be made ({error}).") from error
+    if scale:
+        cluster.scale(workers)  # type: ignore[attr-defined]
+    return cluster

@@ -1,0 +1,202 @@
+"""What is learned from all fields of a plate: by sums over them, and from a sample of units."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.core.safetensors_files import write_safetensors
+from napari_microdl.core.task import current_task
+from napari_microdl.estimators.shrinkage import choose_shrinkage
+from napari_microdl.estimators.whitening import ControlWhitening
+from napari_microdl.models.base import ModelSpec
+from napari_microdl.pipeline.inputs import tile_plan
+from napari_microdl.pipeline.plate.listing import Receipt
+from napari_microdl.pipeline.plate.sampling import draw_units
+from napari_microdl.pipeline.plate.shards import read_shard
+from napari_microdl.pipeline.plate.work import Job, Pass, position_of
+from napari_microdl.pipeline.stages import LEAST_TOKENS_PER_PLACE, few_tokens, learn_atoms
+from napari_microdl.tokens.positions import PositionComponent
+from napari_microdl.tokens.spread import scales_of_sums
+
+# Controls from which the shrinkage is chosen, and parts of them that are left out in turn: more
+# would tell it no better.
+_MOST_CONTROLS = 20_000
+_MOST_PARTS = 24
+# Rows of controls that are added to the moments at once.
+_ROWS_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Known:
+    """A field with units, and what the sampling has to know of it.
+
+    Parameters
+    ----------
+    receipt : Receipt
+        Of its vectors.
+    well : str
+        Its well, plate first.
+    is_control : bool
+        Whether it is a control.
+    """
+
+    receipt: Receipt
+    well: str
+    is_control: bool
+
+
+def fit_places(job: Job, receipts: Sequence[Receipt]) -> PositionComponent | None:
+    """Position component from the sums of fields, in the order in which they are learned from.
+
+    Returns
+    -------
+    PositionComponent or None
+        None where there are too few tokens to tell the place from the image, which is noted.
+    """
+    sums, counts = _summed(job, "places", receipts)
+    per_place = float(counts.sum() / max((counts > 0).sum(), 1))
+    if per_place < LEAST_TOKENS_PER_PLACE:
+        current_task().note(few_tokens(per_place))
+        return None
+    return PositionComponent.of_sums(sums, counts.astype(np.int64))
+
+
+def fit_scales(job: Job, receipts: Sequence[Receipt]) -> NDArray[np.float32]:
+    """What distances of tokens are divided by at each place of a tile, from sums of fields."""
+    sums, squares, counts = _summed(job, "scales", receipts)
+    return scales_of_sums(sums, squares, counts)
+
+
+def _summed(job: Job, what: Pass, receipts: Sequence[Receipt]) -> list[NDArray[np.float64]]:
+    total: dict[str, NDArray[np.float64]] = {}
+    for number, receipt in enumerate(receipts):
+        current_task().progress(number, len(receipts), "Removing what tokens owe to their place")
+        tensors, _, _ = read_shard(job.file(what, receipt.number))
+        for name, part in tensors.items():
+            total[name] = total[name] + part if name in total else part.astype(np.float64)
+    return [total[name] for name in ("sums", "squares", "counts") if name in total]
+
+
+def write_places(path: Path, position: PositionComponent) -> None:
+    """Write a position component, for the workers to read."""
+    tensors = {"offsets": position.offsets, "basis": position.basis}
+    if position.scales is not None:
+        tensors["scales"] = position.scales
+    write_safetensors(path, tensors, {})
+
+
+def fit_whitening_of(job: Job, fields: Sequence[Known]) -> ControlWhitening | None:
+    """Whitening of the controls of all fields, by moments that are summed over these.
+
+    Its shrinkage is chosen, where it is not given, on as many controls as memory has room for.
+
+    Parameters
+    ----------
+    job : Job
+        Its settings are used.
+    fields : sequence of Known
+        Fields with units, in the order in which they are learned from.
+
+    Returns
+    -------
+    ControlWhitening or None
+        None where the settings want none.
+    """
+    settings, task = job.config.whitening, current_task()
+    if not settings.enabled:
+        return None
+    controls = [known for known in fields if known.is_control]
+    shrinkage, kind = settings.shrinkage, f"{job.config.units.kind}s"
+    n_controls = sum(known.receipt.n_units for known in controls)
+    if shrinkage is None:
+        rows = _drawn(controls, _MOST_CONTROLS, job.config.random_state)
+        sample = np.concatenate(list(_vectors(job, controls, rows)))
+        parts = np.repeat(np.arange(len(controls)) % _MOST_PARTS, [len(r) for r in rows])
+        shrinkage = choose_shrinkage(sample, parts)
+        chosen_on = f", chosen on {len(sample)} of them" if len(sample) < n_controls else ""
+        task.note(
+            f"{n_controls} control {kind} with {sample.shape[1]} dimensions: the whitening is "
+            f"shrunk by {shrinkage:g} times the median eigenvalue{chosen_on}."
+        )
+    whitening = ControlWhitening(settings.n_components, shrinkage=shrinkage)
+    held: list[NDArray[np.float32]] = []
+    for number, vectors in enumerate(_vectors(job, controls)):
+        task.progress(number, len(controls), f"Whitening on {n_controls} control {kind}")
+        held.append(vectors)
+        if sum(map(len, held)) >= _ROWS_AT_ONCE or number + 1 == len(controls):
+            whitening.partial_fit(np.concatenate(held))
+            held = []
+    # Solved for now, so that what is to be said of it is said here.
+    _ = whitening.scale_
+    return whitening
+
+
+def fit_dictionary(
+    job: Job,
+    fields: Sequence[Known],
+    model: ModelSpec,
+    whitening: ControlWhitening | None,
+    most_samples: int,
+) -> ConceptDictionary:
+    """Dictionary learned from units of every well.
+
+    Parameters
+    ----------
+    job : Job
+        Its settings are used.
+    fields : sequence of Known
+        Fields with units, in the order in which they are learned from.
+    model : ModelSpec
+        The model.
+    whitening : ControlWhitening or None
+        Of the controls.
+    most_samples : int
+        Of more units as many are drawn, wells alike.
+
+    Returns
+    -------
+    ConceptDictionary
+    """
+    config, task = job.config, current_task()
+    rows = _drawn(fields, most_samples, config.random_state)
+    n, total = sum(map(len, rows)), sum(known.receipt.n_units for known in fields)
+    if n < total:
+        task.note(f"The dictionary was learned from {n:,} of {total:,} {config.units.kind}s.")
+    parts = []
+    for number, vectors in enumerate(_vectors(job, fields, rows)):
+        task.progress(number, len(fields), "Collecting samples")
+        parts.append(vectors if whitening is None else whitening.transform(vectors))
+    controls = None
+    if config.dictionary.control_atoms is not None:
+        marks = [known.is_control for known in fields]
+        controls = np.repeat(np.array(marks, bool), [len(r) for r in rows])
+    icfl, notes = learn_atoms(np.concatenate(parts), config, controls)
+    for note in notes:
+        task.note(note)
+    plan = tile_plan(model, config)
+    spec = DictionarySpec.of(model, config.tokens, config.units, plan, job.channels)
+    return ConceptDictionary(spec, icfl, whitening, position_of(job))
+
+
+def _drawn(fields: Sequence[Known], most: int, seed: int) -> list[NDArray[np.int64]]:
+    counts = [known.receipt.n_units for known in fields]
+    return draw_units(counts, [known.well for known in fields], most, seed)
+
+
+def _vectors(
+    job: Job, fields: Sequence[Known], rows: Sequence[NDArray[np.int64]] | None = None
+) -> Iterator[NDArray[np.float32]]:
+    """Vectors of each field, or some of their rows where there are any, one field at a time."""
+    for number, known in enumerate(fields):
+        current_task().check()
+        if rows is not None and not len(rows[number]):
+            continue
+        tensors, _, _ = read_shard(job.file("vectors", known.receipt.number))
+        vectors = tensors["vectors"].astype(np.float32)
+        yield vectors if rows is None else vectors[rows[number]]

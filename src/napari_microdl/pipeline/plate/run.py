@@ -1,0 +1,497 @@
+"""A plate from its table to profiles of wells, field by field, to be stopped and gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_microdl import __version__
+from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.concepts.wells import well_names
+from napari_microdl.core.config import PipelineConfig, write_config
+from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.files import write_text
+from napari_microdl.core.task import current_task
+from napari_microdl.core.text import counted
+from napari_microdl.fields.field import Field
+from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
+from napari_microdl.models.base import ModelSpec
+from napari_microdl.pipeline.files import DICTIONARY, RANKING, SETTINGS
+from napari_microdl.pipeline.inputs import (
+    channel_note,
+    check_controls,
+    check_empty,
+    check_fields,
+    config_of,
+    load_model_of,
+    named_channels,
+    tile_plan,
+)
+from napari_microdl.pipeline.plate.engine import Engine, Place, ThisProcess, Work
+from napari_microdl.pipeline.plate.folder import PLACES, SUMMARY, Log, Manifest, sole_driver
+from napari_microdl.pipeline.plate.learn import (
+    Known,
+    fit_dictionary,
+    fit_places,
+    fit_scales,
+    fit_whitening_of,
+    write_places,
+)
+from napari_microdl.pipeline.plate.listing import Listing, PlateField, Receipt, in_order, named
+from napari_microdl.pipeline.plate.profiles import (
+    ACTIVATIONS,
+    well_profiles,
+    write_activations,
+    write_profiles,
+)
+from napari_microdl.pipeline.plate.sampling import draw_fields
+from napari_microdl.pipeline.plate.work import (
+    Job,
+    apply_dictionary,
+    encode_vectors,
+    let_go,
+    model_of,
+    read_vectors,
+    sum_distances,
+    sum_places,
+)
+from napari_microdl.pipeline.report import package_versions
+from napari_microdl.report.findings import best_concepts, chosen_figures
+from napari_microdl.tokens.positions import PositionComponent
+
+MOST_SAMPLES = 100_000
+MOST_POSITION_FIELDS = 128
+# Of many fields that are left out, those that are named; all are in the summary.
+_MOST_NAMES = 5
+# Fields that are tried for one that opens.
+_TRIED = 20
+# Settings that decide how a run goes and not what comes of it.
+_HOW = {"model": ("device", "batch_size")}
+
+
+@dataclass(frozen=True)
+class PlateOptions:
+    """What a plate run asks beside the settings.
+
+    Parameters
+    ----------
+    most_samples : int
+        Units that the dictionary is learned from at most, drawn from all wells alike; they are
+        held in memory by the process that is started.
+    most_position_fields : int
+        Fields from which the position component is measured at most, drawn from all plates and
+        conditions alike; they are read three times.
+    fit_only : bool
+        Whether to end once there is a dictionary.
+    """
+
+    most_samples: int = MOST_SAMPLES
+    most_position_fields: int = MOST_POSITION_FIELDS
+    fit_only: bool = False
+
+
+def run_plate(
+    listing: Listing,
+    out: Path,
+    config: PipelineConfig | None = None,
+    *,
+    dictionary: Path | None = None,
+    place: Place | None = None,
+    options: PlateOptions | None = None,
+) -> dict[str, Any]:
+    """Run from the fields of a plate to profiles of its wells.
+
+    What was made of a field is kept in a file of its own: called again with the same, it goes on
+    where it was stopped.
+
+    Parameters
+    ----------
+    listing : Listing
+        The fields.
+    out : Path
+        Folder of the run, which all workers can write to; made where it is missing.
+    config : PipelineConfig, optional
+        Settings; the defaults where not given.
+    dictionary : Path, optional
+        File of a dictionary to apply in place of fitting one.
+    place : Place, optional
+        Where fields are worked on; in this process where not given.
+    options : PlateOptions, optional
+        The defaults where not given.
+
+    Returns
+    -------
+    dict
+        The summary, as it is written to ``summary.json``.
+
+    Raises
+    ------
+    MicrodlError
+        If fields and settings do not fit together, another run is at work in the folder, or it
+        holds a run that was begun otherwise.
+    """
+    out = out.absolute()
+    with sole_driver(out), _engine_at(place or Place()) as engine:
+        run = _PlateRun(listing, out, config or PipelineConfig(), dictionary, engine)
+        return run.result(options or PlateOptions())
+
+
+@contextmanager
+def _engine_at(place: Place) -> Iterator[Engine]:
+    """Start what works on fields, and end it."""
+    if sum(v is not None for v in (place.workers, place.scheduler, place.cluster)) > 1:
+        raise MicrodlError("Choose one of workers, scheduler and cluster.")
+    if place.workers is None and place.scheduler is None and place.cluster is None:
+        try:
+            yield ThisProcess()
+        finally:
+            let_go()
+        return
+    try:
+        from napari_microdl.pipeline.plate.dask_engine import Dask, client_of
+    except ImportError as error:
+        raise MicrodlError(
+            f"Several processes need the package distributed ({error}); install it with pip "
+            "install 'napari-microdl[plate]', or run in one process."
+        ) from error
+    with ExitStack() as stack:
+        yield Dask(client_of(place, stack))
+
+
+class _PlateRun:
+    def __init__(
+        self,
+        listing: Listing,
+        out: Path,
+        config: PipelineConfig,
+        dictionary: Path | None,
+        engine: Engine,
+    ) -> None:
+        self._listing, self._out, self._engine = listing, out, engine
+        self._fields = list(listing.fields)
+        self._applied = None if dictionary is None else ConceptDictionary.load(dictionary)
+        self._config = config if self._applied is None else config_of(self._applied, config)
+        if self._config.tokens.scaling != "image":
+            raise MicrodlError(
+                "Over a whole plate, intensities cannot be measured before its fields are shared "
+                "out; set the scaling of the tokens to 'image'."
+            )
+        if self._applied is None:
+            check_controls([field.source for field in listing.fields], self._config)
+        self._log: Log
+
+    def result(self, options: PlateOptions) -> dict[str, Any]:
+        """All of it; see `run_plate`."""
+        task = current_task()
+        with task.taking_notes() as notes:
+            with task.stage("fields"):
+                model, job = self._begin(options)
+            self._log = Log(self._out)
+            try:
+                n = len(self._listing.fields)
+                self._log.write("begin", fields=n, left_out=len(self._listing.left_out))
+                summary = self._go(job, model, options, notes)
+                self._log.write("end", **{k: v for k, v in summary.items() if k != "fields"})
+            except BaseException as error:
+                self._log.write("stopped", reason=str(error) or type(error).__name__)
+                raise
+            finally:
+                self._log.close()
+        return summary
+
+    def _begin(self, options: PlateOptions) -> tuple[ModelSpec, Job]:
+        """The model, and what is the same for all fields, after checking the folder."""
+        config, out = self._config, self._out
+        first = _first_field(self._listing)
+        channels = check_fields([first], config, fitting=False)
+        if self._engine.here:
+            model = model_of(config, channels).spec
+        else:
+            # Where this process runs there need not be a device.
+            here = config.replace(model=config.model.replace(device="cpu"))
+            model = load_model_of(here, channels).spec
+        if self._applied is not None:
+            self._applied.spec.check_model(model)
+        channels = named_channels(channels, config, model)
+        if note := channel_note(channels, config, model):
+            current_task().note(note)
+        # Settings that no dictionary can have are refused before anything is read.
+        DictionarySpec.of(model, config.tokens, config.units, tile_plan(model, config), channels)
+        begun = {
+            "version": __version__,
+            "settings": _decisive(config),
+            "channels": list(channels),
+            "weights": model.weights_sha256,
+            "dictionary": "" if self._applied is None else self._applied.fingerprint,
+            "most_samples": options.most_samples,
+            "most_position_fields": options.most_position_fields,
+        }
+        self._manifest = Manifest(out, begun)
+        if not (out / SETTINGS).exists():
+            write_config(config, out / SETTINGS)
+        decides = {k: v for k, v in begun.items() if not k.startswith("most_")}
+        settings: dict[str, Any] = decides["settings"]  # type: ignore[assignment]
+        decides["settings"] = {k: settings[k] for k in ("model", "tokens", "cells", "units")}
+        job = Job(out, config, channels, _digest(decides))
+        if self._applied is not None:
+            self._applied.save(out / DICTIONARY)
+            job = self._with_dictionary(job, self._applied, applied=True)
+        return model, job
+
+    def _with_dictionary(self, job: Job, dictionary: ConceptDictionary, *, applied: bool) -> Job:
+        return dataclasses.replace(
+            job,
+            dictionary=self._out / DICTIONARY,
+            fingerprint=dictionary.fingerprint,
+            applied=applied,
+        )
+
+    def _go(
+        self, job: Job, model: ModelSpec, options: PlateOptions, notes: list[str]
+    ) -> dict[str, Any]:
+        fields, task = self._fields, current_task()
+        dictionary, applied = self._applied, self._applied is not None
+        if dictionary is None:
+            job = self._with_places(job, options)
+            with task.stage("tokens"):
+                receipts = self._pass(read_vectors, "vectors", job, fields)
+            self._check(receipts)
+            dictionary = self._fitted(job, model, receipts, options)
+            job = self._with_dictionary(job, dictionary, applied=False)
+            if options.fit_only:
+                return self._summary(receipts, notes, [DICTIONARY])
+            known = {r.number for r in receipts if r.is_usable}
+            with task.stage("activations"):
+                usable = [item for item in fields if item.number in known]
+                coded = self._pass(encode_vectors, "codes", job, usable)
+            receipts = [r for r in receipts if not r.is_usable] + coded
+        else:
+            with task.stage("tokens"):
+                receipts = self._pass(apply_dictionary, "codes", job, fields)
+            self._check(receipts)
+        sizes = [r.pixel_size for r in receipts if r.is_usable]
+        if applied and (note := pixel_size_note(dictionary.pixel_size, sizes)):
+            task.note(note)
+        with task.stage("activations"):
+            metadata = self._listing.metadata()
+            activations = write_activations(job, dictionary, fields, metadata, receipts)
+            if not applied:
+                # Which concept to look for elsewhere is known only now.
+                dictionary.figures |= chosen_figures(activations)
+                dictionary.save(self._out / DICTIONARY)
+                dictionary.save(self._out / ACTIVATIONS / DICTIONARY)
+            profiles = well_profiles(job, dictionary, metadata, receipts)
+            files = write_profiles(self._out, activations, profiles, RANKING)
+        found = best_concepts(activations)
+        files = [DICTIONARY, f"{ACTIVATIONS}/", *files, RANKING]
+        return self._summary(receipts, notes, files, wells=len(profiles), found=found)
+
+    def _check(self, receipts: Sequence[Receipt]) -> None:
+        """Refuse what nothing can be made of."""
+        usable = [r for r in receipts if r.is_usable]
+        if not usable:
+            raise MicrodlError(f"No field could be read; of the first: {receipts[0].reason}")
+        sources = {item.number: item.source for item in self._fields}
+        empty = [not r.n_units for r in usable]
+        fitting = self._applied is None
+        check_empty([sources[r.number] for r in usable], empty, self._config, fitting=fitting)
+
+    # Parts --------------------------------------------------------------------------------------
+
+    def _with_places(self, job: Job, options: PlateOptions) -> Job:
+        """The job with a position component, measured on fields of all plates and conditions."""
+        if not self._config.tokens.remove_position:
+            return job
+        fields, path = self._fields, self._out / PLACES
+        sources = [item.source for item in fields]
+        seed = self._config.random_state
+        for number in draw_fields(sources, options.most_position_fields, seed):
+            fields[number] = dataclasses.replace(fields[number], sampled=True)
+        sample = [item for item in fields if item.sampled]
+        made_from = _digest([job.key, [item.stamp for item in sample]])
+        with_places = dataclasses.replace(job, places=path)
+        if self._manifest.is_made(PLACES, made_from):
+            return with_places
+        with current_task().stage("tokens"):
+            order = in_order(self._pass(sum_places, "places", job, sample))
+            position = fit_places(job, order) if order else None
+            if position is None:
+                return job
+            with self._manifest.making(PLACES, made_from):
+                write_places(path, position)
+                if self._config.units.pooled_by == "spread":
+                    measured = in_order(self._pass(sum_distances, "scales", with_places, sample))
+                    scales = fit_scales(with_places, measured)
+                    write_places(path, PositionComponent(position.offsets, position.basis, scales))
+        return with_places
+
+    def _fitted(
+        self, job: Job, model: ModelSpec, receipts: Sequence[Receipt], options: PlateOptions
+    ) -> ConceptDictionary:
+        """The dictionary of the run, fitted unless it is there."""
+        path, ordered = self._out / DICTIONARY, in_order(receipts)
+        made_from = _digest([job.key, sorted((r.number, r.digest) for r in ordered)])
+        if self._manifest.is_made(DICTIONARY, made_from):
+            return ConceptDictionary.load(path)
+        with self._manifest.making(DICTIONARY, made_from):
+            dictionary = self._fit(job, model, receipts, options)
+            dictionary.save(path)
+        return dictionary
+
+    def _fit(
+        self, job: Job, model: ModelSpec, receipts: Sequence[Receipt], options: PlateOptions
+    ) -> ConceptDictionary:
+        ordered, task = in_order(receipts), current_task()
+        fields = self._known(ordered)
+        with task.stage("whitening"):
+            whitening = fit_whitening_of(job, fields)
+        with task.stage("dictionary"):
+            dictionary = fit_dictionary(job, fields, model, whitening, options.most_samples)
+        dictionary.pixel_size = common_pixel_size([r.pixel_size for r in receipts if r.is_usable])
+        dictionary.provenance = {
+            "config": self._config.to_dict(),
+            "fields": self._described(ordered),
+            "packages": package_versions(),
+            "weights_source": model.source,
+            "weights_non_commercial": model.non_commercial,
+        }
+        last = dictionary.icfl.history_[-1]
+        dictionary.figures = {
+            "n_samples": sum(r.n_units for r in ordered),
+            "n_control_samples": sum(f.receipt.n_units for f in fields if f.is_control),
+            "r2": float(last.r2),
+            "steps": int(last.step),
+        }
+        return dictionary
+
+    def _known(self, ordered: Sequence[Receipt]) -> list[Known]:
+        metadata = self._listing.metadata()
+        wells = dict(zip(metadata.index.tolist(), well_names(metadata), strict=True))
+        controls = {item.number for item in self._listing.fields if item.source.is_control}
+        return [Known(r, str(wells[r.number]), r.number in controls) for r in ordered]
+
+    def _described(self, ordered: Sequence[Receipt]) -> list[dict[str, Any]]:
+        """Fields as the provenance of a dictionary lists them."""
+        sources = {item.number: item.source for item in self._fields}
+        found = []
+        for receipt in sorted(ordered, key=lambda r: r.number):
+            info = dataclasses.asdict(sources[receipt.number].info)
+            info["control"] = info.pop("is_control")
+            found.append({**info, "units": receipt.n_units})
+        return found
+
+    def _pass(self, work: Work, what: str, job: Job, items: Sequence[PlateField]) -> list[Receipt]:
+        """Work on every field, and tell how it goes."""
+        task, n, started = current_task(), len(items), time.monotonic()
+        message = _MESSAGES[what]
+        task.progress(0, n, message)
+        receipts: list[Receipt] = []
+        fresh = 0
+        for receipt in self._engine.work(work, job, items):
+            receipts.append(receipt)
+            fresh += receipt.fresh
+            told = {k: v for k, v in dataclasses.asdict(receipt).items() if k != "order"}
+            self._log.write("field", work=what, **told)
+            rate = fresh / max(time.monotonic() - started, 1e-9)
+            task.progress(len(receipts), n, f"{message}, {rate:.3g} fields a second")
+        return receipts
+
+    def _summary(
+        self,
+        receipts: Sequence[Receipt],
+        notes: Sequence[str],
+        files: Sequence[str],
+        *,
+        wells: int | None = None,
+        found: str = "",
+    ) -> dict[str, Any]:
+        """Write what a run has come to: nothing of when, so that runs can be compared."""
+        every = sorted([*self._listing.left_out, *receipts], key=lambda r: r.number)
+        summary: dict[str, Any] = {
+            "n_fields": len(every),
+            "n_done": sum(r.status == "done" for r in every),
+            "n_units": sum(r.n_units for r in every),
+            "n_wells": wells,
+            "not_imaged": named(every, "not imaged"),
+            "unreadable": named(every, "unreadable"),
+            "no_cells": named(every, "no cells"),
+            "best_concepts": found,
+            "notes": list(dict.fromkeys(notes)),
+            "files": list(files),
+        }
+        write_text(json.dumps(summary, indent=2) + "\n", self._out / SUMMARY)
+        return summary
+
+
+def sentences(summary: dict[str, Any], out: Path) -> list[str]:
+    """What a run has come to, for people.
+
+    Parameters
+    ----------
+    summary : dict
+        As `run_plate` returns it.
+    out : Path
+        Folder of the run.
+
+    Returns
+    -------
+    list of str
+    """
+    told = [f"Note: {note}" for note in summary["notes"]]
+    for status, words in _LEFT_OUT.items():
+        if found := summary[status]:
+            few = "; ".join(
+                ": ".join(filter(None, (f["name"], f.get("reason")))) for f in found[:_MOST_NAMES]
+            )
+            more = f"; and {len(found) - _MOST_NAMES:,} more" if found[_MOST_NAMES:] else ""
+            told.append(f"{counted(len(found), 'field')} {words}: {few}{more}.".replace("..", "."))
+    wells = "" if summary["n_wells"] is None else f" in {summary['n_wells']:,} wells"
+    told.append(
+        f"{summary['n_units']:,} units of {summary['n_done']:,} of {summary['n_fields']:,} fields"
+        f"{wells}: {', '.join(summary['files'])} and {SUMMARY} are in {out}."
+    )
+    return [*told, *([summary["best_concepts"]] if summary["best_concepts"] else [])]
+
+
+_LEFT_OUT = {
+    "not_imaged": "not imaged",
+    "unreadable": "unreadable",
+    "no_cells": "without cells",
+}
+_MESSAGES = {
+    "places": "Measuring what tokens owe to their place",
+    "scales": "Measuring how far tokens of a place lie apart",
+    "vectors": "Reading tokens",
+    "codes": "Finding concepts",
+}
+
+
+def _first_field(listing: Listing) -> Field:
+    """The first field that opens."""
+    reason = ""
+    for item in listing.fields[:_TRIED]:
+        try:
+            return item.open()
+        except (MicrodlError, OSError) as error:
+            reason = reason or str(error)
+    raise MicrodlError(f"None of the first fields can be opened; of the first: {reason}")
+
+
+def _decisive(config: PipelineConfig) -> dict[str, Any]:
+    """Settings that decide what comes of a run."""
+    values = config.to_dict()
+    values.pop("cache")
+    for group, names in _HOW.items():
+        values[group] = {k: v for k, v in values[group].items() if k not in names}
+    return values
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

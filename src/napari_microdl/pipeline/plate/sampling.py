@@ -1,0 +1,101 @@
+"""Which fields and which units of a plate are looked at where not all can be: drawn by a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_microdl.fields.field import FieldInfo
+
+
+def draw_fields(fields: Sequence[FieldInfo], most: int, seed: int) -> list[int]:
+    """Fields of every plate and condition, as alike in number as they allow.
+
+    Parameters
+    ----------
+    fields : sequence of FieldInfo
+        All fields.
+    most : int
+        How many are drawn; all where there are no more.
+    seed : int
+        Of the drawing.
+
+    Returns
+    -------
+    list of int
+        Their places in `fields`, ascending.
+    """
+    if len(fields) <= most:
+        return list(range(len(fields)))
+    strata: dict[tuple[str, str, bool], list[int]] = {}
+    for number, field in enumerate(fields):
+        strata.setdefault((field.plate, field.condition, field.is_control), []).append(number)
+    names = sorted(strata)
+    quotas = fair_quotas([len(strata[name]) for name in names], most)
+    drawn: list[int] = []
+    for name, quota in zip(names, quotas.tolist(), strict=True):
+        drawn += _generator(seed, *map(str, name)).permutation(strata[name])[:quota].tolist()
+    return sorted(drawn)
+
+
+def draw_units(
+    counts: Sequence[int], wells: Sequence[str], most: int, seed: int
+) -> list[NDArray[np.int64]]:
+    """Units of every well, as alike in number as they allow.
+
+    Parameters
+    ----------
+    counts : sequence of int
+        Units of every field.
+    wells : sequence of str
+        Well of every field, plate first.
+    most : int
+        How many units are drawn; all where there are no more.
+    seed : int
+        Of the drawing.
+
+    Returns
+    -------
+    list of ndarray of int
+        Rows of the units of each field, ascending.
+    """
+    rows: list[NDArray[np.int64]] = [np.arange(n, dtype=np.int64) for n in counts]
+    if sum(counts) <= most:
+        return rows
+    members: dict[str, list[int]] = {}
+    for number, well in enumerate(wells):
+        members.setdefault(well, []).append(number)
+    names = sorted(members)
+    totals = [sum(counts[number] for number in members[name]) for name in names]
+    for name, total, quota in zip(names, totals, fair_quotas(totals, most).tolist(), strict=True):
+        drawn = np.sort(_generator(seed, name).permutation(total)[:quota])
+        start = 0
+        for number in members[name]:
+            here = drawn[(drawn >= start) & (drawn < start + counts[number])]
+            rows[number], start = here - start, start + counts[number]
+    return rows
+
+
+def fair_quotas(sizes: Sequence[int], most: int) -> NDArray[np.int64]:
+    """How many of each group, so that none gives more than another that has as many.
+
+    Examples
+    --------
+    >>> fair_quotas([10, 2, 10], 12).tolist()
+    [5, 2, 5]
+    """
+    quotas, left = np.zeros(len(sizes), np.int64), most
+    order = np.argsort(sizes, kind="stable")
+    for place, group in enumerate(order):
+        quotas[group] = min(sizes[group], left // (len(order) - place))
+        left -= int(quotas[group])
+    return quotas
+
+
+def _generator(seed: int, *names: str) -> np.random.Generator:
+    """Of its own for every group, so that one does not depend on the others."""
+    digest = hashlib.sha256("\n".join(names).encode()).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])

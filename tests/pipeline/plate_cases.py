@@ -1,0 +1,101 @@
+"""Small plates in files, and work on them that a test can see or that ends its process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import tifffile
+
+from napari_microdl.core.config import PipelineConfig, write_config
+from napari_microdl.fields.samples import transfluor
+from napari_microdl.pipeline.plate.listing import PlateField, Receipt
+from napari_microdl.pipeline.plate.work import Job, read_vectors
+from pipeline.small_run import small
+
+# All that a run leaves but its log, its lock and when files were written.
+NOT_RESULTS = ("log.jsonl", ".lock")
+
+
+def write_table(folder: Path, copies: int = 1, edge: int = 125) -> Path:
+    """A table of corners of the sample, each well with as many different sites."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for copy in range(copies):
+        for field in transfluor():
+            name = f"{field.well}_s{copy + 1}"
+            begin = 60 * copy
+            plane = field.data[0, begin : begin + edge, begin : begin + edge + 5]
+            tifffile.imwrite(folder / f"{name}.tif", plane)
+            known = field.to_metadata() | {"Metadata_Field": name, "Metadata_Site": copy + 1}
+            known |= {"Metadata_Plate": "P1", "Metadata_dose": 0 if field.is_control else 5}
+            rows.append({**known, "FileName_GFP": f"{name}.tif"})
+    pd.DataFrame(rows).to_csv(folder / "fields.csv", index=False)
+    return folder / "fields.csv"
+
+
+def settings_file(folder: Path, config: PipelineConfig | None = None) -> Path:
+    write_config(config or small(), folder / "settings.json")
+    return folder / "settings.json"
+
+
+def command(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    """The command line in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "napari_microdl.cli", "plate", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    """Every result of a run."""
+    files = (p for p in sorted(folder.rglob("*")) if p.is_file() and p.name not in NOT_RESULTS)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in files}
+
+
+def spoil(table: Path, *, unreadable: str, odd: str, missing: str, blank: str) -> None:
+    """Make fields that cannot be used, each in its own way."""
+    folder = table.parent
+    (folder / f"{unreadable}.tif").write_bytes(b"II*\0 and nothing more")
+    tifffile.imwrite(folder / f"{odd}.tif", np.zeros((3, 2, 40, 40), np.uint16))
+    (folder / f"{missing}.tif").unlink()
+    tifffile.imwrite(folder / f"{blank}.tif", np.full((125, 130), 7, np.uint8) + speckle())
+
+
+def speckle() -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Noise of a camera, in which there is no cell."""
+    return np.random.default_rng(0).integers(0, 3, (125, 130)).astype(np.uint8)
+
+
+def fatal_work(job: Job, item: PlateField) -> Receipt:
+    """Work that one of the fields ends its process by, as a damaged file can."""
+    if item.number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Receipt(item.number, item.source.name, "done", n_units=os.getpid())
+
+
+def ending_work(job: Job, item: PlateField) -> Receipt:
+    """Work during which a worker is killed once, as by a person or an overfull machine."""
+    mark = job.folder / "killed"
+    if item.number == 3 and not mark.exists():
+        mark.write_text(str(os.getpid()))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_vectors(job, item)

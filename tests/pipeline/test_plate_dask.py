@@ -1,0 +1,94 @@
+"""Fields on the workers of a cluster: real processes on this machine."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("distributed", reason="plates on several processes need distributed")
+
+from core.refusals import refusal
+from napari_microdl.pipeline.plate import run as plate_run
+from napari_microdl.pipeline.plate.dask_engine import Dask, cluster_of, device_of_worker
+from napari_microdl.pipeline.plate.engine import Place
+from napari_microdl.pipeline.plate.listing import list_fields
+from napari_microdl.pipeline.plate.run import run_plate
+from napari_microdl.pipeline.plate.work import Job
+from pipeline.plate_cases import content_of, ending_work, fatal_work, log_of, write_table
+from pipeline.small_run import small
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    return write_table(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Dask]:
+    with Place(workers=2).engine() as started:
+        assert isinstance(started, Dask)
+        yield started
+
+
+def test_a_field_that_ends_its_worker_is_left_out_and_no_other(table, engine, tmp_path):
+    job = Job(tmp_path, small(), ("GFP",), "key")
+    receipts = list(engine.work(fatal_work, job, list_fields(table).fields))
+    assert sorted(r.number for r in receipts) == list(range(8))
+    by_status = {r.number: r for r in receipts if r.status != "done"}
+    assert list(by_status) == [2]
+    assert by_status[2].status == "unreadable"
+    assert "it ended 2 workers" in by_status[2].reason
+    # They were shared out.
+    assert len({r.n_units for r in receipts if r.status == "done"}) >= 2
+
+
+def test_a_run_whose_worker_is_killed_ends_as_one_in_this_process(
+    table, engine, tmp_path, monkeypatch
+):
+    run_plate(list_fields(table), tmp_path / "here", small())
+    monkeypatch.setattr(plate_run, "read_vectors", ending_work)
+    out = tmp_path / "there"
+    run_plate(list_fields(table), out, small(), place=Place(scheduler=engine.address))
+    assert (out / "killed").exists()
+    (out / "killed").unlink()
+    assert content_of(out) == content_of(tmp_path / "here")
+    assert {e["work"] for e in log_of(out) if e["event"] == "field"} == {
+        "places", "scales", "vectors", "codes",
+    }  # fmt: skip
+
+
+def test_a_scheduler_that_is_not_there_is_said(table, tmp_path):
+    place = Place(scheduler="tcp://127.0.0.1:9", seconds=0.5)
+    assert "cannot be reached" in refusal(
+        lambda: run_plate(list_fields(table), tmp_path / "out", small(), place=place)
+    )
+
+
+def test_a_cluster_is_described_by_a_file(tmp_path):
+    pytest.importorskip("dask_jobqueue", reason="batch systems need dask-jobqueue")
+    described = tmp_path / "slurm.yaml"
+    described.write_text(
+        "class: SLURMCluster\nworkers: 0\ncores: 1\nmemory: 8GB\nwalltime: '02:00:00'\n"
+        "queue: gpu\njob_extra_directives: ['--gres=gpu:1']\n",
+        encoding="utf-8",
+    )
+    assert "how many workers" in refusal(cluster_of, described)
+    described.write_text(described.read_text().replace("workers: 0", "workers: 3"))
+    with cluster_of(described, scale=False) as cluster:
+        script = cluster.job_script()
+    for line in ("-p gpu", "-t 02:00:00", "--mem=8G", "--gres=gpu:1"):
+        assert f"#SBATCH {line}" in script
+    assert sys.executable in script
+    described.write_text("class: Popen\nworkers: 1\n")
+    assert "use one of dask_jobqueue" in refusal(cluster_of, described)
+
+
+@pytest.mark.parametrize(
+    ("name", "visible", "device"),
+    [(0, "4,5", "4"), (3, "4,5", "5"), (0, "4", None), (1, None, None), ("tcp://x", "4,5", None)],
+)
+def test_a_worker_has_one_of_the_visible_devices(name, visible, device):
+    assert device_of_worker(name, visible) == device
