@@ -15,7 +15,7 @@ from napari_microdl.pipeline.plate import run as plate_run
 from napari_microdl.pipeline.plate.dask_engine import Dask, cluster_of, device_of_worker
 from napari_microdl.pipeline.plate.engine import Place
 from napari_microdl.pipeline.plate.listing import list_fields
-from napari_microdl.pipeline.plate.run import run_plate
+from napari_microdl.pipeline.plate.run import engine_at, run_plate
 from napari_microdl.pipeline.plate.work import Job
 from pipeline.plate_cases import content_of, ending_work, fatal_work, log_of, write_table
 from pipeline.small_run import small
@@ -28,7 +28,7 @@ def table(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Dask]:
-    with Place(workers=2).engine() as started:
+    with engine_at(Place(workers=2)) as started:
         assert isinstance(started, Dask)
         yield started
 

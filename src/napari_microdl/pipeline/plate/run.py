@@ -138,14 +138,29 @@ def run_plate(
         holds a run that was begun otherwise.
     """
     out = out.absolute()
-    with sole_driver(out), _engine_at(place or Place()) as engine:
+    with sole_driver(out), engine_at(place or Place()) as engine:
         run = _PlateRun(listing, out, config or PipelineConfig(), dictionary, engine)
         return run.result(options or PlateOptions())
 
 
 @contextmanager
-def _engine_at(place: Place) -> Iterator[Engine]:
-    """Start what works on fields, and end it."""
+def engine_at(place: Place) -> Iterator[Engine]:
+    """Start what works on fields, and end it.
+
+    Parameters
+    ----------
+    place : Place
+        Where they are to be worked on.
+
+    Yields
+    ------
+    Engine
+
+    Raises
+    ------
+    MicrodlError
+        If more than one place is named, a package is missing, or nobody can be reached.
+    """
     if sum(v is not None for v in (place.workers, place.scheduler, place.cluster)) > 1:
         raise MicrodlError("Choose one of workers, scheduler and cluster.")
     if place.workers is None and place.scheduler is None and place.cluster is None:
