@@ -8,15 +8,18 @@ from importlib import import_module
 from threading import Thread
 from typing import Any
 
-from qtpy.QtCore import QEventLoop, Qt, QThread
+from qtpy.QtCore import QEventLoop, Qt, QThread, QTimer
 from qtpy.QtWidgets import QApplication
 
 _MODULE_OF = {
     "ConceptExplorer": "napari_microdl.gui.explorer.dock",
     "ConceptWorkflow": "napari_microdl.gui.workflow.dock",
 }
-# What a run shows at its end: imported once the first dock is there.
+# What takes seconds to import, of a core that knows no Qt: with Qt the window would wait for it.
+_HEAVY = ("dask.array", "napari_microdl.concepts.activations", "napari_microdl.report")
+# What a run shows at its end, imported once the first dock is there and drawn.
 _LATER = ("matplotlib.backends.backend_qtagg", _MODULE_OF["ConceptExplorer"])
+_MILLISECONDS_UNTIL_LATER = 1000
 
 
 def _import_all(names: Iterable[str]) -> None:
@@ -29,20 +32,13 @@ def _import_all(names: Iterable[str]) -> None:
 
 
 class _Importing(QThread):
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
     def run(self) -> None:
-        _import_all([self._name])
+        _import_all(_HEAVY)
 
 
-def _import_in_background(name: str) -> None:
-    """Import a dock in a thread, for seconds; the window is drawn meanwhile, clicks wait."""
-    app = QApplication.instance()
-    if not isinstance(app, QApplication) or name in sys.modules:
-        return
-    loop, thread = QEventLoop(), _Importing(name)
+def _import_in_background(app: QApplication) -> None:
+    """Import what the docks need in a thread; the window is drawn meanwhile, clicks wait."""
+    loop, thread = QEventLoop(), _Importing()
     thread.finished.connect(loop.quit)
     app.setOverrideCursor(Qt.CursorShape.BusyCursor)
     thread.start()
@@ -51,12 +47,18 @@ def _import_in_background(name: str) -> None:
     app.restoreOverrideCursor()
 
 
+def _import_later() -> None:
+    Thread(target=_import_all, args=[_LATER], name="microdl-imports").start()
+
+
 def __getattr__(name: str) -> Any:
     """A dock's class, when napari asks for it."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _import_in_background(_MODULE_OF[name])
-    dock = getattr(import_module(_MODULE_OF[name]), name)
-    if any(later not in sys.modules for later in _LATER):
-        Thread(target=_import_all, args=[_LATER], name="microdl-imports").start()
-    return dock
+    app = QApplication.instance()
+    if isinstance(app, QApplication):
+        if any(heavy not in sys.modules for heavy in _HEAVY):
+            _import_in_background(app)
+        if any(later not in sys.modules for later in _LATER):
+            QTimer.singleShot(_MILLISECONDS_UNTIL_LATER, _import_later)
+    return getattr(import_module(_MODULE_OF[name]), name)
