@@ -67,6 +67,14 @@ Figures = Annotated[
         help="Also write a figure of one page (PDF) for each of the N most telling concepts.",
     ),
 ]
+Metadata = Annotated[
+    Path | None,
+    Option(
+        metavar="FILE",
+        help="Plate maps or conditions of wells: barcode_platemap.csv, a plate map, or a table "
+        "with well, or row and column. A barcode_platemap.csv that lies there is found.",
+    ),
+]
 
 app = Typer(
     help="Concepts in microscopy images, by dictionary learning on model tokens.",
@@ -285,14 +293,7 @@ def manifest(
         str,
         Option(help="Which plane of a stack of files stands for it: middle, all or a number."),
     ] = "middle",
-    metadata: Annotated[
-        Path | None,
-        Option(
-            metavar="FILE",
-            help="Plate maps or conditions of wells: barcode_platemap.csv, a plate map, or a table "
-            "with well, or row and column. A barcode_platemap.csv that lies there is found.",
-        ),
-    ] = None,
+    metadata: Metadata = None,
     config_file: SettingsFile = None,
     check: Annotated[
         bool,
@@ -375,15 +376,23 @@ DryRun = Annotated[
     Option("--dry-run", help="Only say how many fields there are, and what they will take."),
 ]
 _MOST_SAMPLES = 100_000
+Source = Annotated[
+    Path,
+    Argument(
+        help="A table of image files (CSV, TSV or Parquet), an OME-Zarr plate, an index of "
+        "Harmony, or a folder of images."
+    ),
+]
 
 
-@plates.command("run", short_help="From a table of image files to profiles of wells.")
+@plates.command("run", short_help="From images to profiles of wells.")
 def plate_run(
-    table: Table,
+    source: Source,
     *,
     out: Out,
     config_file: SettingsFile = None,
     controls: Controls = None,
+    metadata: Metadata = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     cluster: ClusterFile = None,
@@ -392,16 +401,19 @@ def plate_run(
 ) -> None:
     """Fit a dictionary on a plate, and find its concepts in all cells of it."""
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
-    _plate(table, out, config_file, controls, place, dry_run=dry_run, most_samples=samples)
+    _plate(
+        source, out, config_file, controls, metadata, place, dry_run=dry_run, most_samples=samples
+    )
 
 
 @plates.command("fit", short_help="The same up to the dictionary; run goes on from there.")
 def plate_fit(
-    table: Table,
+    source: Source,
     *,
     out: Out,
     config_file: SettingsFile = None,
     controls: Controls = None,
+    metadata: Metadata = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     cluster: ClusterFile = None,
@@ -411,7 +423,7 @@ def plate_fit(
     """Fit a dictionary on a plate, and leave its codes for later."""
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
-        table, out, config_file, controls, place,
+        source, out, config_file, controls, metadata, place,
         dry_run=dry_run, most_samples=samples, fit_only=True,
     )  # fmt: skip
 
@@ -419,11 +431,12 @@ def plate_fit(
 @plates.command("apply", short_help="Apply a dictionary to a plate.")
 def plate_apply(
     dictionary: DictionaryFile,
-    table: Table,
+    source: Source,
     *,
     out: Out,
     config_file: SettingsFile = None,
     controls: Controls = None,
+    metadata: Metadata = None,
     workers: Workers = None,
     scheduler: Scheduler = None,
     cluster: ClusterFile = None,
@@ -431,7 +444,7 @@ def plate_apply(
 ) -> None:
     """Find the concepts of a dictionary in all cells of a plate."""
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
-    _plate(table, out, config_file, controls, place, dictionary, dry_run=dry_run)
+    _plate(source, out, config_file, controls, metadata, place, dictionary, dry_run=dry_run)
 
 
 @plates.command("evaluate", short_help="Measure the concepts of a plate run.")
@@ -480,10 +493,11 @@ def plate_evaluate(
 
 
 def _plate(
-    table: Path,
+    source: Path,
     out: Path,
     config_file: Path | None,
     controls: str | None,
+    metadata: Path | None,
     place: dict[str, Any],
     dictionary: Path | None = None,
     *,
@@ -499,7 +513,7 @@ def _plate(
 
     config = _settings(config_file)
     applied = None if dictionary is None else ConceptDictionary.load(dictionary)
-    listing = list_fields(table, controls, config.images)
+    listing = list_fields(source, controls, config.images, metadata)
     if dry_run:
         with _followed():
             told = outlook(listing, config, applied)

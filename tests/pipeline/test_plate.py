@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from core.refusals import refusal
 from napari_microdl.cli import main
@@ -347,3 +348,38 @@ def test_pycytominer_takes_the_profiles_as_they_are(plate):
     assert 0 < sum(c.startswith("Cells_") for c in chosen) < len(features)
     agreed = pycytominer.consensus(chosen, replicate_columns=strata, features="infer")
     assert set(agreed["Metadata_condition"]) == {"diffuse", "puncta"}
+
+
+def test_an_ome_zarr_plate_gives_the_profiles_of_its_files(table, plate, tmp_path):
+    """The same wells in files and, written by a library of others, in an OME-Zarr plate."""
+    ngio = pytest.importorskip("ngio")
+    pytest.importorskip("yaozarrs")
+    wells = pd.read_csv(table)
+    places = [
+        ngio.ImageInWellPath(row=well[0], column=well[1:], path="1")
+        for well in wells["Metadata_Well"]
+    ]
+    path = tmp_path / "P1.zarr"
+    written = ngio.create_empty_plate(path, name="P1", images=places)
+    for image, file in zip(places, wells["FileName_GFP"], strict=True):
+        ngio.create_ome_zarr_from_array(
+            written.get_image_store(image.row, image.column, image.path),
+            tifffile.imread(table.parent / file)[None],
+            pixelsize=1.0,
+            axes_names=("c", "y", "x"),
+            channels_meta=["GFP"],
+            levels=1,
+            overwrite=True,
+        )
+    conditions = tmp_path / "conditions.csv"
+    wells[["Metadata_Well", "Metadata_condition", "Metadata_control"]].to_csv(
+        conditions, index=False
+    )
+    out = tmp_path / "out"
+    arguments = [str(path), "--out", str(out), "--metadata", str(conditions), "--config"]
+    assert main(["plate", "run", *arguments, str(settings_file(tmp_path))]) == 0
+    found, known = (pd.read_csv(folder / "wells.csv") for folder in (out, plate))
+    features = [name for name in known.columns if not name.startswith("Metadata")]
+    assert list(found["Metadata_Well"]) == list(known["Metadata_Well"])
+    assert list(found["Metadata_condition"]) == list(known["Metadata_condition"])
+    np.testing.assert_allclose(found[features], known[features], rtol=1e-5, atol=1e-7)

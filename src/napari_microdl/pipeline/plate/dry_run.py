@@ -65,7 +65,8 @@ def outlook(
     told = [
         f"{n:,} fields are there, {sum(s.is_control for s in sources):,} of them controls, with "
         f"{opened[0].shape[0]} x {opened[0].shape[1]} pixels and the channels "
-        f"{', '.join(channels)}."
+        f"{', '.join(channels)}.",
+        *listing.notes,
     ]
     if left_out:
         first = left_out[0]

@@ -13,7 +13,6 @@ import pandas as pd
 
 from napari_microdl.core.config import ImagesConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.named_files import NamedFiles
 from napari_microdl.fields.sources import find_source
@@ -125,11 +124,14 @@ class Listing:
     columns : DataFrame, optional
         Every ``Metadata_*`` that is known of `fields`, in their order; where not given, what each
         of them says itself.
+    notes : tuple of str
+        How they were understood.
     """
 
     fields: list[PlateField]
     left_out: list[Receipt]
     columns: pd.DataFrame | None = None
+    notes: tuple[str, ...] = ()
 
     def metadata(self) -> pd.DataFrame:
         """What is known of the fields that are there.
@@ -146,7 +148,10 @@ class Listing:
 
 
 def list_fields(
-    place: str | Path, controls: str | None = None, images: ImagesConfig | None = None
+    place: str | Path,
+    controls: str | None = None,
+    images: ImagesConfig | None = None,
+    metadata: str | Path | None = None,
 ) -> Listing:
     """The fields of a table, plate or folder, none of which is opened.
 
@@ -158,6 +163,8 @@ def list_fields(
         Query that picks the control fields; the marks that are there where not given.
     images : ImagesConfig, optional
         How images are read; the defaults where not given.
+    metadata : str or Path, optional
+        What is known of the wells, as `find_source` takes it.
 
     Returns
     -------
@@ -168,9 +175,7 @@ def list_fields(
     MicrodlError
         If the place or the query cannot be used, or no field of it is there.
     """
-    found = find_source(place, images)
-    for note in found.notes:
-        current_task().note(note)
+    found = find_source(place, images, metadata=metadata)
     sources = list(found.fields)
     left_out = [
         Receipt(number, left.field or left.path.name, left.kind, reason=left.reason, fresh=False)
@@ -184,7 +189,7 @@ def list_fields(
     if controls is not None:
         sources = mark_controls(sources, controls)
     fields = [PlateField(number, source) for number, source in enumerate(sources)]
-    return Listing(fields, left_out, found.metadata)
+    return Listing(fields, left_out, found.metadata, found.notes)
 
 
 def left_out_of(field: PlateField, status: Status, reason: str, seconds: float = 0.0) -> Receipt:

@@ -206,6 +206,7 @@ class _PlateRun:
         """All of it; see `run_plate`."""
         task = current_task()
         with task.taking_notes() as notes:
+            notes += self._listing.notes
             with task.stage("fields"):
                 model, job = self._begin(options)
             self._log = Log(self._out)
