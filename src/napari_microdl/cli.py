@@ -260,7 +260,7 @@ def evaluate(
     fields = table_fields(table, controls, config.images)
     check_labels(fields, table, labels, *([] if batches == AUTOMATIC else [batches]))
     # The evaluation tells what was found.
-    result = _run(fields, out, config, dictionary, told=False)
+    result = _run(fields, out, config, dictionary, announce=False)
     add_columns(result.activations.units, table)
     with _followed():
         report = evaluate_run(result, fields, out, choices)
@@ -516,8 +516,8 @@ def _plate(
     listing = list_fields(source, controls, config.images, metadata)
     if dry_run:
         with _followed():
-            told = outlook(listing, config, applied)
-        print(told)
+            text = outlook(listing, config, applied)
+        print(text)
         return
     # Before any of the weights are fetched.
     print(_terms(config, applied), file=sys.stderr, flush=True)
@@ -563,7 +563,7 @@ def _run(
     dictionary_file: Path | None = None,
     *,
     n_refits: int | None = None,
-    told: bool = True,
+    announce: bool = True,
 ) -> PipelineResult:
     """Fit or apply a dictionary, write what comes of it and say so."""
     from napari_microdl.concepts.dictionary import ConceptDictionary
@@ -587,7 +587,7 @@ def _run(
         f"{len(activations.units)} {result.config.units.kind}s, {activations.n_concepts} concepts: "
         f"the tables, the dictionary and the report are in {out}."
     )
-    if told:
+    if announce:
         print(f"{finding.sentence()}\n{best_concepts(activations)}")
     return result
 

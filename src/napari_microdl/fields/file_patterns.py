@@ -163,10 +163,10 @@ def is_control(condition: str) -> bool:
     "DMSO", "untreated cells" and "wild type" are; "mockingbird", "positive control" and "taxol in
     DMSO" are not.
     """
-    words = condition.casefold()
-    found = re.search(_NOT_LETTERS.format(f"({_CONTROL})"), words)
+    text = condition.casefold()
+    found = re.search(_NOT_LETTERS.format(f"({_CONTROL})"), text)
     return found is not None and not re.search(
-        rf"\+|{_NOT_LETTERS.format(f'({_OTHER})')}(?![\W_]?targeting)", words
+        rf"\+|{_NOT_LETTERS.format(f'({_OTHER})')}(?![\W_]?targeting)", text
     )
 
 

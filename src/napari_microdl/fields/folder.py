@@ -242,7 +242,7 @@ def fields_of_table(
     path = Path(path)
     table = read_file_table(path, metadata)
     rows = table_rows(table, path, images)
-    kept = [number for number, row in enumerate(rows) if isinstance(row, NamedFiles)]
+    chosen = [number for number, row in enumerate(rows) if isinstance(row, NamedFiles)]
     columns = [name for name in table.columns if str(name).startswith(PREFIX)]
     return FoundFields(
         marked_controls(row for row in rows if isinstance(row, NamedFiles)),
@@ -256,7 +256,7 @@ def fields_of_table(
             for number, row in enumerate(rows, start=1)
             if isinstance(row, WrongRow)
         ),
-        table[columns].iloc[kept].reset_index(drop=True) if columns else None,
+        table[columns].iloc[chosen].reset_index(drop=True) if columns else None,
     )
 
 
@@ -308,9 +308,9 @@ def find_fields(
     read = dict(zip(listing.images, pattern.read(listing.images), strict=True))
     left_out = list(listing.left_out)
     left_out += [
-        LeftOut(f, "not named as the pattern says") for f, said in read.items() if not said
+        LeftOut(f, "not named as the pattern says") for f, details in read.items() if not details
     ]
-    found = {file: _with_steps(file, said) for file, said in read.items() if said}
+    found = {file: _with_steps(file, details) for file, details in read.items() if details}
     found = _with_folders(_with_conditions(found))
     fields = group_files(found, plane, left_out, listing.labels)
     return FoundFields(_unnamed_where_several(marked_controls(fields)), tuple(left_out))
@@ -345,19 +345,19 @@ def group_files(
     cells = _match_labels(labels, groups, left_out)
     fields = []
     for name, files in groups.items():
-        said = found[next(iter(files.values()))]
+        details = found[next(iter(files.values()))]
         fields.append(
             NamedFiles(
                 name=name,
                 files=tuple(files.values()),
                 channel_names=tuple(filter(None, files)),
                 labels=cells.get(name),
-                condition=said.get("condition", ""),
-                well=said.get("well", ""),
-                site=said.get("site", ""),
-                plate=said.get("plate", ""),
-                z=said.get("z", ""),
-                time=said.get("time", ""),
+                condition=details.get("condition", ""),
+                well=details.get("well", ""),
+                site=details.get("site", ""),
+                plate=details.get("plate", ""),
+                z=details.get("z", ""),
+                time=details.get("time", ""),
             )
         )
     return fields
@@ -387,47 +387,47 @@ def marked_controls(fields: Iterable[NamedFiles]) -> tuple[NamedFiles, ...]:
     )
 
 
-def _with_steps(file: Path, said: Mapping[str, str]) -> dict[str, str]:
+def _with_steps(file: Path, details: Mapping[str, str]) -> dict[str, str]:
     """What a name says, with time and plane from the folders, and its well as others write it."""
-    said = {part: value.strip() for part, value in said.items() if value.strip()}
+    details = {part: value.strip() for part, value in details.items() if value.strip()}
     for folder in file.parent.parts:
         if match := _STEP.fullmatch(folder):
-            said.setdefault(
+            details.setdefault(
                 "time" if match["what"].lower() == "timepoint" else "z", match["number"]
             )
-    if "well" in said:
-        said["well"] = normal_well(said["well"])
-    return said
+    if "well" in details:
+        details["well"] = normal_well(details["well"])
+    return details
 
 
 def _with_conditions(found: dict[Path, dict[str, str]]) -> dict[Path, dict[str, str]]:
     """Where no name tells a condition but a folder is called like controls, folders are some."""
     folders = {file: _plain_folder(file)[-1:] for file in found}
-    known = any(said.get("condition") for said in found.values())
+    known = any(details.get("condition") for details in found.values())
     if known or len(set(folders.values())) < 2 or not any(is_control(*f) for f in folders.values()):
         return found
-    return {file: {**said, "condition": folders[file][0]} for file, said in found.items()}
+    return {file: {**details, "condition": folders[file][0]} for file, details in found.items()}
 
 
 def _with_folders(found: dict[Path, dict[str, str]]) -> dict[Path, dict[str, str]]:
     """Tell same-named files of several folders apart by what differs in the folders."""
     folders_of: dict[tuple[Any, ...], set[tuple[str, ...]]] = defaultdict(set)
-    for file, said in found.items():
-        folders_of[tuple(sorted(said.items()))].add(_plain_folder(file))
+    for file, details in found.items():
+        folders_of[tuple(sorted(details.items()))].add(_plain_folder(file))
     if all(len(folders) == 1 for folders in folders_of.values()):
         return found
     names = differing({_plain_folder(file) for file in found})
-    told = {}
-    for file, said in found.items():
+    result = {}
+    for file, details in found.items():
         folder = names[_plain_folder(file)]
-        if "well" in said and "plate" not in said:
-            said = {**said, "plate": folder}
+        if "well" in details and "plate" not in details:
+            details = {**details, "plate": folder}
         else:
             # A plate that is in several folders keeps its name as the first part of theirs.
-            part = "plate" if "well" in said else "field"
-            said = {**said, part: "_".join(filter(None, (folder, said.get(part, ""))))}
-        told[file] = said
-    return told
+            part = "plate" if "well" in details else "field"
+            details = {**details, part: "_".join(filter(None, (folder, details.get(part, ""))))}
+        result[file] = details
+    return result
 
 
 def _plain_folder(file: Path) -> tuple[str, ...]:
@@ -441,10 +441,10 @@ def _names(found: Mapping[Path, Mapping[str, str]], *, with_z: bool) -> dict[Pat
     same |= set() if with_z else {"z"}
     names = {}
     conditions: dict[str, set[str]] = defaultdict(set)
-    for file, said in found.items():
-        name = field_name({part: value for part, value in said.items() if part not in same})
-        names[file] = name or said.get("plate", "")
-        conditions[names[file]].add(said.get("condition", ""))
+    for file, details in found.items():
+        name = field_name({part: value for part, value in details.items() if part not in same})
+        names[file] = name or details.get("plate", "")
+        conditions[names[file]].add(details.get("condition", ""))
     for file, name in names.items():
         if len(conditions[name]) > 1 or not name:
             parts = (found[file].get("condition", ""), name)
@@ -460,21 +460,21 @@ def _one_plane(
         return found
     names = _names(found, with_z=False)
     planes: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for file, said in found.items():
-        planes[names[file], said.get("channel", "")].add(said.get("z", ""))
+    for file, details in found.items():
+        planes[names[file], details.get("channel", "")].add(details.get("z", ""))
     wanted = {}
     for key, there in planes.items():
         in_order = sorted(there, key=_counting)
         wanted[key] = in_order[len(in_order) // 2]
         if plane != _MIDDLE:
             wanted[key] = next((z for z in in_order if _number(z) == plane), "")
-    kept: dict[Path, dict[str, str]] = {}
-    for file, said in found.items():
-        if said.get("z", "") == wanted[names[file], said.get("channel", "")]:
-            kept[file] = said
+    chosen: dict[Path, dict[str, str]] = {}
+    for file, details in found.items():
+        if details.get("z", "") == wanted[names[file], details.get("channel", "")]:
+            chosen[file] = details
         else:
             left_out.append(LeftOut(file, "another z plane than the one taken"))
-    return kept
+    return chosen
 
 
 def _number(text: str) -> str:
@@ -487,9 +487,9 @@ def _group(
     """Files of every field, by channel."""
     names = _names(found, with_z=plane == "all")
     groups: dict[str, dict[str, Path]] = {}
-    for file, said in found.items():
+    for file, details in found.items():
         files = groups.setdefault(names[file], {})
-        channel = said.get("channel", "")
+        channel = details.get("channel", "")
         if channel in files:
             left_out.append(LeftOut(file, "a second file of a field and channel"))
         else:

@@ -81,11 +81,11 @@ def find_indexed(
     left_out: list[LeftOut] = []
     for image in index.images:
         current_task().check()
-        said = _said(image, names, plate, path)
+        details = _details(image, names, plate, path)
         # What comes in from elsewhere must not lead out of the folder.
         url = Path(unquote(image["URL"]).replace("\\", "/"))
         file = there.get(url.name, path.parent / url.name)
-        name = f"{said['well']}_{said['site']}"
+        name = f"{details['well']}_{details['site']}"
         sizes[file] = _pixel_size({**index.channels.get(image.get("ChannelID", ""), {}), **image})
         if url.name not in there:
             left_out.append(LeftOut(file, f"in '{path.name}' but not there", "not imaged", name))
@@ -93,19 +93,19 @@ def find_indexed(
             reason = f"'{path.name}' calls its state {image['State']}"
             left_out.append(LeftOut(file, reason, "unreadable", name))
         else:
-            found[file] = said
+            found[file] = details
     # A time point that all images have is no news, nor is a single plane.
     for part in ("time", "z"):
-        if len({said[part] for said in found.values()}) < 2:
-            for said in found.values():
-                said.pop(part)
+        if len({details[part] for details in found.values()}) < 2:
+            for details in found.values():
+                details.pop(part)
     grouped: list[LeftOut] = []
     fields = [_with_size(f, sizes) for f in group_files(found, plane, grouped)]
     # A field that lacks a channel was not imaged as a whole.
     for left in grouped:
-        said = found.get(Path(str(left.path)), {})
+        details = found.get(Path(str(left.path)), {})
         lacks = "without channel" in left.reason
-        name = f"{said.get('well', '')}_{said.get('site', '')}"
+        name = f"{details.get('well', '')}_{details.get('site', '')}"
         kind: Kind = "not imaged" if lacks else "no field"
         left_out.append(LeftOut(left.path, left.reason, kind, name if lacks else ""))
     return fields, left_out, set(sizes)
@@ -116,7 +116,9 @@ def _with_size(named: NamedFiles, sizes: dict[Path, float | None]) -> NamedFiles
     return dataclasses.replace(named, pixel_size=size)
 
 
-def _said(image: dict[str, str], names: dict[str, str], plate: str, path: Path) -> dict[str, str]:
+def _details(
+    image: dict[str, str], names: dict[str, str], plate: str, path: Path
+) -> dict[str, str]:
     """What a record says, in the words of names of files."""
     try:
         row, column = int(image["Row"]), int(image["Col"])

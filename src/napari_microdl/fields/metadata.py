@@ -281,11 +281,11 @@ def describe(record: Mapping[str, str], number: int) -> dict[str, Any]:
             )
         known["is_control"] = text in _YES
     elif kinds := [found for name in _KIND_COLUMNS if (found := column(record, name)) is not None]:
-        said = [record[kind].strip().lower() for kind in kinds]
-        known["is_control"] = any(kind in _NEGATIVE for kind in said)
+        lowered = [record[kind].strip().lower() for kind in kinds]
+        known["is_control"] = any(kind in _NEGATIVE for kind in lowered)
         if known["is_control"] and not known.get("condition"):
             # Of controls nobody may have written what they are.
-            known["condition"] = next(kind for kind in said if kind in _NEGATIVE)
+            known["condition"] = next(kind for kind in lowered if kind in _NEGATIVE)
     return known
 
 

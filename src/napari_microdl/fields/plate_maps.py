@@ -65,22 +65,22 @@ def join_metadata(table: pd.DataFrame, place: str | Path) -> pd.DataFrame:
     """
     place = Path(place)
     place = place / BARCODES if place.is_dir() else place
-    said = _read(place)
+    conditions = _read(place)
     keys = _keys_of(table)
     if not keys["well"].any():
         raise MicrodlError(
             f"The fields have no wells to find them by in '{place.name}'; name wells, as in a "
             "column Metadata_Well, or row and column."
         )
-    by = [key for key in _KEYS if said[key].any() and keys[key].any()]
-    if said["plate"].nunique() > 1 and "plate" not in by:
+    by = [key for key in _KEYS if conditions[key].any() and keys[key].any()]
+    if conditions["plate"].nunique() > 1 and "plate" not in by:
         raise MicrodlError(
             f"'{place.name}' tells several plates, but no field says which plate it is of; add a "
             "column Metadata_Plate."
         )
     if "well" not in by:
         raise MicrodlError(f"'{place.name}' tells no wells; add a column well, or row and column.")
-    twice = said[said.duplicated(by)]
+    twice = conditions[conditions.duplicated(by)]
     if len(twice):
         which = ", ".join(f"{key} '{twice[key].iloc[0]}'" for key in by)
         raise MicrodlError(
@@ -90,7 +90,7 @@ def join_metadata(table: pd.DataFrame, place: str | Path) -> pd.DataFrame:
         keys[by]
         .reset_index(drop=True)
         .merge(
-            said.drop(columns=[key for key in _KEYS if key not in by]),
+            conditions.drop(columns=[key for key in _KEYS if key not in by]),
             how="left",
             on=by,
             indicator="found",

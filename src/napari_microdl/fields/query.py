@@ -145,8 +145,10 @@ class _Rows:
         places = np.flatnonzero(self.table.columns == name)
         if len(places) != 1:
             columns = ", ".join(map(str, self.table.columns))
-            said = "which there is no column" if not len(places) else "which there are two columns"
-            raise MicrodlError(f"names '{name}', of {said}; the columns are {columns}.")
+            problem = (
+                "which there is no column" if not len(places) else "which there are two columns"
+            )
+            raise MicrodlError(f"names '{name}', of {problem}; the columns are {columns}.")
         return self.table.iloc[:, places[0]]
 
     def alike(self, value: Any, other: Any) -> Any:

@@ -268,8 +268,8 @@ def _segment(
     current_task().check()
     objects, area = np.arange(labels.max() + 1), np.bincount(labels.ravel())
     contrast = ndimage.mean(smooth**2, labels, objects) - levels.low**2
-    kept = (area > int(config.smallest_area)) & (contrast > _LEAST_CONTRAST * levels.noise)
-    labels[~kept[labels]] = 0
+    chosen = (area > int(config.smallest_area)) & (contrast > _LEAST_CONTRAST * levels.noise)
+    labels[~chosen[labels]] = 0
     current_task().check()
     relabelled: NDArray[np.int32] = relabel_sequential(labels)[0].astype(np.int32)
     return relabelled

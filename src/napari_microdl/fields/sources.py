@@ -99,7 +99,7 @@ def find_source(
         # A table has been joined with what is said of its wells.
         if found.metadata is None and found.fields:
             found = _joined(found, metadata, path if path.is_dir() else path.parent)
-        fields = _told_apart(_normalised(found.fields))
+        fields = _with_distinct_names(_normalised(found.fields))
     return dataclasses.replace(
         found, fields=marked_controls(fields), notes=(*found.notes, *dict.fromkeys(notes))
     )
@@ -186,11 +186,13 @@ def _of_zarrs(paths: Sequence[Path], images: ImagesConfig, plane: str) -> FoundF
 def _beside(found: FoundFields, listing: Listing, reason: str) -> FoundFields:
     """What was found, with what else lies in the folder."""
     used = {file for named in found.fields for file in named.files}
-    told = used | {left.path for left in found.left_out}
+    sentences = used | {left.path for left in found.left_out}
     others = [
-        LeftOut(file, reason) for file in (*listing.images, *listing.labels) if file not in told
+        LeftOut(file, reason)
+        for file in (*listing.images, *listing.labels)
+        if file not in sentences
     ]
-    rest = [x for x in listing.left_out if x.path not in told and x.path not in listing.zarrs]
+    rest = [x for x in listing.left_out if x.path not in sentences and x.path not in listing.zarrs]
     return dataclasses.replace(found, left_out=(*found.left_out, *others, *rest))
 
 
@@ -225,17 +227,17 @@ def _normalised(fields: Sequence[NamedFiles]) -> list[NamedFiles]:
         if site != named.site:
             changed["Sites"][named.site] = site
         result.append(dataclasses.replace(named, well=well, site=site))
-    told = []
+    sentences = []
     for what, how in (("Wells", "with two digits"), ("Sites", "as numbers")):
         if changed[what]:
             before, after = next(iter(changed[what].items()))
-            told.append(f"{what} are written {how}, such as '{before}' as '{after}'")
-    if told:
-        current_task().note(f"{'; '.join(told)}.".replace("; S", "; s"))
+            sentences.append(f"{what} are written {how}, such as '{before}' as '{after}'")
+    if sentences:
+        current_task().note(f"{'; '.join(sentences)}.".replace("; S", "; s"))
     return result
 
 
-def _told_apart(fields: Sequence[NamedFiles]) -> list[NamedFiles]:
+def _with_distinct_names(fields: Sequence[NamedFiles]) -> list[NamedFiles]:
     """Fields of which no two have one name: the plate goes before it, or a number behind."""
     counts = Counter(named.name for named in fields)
     names = [
@@ -321,13 +323,13 @@ def check_source(found: FoundFields) -> CheckedFields:
         pool.shutdown(cancel_futures=True)
     left_out = [fault for outcome in checked if isinstance(outcome, list) for fault in outcome]
     usual = _most_common([frozenset(h.channel_names) for h in checked if isinstance(h, Header)])
-    kept: list[int] = []
+    usable: list[int] = []
     headers: list[Header] = []
     for number, outcome in enumerate(checked):
         if not isinstance(outcome, Header):
             continue
         if frozenset(outcome.channel_names) == usual:
-            kept.append(number)
+            usable.append(number)
             headers.append(outcome)
             continue
         named = found.fields[number]
@@ -339,9 +341,9 @@ def check_source(found: FoundFields) -> CheckedFields:
     notes = [*found.notes, *_differences(headers)]
     metadata: pd.DataFrame | None = found.metadata
     if metadata is not None:
-        metadata = metadata.iloc[kept].reset_index(drop=True)
+        metadata = metadata.iloc[usable].reset_index(drop=True)
     good = FoundFields(
-        tuple(found.fields[number] for number in kept),
+        tuple(found.fields[number] for number in usable),
         (*found.left_out, *left_out),
         metadata,
         tuple(notes),
@@ -355,16 +357,16 @@ def _most_common(values: Sequence[frozenset[str]]) -> frozenset[str] | None:
 
 def _differences(headers: Sequence[Header]) -> list[str]:
     """What differs among fields that can all be used."""
-    told = []
+    sentences = []
     sizes = Counter(header.shape for header in headers)
     if len(sizes) > 1:
         each = ", ".join(f"{y} x {x} ({n})" for (y, x), n in sizes.most_common(_MOST_NAMES))
-        told.append(f"Fields differ in size: {each} pixels.")
+        sentences.append(f"Fields differ in size: {each} pixels.")
     types = Counter(header.dtype for header in headers)
     if len(types) > 1:
         each = ", ".join(f"{name} ({n})" for name, n in types.most_common())
-        told.append(f"Fields differ in the type of their intensities: {each}.")
-    return told
+        sentences.append(f"Fields differ in the type of their intensities: {each}.")
+    return sentences
 
 
 def _check(named: NamedFiles) -> Header | list[LeftOut]:
@@ -414,18 +416,18 @@ def left_out_sentences(found: FoundFields) -> list[str]:
     of_kind: dict[Kind, list[LeftOut]] = defaultdict(list)
     for left in found.left_out:
         of_kind[left.kind].append(left)
-    told = []
+    sentences = []
     kinds: tuple[Kind, ...] = ("not imaged", "unreadable")
     for kind in kinds:
         some = of_kind[kind]
         names = list(dict.fromkeys(left.field or left.path.name for left in some))
         if names:
-            told.append(
+            sentences.append(
                 f"{counted(len(names), 'field')} {kind}: {listed(names, most=_MOST_NAMES)}."
             )
     if some := of_kind["no field"]:
         reasons = Counter(left.reason for left in some)
         each = "; ".join(f"{reason} ({n})" for reason, n in reasons.most_common(_MOST_NAMES))
         verb = "makes" if len(some) == 1 else "make"
-        told.append(f"{counted(len(some), 'file')} {verb} up no field: {each}.")
-    return told
+        sentences.append(f"{counted(len(some), 'file')} {verb} up no field: {each}.")
+    return sentences

@@ -62,7 +62,7 @@ def outlook(
     per_field = estimate.n_tiles / len(opened)
     n_tiles, rate = round(per_field * n), processor_rate()
     hours = estimate_seconds(n_tiles, len(channels), model, config, rate=rate) / 3600
-    told = [
+    sentences = [
         f"{n:,} fields are there, {sum(s.is_control for s in sources):,} of them controls, with "
         f"{opened[0].shape[0]} x {opened[0].shape[1]} pixels and the channels "
         f"{', '.join(channels)}.",
@@ -70,18 +70,22 @@ def outlook(
     ]
     if left_out:
         first = left_out[0]
-        told.append(f"{len(left_out):,} are not; the first: {first.name}: {first.reason}")
+        sentences.append(f"{len(left_out):,} are not; the first: {first.name}: {first.reason}")
     if wrong:
-        told.append(f"Of {len(drawn)} that were looked at, {len(wrong)} do not open: {wrong[0]}")
+        sentences.append(
+            f"Of {len(drawn)} that were looked at, {len(wrong)} do not open: {wrong[0]}"
+        )
     shapes = {f.shape for f in opened}
     if len(shapes) > 1:
-        told.append(f"Their sizes differ: {', '.join(f'{h} x {w}' for h, w in sorted(shapes))}.")
-    told += _of_units(opened, config, model, len(channels), n)
-    told.append(
+        sentences.append(
+            f"Their sizes differ: {', '.join(f'{h} x {w}' for h, w in sorted(shapes))}."
+        )
+    sentences += _of_units(opened, config, model, len(channels), n)
+    sentences.append(
         f"Reading tokens takes about {hours:,.1f} hours of one process on this machine, by its "
         f"arithmetic alone, and one process {memory / 1e6:,.0f} MB beside the model."
     )
-    return "\n".join(told)
+    return "\n".join(sentences)
 
 
 def _opened(drawn: list[PlateField]) -> tuple[list[Field], list[str]]:

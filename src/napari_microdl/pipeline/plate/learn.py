@@ -174,8 +174,8 @@ def fit_dictionary(
         parts.append(vectors if whitening is None else whitening.transform(vectors))
     controls = None
     if config.dictionary.control_atoms is not None:
-        marks = [known.is_control for known in fields]
-        controls = np.repeat(np.array(marks, bool), [len(r) for r in rows])
+        is_control = [known.is_control for known in fields]
+        controls = np.repeat(np.array(is_control, bool), [len(r) for r in rows])
     icfl, notes = learn_atoms(np.concatenate(parts), config, controls)
     for note in notes:
         task.note(note)

@@ -135,11 +135,11 @@ def well_profiles(
     The mean, because codes are sparse: the median of most is zero, and so is its deviation.
     """
     n_units = {r.number: r.n_units for r in receipts if r.n_units}
-    kept = known.loc[sorted(n_units)]
-    names = well_names(kept)
+    usable = known.loc[sorted(n_units)]
+    names = well_names(usable)
     rows: list[dict[str, object]] = []
     values: list[NDArray[np.float32]] = []
-    groups = kept.groupby(names, sort=True)
+    groups = usable.groupby(names, sort=True)
     for place, (_, own) in enumerate(groups):
         current_task().progress(place, len(groups), "Averaging wells")
         numbers = own.index.tolist()
@@ -149,7 +149,7 @@ def well_profiles(
         shared = {c: own[c].iloc[0] for c in own.columns if own[c].nunique(dropna=False) == 1}
         counts = {"Metadata_Site_Count": len(numbers), "Metadata_Object_Count": total}
         rows.append({**shared, **counts})
-    left_out = [c for c in _OF_FIELDS if c in kept.columns]
+    left_out = [c for c in _OF_FIELDS if c in usable.columns]
     table = pd.DataFrame(rows).drop(columns=left_out, errors="ignore")
     features = feature_names(dictionary.n_concepts, dictionary.spec.units.kind)
     return pd.concat([table, pd.DataFrame(np.stack(values), columns=features)], axis=1)

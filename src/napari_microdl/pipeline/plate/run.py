@@ -413,8 +413,8 @@ class _PlateRun:
         for receipt in self._engine.work(work, job, items):
             receipts.append(receipt)
             fresh += receipt.fresh
-            told = {k: v for k, v in dataclasses.asdict(receipt).items() if k != "order"}
-            self._log.write("field", work=what, **told)
+            entry = {k: v for k, v in dataclasses.asdict(receipt).items() if k != "order"}
+            self._log.write("field", work=what, **entry)
             rate = fresh / max(time.monotonic() - started, 1e-9)
             task.progress(len(receipts), n, f"{message}, {rate:.3g} fields a second")
         return receipts
@@ -460,20 +460,20 @@ def sentences(summary: dict[str, Any], out: Path) -> list[str]:
     -------
     list of str
     """
-    told = [f"Note: {note}" for note in summary["notes"]]
-    for status, words in _LEFT_OUT.items():
+    lines = [f"Note: {note}" for note in summary["notes"]]
+    for status, label in _LEFT_OUT.items():
         if found := summary[status]:
             few = "; ".join(
                 ": ".join(filter(None, (f["name"], f.get("reason")))) for f in found[:_MOST_NAMES]
             )
             more = f"; and {len(found) - _MOST_NAMES:,} more" if found[_MOST_NAMES:] else ""
-            told.append(f"{counted(len(found), 'field')} {words}: {few}{more}.".replace("..", "."))
+            lines.append(f"{counted(len(found), 'field')} {label}: {few}{more}.".replace("..", "."))
     wells = "" if summary["n_wells"] is None else f" in {summary['n_wells']:,} wells"
-    told.append(
+    lines.append(
         f"{summary['n_units']:,} units of {summary['n_done']:,} of {summary['n_fields']:,} fields"
         f"{wells}: {', '.join(summary['files'])} and {SUMMARY} are in {out}."
     )
-    return [*told, *([summary["best_concepts"]] if summary["best_concepts"] else [])]
+    return [*lines, *([summary["best_concepts"]] if summary["best_concepts"] else [])]
 
 
 _LEFT_OUT = {

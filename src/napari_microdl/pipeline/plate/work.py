@@ -157,11 +157,11 @@ def read_vectors(job: Job, item: PlateField) -> Receipt:
             return {}, {"n_units": 0, "pixel_size": field.pixel_size}
         units, vectors, order = found
         with np.errstate(over="ignore"):
-            kept: NDArray[np.floating] = vectors.astype(np.float16)
-        if not np.isfinite(kept).all():
-            kept = vectors
+            stored: NDArray[np.floating] = vectors.astype(np.float16)
+        if not np.isfinite(stored).all():
+            stored = vectors
         facts = {"n_units": len(units), "pixel_size": field.pixel_size, **order}
-        return {"vectors": kept, **_rows(units)}, facts
+        return {"vectors": stored, **_rows(units)}, facts
 
     return _of_field(job, "vectors", item, make, made_from=_written(job.places))
 
