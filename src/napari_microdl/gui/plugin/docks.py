@@ -16,10 +16,18 @@ _MODULE_OF = {
     "ConceptWorkflow": "napari_microdl.gui.workflow.dock",
 }
 # What takes seconds to import, of a core that knows no Qt: with Qt the window would wait for it.
-_HEAVY = ("dask.array", "napari_microdl.concepts.activations", "napari_microdl.report")
+_HEAVY = ("dask.array", "napari_microdl.pipeline.run", "napari_microdl.fields.sources")
+# What knows Qt, in pieces between which the window is drawn.
+_PIECES = (
+    "napari_microdl.gui.session.session",
+    "napari_microdl.gui.dock",
+    "napari_microdl.gui.workflow.import_folder",
+    "napari_microdl.gui.workflow.steps.fields",
+)
 # What a run shows at its end, imported once the first dock is there and drawn.
 _LATER = ("matplotlib.backends.backend_qtagg", _MODULE_OF["ConceptExplorer"])
 _MILLISECONDS_UNTIL_LATER = 1000
+_NO_CLICKS = QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents
 
 
 def _import_all(names: Iterable[str]) -> None:
@@ -37,13 +45,16 @@ class _Importing(QThread):
 
 
 def _import_in_background(app: QApplication) -> None:
-    """Import what the docks need in a thread; the window is drawn meanwhile, clicks wait."""
+    """Import what the docks need; the window is drawn meanwhile, clicks wait."""
     loop, thread = QEventLoop(), _Importing()
     thread.finished.connect(loop.quit)
     app.setOverrideCursor(Qt.CursorShape.BusyCursor)
     thread.start()
-    loop.exec(QEventLoop.ProcessEventsFlag.ExcludeUserInputEvents)
+    loop.exec(_NO_CLICKS)
     thread.wait()
+    for name in _PIECES:
+        import_module(name)
+        app.processEvents(_NO_CLICKS)
     app.restoreOverrideCursor()
 
 
