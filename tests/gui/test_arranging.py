@@ -124,7 +124,7 @@ def test_labels_of_arranged_images_go_along_whenever_they_came(viewer, stacked, 
     viewer.add_layer(made)
     qtbot.waitUntil(lambda: len(paired(stacked)) == 2)
     qtbot.waitUntil(lambda: set(paired(stacked).values()) == {0})
-    click(qtbot, stacked.fields.put_back)
+    click(qtbot, stacked.fields.restore)
     assert set(paired(stacked).values()) == {0}
     np.testing.assert_array_equal(made.extent.world, first.extent.world)
 
@@ -160,7 +160,7 @@ def test_labels_that_lie_elsewhere_are_refused_until_they_are_moved(viewer, stac
     assert len(paired(stacked)) == 4
     assert set(paired(stacked).values()) == {0}
     assert not stacked.cells.lay_on_images.isVisible()
-    click(qtbot, stacked.fields.put_back)
+    click(qtbot, stacked.fields.restore)
     assert set(paired(stacked).values()) == {0}
     run_step(qtbot, stacked, "cells")
     assert stacked.status.text() == "100 cells in 4 fields, 25 to 25 in each; of your labels."

@@ -212,7 +212,10 @@ def test_outlines_enclose_the_most_aligned_patches_of_the_unit(activations):
     lines = outlines_of(activations, row, concept, 1)
     field = int(activations.units["field"][row])
     place = row - int(activations.rows_of_field(field)[0])
-    grid = activations.heatmap(field, concept)
+    tokens = activations.grids[field].tokens
+    dictionary = activations.dictionary
+    flat = dictionary.whitening.project(tokens.reshape(-1, tokens.shape[-1]))
+    grid = (flat @ dictionary.directions[concept]).reshape(tokens.shape[:2])
     touched = activations.geometry[field].weights[[place]].toarray().reshape(grid.shape) > 0
     chosen = touched & (grid >= 0.7 * grid[touched].max())
     # Every edge between a chosen patch and another is one line of eight pixels.

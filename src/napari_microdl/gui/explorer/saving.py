@@ -329,6 +329,8 @@ class SaveButton(QPushButton):
             return
         concepts = self._few_concepts(run)
         technical = technical_concepts(self._session.run.report)
+        # Layers that are still to come are meant, too.
+        self._overlays.complete()
         try:
             copied, stacks = features_of(self._viewer).copy(
                 run, self._session.images.rows, concepts, technical
@@ -339,7 +341,7 @@ class SaveButton(QPushButton):
         if not copied:
             show_info(
                 "No open Labels layer shows the cells of this run; run with your own labels, or "
-                "tick Outlines."
+                "tick Cell labels."
             )
             return
         show_info(
