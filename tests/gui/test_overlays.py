@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari import Viewer
 from napari.layers import Image
@@ -255,6 +256,16 @@ def test_cells_are_painted_and_outlined_with_their_features(viewer, small_run):
         for label, value in zip(ids, values, strict=True):
             assert (image.data[fields[field].labels == label] == value).all()
         assert np.isnan(image.data[fields[field].labels == 0]).all()
+    # Another plugin writes a table of its own, in its order and not of all cells.
+    ids, _ = result.activations.unit_values(0, 0)
+    measured = ids[-2::-1]
+    outlines[0].features = pd.DataFrame({"index": measured, "roundness": measured / 7})
+    session.view.show_concept(int(result.activations.ranking.index[1]))
+    outputs(viewer, "cells")
+    features = outlines[0].features.set_index("index")
+    np.testing.assert_array_equal(features.loc[measured, "roundness"], measured / 7)
+    assert np.isnan(features.loc[ids[-1], "roundness"])
+    assert "activation" in features
 
 
 def test_the_overlay_on_the_selected_image_follows_the_slider(

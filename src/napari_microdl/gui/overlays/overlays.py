@@ -513,14 +513,21 @@ class Overlays:
             )
             layer.contour = 1
         else:
-            # What the explorer copied there stays when another concept is shown.
-            known = layer.features
-            for column in known.columns.difference(features.columns, sort=False):
-                features[column] = known[column].to_numpy()
+            features = _with_columns_of(layer.features, features)
         layer.features = features
         self.pictures.tag(layer, run, field, "cells", concept=_in_tag(concept))
         if is_new:
             self.pictures.add(layer)
+
+
+def _with_columns_of(known: pd.DataFrame, features: pd.DataFrame) -> pd.DataFrame:
+    """Features with what the explorer or another plugin wrote beside them, cell by cell."""
+    more = known.columns.difference(features.columns, sort=False)
+    if "index" in known:
+        by_cell = known.drop_duplicates("index").set_index("index")[more]
+        return features.join(by_cell, on="index")
+    # Without it, rows are told apart by their order alone.
+    return features.assign(**known[more]) if len(known) == len(features) else features
 
 
 def _name(kind: OverlayKind, run: Run, concept: Concept, field: int) -> str:
