@@ -392,6 +392,8 @@ def test_every_tab_is_drawn_anew_when_a_key_switches_the_theme(viewer, explorer,
 def state_of(viewer: Any, explorer: Any, workflow: Any) -> dict[str, Any]:
     """Everything of one viewer that a click in another might change."""
     session = explorer.session
+    # What was asked for before comes by itself.
+    explorer.overlays.complete()
     return {
         "layers": [(x.name, x.visible, x.metadata.get(TAG, {})) for x in viewer.layers],
         "selected layers": {x.name for x in viewer.layers.selection},
