@@ -71,6 +71,22 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in files}
 
 
+def differing(one: Path, other: Path) -> list[str]:
+    """Results of two runs that are not the same, byte by byte; named, as bytes say nothing."""
+    a, b = content_of(one), content_of(other)
+    return sorted(name for name in a.keys() | b.keys() if a.get(name) != b.get(name))
+
+
+def run_whole(table: Path, out: Path, settings: Path) -> None:
+    """A plate run that nothing stops, in a process of its own.
+
+    In the process of the tests others may have left the last digits different.
+    """
+    process = command("run", table, "--out", out, "--config", settings)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+
+
 def spoil(table: Path, *, unreadable: str, odd: str, missing: str, blank: str) -> None:
     """Make fields that cannot be used, each in its own way."""
     folder = table.parent

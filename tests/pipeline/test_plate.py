@@ -23,7 +23,16 @@ from napari_microdl.pipeline.plate.listing import list_fields
 from napari_microdl.pipeline.plate.run import PlateOptions, run_plate
 from napari_microdl.pipeline.plate.sampling import draw_fields, draw_units
 from napari_microdl.pipeline.run import PipelineResult, PipelineRun, run_pipeline
-from pipeline.plate_cases import command, content_of, log_of, settings_file, spoil, write_table
+from pipeline.plate_cases import (
+    command,
+    content_of,
+    differing,
+    log_of,
+    run_whole,
+    settings_file,
+    spoil,
+    write_table,
+)
 from pipeline.small_run import small
 
 
@@ -163,7 +172,8 @@ def test_what_is_there_and_whole_is_not_made_again(table, plate):
     damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     n = len(log_of(plate))
     run_plate(list_fields(table), plate, small())
-    assert content_of(plate) == before
+    after = content_of(plate)
+    assert [name for name in before | after if before.get(name) != after.get(name)] == []
     changed = {p.name for p, at in written.items() if p.stat().st_mtime_ns != at}
     assert changed == {damaged.name}
     made = [(e["work"], e["number"]) for e in log_of(plate)[n:] if e.get("fresh")]
@@ -245,7 +255,7 @@ def test_a_field_that_comes_later_is_learned_from_too(tmp_path):
     late.write_bytes(content)
     assert run_plate(list_fields(table), out, small())["n_done"] == 8
     run_plate(list_fields(table), tmp_path / "at once", small())
-    assert content_of(out) == content_of(tmp_path / "at once")
+    assert not differing(out, tmp_path / "at once")
 
 
 # Drawing ------------------------------------------------------------------------------------------
@@ -311,11 +321,8 @@ def test_a_driver_that_is_killed_or_stopped_is_gone_on_with(table, tmp_path):
     output, error = process.communicate()
     assert process.returncode == 0, error
     assert "8 of 8 fields in 8 wells" in output
-    # In a process of the same kind: in this one other tests may have left the last digit different.
-    process = command("run", table, "--out", whole, "--config", settings)
-    process.communicate()
-    assert process.returncode == 0
-    assert content_of(out) == content_of(whole)
+    run_whole(table, whole, settings)
+    assert not differing(out, whole)
 
 
 # Other programs -----------------------------------------------------------------------------------

@@ -17,7 +17,15 @@ from napari_microdl.pipeline.plate.engine import Place
 from napari_microdl.pipeline.plate.listing import list_fields
 from napari_microdl.pipeline.plate.run import engine_at, run_plate
 from napari_microdl.pipeline.plate.work import Job
-from pipeline.plate_cases import content_of, ending_work, fatal_work, log_of, write_table
+from pipeline.plate_cases import (
+    differing,
+    ending_work,
+    fatal_work,
+    log_of,
+    run_whole,
+    settings_file,
+    write_table,
+)
 from pipeline.small_run import small
 
 
@@ -45,16 +53,16 @@ def test_a_field_that_ends_its_worker_is_left_out_and_no_other(table, engine, tm
     assert len({r.n_units for r in receipts if r.status == "done"}) >= 2
 
 
-def test_a_run_whose_worker_is_killed_ends_as_one_in_this_process(
+def test_a_run_whose_worker_is_killed_ends_as_one_without_workers(
     table, engine, tmp_path, monkeypatch
 ):
-    run_plate(list_fields(table), tmp_path / "here", small())
+    run_whole(table, tmp_path / "here", settings_file(tmp_path))
     monkeypatch.setattr(plate_run, "read_vectors", ending_work)
     out = tmp_path / "there"
     run_plate(list_fields(table), out, small(), place=Place(scheduler=engine.address))
     assert (out / "killed").exists()
     (out / "killed").unlink()
-    assert content_of(out) == content_of(tmp_path / "here")
+    assert not differing(out, tmp_path / "here")
     assert {e["work"] for e in log_of(out) if e["event"] == "field"} == {
         "places", "scales", "vectors", "codes",
     }  # fmt: skip
