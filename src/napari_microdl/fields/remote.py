@@ -53,11 +53,8 @@ class RemoteFile:
 
     def is_file(self) -> bool:
         """Whether it is there."""
-        file_system, path = self._place()
-        try:
+        with self._reached() as (file_system, path):
             return bool(file_system.isfile(path))
-        except Exception as error:
-            raise self._unreachable(error) from error
 
     def is_dir(self) -> bool:
         """No folders are read from elsewhere."""
@@ -71,11 +68,8 @@ class RemoteFile:
         MicrodlError
             If it cannot be reached.
         """
-        file_system, path = self._place()
-        try:
+        with self._reached() as (file_system, path):
             return bytes(file_system.cat_file(path))
-        except Exception as error:
-            raise self._unreachable(error) from error
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -86,13 +80,19 @@ class RemoteFile:
         MicrodlError
             If it cannot be reached.
         """
-        file_system, path = self._place()
-        try:
+        with self._reached() as (file_system, path):
             file = file_system.open(path, "rb")
-        except Exception as error:
-            raise self._unreachable(error) from error
         with file:
             yield file
+
+    @contextmanager
+    def _reached(self) -> Iterator[tuple[Any, str]]:
+        """Its file system, of which every failure inside is one sentence."""
+        file_system, path = self._place()
+        try:
+            yield file_system, path
+        except Exception as error:
+            raise self._unreachable(error) from error
 
     def _place(self) -> tuple[Any, str]:
         try:

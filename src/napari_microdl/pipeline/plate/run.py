@@ -191,6 +191,7 @@ class _PlateRun:
     ) -> None:
         self._listing, self._out, self._engine = listing, out, engine
         self._fields = list(listing.fields)
+        self._metadata = listing.metadata()
         self._applied = None if dictionary is None else ConceptDictionary.load(dictionary)
         self._config = config if self._applied is None else config_of(self._applied, config)
         if self._config.tokens.scaling != "image":
@@ -296,7 +297,7 @@ class _PlateRun:
         if applied and (note := pixel_size_note(dictionary.pixel_size, sizes)):
             task.note(note)
         with task.stage("activations"):
-            metadata = self._listing.metadata()
+            metadata = self._metadata
             activations = write_activations(job, dictionary, fields, metadata, receipts)
             if not applied:
                 # Which concept to look for elsewhere is known only now.
@@ -388,8 +389,7 @@ class _PlateRun:
         return dictionary
 
     def _known(self, ordered: Sequence[Receipt]) -> list[Known]:
-        metadata = self._listing.metadata()
-        wells = dict(zip(metadata.index.tolist(), well_names(metadata), strict=True))
+        wells = dict(zip(self._metadata.index.tolist(), well_names(self._metadata), strict=True))
         controls = {item.number for item in self._listing.fields if item.source.is_control}
         return [Known(r, str(wells[r.number]), r.number in controls) for r in ordered]
 
