@@ -1,10 +1,11 @@
 """Do concepts lie in the cells? Spread of a cell's tokens (the default) against their mean.
 
 ``python benchmarks/cells.py --data DATA --write docs/results.md`` prints and writes one table,
-medians and ranges of the seeds, with the default settings but for the pooling; the mean is the
-paper's. DATA holds `transfluor`. What was measured is kept in cells.jsonl, and ``--pooling spread``
-measures that alone anew, ``--tables confounded`` the confounded plates alone; with ``--pooling
-none`` the page is written from what there is.
+medians and ranges of the seeds, with the default settings but for what a column names: *spread* is
+the default, *background* the same with the background taken off (``background_weight=100``), and
+*mean* the paper's pooling. DATA holds `transfluor`. What was measured is kept in cells.jsonl, and
+``--column spread`` measures that alone anew, ``--tables confounded`` the confounded plates alone;
+with ``--column none`` the page is written from what there is.
 
 - *Spots*: of each treated field of the bundled sample (`transfluor` f01), the area under the ROC
   curve of the heat of the best concept for the tenth of the patches with the most spot energy (a
@@ -19,14 +20,15 @@ none`` the page is written from what there is.
   same, the median of 0.7, 0.8, 1.25 and 1.4 times that period, which says what images without any
   seam have.
 - *f00 to f01*: a dictionary of site f00 of `transfluor` (controls O11 to O16 and treated wells) on
-  f01: average selectivity and AUC of the concept chosen on f00, of a set of at most five, and the
-  seam as above, on fields that were not fitted.
+  f01: average selectivity and AUC of the concept chosen on f00, of a set of at most five by their
+  cosines and by their codes, and the seam as above, on fields that were not fitted.
 - *Again*: codes of the best concept with each seed against those with the first, over cells
   (Spearman).
 - *Planted*: the plate of `benchmarks/simulated.py`; mean over size, elongation, texture,
   translocation and puncta of the rank correlation within held-out wells of the concept chosen
-  within the others, of a set of at most five chosen there (to tell the stronger half of each well),
-  and of a ridge regression on the samples (once, as it has no seed).
+  within the others, of a set of at most five chosen there (to tell the stronger half of each well)
+  by their cosines, by their codes, or among handcrafted measurements, and of a ridge regression on
+  the samples (the last two once, as they have no seed).
 - *Confounded*: plates with one planted factor (puncta, texture, translocation) whose treated wells
   also differ in exposure, haze, background or focus. Of the best concept: the AUC of background
   patches, treated against control; its rank correlation within wells with the factor over the same
@@ -53,7 +55,7 @@ from numpy.typing import NDArray
 from results_page import append, read_rows, write_between, write_page
 from scipy import ndimage
 from scipy.stats import spearmanr
-from simulated import followed, plate, regressed
+from simulated import followed, measurements, plate, regressed
 
 from napari_microdl import Field, PipelineConfig, run_pipeline
 from napari_microdl.concepts.activations import ConceptActivations
@@ -65,7 +67,11 @@ from napari_microdl.models.base import TokenModel
 from napari_microdl.pipeline.cache import StageCache
 from napari_microdl.pipeline.run import PipelineResult
 
-POOLINGS = ("spread", "mean")
+COLUMNS: dict[str, dict[str, Any]] = {
+    "spread": {},
+    "background": {"background_weight": 100.0},
+    "mean": {"pooling": "mean"},
+}
 FACTORS = ("size", "elongation", "texture", "translocation", "puncta")
 PAINTED = ("puncta", "texture", "translocation")
 NUISANCES = {
@@ -77,7 +83,7 @@ NUISANCES = {
 CONTROLS = tuple(f"O{n}" for n in range(11, 17))
 ROWS = Path(__file__).with_name("cells.jsonl")
 TABLES = ("cells", "confounded")
-_KEYS = ("table", "pooling", "seed")
+_KEYS = ("table", "column", "seed")
 BEGIN, END = "<!-- cells: begin -->", "<!-- cells: end -->"
 Floats = NDArray[np.floating]
 Row = dict[str, Any]
@@ -201,12 +207,15 @@ def carried_over(fitted: PipelineResult, fields: list[Field], config: PipelineCo
     wells = before.units["Metadata_Well"].to_numpy()
     chosen = choose_set(cosines_of(before), of_fit, wells)
     told = cosines_of(applied)[:, chosen.chosen] @ chosen.weights
+    of_codes = choose_set(before.codes.toarray(), of_fit, wells)
+    told_by_codes = applied.codes.toarray()[:, of_codes.chosen] @ of_codes.weights
     heats = [applied.heatmap(number, best_concept(before)) for number in range(len(fields))]
     of_seams = seam(applied, heats, fields)
     return {
         "f00 to f01, selectivity": selectivity,
         "f00 to f01, AUC": auc,
         "f00 to f01, AUC of a set": auc_of(told, treated),
+        "f00 to f01, AUC of a set of codes": auc_of(told_by_codes, treated),
         **{f"f00 to f01, {name}": value for name, value in of_seams.items()},
     }
 
@@ -218,7 +227,7 @@ def cosines_of(activations: ConceptActivations) -> Floats:
 
 
 def followed_by_set(
-    cosines: Floats, units: pd.DataFrame, truth: pd.DataFrame, factor: str, held_out: set[str]
+    values: Floats, units: pd.DataFrame, truth: pd.DataFrame, factor: str, held_out: set[str]
 ) -> float:
     """Correlation on the held-out fields of a set that tells the stronger half in others."""
     keys = units[["Metadata_Field", "label"]].rename(columns={"Metadata_Field": "field"})
@@ -227,10 +236,12 @@ def followed_by_set(
     apart, known = np.isin(field, list(held_out)), np.isfinite(strength)
     fit = known & ~apart
     middle = pd.Series(strength[fit]).groupby(field[fit]).transform("median").to_numpy()
-    own = pd.DataFrame(cosines[fit])
+    own = pd.DataFrame(values[fit])
     centred = (own - own.groupby(field[fit]).transform("mean")).to_numpy()
     chosen = choose_set(centred, strength[fit] > middle, field[fit])
-    told = cosines[known & apart][:, chosen.chosen] @ chosen.weights
+    told = values[known & apart][:, chosen.chosen] @ chosen.weights
+    if np.ptp(told) == 0:
+        return 0.0
     return float(spearmanr(told, strength[known & apart]).statistic)
 
 
@@ -252,19 +263,25 @@ def on_plate(
     units = pd.concat([a.units for a in both], ignore_index=True)
     vectors = unit_length(np.concatenate([a.vectors for a in both]))
     cosines = np.einsum("nd,md->nm", vectors, fitted.dictionary.directions)
-    found, together, regression = {}, {}, {}
+    codes = np.concatenate([a.codes.toarray() for a in both])
+    by_hand = measurements(parts[0] + parts[1], units) if ridge else None
+    every: dict[str, dict[str, float]] = {}
+
+    def keep(name: str, factor: str, value: float) -> None:
+        every.setdefault(name, {})[factor] = value
+
     for factor in FACTORS:
         own = truth[truth["condition"] == factor]
-        found[factor] = followed(cosines, units, own, factor, held_out)
-        together[factor] = followed_by_set(cosines, units, own, factor, held_out)
-        if ridge:
-            regression[factor] = regressed(vectors, units, own, factor, held_out)
-    row: Row = {"planted": float(np.mean(list(found.values())))}
-    row["planted, sets"] = float(np.mean(list(together.values())))
-    row |= {f"planted, {factor}": value for factor, value in found.items()}
-    if ridge:
-        row["planted, ridge"] = float(np.mean(list(regression.values())))
-    return row
+        keep("planted", factor, followed(cosines, units, own, factor, held_out))
+        keep("planted, sets", factor, followed_by_set(cosines, units, own, factor, held_out))
+        in_codes = followed_by_set(codes, units, own, factor, held_out)
+        keep("planted, sets of codes", factor, in_codes)
+        if by_hand is not None:
+            in_hand = followed_by_set(by_hand, units, own, factor, held_out)
+            keep("planted, sets of measurements", factor, in_hand)
+            keep("planted, ridge", factor, regressed(vectors, units, own, factor, held_out))
+    row: Row = {name: float(np.mean(list(of.values()))) for name, of in every.items()}
+    return row | {f"planted, {factor}": value for factor, value in every["planted"].items()}
 
 
 def confounded(factor: str, nuisance: Nuisances) -> list[SimulatedField]:
@@ -315,15 +332,15 @@ def on_confounded(
     }
 
 
-def rows_of(pooling: str, seeds: int, data: Path | None) -> Iterator[Row]:
-    """Everything measured with one pooling, a row a seed."""
+def rows_of(column: str, seeds: int, data: Path | None) -> Iterator[Row]:
+    """Everything measured for one column, a row a seed."""
     sample, codes = transfluor(), []
     stages = [StageCache() for _ in range(4)]
     f00, f01 = (sites(data, s) for s in ("f00", "f01")) if data else ([], [])
     for seed in range(seeds):
-        config = PipelineConfig.of(pooling=pooling, random_state=seed)
+        config = PipelineConfig.of(random_state=seed, **COLUMNS[column])
         result = run_pipeline(sample, config, stages=stages[0])
-        row: Row = {"pooling": pooling, "seed": seed, **on_sample(result, sample)}
+        row: Row = {"column": column, "seed": seed, **on_sample(result, sample)}
         codes.append(result.activations.activation(best_concept(result.activations)))
         row["again"] = float(spearmanr(codes[0], codes[-1]).statistic) if seed else None
         if data:
@@ -333,15 +350,15 @@ def rows_of(pooling: str, seeds: int, data: Path | None) -> Iterator[Row]:
         yield row
 
 
-def confounded_rows(pooling: str, seeds: int) -> Iterator[Row]:
+def confounded_rows(column: str, seeds: int) -> Iterator[Row]:
     """A row a factor, nuisance and seed."""
     for factor in PAINTED:
         for name, nuisance in {"none": Nuisances(), **NUISANCES}.items():
             drawn, stages = confounded(factor, nuisance), StageCache()
             for seed in range(seeds):
-                config = PipelineConfig.of(pooling=pooling, random_state=seed)
+                config = PipelineConfig.of(random_state=seed, **COLUMNS[column])
                 found = on_confounded(drawn, factor, config, stages)
-                known = {"pooling": pooling, "factor": factor, "nuisance": name, "seed": seed}
+                known = {"column": column, "factor": factor, "nuisance": name, "seed": seed}
                 yield {**known, **found}
 
 
@@ -358,24 +375,24 @@ def text_of(values: list[Any]) -> str:
 
 def table(rows: list[Row], others: list[Row]) -> list[str]:
     """Lines of Markdown."""
-    lines = [f"| measure | {' | '.join(POOLINGS)} |", f"| --- |{' --- |' * len(POOLINGS)}"]
+    lines = [f"| measure | {' | '.join(COLUMNS)} |", f"| --- |{' --- |' * len(COLUMNS)}"]
     names = [n for n in dict.fromkeys(k for r in rows for k in r) if n not in _KEYS]
     for name in names:
-        cells = [text_of([r.get(name) for r in rows if r["pooling"] == p]) for p in POOLINGS]
+        cells = [text_of([r.get(name) for r in rows if r["column"] == c]) for c in COLUMNS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     if not others:
         return lines
 
-    found = pd.DataFrame(others).set_index(["pooling", "nuisance", "factor"]).sort_index()
+    found = pd.DataFrame(others).set_index(["column", "nuisance", "factor"]).sort_index()
 
     def line(name: str, key: str, nuisance: str, over: str | None = None) -> str:
         cells = []
-        for pooling in POOLINGS:
+        for column in COLUMNS:
             texts = []
             for factor in PAINTED:
-                values = found.loc[[(pooling, nuisance, factor)], key]
+                values = found.loc[[(column, nuisance, factor)], key]
                 if over is not None:
-                    values = values / found.loc[[(pooling, over, factor)], key].median()
+                    values = values / found.loc[[(column, over, factor)], key].median()
                 texts.append(text_of(values.tolist()))
             cells.append(", ".join(texts))
         return f"| {name} | {' | '.join(cells)} |"
@@ -400,23 +417,23 @@ def main() -> None:
     """Measure, print the table, write it into the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder with the public image sets")
-    parser.add_argument("--pooling", choices=("both", *POOLINGS, "none"), default="both")
+    parser.add_argument("--column", choices=("all", *COLUMNS, "none"), default="all")
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=TABLES)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--confounded-seeds", type=int, default=1)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the page of results")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    for pooling in POOLINGS:
-        if arguments.pooling not in ("both", pooling):
+    for column in COLUMNS:
+        if arguments.column not in ("all", column):
             continue
         every = [row for name in TABLES for row in read_rows(ROWS, name)]
         anew = arguments.tables
-        kept = [r for r in every if r["pooling"] != pooling or r["table"] not in anew]
+        kept = [r for r in every if r["column"] != column or r["table"] not in anew]
         ROWS.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         measured = (
-            rows_of(pooling, arguments.seeds, arguments.data),
-            confounded_rows(pooling, arguments.confounded_seeds),
+            rows_of(column, arguments.seeds, arguments.data),
+            confounded_rows(column, arguments.confounded_seeds),
         )
         for name, rows in zip(TABLES, measured, strict=True):
             for row in rows if name in anew else ():

@@ -42,6 +42,7 @@ OTHERS: dict[str, Any] = {
     "whiten": False,
     "shrinkage": 0.5,
     "n_components": 8,
+    "background_weight": 50.0,
     "n_atoms": 64,
     "n_iterations": 3,
     "atoms_per_iteration": 2,

@@ -57,6 +57,38 @@ def test_the_floor_bounds_the_scale_of_directions_that_controls_hardly_span():
     assert (bare.scale_[:-1] > 0).all()
 
 
+def test_a_nuisance_adds_to_the_covariance_of_the_controls_however_they_came():
+    x, other = controls(), controls(60, seed=3)
+    extra = 100 * np.cov(other[:4], rowvar=False)
+    plain = {"shrinkage": 0, "unit_norm": False}
+    whitening = ControlWhitening(**plain).fit(x).add_nuisance(extra)
+    whitened = whitening.transform(x)
+    # The sum of both is what comes out with unit variance in all directions.
+    back = whitening.components_ * whitening.scale_[:, None]
+    assert_allclose(back @ (np.cov(x, rowvar=False) + extra) @ back.T, np.eye(12), atol=1e-8)
+    spread = whitening.transform(other[:4]).var(axis=0, ddof=1).sum()
+    assert spread < 0.1 * ControlWhitening(**plain).fit(x).transform(other[:4]).var(0, ddof=1).sum()
+    streamed = ControlWhitening(**plain).partial_fit(x[:100]).add_nuisance(extra)
+    assert_allclose(streamed.partial_fit(x[100:]).transform(x), whitened, atol=1e-8)
+    again = ControlWhitening(**plain).fit(x)
+    assert_array_equal(whitening.fit(x).transform(x), again.transform(x))
+
+
+def test_a_nuisance_that_does_not_fit_is_refused():
+    whitening = ControlWhitening().fit(controls())
+    assert refusal(whitening.add_nuisance, np.eye(3)) == (
+        "The covariance of a nuisance has the shape (3, 3), but samples have 12 features."
+    )
+    stored = ControlWhitening.from_arrays(
+        whitening.mean_,
+        whitening.components_,
+        whitening.explained_variance_,
+        whitening.scale_,
+        n_samples_seen=300,
+    )
+    assert "fit a new one instead" in refusal(stored.add_nuisance, np.eye(12))
+
+
 def test_samples_come_out_at_unit_length_and_the_mean_at_zero():
     x = controls()
     whitening = ControlWhitening().fit(x)

@@ -63,23 +63,24 @@ def test_a_choice_that_is_clicked_is_what_a_run_takes(
 
 
 @pytest.mark.parametrize(
-    ("step", "box", "setting"),
+    ("step", "box", "setting", "values"),
     [
-        ("whitening", "whiten", "whiten"),
-        ("tokens", "remove_position", "remove_position"),
-        ("dictionary", "positive", "positive_code"),
-        ("dictionary", "early", "early_stopping"),
+        ("whitening", "whiten", "whiten", (False, True)),
+        ("whitening", "background", "background_weight", (0.0, 100.0)),
+        ("tokens", "remove_position", "remove_position", (False, True)),
+        ("dictionary", "positive", "positive_code", (False, True)),
+        ("dictionary", "early", "early_stopping", (False, True)),
     ],
 )
-def test_a_tick_that_is_clicked_is_what_a_run_takes(workflow, qtbot, step, box, setting):
+def test_a_tick_that_is_clicked_is_what_a_run_takes(workflow, qtbot, step, box, setting, values):
     widget = in_step(qtbot, workflow, step, box)
     before, was = workflow.session.plan.run_config(), widget.isChecked()
-    assert before == before.with_settings(**{setting: was})
+    assert before == before.with_settings(**{setting: values[was]})
     for expected in (not was, was):
         click_tick(qtbot, widget)
         assert widget.isChecked() == expected
         config = workflow.session.plan.run_config()
-        assert config == before.with_settings(**{setting: expected})
+        assert config == before.with_settings(**{setting: values[expected]})
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ from napari_microdl.tokens import (
 from napari_microdl.tokens.grid import TokenWriter
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.tokens.spread import measure_spread, place_scales
-from napari_microdl.tokens.units import pool, units_of
+from napari_microdl.tokens.units import background_squares, pool, units_of
 from pipeline.small_run import SMALL, assert_same_codes, small, small_model
 from tasks import cancelled_by, cancelling, recorded
 
@@ -145,6 +145,50 @@ def test_a_run_equals_its_public_pieces_put_together(fields, config):
         assert (made is None) == (expected is None)
         np.testing.assert_array_equal(made, expected)
     assert run.report["position"] == shares
+
+
+def test_a_whitening_that_knows_the_background_counts_what_sets_it_apart_less(fields, tmp_path):
+    labels = [segment_cells(f.read()[0]) for f in fields]
+    # Cells that leave no room in one field.
+    labels[2] = np.arange(1, 651).repeat(25).reshape(125, 130)
+    fields = [dataclasses.replace(f, labels=own) for f, own in zip(fields, labels, strict=True)]
+    config, plain = small(background_weight=50.0), run_pipeline(fields, SMALL)
+    run = PipelineRun(fields, config)
+    result, grids = run.result(), run.tokens().grids
+    assert "The background was measured in 3 of 4 fields; in the others cells leave no room." in (
+        result.warnings
+    )
+    scales, means = result.dictionary.position.scales, []
+    for number in (0, 1, 3):
+        squares = background_squares(grids[number], result.activations.geometry[number])
+        means.append(measure_spread(grids[number], squares, scales).vectors.mean(0))
+    expected = 50 * np.cov(np.stack(means), rowvar=False)
+    np.testing.assert_allclose(result.activations.fit_samples.nuisance, expected, atol=1e-5)
+    apart = np.stack(means) - np.mean(means, axis=0)
+    lengths = [
+        np.linalg.norm(r.dictionary.whitening.project(apart + r.dictionary.whitening.mean_))
+        for r in (result, plain)
+    ]
+    assert lengths[0] < 0.9 * lengths[1]
+    # Of crops there is none, and it goes with the dictionary as any whitening does.
+    crops = run_pipeline(fields, config.with_settings(unit="crop")).activations
+    assert crops.fit_samples.nuisance is None
+    result.dictionary.save(tmp_path / "with.microdl.safetensors")
+    known = ConceptDictionary.load(tmp_path / "with.microdl.safetensors")
+    assert_same_codes(run_pipeline(fields, SMALL, dictionary=known), result)
+
+
+def test_without_room_between_cells_the_background_is_said_to_stay(fields):
+    whole = [dataclasses.replace(f, labels=np.ones(f.shape[-2:], int)) for f in fields]
+    cells = [f.labels for f in whole]
+    for own in cells:
+        own[:60] = 2
+    result = run_pipeline(whole, small(background_weight=50.0))
+    assert (
+        "Of 4 fields 0 have a background without cells, so it could not be taken off: the "
+        "whitening knows the controls alone." in result.warnings
+    )
+    assert result.activations.fit_samples.nuisance is None
 
 
 def test_every_stage_reports_its_steps(heard):

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as hnp
 
 from core.refusals import refusal
 from napari_microdl.tokens import TokenGrid
-from napari_microdl.tokens.units import Units, pool, units_of
+from napari_microdl.tokens.units import Units, background_squares, pool, units_of
 
 shapes = st.tuples(st.integers(1, 23), st.integers(1, 23))
 patches = st.integers(1, 6)
@@ -95,6 +95,25 @@ def test_crops_are_the_means_of_their_pixels(
     units = units_of(grid, "crop", crop_size=size, crop_stride=stride)
     assert units.ids.tolist() == list(range(1, len(masks) + 1))
     check_against_masks(grid, units, masks)
+
+
+@given(labels=labelled_images(), patch=patches)
+def test_background_is_squares_of_the_size_of_cells_without_their_patches(
+    labels: np.ndarray, patch: int
+):
+    grid = random_grid(labels.shape, patch)
+    cells = units_of(grid, "cell", labels=labels)
+    typical = np.sqrt(np.median([(labels == i).sum() for i in cells.ids])) if len(cells) else 0
+    edge = min(max(round(typical / patch), 2) * patch, *labels.shape)
+    block = np.ones((patch, patch), bool)
+    touched = np.kron(cells.weights.sum(0).reshape(grid.tokens.shape[:2]) > 0, block)
+    free = ~touched[: labels.shape[0], : labels.shape[1]]
+    masks = [m & free for m in squares(labels.shape, edge, edge, whole=True)]
+    found = background_squares(grid, cells)
+    kept = [m for m in masks if m.sum() >= edge**2 / 2]
+    assert len(found) == len(kept)
+    expected = [token_of_every_pixel(grid)[m].mean(0) for m in kept]
+    np.testing.assert_allclose(pool(grid, found), np.reshape(expected, (-1, 3)), atol=1e-5)
 
 
 @given(shape=shapes, patch=patches)

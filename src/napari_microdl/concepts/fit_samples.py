@@ -29,12 +29,15 @@ class FitSamples:
         Settings of the fit.
     complete : bool
         Whether these are all units.
+    nuisance : ndarray of shape (d, d), optional
+        What the whitening added to the covariance of controls; the same for any controls.
     """
 
     rows: NDArray[np.int64]
     vectors: NDArray[np.float32]
     config: PipelineConfig
     complete: bool
+    nuisance: NDArray[np.float64] | None = None
 
     @classmethod
     def draw(
@@ -42,6 +45,7 @@ class FitSamples:
         vectors: NDArray[np.float32],
         config: PipelineConfig,
         most: int = MOST_SAMPLES,
+        nuisance: NDArray[np.float64] | None = None,
     ) -> Self:
         """Samples of a run.
 
@@ -53,6 +57,8 @@ class FitSamples:
             Settings of the fit.
         most : int, default=2,000
             Of more units as many are drawn at random, whatever their condition.
+        nuisance : ndarray of shape (d, d), optional
+            What the whitening added to the covariance of controls.
 
         Returns
         -------
@@ -60,4 +66,5 @@ class FitSamples:
         """
         complete = len(vectors) <= most
         rows = drawn_rows(len(vectors), most, config.random_state)
-        return cls(rows, vectors if complete else np.asarray(vectors[rows]), config, complete)
+        drawn = vectors if complete else np.asarray(vectors[rows])
+        return cls(rows, drawn, config, complete, nuisance)

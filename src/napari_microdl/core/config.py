@@ -233,11 +233,17 @@ class WhiteningConfig(Settings):
         fields that are left out (`napari_microdl.estimators.shrinkage.choose_shrinkage`).
     n_components : int, optional
         Whitened directions kept; all where not given.
+    background_weight : float, default=0
+        How often the covariance of the backgrounds of all fields, treated ones too, is added to
+        that of the controls, so that what sets fields apart where no cell is counts less in cells
+        (`napari_microdl.estimators.whitening.ControlWhitening.add_nuisance`). 100 leaves hardly
+        anything of it. Not in the paper; for cells that do not cover all of their field.
     """
 
     enabled: bool = True
     shrinkage: float | None = None
     n_components: int | None = None
+    background_weight: Annotated[float, Field(ge=0)] = 0.0
 
 
 class DictionaryConfig(Settings):
@@ -426,6 +432,12 @@ class PipelineConfig(Settings):
             for name in values
         )
         return cls(**values) if grouped else cls.of(**values)
+
+    @property
+    def wants_background(self) -> bool:
+        """Whether the whitening is to know the background; crops and tokens have none."""
+        known = self.whitening.enabled and self.whitening.background_weight > 0
+        return known and self.units.kind == "cell"
 
     @property
     def hash(self) -> str:

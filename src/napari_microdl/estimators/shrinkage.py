@@ -97,6 +97,7 @@ def fit_whitening(
     groups: NDArray[np.generic],
     n_components: int | None = None,
     shrinkage: float | None = None,
+    nuisance: NDArray[np.float64] | None = None,
 ) -> ControlWhitening:
     """A whitening of controls, its shrinkage chosen where it is not given.
 
@@ -106,6 +107,8 @@ def fit_whitening(
         As for `choose_shrinkage`.
     n_components, shrinkage
         As for `ControlWhitening`.
+    nuisance : ndarray of shape (d, d), optional
+        Covariance of what is to count less, see `ControlWhitening.add_nuisance`.
 
     Returns
     -------
@@ -114,4 +117,5 @@ def fit_whitening(
     """
     if shrinkage is None:
         shrinkage = choose_shrinkage(controls, groups)
-    return ControlWhitening(n_components, shrinkage=shrinkage).fit(controls)
+    whitening = ControlWhitening(n_components, shrinkage=shrinkage).fit(controls)
+    return whitening if nuisance is None else whitening.add_nuisance(nuisance)

@@ -123,6 +123,8 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     n_features_in_: int
     _moments: MomentSums | None
     _spectrum: _Spectrum | None
+    # Beside that of the controls; 0 where there is none.
+    _nuisance: NDArray[np.float64] | float = 0.0
 
     def __init__(
         self,
@@ -256,6 +258,7 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         x = self._new_samples(X)
         moments = MomentSums(x.shape[1])
         moments.add(x)
+        self._nuisance = 0.0
         spectrum = self._solve(moments)
         validate_data(self, X, reset=True, skip_check_array=True)
         self._take(moments)
@@ -303,6 +306,45 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if first:
             validate_data(self, X, reset=True, skip_check_array=True)
         self._take(moments)
+        return self
+
+    def add_nuisance(self, covariance: ArrayLike) -> Self:
+        """Add a covariance to that of the controls, of what is to count less beside it.
+
+        For instance that of the fields' backgrounds: what sets fields apart where no cell is, as
+        focus and haze do, is no property of cells. Not in the paper.
+
+        Parameters
+        ----------
+        covariance : array-like of shape (n_features, n_features)
+            Symmetric. It stays added when `partial_fit` adds controls, and goes with a new `fit`.
+
+        Returns
+        -------
+        ControlWhitening
+            Itself.
+
+        Raises
+        ------
+        MicrodlError
+            If the shape is another one, a value is not finite, or the whitening came from stored
+            arrays.
+        """
+        check_is_fitted(self)
+        extra = np.asarray(covariance, np.float64)
+        if self._moments is None:
+            raise MicrodlError(
+                "This whitening was rebuilt from stored arrays, which do not hold what is needed "
+                "to add a nuisance: fit a new one instead."
+            )
+        if extra.shape != 2 * (len(self.mean_),):
+            raise MicrodlError(
+                f"The covariance of a nuisance has the shape {extra.shape}, but samples have "
+                f"{len(self.mean_)} features."
+            )
+        require_finite(extra)
+        self._nuisance = self._nuisance + extra
+        self._spectrum = None
         return self
 
     def transform(self, X: ArrayLike) -> NDArray[Any]:
@@ -465,7 +507,7 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 f"Whitening needs at least 2 control samples but got n_samples = {seen}: "
                 "add more controls."
             )
-        variance, vectors = eigh(moments.scatter / (seen - 1))
+        variance, vectors = eigh(moments.scatter / (seen - 1) + self._nuisance)
         variance = np.maximum(variance[::-1], 0)
         components = vectors.T[::-1]
         largest = float(variance[0])

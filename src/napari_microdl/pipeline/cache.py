@@ -141,7 +141,8 @@ def stage_keys(
     keys: dict[CachedStage, Hashable] = {}
     keys["cells"] = settings["cells"], tuple(cells)
     keys["tokens"] = settings["tokens"], channels, tuple(images), weights, given
-    keys["samples"] = settings["samples"], keys["tokens"], keys["cells"]
+    measured = settings["samples"], config.wants_background
+    keys["samples"] = measured, keys["tokens"], keys["cells"]
     controls = tuple(field.is_control for field in fields)
     keys["whitening"] = settings["whitening"], keys["samples"], controls
     keys["dictionary"] = settings["dictionary"], keys["whitening"]

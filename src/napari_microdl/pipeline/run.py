@@ -41,6 +41,7 @@ from napari_microdl.pipeline.stages import (
     Samples,
     Tokens,
     Whitened,
+    background_of,
     cells_of,
     device_of,
     encode,
@@ -198,7 +199,9 @@ class PipelineRun:
             started = time.perf_counter()
             activations = encode(self.fields, tokens, samples, whitened.vectors, dictionary)
             if self.applied is None:
-                activations.fit_samples = FitSamples.draw(samples.vectors, self.config)
+                activations.fit_samples = FitSamples.draw(
+                    samples.vectors, self.config, nuisance=whitened.nuisance
+                )
             seconds = self._all_seconds(activations=time.perf_counter() - started)
             report = build_report(self.fields, self.config, activations, tokens, seconds, notes)
             if self.applied is None:
@@ -364,7 +367,7 @@ class PipelineRun:
         tokens, labels, n = self.tokens(), self.cells(), len(self.fields)
         with self._timed("samples", "whitening") as task:
             task.progress(0, n, "Averaging tokens")
-            geometry, vectors = [], []
+            geometry, vectors, backgrounds = [], [], {}
             for f, grid, cells in zip(self.fields, tokens.grids, labels, strict=True):
                 task.check()
                 geometry.append(units_of_field(f, grid, cells, self.config))
@@ -373,7 +376,17 @@ class PipelineRun:
                 with task.step(index, n, f"Averaging tokens in {f.name}"):
                     grid = tokens.grids[index]
                     vectors.append(vectors_of(grid, geometry[index], self.config, scales))
-            return Samples(geometry, np.concatenate(vectors), tokens.order, scales)
+                    background = background_of(grid, geometry[index], self.config, scales)
+                    if background is not None:
+                        backgrounds[index] = background
+            found = [backgrounds[n] for n in tokens.order.tolist() if n in backgrounds]
+            return Samples(
+                geometry,
+                np.concatenate(vectors),
+                tokens.order,
+                scales,
+                np.stack(found) if found else None,
+            )
 
     def _whiten(self) -> Whitened:
         samples = self.samples()

@@ -40,7 +40,7 @@ from napari_microdl.tokens import (
 )
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.tokens.spread import measure_spread, place_scales
-from napari_microdl.tokens.units import Units, pool, units_of
+from napari_microdl.tokens.units import Units, background_squares, pool, units_of
 
 # With fewer, a place's mean is largely the image itself.
 LEAST_TOKENS_PER_PLACE = 4.0
@@ -122,12 +122,15 @@ class Samples:
         As in `Tokens`.
     scales : ndarray of shape (n_places, d), or None
         What distances of tokens were divided by.
+    backgrounds : ndarray of shape (n, d), or None
+        Those of the fields that have one, in the order of learning, where the settings want them.
     """
 
     geometry: list[Units]
     vectors: NDArray[np.float32]
     order: NDArray[np.int64]
     scales: NDArray[np.float32] | None = None
+    backgrounds: NDArray[np.float32] | None = None
 
     def of_field(self) -> NDArray[np.int64]:
         """Number of the field of every unit, shape (n_units,)."""
@@ -155,11 +158,14 @@ class Whitened:
         Whitened samples.
     notes : tuple of str
         What a user should know.
+    nuisance : ndarray of shape (d, d), or None
+        What was added to the covariance of the controls.
     """
 
     whitening: ControlWhitening | None
     vectors: NDArray[np.float32]
     notes: tuple[str, ...] = ()
+    nuisance: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,6 +322,32 @@ def vectors_of(
     return pool(grid, units)
 
 
+def background_of(
+    grid: TokenGrid,
+    units: Units,
+    config: PipelineConfig,
+    scales: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32] | None:
+    """Mean vector of the background of one field, cut into squares of the size of its cells.
+
+    Parameters
+    ----------
+    grid, units, config, scales
+        As for `vectors_of`.
+
+    Returns
+    -------
+    ndarray of shape (d,), or None
+        None where the settings do not want it, or the cells leave no room.
+    """
+    if not config.wants_background:
+        return None
+    squares = background_squares(grid, units)
+    if not len(squares):
+        return None
+    return np.asarray(vectors_of(grid, squares, config, scales).mean(0), np.float32)
+
+
 # Over all fields -----------------------------------------------------------------------------
 
 
@@ -415,11 +447,13 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
     with task.step(0, 1, f"Whitening on {n_controls}"), task.taking_notes() as notes:
         settings, order = config.whitening, samples.in_order()
         controls = order[is_control[order]]
+        nuisance = nuisance_of(samples.backgrounds, config, len(fields))
         whitening = fit_whitening(
             samples.vectors[controls],
             samples.of_field()[controls],
             settings.n_components,
             settings.shrinkage,
+            nuisance,
         )
         if settings.shrinkage is None:
             task.note(
@@ -427,7 +461,44 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
                 f"by {whitening.shrinkage:g} times the median eigenvalue."
             )
         vectors = in_space_of(whitening, samples)
-    return Whitened(whitening, vectors, tuple(notes))
+    return Whitened(whitening, vectors, tuple(notes), nuisance)
+
+
+def nuisance_of(
+    backgrounds: NDArray[np.float32] | None, config: PipelineConfig, n_fields: int
+) -> NDArray[np.float64] | None:
+    """Covariance that the whitening adds to that of the controls, see `WhiteningConfig`.
+
+    Parameters
+    ----------
+    backgrounds : ndarray of shape (n, d), or None
+        Of the fields that have one, as `background_of` gives them.
+    config : PipelineConfig
+        Its whitening is used.
+    n_fields : int
+        All fields.
+
+    Returns
+    -------
+    ndarray of shape (d, d), or None
+        None, which is noted, where fewer than two fields have a background.
+    """
+    if not config.wants_background:
+        return None
+    n = 0 if backgrounds is None else len(backgrounds)
+    if backgrounds is None or n < 2:
+        current_task().note(
+            f"Of {n_fields} fields {n} have a background without cells, so it could not be taken "
+            "off: the whitening knows the controls alone."
+        )
+        return None
+    if n < n_fields:
+        current_task().note(
+            f"The background was measured in {n} of {n_fields} fields; in the others cells leave "
+            "no room."
+        )
+    weight = config.whitening.background_weight
+    return np.asarray(weight * np.cov(backgrounds.astype(np.float64), rowvar=False))
 
 
 def in_space_of(whitening: ControlWhitening | None, samples: Samples) -> NDArray[np.float32]:

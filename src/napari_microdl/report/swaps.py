@@ -342,6 +342,10 @@ def _whitened(
     if not settings.enabled:
         return vectors
     whitening = fit_whitening(
-        vectors[is_control], fields[is_control], settings.n_components, settings.shrinkage
+        vectors[is_control],
+        fields[is_control],
+        settings.n_components,
+        settings.shrinkage,
+        samples.nuisance,
     )
     return np.asarray(whitening.transform(vectors), np.float32)

@@ -83,6 +83,41 @@ def units_of(
     raise MicrodlError(f"Unit '{kind}' is not known; use one of {', '.join(get_args(UnitKind))}.")
 
 
+def background_squares(grid: TokenGrid, units: Units) -> Units:
+    """The background of a field, cut into squares of the size of its cells.
+
+    Parameters
+    ----------
+    grid : TokenGrid
+        The field's tokens; only its geometry is used.
+    units : Units
+        Cells of the field.
+
+    Returns
+    -------
+    Units
+        Squares of which half or more are patches that no cell touches, and of each those patches
+        alone; there may be none.
+    """
+    patch = grid.patch_size
+    typical = np.sqrt(np.median(units.area)) if len(units) else 0
+    edge = min(max(round(float(typical) / patch), 2) * patch, *grid.image_shape)
+    squares = _crops(grid, edge, edge)
+    free = np.asarray(units.weights.sum(axis=0)).ravel() == 0
+    weights = sparse.csr_array(squares.weights @ sparse.diags_array(free.astype(np.float32)))
+    weights.eliminate_zeros()
+    area = np.asarray(weights.sum(axis=1)).ravel()
+    kept = np.flatnonzero(area >= squares.area / 2)
+    return Units(
+        ids=squares.ids[kept],
+        y=squares.y[kept],
+        x=squares.x[kept],
+        area=area[kept],
+        boxes=squares.boxes[kept],
+        weights=weights[kept],
+    )
+
+
 def pool(grid: TokenGrid, units: Units) -> NDArray[np.float32]:
     """Mean token of every unit, weighted by how much of each patch it covers.
 
