@@ -328,7 +328,7 @@ def background_of(
     config: PipelineConfig,
     scales: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32] | None:
-    """Mean vector of the background of one field, cut into squares of the size of its cells.
+    """Mean vector of the background of one field, cut into squares.
 
     Parameters
     ----------

@@ -13,6 +13,9 @@ from napari_microdl.core.config import UnitKind
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.tokens.grid import TokenGrid
 
+# Edge of a square of background, in patches: with the built-in model that of a cell.
+_SQUARE = 4
+
 
 @dataclass(frozen=True, eq=False)
 class Units:
@@ -84,7 +87,7 @@ def units_of(
 
 
 def background_squares(grid: TokenGrid, units: Units) -> Units:
-    """The background of a field, cut into squares of the size of its cells.
+    """The background of a field, cut into squares of four by four patches.
 
     Parameters
     ----------
@@ -96,14 +99,13 @@ def background_squares(grid: TokenGrid, units: Units) -> Units:
     Returns
     -------
     Units
-        Squares of which half or more are patches that no cell touches, and of each those patches
-        alone; there may be none.
+        Squares of which half or more lies in no cell, and of each what lies in none; there may be
+        none. They are alike in all fields, as the spread of tokens depends on how many there are.
     """
-    patch = grid.patch_size
-    typical = np.sqrt(np.median(units.area)) if len(units) else 0
-    edge = min(max(round(float(typical) / patch), 2) * patch, *grid.image_shape)
+    edge = min(_SQUARE * grid.patch_size, *grid.image_shape)
     squares = _crops(grid, edge, edge)
-    free = np.asarray(units.weights.sum(axis=0)).ravel() == 0
+    pixels = np.asarray(_crops(grid, grid.patch_size, grid.patch_size, whole_grid=True).area)
+    free = 1 - np.asarray(units.weights.sum(axis=0)).ravel() / pixels
     weights = sparse.csr_array(squares.weights @ sparse.diags_array(free.astype(np.float32)))
     weights.eliminate_zeros()
     area = np.asarray(weights.sum(axis=1)).ravel()
