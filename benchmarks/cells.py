@@ -383,17 +383,22 @@ def table(rows: list[Row], others: list[Row]) -> list[str]:
     if not others:
         return lines
 
-    found = pd.DataFrame(others).set_index(["column", "nuisance", "factor"]).sort_index()
+    frame = pd.DataFrame(others)
+
+    def measured(*which: str, key: str) -> list[float]:
+        same = (frame[["column", "nuisance", "factor"]] == list(which)).all(axis=1)
+        return frame.loc[same, key].tolist()
 
     def line(name: str, key: str, nuisance: str, over: str | None = None) -> str:
         cells = []
         for column in COLUMNS:
             texts = []
             for factor in PAINTED:
-                values = found.loc[[(column, nuisance, factor)], key]
-                if over is not None:
-                    values = values / found.loc[[(column, over, factor)], key].median()
-                texts.append(text_of(values.tolist()))
+                values = measured(column, nuisance, factor, key=key)
+                if over is not None and values:
+                    whole = np.median(measured(column, over, factor, key=key))
+                    values = [value / whole for value in values]
+                texts.append(text_of(values))
             cells.append(", ".join(texts))
         return f"| {name} | {' | '.join(cells)} |"
 
