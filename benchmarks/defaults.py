@@ -49,7 +49,10 @@ VARIED: dict[str, list[dict[str, Any]]] = {
         {"n_iterations": 4, "atoms_per_iteration": 4},
     ],
     "shrinkage": [{"shrinkage": s} for s in (0.1, 0.3, 1.0, 3.0, 10.0)],
+    "layer, of means": [{"layer": n} for n in (2, 4, 6)],
 }
+# What goes with all that is varied under a name.
+TOGETHER: dict[str, dict[str, Any]] = {"layer, of means": {"pooling": "mean"}}
 Row = dict[str, Any]
 Parts = tuple[list[Field], list[Field]]
 
@@ -93,13 +96,15 @@ def measured(data: Path, seeds: int) -> Iterator[Row]:
         (varied, _value(change), change) for varied, some in VARIED.items() for change in some
     ]
     # Layers last: all others are read from the same tokens.
-    settings.sort(key=lambda setting: setting[0] == "layer")
+    settings.sort(key=lambda setting: setting[0].startswith("layer"))
     for varied, value, change in settings:
         first = None
         for seed in range(seeds):
             if (varied, value, seed) in done and not (seed == 0 and seeds > 1):
                 continue
-            config = PipelineConfig.of(random_state=seed, **{"n_starts": 1, **change})
+            config = PipelineConfig.of(
+                random_state=seed, **{"n_starts": 1, **TOGETHER.get(varied, {}), **change}
+            )
             found = on_wells(parts, config, stages[:4])
             codes = found.pop("codes")
             first = codes if seed == 0 else first
