@@ -41,6 +41,7 @@ OTHERS: dict[str, Any] = {
     "remove_position": False,
     "whiten": False,
     "shrinkage": 0.5,
+    "plates": "scale",
     "n_components": 8,
     "n_atoms": 64,
     "n_iterations": 3,

@@ -115,3 +115,13 @@ def ending_work(job: Job, item: PlateField) -> Receipt:
         mark.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
     return read_vectors(job, item)
+
+
+def write_two_plates(folder: Path) -> Path:
+    """The table of the sample's corners as two plates, controls and treated wells on both."""
+    table = write_table(folder)
+    rows = pd.read_csv(table)
+    rows["Metadata_Plate"] = rows.groupby("Metadata_control").cumcount() % 2 + 1
+    rows["Metadata_Plate"] = "P" + rows["Metadata_Plate"].astype(str)
+    rows.to_csv(table, index=False)
+    return table

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.arrays import drawn_rows
-from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.config import PipelineConfig, PlateKind
 
 # So many tell whether there is anything to find, and are whitened and learned from in a blink.
 MOST_SAMPLES = 2_000
@@ -29,12 +29,18 @@ class FitSamples:
         Settings of the fit.
     complete : bool
         Whether these are all units.
+    plates : ndarray of str, shape (n,)
+        Their plates.
+    kind : {"together", "centre", "scale", "whiten"}
+        How these were brought together.
     """
 
     rows: NDArray[np.int64]
     vectors: NDArray[np.float32]
     config: PipelineConfig
     complete: bool
+    plates: NDArray[np.str_]
+    kind: PlateKind = "together"
 
     @classmethod
     def draw(
@@ -42,6 +48,9 @@ class FitSamples:
         vectors: NDArray[np.float32],
         config: PipelineConfig,
         most: int = MOST_SAMPLES,
+        *,
+        plates: NDArray[np.str_] | None = None,
+        kind: PlateKind = "together",
     ) -> Self:
         """Samples of a run.
 
@@ -53,6 +62,10 @@ class FitSamples:
             Settings of the fit.
         most : int, default=2,000
             Of more units as many are drawn at random, whatever their condition.
+        plates : ndarray of str, shape (n_units,), optional
+            Their plates; one where not given.
+        kind : {"together", "centre", "scale", "whiten"}
+            How these were brought together.
 
         Returns
         -------
@@ -60,4 +73,6 @@ class FitSamples:
         """
         complete = len(vectors) <= most
         rows = drawn_rows(len(vectors), most, config.random_state)
-        return cls(rows, vectors if complete else np.asarray(vectors[rows]), config, complete)
+        of_plates = np.full(len(vectors), "") if plates is None else plates
+        drawn = vectors if complete else np.asarray(vectors[rows])
+        return cls(rows, drawn, config, complete, of_plates[rows], kind)

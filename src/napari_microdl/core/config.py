@@ -28,6 +28,8 @@ Pooling = Literal["mean", "spread"]
 ChannelTokens = Literal["concat", "mean"]
 Update = Literal["newton", "adam"]
 Init = Literal["data", "linear"]
+# How the plates of a run are brought together.
+PlateKind = Literal["together", "centre", "scale", "whiten"]
 Independent = Literal["wells", "fields", "plates"]
 Library = Literal["scikit-image", "cp_measure"]
 # Batches that are chosen by what there is.
@@ -233,11 +235,18 @@ class WhiteningConfig(Settings):
         fields that are left out (`napari_microdl.estimators.shrinkage.choose_shrinkage`).
     n_components : int, optional
         Whitened directions kept; all where not given.
+    plates : {"together", "centre", "scale", "whiten"}, optional
+        How several plates are brought together before their controls are whitened as one: as they
+        are; each with the mean of its own controls as the origin; with the spread of its controls
+        in every dimension brought to that of all, too; or with their whole covariance, where a
+        plate has ten controls a dimension. Where not given, "centre" if there are several plates
+        and all have controls, else "together" (`napari_microdl.estimators.plates`).
     """
 
     enabled: bool = True
     shrinkage: float | None = None
     n_components: int | None = None
+    plates: PlateKind | None = None
 
 
 class DictionaryConfig(Settings):

@@ -143,7 +143,8 @@ def stage_keys(
     keys["tokens"] = settings["tokens"], channels, tuple(images), weights, given
     keys["samples"] = settings["samples"], keys["tokens"], keys["cells"]
     controls = tuple(field.is_control for field in fields)
-    keys["whitening"] = settings["whitening"], keys["samples"], controls
+    plates = tuple(field.plate for field in fields)
+    keys["whitening"] = settings["whitening"], keys["samples"], controls, plates
     keys["dictionary"] = settings["dictionary"], keys["whitening"]
     return keys
 

@@ -22,8 +22,14 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.icfl.starts import fit_steadiest
+from napari_microdl.estimators.plates import (
+    PlateReferences,
+    fit_references,
+    kind_for,
+    moments_of,
+)
 from napari_microdl.estimators.shrinkage import fit_whitening
-from napari_microdl.estimators.whitening import ControlWhitening
+from napari_microdl.estimators.whitening import ControlWhitening, MomentSums
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling
 from napari_microdl.fields.segmentation import segment_cells
@@ -138,6 +144,10 @@ class Samples:
         """Whether every unit lies in a control field, shape (n_units,)."""
         return np.array([f.is_control for f in fields], bool)[self.of_field()]
 
+    def plates(self, fields: Sequence[Field]) -> NDArray[np.str_]:
+        """Plate of every unit, shape (n_units,)."""
+        return np.array([f.plate for f in fields], np.str_)[self.of_field()]
+
     def in_order(self) -> NDArray[np.int64]:
         """Rows of all units in the order in which they are learned from, shape (n_units,)."""
         return np.argsort(np.argsort(self.order)[self.of_field()], kind="stable")
@@ -155,11 +165,14 @@ class Whitened:
         Whitened samples.
     notes : tuple of str
         What a user should know.
+    plates : PlateReferences or None
+        What the samples of each plate were brought to those of all by.
     """
 
     whitening: ControlWhitening | None
     vectors: NDArray[np.float32]
     notes: tuple[str, ...] = ()
+    plates: PlateReferences | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,9 +427,14 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
     n_controls = f"{int(is_control.sum())} control {config.units.kind}s"
     with task.step(0, 1, f"Whitening on {n_controls}"), task.taking_notes() as notes:
         settings, order = config.whitening, samples.in_order()
+        kind = kind_for(settings.plates, [f.plate for f in fields], [f.is_control for f in fields])
+        plates = None
+        if kind != "together":
+            plates = fit_references(plate_moments(fields, samples), kind)
+        aligned = align_samples(fields, samples, plates)
         controls = order[is_control[order]]
         whitening = fit_whitening(
-            samples.vectors[controls],
+            aligned.vectors[controls],
             samples.of_field()[controls],
             settings.n_components,
             settings.shrinkage,
@@ -426,8 +444,24 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
                 f"{n_controls} with {samples.vectors.shape[1]} dimensions: the whitening is shrunk "
                 f"by {whitening.shrinkage:g} times the median eigenvalue."
             )
-        vectors = in_space_of(whitening, samples)
-    return Whitened(whitening, vectors, tuple(notes))
+        vectors = in_space_of(whitening, aligned)
+    return Whitened(whitening, vectors, tuple(notes), plates)
+
+
+def plate_moments(fields: Sequence[Field], samples: Samples) -> dict[str, MomentSums]:
+    """Sums over the controls of every plate, in the order of learning."""
+    order, is_control = samples.in_order(), samples.is_control(fields)
+    return moments_of(samples.vectors[order], samples.plates(fields)[order], is_control[order])
+
+
+def align_samples(
+    fields: Sequence[Field], samples: Samples, plates: PlateReferences | None
+) -> Samples:
+    """The samples of each plate brought to those of all; as they are where plates are."""
+    if plates is None:
+        return samples
+    aligned = plates.align_rows(samples.vectors, samples.plates(fields))
+    return dataclasses.replace(samples, vectors=aligned)
 
 
 def in_space_of(whitening: ControlWhitening | None, samples: Samples) -> NDArray[np.float32]:
@@ -465,7 +499,7 @@ def learn(
     position = tokens.position
     if position is not None:
         position = PositionComponent(position.offsets, position.basis, samples.scales)
-    dictionary = ConceptDictionary(spec, icfl, whitened.whitening, position)
+    dictionary = ConceptDictionary(spec, icfl, whitened.whitening, position, plates=whitened.plates)
     return Learned(dictionary, notes)
 
 

@@ -15,12 +15,13 @@ from typing import Any
 from napari_microdl import __version__
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.concepts.wells import well_names
-from napari_microdl.core.config import PipelineConfig, write_config
+from napari_microdl.core.config import PipelineConfig, PlateKind, write_config
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
-from napari_microdl.fields.field import Field
+from napari_microdl.estimators.plates import fit_references, kind_for, require_controls
+from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
 from napari_microdl.models.base import ModelSpec
 from napari_microdl.pipeline.files import DICTIONARY, RANKING, SETTINGS
@@ -42,6 +43,7 @@ from napari_microdl.pipeline.plate.learn import (
     fit_places,
     fit_scales,
     fit_whitening_of,
+    plate_moments,
     write_places,
 )
 from napari_microdl.pipeline.plate.listing import Listing, PlateField, Receipt, in_order, named
@@ -199,8 +201,13 @@ class _PlateRun:
                 "Over a whole plate, intensities cannot be measured before its fields are shared "
                 "out; set the scaling of the tokens to 'image'."
             )
+        sources = [field.source for field in listing.fields]
         if self._applied is None:
-            check_controls([field.source for field in listing.fields], self._config)
+            check_controls(sources, self._config)
+            self._kind(sources)
+        elif self._applied.plates is not None:
+            known = {f.plate for f in sources if f.is_control} | self._applied.plates.means.keys()
+            require_controls(sorted({f.plate for f in sources} - known))
         self._log: Log
 
     def result(self, options: PlateOptions) -> dict[str, Any]:
@@ -263,10 +270,13 @@ class _PlateRun:
         return model, job
 
     def _with_dictionary(self, job: Job, dictionary: ConceptDictionary, *, applied: bool) -> Job:
+        fingerprint = dictionary.fingerprint
+        if dictionary.plates is not None:
+            fingerprint += f" {dictionary.plates.digest}"
         return dataclasses.replace(
             job,
             dictionary=self._out / DICTIONARY,
-            fingerprint=dictionary.fingerprint,
+            fingerprint=fingerprint,
             applied=applied,
         )
 
@@ -275,13 +285,17 @@ class _PlateRun:
     ) -> dict[str, Any]:
         fields, task = self._fields, current_task()
         dictionary, applied = self._applied, self._applied is not None
-        if dictionary is None:
-            job = self._with_places(job, options)
+        if dictionary is None or dictionary.plates is not None:
+            if dictionary is None:
+                job = self._with_places(job, options)
             with task.stage("tokens"):
                 receipts = self._pass(read_vectors, "vectors", job, fields)
             self._check(receipts)
-            dictionary = self._fitted(job, model, receipts, options)
-            job = self._with_dictionary(job, dictionary, applied=False)
+            if dictionary is None:
+                dictionary = self._fitted(job, model, receipts, options)
+            else:
+                dictionary = self._placed(job, dictionary, receipts)
+            job = self._with_dictionary(job, dictionary, applied=applied)
             if options.fit_only:
                 return self._summary(receipts, notes, [DICTIONARY])
             known = {r.number for r in receipts if r.is_usable}
@@ -354,7 +368,11 @@ class _PlateRun:
     ) -> ConceptDictionary:
         """The dictionary of the run, fitted unless it is there."""
         path, ordered = self._out / DICTIONARY, in_order(receipts)
-        made_from = _digest([job.key, sorted((r.number, r.digest) for r in ordered)])
+        known = [
+            (f.receipt.number, f.receipt.digest, f.plate, f.is_control)
+            for f in self._known(ordered)
+        ]
+        made_from = _digest([job.key, sorted(known)])
         if self._manifest.is_made(DICTIONARY, made_from):
             return ConceptDictionary.load(path)
         with self._manifest.making(DICTIONARY, made_from):
@@ -368,9 +386,13 @@ class _PlateRun:
         ordered, task = in_order(receipts), current_task()
         fields = self._known(ordered)
         with task.stage("whitening"):
-            whitening = fit_whitening_of(job, fields)
+            sources = {item.number: item.source for item in self._fields}
+            kind, plates = self._kind([sources[f.receipt.number] for f in fields]), None
+            if kind != "together":
+                plates = fit_references(plate_moments(job, fields), kind)
+            whitening = fit_whitening_of(job, fields, plates)
         with task.stage("dictionary"):
-            dictionary = fit_dictionary(job, fields, model, whitening, options.most_samples)
+            dictionary = fit_dictionary(job, fields, model, whitening, options.most_samples, plates)
         dictionary.pixel_size = common_pixel_size([r.pixel_size for r in receipts if r.is_usable])
         dictionary.provenance = {
             "config": self._config.to_dict(),
@@ -388,10 +410,32 @@ class _PlateRun:
         }
         return dictionary
 
+    def _placed(
+        self, job: Job, dictionary: ConceptDictionary, receipts: Sequence[Receipt]
+    ) -> ConceptDictionary:
+        """The dictionary that is applied, with references of the plates of this run."""
+        assert dictionary.plates is not None
+        with current_task().stage("whitening"):
+            moments = plate_moments(job, self._known(in_order(receipts)))
+            plates = dictionary.plates.applied_to(moments)
+        placed = dataclasses.replace(dictionary, plates=plates)
+        placed.save(self._out / DICTIONARY)
+        return placed
+
+    def _kind(self, fields: Sequence[FieldInfo]) -> PlateKind:
+        """How plates are brought together."""
+        settings = self._config.whitening
+        if not settings.enabled:
+            return "together"
+        return kind_for(settings.plates, [f.plate for f in fields], [f.is_control for f in fields])
+
     def _known(self, ordered: Sequence[Receipt]) -> list[Known]:
         wells = dict(zip(self._metadata.index.tolist(), well_names(self._metadata), strict=True))
-        controls = {item.number for item in self._listing.fields if item.source.is_control}
-        return [Known(r, str(wells[r.number]), r.number in controls) for r in ordered]
+        sources = {item.number: item.source for item in self._fields}
+        return [
+            Known(r, sources[r.number].plate, str(wells[r.number]), sources[r.number].is_control)
+            for r in ordered
+        ]
 
     def _described(self, ordered: Sequence[Receipt]) -> list[dict[str, Any]]:
         """Fields as the provenance of a dictionary lists them."""

@@ -67,7 +67,7 @@ class Job:
     dictionary : Path, optional
         The dictionary, once there is one.
     fingerprint : str
-        That of the dictionary.
+        That of the dictionary, and of the references of its plates.
     applied : bool
         Whether the dictionary was given and not fitted in this run.
     """
@@ -175,13 +175,13 @@ def apply_dictionary(job: Job, item: PlateField) -> Receipt:
             return {}, {"n_units": 0, "pixel_size": field.pixel_size}
         units, vectors, order = found
         facts = {"n_units": len(units), "pixel_size": field.pixel_size, **order}
-        return {**_rows(units), **_codes(job, vectors)}, facts
+        return {**_rows(units), **_codes(job, vectors, item)}, facts
 
     return _of_field(job, "codes", item, make, made_from=job.fingerprint)
 
 
 def encode_vectors(job: Job, item: PlateField) -> Receipt:
-    """Codes of the units of a field by the dictionary of this run, from the vectors kept."""
+    """Codes of the units of a field by the dictionary of the run, from the vectors kept."""
     path = job.file("vectors", item.number)
     try:
         tensors, facts, digest = read_shard(path)
@@ -192,7 +192,7 @@ def encode_vectors(job: Job, item: PlateField) -> Receipt:
         if not facts["n_units"]:
             return {}, facts
         vectors = tensors.pop("vectors").astype(np.float32)
-        return {**tensors, **_codes(job, vectors)}, facts
+        return {**tensors, **_codes(job, vectors, item)}, facts
 
     made_from = f"{job.fingerprint} {digest}"
     return _of_field(job, "codes", item, make, made_from=made_from, opened=False)
@@ -303,11 +303,11 @@ def _units(
     return units, vectors_of(grid, units, job.config, scales), order
 
 
-def _codes(job: Job, vectors: NDArray[np.float32]) -> Tensors:
+def _codes(job: Job, vectors: NDArray[np.float32], item: PlateField) -> Tensors:
     """Codes by a dictionary, the vectors in its space, and sums for profiles of wells."""
     assert job.dictionary is not None
     dictionary = _dictionary(job.dictionary, job.fingerprint)
-    whitened = dictionary.whiten(vectors)
+    whitened = dictionary.whiten(vectors, item.source.plate)
     codes = sparse.csr_array(dictionary.icfl.transform(whitened))
     cosines = unit_length(whitened) @ dictionary.directions.T
     sums = [
