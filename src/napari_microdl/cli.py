@@ -466,10 +466,19 @@ def plate_evaluate(
     unseen_only: Annotated[
         bool, Option("--unseen-only", help="Leave out fields that the dictionary was fitted on.")
     ] = _ASKED.unseen_only,
+    take_off_positions: Annotated[
+        bool,
+        Option(
+            "--take-off-positions",
+            help="Take off profiles what wells owe to their row, column and edge, as controls "
+            "show it.",
+        ),
+    ] = _ASKED.take_off_positions,
 ) -> None:
-    """Measure selectivity with its null, probes, reconstruction and batch effects of a plate run.
+    """Measure selectivity with its null, hits, replicates and batch effects of a plate run.
 
-    Written are evaluation.json and evaluation.html in its folder. Images are not opened again.
+    Written are evaluation.json, evaluation.html, hits.csv and figures in its folder. Images are not
+    opened again.
     """
     from napari_microdl.pipeline.files import EVALUATION_PAGE
     from napari_microdl.pipeline.plate.evaluation import evaluate_plate
@@ -482,6 +491,7 @@ def plate_evaluate(
         handcrafted=False,
         batches=batches,
         unseen_only=unseen_only,
+        take_off_positions=take_off_positions,
     )
     with _followed():
         report = evaluate_plate(folder, choices, batches_given=batches != AUTOMATIC)

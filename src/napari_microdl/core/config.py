@@ -321,6 +321,9 @@ class EvaluationChoices(Settings):
     batches : str, default="auto"
         Column that tells the batches by which controls are compared, with or without ``Metadata_``;
         "auto" takes plates or, of one plate, sites: see `napari_microdl.report.batch_design`.
+    take_off_positions : bool, default=False
+        Whether what wells owe to their row, column and edge, measured on controls, is taken off
+        their profiles (`napari_microdl.metrics.wells.position_effects`).
     """
 
     labels: str = "Metadata_condition"
@@ -332,6 +335,7 @@ class EvaluationChoices(Settings):
     unseen_only: bool = False
     random_state: int = 0
     batches: str = AUTOMATIC
+    take_off_positions: bool = False
 
 
 class PipelineConfig(Settings):
