@@ -375,6 +375,18 @@ DryRun = Annotated[
     bool,
     Option("--dry-run", help="Only say how many fields there are, and what they will take."),
 ]
+HeldBack = Annotated[
+    float | None,
+    Option(
+        "--hold-back",
+        metavar="SHARE",
+        min=0,
+        max=0.9,
+        help="Share of the control wells of each plate that the whitening does not see, for "
+        "treatments to be compared with; half of those of plates with eight or more where not "
+        "given.",
+    ),
+]
 _MOST_SAMPLES = 100_000
 Source = Annotated[
     Path,
@@ -397,13 +409,15 @@ def plate_run(
     scheduler: Scheduler = None,
     cluster: ClusterFile = None,
     samples: Samples = _MOST_SAMPLES,
+    held_back: HeldBack = None,
     dry_run: DryRun = False,
 ) -> None:
     """Fit a dictionary on a plate, and find its concepts in all cells of it."""
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
-        source, out, config_file, controls, metadata, place, dry_run=dry_run, most_samples=samples
-    )
+        source, out, config_file, controls, metadata, place,
+        dry_run=dry_run, most_samples=samples, held_back=held_back,
+    )  # fmt: skip
 
 
 @plates.command("fit", short_help="The same up to the dictionary; run goes on from there.")
@@ -418,13 +432,14 @@ def plate_fit(
     scheduler: Scheduler = None,
     cluster: ClusterFile = None,
     samples: Samples = _MOST_SAMPLES,
+    held_back: HeldBack = None,
     dry_run: DryRun = False,
 ) -> None:
     """Fit a dictionary on a plate, and leave its codes for later."""
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
         source, out, config_file, controls, metadata, place,
-        dry_run=dry_run, most_samples=samples, fit_only=True,
+        dry_run=dry_run, most_samples=samples, held_back=held_back, fit_only=True,
     )  # fmt: skip
 
 

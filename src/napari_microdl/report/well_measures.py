@@ -26,13 +26,24 @@ def _hit_sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
     if not rows:
         return
     hits = [row for row in rows if row["hit"]]
+    if not report.more["hits"]["fair"]:
+        hits = [row for row in rows if row["q_value"] <= LEVEL]
     names = ", ".join(f"'{row['label']}' ({row['concept_name']})" for row in hits[:_MOST_NAMES])
     more = f" and {len(hits) - _MOST_NAMES} more" if hits[_MOST_NAMES:] else ""
+    if report.more["hits"]["fair"]:
+        what = "is a hit" if len(hits) == 1 else "are hits"
+    else:
+        what = "would be a hit" if len(hits) == 1 else "would be hits"
     yield (
-        f"{len(hits):,} of {counted(len(rows), 'treatment')} "
-        f"{'is a hit' if len(hits) == 1 else 'are hits'} (q at most {LEVEL:g})"
+        f"{len(hits):,} of {counted(len(rows), 'treatment')} {what} (q at most {LEVEL:g})"
         f"{': ' if hits else ''}{names}{more}."
     )
+    if not report.more["hits"]["fair"]:
+        yield (
+            "The whitening has seen all control wells, which therefore lie closer together than "
+            "other wells do: p come out too small, and nothing is called a hit. Hold control wells "
+            "back from the whitening, or apply the dictionary to another plate."
+        )
     least = min(row["smallest_p"] for row in rows)
     facts = report.more["hits"]
     short = len(rows) * least > LEVEL
@@ -73,7 +84,10 @@ def _hit_sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
         ),
         "smallest_p": ("Smallest p", "What p cannot be below for this number of wells."),
         "q_value": ("q", "p after Benjamini and Hochberg over all treatments."),
-        "hit": ("Hit", "Whether q is at most 0.05."),
+        "hit": (
+            "Hit",
+            "Whether q is at most 0.05, against control wells that the whitening has not seen.",
+        ),
         "correlation": (
             "Replicates",
             "Median correlation of the z of its wells, 1 is the same; none of one well.",
@@ -91,8 +105,8 @@ def _hits(run: EvaluationInput) -> pd.DataFrame:
     control, names = wells.control, run.activations.dictionary
     rows = []
     left_out = []
-    for label in np.unique(wells.label[~control]).tolist():
-        treated = (wells.label == label) & ~control
+    for label in np.unique(wells.label[wells.treated]).tolist():
+        treated = (wells.label == label) & wells.treated
         try:
             test = compare_with_controls(
                 values, treated, control, wells.plate, random_state=run.choices.random_state
@@ -125,12 +139,13 @@ def _hits(run: EvaluationInput) -> pd.DataFrame:
         raise MicrodlError("no plate has both treated wells and controls.")
     found = pd.DataFrame(rows).set_index("label")
     found["q_value"] = stats.false_discovery_control(found["p_value"])
-    found["hit"] = found["q_value"] <= LEVEL
+    found["hit"] = (found["q_value"] <= LEVEL) & wells.is_fair
     found = found.sort_values(
         ["p_value", "robust_z"], key=lambda c: -c.abs() if c.name == "robust_z" else c
     )
     found.attrs = {
         "n_control_wells": int(control.sum()),
+        "fair": wells.is_fair,
         "positions_taken_off": run.choices.take_off_positions,
     }
     return found
@@ -139,7 +154,7 @@ def _hits(run: EvaluationInput) -> pd.DataFrame:
 @measure("replicates", needs=("hits",), into="hits", what="correlation of replicates")
 def _replicates(run: EvaluationInput) -> pd.DataFrame:
     wells = run.wells
-    known = ~wells.control & np.isfinite(run.well_z).all(axis=1)
+    known = wells.treated & np.isfinite(run.well_z).all(axis=1)
     found, luck = replicate_correlation(run.well_z[known], wells.label[known])
     table = pd.DataFrame({"correlation": found}).rename_axis("label")
     return table.assign(correlation_by_luck=luck)
@@ -148,7 +163,7 @@ def _replicates(run: EvaluationInput) -> pd.DataFrame:
 @measure("map", needs=("hits",), into="hits", what="mean average precision (mAP)")
 def _map(run: EvaluationInput) -> pd.DataFrame:
     wells = run.wells
-    known = np.isfinite(run.well_z).all(axis=1)
+    known = (wells.treated | wells.control) & np.isfinite(run.well_z).all(axis=1)
     return mean_average_precision(
         run.well_z[known],
         wells.label[known],
@@ -239,6 +254,8 @@ def _position_sentences(report: EvaluationReport) -> Iterator[str]:
 )
 def _batch_score(run: EvaluationInput) -> pd.DataFrame:
     control = run.wells.control
+    if len(np.unique(run.wells.plate[control])) < 2:
+        raise MicrodlError("controls of two plates or more are needed.")
     cosines = sparse.csr_array(run.wells.cosines[control])
     found = batch_effects(cosines, run.wells.plate[control], np.ones(int(control.sum()), bool))
     share = float(found["epsilon_squared"].mean())

@@ -15,6 +15,7 @@ from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.metrics.wells import PositionEffects, position_effects, robust_z
+from napari_microdl.report.options import seen_units
 
 _ROWS_AT_ONCE = 8192
 
@@ -31,11 +32,15 @@ class WellProfiles:
         Label of each.
     cosines : ndarray of shape (n_wells, n_concepts)
         Mean cosine of its units with the direction of every concept.
+    seen : ndarray of bool, shape (n_wells,)
+        Control wells that the whitening was fitted on. They lie closer together than wells that it
+        has not seen, so that others seem to differ from them.
     """
 
     table: pd.DataFrame
     label: NDArray[np.str_]
     cosines: NDArray[np.float64]
+    seen: NDArray[np.bool_]
 
     @classmethod
     def of(cls, activations: ConceptActivations, labels: NDArray[np.str_]) -> WellProfiles:
@@ -74,12 +79,29 @@ class WellProfiles:
             rows = slice(start, start + _ROWS_AT_ONCE)
             cosines = unit_length(np.asarray(activations.vectors[rows])) @ directions.T
             np.add.at(sums, of_unit[rows], cosines)
-        return cls(wells.table, label, sums / wells.table["n_units"].to_numpy()[:, None])
+        seen = np.zeros(n, bool)
+        if activations.dictionary.whitening is not None:
+            units = seen_units(activations.dictionary, activations.units, whitened=True)
+            # Of a dictionary that does not tell, the worst is believed.
+            seen[of_unit[slice(None) if units is None else units]] = True
+        cosines = sums / wells.table["n_units"].to_numpy()[:, None]
+        return cls(wells.table, label, cosines, seen)
 
-    @property
+    @cached_property
     def control(self) -> NDArray[np.bool_]:
-        """Which wells are controls."""
-        return np.asarray(self.table["control"], bool)
+        """Controls that wells are compared with: those not seen, or all where all were seen."""
+        every = np.asarray(self.table["control"], bool)
+        return every & ~self.seen if self.is_fair else every
+
+    @cached_property
+    def treated(self) -> NDArray[np.bool_]:
+        """Which wells are no controls."""
+        return ~np.asarray(self.table["control"], bool)
+
+    @cached_property
+    def is_fair(self) -> bool:
+        """Whether there are controls that the whitening has not seen."""
+        return bool((np.asarray(self.table["control"], bool) & ~self.seen).any())
 
     @property
     def plate(self) -> NDArray[np.str_]:

@@ -53,7 +53,7 @@ from napari_microdl.pipeline.plate.profiles import (
     write_activations,
     write_profiles,
 )
-from napari_microdl.pipeline.plate.sampling import draw_fields
+from napari_microdl.pipeline.plate.sampling import draw_fields, hold_back
 from napari_microdl.pipeline.plate.work import (
     Job,
     apply_dictionary,
@@ -75,6 +75,7 @@ _MOST_NAMES = 5
 # Fields that are tried for one that opens.
 _TRIED = 20
 # Settings that decide how a run goes and not what comes of it.
+_OF_SAMPLES = ("version", "settings", "channels", "weights", "dictionary")
 _HOW = {"model": ("device", "batch_size")}
 
 
@@ -90,12 +91,16 @@ class PlateOptions:
     most_position_fields : int
         Fields from which the position component is measured at most, drawn from all plates and
         conditions alike; they are read three times.
+    held_back : float, optional
+        Share of the control wells of each plate that the whitening does not see, so that treatments
+        can be compared with them; where not given, half of those of plates with eight or more.
     fit_only : bool
         Whether to end once there is a dictionary.
     """
 
     most_samples: int = MOST_SAMPLES
     most_position_fields: int = MOST_POSITION_FIELDS
+    held_back: float | None = None
     fit_only: bool = False
 
 
@@ -208,6 +213,7 @@ class _PlateRun:
         elif self._applied.plates is not None:
             known = {f.plate for f in sources if f.is_control} | self._applied.plates.means.keys()
             require_controls(sorted({f.plate for f in sources} - known))
+        self._held_back: set[int] = set()
         self._log: Log
 
     def result(self, options: PlateOptions) -> dict[str, Any]:
@@ -256,11 +262,22 @@ class _PlateRun:
             "dictionary": "" if self._applied is None else self._applied.fingerprint,
             "most_samples": options.most_samples,
             "most_position_fields": options.most_position_fields,
+            "held_back": options.held_back,
         }
         self._manifest = Manifest(out, begun)
+        if self._applied is None and config.whitening.enabled:
+            sources = [item.source for item in self._fields]
+            held = hold_back(sources, options.held_back, config.random_state)
+            self._held_back = {self._fields[place].number for place in held}
+            if held:
+                n = len({(sources[place].plate, sources[place].well) for place in held})
+                current_task().note(
+                    f"{n} control wells are held back from the whitening, for treatments to be "
+                    "compared with."
+                )
         if not (out / SETTINGS).exists():
             write_config(config, out / SETTINGS)
-        decides = {k: v for k, v in begun.items() if not k.startswith("most_")}
+        decides = {k: v for k, v in begun.items() if k in _OF_SAMPLES}
         settings: dict[str, Any] = decides["settings"]  # type: ignore[assignment]
         decides["settings"] = {k: settings[k] for k in ("model", "tokens", "cells", "units")}
         job = Job(out, config, channels, _digest(decides))
@@ -433,7 +450,12 @@ class _PlateRun:
         wells = dict(zip(self._metadata.index.tolist(), well_names(self._metadata), strict=True))
         sources = {item.number: item.source for item in self._fields}
         return [
-            Known(r, sources[r.number].plate, str(wells[r.number]), sources[r.number].is_control)
+            Known(
+                r,
+                sources[r.number].plate,
+                str(wells[r.number]),
+                sources[r.number].is_control and r.number not in self._held_back,
+            )
             for r in ordered
         ]
 
@@ -444,6 +466,8 @@ class _PlateRun:
         for receipt in sorted(ordered, key=lambda r: r.number):
             info = dataclasses.asdict(sources[receipt.number].info)
             info["control"] = info.pop("is_control")
+            if receipt.number in self._held_back:
+                info["held_back"] = True
             found.append({**info, "units": receipt.n_units})
         return found
 
