@@ -506,6 +506,7 @@ def plate_evaluate(
         handcrafted=False,
         batches=batches,
         unseen_only=unseen_only,
+        wells=True,
         take_off_positions=take_off_positions,
     )
     with _followed():

@@ -21,6 +21,7 @@ from napari_microdl.pipeline.plate.listing import list_fields
 from napari_microdl.pipeline.plate.run import run_plate
 from napari_microdl.report.measures import MEASURES, EvaluationInput
 from pipeline.plate_cases import write_simulated
+from test_formats_page import keys, missing, section
 
 PLANTED = {"large", "nuclear"}
 
@@ -88,6 +89,15 @@ def test_z_is_of_the_means_of_wells_against_controls_held_back(evaluated):
     for condition, row in hits.iterrows():
         own_z = z[wells["Metadata_condition"] == condition].iloc[:, row["concept"]]
         assert row["robust_z"] == pytest.approx(own_z.mean(), rel=1e-3)
+
+
+def test_every_column_is_told(evaluated):
+    folder, _ = evaluated
+    told = section("`hits.csv`")
+    columns = [c for c in pd.read_csv(folder / "hits.csv") if not c.startswith("Metadata_")]
+    assert missing(columns, told) == set()
+    measured = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["more"]
+    assert missing([key for part in measured.values() for key in keys(part)], told) == {"label"}
 
 
 def test_figures_stand_in_files_and_on_the_page(evaluated):

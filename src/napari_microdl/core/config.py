@@ -321,6 +321,9 @@ class EvaluationChoices(Settings):
     batches : str, default="auto"
         Column that tells the batches by which controls are compared, with or without ``Metadata_``;
         "auto" takes plates or, of one plate, sites: see `napari_microdl.report.batch_design`.
+    wells : bool, default=False
+        Whether wells are compared as well, as of a plate run: hits, replicates, what wells owe to
+        their place, and how plates differ.
     take_off_positions : bool, default=False
         Whether what wells owe to their row, column and edge, measured on controls, is taken off
         their profiles (`napari_microdl.metrics.wells.position_effects`).
@@ -335,6 +338,7 @@ class EvaluationChoices(Settings):
     unseen_only: bool = False
     random_state: int = 0
     batches: str = AUTOMATIC
+    wells: bool = False
     take_off_positions: bool = False
 
 

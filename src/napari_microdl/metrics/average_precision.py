@@ -59,6 +59,9 @@ def mean_average_precision(
         raise MicrodlError(
             "it takes the package copairs: pip install 'napari-microdl[plate]'."
         ) from error
+    # A well at the median of its plate in everything has no direction to be compared by.
+    known = (profiles != 0).any(axis=1)
+    profiles, labels, control, plates = (a[known] for a in (profiles, labels, control, plates))
     # A name of its own each, so that no controls are to find each other.
     names = [f"control {number}" for number in range(len(control))]
     label = np.where(control, names, np.char.add("treated ", labels))

@@ -97,6 +97,7 @@ def _hit_sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
     },
     needs=("controls",),
     message="Comparing treatments with controls",
+    wanted=lambda run: run.choices.wells,
     sentences=_hit_sentences,
 )
 def _hits(run: EvaluationInput) -> pd.DataFrame:
@@ -151,7 +152,13 @@ def _hits(run: EvaluationInput) -> pd.DataFrame:
     return found
 
 
-@measure("replicates", needs=("hits",), into="hits", what="correlation of replicates")
+@measure(
+    "replicates",
+    needs=("hits",),
+    into="hits",
+    what="correlation of replicates",
+    wanted=lambda run: run.choices.wells,
+)
 def _replicates(run: EvaluationInput) -> pd.DataFrame:
     wells = run.wells
     known = wells.treated & np.isfinite(run.well_z).all(axis=1)
@@ -160,7 +167,13 @@ def _replicates(run: EvaluationInput) -> pd.DataFrame:
     return table.assign(correlation_by_luck=luck)
 
 
-@measure("map", needs=("hits",), into="hits", what="mean average precision (mAP)")
+@measure(
+    "map",
+    needs=("hits",),
+    into="hits",
+    what="mean average precision (mAP)",
+    wanted=lambda run: run.choices.wells,
+)
 def _map(run: EvaluationInput) -> pd.DataFrame:
     wells = run.wells
     known = (wells.treated | wells.control) & np.isfinite(run.well_z).all(axis=1)
@@ -203,7 +216,7 @@ def _map(run: EvaluationInput) -> pd.DataFrame:
         "p_of_counts": ("p of the number", "Of that difference."),
     },
     needs=("controls",),
-    wanted=lambda run: (run.activations.units["Metadata_Well"].fillna("") != "").any(),
+    wanted=lambda run: run.choices.wells,
     sentences=lambda report, unit: _position_sentences(report),
 )
 def _positions(run: EvaluationInput) -> pd.DataFrame:
@@ -241,7 +254,7 @@ def _position_sentences(report: EvaluationReport) -> Iterator[str]:
     "batch_score",
     what="batch score of plates",
     needs=("controls",),
-    wanted=lambda run: run.activations.units["Metadata_Plate"].nunique() > 1,
+    wanted=lambda run: run.choices.wells and run.activations.units["Metadata_Plate"].nunique() > 1,
     record=True,
     sentences=lambda report, unit: (
         [

@@ -47,7 +47,7 @@ def evaluate_plate(
     folder : Path
         Folder of a run that has ended.
     choices : EvaluationChoices, optional
-        What to ask; the defaults where not given.
+        What to ask; the defaults, and wells, where not given.
     batches_given : bool, default=False
         Whether the batches are a column that has to be there.
 
@@ -60,7 +60,7 @@ def evaluate_plate(
     MicrodlError
         If the folder holds no run that has ended, one is at work there, or a column is not there.
     """
-    choices = choices or EvaluationChoices()
+    choices = choices or EvaluationChoices(wells=True)
     if not (folder / ACTIVATIONS).is_dir():
         raise MicrodlError(
             f"'{folder}' holds no plate run that has ended; run it first, or name its folder."
