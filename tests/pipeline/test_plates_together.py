@@ -12,9 +12,11 @@ from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.concepts.store import open_activations
 from napari_microdl.core.task import Task
 from napari_microdl.estimators.whitening import ControlWhitening
+from napari_microdl.fields.field import FieldInfo
 from napari_microdl.fields.tables import read_fields
 from napari_microdl.pipeline.plate.listing import list_fields
 from napari_microdl.pipeline.plate.run import run_plate
+from napari_microdl.pipeline.plate.sampling import hold_back
 from napari_microdl.pipeline.run import PipelineRun, run_pipeline
 from pipeline.plate_cases import write_two_plates
 from pipeline.small_run import small
@@ -122,3 +124,24 @@ def test_a_plate_without_controls_is_refused_where_each_is_placed_by_its_own(tab
         assert "The plate 'P2' has no control of its own" in refusal(
             lambda plates=plates: run_plate(listing, tmp_path / "out", small(plates=plates))
         )
+
+
+def test_control_wells_are_held_back_on_every_plate_alike():
+    fields = [
+        FieldInfo(f"{plate}{well}{site}", is_control=well < 8, plate=plate, well=f"A{well:02d}")
+        for plate in "PQ"
+        for well in range(8 if plate == "P" else 12)
+        for site in "ab"
+    ]
+    held = hold_back(fields, None, 0)
+    wells = {(fields[n].plate, fields[n].well) for n in held}
+    # Wells whole, half of each plate, none of a plate with few.
+    assert len(held) == 2 * len(wells) == 16
+    assert sum(plate == "P" for plate, _ in wells) == 4
+    assert all(fields[n].is_control for n in held)
+    assert hold_back(fields[:14], None, 0) == []
+    assert len(hold_back(fields[:6], 0.9, 0)) == 4
+    assert hold_back(fields, 0.0, 0) == []
+    # Whatever the order of the fields.
+    again = hold_back(fields[::-1], None, 0)
+    assert {(fields[::-1][n].plate, fields[::-1][n].well) for n in again} == wells

@@ -109,7 +109,9 @@ def draw_plate(
         dots: NDArray[np.int64] = np.array(empty).T
         axes.plot(dots[1], dots[0], ".", color=text, markersize=1.5, alpha=0.5)
     _name_places(axes, rows, columns)
-    handles = [Patch(facecolor="none", edgecolor=text, linewidth=1.8, label="control")]
+    handles = []
+    if wells["control"].any():
+        handles.append(Patch(facecolor="none", edgecolor=text, linewidth=1.8, label="control"))
     if flags:
         handles += [
             Patch(facecolor=colour, label=text.format(unit=unit))
@@ -120,6 +122,8 @@ def draw_plate(
         bar = axes.figure.colorbar(filled, cax=axes.inset_axes((1.02, 0, 0.025, 1)))
         bar.set_label(shown.colour_bar.format(unit=unit))
         bar.outline.set_visible(False)
+    if not handles:
+        return
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False,
         fontsize=8, labelcolor=text, handlelength=1, handleheight=1,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.wells import Wells, plate_format, wells_of
@@ -126,7 +127,8 @@ def _positions(
     rows = report.rows("positions")
     if not rows:
         return []
-    concept = min(rows, key=lambda row: row["p_value"])["concept"]
+    strongest = min(rows, key=lambda row: row["p_value"])
+    concept = strongest["concept"]
     effects = profiles.positions[0]
     rows_, columns = plate_format(profiles.table)
     y, x = np.divmod(np.arange(rows_ * columns), columns)
@@ -145,7 +147,8 @@ def _positions(
             "plates_position",
             f"What wells owe to their place: {names[concept]}",
             "Row, column and edge together, as control wells of all plates have it, of the "
-            f"concept that follows the place most; cosines of {unit}s.",
+            f"concept that follows the place most ({strongest['term']}: p = "
+            f"{strongest['p_value']:.2g}, q = {strongest['q_value']:.2g}); cosines of {unit}s.",
             _plates(table, shown, unit),
         )
     ]
@@ -197,6 +200,7 @@ def _replicates(rows: list[dict[str, Any]]) -> NamedFigure:
         )
     axes.set_xlabel("median correlation of the wells of a treatment")
     axes.set_ylabel("treatments")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     return NamedFigure(
         "replicates", "Replicates", f"Treatments of two wells or more.{share}", figure
     )
