@@ -15,7 +15,7 @@ from napari_microdl.estimators.whitening import ControlWhitening
 from napari_microdl.fields.field import FieldInfo
 from napari_microdl.fields.tables import read_fields
 from napari_microdl.pipeline.plate.listing import list_fields
-from napari_microdl.pipeline.plate.run import run_plate
+from napari_microdl.pipeline.plate.run import PlateOptions, run_plate
 from napari_microdl.pipeline.plate.sampling import hold_back
 from napari_microdl.pipeline.run import PipelineRun, run_pipeline
 from pipeline.plate_cases import write_two_plates
@@ -124,6 +124,12 @@ def test_a_plate_without_controls_is_refused_where_each_is_placed_by_its_own(tab
         assert "The plate 'P2' has no control of its own" in refusal(
             lambda plates=plates: run_plate(listing, tmp_path / "out", small(plates=plates))
         )
+    # Not asked for, plates are taken as they are, and it is said.
+    options = PlateOptions(fit_only=True)
+    summary = run_plate(listing, tmp_path / "out", small(unit="crop"), options=options)
+    assert any("so plates are taken as they are" in note for note in summary["notes"])
+    saved = ConceptDictionary.load(tmp_path / "out" / "dictionary.microdl.safetensors")
+    assert saved.plates is None
 
 
 def test_control_wells_are_held_back_on_every_plate_alike():

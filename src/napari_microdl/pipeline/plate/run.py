@@ -209,7 +209,9 @@ class _PlateRun:
         sources = [field.source for field in listing.fields]
         if self._applied is None:
             check_controls(sources, self._config)
-            self._kind(sources)
+            if self._config.whitening.plates is not None:
+                # What is refused is refused before anything is read.
+                self._kind(sources)
         elif self._applied.plates is not None:
             known = {f.plate for f in sources if f.is_control} | self._applied.plates.means.keys()
             require_controls(sorted({f.plate for f in sources} - known))
