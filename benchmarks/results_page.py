@@ -67,12 +67,12 @@ def append(path: Path, row: Row) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def write_between(begin: str, lines: list[str], end: str) -> None:
-    """Put the lines of a table between two marks of the template."""
-    before, rest = TEMPLATE.read_text(encoding="utf-8").split(begin)
+def write_between(begin: str, lines: list[str], end: str, page: Path = TEMPLATE) -> None:
+    """Put the lines of a table between two marks of a page, the template where not given."""
+    before, rest = page.read_text(encoding="utf-8").split(begin)
     _, after = rest.split(end)
     made = "\n".join((before + begin, *lines, end + after))
-    TEMPLATE.write_text(made, encoding="utf-8")
+    page.write_text(made, encoding="utf-8")
 
 
 def shown(values: Sequence[float | None], digits: int = 2) -> str:

@@ -375,6 +375,18 @@ DryRun = Annotated[
     bool,
     Option("--dry-run", help="Only say how many fields there are, and what they will take."),
 ]
+HeldBack = Annotated[
+    float | None,
+    Option(
+        "--hold-back",
+        metavar="SHARE",
+        min=0,
+        max=0.9,
+        help="Share of the control wells of each plate that the whitening does not see, for "
+        "treatments to be compared with; half of those of plates with eight or more where not "
+        "given.",
+    ),
+]
 _MOST_SAMPLES = 100_000
 Source = Annotated[
     Path,
@@ -397,13 +409,15 @@ def plate_run(
     scheduler: Scheduler = None,
     cluster: ClusterFile = None,
     samples: Samples = _MOST_SAMPLES,
+    held_back: HeldBack = None,
     dry_run: DryRun = False,
 ) -> None:
     """Fit a dictionary on a plate, and find its concepts in all cells of it."""
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
-        source, out, config_file, controls, metadata, place, dry_run=dry_run, most_samples=samples
-    )
+        source, out, config_file, controls, metadata, place,
+        dry_run=dry_run, most_samples=samples, held_back=held_back,
+    )  # fmt: skip
 
 
 @plates.command("fit", short_help="The same up to the dictionary; run goes on from there.")
@@ -418,13 +432,14 @@ def plate_fit(
     scheduler: Scheduler = None,
     cluster: ClusterFile = None,
     samples: Samples = _MOST_SAMPLES,
+    held_back: HeldBack = None,
     dry_run: DryRun = False,
 ) -> None:
     """Fit a dictionary on a plate, and leave its codes for later."""
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
         source, out, config_file, controls, metadata, place,
-        dry_run=dry_run, most_samples=samples, fit_only=True,
+        dry_run=dry_run, most_samples=samples, held_back=held_back, fit_only=True,
     )  # fmt: skip
 
 
@@ -466,10 +481,19 @@ def plate_evaluate(
     unseen_only: Annotated[
         bool, Option("--unseen-only", help="Leave out fields that the dictionary was fitted on.")
     ] = _ASKED.unseen_only,
+    take_off_positions: Annotated[
+        bool,
+        Option(
+            "--take-off-positions",
+            help="Take off profiles what wells owe to their row, column and edge, as controls "
+            "show it.",
+        ),
+    ] = _ASKED.take_off_positions,
 ) -> None:
-    """Measure selectivity with its null, probes, reconstruction and batch effects of a plate run.
+    """Measure selectivity with its null, hits, replicates and batch effects of a plate run.
 
-    Written are evaluation.json and evaluation.html in its folder. Images are not opened again.
+    Written are evaluation.json, evaluation.html, hits.csv and figures in its folder. Images are not
+    opened again.
     """
     from napari_microdl.pipeline.files import EVALUATION_PAGE
     from napari_microdl.pipeline.plate.evaluation import evaluate_plate
@@ -482,6 +506,8 @@ def plate_evaluate(
         handcrafted=False,
         batches=batches,
         unseen_only=unseen_only,
+        wells=True,
+        take_off_positions=take_off_positions,
     )
     with _followed():
         report = evaluate_plate(folder, choices, batches_given=batches != AUTOMATIC)

@@ -41,6 +41,7 @@ OTHERS: dict[str, Any] = {
     "remove_position": False,
     "whiten": False,
     "shrinkage": 0.5,
+    "plates": "scale",
     "n_components": 8,
     "background_weight": 50.0,
     "n_atoms": 64,

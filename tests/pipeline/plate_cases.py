@@ -16,6 +16,7 @@ import tifffile
 
 from napari_microdl.core.config import PipelineConfig, write_config
 from napari_microdl.fields.samples import transfluor
+from napari_microdl.fields.simulator import Nuisances, simulate_field
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt
 from napari_microdl.pipeline.plate.work import Job, read_vectors
 from pipeline.small_run import small
@@ -115,3 +116,54 @@ def ending_work(job: Job, item: PlateField) -> Receipt:
         mark.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
     return read_vectors(job, item)
+
+
+def write_two_plates(folder: Path) -> Path:
+    """The table of the sample's corners as two plates, controls and treated wells on both."""
+    table = write_table(folder)
+    rows = pd.read_csv(table)
+    rows["Metadata_Plate"] = rows.groupby("Metadata_control").cumcount() % 2 + 1
+    rows["Metadata_Plate"] = "P" + rows["Metadata_Plate"].astype(str)
+    rows.to_csv(table, index=False)
+    return table
+
+
+def write_simulated(folder: Path, n_plates: int = 2, edge: int = 160) -> Path:
+    """A table of simulated plates: controls, two planted treatments and four that do nothing.
+
+    Wells of the first and last row are out of focus; every plate has a haze of its own.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(4)
+    planted = {"large": {"size": 0.9}, "nuclear": {"translocation": 0.9}}
+    conditions = ["DMSO"] * 12 + [*planted, *(f"nothing {n}" for n in range(4))] * 2
+    rows: list[dict[str, Any]] = []
+    for plate in range(n_plates):
+        places = rng.permutation(96)[: len(conditions)]
+        for condition, place in zip(conditions, places.tolist(), strict=True):
+            row, column = divmod(place, 12)
+            well, name = f"{chr(65 + row)}{column + 1:02d}", f"P{plate + 1}_{place}"
+            field = simulate_field(
+                planted.get(condition, {}),
+                n_cells=16,
+                shape=(edge, edge),
+                channels=("RNA", "AGP"),
+                nuisances=Nuisances(haze=0.2 * plate, blur=0.4 * (row in (0, 7))),
+                seed=int(rng.integers(2**31)),
+            ).field
+            tifffile.imwrite(folder / f"{name}.tif", field.data)
+            tifffile.imwrite(folder / f"{name}_cells.tif", field.labels.astype(np.uint16))
+            rows.append(
+                {
+                    "path": f"{name}.tif",
+                    "channels": "RNA;AGP",
+                    "labels": f"{name}_cells.tif",
+                    "Metadata_Plate": f"P{plate + 1}",
+                    "Metadata_Well": well,
+                    "Metadata_condition": condition,
+                    "Metadata_control": condition == "DMSO",
+                    "Metadata_dose": 0 if condition == "DMSO" else 10,
+                }
+            )
+    pd.DataFrame(rows).to_csv(folder / "fields.csv", index=False)
+    return folder / "fields.csv"

@@ -56,9 +56,11 @@ def plate(table, tmp_path_factory) -> Path:
 # The same numbers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("unit", ["cell", "crop"])
-def test_a_plate_is_whitened_and_learned_as_in_one_piece(unit, table, tmp_path):
-    config = small(unit=unit)
+@pytest.mark.parametrize(
+    ("unit", "weight"), [("cell", 0.0), ("crop", 0.0), ("cell", 50.0)], ids=str
+)
+def test_a_plate_is_whitened_and_learned_as_in_one_piece(unit, weight, table, tmp_path):
+    config = small(unit=unit, background_weight=weight)
     run = PipelineRun(read_fields(table), config)
     whole, vectors = run.result().dictionary, run.samples().vectors
     run_plate(list_fields(table), tmp_path / "out", config)

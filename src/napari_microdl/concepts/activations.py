@@ -269,7 +269,9 @@ class ConceptActivations:
         """Heat of every concept on the patches of the fields."""
         control = self.units["Metadata_control"].to_numpy(bool)
         fields = np.unique(self.units["field"].to_numpy()[control]).tolist()
-        return HeatMaps(self.dictionary, self.grids, self.geometry, fields)
+        known = self.units.drop_duplicates("field").set_index("field")["Metadata_Plate"]
+        plates = known.fillna("").astype(str).to_dict()
+        return HeatMaps(self.dictionary, self.grids, self.geometry, fields, plates)
 
     def heatmap(self, field: int, concept: Concept) -> NDArray[np.float32]:
         """Heat of one concept on every patch of one field.

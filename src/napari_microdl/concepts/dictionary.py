@@ -19,6 +19,7 @@ from scipy import sparse
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.config import (
     Intensity,
+    PlateKind,
     Pooling,
     Refit,
     Selection,
@@ -30,6 +31,7 @@ from napari_microdl.core.config import (
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.safetensors_files import read_safetensors, write_safetensors
 from napari_microdl.estimators.icfl import ATOM_GROUPS, ICFL
+from napari_microdl.estimators.plates import PlateReferences
 from napari_microdl.estimators.whitening import ControlWhitening
 from napari_microdl.models.base import UNKNOWN_LICENCE, ChannelRule, ModelSpec
 from napari_microdl.models.registry import known_spec
@@ -117,6 +119,11 @@ class _WhiteningRecord(Settings):
     shrinkage: float
     eigenvalue_floor: float
     unit_norm: bool
+
+
+class _PlatesRecord(Settings):
+    kind: PlateKind
+    names: list[str]
 
 
 class DictionarySpec(Settings):
@@ -237,6 +244,21 @@ class _Header(Settings):
     provenance: dict[str, Any]
     figures: dict[str, Any]
     pixel_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    # Only of dictionaries whose plates have references of their own.
+    plates: _PlatesRecord | None = None
+
+
+def _references(record: _PlatesRecord, parts: Mapping[str, NDArray[Any]]) -> PlateReferences:
+    means = dict(zip(record.names, parts["means"].astype(np.float64), strict=True))
+    maps = {
+        name: parts[f"map.{number}"].astype(np.float32)
+        for number, name in enumerate(record.names)
+        if f"map.{number}" in parts
+    }
+    for name, factors in maps.items():
+        if factors.shape not in (means[name].shape, 2 * means[name].shape):
+            raise MicrodlError(f"the map of plate '{name}' has the shape {factors.shape}")
+    return PlateReferences(record.kind, means, maps, parts.get("common"))
 
 
 def _of_schema_1(header: Mapping[str, Any], *, position: bool) -> dict[str, Any]:
@@ -306,6 +328,10 @@ class ConceptDictionary:
         Numbers of the training run.
     pixel_size : float, optional
         Micrometres a pixel of the images that it was learned on, where all have the same.
+    plates : PlateReferences, optional
+        What brings the samples of each plate to those of all before they are whitened; of the
+        plates that it was learned on or, once it is applied, of those that it is applied to. None
+        where plates are taken as they are.
     """
 
     spec: DictionarySpec
@@ -318,6 +344,7 @@ class ConceptDictionary:
     provenance: dict[str, Any] = field(default_factory=dict)
     figures: dict[str, Any] = field(default_factory=dict)
     pixel_size: float | None = field(default=None, kw_only=True)
+    plates: PlateReferences | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -401,13 +428,19 @@ class ConceptDictionary:
         """Dictionary atoms at unit length, shape (n_concepts, d)."""
         return unit_length(np.asarray(self.icfl.components_, np.float32))
 
-    def whiten(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def align(self, vectors: NDArray[np.float32], plate: str) -> NDArray[np.float32]:
+        """Samples of a plate as they are whitened: about its own controls, if plates have these."""
+        return vectors if self.plates is None else self.plates.align(vectors, plate)
+
+    def whiten(self, vectors: NDArray[np.float32], plate: str = "") -> NDArray[np.float32]:
         """Samples in the space of the dictionary.
 
         Parameters
         ----------
         vectors : ndarray of shape (n, d)
             Mean tokens of units, position component removed.
+        plate : str, default=""
+            Their plate; matters where plates have references of their own.
 
         Returns
         -------
@@ -415,24 +448,27 @@ class ConceptDictionary:
             Centred, whitened and normalised (paper, section 3.1), or as they came where the
             dictionary has no whitening.
         """
+        vectors = self.align(vectors, plate)
         if self.whitening is None:
             return vectors
         whitened: NDArray[np.float32] = self.whitening.transform(vectors)
         return whitened
 
-    def encode(self, vectors: NDArray[np.float32]) -> sparse.csr_array:
+    def encode(self, vectors: NDArray[np.float32], plate: str = "") -> sparse.csr_array:
         """Concept activations of samples.
 
         Parameters
         ----------
         vectors : ndarray of shape (n, d)
             Mean tokens of units, position component removed.
+        plate : str, default=""
+            As for `whiten`.
 
         Returns
         -------
         csr_array of shape (n, n_concepts)
         """
-        return sparse.csr_array(self.icfl.transform(self.whiten(vectors)))
+        return sparse.csr_array(self.icfl.transform(self.whiten(vectors, plate)))
 
     def cosine(self, vectors: NDArray[np.float32], concept: int) -> NDArray[np.float32]:
         """Cosine of one concept's direction with whitened samples.
@@ -510,6 +546,17 @@ class ConceptDictionary:
             tensors["position.basis"] = self.position.basis
             if self.position.scales is not None:
                 tensors["position.scales"] = self.position.scales
+        if self.plates is not None:
+            names = sorted(self.plates.means)
+            header["plates"] = {"kind": self.plates.kind, "names": names}
+            if self.plates.common is not None:
+                tensors["plates.common"] = self.plates.common
+            tensors["plates.means"] = np.stack([self.plates.means[name] for name in names])
+            tensors |= {
+                f"plates.map.{number}": self.plates.maps[name]
+                for number, name in enumerate(names)
+                if name in self.plates.maps
+            }
         return tensors, header
 
     @classmethod
@@ -607,11 +654,19 @@ class ConceptDictionary:
                     f"scales of places have the shape {scales.shape}, {offsets.shape} expected, "
                     "and must be above 0"
                 )
+        plates = None
+        if header.plates is not None:
+            plates = _references(header.plates, group("plates."))
+            if whitening is None or any(
+                mean.shape != whitening.mean_.shape for mean in plates.means.values()
+            ):
+                raise MicrodlError("the means of plates are none of samples that are whitened")
         return cls(
             spec=spec,
             icfl=icfl,
             whitening=whitening,
             position=position,
+            plates=plates,
             names=header.names,
             notes=header.notes,
             tags=header.tags,

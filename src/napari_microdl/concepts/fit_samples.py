@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.arrays import drawn_rows
-from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.config import PipelineConfig, PlateKind
 
 # So many tell whether there is anything to find, and are whitened and learned from in a blink.
 MOST_SAMPLES = 2_000
@@ -29,6 +29,10 @@ class FitSamples:
         Settings of the fit.
     complete : bool
         Whether these are all units.
+    plates : ndarray of str, shape (n,)
+        Their plates.
+    kind : {"together", "centre", "scale", "whiten"}
+        How these were brought together.
     nuisance : ndarray of shape (d, d), optional
         What the whitening added to the covariance of controls; the same for any controls.
     """
@@ -37,6 +41,8 @@ class FitSamples:
     vectors: NDArray[np.float32]
     config: PipelineConfig
     complete: bool
+    plates: NDArray[np.str_]
+    kind: PlateKind = "together"
     nuisance: NDArray[np.float64] | None = None
 
     @classmethod
@@ -45,6 +51,9 @@ class FitSamples:
         vectors: NDArray[np.float32],
         config: PipelineConfig,
         most: int = MOST_SAMPLES,
+        *,
+        plates: NDArray[np.str_] | None = None,
+        kind: PlateKind = "together",
         nuisance: NDArray[np.float64] | None = None,
     ) -> Self:
         """Samples of a run.
@@ -57,6 +66,10 @@ class FitSamples:
             Settings of the fit.
         most : int, default=2,000
             Of more units as many are drawn at random, whatever their condition.
+        plates : ndarray of str, shape (n_units,), optional
+            Their plates; one where not given.
+        kind : {"together", "centre", "scale", "whiten"}
+            How these were brought together.
         nuisance : ndarray of shape (d, d), optional
             What the whitening added to the covariance of controls.
 
@@ -66,5 +79,6 @@ class FitSamples:
         """
         complete = len(vectors) <= most
         rows = drawn_rows(len(vectors), most, config.random_state)
+        of_plates = np.full(len(vectors), "") if plates is None else plates
         drawn = vectors if complete else np.asarray(vectors[rows])
-        return cls(rows, drawn, config, complete, nuisance)
+        return cls(rows, drawn, config, complete, of_plates[rows], kind, nuisance)

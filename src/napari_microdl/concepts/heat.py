@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,9 @@ class HeatMaps:
         Units of every field.
     controls : list of int
         Numbers of the control fields; all fields serve where there are none.
+    plates : mapping of int to str, optional
+        Plate of every field that has units, by its number; matters where plates have references of
+        their own.
     """
 
     def __init__(
@@ -90,11 +94,13 @@ class HeatMaps:
         grids: list[TokenGrid],
         geometry: list[Units],
         controls: list[int],
+        plates: Mapping[int, str] | None = None,
     ) -> None:
         self._dictionary = dictionary
         self._grids = grids
         self._geometry = geometry
         self._controls = controls or list(range(len(grids)))
+        self._plates = plates or {}
         # Only the field on display is asked for, again and again, one concept after the other.
         self._whitened: tuple[int, NDArray[np.float32]] | None = None
         self._spreads: dict[int, Spread] = {}
@@ -204,7 +210,7 @@ class HeatMaps:
         if self.by_spread:
             position = grid.position[rows, columns].ravel()
             flat = unit_shares(flat, position, self._spread(field), unit)
-        found = self._project(flat) @ direction
+        found = self._project(flat, field) @ direction
         return np.asarray(found.reshape(shape), np.float32)
 
     def _smooth(self, heat: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -234,13 +240,15 @@ class HeatMaps:
         d = grid.tokens.shape[-1]
         if self.by_spread:
             shares = token_shares(grid, self._geometry[field], self._spread(field))
-            return [self._project(part.reshape(-1, d)) for _, part in shares]
+            return [self._project(part.reshape(-1, d), field) for _, part in shares]
         return [
-            unit_length(self._dictionary.whiten(band.reshape(-1, d))) for _, band in grid.bands()
+            unit_length(self._dictionary.whiten(band.reshape(-1, d), self._plates.get(field, "")))
+            for _, band in grid.bands()
         ]
 
-    def _project(self, shares: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _project(self, shares: NDArray[np.float32], field: int) -> NDArray[np.float32]:
         whitening = self._dictionary.whitening
+        shares = self._dictionary.align(shares, self._plates.get(field, ""))
         return shares if whitening is None else np.asarray(whitening.project(shares), np.float32)
 
     def _spread(self, field: int) -> Spread:

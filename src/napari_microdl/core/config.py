@@ -28,6 +28,8 @@ Pooling = Literal["mean", "spread"]
 ChannelTokens = Literal["concat", "mean"]
 Update = Literal["newton", "adam"]
 Init = Literal["data", "linear"]
+# How the plates of a run are brought together.
+PlateKind = Literal["together", "centre", "scale", "whiten"]
 Independent = Literal["wells", "fields", "plates"]
 Library = Literal["scikit-image", "cp_measure"]
 # Batches that are chosen by what there is.
@@ -238,12 +240,19 @@ class WhiteningConfig(Settings):
         that of the controls, so that what sets fields apart where no cell is counts less in cells
         (`napari_microdl.estimators.whitening.ControlWhitening.add_nuisance`). 100 leaves hardly
         anything of it. Not in the paper; for cells that do not cover all of their field.
+    plates : {"together", "centre", "scale", "whiten"}, optional
+        How several plates are brought together before their controls are whitened as one: as they
+        are; each with the mean of its own controls as the origin; with the spread of its controls
+        in every dimension brought to that of all, too; or with their whole covariance, where a
+        plate has ten controls a dimension. Where not given, "centre" if there are several plates
+        and all have controls, else "together" (`napari_microdl.estimators.plates`).
     """
 
     enabled: bool = True
     shrinkage: float | None = None
     n_components: int | None = None
     background_weight: Annotated[float, Field(ge=0)] = 0.0
+    plates: PlateKind | None = None
 
 
 class DictionaryConfig(Settings):
@@ -318,6 +327,12 @@ class EvaluationChoices(Settings):
     batches : str, default="auto"
         Column that tells the batches by which controls are compared, with or without ``Metadata_``;
         "auto" takes plates or, of one plate, sites: see `napari_microdl.report.batch_design`.
+    wells : bool, default=False
+        Whether wells are compared as well, as of a plate run: hits, replicates, what wells owe to
+        their place, and how plates differ.
+    take_off_positions : bool, default=False
+        Whether what wells owe to their row, column and edge, measured on controls, is taken off
+        their profiles (`napari_microdl.metrics.wells.position_effects`).
     """
 
     labels: str = "Metadata_condition"
@@ -329,6 +344,8 @@ class EvaluationChoices(Settings):
     unseen_only: bool = False
     random_state: int = 0
     batches: str = AUTOMATIC
+    wells: bool = False
+    take_off_positions: bool = False
 
 
 class PipelineConfig(Settings):

@@ -144,7 +144,8 @@ def stage_keys(
     measured = settings["samples"], config.wants_background
     keys["samples"] = measured, keys["tokens"], keys["cells"]
     controls = tuple(field.is_control for field in fields)
-    keys["whitening"] = settings["whitening"], keys["samples"], controls
+    plates = tuple(field.plate for field in fields)
+    keys["whitening"] = settings["whitening"], keys["samples"], controls, plates
     keys["dictionary"] = settings["dictionary"], keys["whitening"]
     return keys
 

@@ -41,6 +41,7 @@ from napari_microdl.pipeline.stages import (
     Samples,
     Tokens,
     Whitened,
+    align_samples,
     background_of,
     cells_of,
     device_of,
@@ -48,6 +49,7 @@ from napari_microdl.pipeline.stages import (
     in_space_of,
     learn,
     measure_intensities,
+    plate_moments,
     remove_position,
     scales_of,
     tokens_of,
@@ -170,8 +172,7 @@ class PipelineRun:
     def whitening(self) -> Whitened:
         """Samples in the space in which concepts are learned, or of the dictionary applied."""
         if self.applied is not None:
-            whitening = self.applied.whitening
-            return Whitened(whitening, in_space_of(whitening, self.samples()))
+            return self._of_applied(self.applied)
         self._check(fitting=True)
         return self._result_of("whitening", self._whiten)
 
@@ -195,12 +196,18 @@ class PipelineRun:
             notes += learned.notes
             # Names and notes are those of the same concepts, whatever has become of the rest.
             dictionary = dataclasses.replace(learned.dictionary)
+        elif whitened.plates is not None:
+            dictionary = dataclasses.replace(dictionary, plates=whitened.plates)
         with current_task().stage("activations"):
             started = time.perf_counter()
             activations = encode(self.fields, tokens, samples, whitened.vectors, dictionary)
             if self.applied is None:
                 activations.fit_samples = FitSamples.draw(
-                    samples.vectors, self.config, nuisance=whitened.nuisance
+                    samples.vectors,
+                    self.config,
+                    plates=samples.plates(self.fields),
+                    kind="together" if whitened.plates is None else whitened.plates.kind,
+                    nuisance=whitened.nuisance,
                 )
             seconds = self._all_seconds(activations=time.perf_counter() - started)
             report = build_report(self.fields, self.config, activations, tokens, seconds, notes)
@@ -218,6 +225,17 @@ class PipelineRun:
                 dictionary.figures = {**report["fit"], **report["position"], **chosen}
             current_task().progress(1, 1, "Done")
         return PipelineResult(self.config, activations, labels, report, notes)
+
+    def _of_applied(self, dictionary: ConceptDictionary) -> Whitened:
+        """Samples in the space of a dictionary; plates by their own controls if its plates were."""
+        samples, known = self.samples(), dictionary.plates
+        plates = None
+        with current_task().taking_notes() as notes:
+            if known is not None:
+                plates = known.applied_to(plate_moments(self.fields, samples))
+            aligned = align_samples(self.fields, samples, plates)
+            vectors = in_space_of(dictionary.whitening, aligned)
+        return Whitened(dictionary.whitening, vectors, tuple(notes), plates=plates)
 
     def _fields_without_cells(self) -> list[str]:
         return check_cells(self.fields, self.cells(), self.config, fitting=self.applied is None)
@@ -367,7 +385,7 @@ class PipelineRun:
         tokens, labels, n = self.tokens(), self.cells(), len(self.fields)
         with self._timed("samples", "whitening") as task:
             task.progress(0, n, "Averaging tokens")
-            geometry, vectors, backgrounds = [], [], {}
+            geometry, vectors, backgrounds = [], [], []
             for f, grid, cells in zip(self.fields, tokens.grids, labels, strict=True):
                 task.check()
                 geometry.append(units_of_field(f, grid, cells, self.config))
@@ -376,16 +394,16 @@ class PipelineRun:
                 with task.step(index, n, f"Averaging tokens in {f.name}"):
                     grid = tokens.grids[index]
                     vectors.append(vectors_of(grid, geometry[index], self.config, scales))
-                    background = background_of(grid, geometry[index], self.config, scales)
-                    if background is not None:
-                        backgrounds[index] = background
-            found = [backgrounds[n] for n in tokens.order.tolist() if n in backgrounds]
+                    if self.config.wants_background:
+                        backgrounds.append(
+                            background_of(grid, geometry[index], self.config, scales)
+                        )
             return Samples(
                 geometry,
                 np.concatenate(vectors),
                 tokens.order,
                 scales,
-                np.stack(found) if found else None,
+                np.stack(backgrounds) if backgrounds else None,
             )
 
     def _whiten(self) -> Whitened:

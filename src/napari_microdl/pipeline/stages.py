@@ -22,8 +22,14 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.icfl.starts import fit_steadiest
+from napari_microdl.estimators.plates import (
+    PlateReferences,
+    fit_references,
+    kind_for,
+    moments_of,
+)
 from napari_microdl.estimators.shrinkage import fit_whitening
-from napari_microdl.estimators.whitening import ControlWhitening
+from napari_microdl.estimators.whitening import ControlWhitening, MomentSums
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling
 from napari_microdl.fields.segmentation import segment_cells
@@ -122,8 +128,8 @@ class Samples:
         As in `Tokens`.
     scales : ndarray of shape (n_places, d), or None
         What distances of tokens were divided by.
-    backgrounds : ndarray of shape (n, d), or None
-        Those of the fields that have one, in the order of learning, where the settings want them.
+    backgrounds : ndarray of shape (n_fields, d), or None
+        As `background_of` gives them; None where the settings do not want them.
     """
 
     geometry: list[Units]
@@ -140,6 +146,10 @@ class Samples:
     def is_control(self, fields: Sequence[Field]) -> NDArray[np.bool_]:
         """Whether every unit lies in a control field, shape (n_units,)."""
         return np.array([f.is_control for f in fields], bool)[self.of_field()]
+
+    def plates(self, fields: Sequence[Field]) -> NDArray[np.str_]:
+        """Plate of every unit, shape (n_units,)."""
+        return np.array([f.plate for f in fields], np.str_)[self.of_field()]
 
     def in_order(self) -> NDArray[np.int64]:
         """Rows of all units in the order in which they are learned from, shape (n_units,)."""
@@ -160,12 +170,15 @@ class Whitened:
         What a user should know.
     nuisance : ndarray of shape (d, d), or None
         What was added to the covariance of the controls.
+    plates : PlateReferences or None
+        What the samples of each plate were brought to those of all by.
     """
 
     whitening: ControlWhitening | None
     vectors: NDArray[np.float32]
     notes: tuple[str, ...] = ()
     nuisance: NDArray[np.float64] | None = None
+    plates: PlateReferences | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,7 +340,7 @@ def background_of(
     units: Units,
     config: PipelineConfig,
     scales: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32] | None:
+) -> NDArray[np.float32]:
     """Mean vector of the background of one field, cut into squares.
 
     Parameters
@@ -337,14 +350,12 @@ def background_of(
 
     Returns
     -------
-    ndarray of shape (d,), or None
-        None where the settings do not want it, or the cells leave no room.
+    ndarray of shape (d,)
+        NaN where there are no cells, or they leave no room.
     """
-    if not config.wants_background:
-        return None
     squares = background_squares(grid, units)
-    if not len(squares):
-        return None
+    if not len(units) or not len(squares):
+        return np.full(grid.tokens.shape[-1], np.nan, np.float32)
     return np.asarray(vectors_of(grid, squares, config, scales).mean(0), np.float32)
 
 
@@ -446,10 +457,16 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
     n_controls = f"{int(is_control.sum())} control {config.units.kind}s"
     with task.step(0, 1, f"Whitening on {n_controls}"), task.taking_notes() as notes:
         settings, order = config.whitening, samples.in_order()
+        kind = kind_for(settings.plates, [f.plate for f in fields], [f.is_control for f in fields])
+        plates = None
+        if kind != "together":
+            plates = fit_references(plate_moments(fields, samples), kind)
+        aligned = align_samples(fields, samples, plates)
         controls = order[is_control[order]]
-        nuisance = nuisance_of(samples.backgrounds, config, len(fields))
+        sums = _background_sums(fields, samples, plates)
+        nuisance = nuisance_of(sums, config, len(fields))
         whitening = fit_whitening(
-            samples.vectors[controls],
+            aligned.vectors[controls],
             samples.of_field()[controls],
             settings.n_components,
             settings.shrinkage,
@@ -460,19 +477,32 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
                 f"{n_controls} with {samples.vectors.shape[1]} dimensions: the whitening is shrunk "
                 f"by {whitening.shrinkage:g} times the median eigenvalue."
             )
-        vectors = in_space_of(whitening, samples)
-    return Whitened(whitening, vectors, tuple(notes), nuisance)
+        vectors = in_space_of(whitening, aligned)
+    return Whitened(whitening, vectors, tuple(notes), nuisance, plates)
+
+
+def _background_sums(
+    fields: Sequence[Field], samples: Samples, plates: PlateReferences | None
+) -> MomentSums:
+    """Sums over the backgrounds of all fields, those of each plate brought to those of all."""
+    backgrounds, sums = samples.backgrounds, MomentSums(samples.vectors.shape[1])
+    if backgrounds is not None:
+        if plates is not None:
+            backgrounds = plates.align_rows(backgrounds, np.array([f.plate for f in fields]))
+        ordered = backgrounds[samples.order]
+        sums.add(ordered[~np.isnan(ordered[:, 0])])
+    return sums
 
 
 def nuisance_of(
-    backgrounds: NDArray[np.float32] | None, config: PipelineConfig, n_fields: int
+    sums: MomentSums, config: PipelineConfig, n_fields: int
 ) -> NDArray[np.float64] | None:
     """Covariance that the whitening adds to that of the controls, see `WhiteningConfig`.
 
     Parameters
     ----------
-    backgrounds : ndarray of shape (n, d), or None
-        Of the fields that have one, as `background_of` gives them.
+    sums : MomentSums
+        Over the backgrounds of the fields that have one, as `background_of` gives them.
     config : PipelineConfig
         Its whitening is used.
     n_fields : int
@@ -485,20 +515,34 @@ def nuisance_of(
     """
     if not config.wants_background:
         return None
-    n = 0 if backgrounds is None else len(backgrounds)
-    if backgrounds is None or n < 2:
+    if sums.count < 2:
         current_task().note(
-            f"Of {n_fields} fields {n} have a background without cells, so it could not be taken "
-            "off: the whitening knows the controls alone."
+            f"Of {n_fields} fields {sums.count} have a background without cells, so it could not "
+            "be taken off: the whitening knows the controls alone."
         )
         return None
-    if n < n_fields:
+    if sums.count < n_fields:
         current_task().note(
-            f"The background was measured in {n} of {n_fields} fields; in the others cells leave "
-            "no room."
+            f"The background was measured in {sums.count} of {n_fields} fields; in the others "
+            "cells leave no room."
         )
-    weight = config.whitening.background_weight
-    return np.asarray(weight * np.cov(backgrounds.astype(np.float64), rowvar=False))
+    return np.asarray(config.whitening.background_weight * sums.scatter / (sums.count - 1))
+
+
+def plate_moments(fields: Sequence[Field], samples: Samples) -> dict[str, MomentSums]:
+    """Sums over the controls of every plate, in the order of learning."""
+    order, is_control = samples.in_order(), samples.is_control(fields)
+    return moments_of(samples.vectors[order], samples.plates(fields)[order], is_control[order])
+
+
+def align_samples(
+    fields: Sequence[Field], samples: Samples, plates: PlateReferences | None
+) -> Samples:
+    """The samples of each plate brought to those of all; as they are where plates are."""
+    if plates is None:
+        return samples
+    aligned = plates.align_rows(samples.vectors, samples.plates(fields))
+    return dataclasses.replace(samples, vectors=aligned)
 
 
 def in_space_of(whitening: ControlWhitening | None, samples: Samples) -> NDArray[np.float32]:
@@ -536,7 +580,7 @@ def learn(
     position = tokens.position
     if position is not None:
         position = PositionComponent(position.offsets, position.basis, samples.scales)
-    dictionary = ConceptDictionary(spec, icfl, whitened.whitening, position)
+    dictionary = ConceptDictionary(spec, icfl, whitened.whitening, position, plates=whitened.plates)
     return Learned(dictionary, notes)
 
 

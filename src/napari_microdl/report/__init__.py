@@ -3,6 +3,7 @@
 from napari_microdl.core.config import AUTOMATIC, EvaluationChoices, Independent
 from napari_microdl.report import concept_sets as _concept_sets  # noqa: F401
 from napari_microdl.report import standard_measures as _standard_measures  # noqa: F401
+from napari_microdl.report import well_measures as _well_measures  # noqa: F401
 from napari_microdl.report.evaluation import evaluate
 from napari_microdl.report.measures import (
     EvaluationInput,

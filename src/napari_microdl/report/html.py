@@ -19,6 +19,7 @@ from napari_microdl.report.evaluation_figures import (
 from napari_microdl.report.measures import summary_sentences, tables
 from napari_microdl.report.results import EvaluationReport
 from napari_microdl.report.text import Table, columns_of, plain_text, value_text
+from napari_microdl.report.well_figures import NamedFigure
 
 TITLE = "Evaluation of concepts"
 _MOST_ROWS = 50
@@ -29,6 +30,7 @@ def html_report(
     unit: str = "sample",
     title: str = TITLE,
     pictures: Sequence[ConceptPictures] = (),
+    figures: Sequence[NamedFigure] = (),
 ) -> str:
     """Tables and figures of an evaluation as HTML text, with all pictures inside.
 
@@ -42,6 +44,8 @@ def html_report(
         Heading.
     pictures : sequence of ConceptPictures
         Pictures of the best concepts.
+    figures : sequence of NamedFigure
+        Further figures, behind the tables.
 
     Returns
     -------
@@ -56,9 +60,10 @@ def html_report(
         sentences=summary_sentences(report, unit),
         notes=report.notes,
         tables=[_shown(t, report.rows(t.key)) for t in tables() if report.rows(t.key)],
-        figures={"reconstruction": _svg(reconstruction_figure(curve))} if curve else {},
-        separation=_svg(separation_figure(histograms)) if histograms else "",
+        figures={"reconstruction": svg_of(reconstruction_figure(curve))} if curve else {},
+        separation=svg_of(separation_figure(histograms)) if histograms else "",
         pictures=pictures,
+        more_figures=[(f.heading, f.caption, svg_of(f.figure)) for f in figures],
     )
 
 
@@ -100,7 +105,8 @@ def _shown(table: Table, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _svg(figure: Figure) -> Markup:
+def svg_of(figure: Figure) -> Markup:
+    """A figure as SVG text, to stand in a page or a file."""
     buffer = io.StringIO()
     # Neither the date nor a link to the makers of matplotlib.
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format")))

@@ -45,6 +45,7 @@ from napari_microdl.report.results import EvaluationReport
 from napari_microdl.report.seeds import refits
 from napari_microdl.report.swaps import N_REFITS
 from napari_microdl.report.text import Column, Table
+from napari_microdl.report.well_profiles import WellProfiles
 
 ENTRY_POINTS = "napari_microdl.measures"
 
@@ -122,6 +123,16 @@ class EvaluationInput:
         """How controls of different batches are compared."""
         choices = self.choices
         return batch_design(self.activations.units, choices.batches, choices.independent)
+
+    @cached_property
+    def wells(self) -> WellProfiles:
+        """Profiles of the wells, with what they owe to their place."""
+        return WellProfiles.of(self.activations, self.label)
+
+    @cached_property
+    def well_z(self) -> NDArray[np.float64]:
+        """Robust z of the wells' cosines, see `WellProfiles.z`."""
+        return self.wells.z(take_off_positions=self.choices.take_off_positions)
 
     @property
     def n_refits(self) -> int | None:

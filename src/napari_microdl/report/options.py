@@ -122,7 +122,9 @@ def unit_groups(units: pd.DataFrame, independent: Independent = "wells") -> NDAr
     return np.where(well != "", name, field).astype(np.str_)
 
 
-def seen_units(dictionary: ConceptDictionary, units: pd.DataFrame) -> NDArray[np.bool_] | None:
+def seen_units(
+    dictionary: ConceptDictionary, units: pd.DataFrame, *, whitened: bool = False
+) -> NDArray[np.bool_] | None:
     """Which units are of fields that the dictionary was fitted on.
 
     Parameters
@@ -131,6 +133,8 @@ def seen_units(dictionary: ConceptDictionary, units: pd.DataFrame) -> NDArray[np
         Its provenance lists the fields.
     units : DataFrame
         See `label_columns`.
+    whitened : bool, default=False
+        Whether only controls count that its whitening was fitted on.
 
     Returns
     -------
@@ -142,6 +146,8 @@ def seen_units(dictionary: ConceptDictionary, units: pd.DataFrame) -> NDArray[np
     if not listed:
         return None
     by_name: dict[str, list[dict[str, str]]] = {}
+    if whitened:
+        listed = [f for f in listed if f.get("control") and not f.get("held_back")]
     for known in listed:
         by_name.setdefault(str(known.get("name", "")), []).append(known)
     columns = [f"{PREFIX}{name}" for name in ("Field", *_PLACES)]

@@ -18,7 +18,7 @@ from napari_microdl.report.figures import CONDITION_COLOURS, CONTROL_COLOUR
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = "viridis"
+COLOURS, SIGNED_COLOURS = "viridis", "PuOr_r"
 _FLAGS = {"": "nothing noted", NOTED: "named in a note", NO_CELLS: "no {unit}s"}
 _FLAG_COLOURS = (CONTROL_COLOUR, CONDITION_COLOURS[0], CONDITION_COLOURS[3])
 # Rows and columns that are named, at least; all would overlap in a dock.
@@ -28,11 +28,12 @@ _SIZE = 0.86
 
 
 class PlateValue(NamedTuple):
-    """What a plate can be coloured by: its column, and words for a person."""
+    """What a plate can be coloured by: its column, words for a person, whether it has a sign."""
 
     column: str
     title: str
     colour_bar: str
+    signed: bool = False
 
 
 VALUES = {
@@ -46,7 +47,9 @@ VALUES = {
 }
 
 
-def draw_plate(axes: Axes, wells: pd.DataFrame, column: str, unit: str, text: str) -> None:
+def draw_plate(
+    axes: Axes, wells: pd.DataFrame, column: str | PlateValue, unit: str, text: str
+) -> None:
     """Wells of one plate as squares, coloured by what is known of them.
 
     Parameters
@@ -55,8 +58,8 @@ def draw_plate(axes: Axes, wells: pd.DataFrame, column: str, unit: str, text: st
         Where to draw.
     wells : DataFrame
         Rows of one plate as `Wells.of_concept` gives them, all with a place on it.
-    column : {"mean_activation", "share_active", "n_units", "flag"}
-        What decides the colour.
+    column : {"mean_activation", "share_active", "n_units", "flag"} or PlateValue
+        What decides the colour; of others than these, a column of the table.
     unit : str
         What one unit is.
     text : str
@@ -69,6 +72,8 @@ def draw_plate(axes: Axes, wells: pd.DataFrame, column: str, unit: str, text: st
     rim.
     """
     rows, columns = plate_format(wells)
+    shown = column if isinstance(column, PlateValue) else VALUES[column]
+    column = shown.column
     flags = column == "flag"
     colours: str | Colormap
     if flags:
@@ -77,7 +82,10 @@ def draw_plate(axes: Axes, wells: pd.DataFrame, column: str, unit: str, text: st
     else:
         values = wells[column].to_numpy(float) * (100 if column == "share_active" else 1)
         top = 100.0 if column == "share_active" else float(np.nanmax(values, initial=0)) or 1.0
-        colours, norm = COLOURS, Normalize(0, top)
+        if shown.signed:
+            top = float(np.nanmax(np.abs(values), initial=0)) or 1.0
+        colours = SIGNED_COLOURS if shown.signed else COLOURS
+        norm = Normalize(-top if shown.signed else 0, top)
     y, x = wells["row"].to_numpy(), wells["column"].to_numpy()
     known = np.isfinite(values) & (flags | (wells["n_units"] > 0).to_numpy())
     filled = PatchCollection(
@@ -101,7 +109,9 @@ def draw_plate(axes: Axes, wells: pd.DataFrame, column: str, unit: str, text: st
         dots: NDArray[np.int64] = np.array(empty).T
         axes.plot(dots[1], dots[0], ".", color=text, markersize=1.5, alpha=0.5)
     _name_places(axes, rows, columns)
-    handles = [Patch(facecolor="none", edgecolor=text, linewidth=1.8, label="control")]
+    handles = []
+    if wells["control"].any():
+        handles.append(Patch(facecolor="none", edgecolor=text, linewidth=1.8, label="control"))
     if flags:
         handles += [
             Patch(facecolor=colour, label=text.format(unit=unit))
@@ -110,8 +120,10 @@ def draw_plate(axes: Axes, wells: pd.DataFrame, column: str, unit: str, text: st
     else:
         # Beside the plate and as high, whatever room there is.
         bar = axes.figure.colorbar(filled, cax=axes.inset_axes((1.02, 0, 0.025, 1)))
-        bar.set_label(VALUES[column].colour_bar.format(unit=unit))
+        bar.set_label(shown.colour_bar.format(unit=unit))
         bar.outline.set_visible(False)
+    if not handles:
+        return
     axes.legend(
         handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=2, frameon=False,
         fontsize=8, labelcolor=text, handlelength=1, handleheight=1,

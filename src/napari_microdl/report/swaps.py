@@ -23,6 +23,7 @@ from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
 from napari_microdl.estimators.icfl import ICFL
+from napari_microdl.estimators.plates import fit_references, moments_of
 from napari_microdl.estimators.shrinkage import fit_whitening
 from napari_microdl.metrics.resampling import arrangements_of, count_arrangements, sequential_p
 from napari_microdl.report.options import seen_units, unit_groups
@@ -341,6 +342,9 @@ def _whitened(
     settings = samples.config.whitening
     if not settings.enabled:
         return vectors
+    plates = fit_references(moments_of(vectors, samples.plates, is_control), samples.kind)
+    if plates is not None:
+        vectors = plates.align_rows(vectors, samples.plates)
     whitening = fit_whitening(
         vectors[is_control],
         fields[is_control],

@@ -12,15 +12,21 @@ from numpy.typing import NDArray
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.safetensors_files import write_safetensors
 from napari_microdl.core.task import current_task
+from napari_microdl.estimators.plates import PlateReferences
 from napari_microdl.estimators.shrinkage import choose_shrinkage
-from napari_microdl.estimators.whitening import ControlWhitening
+from napari_microdl.estimators.whitening import ControlWhitening, MomentSums
 from napari_microdl.models.base import ModelSpec
 from napari_microdl.pipeline.inputs import tile_plan
 from napari_microdl.pipeline.plate.listing import Receipt
 from napari_microdl.pipeline.plate.sampling import draw_units
 from napari_microdl.pipeline.plate.shards import read_shard
 from napari_microdl.pipeline.plate.work import Job, Pass, position_of
-from napari_microdl.pipeline.stages import LEAST_TOKENS_PER_PLACE, few_tokens, learn_atoms
+from napari_microdl.pipeline.stages import (
+    LEAST_TOKENS_PER_PLACE,
+    few_tokens,
+    learn_atoms,
+    nuisance_of,
+)
 from napari_microdl.tokens.positions import PositionComponent
 from napari_microdl.tokens.spread import scales_of_sums
 
@@ -40,13 +46,14 @@ class Known:
     ----------
     receipt : Receipt
         Of its vectors.
-    well : str
-        Its well, plate first.
+    plate, well : str
+        Its plate, and its well, plate first.
     is_control : bool
         Whether it is a control.
     """
 
     receipt: Receipt
+    plate: str
     well: str
     is_control: bool
 
@@ -91,7 +98,33 @@ def write_places(path: Path, position: PositionComponent) -> None:
     write_safetensors(path, tensors, {})
 
 
-def fit_whitening_of(job: Job, fields: Sequence[Known]) -> ControlWhitening | None:
+def plate_moments(job: Job, fields: Sequence[Known]) -> dict[str, MomentSums]:
+    """Sums over the controls of every plate, one field at a time.
+
+    Parameters
+    ----------
+    job : Job
+        The run.
+    fields : sequence of Known
+        Fields with units, in the order in which they are learned from.
+
+    Returns
+    -------
+    dict of str to MomentSums
+        Of every plate, those without controls as well.
+    """
+    found: dict[str, MomentSums] = {}
+    controls = [known for known in fields if known.is_control]
+    for number, (known, vectors) in enumerate(zip(controls, _vectors(job, controls), strict=True)):
+        current_task().progress(number, len(controls), "Measuring the controls of every plate")
+        found.setdefault(known.plate, MomentSums(vectors.shape[1])).add(vectors)
+    plates = sorted({known.plate for known in fields})
+    return {plate: found.get(plate) or MomentSums(0) for plate in plates}
+
+
+def fit_whitening_of(
+    job: Job, fields: Sequence[Known], plates: PlateReferences | None = None
+) -> ControlWhitening | None:
     """Whitening of the controls of all fields, by moments that are summed over these.
 
     Its shrinkage is chosen, where it is not given, on as many controls as memory has room for.
@@ -102,6 +135,8 @@ def fit_whitening_of(job: Job, fields: Sequence[Known]) -> ControlWhitening | No
         Its settings are used.
     fields : sequence of Known
         Fields with units, in the order in which they are learned from.
+    plates : PlateReferences, optional
+        What brings those of each plate to those of all.
 
     Returns
     -------
@@ -116,7 +151,7 @@ def fit_whitening_of(job: Job, fields: Sequence[Known]) -> ControlWhitening | No
     n_controls = sum(known.receipt.n_units for known in controls)
     if shrinkage is None:
         rows = _drawn(controls, _MOST_CONTROLS, job.config.random_state)
-        sample = np.concatenate(list(_vectors(job, controls, rows)))
+        sample = np.concatenate(list(_vectors(job, controls, rows, plates)))
         parts = np.repeat(np.arange(len(controls)) % _MOST_PARTS, [len(r) for r in rows])
         shrinkage = choose_shrinkage(sample, parts)
         chosen_on = f", chosen on {len(sample)} of them" if len(sample) < n_controls else ""
@@ -126,12 +161,16 @@ def fit_whitening_of(job: Job, fields: Sequence[Known]) -> ControlWhitening | No
         )
     whitening = ControlWhitening(settings.n_components, shrinkage=shrinkage)
     held: list[NDArray[np.float32]] = []
-    for number, vectors in enumerate(_vectors(job, controls)):
+    for number, vectors in enumerate(_vectors(job, controls, plates=plates)):
         task.progress(number, len(controls), f"Whitening on {n_controls} control {kind}")
         held.append(vectors)
         if sum(map(len, held)) >= _ROWS_AT_ONCE or number + 1 == len(controls):
             whitening.partial_fit(np.concatenate(held))
             held = []
+    if job.config.wants_background:
+        nuisance = nuisance_of(_backgrounds(job, fields, plates), job.config, len(fields))
+        if nuisance is not None:
+            whitening.add_nuisance(nuisance)
     # Solved for now, so that what is to be said of it is said here.
     _ = whitening.scale_
     return whitening
@@ -143,6 +182,7 @@ def fit_dictionary(
     model: ModelSpec,
     whitening: ControlWhitening | None,
     most_samples: int,
+    plates: PlateReferences | None = None,
 ) -> ConceptDictionary:
     """Dictionary learned from units of every well.
 
@@ -158,6 +198,8 @@ def fit_dictionary(
         Of the controls.
     most_samples : int
         Of more units as many are drawn, wells alike.
+    plates : PlateReferences, optional
+        What brings those of each plate to those of all.
 
     Returns
     -------
@@ -169,7 +211,7 @@ def fit_dictionary(
     if n < total:
         task.note(f"The dictionary was learned from {n:,} of {total:,} {config.units.kind}s.")
     parts = []
-    for number, vectors in enumerate(_vectors(job, fields, rows)):
+    for number, vectors in enumerate(_vectors(job, fields, rows, plates)):
         task.progress(number, len(fields), "Collecting samples")
         parts.append(vectors if whitening is None else whitening.transform(vectors))
     controls = None
@@ -181,7 +223,7 @@ def fit_dictionary(
         task.note(note)
     plan = tile_plan(model, config)
     spec = DictionarySpec.of(model, config.tokens, config.units, plan, job.channels)
-    return ConceptDictionary(spec, icfl, whitening, position_of(job))
+    return ConceptDictionary(spec, icfl, whitening, position_of(job), plates=plates)
 
 
 def _drawn(fields: Sequence[Known], most: int, seed: int) -> list[NDArray[np.int64]]:
@@ -190,7 +232,10 @@ def _drawn(fields: Sequence[Known], most: int, seed: int) -> list[NDArray[np.int
 
 
 def _vectors(
-    job: Job, fields: Sequence[Known], rows: Sequence[NDArray[np.int64]] | None = None
+    job: Job,
+    fields: Sequence[Known],
+    rows: Sequence[NDArray[np.int64]] | None = None,
+    plates: PlateReferences | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Vectors of each field, or some of their rows where there are any, one field at a time."""
     for number, known in enumerate(fields):
@@ -199,4 +244,17 @@ def _vectors(
             continue
         tensors, _, _ = read_shard(job.file("vectors", known.receipt.number))
         vectors = tensors["vectors"].astype(np.float32)
-        yield vectors if rows is None else vectors[rows[number]]
+        vectors = vectors if rows is None else vectors[rows[number]]
+        yield vectors if plates is None else plates.align(vectors, known.plate)
+
+
+def _backgrounds(job: Job, fields: Sequence[Known], plates: PlateReferences | None) -> MomentSums:
+    """Sums over the backgrounds of the fields that have one."""
+    sums: MomentSums | None = None
+    for known in fields:
+        current_task().check()
+        background = read_shard(job.file("vectors", known.receipt.number))[0]["background"][None]
+        sums = sums or MomentSums(background.shape[1])
+        if not np.isnan(background).any():
+            sums.add(background if plates is None else plates.align(background, known.plate))
+    return sums or MomentSums(0)

@@ -15,12 +15,13 @@ from typing import Any
 from napari_microdl import __version__
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.concepts.wells import well_names
-from napari_microdl.core.config import PipelineConfig, write_config
+from napari_microdl.core.config import PipelineConfig, PlateKind, write_config
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
-from napari_microdl.fields.field import Field
+from napari_microdl.estimators.plates import fit_references, kind_for, require_controls
+from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
 from napari_microdl.models.base import ModelSpec
 from napari_microdl.pipeline.files import DICTIONARY, RANKING, SETTINGS
@@ -42,6 +43,7 @@ from napari_microdl.pipeline.plate.learn import (
     fit_places,
     fit_scales,
     fit_whitening_of,
+    plate_moments,
     write_places,
 )
 from napari_microdl.pipeline.plate.listing import Listing, PlateField, Receipt, in_order, named
@@ -51,7 +53,7 @@ from napari_microdl.pipeline.plate.profiles import (
     write_activations,
     write_profiles,
 )
-from napari_microdl.pipeline.plate.sampling import draw_fields
+from napari_microdl.pipeline.plate.sampling import draw_fields, hold_back
 from napari_microdl.pipeline.plate.work import (
     Job,
     apply_dictionary,
@@ -73,6 +75,7 @@ _MOST_NAMES = 5
 # Fields that are tried for one that opens.
 _TRIED = 20
 # Settings that decide how a run goes and not what comes of it.
+_OF_SAMPLES = ("version", "settings", "channels", "weights", "dictionary")
 _HOW = {"model": ("device", "batch_size")}
 
 
@@ -88,12 +91,16 @@ class PlateOptions:
     most_position_fields : int
         Fields from which the position component is measured at most, drawn from all plates and
         conditions alike; they are read three times.
+    held_back : float, optional
+        Share of the control wells of each plate that the whitening does not see, so that treatments
+        can be compared with them; where not given, half of those of plates with eight or more.
     fit_only : bool
         Whether to end once there is a dictionary.
     """
 
     most_samples: int = MOST_SAMPLES
     most_position_fields: int = MOST_POSITION_FIELDS
+    held_back: float | None = None
     fit_only: bool = False
 
 
@@ -199,8 +206,16 @@ class _PlateRun:
                 "Over a whole plate, intensities cannot be measured before its fields are shared "
                 "out; set the scaling of the tokens to 'image'."
             )
+        sources = [field.source for field in listing.fields]
         if self._applied is None:
-            check_controls([field.source for field in listing.fields], self._config)
+            check_controls(sources, self._config)
+            if self._config.whitening.plates is not None:
+                # What is refused is refused before anything is read.
+                self._kind(sources)
+        elif self._applied.plates is not None:
+            known = {f.plate for f in sources if f.is_control} | self._applied.plates.means.keys()
+            require_controls(sorted({f.plate for f in sources} - known))
+        self._held_back: set[int] = set()
         self._log: Log
 
     def result(self, options: PlateOptions) -> dict[str, Any]:
@@ -249,13 +264,25 @@ class _PlateRun:
             "dictionary": "" if self._applied is None else self._applied.fingerprint,
             "most_samples": options.most_samples,
             "most_position_fields": options.most_position_fields,
+            "held_back": options.held_back,
         }
         self._manifest = Manifest(out, begun)
+        if self._applied is None and config.whitening.enabled:
+            sources = [item.source for item in self._fields]
+            held = hold_back(sources, options.held_back, config.random_state)
+            self._held_back = {self._fields[place].number for place in held}
+            if held:
+                n = len({(sources[place].plate, sources[place].well) for place in held})
+                current_task().note(
+                    f"{n} control wells are held back from the whitening, for treatments to be "
+                    "compared with."
+                )
         if not (out / SETTINGS).exists():
             write_config(config, out / SETTINGS)
-        decides = {k: v for k, v in begun.items() if not k.startswith("most_")}
+        decides = {k: v for k, v in begun.items() if k in _OF_SAMPLES}
         settings: dict[str, Any] = decides["settings"]  # type: ignore[assignment]
         decides["settings"] = {k: settings[k] for k in ("model", "tokens", "cells", "units")}
+        decides["background"] = config.wants_background
         job = Job(out, config, channels, _digest(decides))
         if self._applied is not None:
             self._applied.save(out / DICTIONARY)
@@ -263,10 +290,13 @@ class _PlateRun:
         return model, job
 
     def _with_dictionary(self, job: Job, dictionary: ConceptDictionary, *, applied: bool) -> Job:
+        fingerprint = dictionary.fingerprint
+        if dictionary.plates is not None:
+            fingerprint += f" {dictionary.plates.digest}"
         return dataclasses.replace(
             job,
             dictionary=self._out / DICTIONARY,
-            fingerprint=dictionary.fingerprint,
+            fingerprint=fingerprint,
             applied=applied,
         )
 
@@ -275,13 +305,17 @@ class _PlateRun:
     ) -> dict[str, Any]:
         fields, task = self._fields, current_task()
         dictionary, applied = self._applied, self._applied is not None
-        if dictionary is None:
-            job = self._with_places(job, options)
+        if dictionary is None or dictionary.plates is not None:
+            if dictionary is None:
+                job = self._with_places(job, options)
             with task.stage("tokens"):
                 receipts = self._pass(read_vectors, "vectors", job, fields)
             self._check(receipts)
-            dictionary = self._fitted(job, model, receipts, options)
-            job = self._with_dictionary(job, dictionary, applied=False)
+            if dictionary is None:
+                dictionary = self._fitted(job, model, receipts, options)
+            else:
+                dictionary = self._placed(job, dictionary, receipts)
+            job = self._with_dictionary(job, dictionary, applied=applied)
             if options.fit_only:
                 return self._summary(receipts, notes, [DICTIONARY])
             known = {r.number for r in receipts if r.is_usable}
@@ -354,7 +388,11 @@ class _PlateRun:
     ) -> ConceptDictionary:
         """The dictionary of the run, fitted unless it is there."""
         path, ordered = self._out / DICTIONARY, in_order(receipts)
-        made_from = _digest([job.key, sorted((r.number, r.digest) for r in ordered)])
+        known = [
+            (f.receipt.number, f.receipt.digest, f.plate, f.is_control)
+            for f in self._known(ordered)
+        ]
+        made_from = _digest([job.key, sorted(known)])
         if self._manifest.is_made(DICTIONARY, made_from):
             return ConceptDictionary.load(path)
         with self._manifest.making(DICTIONARY, made_from):
@@ -368,9 +406,13 @@ class _PlateRun:
         ordered, task = in_order(receipts), current_task()
         fields = self._known(ordered)
         with task.stage("whitening"):
-            whitening = fit_whitening_of(job, fields)
+            sources = {item.number: item.source for item in self._fields}
+            kind, plates = self._kind([sources[f.receipt.number] for f in fields]), None
+            if kind != "together":
+                plates = fit_references(plate_moments(job, fields), kind)
+            whitening = fit_whitening_of(job, fields, plates)
         with task.stage("dictionary"):
-            dictionary = fit_dictionary(job, fields, model, whitening, options.most_samples)
+            dictionary = fit_dictionary(job, fields, model, whitening, options.most_samples, plates)
         dictionary.pixel_size = common_pixel_size([r.pixel_size for r in receipts if r.is_usable])
         dictionary.provenance = {
             "config": self._config.to_dict(),
@@ -388,10 +430,37 @@ class _PlateRun:
         }
         return dictionary
 
+    def _placed(
+        self, job: Job, dictionary: ConceptDictionary, receipts: Sequence[Receipt]
+    ) -> ConceptDictionary:
+        """The dictionary that is applied, with references of the plates of this run."""
+        assert dictionary.plates is not None
+        with current_task().stage("whitening"):
+            moments = plate_moments(job, self._known(in_order(receipts)))
+            plates = dictionary.plates.applied_to(moments)
+        placed = dataclasses.replace(dictionary, plates=plates)
+        placed.save(self._out / DICTIONARY)
+        return placed
+
+    def _kind(self, fields: Sequence[FieldInfo]) -> PlateKind:
+        """How plates are brought together."""
+        settings = self._config.whitening
+        if not settings.enabled:
+            return "together"
+        return kind_for(settings.plates, [f.plate for f in fields], [f.is_control for f in fields])
+
     def _known(self, ordered: Sequence[Receipt]) -> list[Known]:
         wells = dict(zip(self._metadata.index.tolist(), well_names(self._metadata), strict=True))
-        controls = {item.number for item in self._listing.fields if item.source.is_control}
-        return [Known(r, str(wells[r.number]), r.number in controls) for r in ordered]
+        sources = {item.number: item.source for item in self._fields}
+        return [
+            Known(
+                r,
+                sources[r.number].plate,
+                str(wells[r.number]),
+                sources[r.number].is_control and r.number not in self._held_back,
+            )
+            for r in ordered
+        ]
 
     def _described(self, ordered: Sequence[Receipt]) -> list[dict[str, Any]]:
         """Fields as the provenance of a dictionary lists them."""
@@ -400,6 +469,8 @@ class _PlateRun:
         for receipt in sorted(ordered, key=lambda r: r.number):
             info = dataclasses.asdict(sources[receipt.number].info)
             info["control"] = info.pop("is_control")
+            if receipt.number in self._held_back:
+                info["held_back"] = True
             found.append({**info, "units": receipt.n_units})
         return found
 

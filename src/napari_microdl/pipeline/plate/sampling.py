@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from napari_microdl.fields.field import FieldInfo
 
+# Control wells of a plate from which some are held back, and the share of them.
+_LEAST_TO_HOLD_BACK, _HELD_BACK = 8, 0.5
+
 
 def draw_fields(fields: Sequence[FieldInfo], most: int, seed: int) -> list[int]:
     """Fields of every plate and condition, as alike in number as they allow.
@@ -77,6 +80,41 @@ def draw_units(
             here = drawn[(drawn >= start) & (drawn < start + counts[number])]
             rows[number], start = here - start, start + counts[number]
     return rows
+
+
+def hold_back(fields: Sequence[FieldInfo], share: float | None, seed: int) -> list[int]:
+    """Control wells that the whitening is not to see, of every plate alike.
+
+    Parameters
+    ----------
+    fields : sequence of FieldInfo
+        All fields.
+    share : float or None
+        Share of the control wells of each plate; None for half of those of plates with eight or
+        more.
+    seed : int
+        Of the drawing.
+
+    Returns
+    -------
+    list of int
+        Places of their fields in `fields`; at least one well of a plate is left.
+    """
+    wells: dict[str, dict[str, list[int]]] = {}
+    for number, field in enumerate(fields):
+        if field.is_control:
+            own = wells.setdefault(field.plate, {})
+            own.setdefault(field.well or f"field {field.name}", []).append(number)
+    held: list[int] = []
+    for plate, of_well in sorted(wells.items()):
+        least = _LEAST_TO_HOLD_BACK if share is None else 2
+        n = int(len(of_well) * (_HELD_BACK if share is None else share))
+        if len(of_well) >= least:
+            drawn = _generator(seed, "held back", plate).permutation(sorted(of_well))
+            held += [
+                number for well in drawn[: min(n, len(of_well) - 1)] for number in of_well[well]
+            ]
+    return sorted(held)
 
 
 def fair_quotas(sizes: Sequence[int], most: int) -> NDArray[np.int64]:

@@ -30,6 +30,7 @@ from napari_microdl.pipeline.inputs import check_fields, load_model_of
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt, left_out_of
 from napari_microdl.pipeline.plate.shards import Tensors, read_shard, whole_shard, write_shard
 from napari_microdl.pipeline.stages import (
+    background_of,
     cells_of,
     measure_intensities,
     tokens_of,
@@ -67,7 +68,7 @@ class Job:
     dictionary : Path, optional
         The dictionary, once there is one.
     fingerprint : str
-        That of the dictionary.
+        That of the dictionary, and of the references of its plates.
     applied : bool
         Whether the dictionary was given and not fitted in this run.
     """
@@ -155,13 +156,13 @@ def read_vectors(job: Job, item: PlateField) -> Receipt:
         found = _units(job, field, again=item.sampled)
         if found is None:
             return {}, {"n_units": 0, "pixel_size": field.pixel_size}
-        units, vectors, order = found
+        units, vectors, background, order = found
         with np.errstate(over="ignore"):
             stored: NDArray[np.floating] = vectors.astype(np.float16)
         if not np.isfinite(stored).all():
             stored = vectors
         facts = {"n_units": len(units), "pixel_size": field.pixel_size, **order}
-        return {"vectors": stored, **_rows(units)}, facts
+        return {"vectors": stored, "background": background, **_rows(units)}, facts
 
     return _of_field(job, "vectors", item, make, made_from=_written(job.places))
 
@@ -173,15 +174,15 @@ def apply_dictionary(job: Job, item: PlateField) -> Receipt:
         found = _units(job, field, again=False)
         if found is None:
             return {}, {"n_units": 0, "pixel_size": field.pixel_size}
-        units, vectors, order = found
+        units, vectors, _, order = found
         facts = {"n_units": len(units), "pixel_size": field.pixel_size, **order}
-        return {**_rows(units), **_codes(job, vectors)}, facts
+        return {**_rows(units), **_codes(job, vectors, item)}, facts
 
     return _of_field(job, "codes", item, make, made_from=job.fingerprint)
 
 
 def encode_vectors(job: Job, item: PlateField) -> Receipt:
-    """Codes of the units of a field by the dictionary of this run, from the vectors kept."""
+    """Codes of the units of a field by the dictionary of the run, from the vectors kept."""
     path = job.file("vectors", item.number)
     try:
         tensors, facts, digest = read_shard(path)
@@ -192,7 +193,7 @@ def encode_vectors(job: Job, item: PlateField) -> Receipt:
         if not facts["n_units"]:
             return {}, facts
         vectors = tensors.pop("vectors").astype(np.float32)
-        return {**tensors, **_codes(job, vectors)}, facts
+        return {**tensors, **_codes(job, vectors, item)}, facts
 
     made_from = f"{job.fingerprint} {digest}"
     return _of_field(job, "codes", item, make, made_from=made_from, opened=False)
@@ -290,8 +291,8 @@ def _without_position(job: Job, grid: TokenGrid) -> TokenGrid:
 
 def _units(
     job: Job, field: Field, *, again: bool
-) -> tuple[Units, NDArray[np.float32], dict[str, Any]] | None:
-    """Units of a field, their vectors, and where it comes among others; None without a cell."""
+) -> tuple[Units, NDArray[np.float32], NDArray[np.float32], dict[str, Any]] | None:
+    """Units, vectors, background (empty where not wanted), place of a field; None without cells."""
     labels = cells_of(field, job.config)
     if labels is not None and not (labels > 0).any():
         return None
@@ -300,14 +301,17 @@ def _units(
     units = units_of_field(field, grid, labels, job.config)
     position = position_of(job)
     scales = None if position is None else position.scales
-    return units, vectors_of(grid, units, job.config, scales), order
+    background = np.empty(0, np.float32)
+    if job.config.wants_background:
+        background = background_of(grid, units, job.config, scales)
+    return units, vectors_of(grid, units, job.config, scales), background, order
 
 
-def _codes(job: Job, vectors: NDArray[np.float32]) -> Tensors:
+def _codes(job: Job, vectors: NDArray[np.float32], item: PlateField) -> Tensors:
     """Codes by a dictionary, the vectors in its space, and sums for profiles of wells."""
     assert job.dictionary is not None
     dictionary = _dictionary(job.dictionary, job.fingerprint)
-    whitened = dictionary.whiten(vectors)
+    whitened = dictionary.whiten(vectors, item.source.plate)
     codes = sparse.csr_array(dictionary.icfl.transform(whitened))
     cosines = unit_length(whitened) @ dictionary.directions.T
     sums = [
