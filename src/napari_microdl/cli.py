@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option, Typer
 
@@ -406,6 +406,26 @@ def plate_run(
     )
 
 
+@plates.command("embed", short_help="Only read the vectors of all cells; fit and run go on there.")
+def plate_embed(
+    source: Source,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    metadata: Metadata = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: ClusterFile = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Leave the vectors of the cells of every field in files, and the table of the fields."""
+    place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+    _plate(
+        source, out, config_file, controls, metadata, place, dry_run=dry_run, until="vectors"
+    )  # fmt: skip
+
+
 @plates.command("fit", short_help="The same up to the dictionary; run goes on from there.")
 def plate_fit(
     source: Source,
@@ -424,7 +444,7 @@ def plate_fit(
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
         source, out, config_file, controls, metadata, place,
-        dry_run=dry_run, most_samples=samples, fit_only=True,
+        dry_run=dry_run, most_samples=samples, until="dictionary",
     )  # fmt: skip
 
 
@@ -492,6 +512,31 @@ def plate_evaluate(
     print(f"The evaluation is in {folder / EVALUATION_PAGE}.")
 
 
+@plates.command("export", short_help="Write what the folder of a plate run holds for others.")
+def plate_export(
+    folder: Annotated[Path, Argument(help="Folder of a plate run that has ended.")],
+    *,
+    out: Annotated[Path, Option(metavar="DIR", help="Where to; a new folder but for gallery.")],
+    layout: Annotated[
+        Literal["plain", "gallery"],
+        Option(help="gallery: the folders of the Cell Painting Gallery, plates beside each other."),
+    ] = "plain",
+    batch: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Batch in the gallery; else the column Metadata_Batch."),
+    ] = None,
+) -> None:
+    """Write cells as AnnData and their vectors as Parquet, all columns as Cytomining names them."""
+    from napari_microdl.pipeline.plate.export import ended_run, export_plate
+    from napari_microdl.pipeline.plate.folder import sole_driver
+    from napari_microdl.pipeline.plate.gallery import export_gallery
+
+    run = ended_run(folder)
+    with _followed(), sole_driver(folder):
+        written = export_plate(run, out) if layout == "plain" else export_gallery(run, out, batch)
+    print(f"{', '.join(written)} are in {out}.")
+
+
 def _plate(
     source: Path,
     out: Path,
@@ -509,7 +554,8 @@ def _plate(
     from napari_microdl.pipeline.plate.dry_run import outlook
     from napari_microdl.pipeline.plate.engine import Place
     from napari_microdl.pipeline.plate.listing import list_fields
-    from napari_microdl.pipeline.plate.run import PlateOptions, run_plate, sentences
+    from napari_microdl.pipeline.plate.run import PlateOptions, run_plate
+    from napari_microdl.pipeline.plate.summary import sentences
 
     config = _settings(config_file)
     applied = None if dictionary is None else ConceptDictionary.load(dictionary)

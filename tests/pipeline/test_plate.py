@@ -258,6 +258,24 @@ def test_a_field_that_comes_later_is_learned_from_too(tmp_path):
     assert not differing(out, tmp_path / "at once")
 
 
+def test_vectors_alone_are_gone_on_from_with_other_controls(table, tmp_path, capsys):
+    out, settings = tmp_path / "out", str(settings_file(tmp_path))
+    arguments = [str(table), "--out", str(out), "--config", settings]
+    assert main(["plate", "embed", *arguments, "--controls", "Metadata_Well == 'none'"]) == 0
+    assert "fields.csv, fields/vectors/ and summary.json are in" in capsys.readouterr().out
+    assert not (out / "dictionary.microdl.safetensors").exists()
+    # The table of the fields is one of image files, wherever it lies.
+    assert [f.name for f in read_fields(out / "fields.csv")] == [f.name for f in read_fields(table)]
+    n = len(log_of(out))
+    for well in ("O05", "O12"):
+        controls = ["--controls", f"Metadata_Well == '{well}'"]
+        assert main(["plate", "fit", *arguments, *controls]) == 0
+        dictionary = ConceptDictionary.load(out / "dictionary.microdl.safetensors")
+        controls = [f["well"] for f in dictionary.provenance["fields"] if f["control"]]
+        assert controls == [well]
+    assert not [e for e in log_of(out)[n:] if e.get("fresh")]
+
+
 # Drawing ------------------------------------------------------------------------------------------
 
 
@@ -286,7 +304,7 @@ def test_fields_are_drawn_from_all_plates_and_conditions():
 def test_a_dictionary_can_be_learned_from_some_of_the_cells(table, tmp_path):
     out = tmp_path / "out"
     summary = run_plate(
-        list_fields(table), out, small(), options=PlateOptions(most_samples=30, fit_only=True)
+        list_fields(table), out, small(), options=PlateOptions(most_samples=30, until="dictionary")
     )
     assert summary["n_wells"] is None
     assert any("learned from 30 of" in note for note in summary["notes"])

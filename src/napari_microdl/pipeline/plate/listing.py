@@ -13,7 +13,8 @@ import pandas as pd
 
 from napari_microdl.core.config import ImagesConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.fields.field import Field
+from napari_microdl.fields.field import Field, FieldInfo
+from napari_microdl.fields.folder import FoundFields
 from napari_microdl.fields.named_files import NamedFiles
 from napari_microdl.fields.sources import find_source
 from napari_microdl.fields.tables import open_field
@@ -102,8 +103,9 @@ class PlateField:
 
     @property
     def stamp(self) -> str:
-        """Digest of what is known of the field and of when its files were last written."""
-        source = self.source
+        """Digest of the files of the field, how they are read and when they were last written."""
+        # What was done to the well may be told, or marked as a control, later.
+        source = dataclasses.replace(self.source, **dataclasses.asdict(FieldInfo("")))
         # Of those elsewhere only the address is known.
         named = (*source.files, source.labels, *source.illumination)
         files = [file for file in named if isinstance(file, Path) and file.exists()]
@@ -145,6 +147,11 @@ class Listing:
             more = self.columns.columns.difference(known.columns, sort=False)
             known[more] = self.columns[more].to_numpy()
         return known.set_index(pd.Index([field.number for field in self.fields], name="field"))
+
+    def table(self, folder: Path) -> pd.DataFrame:
+        """The fields that are there, a row each, as a table in a folder names them."""
+        sources = tuple(field.source for field in self.fields)
+        return FoundFields(sources, metadata=self.columns).table(folder)
 
 
 def list_fields(
