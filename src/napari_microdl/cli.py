@@ -516,7 +516,10 @@ def plate_evaluate(
 def plate_export(
     folder: Annotated[Path, Argument(help="Folder of a plate run that has ended.")],
     *,
-    out: Annotated[Path, Option(metavar="DIR", help="Where to; a new folder but for gallery.")],
+    out: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Where to; a new folder but for gallery, none for --in-images."),
+    ] = None,
     layout: Annotated[
         Literal["plain", "gallery"],
         Option(help="gallery: the folders of the Cell Painting Gallery, plates beside each other."),
@@ -525,16 +528,42 @@ def plate_export(
         str | None,
         Option(metavar="NAME", help="Batch in the gallery; else the column Metadata_Batch."),
     ] = None,
+    labels: Annotated[
+        bool,
+        Option(
+            "--labels",
+            help="Of a plate read from OME-Zarr, write the cells as labels with values of their "
+            "concepts, and maps of these, as new OME-Zarr.",
+        ),
+    ] = False,
+    in_images: Annotated[
+        bool,
+        Option("--in-images", help="Write the labels into the images instead, beside those there."),
+    ] = False,
+    n_concepts: Annotated[
+        int, Option("--concepts", metavar="N", min=1, help="Concepts whose values labels get.")
+    ] = 8,
 ) -> None:
-    """Write cells as AnnData and their vectors as Parquet, all columns as Cytomining names them."""
+    """Write cells as AnnData and their vectors as Parquet, all columns as Cytomining names them.
+
+    With --labels or --in-images labels are written instead.
+    """
     from napari_microdl.pipeline.plate.export import ended_run, export_plate
     from napari_microdl.pipeline.plate.folder import sole_driver
     from napari_microdl.pipeline.plate.gallery import export_gallery
+    from napari_microdl.pipeline.plate.labels import export_labels
 
+    if in_images == (out is not None):
+        raise MicrodlError("Give either --out, a folder to write to, or --in-images.")
     run = ended_run(folder)
     with _followed(), sole_driver(folder):
-        written = export_plate(run, out) if layout == "plain" else export_gallery(run, out, batch)
-    print(f"{', '.join(written)} are in {out}.")
+        if out is None or labels:
+            written = export_labels(run, out, n_concepts=n_concepts)
+        elif layout == "gallery":
+            written = export_gallery(run, out, batch)
+        else:
+            written = export_plate(run, out)
+    print(f"{', '.join(written)} are written{'' if out is None else f' in {out}'}.")
 
 
 def _plate(

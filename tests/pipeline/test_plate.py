@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 
 from core.refusals import refusal
 from napari_microdl.cli import main
@@ -31,6 +30,7 @@ from pipeline.plate_cases import (
     run_whole,
     settings_file,
     spoil,
+    write_ome_zarr,
     write_table,
 )
 from pipeline.small_run import small
@@ -381,25 +381,8 @@ def test_pycytominer_takes_the_profiles_as_they_are(plate):
 
 def test_an_ome_zarr_plate_gives_the_profiles_of_its_files(table, plate, tmp_path):
     """The same wells in files and, written by a library of others, in an OME-Zarr plate."""
-    ngio = pytest.importorskip("ngio")
-    pytest.importorskip("yaozarrs")
     wells = pd.read_csv(table)
-    places = [
-        ngio.ImageInWellPath(row=well[0], column=well[1:], path="1")
-        for well in wells["Metadata_Well"]
-    ]
-    path = tmp_path / "P1.zarr"
-    written = ngio.create_empty_plate(path, name="P1", images=places)
-    for image, file in zip(places, wells["FileName_GFP"], strict=True):
-        ngio.create_ome_zarr_from_array(
-            written.get_image_store(image.row, image.column, image.path),
-            tifffile.imread(table.parent / file)[None],
-            pixelsize=1.0,
-            axes_names=("c", "y", "x"),
-            channels_meta=["GFP"],
-            levels=1,
-            overwrite=True,
-        )
+    path = write_ome_zarr(table, tmp_path / "P1.zarr")
     conditions = tmp_path / "conditions.csv"
     wells[["Metadata_Well", "Metadata_condition", "Metadata_control"]].to_csv(
         conditions, index=False
