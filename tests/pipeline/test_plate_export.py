@@ -158,8 +158,8 @@ def test_cells_of_several_planes_are_told_apart(table, plate, tmp_path, capsys):
     written = ngio.create_empty_plate(path, name="P1", images=[place])
     planes = np.stack([field.read()[0] for field in read_fields(table)[:2]])
     image = ngio.create_ome_zarr_from_array(
-        written.get_image_store("B", "2", "0"), planes, pixelsize=0.325, axes_names="zyx", channels_meta=["GFP"],
-        levels=1, overwrite=True,
+        written.get_image_store("B", "2", "0"), planes, pixelsize=0.325, axes_names="zyx",
+        channels_meta=["GFP"], levels=1, overwrite=True,
     )  # fmt: skip
     find_source(path, plane="all").table().to_csv(tmp_path / "planes.csv", index=False)
     dictionary = plate / "dictionary.microdl.safetensors"
