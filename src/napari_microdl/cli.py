@@ -566,6 +566,32 @@ def plate_export(
     print(f"{', '.join(written)} are written{'' if out is None else f' in {out}'}.")
 
 
+@plates.command("task", short_help="A plate run whose parameters and results are JSON.")
+def plate_task(
+    args_json: Annotated[Path | None, Option(metavar="FILE", help="Parameters to read.")] = None,
+    out_json: Annotated[Path | None, Option(metavar="FILE", help="Results to write.")] = None,
+    schema: Annotated[
+        bool, Option("--schema", help="Print the JSON schema of the parameters instead.")
+    ] = False,
+) -> None:
+    """Run a plate in OME-Zarr as Fractal calls its tasks."""
+    import json
+
+    from napari_microdl.core.config import read_values
+    from napari_microdl.core.files import write_text
+    from napari_microdl.pipeline.plate.fractal import PlateTask, run_task
+
+    if schema:
+        print(json.dumps(PlateTask.model_json_schema(), indent=2))
+        return
+    if args_json is None or out_json is None:
+        raise MicrodlError("Give both --args-json and --out-json, or --schema.")
+    task = PlateTask(**read_values(args_json))
+    with _followed(), _ended_by_signals():
+        result = run_task(task)
+    write_text(json.dumps(result, indent=2) + "\n", out_json)
+
+
 def _plate(
     source: Path,
     out: Path,

@@ -34,6 +34,12 @@ def is_zarr(path: Path) -> bool:
     return any((path / mark).is_file() for mark in _MARKS)
 
 
+def plate_of(image: Path) -> Path | None:
+    """Folder of the plate that an image lies in, as plate/row/column/image; None without one."""
+    above = list(image.parents)[2:3]
+    return above[0] if above and is_zarr(above[0]) else None
+
+
 class ImagePlanes:
     """One plane and time point of a zarr array, as `Field` reads it: (channel, y, x).
 

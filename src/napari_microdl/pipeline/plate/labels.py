@@ -21,6 +21,7 @@ from napari_microdl.fields.ome_zarr import (
     PlaneOfImage,
     is_zarr,
     plane_of_image,
+    plate_of,
 )
 from napari_microdl.fields.ome_zarr_writing import (
     axes_of,
@@ -88,8 +89,8 @@ def export_labels(run: EndedRun, out: Path | None = None, *, n_concepts: int = 8
         return [f"labels/{CONCEPT_LABELS} of {len(images)} images"]
     plates: dict[Path, list[Path]] = {}
     for image in images:
-        plate = image.parents[2]
-        if not is_zarr(plate):
+        plate = plate_of(image)
+        if plate is None:
             raise MicrodlError(
                 f"'{image}' lies in no OME-Zarr plate; write the labels into the images."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -159,6 +159,7 @@ def list_fields(
     controls: str | None = None,
     images: ImagesConfig | None = None,
     metadata: str | Path | None = None,
+    only: Collection[Path] | None = None,
 ) -> Listing:
     """The fields of a table, plate or folder, none of which is opened.
 
@@ -172,6 +173,8 @@ def list_fields(
         How images are read; the defaults where not given.
     metadata : str or Path, optional
         What is known of the wells, as `find_source` takes it.
+    only : collection of Path, optional
+        First files of the fields that are wanted; all where not given.
 
     Returns
     -------
@@ -183,6 +186,8 @@ def list_fields(
         If the place or the query cannot be used, or no field of it is there.
     """
     found = find_source(place, images, metadata=metadata)
+    if only is not None:
+        found = found.part_of(only)
     sources = list(found.fields)
     left_out = [
         Receipt(number, left.field or left.path.name, left.kind, reason=left.reason, fresh=False)
