@@ -605,6 +605,11 @@ def _plate(
     **options: Any,
 ) -> None:
     """Run a plate, or say what it will take."""
+    from napari_microdl.pipeline.plate.forkserver import start_forkserver
+
+    if place["workers"] and not dry_run:
+        # Before this process has imported what it needs itself.
+        start_forkserver()
     from napari_microdl.concepts.dictionary import ConceptDictionary
     from napari_microdl.pipeline.plate.dry_run import outlook
     from napari_microdl.pipeline.plate.engine import Place

@@ -18,7 +18,7 @@ from napari_microdl.fields.folder import FoundFields
 from napari_microdl.fields.named_files import NamedFiles
 from napari_microdl.fields.sources import find_source
 from napari_microdl.fields.tables import open_field
-from napari_microdl.pipeline.files import mark_controls
+from napari_microdl.pipeline.inputs import mark_controls
 
 Status = Literal["done", "no cells", "unreadable", "not imaged"]
 
