@@ -204,7 +204,8 @@ def _local(workers: int | None, stack: ExitStack) -> AbstractContextManager[Any]
     cluster: AbstractContextManager[Any] = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
-        dashboard_address=None,
+        # Even without a dashboard there is a server, and others may have one at the usual place.
+        dashboard_address="127.0.0.1:0",
         silence_logs="CRITICAL",
     )
     return cluster
