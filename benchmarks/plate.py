@@ -13,8 +13,8 @@ efficiency
     Time of the plain process, by workers times their time. Cores that others use count against it.
 overhead
     Workers times the time on the clock, a field, less that of the plain process.
-driver
-    Processor time of the driver a field.
+processor
+    Processor time of the driver a field; without workers that of all the work.
 memory
     Most that the driver, and any of the workers, held (VmHWM of Linux), over the whole run.
 
@@ -178,8 +178,8 @@ def on_paper(plain: Row, shared: Row, edge: int) -> list[tuple[str, list[str]]]:
 
     Notes
     -----
-    One core takes the measured time a tile and channel, finding cells and pooling with it, as both
-    grow with the pixels; nodes have the measured efficiency. A GPU takes the model alone; the cores
+    One core takes the processor time of the plain process a tile and channel, finding cells and
+    pooling with it, as both grow with the pixels; nodes have the measured efficiency. A GPU takes the model alone; the cores
     beside it the rest, which is the measured time less the model's operations at the measured rate
     of this processor.
     """
@@ -187,9 +187,9 @@ def on_paper(plain: Row, shared: Row, edge: int) -> list[tuple[str, list[str]]]:
 
     cells, cores, gpu_rate, beside, network = ASSUMED.values()
     tiles, operations_here = tiles_of(1, edge)
-    per_tile = plain["seconds"] / tiles
-    model_here = min(operations_here / (0.75 * processor_rate()), plain["seconds"])
-    rest_per_tile = (plain["seconds"] - model_here) / tiles
+    per_tile = plain["driver"] / tiles
+    model_here = min(operations_here / (0.75 * processor_rate()), plain["driver"])
+    rest_per_tile = (plain["driver"] - model_here) / tiles
     efficiency = plain["seconds"] / (shared["workers"] * shared["seconds"])
     rows: dict[str, list[str]] = {}
     for n, channels, side in SCREENS.values():
@@ -237,7 +237,7 @@ def tables(speed: list[Row], memory: list[Row], edge: int) -> list[str]:
         f"{plain['units']:,} cells.",
         "",
         "| workers | start, s | s a field | efficiency | overhead a field, s "
-        "| driver a field, ms |",
+        "| processor a field, ms |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in speed:

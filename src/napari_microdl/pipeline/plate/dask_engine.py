@@ -205,7 +205,7 @@ def _local(workers: int | None, stack: ExitStack) -> AbstractContextManager[Any]
         n_workers=workers,
         threads_per_worker=1,
         # Even without a dashboard there is a server, and others may have one at the usual place.
-        dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         silence_logs="CRITICAL",
     )
     return cluster
