@@ -49,6 +49,8 @@ ASSUMED = {
     "cores beside the GPU that find cells and pool tokens": 16,
     "bytes a second of the network from the images": 1e9,
 }
+# Fields whose tokens are read once more, to know what the model takes of the time.
+_TIMED = 8
 # Fields, channels and edge of the screens on paper.
 SCREENS = {
     "10 plates of 3,456 fields x 5 channels x 2,048 x 2,048": (34_560, 5, 2_048),
@@ -100,7 +102,7 @@ def measure(task: Row) -> Row:
     from napari_microdl.pipeline.plate.engine import Place
     from napari_microdl.pipeline.plate.listing import list_fields
     from napari_microdl.pipeline.plate.run import PlateOptions, engine_at, run_plate
-    from napari_microdl.pipeline.plate.work import Job, prepare
+    from napari_microdl.pipeline.plate.work import Job, _tokens, prepare
 
     folder = Path(task["folder"])
     out = folder / f"run{task['workers']}{'whole' if task['whole'] else ''}"
@@ -126,6 +128,13 @@ def measure(task: Row) -> Row:
         with Task(look).active():
             summary = run_plate(listing, out, config(), place=place, options=options)
         seconds, driver = (end - begin for begin, end in zip(looks[0], looks[-1], strict=True))
+        tokens = 0.0
+        if not workers:
+            fields = [item.open() for item in listing.fields[:_TIMED]]
+            used = time.process_time()
+            for field in fields:
+                _tokens(job, field)
+            tokens = (time.process_time() - used) / len(fields)
         if task["whole"]:
             run_plate(listing, out, config(), place=place)
         held = list(engine._client.run(_most_held).values()) if workers else []
@@ -137,6 +146,7 @@ def measure(task: Row) -> Row:
         "start": start,
         "seconds": seconds / n,
         "driver": driver / n,
+        "tokens": tokens,
         "driver_memory": (status_bytes("VmHWM") or 0) / 2**20,
         "worker_memory": max(held, default=0.0),
         "units": summary["n_units"],
@@ -179,17 +189,14 @@ def on_paper(plain: Row, shared: Row, edge: int) -> list[tuple[str, list[str]]]:
     Notes
     -----
     One core takes the processor time of the plain process a tile and channel, finding cells and
-    pooling with it, as both grow with the pixels; nodes have the measured efficiency. A GPU takes the model alone; the cores
-    beside it the rest, which is the measured time less the model's operations at the measured rate
-    of this processor.
+    pooling with it, as both grow with the pixels; nodes have the measured efficiency. A
+    GPU takes the model alone; the cores beside it the rest, which is the measured time less that of
+    reading tokens.
     """
-    from napari_microdl.pipeline.estimate import processor_rate
-
     cells, cores, gpu_rate, beside, network = ASSUMED.values()
-    tiles, operations_here = tiles_of(1, edge)
+    tiles, _ = tiles_of(1, edge)
     per_tile = plain["driver"] / tiles
-    model_here = min(operations_here / (0.75 * processor_rate()), plain["driver"])
-    rest_per_tile = (plain["driver"] - model_here) / tiles
+    rest_per_tile = max(plain["driver"] - plain["tokens"], 0.0) / tiles
     efficiency = plain["seconds"] / (shared["workers"] * shared["seconds"])
     rows: dict[str, list[str]] = {}
     for n, channels, side in SCREENS.values():
