@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option, Typer
 
@@ -420,6 +420,26 @@ def plate_run(
     )  # fmt: skip
 
 
+@plates.command("embed", short_help="Only read the vectors of all cells; fit and run go on there.")
+def plate_embed(
+    source: Source,
+    *,
+    out: Out,
+    config_file: SettingsFile = None,
+    controls: Controls = None,
+    metadata: Metadata = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    cluster: ClusterFile = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Leave the vectors of the cells of every field in files, and the table of the fields."""
+    place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
+    _plate(
+        source, out, config_file, controls, metadata, place, dry_run=dry_run, until="vectors"
+    )  # fmt: skip
+
+
 @plates.command("fit", short_help="The same up to the dictionary; run goes on from there.")
 def plate_fit(
     source: Source,
@@ -439,7 +459,7 @@ def plate_fit(
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
         source, out, config_file, controls, metadata, place,
-        dry_run=dry_run, most_samples=samples, held_back=held_back, fit_only=True,
+        dry_run=dry_run, most_samples=samples, held_back=held_back, until="dictionary",
     )  # fmt: skip
 
 
@@ -518,6 +538,86 @@ def plate_evaluate(
     print(f"The evaluation is in {folder / EVALUATION_PAGE}.")
 
 
+@plates.command("export", short_help="Write what the folder of a plate run holds for others.")
+def plate_export(
+    folder: Annotated[Path, Argument(help="Folder of a plate run that has ended.")],
+    *,
+    out: Annotated[
+        Path | None,
+        Option(metavar="DIR", help="Where to; a new folder but for gallery, none for --in-images."),
+    ] = None,
+    layout: Annotated[
+        Literal["plain", "gallery"],
+        Option(help="gallery: the folders of the Cell Painting Gallery, plates beside each other."),
+    ] = "plain",
+    batch: Annotated[
+        str | None,
+        Option(metavar="NAME", help="Batch in the gallery; else the column Metadata_Batch."),
+    ] = None,
+    labels: Annotated[
+        bool,
+        Option(
+            "--labels",
+            help="Of a plate read from OME-Zarr, write the cells as labels with values of their "
+            "concepts, and maps of these, as new OME-Zarr.",
+        ),
+    ] = False,
+    in_images: Annotated[
+        bool,
+        Option("--in-images", help="Write the labels into the images instead, beside those there."),
+    ] = False,
+    n_concepts: Annotated[
+        int, Option("--concepts", metavar="N", min=1, help="Concepts whose values labels get.")
+    ] = 8,
+) -> None:
+    """Write cells as AnnData and their vectors as Parquet, all columns as Cytomining names them.
+
+    With --labels or --in-images labels are written instead.
+    """
+    from napari_microdl.pipeline.plate.export import ended_run, export_plate
+    from napari_microdl.pipeline.plate.folder import sole_driver
+    from napari_microdl.pipeline.plate.gallery import export_gallery
+    from napari_microdl.pipeline.plate.labels import export_labels
+
+    if in_images == (out is not None):
+        raise MicrodlError("Give either --out, a folder to write to, or --in-images.")
+    run = ended_run(folder)
+    with _followed(), sole_driver(folder):
+        if out is None or labels:
+            written = export_labels(run, out, n_concepts=n_concepts)
+        elif layout == "gallery":
+            written = export_gallery(run, out, batch)
+        else:
+            written = export_plate(run, out)
+    print(f"{', '.join(written)} are written{'' if out is None else f' in {out}'}.")
+
+
+@plates.command("task", short_help="A plate run whose parameters and results are JSON.")
+def plate_task(
+    args_json: Annotated[Path | None, Option(metavar="FILE", help="Parameters to read.")] = None,
+    out_json: Annotated[Path | None, Option(metavar="FILE", help="Results to write.")] = None,
+    schema: Annotated[
+        bool, Option("--schema", help="Print the JSON schema of the parameters instead.")
+    ] = False,
+) -> None:
+    """Run a plate in OME-Zarr as Fractal calls its tasks."""
+    import json
+
+    from napari_microdl.core.config import read_values
+    from napari_microdl.core.files import write_text
+    from napari_microdl.pipeline.plate.fractal import PlateTask, run_task
+
+    if schema:
+        print(json.dumps(PlateTask.model_json_schema(), indent=2))
+        return
+    if args_json is None or out_json is None:
+        raise MicrodlError("Give both --args-json and --out-json, or --schema.")
+    task = PlateTask(**read_values(args_json))
+    with _followed(), _ended_by_signals():
+        result = run_task(task)
+    write_text(json.dumps(result, indent=2) + "\n", out_json)
+
+
 def _plate(
     source: Path,
     out: Path,
@@ -531,11 +631,17 @@ def _plate(
     **options: Any,
 ) -> None:
     """Run a plate, or say what it will take."""
+    from napari_microdl.pipeline.plate.forkserver import start_forkserver
+
+    if place["workers"] and not dry_run:
+        # Before this process has imported what it needs itself.
+        start_forkserver()
     from napari_microdl.concepts.dictionary import ConceptDictionary
     from napari_microdl.pipeline.plate.dry_run import outlook
     from napari_microdl.pipeline.plate.engine import Place
     from napari_microdl.pipeline.plate.listing import list_fields
-    from napari_microdl.pipeline.plate.run import PlateOptions, run_plate, sentences
+    from napari_microdl.pipeline.plate.run import PlateOptions, run_plate
+    from napari_microdl.pipeline.plate.summary import sentences
 
     config = _settings(config_file)
     applied = None if dictionary is None else ConceptDictionary.load(dictionary)

@@ -47,7 +47,7 @@ def test_parquet_keeps_values_and_types(activations, tmp_path):
 def test_another_suffix_is_refused(activations, tmp_path):
     with pytest.raises(MicrodlError, match=r"'a\.xlsx' is neither CSV nor Parquet"):
         write_table(pd.DataFrame({"a": [1]}), tmp_path / "a.xlsx")
-    assert "end it in .h5ad" in refusal(write_anndata, activations, tmp_path / "a.csv")
+    assert "end it in .h5ad or .zarr" in refusal(write_anndata, activations, tmp_path / "a.csv")
 
 
 def test_a_missing_package_is_asked_for(activations, tmp_path, monkeypatch):
@@ -60,20 +60,29 @@ def test_a_missing_package_is_asked_for(activations, tmp_path, monkeypatch):
     )
 
 
-def test_anndata_keeps_codes_units_and_concepts(activations, anndata, tmp_path):
+@pytest.mark.parametrize("suffix", ["h5ad", "zarr"])
+def test_anndata_keeps_codes_units_and_concepts(activations, anndata, tmp_path, suffix):
+    if suffix == "zarr":
+        pytest.importorskip("zarr")
     activations.tag_units(np.array([3]), "perturbed")
     activations.dictionary.names[2] = "bright spots"
     activations.dictionary.notes[2] = "seen in puncta"
-    back = anndata.read_h5ad(write_anndata(activations, tmp_path / "cells.h5ad"))
+    path = write_anndata(activations, tmp_path / f"cells.{suffix}", numbers_at_once=FEW)
+    back = getattr(anndata, f"read_{suffix}")(path)
     np.testing.assert_array_equal(back.X.toarray(), activations.codes.toarray())
     assert list(back.obs["Metadata_condition"]) == list(activations.units["Metadata_condition"])
     assert back.obs["Metadata_tag"].tolist()[3] == "perturbed"
-    assert back.var.loc["concept_2", "note"] == "seen in puncta"
+    assert back.var.loc["Cells_Concept_0002", "note"] == "seen in puncta"
     np.testing.assert_allclose(
         back.var["effect"].to_numpy(), activations.ranking.sort_index()["effect"]
     )
     np.testing.assert_array_equal(back.obsm["whitened"], activations.vectors)
     np.testing.assert_array_equal(back.obsm["spatial"][:, 0], activations.units["x"])
+    # Everything known of a cell, as pycytominer wants it.
+    assert all(name.startswith("Metadata_") for name in back.obs)
+    assert list(back.obs["Metadata_ObjectNumber"]) == list(activations.units["label"])
+    if suffix == "zarr":
+        assert "is there already" in refusal(write_anndata, activations, path)
 
 
 def test_anndata_and_features_say_which_concepts_are_technical(activations, anndata, tmp_path):
@@ -88,7 +97,7 @@ def test_anndata_and_features_say_which_concepts_are_technical(activations, annd
     )
     found = anndata.read_h5ad(write_anndata(activations, tmp_path / "cells.h5ad", more))
     technical = found.var_names[found.var["technical"].to_numpy(bool)]
-    assert list(technical) == ["concept_2", "concept_5"]
+    assert list(technical) == ["Cells_Concept_0002", "Cells_Concept_0005"]
     assert set(found.var["batch_by"]) == {"sites"}
     np.testing.assert_allclose(found.var["batch_share"], more["batch_share"])
     features = label_features(activations, 1, [1, 2], technical=[2, 5])

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 import tifffile
 
 from napari_microdl.core.config import PipelineConfig, write_config
@@ -40,6 +41,30 @@ def write_table(folder: Path, copies: int = 1, edge: int = 125) -> Path:
             rows.append({**known, "FileName_GFP": f"{name}.tif"})
     pd.DataFrame(rows).to_csv(folder / "fields.csv", index=False)
     return folder / "fields.csv"
+
+
+def write_ome_zarr(table: Path, path: Path, version: str = "0.4") -> Path:
+    """The wells of a table in an OME-Zarr plate, written by a library of others."""
+    ngio = pytest.importorskip("ngio")
+    pytest.importorskip("yaozarrs")
+    wells = pd.read_csv(table)
+    places = [
+        ngio.ImageInWellPath(row=well[0], column=well[1:], path="1")
+        for well in wells["Metadata_Well"]
+    ]
+    written = ngio.create_empty_plate(path, name="P1", images=places, ngff_version=version)
+    for image, file in zip(places, wells["FileName_GFP"], strict=True):
+        ngio.create_ome_zarr_from_array(
+            written.get_image_store(image.row, image.column, image.path),
+            tifffile.imread(table.parent / file)[None],
+            pixelsize=0.325,
+            axes_names=("c", "y", "x"),
+            channels_meta=["GFP"],
+            levels=1,
+            ngff_version=version,
+            overwrite=True,
+        )
+    return path
 
 
 def settings_file(folder: Path, config: PipelineConfig | None = None) -> Path:

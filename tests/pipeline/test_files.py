@@ -20,7 +20,8 @@ from napari_microdl.fields.field import Field
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.metrics import average_selectivity
 from napari_microdl.models.registry import model_spec
-from napari_microdl.pipeline.files import evaluate_run, mark_controls
+from napari_microdl.pipeline.files import evaluate_run
+from napari_microdl.pipeline.inputs import mark_controls
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 from napari_microdl.report import EvaluationChoices
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import tifffile
 
 from core.refusals import refusal
 from napari_microdl.cli import main
@@ -31,6 +30,7 @@ from pipeline.plate_cases import (
     run_whole,
     settings_file,
     spoil,
+    write_ome_zarr,
     write_table,
 )
 from pipeline.small_run import small
@@ -260,6 +260,24 @@ def test_a_field_that_comes_later_is_learned_from_too(tmp_path):
     assert not differing(out, tmp_path / "at once")
 
 
+def test_vectors_alone_are_gone_on_from_with_other_controls(table, tmp_path, capsys):
+    out, settings = tmp_path / "out", str(settings_file(tmp_path))
+    arguments = [str(table), "--out", str(out), "--config", settings]
+    assert main(["plate", "embed", *arguments, "--controls", "Metadata_Well == 'none'"]) == 0
+    assert "fields.csv, fields/vectors/ and summary.json are in" in capsys.readouterr().out
+    assert not (out / "dictionary.microdl.safetensors").exists()
+    # The table of the fields is one of image files, wherever it lies.
+    assert [f.name for f in read_fields(out / "fields.csv")] == [f.name for f in read_fields(table)]
+    n = len(log_of(out))
+    for well in ("O05", "O12"):
+        controls = ["--controls", f"Metadata_Well == '{well}'"]
+        assert main(["plate", "fit", *arguments, *controls]) == 0
+        dictionary = ConceptDictionary.load(out / "dictionary.microdl.safetensors")
+        controls = [f["well"] for f in dictionary.provenance["fields"] if f["control"]]
+        assert controls == [well]
+    assert not [e for e in log_of(out)[n:] if e.get("fresh")]
+
+
 # Drawing ------------------------------------------------------------------------------------------
 
 
@@ -288,7 +306,7 @@ def test_fields_are_drawn_from_all_plates_and_conditions():
 def test_a_dictionary_can_be_learned_from_some_of_the_cells(table, tmp_path):
     out = tmp_path / "out"
     summary = run_plate(
-        list_fields(table), out, small(), options=PlateOptions(most_samples=30, fit_only=True)
+        list_fields(table), out, small(), options=PlateOptions(most_samples=30, until="dictionary")
     )
     assert summary["n_wells"] is None
     assert any("learned from 30 of" in note for note in summary["notes"])
@@ -365,25 +383,8 @@ def test_pycytominer_takes_the_profiles_as_they_are(plate):
 
 def test_an_ome_zarr_plate_gives_the_profiles_of_its_files(table, plate, tmp_path):
     """The same wells in files and, written by a library of others, in an OME-Zarr plate."""
-    ngio = pytest.importorskip("ngio")
-    pytest.importorskip("yaozarrs")
     wells = pd.read_csv(table)
-    places = [
-        ngio.ImageInWellPath(row=well[0], column=well[1:], path="1")
-        for well in wells["Metadata_Well"]
-    ]
-    path = tmp_path / "P1.zarr"
-    written = ngio.create_empty_plate(path, name="P1", images=places)
-    for image, file in zip(places, wells["FileName_GFP"], strict=True):
-        ngio.create_ome_zarr_from_array(
-            written.get_image_store(image.row, image.column, image.path),
-            tifffile.imread(table.parent / file)[None],
-            pixelsize=1.0,
-            axes_names=("c", "y", "x"),
-            channels_meta=["GFP"],
-            levels=1,
-            overwrite=True,
-        )
+    path = write_ome_zarr(table, tmp_path / "P1.zarr")
     conditions = tmp_path / "conditions.csv"
     wells[["Metadata_Well", "Metadata_condition", "Metadata_control"]].to_csv(
         conditions, index=False

@@ -125,7 +125,7 @@ def test_a_plate_without_controls_is_refused_where_each_is_placed_by_its_own(tab
             lambda plates=plates: run_plate(listing, tmp_path / "out", small(plates=plates))
         )
     # Not asked for, plates are taken as they are, and it is said.
-    options = PlateOptions(fit_only=True)
+    options = PlateOptions(until="dictionary")
     summary = run_plate(listing, tmp_path / "out", small(unit="crop"), options=options)
     assert any("so plates are taken as they are" in note for note in summary["notes"])
     saved = ConceptDictionary.load(tmp_path / "out" / "dictionary.microdl.safetensors")

@@ -1,8 +1,13 @@
-"""Tables for other programs: CSV, Parquet, AnnData, and features of a Labels layer."""
+"""Tables for other programs: CSV, Parquet, AnnData, and features of a Labels layer.
+
+Where columns have the names of Cytomining, ``Metadata_*`` is what is known, and ``Cells_*``
+(``Image_*`` of crops and tokens) what was measured.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +15,59 @@ import pandas as pd
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import unnamed
+from napari_microdl.core.config import UnitKind
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.files import write_whole
+from napari_microdl.core.files import write_whole, write_whole_folder
 from napari_microdl.core.task import current_task
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 _SAVING = "Saving the table"
+# What Cytomining calls the columns of units that have no prefix here.
+_METADATA = {
+    "field": "Metadata_ImageNumber",
+    "label": "Metadata_ObjectNumber",
+    "y": "Metadata_Location_Center_Y",
+    "x": "Metadata_Location_Center_X",
+    "area": "Metadata_AreaShape_Area",
+}
+
+
+def feature_name(kind: str, number: int, unit: UnitKind) -> str:
+    """What a column of numbers is called by the convention of Cytomining.
+
+    Parameters
+    ----------
+    kind : str
+        Such as "Concept".
+    number : int
+        From 0, as concepts are counted everywhere.
+    unit : {"cell", "crop", "token"}
+        What one sample is.
+
+    Examples
+    --------
+    >>> feature_name("Concept", 7, "cell")
+    'Cells_Concept_0007'
+    """
+    return f"{'Cells' if unit == 'cell' else 'Image'}_{kind}_{number:04d}"
+
+
+def as_metadata(units: pd.DataFrame) -> pd.DataFrame:
+    """A table of units in which everything is ``Metadata_*``.
+
+    Parameters
+    ----------
+    units : DataFrame
+        As `ConceptActivations.units`.
+
+    Returns
+    -------
+    DataFrame
+        ``label`` is called ``Metadata_ObjectNumber``, ``field`` ``Metadata_ImageNumber``, both from
+        where they count here; ``x`` and ``y`` ``Metadata_Location_Center_X`` and ``_Y`` (pixels),
+        ``area`` ``Metadata_AreaShape_Area`` (pixels).
+    """
+    return units.rename(columns=_METADATA)
 
 
 def write_table(
@@ -117,12 +169,13 @@ def _places(activations: ConceptActivations) -> Any:
 
 def _described(activations: ConceptActivations, more: pd.DataFrame | None) -> dict[str, Any]:
     """What an AnnData object says of the rows, of the columns, and of the whole."""
-    units = activations.tagged_units()
+    units = as_metadata(activations.tagged_units())
     units.index = units.index.astype(str)
     concepts = activations.concept_table().sort_index()
     if more is not None:
         concepts = concepts.join(more)
-    concepts.index = pd.Index([f"concept_{i}" for i in concepts.index], name=None)
+    unit = activations.dictionary.spec.units.kind
+    concepts.index = pd.Index([feature_name("Concept", i, unit) for i in concepts.index])
     return {
         "obs": with_plain_texts(units),
         "var": with_plain_texts(concepts),
@@ -146,18 +199,19 @@ def write_anndata(
     *,
     numbers_at_once: int = 8_000_000,
 ) -> Path:
-    """Write units and their activations as AnnData (``.h5ad``), for scanpy and its relatives.
+    """Write units and their activations as AnnData, for scanpy and its relatives.
 
-    ``X`` holds the codes (sparse), ``obs`` the table of units, ``var`` the ranking of concepts in
-    the order of the codes, with ids, notes, tags and `concepts`, ``obsm["whitened"]`` the whitened
-    vectors and ``obsm["spatial"]`` x and y in pixels.
+    ``X`` holds the codes (CSR), ``obs`` the table of units as `as_metadata` names it, ``var`` the
+    ranking of concepts in the order of the codes, by their `feature_name`, with ids, notes, tags
+    and `concepts`, ``obsm["whitened"]`` the whitened vectors and ``obsm["spatial"]`` x and y in
+    pixels.
 
     Parameters
     ----------
     activations : ConceptActivations
         Result of a run.
     path : str or Path
-        Must end in ``.h5ad``.
+        Ends in ``.h5ad``, or in ``.zarr`` for a new folder.
     concepts : DataFrame indexed by concept, optional
         More columns for ``var``, such as what
         `napari_microdl.report.batch_columns` says of an evaluation.
@@ -172,45 +226,64 @@ def write_anndata(
     Raises
     ------
     MicrodlError
-        If the suffix differs or the package anndata is not installed.
+        If the suffix differs, the folder exists, or a package is not installed.
     """
     path = Path(path)
-    if path.suffix.lower() != ".h5ad":
-        raise MicrodlError(f"'{path.name}' is no AnnData file name; end it in .h5ad.")
+    if path.suffix.lower() not in (".h5ad", ".zarr"):
+        raise MicrodlError(f"'{path.name}' is no AnnData name; end it in .h5ad or .zarr.")
     anndata = require_anndata()
     current_task().progress(0, len(activations.units), _SAVING)
-    import h5py
     from anndata.io import sparse_dataset, write_elem
     from scipy import sparse
 
     n, codes, vectors = len(activations.units), activations.codes, activations.vectors
     rows = max(1, numbers_at_once // (vectors.shape[1] + 2 * codes.nnz // max(n, 1) + 1))
-    with write_whole(path) as partial:
+    with _anndata_store(path) as store:
         # The tables of rows and columns go as they are; what is large follows block by block.
         small = anndata.AnnData(
             obsm={"spatial": activations.units[["x", "y"]].to_numpy()},
             **_described(activations, concepts),
         )
         current_task().progress(0, n, _SAVING)
-        small.write_h5ad(partial)
+        write_elem(store, "/", small)
         current_task().progress(0, n, _SAVING)
-        with h5py.File(partial, "r+") as file:
-            if "X" in file:
-                del file["X"]
-            write_elem(file, "X", sparse.csr_matrix(codes[:rows]))
-            write_elem(file["obsm"], "whitened", vectors[:0])
-            attributes = dict(file["obsm/whitened"].attrs)
-            del file["obsm/whitened"]
-            whitened = file["obsm"].create_dataset("whitened", vectors.shape, vectors.dtype)
-            whitened.attrs.update(attributes)
-            for begin in range(0, n, rows):
-                current_task().progress(begin, n, _SAVING)
-                block = slice(begin, begin + rows)
-                if begin:
-                    sparse_dataset(file["X"]).append(sparse.csr_matrix(codes[block]))
-                whitened[block] = vectors[block]
+        if "X" in store:
+            del store["X"]
+        write_elem(store, "X", sparse.csr_matrix(codes[:rows]))
+        write_elem(store["obsm"], "whitened", vectors[:0])
+        attributes = dict(store["obsm/whitened"].attrs)
+        del store["obsm/whitened"]
+        create = getattr(store["obsm"], "create_array", store["obsm"].create_dataset)
+        whitened = create("whitened", shape=vectors.shape, dtype=vectors.dtype)
+        whitened.attrs.update(attributes)
+        for begin in range(0, n, rows):
+            current_task().progress(begin, n, _SAVING)
+            block = slice(begin, begin + rows)
+            if begin:
+                sparse_dataset(store["X"]).append(sparse.csr_matrix(codes[block]))
+            whitened[block] = vectors[block]
         current_task().progress(n, n, _SAVING)
     return path
+
+
+@contextmanager
+def _anndata_store(path: Path) -> Iterator[Any]:
+    """A new file of HDF5 or folder of zarr, whole or not at all."""
+    if path.suffix.lower() == ".h5ad":
+        import h5py
+
+        with write_whole(path) as partial, h5py.File(partial, "w") as file:
+            yield file
+            file.close()
+        return
+    try:
+        import zarr
+    except ImportError as error:
+        raise MicrodlError(
+            f"Folders of zarr need the package zarr ({error}): pip install 'napari-microdl[plate]'."
+        ) from error
+    with write_whole_folder(path) as partial:
+        yield zarr.open_group(partial, mode="w")
 
 
 def label_features(

@@ -531,7 +531,7 @@ def read_config(path: str | Path) -> PipelineConfig:
     MicrodlError
         If the file cannot be read, or a setting is not known or of the wrong kind.
     """
-    values = _read_values(Path(path))
+    values = read_values(Path(path))
     values.pop(_WINDOW, None)
     return PipelineConfig.from_dict(values)
 
@@ -554,12 +554,18 @@ def read_window(path: str | Path) -> dict[str, Any] | None:
     MicrodlError
         If the file cannot be read.
     """
-    found: dict[str, Any] | None = _read_values(Path(path)).get(_WINDOW)
+    found: dict[str, Any] | None = read_values(Path(path)).get(_WINDOW)
     return found
 
 
-def _read_values(path: Path) -> dict[str, Any]:
-    """The object in a file, its window an object too."""
+def read_values(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of settings, its window an object too.
+
+    Raises
+    ------
+    MicrodlError
+        If the file cannot be read or holds something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +53,39 @@ def write_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_whole_folder(path: Path) -> Iterator[Path]:
+    """A new folder to be filled, which gets its name once it is whole.
+
+    Parameters
+    ----------
+    path : Path
+        Where it is wanted. An empty folder may be there.
+
+    Yields
+    ------
+    Path
+        A folder beside it; where the block ends with an error, nothing of it is left.
+
+    Raises
+    ------
+    MicrodlError
+        If something is there already: nothing is taken away.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise MicrodlError(f"'{path}' is there already; choose another name, or remove it first.")
+    partial = path.with_name(f".{path.stem[:64]}-{uuid4().hex}{path.suffix}")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        current_task().check()
+        if path.exists():
+            path.rmdir()
+        partial.replace(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(text: str, path: str | Path) -> Path:

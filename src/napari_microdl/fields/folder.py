@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -92,6 +92,16 @@ class FoundFields:
     left_out: tuple[LeftOut, ...] = ()
     metadata: pd.DataFrame | None = None
     notes: tuple[str, ...] = ()
+
+    def part_of(self, files: Collection[Path]) -> FoundFields:
+        """Those whose first file is one of some, and what is left out of these."""
+        rows = [row for row, named in enumerate(self.fields) if named.files[0] in files]
+        return dataclasses.replace(
+            self,
+            fields=tuple(self.fields[row] for row in rows),
+            left_out=tuple(left for left in self.left_out if left.path in files),
+            metadata=None if self.metadata is None else self.metadata.iloc[rows],
+        )
 
     def table(self, folder: str | Path | None = None) -> pd.DataFrame:
         """A row a field, as `napari_microdl.fields.tables.read_fields` takes it.

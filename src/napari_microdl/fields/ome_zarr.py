@@ -23,6 +23,8 @@ from napari_microdl.fields.named_files import Kind, LeftOut, NamedFiles
 from napari_microdl.fields.pixel_size import micrometres
 
 _MARKS = ("zarr.json", ".zgroup", ".zattrs")
+# Labels that a plate run has written: cells that were found, and no word on which ones to take.
+CONCEPT_LABELS = "concepts"
 # How much x and y may differ in a square pixel.
 _SQUARE = 0.01
 
@@ -30,6 +32,12 @@ _SQUARE = 0.01
 def is_zarr(path: Path) -> bool:
     """Whether a folder is one of zarr."""
     return any((path / mark).is_file() for mark in _MARKS)
+
+
+def plate_of(image: Path) -> Path | None:
+    """Folder of the plate that an image lies in, as plate/row/column/image; None without one."""
+    above = list(image.parents)[2:3]
+    return above[0] if above and is_zarr(above[0]) else None
 
 
 class ImagePlanes:
@@ -247,6 +255,7 @@ def _choose_labels(path: Path, wanted: str | None) -> Path | None:
             there = f"there are {listed(names)}" if names else "it has none at all"
             raise MicrodlError(f"'{path.name}' has no labels '{wanted}': {there}.")
         return folder / wanted
+    names = [name for name in names if name != CONCEPT_LABELS]
     called = names if len(names) == 1 else [name for name in names if "cell" in name.lower()]
     return folder / called[0] if len(called) == 1 else None
 
@@ -292,7 +301,59 @@ def _read_labels(path: Path, shape: tuple[int, ...], named: NamedFiles) -> OnlyP
     )
 
 
+@dataclass(frozen=True, eq=False)
+class PlaneOfImage:
+    """The plane of an OME-Zarr image that a field is.
+
+    Parameters
+    ----------
+    version : str
+        Of the specification.
+    multiscale, dataset : object
+        Typed metadata of the image, and of the resolution that is read.
+    axes : str
+        A letter an axis.
+    shape : tuple of int
+        Length of each axis.
+    at : dict of str to int
+        Position along z and t, where there are these axes.
+    """
+
+    version: str
+    multiscale: Any
+    dataset: Any
+    axes: str
+    shape: tuple[int, ...]
+    at: dict[str, int]
+
+
+def plane_of_image(named: NamedFiles) -> PlaneOfImage:
+    """Where a field lies in its OME-Zarr image.
+
+    Raises
+    ------
+    MicrodlError
+        As `open_image`.
+    """
+    path = Path(str(named.files[0]))
+    attributes, image = _attributes(path), _read_image(path, named.level)
+    multiscale = _validated(path, attributes, "Image").multiscales[0]
+    return PlaneOfImage(
+        str(attributes.get("version", "0.4")),
+        multiscale,
+        multiscale.datasets[named.level],
+        image.axes,
+        tuple(map(int, image.array.shape)),
+        _fixed(image, path, named),
+    )
+
+
 def _planes(image: _Image, path: Path, named: NamedFiles) -> ImagePlanes:
+    return ImagePlanes(image.array, image.axes, _fixed(image, path, named))
+
+
+def _fixed(image: _Image, path: Path, named: NamedFiles) -> dict[str, int]:
+    """Position along the axes but c, y and x."""
     fixed = {}
     for axis, text in (("z", named.z), ("t", named.time)):
         if axis not in image.axes:
@@ -306,7 +367,7 @@ def _planes(image: _Image, path: Path, named: NamedFiles) -> ImagePlanes:
                 f"{number}; correct the row of the table."
             )
         fixed[axis] = number - 1
-    return ImagePlanes(image.array, image.axes, fixed)
+    return fixed
 
 
 def _array(path: Path, multiscale: Any, level: int) -> tuple[Any, str]:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from napari_microdl.concepts.export import write_table
 from napari_microdl.core.config import ImagesConfig, write_config
 from napari_microdl.core.files import write_text
 from napari_microdl.core.pictures import write_figure
 from napari_microdl.core.task import current_task
-from napari_microdl.fields.field import Field, FieldInfo
+from napari_microdl.fields.field import Field
 from napari_microdl.fields.metadata import PREFIX, metadata_table
-from napari_microdl.fields.query import select
 from napari_microdl.fields.tables import read_fields, read_file_table
+from napari_microdl.pipeline.inputs import mark_controls
 from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.report import (
     EvaluationChoices,
@@ -33,8 +32,6 @@ from napari_microdl.report.html import html_report
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Described = TypeVar("Described", bound=FieldInfo)
 
 DICTIONARY = "dictionary.microdl.safetensors"
 REPORT = "report.json"
@@ -234,25 +231,3 @@ def check_labels(fields: list[Field], table: str | Path, *columns: str) -> None:
     add_columns(units, table)
     for name in columns:
         label_column(units, name)
-
-
-def mark_controls(fields: list[Described], query: str) -> list[Described]:
-    """Fields whose control mark says whether a query picks them.
-
-    Parameters
-    ----------
-    fields : list of FieldInfo
-        Fields, or what is known of them.
-    query : str
-        See `table_fields`.
-
-    Returns
-    -------
-    list of FieldInfo
-        Of the same kind.
-    """
-    picked = select(metadata_table(fields), query)
-    return [
-        dataclasses.replace(field, is_control=bool(control))
-        for field, control in zip(fields, picked, strict=True)
-    ]

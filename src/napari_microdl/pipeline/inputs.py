@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import call_in_thread, current_task
 from napari_microdl.fields.field import Field, FieldInfo
+from napari_microdl.fields.metadata import metadata_table
+from napari_microdl.fields.query import select
 from napari_microdl.models.base import ModelSpec, TokenModel
 from napari_microdl.models.channels import are_colours, in_order_of
 from napari_microdl.models.recipe import Joint
@@ -24,6 +27,29 @@ if TYPE_CHECKING:
 
 # Cells of one field: 0 is background; None where the unit is no cell.
 Labels = NDArray[np.integer] | None
+Described = TypeVar("Described", bound=FieldInfo)
+
+
+def mark_controls(fields: list[Described], query: str) -> list[Described]:
+    """Fields whose control mark says whether a query picks them.
+
+    Parameters
+    ----------
+    fields : list of FieldInfo
+        Fields, or what is known of them.
+    query : str
+        See `napari_microdl.pipeline.files.table_fields`.
+
+    Returns
+    -------
+    list of FieldInfo
+        Of the same kind.
+    """
+    picked = select(metadata_table(fields), query)
+    return [
+        dataclasses.replace(field, is_control=bool(control))
+        for field, control in zip(fields, picked, strict=True)
+    ]
 
 
 def check_fields(

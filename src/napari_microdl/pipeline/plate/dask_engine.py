@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -25,14 +23,13 @@ from distributed import (
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.pipeline.plate.engine import Place, Work
+from napari_microdl.pipeline.plate.forkserver import start_forkserver
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt, left_out_of
 from napari_microdl.pipeline.plate.work import Job, let_go, prepare
 
 # A field that has ended so many workers is left out.
 _MOST_DEATHS = 2
 _SECONDS_BETWEEN_LOOKS = 0.1
-# A worker is one of many on its machine.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class LoadedModel(WorkerPlugin):
@@ -201,36 +198,17 @@ def _local(workers: int | None, stack: ExitStack) -> AbstractContextManager[Any]
     if not workers or workers < 1:
         raise MicrodlError(f"There cannot be {workers} workers; choose 1 or more.")
     if os.name == "posix":
-        _start_forkserver()
+        start_forkserver()
         method = {"distributed.worker.multiprocessing-method": "forkserver"}
         stack.enter_context(dask.config.set(method))
     cluster: AbstractContextManager[Any] = LocalCluster(
         n_workers=workers,
         threads_per_worker=1,
-        dashboard_address=None,
+        # Even without a dashboard there is a server, and others may have one at the usual place.
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         silence_logs="CRITICAL",
     )
     return cluster
-
-
-def _start_forkserver() -> None:
-    """Start the process that workers are forked from, with all of the package loaded."""
-    from multiprocessing import forkserver
-
-    before = dict(os.environ)
-    # Ctrl-C in a terminal reaches all processes; this one then ends the workers in order.
-    in_front = threading.current_thread() is threading.main_thread()
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_front else None
-    os.environ.update(_ONE_THREAD)
-    try:
-        forkserver.set_forkserver_preload(["distributed", "napari_microdl.pipeline.plate.work"])
-        forkserver.ensure_running()
-    finally:
-        for name in _ONE_THREAD.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
-        if in_front:
-            signal.signal(signal.SIGINT, on_interrupt)
 
 
 def cluster_of(path: Path, *, scale: bool = True) -> AbstractContextManager[Any]:

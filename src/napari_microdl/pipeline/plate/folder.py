@@ -19,6 +19,7 @@ from napari_microdl.core.task import current_task
 MANIFEST = "plate.json"
 LOG = "log.jsonl"
 SUMMARY = "summary.json"
+FIELDS = "fields.csv"
 PLACES = "places.safetensors"
 _LOCK = ".lock"
 

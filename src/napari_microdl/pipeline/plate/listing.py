@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,11 +13,12 @@ import pandas as pd
 
 from napari_microdl.core.config import ImagesConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.fields.field import Field
+from napari_microdl.fields.field import Field, FieldInfo
+from napari_microdl.fields.folder import FoundFields
 from napari_microdl.fields.named_files import NamedFiles
 from napari_microdl.fields.sources import find_source
 from napari_microdl.fields.tables import open_field
-from napari_microdl.pipeline.files import mark_controls
+from napari_microdl.pipeline.inputs import mark_controls
 
 Status = Literal["done", "no cells", "unreadable", "not imaged"]
 
@@ -102,8 +103,9 @@ class PlateField:
 
     @property
     def stamp(self) -> str:
-        """Digest of what is known of the field and of when its files were last written."""
-        source = self.source
+        """Digest of the files of the field, how they are read and when they were last written."""
+        # What was done to the well may be told, or marked as a control, later.
+        source = dataclasses.replace(self.source, **dataclasses.asdict(FieldInfo("")))
         # Of those elsewhere only the address is known.
         named = (*source.files, source.labels, *source.illumination)
         files = [file for file in named if isinstance(file, Path) and file.exists()]
@@ -146,12 +148,18 @@ class Listing:
             known[more] = self.columns[more].to_numpy()
         return known.set_index(pd.Index([field.number for field in self.fields], name="field"))
 
+    def table(self, folder: Path) -> pd.DataFrame:
+        """The fields that are there, a row each, as a table in a folder names them."""
+        sources = tuple(field.source for field in self.fields)
+        return FoundFields(sources, metadata=self.columns).table(folder)
+
 
 def list_fields(
     place: str | Path,
     controls: str | None = None,
     images: ImagesConfig | None = None,
     metadata: str | Path | None = None,
+    only: Collection[Path] | None = None,
 ) -> Listing:
     """The fields of a table, plate or folder, none of which is opened.
 
@@ -165,6 +173,8 @@ def list_fields(
         How images are read; the defaults where not given.
     metadata : str or Path, optional
         What is known of the wells, as `find_source` takes it.
+    only : collection of Path, optional
+        First files of the fields that are wanted; all where not given.
 
     Returns
     -------
@@ -176,6 +186,8 @@ def list_fields(
         If the place or the query cannot be used, or no field of it is there.
     """
     found = find_source(place, images, metadata=metadata)
+    if only is not None:
+        found = found.part_of(only)
     sources = list(found.fields)
     left_out = [
         Receipt(number, left.field or left.path.name, left.kind, reason=left.reason, fresh=False)

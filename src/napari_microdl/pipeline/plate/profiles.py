@@ -16,7 +16,12 @@ from scipy import sparse
 
 from napari_microdl.concepts.activations import ConceptActivations, unit_rows
 from napari_microdl.concepts.dictionary import ConceptDictionary
-from napari_microdl.concepts.export import require_anndata, with_plain_texts, write_table
+from napari_microdl.concepts.export import (
+    feature_name,
+    require_anndata,
+    with_plain_texts,
+    write_table,
+)
 from napari_microdl.concepts.store import ActivationWriter, open_activations
 from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.config import UnitKind
@@ -55,8 +60,7 @@ def feature_names(n_concepts: int, unit: UnitKind) -> list[str]:
     >>> feature_names(2, "cell")[:3]
     ['Cells_Concept_0000', 'Cells_Concept_0001', 'Cells_ConceptShare_0000']
     """
-    prefix = "Cells" if unit == "cell" else "Image"
-    return [f"{prefix}_{kind}_{concept:04d}" for kind in KINDS for concept in range(n_concepts)]
+    return [feature_name(kind, c, unit) for kind in KINDS for c in range(n_concepts)]
 
 
 def write_activations(

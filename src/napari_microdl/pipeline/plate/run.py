@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from napari_microdl import __version__
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.concepts.export import write_table
 from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.config import PipelineConfig, PlateKind, write_config
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
 from napari_microdl.core.task import current_task
-from napari_microdl.core.text import counted
 from napari_microdl.estimators.plates import fit_references, kind_for, require_controls
 from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
@@ -36,7 +36,14 @@ from napari_microdl.pipeline.inputs import (
     tile_plan,
 )
 from napari_microdl.pipeline.plate.engine import Engine, Place, ThisProcess, Work
-from napari_microdl.pipeline.plate.folder import PLACES, SUMMARY, Log, Manifest, sole_driver
+from napari_microdl.pipeline.plate.folder import (
+    FIELDS,
+    PLACES,
+    SUMMARY,
+    Log,
+    Manifest,
+    sole_driver,
+)
 from napari_microdl.pipeline.plate.learn import (
     Known,
     fit_dictionary,
@@ -46,7 +53,7 @@ from napari_microdl.pipeline.plate.learn import (
     plate_moments,
     write_places,
 )
-from napari_microdl.pipeline.plate.listing import Listing, PlateField, Receipt, in_order, named
+from napari_microdl.pipeline.plate.listing import Listing, PlateField, Receipt, in_order
 from napari_microdl.pipeline.plate.profiles import (
     ACTIVATIONS,
     well_profiles,
@@ -54,7 +61,9 @@ from napari_microdl.pipeline.plate.profiles import (
     write_profiles,
 )
 from napari_microdl.pipeline.plate.sampling import draw_fields, hold_back
+from napari_microdl.pipeline.plate.summary import counts_of
 from napari_microdl.pipeline.plate.work import (
+    VECTORS,
     Job,
     apply_dictionary,
     encode_vectors,
@@ -70,12 +79,11 @@ from napari_microdl.tokens.positions import PositionComponent
 
 MOST_SAMPLES = 100_000
 MOST_POSITION_FIELDS = 128
-# Of many fields that are left out, those that are named; all are in the summary.
-_MOST_NAMES = 5
 # Fields that are tried for one that opens.
 _TRIED = 20
-# Settings that decide how a run goes and not what comes of it.
+# What a run was begun with that decides the samples of a field.
 _OF_SAMPLES = ("version", "settings", "channels", "weights", "dictionary")
+# Settings that decide how a run goes and not what comes of it.
 _HOW = {"model": ("device", "batch_size")}
 
 
@@ -94,14 +102,14 @@ class PlateOptions:
     held_back : float, optional
         Share of the control wells of each plate that the whitening does not see, so that treatments
         can be compared with them; where not given, half of those of plates with eight or more.
-    fit_only : bool
-        Whether to end once there is a dictionary.
+    until : {"vectors", "dictionary", "profiles"}
+        What the run ends with; another one in the same folder goes on from there.
     """
 
     most_samples: int = MOST_SAMPLES
     most_position_fields: int = MOST_POSITION_FIELDS
     held_back: float | None = None
-    fit_only: bool = False
+    until: Literal["vectors", "dictionary", "profiles"] = "profiles"
 
 
 def run_plate(
@@ -206,15 +214,6 @@ class _PlateRun:
                 "Over a whole plate, intensities cannot be measured before its fields are shared "
                 "out; set the scaling of the tokens to 'image'."
             )
-        sources = [field.source for field in listing.fields]
-        if self._applied is None:
-            check_controls(sources, self._config)
-            if self._config.whitening.plates is not None:
-                # What is refused is refused before anything is read.
-                self._kind(sources)
-        elif self._applied.plates is not None:
-            known = {f.plate for f in sources if f.is_control} | self._applied.plates.means.keys()
-            require_controls(sorted({f.plate for f in sources} - known))
         self._held_back: set[int] = set()
         self._log: Log
 
@@ -241,6 +240,16 @@ class _PlateRun:
     def _begin(self, options: PlateOptions) -> tuple[ModelSpec, Job]:
         """The model, and what is the same for all fields, after checking the folder."""
         config, out = self._config, self._out
+        sources = [field.source for field in self._listing.fields]
+        fitting = self._applied is None and options.until != "vectors"
+        # What is refused is refused before anything is read.
+        if fitting:
+            check_controls(sources, config)
+            if config.whitening.plates is not None:
+                self._kind(sources)
+        elif self._applied is not None and self._applied.plates is not None:
+            known = {f.plate for f in sources if f.is_control} | self._applied.plates.means.keys()
+            require_controls(sorted({f.plate for f in sources} - known))
         first = _first_field(self._listing)
         channels = check_fields([first], config, fitting=False)
         if self._engine.here:
@@ -255,11 +264,15 @@ class _PlateRun:
         if note := channel_note(channels, config, model):
             current_task().note(note)
         # Settings that no dictionary can have are refused before anything is read.
-        DictionarySpec.of(model, config.tokens, config.units, tile_plan(model, config), channels)
+        spec = DictionarySpec.of(
+            model, config.tokens, config.units, tile_plan(model, config), channels
+        )
         begun = {
             "version": __version__,
             "settings": _decisive(config),
             "channels": list(channels),
+            "model": spec.model.id,
+            "layer": spec.tokens.layer,
             "weights": model.weights_sha256,
             "dictionary": "" if self._applied is None else self._applied.fingerprint,
             "most_samples": options.most_samples,
@@ -267,8 +280,7 @@ class _PlateRun:
             "held_back": options.held_back,
         }
         self._manifest = Manifest(out, begun)
-        if self._applied is None and config.whitening.enabled:
-            sources = [item.source for item in self._fields]
+        if fitting and config.whitening.enabled:
             held = hold_back(sources, options.held_back, config.random_state)
             self._held_back = {self._fields[place].number for place in held}
             if held:
@@ -279,6 +291,7 @@ class _PlateRun:
                 )
         if not (out / SETTINGS).exists():
             write_config(config, out / SETTINGS)
+        write_table(self._listing.table(out), out / FIELDS)
         decides = {k: v for k, v in begun.items() if k in _OF_SAMPLES}
         settings: dict[str, Any] = decides["settings"]  # type: ignore[assignment]
         decides["settings"] = {k: settings[k] for k in ("model", "tokens", "cells", "units")}
@@ -310,13 +323,15 @@ class _PlateRun:
                 job = self._with_places(job, options)
             with task.stage("tokens"):
                 receipts = self._pass(read_vectors, "vectors", job, fields)
-            self._check(receipts)
+            self._check(receipts, fitting=options.until != "vectors" and not applied)
+            if options.until == "vectors":
+                return self._summary(receipts, notes, [FIELDS, f"{VECTORS}/"])
             if dictionary is None:
                 dictionary = self._fitted(job, model, receipts, options)
             else:
                 dictionary = self._placed(job, dictionary, receipts)
             job = self._with_dictionary(job, dictionary, applied=applied)
-            if options.fit_only:
+            if options.until == "dictionary":
                 return self._summary(receipts, notes, [DICTIONARY])
             known = {r.number for r in receipts if r.is_usable}
             with task.stage("activations"):
@@ -326,7 +341,7 @@ class _PlateRun:
         else:
             with task.stage("tokens"):
                 receipts = self._pass(apply_dictionary, "codes", job, fields)
-            self._check(receipts)
+            self._check(receipts, fitting=False)
         sizes = [r.pixel_size for r in receipts if r.is_usable]
         if applied and (note := pixel_size_note(dictionary.pixel_size, sizes)):
             task.note(note)
@@ -344,14 +359,13 @@ class _PlateRun:
         files = [DICTIONARY, f"{ACTIVATIONS}/", *files, RANKING]
         return self._summary(receipts, notes, files, wells=len(profiles), found=found)
 
-    def _check(self, receipts: Sequence[Receipt]) -> None:
+    def _check(self, receipts: Sequence[Receipt], *, fitting: bool) -> None:
         """Refuse what nothing can be made of."""
         usable = [r for r in receipts if r.is_usable]
         if not usable:
             raise MicrodlError(f"No field could be read; of the first: {receipts[0].reason}")
         sources = {item.number: item.source for item in self._fields}
         empty = [not r.n_units for r in usable]
-        fitting = self._applied is None
         check_empty([sources[r.number] for r in usable], empty, self._config, fitting=fitting)
 
     # Parts --------------------------------------------------------------------------------------
@@ -388,11 +402,8 @@ class _PlateRun:
     ) -> ConceptDictionary:
         """The dictionary of the run, fitted unless it is there."""
         path, ordered = self._out / DICTIONARY, in_order(receipts)
-        known = [
-            (f.receipt.number, f.receipt.digest, f.plate, f.is_control)
-            for f in self._known(ordered)
-        ]
-        made_from = _digest([job.key, sorted(known)])
+        learned_from = [(k.receipt.digest, k.well, k.is_control) for k in self._known(ordered)]
+        made_from = _digest([job.key, learned_from])
         if self._manifest.is_made(DICTIONARY, made_from):
             return ConceptDictionary.load(path)
         with self._manifest.making(DICTIONARY, made_from):
@@ -500,15 +511,9 @@ class _PlateRun:
         found: str = "",
     ) -> dict[str, Any]:
         """Write what a run has come to: nothing of when, so that runs can be compared."""
-        every = sorted([*self._listing.left_out, *receipts], key=lambda r: r.number)
-        summary: dict[str, Any] = {
-            "n_fields": len(every),
-            "n_done": sum(r.status == "done" for r in every),
-            "n_units": sum(r.n_units for r in every),
+        summary = counts_of([*self._listing.left_out, *receipts])
+        summary |= {
             "n_wells": wells,
-            "not_imaged": named(every, "not imaged"),
-            "unreadable": named(every, "unreadable"),
-            "no_cells": named(every, "no cells"),
             "best_concepts": found,
             "notes": list(dict.fromkeys(notes)),
             "files": list(files),
@@ -517,41 +522,6 @@ class _PlateRun:
         return summary
 
 
-def sentences(summary: dict[str, Any], out: Path) -> list[str]:
-    """What a run has come to, for people.
-
-    Parameters
-    ----------
-    summary : dict
-        As `run_plate` returns it.
-    out : Path
-        Folder of the run.
-
-    Returns
-    -------
-    list of str
-    """
-    lines = [f"Note: {note}" for note in summary["notes"]]
-    for status, label in _LEFT_OUT.items():
-        if found := summary[status]:
-            few = "; ".join(
-                ": ".join(filter(None, (f["name"], f.get("reason")))) for f in found[:_MOST_NAMES]
-            )
-            more = f"; and {len(found) - _MOST_NAMES:,} more" if found[_MOST_NAMES:] else ""
-            lines.append(f"{counted(len(found), 'field')} {label}: {few}{more}.".replace("..", "."))
-    wells = "" if summary["n_wells"] is None else f" in {summary['n_wells']:,} wells"
-    lines.append(
-        f"{summary['n_units']:,} units of {summary['n_done']:,} of {summary['n_fields']:,} fields"
-        f"{wells}: {', '.join(summary['files'])} and {SUMMARY} are in {out}."
-    )
-    return [*lines, *([summary["best_concepts"]] if summary["best_concepts"] else [])]
-
-
-_LEFT_OUT = {
-    "not_imaged": "not imaged",
-    "unreadable": "unreadable",
-    "no_cells": "without cells",
-}
 _MESSAGES = {
     "places": "Measuring what tokens owe to their place",
     "scales": "Measuring how far tokens of a place lie apart",

@@ -43,6 +43,8 @@ from napari_microdl.tokens.spread import distances_by_place
 from napari_microdl.tokens.units import Units
 
 Pass = Literal["places", "scales", "vectors", "codes"]
+# Where the vectors of fields lie in the folder of a run.
+VECTORS = "fields/vectors"
 # So many numbers of the mean token tell fields apart; all of them would be no receipt.
 _ORDER = 4
 # Columns of the table of units that are kept for each.
@@ -84,7 +86,12 @@ class Job:
 
     def file(self, what: Pass, number: int) -> Path:
         """Where a pass over the fields leaves what it made of one."""
-        return self.folder / "fields" / what / f"{number:06d}.safetensors"
+        return field_file(self.folder, what, number)
+
+
+def field_file(folder: Path, what: Pass, number: int) -> Path:
+    """Where a pass over the fields leaves what it made of one, in the folder of a run."""
+    return folder / "fields" / what / f"{number:06d}.safetensors"
 
 
 @lru_cache(maxsize=1)
