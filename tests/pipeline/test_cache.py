@@ -21,7 +21,7 @@ from tasks import cancelled_by, recorded
 
 # What a run reports when a stage does its work.
 WORK = {
-    "tokens": "Reading tokens of",
+    "tokens": "Reading patches of",
     "cells": "Finding cells in",
     "samples": "Averaging tokens in",
     "whitening": "Whitening on",

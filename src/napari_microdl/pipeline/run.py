@@ -331,7 +331,7 @@ class PipelineRun:
         limited = MemoryLimited(model)
         grids, notes = [], []
         for index, f in enumerate(self.fields):
-            with task.step(index, n, f"Reading tokens of {f.name} on {device_of(model)}"):
+            with task.step(index, n, f"Reading patches of {f.name} on {device_of(model)}"):
                 grids.append(
                     tokens_of(
                         f,

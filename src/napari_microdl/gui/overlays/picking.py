@@ -59,7 +59,6 @@ def go_to(viewer: Viewer, run: Run, field: int, row: int | None = None) -> bool:
     layer = run.sources[field].layer() if run.has_images else None
     if layer is None or layer not in viewer.layers:
         return False
-    viewer.layers.selection.active = layer
     activations, index = run.result.activations, run.sources[field].index
     if row is None:
         size = np.array(run.fields[field].shape)
@@ -87,6 +86,8 @@ def go_to(viewer: Viewer, run: Run, field: int, row: int | None = None) -> bool:
     zoom = float((np.array(canvas_size(viewer)) / extent).min())
     if not zoom / leeway < camera.zoom < zoom * leeway:
         camera.zoom = zoom
+    # Last, since overlays follow it: they are drawn once, for the new view.
+    viewer.layers.selection.active = layer
     return True
 
 

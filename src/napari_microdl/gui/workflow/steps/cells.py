@@ -43,7 +43,7 @@ class CellsStep(Step):
         self.unit = combo(
             {"Cells": "cell", "Square crops": "crop", "Single patches": "token"},
             lambda value: settings.configure(unit=value),
-            "What one sample is: the tokens of a cell or of a crop together, or a patch by itself.",
+            "What one sample is: the patches of a cell or of a crop together, or a patch by itself.",
         )
         self.source = combo(
             {"Built-in segmentation": "segmentation", "My Labels layers": "labels"},
@@ -96,7 +96,7 @@ class CellsStep(Step):
         self.pooling = combo(
             {"Recommended": "auto", "Spread within it": "spread", "Mean, as in the paper": "mean"},
             lambda value: settings.configure(pooling=value),
-            "What is made of the tokens of a cell or crop. What a whole image shares, such as its "
+            "What is made of the patches of a cell or crop. What a whole image shares, such as its "
             "exposure, is in their mean, and cancels in their spread. Recommended are the spread "
             "of cells and the mean of crops.",
         )
