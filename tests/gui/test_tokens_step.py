@@ -369,7 +369,9 @@ def test_the_size_of_stored_tokens_is_shown_and_they_are_cleared(workflow, qtbot
     qtbot.waitUntil(stored.clear.isEnabled)
     cache = token_cache()
     assert cache.size() > 0
-    assert stored.size.text() == f"Kept on disk of what models have read: {cache.size() / 1e6:.0f} MB"
+    assert (
+        stored.size.text() == f"Kept on disk of what models have read: {cache.size() / 1e6:.0f} MB"
+    )
     click(qtbot, stored.clear)
     qtbot.waitUntil(lambda: stored.size.text().endswith(": 0 MB"))
     assert token_cache().size() == 0

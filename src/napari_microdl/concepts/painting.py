@@ -48,7 +48,10 @@ class LabelPainter:
     def paint(self, values: NDArray[np.float32], at: Places | None = None) -> NDArray[np.float32]:
         """Image of the values, NaN outside cells; of some rows and columns alone, where given."""
         lut = np.concatenate([[np.nan], values]).astype(np.float32)
-        return np.take(lut, self._slots if at is None else self._slots[np.ix_(*at)])
+        painted: NDArray[np.float32] = np.take(
+            lut, self._slots if at is None else self._slots[np.ix_(*at)]
+        )
+        return painted
 
     def regions(self, chosen: NDArray[np.bool_], at: Places | None = None) -> NDArray[np.float32]:
         """Image of the numbers of chosen cells, NaN everywhere else; see `rims`."""

@@ -192,14 +192,14 @@ class CellPanel(Panel):
         if run is None:
             return
         rows = np.arange(len(run.result.activations.units))
-        if run.has_images:
+        if run.can_show_images:
             rows = run.result.activations.rows_of_field(self.overlays.field_in_view())
         if not len(rows):
             return
         place = np.flatnonzero(rows == row)
         # From elsewhere, next is the first and previous the last.
         new = (int(place[0]) + step) % len(rows) if len(place) else (0 if step > 0 else -1)
-        if run.has_images:
+        if run.can_show_images:
             self.unit_chosen.emit(int(rows[new]))
         else:
             self.selection.select([rows[new]])

@@ -81,9 +81,8 @@ class Legend:
         lines = [shortened(activations.name_of(concept), _LONGEST), of_colours[tag["kind"]]]
         in_view = [n for n, source in enumerate(run.sources) if visible_region(viewer, source).area]
         if len(in_view) == 1 or not self._session.view.all_fields:
-            field = run.fields[tag["field"] if len(in_view) != 1 else in_view[0]]
-            name = ", ".join(filter(None, (field.name, field.condition)))
-            lines.append(shortened(name, _LONGEST))
+            field = tag["field"] if len(in_view) != 1 else in_view[0]
+            lines.append(shortened(run.caption(field), _LONGEST))
         return "\n".join(lines)
 
     @staticmethod

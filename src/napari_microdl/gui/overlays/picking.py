@@ -56,12 +56,12 @@ def go_to(viewer: Viewer, run: Run, field: int, row: int | None = None) -> bool:
 
     False where it is not open.
     """
-    layer = run.sources[field].layer() if run.has_images else None
+    layer = run.sources[field].layer() if run.sources else None
     if layer is None or layer not in viewer.layers:
         return False
     activations, index = run.result.activations, run.sources[field].index
     if row is None:
-        size = np.array(run.fields[field].shape)
+        size = np.array(activations.grids[field].image_shape)
         centre, in_view, leeway = (size - 1) / 2, _FIELDS_IN_VIEW, 1
     else:
         number = np.searchsorted(activations.rows_of_field(field), row)

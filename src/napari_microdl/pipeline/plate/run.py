@@ -45,6 +45,7 @@ from napari_microdl.pipeline.plate.learn import (
     write_places,
 )
 from napari_microdl.pipeline.plate.listing import Listing, PlateField, Receipt, in_order, named
+from napari_microdl.pipeline.plate.looking import write_fields
 from napari_microdl.pipeline.plate.profiles import (
     ACTIVATIONS,
     well_profiles,
@@ -251,6 +252,7 @@ class _PlateRun:
             "most_position_fields": options.most_position_fields,
         }
         self._manifest = Manifest(out, begun)
+        write_fields(self._listing, out)
         if not (out / SETTINGS).exists():
             write_config(config, out / SETTINGS)
         decides = {k: v for k, v in begun.items() if not k.startswith("most_")}

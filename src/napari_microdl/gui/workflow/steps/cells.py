@@ -43,7 +43,7 @@ class CellsStep(Step):
         self.unit = combo(
             {"Cells": "cell", "Square crops": "crop", "Single patches": "token"},
             lambda value: settings.configure(unit=value),
-            "What one sample is: the patches of a cell or of a crop together, or a patch by itself.",
+            "What one sample is: all patches of a cell or of a crop, or a patch by itself.",
         )
         self.source = combo(
             {"Built-in segmentation": "segmentation", "My Labels layers": "labels"},
