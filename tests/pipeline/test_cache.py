@@ -23,7 +23,7 @@ from tasks import cancelled_by, recorded
 WORK = {
     "tokens": "Reading patches of",
     "cells": "Finding cells in",
-    "samples": "Averaging tokens in",
+    "samples": "Averaging patches in",
     "whitening": "Whitening on",
     "dictionary": "Fitting the dictionary",
 }

@@ -349,7 +349,7 @@ class ConceptExplorer(Dock):
         for widget in (self.where, self.heat_from, *looks, *self.kinds.values()):
             widget.setEnabled(with_images)
         self.card.show_run(run)
-        self.images.stop()
+        self.images.forget()
         for panel in self.panels:
             panel.show_run(run)
         if run is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari.layers import Layer
 from napari.viewer import Viewer
@@ -17,6 +17,7 @@ from napari_microdl.fields.tables import open_field
 from napari_microdl.gui.overlays.coming_layers import ComingLayers, corners_beside
 from napari_microdl.gui.session.layers import FIELD_TAG, Layout
 from napari_microdl.gui.session.opening import (
+    MOST_LAYERS,
     OpenedField,
     arrangement_of,
     can_be_in_micrometres,
@@ -46,17 +47,17 @@ class _Read:
 def _read(run: Run, plate: PlateRun, numbers: Sequence[int], controls: Sequence[int]) -> _Read:
     """Read fields and what is drawn over them; of controls, what is usual in them."""
     files, problems = plate.files_of(numbers)
+    found, wrong = read_all(list(files.values()))
+    problems += wrong
+    of_name = {named.name: number for number, named in files.items()}
     opened: list[OpenedField] = []
     seen: list[SeenField] = []
-    for number, named in files.items():
-        found, wrong = read_all([named])
-        problems += wrong
-        for one in found:
-            try:
-                seen.append(plate.see(number, one.field, token_cache()))
-                opened.append(one)
-            except MicrodlError as error:
-                problems.append(str(error))
+    for one in found:
+        try:
+            seen.append(plate.see(of_name[one.named.name], one.field, token_cache()))
+            opened.append(one)
+        except MicrodlError as error:
+            problems.append(str(error))
     beside: list[SeenField] = []
     for number, named in plate.files_of(controls)[0].items():
         current_task().check()
@@ -93,6 +94,8 @@ class PlateImages(QObject):
         self._adding.ended.connect(self._on_added)
         self._now: _Read | None = None
         self._before: set[Layer] = set()
+        # Fields and layers of the wells that are open, the first one opened first.
+        self._wells: list[tuple[list[int], list[Layer]]] = []
 
     @property
     def is_busy(self) -> bool:
@@ -133,15 +136,33 @@ class PlateImages(QObject):
         if read is None or self._session.run.current is not read.run:
             return
         self._session.images.update(self._viewer.layers)
-        self._session.take_seen(read.run, read.seen, read.controls, self._first_layers(read))
+        new = [layer for layer in self._viewer.layers if layer not in self._before]
+        self._close_oldest(read, new)
+        self._session.take_seen(read.run, read.seen, read.controls, _first_layers(read, new))
         self.opened.emit(read.seen[0].number)
 
-    def _first_layers(self, read: _Read) -> list[Layer]:
-        """The layer of every field, or of its first channel."""
-        new = [layer for layer in self._viewer.layers if layer not in self._before]
-        by_field: dict[str, Layer] = {}
-        for layer in new:
-            name = layer.metadata.get(FIELD_TAG, {}).get("name")
-            if name is not None:
-                by_field.setdefault(name, layer)
-        return [by_field[seen.field.name] for seen in read.seen]
+    def _close_oldest(self, read: _Read, new: list[Layer]) -> None:
+        """Close the images of earlier wells where there would be too many for napari."""
+        self._wells.append(([one.number for one in read.seen], new))
+        while len(self._wells) > 1 and sum(len(x) for _, x in self._wells) > MOST_LAYERS:
+            numbers, layers = self._wells.pop(0)
+            assert read.run.plate is not None
+            read.run.plate.forget(numbers)
+            for layer in layers:
+                if layer in self._viewer.layers:
+                    self._viewer.layers.remove(layer)
+
+    def forget(self) -> None:
+        """Open no more, and leave what is open to the user, because another run is shown."""
+        self.stop()
+        self._wells.clear()
+
+
+def _first_layers(read: _Read, new: Sequence[Layer]) -> list[Any]:
+    """The layer of every field, or of its first channel."""
+    by_field: dict[str, Layer] = {}
+    for layer in new:
+        name = layer.metadata.get(FIELD_TAG, {}).get("name")
+        if name is not None:
+            by_field.setdefault(name, layer)
+    return [by_field[seen.field.name] for seen in read.seen]

@@ -476,8 +476,9 @@ class Overlays:
             return
         # The selection may have been drawn for the new view already.
         moved = [f for f in self.shown_fields() if self._grid(f) is not self._drawn.get(f)]
+        # What is in view is known at once, however long drawing takes.
+        self.shown.emit()
         if not moved:
-            self.shown.emit()
             return
         if "activation" in self._session.view.kinds and self.draws_outlines:
             again: list[tuple[OverlayKind, int]] = [("activation", f) for f in moved]

@@ -115,7 +115,8 @@ class PlateRun:
             )
         self.folder = folder
         self.activations: ConceptActivations = open_activations(folder / ACTIVATIONS)
-        # Whether it is known what heat is usual in controls.
+        # Fields whose patches tell what heat is usual, and whether they are controls.
+        self._usual: list[int] = []
         self.has_controls = False
         self.config = config_of(self.activations.dictionary, read_config(folder / SETTINGS))
         units = self.activations.units
@@ -237,5 +238,17 @@ class PlateRun:
             found.grids[one.number], found.geometry[one.number] = one.grid, one.units
         if not self.has_controls:
             self.has_controls = bool(controls)
-            usual = [one.number for one in controls or seen]
-            found.heat = HeatMaps(found.dictionary, found.grids, found.geometry, usual)
+            self._usual = [one.number for one in controls or seen]
+            found.heat = HeatMaps(found.dictionary, found.grids, found.geometry, self._usual)
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """Let go of what is drawn over fields whose images were closed.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Of the fields.
+        """
+        for number in set(numbers) - set(self._usual):
+            self.activations.grids[number] = _UNREAD
+            self.activations.geometry[number] = _NO_UNITS

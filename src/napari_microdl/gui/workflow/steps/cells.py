@@ -26,6 +26,7 @@ from napari_microdl.gui.session.layers import is_input
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import combo, fit_height, show_choice, show_number
+from napari_microdl.gui.workflow.fields_table import WHOLE
 from napari_microdl.gui.workflow.match_labels import lay_on_images, show_matches
 
 
@@ -246,4 +247,4 @@ class CellsStep(Step):
             for layer in candidates:
                 box.addItem(layer.name, layer)
             show_choice(box, row.labels_layer())
-        fit_height(self.labels, len(first_of), 2, 8)
+        fit_height(self.labels, len(first_of), 2, 8, WHOLE)
