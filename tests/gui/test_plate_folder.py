@@ -118,13 +118,15 @@ def test_images_that_are_gone_or_others_give_a_sentence_and_the_rest_opens(
     gone.rename(gone.with_suffix(".away"))
     changed.write_bytes((table.parent / "O12_s1.tif").read_bytes())
     try:
-        click_well(opened, "O05", qtbot)
-        click_well(opened, "O08", qtbot)
+        for well in ("O05", "O08", "O05", "O05"):
+            click_well(opened, well, qtbot)
     finally:
         gone.with_suffix(".away").rename(gone)
         changed.write_bytes(kept)
     assert [image.name for image in images_of(viewer)] == ["O05_s2", "O08_s1"]
-    assert len(told) == 2
+    # It is looked for again when it is asked for again; what is open is not opened twice.
+    assert len(told) == 3
+    assert told[2] == told[0]
     assert told[0].startswith("Without 'O05_s1' (fields.csv, row ")
     assert told[0].endswith(f"the file '{gone}' does not exist).")
     assert told[1].startswith("'O08_s2' has changed since the run")
@@ -143,3 +145,17 @@ def test_a_plate_run_that_is_dropped_on_napari_opens_in_the_explorer(viewer, pla
     (explorer,) = window._qt_window.findChildren(ConceptExplorer)
     qtbot.waitUntil(lambda: explorer.session.run.current is not None)
     assert explorer.session.run.current.plate.folder == plate
+
+
+def test_wells_opened_first_are_closed_where_there_would_be_too_many_layers(
+    opened, viewer, qtbot, monkeypatch
+):
+    monkeypatch.setattr("napari_microdl.gui.explorer.plate_images.MOST_LAYERS", 4)
+    for well in ("O05", "O07", "O12"):
+        click_well(opened, well, qtbot)
+    assert [image.name[:3] for image in images_of(viewer)] == ["O07", "O07", "O12", "O12"]
+    # One that was closed is opened again.
+    click_well(opened, "O05", qtbot)
+    assert [image.name[:3] for image in images_of(viewer)] == ["O12", "O12", "O05", "O05"]
+    fields = {x.metadata[TAG]["field"] for x in outputs(viewer) if x.visible}
+    assert {opened.session.run.current.plate.names[f][:3] for f in fields} == {"O12", "O05"}

@@ -42,7 +42,7 @@ from napari_microdl.gui.explorer.plot_panel import PlotPanel
 from napari_microdl.gui.explorer.saving import OpenButton, SaveButton
 from napari_microdl.gui.explorer.tag_panel import TagPanel
 from napari_microdl.gui.explorer.together_panel import TogetherPanel
-from napari_microdl.gui.overlays.picking import Picker, go_to, unit_at
+from napari_microdl.gui.overlays.picking import Picker, go_to, image_of, unit_at
 from napari_microdl.gui.session.session import OverlayKind
 from napari_microdl.gui.widgets.inputs import sentence_label, show_number
 from napari_microdl.gui.widgets.jobs import JobRunner
@@ -469,7 +469,8 @@ class ConceptExplorer(Dock):
             well = next(fields for fields in run.wells.fields if field in fields)
             self._wanted_unit = row
             # The field that was asked for comes first.
-            self.images.open(run, [field, *(f for f in well if f != field)])
+            rest = [f for f in well if f != field and image_of(self.viewer, run, f) is None]
+            self.images.open(run, [field, *rest])
             return False
         units = run.result.activations.units
         name = units.loc[units["field"] == field, "Metadata_Field"].head(1).to_list()
@@ -478,11 +479,12 @@ class ConceptExplorer(Dock):
 
     def _on_images(self, field: int) -> None:
         """Look at a well whose images are open now, or at the unit that was to be seen."""
-        row, self._wanted_unit = self._wanted_unit, None
-        if row is not None:
-            self.go_to_unit(row)
-        else:
+        run, row = self.session.run.current, self._wanted_unit
+        # What was asked for may be what could not be opened.
+        if run is None or row is None or run.result.activations.units["field"].iloc[row] != field:
             self.go_to_field(field)
+        else:
+            self.go_to_unit(row)
 
     def save_plot(self, path: str | Path) -> None:
         """Write what the tab in view has drawn as PNG, SVG or PDF; for the tab Tags, the plot."""
