@@ -63,7 +63,7 @@ def test_the_headless_demo_runs_and_says_what_it_found(tmp_path, monkeypatch, ca
     assert lines[-1] == "Writing the results (0/1)"
     # And one for what a run takes, before it takes it.
     (estimate,) = [number for number, line in enumerate(lines) if ESTIMATE.fullmatch(line)]
-    assert lines[estimate + 1].startswith("Reading tokens of ")
+    assert lines[estimate + 1].startswith("Reading patches of ")
 
 
 def test_a_folder_that_cannot_be_written_gives_one_sentence(tmp_path, monkeypatch, capsys):

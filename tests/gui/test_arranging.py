@@ -12,7 +12,7 @@ from napari.layers import Image, Labels
 
 from napari_microdl.gui.overlays.arranging import CAPTIONS, places, share_a_place
 from napari_microdl.gui.session.layers import TAG
-from napari_microdl.gui.session.viewer_parts import camera_of, canvas_size, grid_of
+from napari_microdl.gui.session.viewer_parts import camera_of, canvas_size, grid_of, text_of
 
 from .conftest import SMALL, SQUARES, small_layers, take_squares
 from .steps import choose, click, open_explorer, open_workflow, outputs, run, run_step, write
@@ -236,6 +236,13 @@ def test_overlays_go_with_their_images_in_grid_mode_too(viewer, stacked, qtbot, 
         assert (low >= first - 8).all()
         assert (high <= last + 8).all()
         np.testing.assert_array_equal(layer.affine.affine_matrix, image.affine.affine_matrix)
+    # The legend names the field that alone is in view, and none where all are.
+    explorer.go_to_unit(0)
+    camera_of(viewer).zoom *= 20
+    viewer.screenshot(canvas_only=True, flash=False)
+    qtbot.waitUntil(lambda: current.fields[0].name in text_of(viewer.__wrapped__).text)
+    grid.enabled = True
+    qtbot.waitUntil(lambda: current.fields[0].name not in text_of(viewer.__wrapped__).text)
     # Captions outlive the next run.
     assert len(captions(viewer)) == 1
     stacked.session.plan.take_config(SMALL.with_settings(max_steps=11))

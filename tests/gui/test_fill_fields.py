@@ -114,3 +114,15 @@ def test_a_table_and_a_query_fill_the_rest(workflow, dialog, qtbot, tmp_path, pi
     write(qtbot, dialog.query.query, "Metadata_dose > 1")
     assert "the columns are Metadata_Field" in dialog.query.message.text()
     assert not dialog.query.apply.isEnabled()
+
+
+def test_the_table_of_fields_scrolls_by_itself_only_where_there_are_many(workflow, viewer, qtbot):
+    table = workflow.fields.table
+    bar = table.verticalScrollBar()
+    for more, scrolls in ((12, False), (30, True)):
+        for number in range(len(viewer.layers), more):
+            viewer.add_image(np.zeros((8, 8)), name=f"more {number}")
+        qtbot.waitUntil(lambda n=more: table.model().rowCount() == n)
+        qtbot.wait(1)
+        assert (bar.maximum() > 0) == scrolls
+    assert table.height() < workflow.scroll.height()

@@ -307,10 +307,10 @@ def test_what_a_run_will_take_is_shown_as_the_run_estimates_it(
     click(qtbot, workflow.tokens.heading)
     qtbot.waitUntil(lambda: " About " in workflow.tokens.cost.text())
     shown, time = workflow.tokens.cost.text().split(" About ")
-    assert time.endswith(" s on the processor, by its arithmetic, less where tokens are kept.")
+    assert time.endswith(" s on the processor, by its arithmetic, less where it was read before.")
     assert estimate_of_the_run(qtbot, workflow) == shown
     assert workflow.tokens.cost.text().endswith(
-        " s at the pace of the last run, less where tokens are kept."
+        " s at the pace of the last run, less where it was read before."
     )
     shapes, spec = [(480, 480)] * 2, model_spec("random-init")
     estimates = [
@@ -369,7 +369,9 @@ def test_the_size_of_stored_tokens_is_shown_and_they_are_cleared(workflow, qtbot
     qtbot.waitUntil(stored.clear.isEnabled)
     cache = token_cache()
     assert cache.size() > 0
-    assert stored.size.text() == f"Tokens kept on disk: {cache.size() / 1e6:.0f} MB"
+    assert (
+        stored.size.text() == f"Kept on disk of what models have read: {cache.size() / 1e6:.0f} MB"
+    )
     click(qtbot, stored.clear)
     qtbot.waitUntil(lambda: stored.size.text().endswith(": 0 MB"))
     assert token_cache().size() == 0

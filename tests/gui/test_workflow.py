@@ -144,7 +144,7 @@ def test_what_a_run_has_before_it_stands_beside_its_button(viewer, workflow, qtb
     # The processor is measured in the background.
     qtbot.waitUntil(lambda: "; about " in workflow.outlook.text())
     assert workflow.outlook.text().startswith("2 controls, 2 others; about ")
-    assert workflow.outlook.text().endswith(" to read tokens.")
+    assert workflow.outlook.text().endswith(" to read images.")
     take_squares(qtbot, workflow)
     session.settings.configure(n_atoms=4)
     click(qtbot, workflow.cells.run_button)
@@ -156,7 +156,7 @@ def test_what_a_run_has_before_it_stands_beside_its_button(viewer, workflow, qtb
     assert few in workflow.outlook.text()
     run(qtbot, workflow)
     assert workflow.outlook.text().startswith(known)
-    assert "to read tokens" not in workflow.outlook.text()
+    assert "to read images" not in workflow.outlook.text()
     session.images.edit_rows([0], use=False)
     # With other images, or other cells, they are not known any more.
     assert workflow.outlook.text().startswith("2 controls, 1 other; about ")

@@ -43,8 +43,8 @@ def test_steps_are_run_one_by_one_and_nothing_is_done_twice(viewer, workflow, qt
 
     assert run_step(qtbot, workflow, "tokens") == ["fields", "tokens", "whitening"]
     assert states(workflow) == ["", "done", "done", "", ""]
-    assert workflow.status.text().startswith("Tokens are read: 1600 patches in 4 fields, 192 ")
-    assert "Measured when tokens were last read: GFP background" in workflow.tokens.measured.text()
+    assert workflow.status.text().startswith("Images are read: 1600 patches in 4 fields, 192 ")
+    assert "Measured when images were last read: GFP background" in workflow.tokens.measured.text()
 
     spectrum = workflow.whitening.spectrum
     assert spectrum.isHidden()

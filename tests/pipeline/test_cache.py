@@ -21,9 +21,9 @@ from tasks import cancelled_by, recorded
 
 # What a run reports when a stage does its work.
 WORK = {
-    "tokens": "Reading tokens of",
+    "tokens": "Reading patches of",
     "cells": "Finding cells in",
-    "samples": "Averaging tokens in",
+    "samples": "Averaging patches in",
     "whitening": "Whitening on",
     "dictionary": "Fitting the dictionary",
 }

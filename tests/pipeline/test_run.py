@@ -200,7 +200,7 @@ def test_every_stage_reports_its_steps(heard):
         assert 0 <= step.share <= 1
         assert step.message
         assert (step.record is not None) == (step.stage == "dictionary")
-    reading = [s for s in heard if s.message.startswith("Reading tokens of")]
+    reading = [s for s in heard if s.message.startswith("Reading patches of")]
     # Tiles of 128 px with a halo of 2 patches: 12 x 12 of 16 x 17 patches each, two at a time.
     assert [s.share for s in reading] == sorted([n / 8 for n in range(9)] + [1 / 4, 1 / 2, 3 / 4])
     # Every field is told before its cells are found, and again whenever a step of that is done.

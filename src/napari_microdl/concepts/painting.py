@@ -36,22 +36,22 @@ class LabelPainter:
     """
 
     def __init__(self, labels: NDArray[np.integer], ids: NDArray[np.int64]) -> None:
+        # Imported when it is needed: napari starts faster.
+        from skimage.util import map_array
+
         # Any numbers may serve as labels, so each pixel stores the place of its label among `ids`
-        # and painting is one lookup.
-        if not len(ids):
-            self._slots = np.zeros(labels.shape, np.intp)
-            return
-        order = np.argsort(ids, kind="stable")
-        places = np.searchsorted(ids, labels, sorter=order)
-        places = order[np.minimum(places, len(ids) - 1)]
-        # Of the type that numpy looks up with: any other is converted for every picture anew, which
-        # takes longer than the look-up.
-        self._slots = np.where(ids[places] == labels, places + 1, 0).astype(np.intp)
+        # (from 1, 0 for others) and painting is one lookup. Of the type that numpy looks up with:
+        # any other is converted for every picture anew, which takes longer than the look-up.
+        slots = np.arange(1, len(ids) + 1, dtype=np.intp)
+        self._slots = map_array(labels, ids.astype(labels.dtype), slots)
 
     def paint(self, values: NDArray[np.float32], at: Places | None = None) -> NDArray[np.float32]:
         """Image of the values, NaN outside cells; of some rows and columns alone, where given."""
         lut = np.concatenate([[np.nan], values]).astype(np.float32)
-        return np.take(lut, self._slots if at is None else self._slots[np.ix_(*at)])
+        painted: NDArray[np.float32] = np.take(
+            lut, self._slots if at is None else self._slots[np.ix_(*at)]
+        )
+        return painted
 
     def regions(self, chosen: NDArray[np.bool_], at: Places | None = None) -> NDArray[np.float32]:
         """Image of the numbers of chosen cells, NaN everywhere else; see `rims`."""

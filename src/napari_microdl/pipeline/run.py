@@ -352,7 +352,7 @@ class PipelineRun:
         limited = MemoryLimited(model)
         grids, notes = [], []
         for index, f in enumerate(self.fields):
-            with task.step(index, n, f"Reading tokens of {f.name} on {device_of(model)}"):
+            with task.step(index, n, f"Reading patches of {f.name} on {device_of(model)}"):
                 grids.append(
                     tokens_of(
                         f,
@@ -384,14 +384,14 @@ class PipelineRun:
     def _average_tokens(self) -> Samples:
         tokens, labels, n = self.tokens(), self.cells(), len(self.fields)
         with self._timed("samples", "whitening") as task:
-            task.progress(0, n, "Averaging tokens")
+            task.progress(0, n, "Averaging patches")
             geometry, vectors, backgrounds = [], [], []
             for f, grid, cells in zip(self.fields, tokens.grids, labels, strict=True):
                 task.check()
                 geometry.append(units_of_field(f, grid, cells, self.config))
             scales = scales_of(tokens, geometry, self.config, self.applied)
             for index, f in enumerate(self.fields):
-                with task.step(index, n, f"Averaging tokens in {f.name}"):
+                with task.step(index, n, f"Averaging patches in {f.name}"):
                     grid = tokens.grids[index]
                     vectors.append(vectors_of(grid, geometry[index], self.config, scales))
                     if self.config.wants_background:

@@ -278,7 +278,7 @@ def embed(
     storage = storage or TokenStorage()
     grids = []
     for index, field in enumerate(fields):
-        with current_task().step(index, len(fields), f"Reading tokens of {field.name}"):
+        with current_task().step(index, len(fields), f"Reading patches of {field.name}"):
             grid = embed_field(
                 ScaledImage(field, scaler, index, channels),
                 model,

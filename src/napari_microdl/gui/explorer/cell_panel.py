@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from qtpy.QtCore import QSize, Qt, Signal
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QHBoxLayout, QLabel, QListWidget, QListWidgetItem, QPushButton
 
 from napari_microdl.concepts.concept_set import Concept
@@ -65,6 +66,10 @@ class CellPanel(Panel):
         self._shown: tuple[Run, int, PictureChoice] | None = None
         self.drawing = JobRunner(self)
         self.drawing.succeeded.connect(self._on_drawn)
+        # Of a million cells it takes a while, and is left until it is looked at.
+        self.comparing = JobRunner(self)
+        self.comparing.succeeded.connect(self._on_compared)
+        self._compared: tuple[Run, int] | None = None
         itself = QHBoxLayout()
         itself.addWidget(self.picture)
         itself.addWidget(self.concepts, 1)
@@ -102,8 +107,8 @@ class CellPanel(Panel):
         for widget in (self.concepts, self.similar_heading, self.similar):
             widget.setVisible(known)
         self._show_picture()
+        self._compare()
         if run is None or row is None:
-            self.similar.clear()
             chosen = len(self.selection.rows)
             self.heading.setText(
                 f"{counted(chosen, unit)} selected."
@@ -125,8 +130,28 @@ class CellPanel(Panel):
             item = QListWidgetItem(f"{value:+.2f}   {activations.dictionary.names[concept]}")
             item.setData(Qt.ItemDataRole.UserRole, int(concept))
             self.concepts.addItem(item)
-        rows, cosines = activations.similar_units(row, _MOST_SIMILAR)
-        self.similar.show_units(run, rows, cosines, self.session.view.pictures)
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802 (Qt's name)
+        """Look for units like the one that was chosen while another tab was looked at."""
+        super().showEvent(event)
+        self._compare()
+
+    def _compare(self) -> None:
+        """Look in the background for the units most like this one."""
+        run, row = self.session.run.current, self.selection.current
+        wanted = None if run is None or row is None else (run, row)
+        if wanted != self._compared:
+            self.comparing.stop()
+            self.similar.clear()
+            self._compared = None
+        if run is not None and row is not None and self.isVisible() and wanted != self._compared:
+            self._compared = wanted
+            similar = run.result.activations.similar_units
+            self.comparing.start(partial(similar, row, _MOST_SIMILAR))
+
+    def _on_compared(self, found: tuple[NDArray[np.int64], NDArray[np.float32]]) -> None:
+        if self._compared is not None:
+            self.similar.show_units(self._compared[0], *found, self.session.view.pictures)
 
     def _show_picture(self) -> None:
         """Draw the unit itself, in the background."""
@@ -167,14 +192,14 @@ class CellPanel(Panel):
         if run is None:
             return
         rows = np.arange(len(run.result.activations.units))
-        if run.has_images:
+        if run.can_show_images:
             rows = run.result.activations.rows_of_field(self.overlays.field_in_view())
         if not len(rows):
             return
         place = np.flatnonzero(rows == row)
         # From elsewhere, next is the first and previous the last.
         new = (int(place[0]) + step) % len(rows) if len(place) else (0 if step > 0 else -1)
-        if run.has_images:
+        if run.can_show_images:
             self.unit_chosen.emit(int(rows[new]))
         else:
             self.selection.select([rows[new]])

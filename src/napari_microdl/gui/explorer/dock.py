@@ -36,12 +36,13 @@ from napari_microdl.gui.explorer.gallery import Gallery
 from napari_microdl.gui.explorer.map_panel import MapPanel
 from napari_microdl.gui.explorer.panel import Panel
 from napari_microdl.gui.explorer.picture_list import TILE
+from napari_microdl.gui.explorer.plate_images import PlateImages
 from napari_microdl.gui.explorer.plate_panel import PlatePanel
 from napari_microdl.gui.explorer.plot_panel import PlotPanel
 from napari_microdl.gui.explorer.saving import OpenButton, SaveButton
 from napari_microdl.gui.explorer.tag_panel import TagPanel
 from napari_microdl.gui.explorer.together_panel import TogetherPanel
-from napari_microdl.gui.overlays.picking import Picker, go_to, unit_at
+from napari_microdl.gui.overlays.picking import Picker, go_to, image_of, unit_at
 from napari_microdl.gui.session.session import OverlayKind
 from napari_microdl.gui.widgets.inputs import sentence_label, show_number
 from napari_microdl.gui.widgets.jobs import JobRunner
@@ -60,6 +61,9 @@ _EMPTY = (
 _WITHOUT_IMAGES = (
     "Opened from a folder, without its images: there are no overlays, and no pictures in the "
     "gallery."
+)
+_OF_PLATE = (
+    "Opened from the folder of a plate run: click a well in the tab Plate to see its images."
 )
 _OVERLAYS: dict[OverlayKind, tuple[str, str]] = {
     "heatmap": (
@@ -143,11 +147,17 @@ class ConceptExplorer(Dock):
             self.overlays,
             self,
         )
+        self.images = PlateImages(self.viewer, self.session, self)
+        self.images.opened.connect(self._on_images)
+        self.images.failed.connect(lambda sentence: show_info(sentence))
+        # Of a plate run: the unit to go to once its image is open.
+        self._wanted_unit: int | None = None
         layout = self.layout()
         assert layout is not None
         for button in (self.open_button, self.save_button):
             bottom_row.addWidget(button)
             layout.addWidget(button.job_bar)
+        layout.addWidget(self.images.job_bar)
         # Tables of the menu are had from what shows them, too.
         for widget, entry in (
             (self.table, "concepts"),
@@ -310,6 +320,7 @@ class ConceptExplorer(Dock):
         super().suspend()
         self.picker.detach()
         self._rest.stop()
+        self.images.stop()
         for jobs in self.findChildren(JobRunner):
             jobs.stop()
 
@@ -327,9 +338,10 @@ class ConceptExplorer(Dock):
     def _on_run(self) -> None:
         run = self.session.run.current
         self.table.reload()
-        with_images = run is not None and run.has_images
-        self.message.setText(_EMPTY if run is None else _WITHOUT_IMAGES)
-        self.message.setVisible(not with_images)
+        with_images = run is not None and run.can_show_images
+        of_plate = run is not None and run.plate is not None
+        self.message.setText(_EMPTY if run is None else _OF_PLATE if of_plate else _WITHOUT_IMAGES)
+        self.message.setVisible(of_plate or not with_images)
         for widget in (self.filter, self.hide_flagged, self.tabs):
             widget.setEnabled(run is not None)
         self.save_button.refresh()
@@ -337,10 +349,13 @@ class ConceptExplorer(Dock):
         for widget in (self.where, self.heat_from, *looks, *self.kinds.values()):
             widget.setEnabled(with_images)
         self.card.show_run(run)
+        self.images.forget()
         for panel in self.panels:
             panel.show_run(run)
         if run is None:
             return
+        if of_plate:
+            self.tabs.setCurrentWidget(self.plate)
         self._on_view()
         own = all(source.has_own_labels for source in run.sources) and run.has_images
         of_cells = run.result.config.units.kind == "cell"
@@ -450,10 +465,26 @@ class ConceptExplorer(Dock):
         if go_to(self.viewer, run, field, row):
             self.arranger.show_alone(field)
             return True
+        if run.plate is not None:
+            well = next(fields for fields in run.wells.fields if field in fields)
+            self._wanted_unit = row
+            # The field that was asked for comes first.
+            rest = [f for f in well if f != field and image_of(self.viewer, run, f) is None]
+            self.images.open(run, [field, *rest])
+            return False
         units = run.result.activations.units
         name = units.loc[units["field"] == field, "Metadata_Field"].head(1).to_list()
         show_info(f"The image of {name[0] if name else 'this field'} is not open.")
         return False
+
+    def _on_images(self, field: int) -> None:
+        """Look at a well whose images are open now, or at the unit that was to be seen."""
+        run, row = self.session.run.current, self._wanted_unit
+        # What was asked for may be what could not be opened.
+        if run is None or row is None or run.result.activations.units["field"].iloc[row] != field:
+            self.go_to_field(field)
+        else:
+            self.go_to_unit(row)
 
     def save_plot(self, path: str | Path) -> None:
         """Write what the tab in view has drawn as PNG, SVG or PDF; for the tab Tags, the plot."""

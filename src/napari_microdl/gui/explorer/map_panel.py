@@ -123,7 +123,7 @@ class SelectButton(QPushButton):
             f"Every {unit} in which the concept is active, of all images.",
             self._rows_with_concept,
         )
-        if run.has_images:
+        if run.can_show_images:
             self._add(
                 f"{unit.capitalize()}s of the image in view",
                 f"Every {unit} of the selected image; of a stack, of the plane on show.",

@@ -181,7 +181,7 @@ class PictureList(QListWidget):
             self._tips.append(
                 f"{unit['Metadata_Field']}, {unit['Metadata_condition']}\n"
                 f"{run.result.config.units.kind} {unit['label']}: {value:.3f}"
-                + ("\nClick to go there." if run.has_images else "")
+                + ("\nClick to go there." if run.can_show_images else "")
             )
             item.setToolTip(plain_tip(self._tips[-1]))
             self.addItem(item)

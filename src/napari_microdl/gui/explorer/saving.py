@@ -292,7 +292,7 @@ class SaveButton(QPushButton):
         self._start("Saving AnnData", write_anndata, run.result.activations, path, columns)
 
     def _save_heatmap(self, run: Run, path: Path) -> None:
-        if not run.has_images:
+        if not self._overlays.shown_fields():
             self._on_failed("The images of this run are not open, so there is no heatmap.")
             return
         place = self._overlays.field_in_view(), self._session.view.concept
@@ -356,18 +356,32 @@ class SaveButton(QPushButton):
         )
 
 
+def _open(folder: Path) -> Callable[[Session], None]:
+    """Open a folder in a thread; what is returned shows it in a session."""
+    # Imported when they are needed: napari starts faster.
+    from napari_microdl.concepts.store import open_activations
+    from napari_microdl.pipeline.plate.looking import PlateRun, plate_folder
+
+    if (plate := plate_folder(folder)) is not None:
+        run = PlateRun(plate)
+        return lambda session: session.open_plate(run)
+    activations = open_activations(folder)
+    return lambda session: session.open_activations(activations)
+
+
 class OpenButton(QPushButton):
     """A button that asks for a folder and shows the activations in it."""
 
     def __init__(self, session: Session, parent: QWidget) -> None:
         super().__init__("Open...", parent)
         self.setToolTip(
-            "Activations that were saved to a folder. Codes and vectors stay on disk, so there may "
-            "be millions of cells."
+            "The folder of a plate run, or activations that were saved to a folder. Codes and "
+            "vectors stay on disk, so there may be millions of cells."
         )
+        self._session = session
         self.jobs = JobRunner(self)
         self.job_bar = JobBar(self.jobs)
-        self.jobs.succeeded.connect(session.open_activations)
+        self.jobs.succeeded.connect(self._on_opened)
         self.jobs.failed.connect(show_info)
         self.jobs.running_changed.connect(self.setDisabled)
         self.clicked.connect(self._ask)
@@ -375,8 +389,11 @@ class OpenButton(QPushButton):
     def _ask(self) -> None:
         folder = QFileDialog.getExistingDirectory(self, "Open activations")
         if folder:
-            # Imported when it is needed: napari starts faster.
-            from napari_microdl.concepts.store import open_activations
+            self.open(folder)
 
-            work = partial(open_activations, Path(folder))
-            self.jobs.start(work, "Opening activations", message="Opening")
+    def open(self, folder: str | Path) -> None:
+        """Open what a folder holds, in the background."""
+        self.jobs.start(partial(_open, Path(folder)), "Opening activations", message="Opening")
+
+    def _on_opened(self, show: Callable[[Session], None]) -> None:
+        show(self._session)

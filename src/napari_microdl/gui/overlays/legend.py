@@ -50,7 +50,7 @@ class Legend:
         text = text_of(viewer)
         # What a person wrote there stays.
         if text.text in ("", self._text):
-            self._text = "" if layer is None else self._lines(run, layer)
+            self._text = "" if layer is None else self._lines(viewer, run, layer)
             if text.text != self._text:
                 text.text = self._text
                 text.position, text.font_size, text.visible = _CORNER, 9, bool(self._text)
@@ -67,7 +67,7 @@ class Legend:
                 return shown.get(field, next(iter(shown.values())))
         return None
 
-    def _lines(self, run: Run, layer: Layer) -> str:
+    def _lines(self, viewer: Viewer, run: Run, layer: Layer) -> str:
         tag = layer.metadata[TAG]
         activations = run.result.activations
         concept = self._session.view.concept
@@ -79,11 +79,10 @@ class Legend:
         }
         # Lines are short, for the colour bar stands beside them.
         lines = [shortened(activations.name_of(concept), _LONGEST), of_colours[tag["kind"]]]
-        in_view = [n for n, source in enumerate(run.sources) if visible_region(source).area]
+        in_view = [n for n, source in enumerate(run.sources) if visible_region(viewer, source).area]
         if len(in_view) == 1 or not self._session.view.all_fields:
-            field = run.fields[tag["field"] if len(in_view) != 1 else in_view[0]]
-            name = ", ".join(filter(None, (field.name, field.condition)))
-            lines.append(shortened(name, _LONGEST))
+            field = tag["field"] if len(in_view) != 1 else in_view[0]
+            lines.append(shortened(run.caption(field), _LONGEST))
         return "\n".join(lines)
 
     @staticmethod

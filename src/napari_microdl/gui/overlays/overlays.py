@@ -127,7 +127,8 @@ class Overlays:
         # What activation was drawn on.
         self._drawn: dict[int, ScreenGrid | None] = {}
         self.pictures = Pictures(viewer, self._on_looked_at)
-        # Kinds and fields whose layers are still to be added.
+        # Kinds and fields whose layers are still to be added or drawn anew, each in a turn of the
+        # event loop of its own, so that the window answers in between.
         self._missing: deque[tuple[OverlayKind, int]] = deque()
         self._adding = QTimer(singleShot=True, interval=0)
         self._adding.timeout.connect(self._put_more)
@@ -137,7 +138,7 @@ class Overlays:
         session.view.concept_changed.connect(self.update)
         session.view.changed.connect(self.update)
         session.run.names_changed.connect(self._on_names)
-        session.selection.changed.connect(self._show_selection)
+        session.selection.changed.connect(self._on_selection)
         viewer.layers.selection.events.active.connect(self._on_active)
         viewer.dims.events.current_step.connect(self._on_active)
         viewer.layers.events.removed.connect(self._on_removed)
@@ -254,45 +255,55 @@ class Overlays:
             self._painters = {f: self._painters.get(f) for f in fields}
             self._grids = {f: grid for f, grid in self._grids.items() if f in fields}
             wanted = [(kind, f) for kind in _FROM_BELOW if kind in kinds for f in fields]
-            there = [pair for pair in wanted if self.pictures.find(run, *pair) is not None]
-            for kind, field in there:
+            in_view = {f for f in fields if visible_region(viewer, run.sources[f]).area}
+            now = [p for p in wanted if p[1] in in_view and self.pictures.find(run, *p) is not None]
+            for kind, field in now:
                 self._put(run, concept, kind, field)
         # What is looked at comes first.
-        missing = [pair for pair in wanted if pair not in there]
-        missing.sort(key=lambda pair: not visible_region(run.sources[pair[1]]).area)
+        missing = [pair for pair in wanted if pair not in now]
+        missing.sort(key=lambda pair: pair[1] not in in_view)
         self._missing = deque(missing)
         self._show_only(run)
         if fields != before:
             self.fields_changed.emit()
-        self._go_on()
+        if self._missing:
+            self._adding.start()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._show_selection()
+        self.shown.emit()
+
+    def _on_selection(self) -> None:
+        # Who selects a cell has mostly gone there, too, which is enough for one turn.
+        self._adding.start()
 
     def complete(self) -> None:
-        """Add at once what is still to be added."""
-        while self._missing:
+        """Do at once what is still to be done."""
+        while self._missing or self._adding.isActive():
+            self._adding.stop()
             self._put_more()
 
     def _put_more(self) -> None:
-        """Add one layer, which takes napari most of a tenth of a second."""
+        """Add or draw one layer, which may take napari most of a tenth of a second.
+
+        Once there is none left, outline what is selected, and say that all are there.
+        """
+        if not self._missing:
+            self._finish()
+            return
         run, concept = self._session.run.current, self._session.view.concept
         if run is None or concept is None or self.pictures.is_changing:
             self._missing.clear()
-        elif self._missing:
+        else:
             kind, field = self._missing.popleft()
             if self._is_open(run.sources[field].layer()):
                 with self.pictures.changing():
                     self._put(run, concept, kind, field)
         if run is not None:
             self._show_only(run)
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Add the others later, one after the other, or say that all are there."""
-        if self._missing:
-            self._adding.start()
-            return
-        self._adding.stop()
-        self._show_selection()
-        self.shown.emit()
+        self._adding.start()
 
     def _show_only(self, run: Run) -> None:
         kinds, fields = self._session.view.kinds, self._painters
@@ -465,15 +476,14 @@ class Overlays:
             return
         # The selection may have been drawn for the new view already.
         moved = [f for f in self.shown_fields() if self._grid(f) is not self._drawn.get(f)]
-        if moved and "activation" in self._session.view.kinds and self.draws_outlines:
-            with self.pictures.changing():
-                for field in moved:
-                    # One that is still to come is drawn for the view when it comes.
-                    if self.pictures.find(run, "activation", field) is not None:
-                        self._put_activation(run, concept, field)
-        if moved:
-            self._show_selection()
+        # What is in view is known at once, however long drawing takes.
         self.shown.emit()
+        if not moved:
+            return
+        if "activation" in self._session.view.kinds and self.draws_outlines:
+            again: list[tuple[OverlayKind, int]] = [("activation", f) for f in moved]
+            self._missing.extend(pair for pair in again if pair not in self._missing)
+        self._adding.start()
 
     def _grid(self, field: int) -> ScreenGrid:
         """The pixels of the screen on a field."""
@@ -483,8 +493,6 @@ class Overlays:
         grid = screen_grid(viewer, run.sources[field], self._grids.get(field))
         if grid is not self._grids.get(field):
             self._grids[field] = grid
-            # What is in view is known once it is drawn.
-            self._rest.start()
         return grid
 
     def _put_cells(self, run: Run, concept: Concept, field: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
+from napari.layers import Image
 from napari.viewer import Viewer
 from numpy.typing import ArrayLike, NDArray
 
@@ -51,18 +52,23 @@ def _unit_of_field(run: Run, number: int, y: float, x: float) -> int | None:
     return int(activations.rows_of_field(number)[place[0]]) if len(place) else None
 
 
+def image_of(viewer: Viewer, run: Run, field: int) -> Image | None:
+    """The image of a field; None where it is not open."""
+    layer = run.sources[field].layer() if run.sources else None
+    return layer if layer in viewer.layers else None
+
+
 def go_to(viewer: Viewer, run: Run, field: int, row: int | None = None) -> bool:
     """Select the image of a field and look at the whole of it, or at one of its units from near by.
 
     False where it is not open.
     """
-    layer = run.sources[field].layer() if run.has_images else None
-    if layer is None or layer not in viewer.layers:
+    layer = image_of(viewer, run, field)
+    if layer is None:
         return False
-    viewer.layers.selection.active = layer
     activations, index = run.result.activations, run.sources[field].index
     if row is None:
-        size = np.array(run.fields[field].shape)
+        size = np.array(activations.grids[field].image_shape)
         centre, in_view, leeway = (size - 1) / 2, _FIELDS_IN_VIEW, 1
     else:
         number = np.searchsorted(activations.rows_of_field(field), row)
@@ -87,6 +93,8 @@ def go_to(viewer: Viewer, run: Run, field: int, row: int | None = None) -> bool:
     zoom = float((np.array(canvas_size(viewer)) / extent).min())
     if not zoom / leeway < camera.zoom < zoom * leeway:
         camera.zoom = zoom
+    # Last, since overlays follow it: they are drawn once, for the new view.
+    viewer.layers.selection.active = layer
     return True
 
 

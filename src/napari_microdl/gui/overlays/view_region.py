@@ -10,11 +10,11 @@ from napari.viewer import Viewer
 
 from napari_microdl.concepts.painting import Places
 from napari_microdl.gui.session.layers import Source, plane_shape
-from napari_microdl.gui.session.viewer_parts import camera_of
+from napari_microdl.gui.session.viewer_parts import camera_of, canvas_size
 
 # Beside what is in view, of its height and width: a small move shows nothing new.
 _MARGIN = 0.25
-# More than a large screen has; before anything was drawn, all of a field counts as in view.
+# More than a large screen has.
 _MOST_SAMPLES = 2**22
 # How much larger or smaller pixels of the screen may be than when it was drawn.
 _TOLERANCE = 0.02
@@ -51,29 +51,31 @@ class Region:
         )
 
 
-def visible_region(source: Source) -> Region:
-    """Part of a field that the canvas showed when it was last drawn.
+def visible_region(viewer: Viewer, source: Source) -> Region:
+    """Part of a field that lies on the canvas, as the camera stands now.
 
-    Without area where nothing of it is in view; the whole field where that is not known, as in
-    three dimensions or before the canvas was drawn.
+    Without area where nothing of it is in view; the whole field in three dimensions. What napari
+    keeps in a layer (`corner_pixels`) is of the last drawing, and in its grid mode of another
+    place.
     """
     layer = source.layer()
     if layer is None:
         return Region(0, 0, 0, 0)
     height, width = plane_shape(layer)
-    corners = np.asarray(layer.corner_pixels)[:, -2:].astype(float)
-    if layer.multiscale:
-        corners *= np.asarray(layer.downsample_factors)[layer.data_level][-2:]
-    if not corners.any():
+    if viewer.dims.ndisplay == 3:
         return Region(0, 0, height, width)
-    if (corners[0] == corners[1]).any():
-        # Beyond an edge, both corners are moved to it.
-        return Region(0, 0, 0, 0)
-    # napari gives the last pixel in view; one more where it rounded to the lower level.
-    (top, left), (bottom, right) = np.floor(corners[0]), np.ceil(corners[1]) + 1
-    return Region(
-        int(max(top, 0)), int(max(left, 0)), int(min(bottom, height)), int(min(right, width))
-    )
+    camera = camera_of(viewer)
+    half = np.array(canvas_size(viewer)) / camera.zoom / 2
+    world = np.array(layer.data_to_world((0,) * layer.ndim))
+    corners = []
+    for side in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        world[-2:] = np.asarray(camera.center[-2:]) + half * side
+        corners.append(layer.world_to_data(world)[-2:])
+    # A pixel reaches half of its edge beyond its centre.
+    (top, left), (bottom, right) = np.min(corners, axis=0), np.max(corners, axis=0)
+    top, bottom = np.clip(np.array([np.floor(top + 0.5), np.ceil(bottom + 0.5)]), 0, height)
+    left, right = np.clip(np.array([np.floor(left + 0.5), np.ceil(right + 0.5)]), 0, width)
+    return Region(int(top), int(left), int(bottom), int(right))
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def screen_grid(viewer: Viewer, source: Source, before: ScreenGrid | None) -> Sc
 
     Of a field whose layer is open, and of which nothing is in view, all of it, pixel by pixel.
     """
-    region, layer = visible_region(source), source.layer()
+    region, layer = visible_region(viewer, source), source.layer()
     assert layer is not None
     shape = plane_shape(layer)
     if not region.area:

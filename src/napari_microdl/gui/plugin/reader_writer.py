@@ -1,4 +1,4 @@
-"""Reader and writer of dictionary files for napari: drag and drop, File > Open and Save."""
+"""Reader of dictionaries and plate runs, and writer of dictionaries: drag and drop, Open, Save."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from napari.utils.notifications import show_error, show_info
 
 from napari_microdl.concepts.dictionary import SUFFIX, ConceptDictionary
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.gui.dock import session_of
+from napari_microdl.gui.dock import EXPLORER, open_dock, session_of
 from napari_microdl.gui.session.layers import TAG
 
 # What napari takes for a file that was read and holds no layer.
@@ -19,7 +19,7 @@ _NO_LAYERS = [(None,)]
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[tuple[None]]] | None:
-    """Reader of a dictionary file, for npe2.
+    """Reader of a dictionary file or a plate run, for npe2.
 
     Parameters
     ----------
@@ -29,11 +29,14 @@ def get_reader(path: str | Sequence[str]) -> Callable[[Any], list[tuple[None]]] 
     Returns
     -------
     callable or None
-        None for anything but one dictionary file.
+        None for anything but one dictionary file, or one ``plate.json`` of a plate run.
     """
-    if not isinstance(path, str | Path) or not str(path).lower().endswith(SUFFIX):
+    if not isinstance(path, str | Path):
         return None
-    return read_dictionary
+    if str(path).lower().endswith(SUFFIX):
+        return read_dictionary
+    # The name of the manifest of a plate run, spelled out: to import the pipeline takes seconds.
+    return read_plate if Path(path).name == "plate.json" else None
 
 
 def read_dictionary(path: str | Path) -> list[tuple[None]]:
@@ -69,6 +72,29 @@ def read_dictionary(path: str | Path) -> list[tuple[None]]:
         f"'{Path(path).name}' with {dictionary.n_concepts} concepts is loaded: open the Concept "
         "workflow (Plugins > MicroDL) to apply it to images."
     )
+    return list(_NO_LAYERS)
+
+
+def read_plate(path: str | Path) -> list[tuple[None]]:
+    """Show the plate run of a folder in the Concept explorer.
+
+    Parameters
+    ----------
+    path : str or Path
+        Its ``plate.json``.
+
+    Returns
+    -------
+    list
+        napari's sign for "read, but no layers".
+
+    Raises
+    ------
+    MicrodlError
+        If no viewer is open.
+    """
+    explorer: Any = open_dock(_viewer(), EXPLORER)
+    explorer.open_button.open(Path(path).parent)
     return list(_NO_LAYERS)
 
 

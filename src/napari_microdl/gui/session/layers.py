@@ -119,6 +119,12 @@ class Source:
         return ("" if layer is None else str(layer.unique_id), self.index)
 
 
+def closed_layer() -> weakref.ref[Image]:
+    """Reference to an image that is not open."""
+    reference: Any = weakref.ref(type("Closed", (), {})())
+    return reference
+
+
 @dataclass
 class Channel:
     """A channel that fields offer, and whether the model sees it."""

@@ -238,7 +238,7 @@ class ModelChoice:
         else:
             # How fast a card is shows with the first run.
             return sentence
-        return f"{sentence} About {duration(seconds)} {by}, less where tokens are kept."
+        return f"{sentence} About {duration(seconds)} {by}, less where it was read before."
 
     def take_rate(self, rate: float) -> None:
         """Take in how fast the processor is, see `napari_microdl.pipeline.estimate`."""

@@ -25,7 +25,7 @@ from napari_microdl.gui.session.layers import FIELD_TAG, Arrangement
 # Beyond, images are read when they are looked at.
 _MOST_BYTES = 2**30
 # More layers than this are slow and in the way; then every field is one layer, a stack.
-_MOST_LAYERS = 48
+MOST_LAYERS = 48
 # What the axis of the channels of a stack is scaled by.
 _CHANNEL: dict[str, Any] = {"scale": 1, "units": "pixel"}
 # No red, green or blue, from which channels would be guessed.
@@ -117,7 +117,7 @@ def arrangement_of(opened: Sequence[OpenedField]) -> Arrangement:
     """Whether every channel becomes a layer of its own, or every field one layer."""
     n_channels = {field.field.n_channels for field in opened}
     n_layers = sum(field.field.n_channels for field in opened)
-    return "channels" if max(n_channels, default=1) > 1 and n_layers <= _MOST_LAYERS else "fields"
+    return "channels" if max(n_channels, default=1) > 1 and n_layers <= MOST_LAYERS else "fields"
 
 
 def can_be_in_micrometres(opened: Sequence[OpenedField], beside: Iterable[Layer]) -> bool:

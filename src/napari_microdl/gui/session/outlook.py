@@ -45,7 +45,7 @@ class Outlook:
         expected = ""
         if (found := self._plan.model.expected_seconds()) is not None:
             seconds, is_all = found
-            expected = f"; about {duration(seconds)}{'' if is_all else ' to read tokens'}"
+            expected = f"; about {duration(seconds)}{'' if is_all else ' to read images'}"
         return f"{counts}{expected}.{few}"
 
     def _counted(self, rows: Sequence[ImageRow]) -> int:

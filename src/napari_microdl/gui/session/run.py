@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from napari_microdl.concepts.pictures import UnitPictures
     from napari_microdl.concepts.wells import Wells
     from napari_microdl.estimators.whitening import ControlWhitening
+    from napari_microdl.pipeline.plate.looking import PlateRun
     from napari_microdl.pipeline.run import PipelineResult, PipelineRun
     from napari_microdl.pipeline.stages import Tokens, Whitened
     from napari_microdl.report import EvaluationReport
@@ -123,6 +124,9 @@ class Run:
         Origin of every field.
     is_first : bool
         Whether it is the session's first run, after which the view is chosen for the user.
+    plate : PlateRun, optional
+        The plate run whose folder it was opened from. Fields are not known then; what is drawn over
+        those that were opened since is, by their numbers.
     """
 
     run_id: str
@@ -130,10 +134,26 @@ class Run:
     fields: list[Field]
     sources: list[Source]
     is_first: bool
+    plate: PlateRun | None = None
+
+    @property
+    def can_show_images(self) -> bool:
+        """Whether its images are open, or can be opened a field at a time."""
+        return self.has_images or self.plate is not None
+
+    def caption(self, field: int) -> str:
+        """Name of a field, and its condition where it has one."""
+        if self.fields:
+            name, condition = self.fields[field].name, self.fields[field].condition
+        else:
+            units = self.result.activations.units
+            known = units[["Metadata_Field", "Metadata_condition"]][units["field"] == field]
+            name, condition = known.iloc[0].astype(str)
+        return ", ".join(filter(None, (name, condition)))
 
     @property
     def has_images(self) -> bool:
-        """Whether its images are known; of a run that was opened from a folder they are not."""
+        """Whether all its images are known; of one that was opened from a folder they are not."""
         return bool(self.fields)
 
     def pixel_sizes(self) -> list[float | None]:
@@ -221,11 +241,17 @@ class ShownRun:
         self._tags = UnitTags()
 
     def take(
-        self, result: PipelineResult, fields: list[Field], sources: list[Source], *, is_first: bool
+        self,
+        result: PipelineResult,
+        fields: list[Field],
+        sources: list[Source],
+        *,
+        is_first: bool,
+        plate: PlateRun | None = None,
     ) -> None:
         """Put a run in place of the one on show; whoever does so emits `changed`."""
         before = self.current
-        self.current = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first)
+        self.current = Run(uuid.uuid4().hex[:12], result, fields, sources, is_first, plate)
         self.tag_note = self._tags.follow(before, self.current)
         self.report = None
         self.limits = result.report.get("intensity", [])

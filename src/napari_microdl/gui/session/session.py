@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from napari.layers import Image
 from numpy.typing import ArrayLike, NDArray
 from psygnal import Signal
 
@@ -16,15 +18,16 @@ from napari_microdl.core.config import PipelineConfig
 from napari_microdl.fields.field import Field
 from napari_microdl.gui.session.freshness import Facets, Freshness, StepName, StepState
 from napari_microdl.gui.session.images import Images
-from napari_microdl.gui.session.layers import Source
+from napari_microdl.gui.session.layers import Source, closed_layer
 from napari_microdl.gui.session.outlook import Outlook
 from napari_microdl.gui.session.plan import Plan
-from napari_microdl.gui.session.run import Cells, ShownRun, Work
+from napari_microdl.gui.session.run import Cells, Run, ShownRun, Work
 from napari_microdl.gui.session.settings import RunSettings
 from napari_microdl.pipeline.cache import StageCache
 
 if TYPE_CHECKING:
     from napari_microdl.concepts.activations import ConceptActivations
+    from napari_microdl.pipeline.plate.looking import PlateRun, SeenField
     from napari_microdl.pipeline.run import PipelineResult
 
 OverlayKind = Literal["heatmap", "activation", "cells"]
@@ -276,6 +279,32 @@ class Session:
         result = PipelineResult(config, activations, [], {})
         self._show(result, [], [], self.plan.facets(), is_first=False)
 
+    def open_plate(self, plate: PlateRun) -> None:
+        """Show a plate run, whose images are opened later."""
+        from napari_microdl.pipeline.run import PipelineResult
+
+        numbers = range(len(plate.activations.grids))
+        sources = [Source(closed_layer(), (), plate.names.get(n, "")) for n in numbers]
+        result = PipelineResult(plate.config, plate.activations, [None for _ in numbers], {})
+        self._show(result, [], sources, self.plan.facets(), is_first=False, plate=plate)
+
+    def take_seen(
+        self,
+        run: Run,
+        seen: Sequence[SeenField],
+        controls: Sequence[SeenField],
+        layers: Sequence[Image],
+    ) -> None:
+        """Take in fields of a plate run that were opened as layers, and draw over them."""
+        assert run.plate is not None
+        run.plate.keep(seen, controls)
+        for one, layer in zip(seen, layers, strict=True):
+            run.result.labels[one.number] = one.labels
+            index = (None,) if layer.ndim > 2 else ()
+            own = one.field.labels is not None
+            run.sources[one.number] = Source(weakref.ref(layer), index, one.field.name, own)
+        self.view.show(all_fields=True)
+
     def _show(
         self,
         result: PipelineResult,
@@ -284,8 +313,9 @@ class Session:
         facets: Facets,
         *,
         is_first: bool,
+        plate: PlateRun | None = None,
     ) -> None:
-        self.run.take(result, fields, sources, is_first=is_first)
+        self.run.take(result, fields, sources, is_first=is_first, plate=plate)
         self._freshness.show(facets)
         self.view.concept = result.activations.first_concept
         self.settings.set_dictionary(result.dictionary)

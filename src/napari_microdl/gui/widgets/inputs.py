@@ -61,15 +61,18 @@ def show_special(box: QSpinBox | QDoubleSpinBox, text: str) -> None:
         box.setSpecialValueText(text)
 
 
-def fit_height(table: QTableView, n_rows: int, least: int, most: int) -> None:
+def fit_height(table: QTableView, n_rows: int, least: int, most: int, whole: int = 0) -> None:
     """Make a table as high as its rows, of which some are in view at least and at most.
 
-    More scroll, so that the dock stays short.
+    More scroll, so that the dock stays short; but of a table of `whole` rows or fewer all are in
+    view, and the dock alone scrolls.
     """
     metrics = QFontMetrics(table.font())
     row = metrics.height() + _ROOM
     table.verticalHeader().setDefaultSectionSize(row)
-    shown = min(max(n_rows, least), max(min(most, _MOST_PIXELS // row), least))
+    if n_rows > whole:
+        n_rows = min(n_rows, max(min(most, _MOST_PIXELS // row), least))
+    shown = max(n_rows, least)
     table.setFixedHeight(table.horizontalHeader().sizeHint().height() + shown * row + 6)
 
 

@@ -144,7 +144,7 @@ class CellPreview(QObject):
                 self.message.emit(f"⚠ {error}")
             return
         config = self._session.settings.config.cells
-        region = visible_region(source)
+        region = visible_region(viewer, source)
         if not region.area:
             region = Region(0, 0, *field.shape)
         contents = self._session.images.contents(source.layer())
@@ -163,7 +163,7 @@ class CellPreview(QObject):
         if not here:
             raise MicrodlError("No field is in view; move the sliders to one that is in use.")
         selected = viewer.layers.selection.active
-        areas = {n: visible_region(sources[n]).area for n in here}
+        areas = {n: visible_region(viewer, sources[n]).area for n in here}
         best = max(here, key=lambda n: (sources[n].layer() is selected and areas[n] > 0, areas[n]))
         return fields[best], sources[best]
 

@@ -424,7 +424,7 @@ class ConceptWorkflow(Dock):
         width = tokens.grids[0].tokens.shape[-1]
         self._show_notes(
             tokens.notes,
-            f"Tokens are read: {patches} patches in {len(tokens.grids)} fields, {width} numbers "
+            f"Images are read: {patches} patches in {len(tokens.grids)} fields, {width} numbers "
             f"each, by {tokens.model.title} on {tokens.device}.",
         )
 

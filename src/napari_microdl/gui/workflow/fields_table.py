@@ -40,6 +40,9 @@ _TIPS = {
 _TICKS = frozenset({"use", "is_control"})
 # As wide as what they hold: cut, they tell nothing, and names need the room.
 _SHORT = _TICKS | {"well", "site"}
+# Of so many fields all are in view, as high as the table gets: two bars to scroll, one inside the
+# other, are a nuisance. A table of more scrolls by itself, so that what stands below stays near.
+WHOLE = 24
 # Columns of text: what can be read at all, and what is comfortable.
 _LEAST_CHARACTERS, _WIDTH_CHARACTERS = 6, 10
 _Index: TypeAlias = QModelIndex | QPersistentModelIndex
@@ -195,7 +198,10 @@ class FieldsTable(QTableView):
             else:
                 header.setSectionResizeMode(column, QHeaderView.ResizeMode.Interactive)
                 header.resizeSection(column, _WIDTH_CHARACTERS * letter)
-        fit_height(self, self.fields_model.rowCount(), 2, 8)
+        fit_height(self, self.fields_model.rowCount(), 2, 8, WHOLE)
+        if texts and header.sectionResizeMode(texts[0]) == QHeaderView.ResizeMode.Interactive:
+            # The bar to scroll along the columns would cover the last row.
+            self.setFixedHeight(self.height() + self.horizontalScrollBar().sizeHint().height())
 
     def _short(self) -> list[tuple[str, str]]:
         return [column for column in self.fields_model.columns() if column[1] in _SHORT]

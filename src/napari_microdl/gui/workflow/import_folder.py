@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from napari.layers import Layer
 from napari.viewer import Viewer
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtGui import QCloseEvent, QDragEnterEvent, QDropEvent
@@ -29,11 +27,10 @@ from qtpy.QtWidgets import (
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
-from napari_microdl.fields.field import Field
 from napari_microdl.fields.file_patterns import FilePattern, own_pattern, suggest_patterns
 from napari_microdl.fields.folder import FoundFields, Listing, find_fields, list_folder
 from napari_microdl.fields.metadata import describe_row, match_table, read_table
-from napari_microdl.gui.overlays.arranging import places
+from napari_microdl.gui.overlays.coming_layers import ComingLayers, corners_beside
 from napari_microdl.gui.session.layers import Layout
 from napari_microdl.gui.session.opening import (
     arrangement_of,
@@ -51,8 +48,6 @@ _IMAGES = "Images and tables (*.tif *.tiff *.png *.jpg *.jpeg *.bmp *.csv *.tsv)
 _OWN = "own"
 _MANY_FIELDS = 100
 _MILLISECONDS_AFTER_TYPING = 300
-# Seconds for which layers are added before waiting events are handled.
-_AT_A_TIME = 0.03
 
 
 @dataclass(frozen=True)
@@ -97,7 +92,6 @@ class ImportFolder(QDialog):
         self._viewer, self._session = viewer, session
         self._places: list[str] = []
         self._listing: Listing | None = None
-        self._coming: Iterator[Layer] = iter(())
         self._sentence = ""
         self._is_whole = True
         self.looking = JobRunner(self)
@@ -164,8 +158,8 @@ class ImportFolder(QDialog):
         self.open.setToolTip("Opens the fields as layers and fills in step 1.")
         self.open.clicked.connect(self._open)
         self._lay_out()
-        self._adding = QTimer(self, interval=0)
-        self._adding.timeout.connect(self._add_some)
+        self._adding = ComingLayers(viewer, self)
+        self._adding.ended.connect(self._finish)
         self._show(FoundFields(()), "")
         take_font_size(self)
         rows = self.fontMetrics().height()
@@ -295,7 +289,7 @@ class ImportFolder(QDialog):
 
     def _show_ready(self) -> None:
         """Offer what can be done now."""
-        busy = self.reading.is_running or self._adding.isActive()
+        busy = self.reading.is_running or self._adding.is_active
         for widget in (self.place, self.choose_folder, self.choose_files, self.way, self.pattern):
             widget.setEnabled(not busy)
         self.open.setEnabled(bool(self.table.found.fields) and not busy)
@@ -340,34 +334,9 @@ class ImportFolder(QDialog):
         layout = Layout(arrangement_of(opened), "ask", images.layout.split_rgb)
         images.set_layout(layout, self._viewer.layers)
         scaled = can_be_in_micrometres(opened, self._viewer.layers)
-        corners = self._corners([one.field for one in opened], in_micrometres=scaled)
-        self._coming = layers_of(opened, corners, layout.arrangement, in_micrometres=scaled)
-        self._adding.start()
+        corners = corners_beside(self._viewer, [one.field for one in opened], in_micrometres=scaled)
+        self._adding.start(layers_of(opened, corners, layout.arrangement, in_micrometres=scaled))
         self._show_ready()
-
-    def _corners(
-        self, fields: Sequence[Field], *, in_micrometres: bool
-    ) -> list[tuple[float, float]]:
-        """Where fields lie side by side, controls on top, right of what is there already."""
-        units = [(f.pixel_size or 1.0) if in_micrometres else 1.0 for f in fields]
-        sizes = [(u * f.shape[0], u * f.shape[1]) for u, f in zip(units, fields, strict=True)]
-        corners = places(sizes, [(f.is_control, f.condition) for f in fields])
-        if len(self._viewer.layers) == 0:
-            return corners
-        top, right = self._viewer.layers.extent.world[[0, 1], [-2, -1]]
-        gap = max(width for _, width in sizes) / 2
-        return [(float(top) + y, float(right) + gap + x) for y, x in corners]
-
-    def _add_some(self) -> None:
-        """Add layers for a moment; the window is free in between."""
-        end = time.monotonic() + _AT_A_TIME
-        while time.monotonic() < end:
-            layer = next(self._coming, None)
-            if layer is None:
-                self._adding.stop()
-                self._finish()
-                return
-            self._viewer.add_layer(layer)
 
     def _finish(self) -> None:
         images = self._session.images
@@ -388,5 +357,4 @@ class ImportFolder(QDialog):
         for jobs in (self.looking, self.reading):
             jobs.stop()
         self._adding.stop()
-        self._coming = iter(())
         super().closeEvent(event)

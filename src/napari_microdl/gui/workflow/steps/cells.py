@@ -26,6 +26,7 @@ from napari_microdl.gui.session.layers import is_input
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import combo, fit_height, show_choice, show_number
+from napari_microdl.gui.workflow.fields_table import WHOLE
 from napari_microdl.gui.workflow.match_labels import lay_on_images, show_matches
 
 
@@ -43,7 +44,7 @@ class CellsStep(Step):
         self.unit = combo(
             {"Cells": "cell", "Square crops": "crop", "Single patches": "token"},
             lambda value: settings.configure(unit=value),
-            "What one sample is: the tokens of a cell or of a crop together, or a patch by itself.",
+            "What one sample is: all patches of a cell or of a crop, or a patch by itself.",
         )
         self.source = combo(
             {"Built-in segmentation": "segmentation", "My Labels layers": "labels"},
@@ -96,7 +97,7 @@ class CellsStep(Step):
         self.pooling = combo(
             {"Recommended": "auto", "Spread within it": "spread", "Mean, as in the paper": "mean"},
             lambda value: settings.configure(pooling=value),
-            "What is made of the tokens of a cell or crop. What a whole image shares, such as its "
+            "What is made of the patches of a cell or crop. What a whole image shares, such as its "
             "exposure, is in their mean, and cancels in their spread. Recommended are the spread "
             "of cells and the mean of crops.",
         )
@@ -246,4 +247,4 @@ class CellsStep(Step):
             for layer in candidates:
                 box.addItem(layer.name, layer)
             show_choice(box, row.labels_layer())
-        fit_height(self.labels, len(first_of), 2, 8)
+        fit_height(self.labels, len(first_of), 2, 8, WHOLE)

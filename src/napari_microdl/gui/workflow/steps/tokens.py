@@ -61,7 +61,7 @@ class StoredTokens(QWidget):
         self.size = sentence_label()
         self.clear = QPushButton("Clear")
         self.clear.setToolTip(
-            "Deletes the tokens that are kept on disk; they are computed again when needed. Folder "
+            "Deletes it; it is computed again when needed. Folder "
             "and largest size are set in Preferences > MicroDL, which can clear them too."
         )
         self.clear.clicked.connect(lambda: self._store.clear())
@@ -75,7 +75,7 @@ class StoredTokens(QWidget):
         self._store.look()
 
     def _on_measured(self, n_bytes: int) -> None:
-        self.size.setText(f"Tokens kept on disk: {amount(n_bytes)}")
+        self.size.setText(f"Kept on disk of what models have read: {amount(n_bytes)}")
         self.clear.setEnabled(n_bytes > 0)
 
 
@@ -85,7 +85,7 @@ class TokensStep(Step):
     compare_wanted = Signal()
 
     def __init__(self, session: Session) -> None:
-        super().__init__("3  Tokens", "Read tokens")
+        super().__init__("3  Model", "Read images")
         self.session = session
         settings = session.settings
         # What is or was looked at, and what could not be, with the reason.
@@ -98,7 +98,7 @@ class TokensStep(Step):
             {spec.title: spec.model_id for spec in list_models()}
             | {"Other weights: file or folder...": _OWN},
             self._choose,
-            "The foundation model whose tokens are read.",
+            "The foundation model that reads the images.",
         )
         self.weights = sentence_label()
         self.file = QPushButton("File...")
@@ -126,7 +126,7 @@ class TokensStep(Step):
         self.channel_tokens = combo(
             {"Side by side": "concat", "Averaged": "mean"},
             lambda value: settings.configure(channel_tokens=value),
-            "How the tokens of several channels are put together for one patch.",
+            "How what is read of several channels is put together for one patch.",
         )
         self.scaling = combo(
             {"Each by itself": "image", "All together": "plate"},
@@ -141,7 +141,7 @@ class TokensStep(Step):
         )
         self.remove_position = QCheckBox("Remove tile position")
         self.remove_position.setToolTip(
-            "Removes from every token what it owes to its place in the model's tile, which says "
+            "Removes from every patch what it owes to its place in the model's tile, which says "
             "where a patch lies and not what it shows."
         )
         self.remove_position.clicked.connect(
@@ -149,7 +149,7 @@ class TokensStep(Step):
         )
         self.layer = QSpinBox()
         self.layer.setRange(0, 64)
-        self.layer.setToolTip("Layer whose tokens are read, counted from 1.")
+        self.layer.setToolTip("Layer that is read, counted from 1.")
         self.layer.valueChanged.connect(lambda value: settings.configure(layer=value or None))
         self.compare = QPushButton("Compare")
         self.compare.setToolTip(
@@ -176,7 +176,7 @@ class TokensStep(Step):
             {"Exact (float32)": "fp32", "Fast where it pays": "fast", "bfloat16": "bf16"},
             lambda value: settings.configure(precision=value),
             "Fast measures bfloat16 on the first tiles, uses it only where it is faster, and tells "
-            "by how much tokens change.",
+            "by how much the result changes.",
         )
         self.cost = sentence_label()
         layout = QVBoxLayout(self.content)
@@ -318,7 +318,7 @@ class TokensStep(Step):
         self.set_summary(f"{title}{terms}; {layer}{where}{position}")
 
     def _measured(self) -> str:
-        """Limits of the intensities when tokens were last read, as ranges over the images."""
+        """Limits of the intensities when images were last read, as ranges over the images."""
         report = self.session.run.limits
         if not report:
             return ""
@@ -328,7 +328,7 @@ class TokensStep(Step):
             low = _range([entry["background"] for entry in of_channel])
             high = _range([entry["reference"] for entry in of_channel])
             parts.append(f"{channel} background {low}, reference {high}")
-        return f"Measured when tokens were last read: {'; '.join(parts)}."
+        return f"Measured when images were last read: {'; '.join(parts)}."
 
     def _look_up(self) -> None:
         asked = (self.session.settings.config.model.name, self.session.plan.model.joint)
