@@ -11,6 +11,7 @@ there are not measured again.
   every other control well and treated well are fitted, then the others, and both are averaged.
 - *Again*: codes of the best concept of f00's first half with each seed against those with the first
   (Spearman, over cells).
+- *Layer, of means*: layers where a cell is the mean of its tokens.
 - *R2* of the fits on f00.
 
 Site f01 and the plate of seed 0, which `benchmarks/cells.py` reports, are not looked at.
