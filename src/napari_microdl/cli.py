@@ -367,8 +367,9 @@ Samples = Annotated[
     Option(
         "--samples",
         metavar="N",
-        min=2,
-        help="Cells that the dictionary is learned from at most, of all wells alike.",
+        min=0,
+        help="Cells that the dictionary is learned from at most, of all wells alike; 0 for all, "
+        "which are then read from a file.",
     ),
 ]
 DryRun = Annotated[
@@ -416,7 +417,7 @@ def plate_run(
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
         source, out, config_file, controls, metadata, place,
-        dry_run=dry_run, most_samples=samples, held_back=held_back,
+        dry_run=dry_run, most_samples=samples or None, held_back=held_back,
     )  # fmt: skip
 
 
@@ -459,7 +460,7 @@ def plate_fit(
     place = {"workers": workers, "scheduler": scheduler, "cluster": cluster}
     _plate(
         source, out, config_file, controls, metadata, place,
-        dry_run=dry_run, most_samples=samples, held_back=held_back, until="dictionary",
+        dry_run=dry_run, most_samples=samples or None, held_back=held_back, until="dictionary",
     )  # fmt: skip
 
 

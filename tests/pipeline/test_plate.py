@@ -15,6 +15,8 @@ from core.refusals import refusal
 from napari_microdl.cli import main
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.concepts.store import open_activations
+from napari_microdl.core.safetensors_files import read_safetensors
+from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.fields.field import FieldInfo
 from napari_microdl.fields.tables import read_fields
 from napari_microdl.pipeline.plate.folder import sole_driver
@@ -311,6 +313,27 @@ def test_a_dictionary_can_be_learned_from_some_of_the_cells(table, tmp_path):
     assert summary["n_wells"] is None
     assert any("learned from 30 of" in note for note in summary["notes"])
     assert not (out / "activations").exists()
+
+
+def test_a_dictionary_can_be_learned_from_all_cells_in_a_file(table, tmp_path):
+    out, options = tmp_path / "out", PlateOptions(most_samples=None, until="dictionary")
+    run_plate(list_fields(table), out, small(max_steps=40), options=options)
+    found = ConceptDictionary.load(out / "dictionary.microdl.safetensors")
+    whitened = [
+        found.whiten(read_safetensors(path)[0]["vectors"].astype(np.float32))
+        for path in sorted((out / "fields" / "vectors").iterdir())
+    ]
+    whole = np.concatenate(whitened)
+    assert found.figures["n_samples"] == len(whole)
+    icfl = ICFL(8, 2, 2, max_steps=40, random_state=3).fit(whole)
+
+    def explained(learned: ICFL) -> float:
+        rest = whole - learned.inverse_transform(learned.transform(whole))
+        return 1 - float((rest**2).sum() / (whole**2).sum())
+
+    # Rows of a file are read in another order; what is learned explains as much.
+    assert explained(found.icfl) == pytest.approx(explained(icfl), abs=0.03)
+    assert not (out / "fields" / "samples.npy").exists()
 
 
 # Processes ----------------------------------------------------------------------------------------

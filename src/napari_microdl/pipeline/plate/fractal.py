@@ -47,7 +47,8 @@ class PlateTask(Settings):
         str | None, Field(description="Plate map or table of conditions of the wells.")
     ] = None
     most_samples: Annotated[
-        int, Field(ge=2, description="Cells that the dictionary is learned from at most.")
+        int | None,
+        Field(ge=2, description="Cells that the dictionary is learned from at most; null for all."),
     ] = MOST_SAMPLES
     workers: Annotated[
         int | None, Field(ge=1, description="Processes, a thread each; else one in all.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.safetensors_files import write_safetensors
 from napari_microdl.core.task import current_task
+from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.plates import PlateReferences
 from napari_microdl.estimators.shrinkage import choose_shrinkage
 from napari_microdl.estimators.whitening import ControlWhitening, MomentSums
@@ -181,7 +184,7 @@ def fit_dictionary(
     fields: Sequence[Known],
     model: ModelSpec,
     whitening: ControlWhitening | None,
-    most_samples: int,
+    most_samples: int | None,
     plates: PlateReferences | None = None,
 ) -> ConceptDictionary:
     """Dictionary learned from units of every well.
@@ -196,8 +199,8 @@ def fit_dictionary(
         The model.
     whitening : ControlWhitening or None
         Of the controls.
-    most_samples : int
-        Of more units as many are drawn, wells alike.
+    most_samples : int or None
+        Of more units as many are drawn, wells alike; None takes all, from a file.
     plates : PlateReferences, optional
         What brings those of each plate to those of all.
 
@@ -206,24 +209,53 @@ def fit_dictionary(
     ConceptDictionary
     """
     config, task = job.config, current_task()
-    rows = _drawn(fields, most_samples, config.random_state)
-    n, total = sum(map(len, rows)), sum(known.receipt.n_units for known in fields)
+    total = sum(known.receipt.n_units for known in fields)
+    rows = _drawn(fields, most_samples or total, config.random_state)
+    n = sum(map(len, rows))
     if n < total:
         task.note(f"The dictionary was learned from {n:,} of {total:,} {config.units.kind}s.")
-    parts = []
-    for number, vectors in enumerate(_vectors(job, fields, rows, plates)):
-        task.progress(number, len(fields), "Collecting samples")
-        parts.append(vectors if whitening is None else whitening.transform(vectors))
     controls = None
     if config.dictionary.control_atoms is not None:
         is_control = [known.is_control for known in fields]
         controls = np.repeat(np.array(is_control, bool), [len(r) for r in rows])
-    icfl, notes = learn_atoms(np.concatenate(parts), config, controls)
+
+    def samples() -> Iterator[NDArray[np.float32]]:
+        for number, vectors in enumerate(_vectors(job, fields, rows, plates)):
+            task.progress(number, len(fields), "Collecting samples")
+            yield vectors if whitening is None else whitening.transform(vectors)
+
+    if most_samples is None:
+        path = job.folder / "fields" / "samples.npy"
+        icfl, notes = _learn_from_file(path, samples(), n, config, controls)
+    else:
+        icfl, notes = learn_atoms(np.concatenate(list(samples())), config, controls)
     for note in notes:
         task.note(note)
     plan = tile_plan(model, config)
     spec = DictionarySpec.of(model, config.tokens, config.units, plan, job.channels)
     return ConceptDictionary(spec, icfl, whitening, position_of(job), plates=plates)
+
+
+def _learn_from_file(
+    path: Path,
+    parts: Iterator[NDArray[np.float32]],
+    n: int,
+    config: PipelineConfig,
+    controls: NDArray[np.bool_] | None,
+) -> tuple[ICFL, tuple[str, ...]]:
+    """Atoms of samples that need not fit in memory, by a file that goes at the end."""
+    first = next(parts)
+    x = np.lib.format.open_memmap(path, "w+", np.float32, (n, first.shape[1]))
+    start = 0
+    for part in itertools.chain([first], parts):
+        x[start : start + len(part)] = part
+        start += len(part)
+    x.flush()
+    del x
+    try:
+        return learn_atoms(np.load(path, mmap_mode="r"), config, controls)
+    finally:
+        path.unlink()
 
 
 def _drawn(fields: Sequence[Known], most: int, seed: int) -> list[NDArray[np.int64]]:

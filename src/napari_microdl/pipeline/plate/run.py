@@ -93,9 +93,9 @@ class PlateOptions:
 
     Parameters
     ----------
-    most_samples : int
+    most_samples : int or None
         Units that the dictionary is learned from at most, drawn from all wells alike; they are
-        held in memory by the process that is started.
+        held in memory by the process that is started. None takes all, from a file in the folder.
     most_position_fields : int
         Fields from which the position component is measured at most, drawn from all plates and
         conditions alike; they are read three times.
@@ -106,7 +106,7 @@ class PlateOptions:
         What the run ends with; another one in the same folder goes on from there.
     """
 
-    most_samples: int = MOST_SAMPLES
+    most_samples: int | None = MOST_SAMPLES
     most_position_fields: int = MOST_POSITION_FIELDS
     held_back: float | None = None
     until: Literal["vectors", "dictionary", "profiles"] = "profiles"
