@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -345,8 +347,16 @@ def wait_for(condition, process) -> None:
         time.sleep(0.01)
 
 
-def test_a_driver_that_is_killed_or_stopped_is_gone_on_with(table, tmp_path):
-    out, whole, settings = tmp_path / "out", tmp_path / "whole", settings_file(tmp_path)
+@pytest.fixture(scope="module")
+def undisturbed(table, tmp_path_factory) -> Path:
+    """Folder of a run in a process of its own that nothing stops."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run_whole(table, folder / "out", settings_file(folder))
+    return folder / "out"
+
+
+def test_a_driver_that_is_killed_or_stopped_is_gone_on_with(table, undisturbed, tmp_path):
+    out, settings = tmp_path / "out", settings_file(tmp_path)
     arguments = ["run", table, "--out", out, "--config", settings]
     for how, after in ((signal.SIGKILL, 2), (signal.SIGINT, 12)):
         process = command(*arguments)
@@ -364,8 +374,31 @@ def test_a_driver_that_is_killed_or_stopped_is_gone_on_with(table, tmp_path):
     output, error = process.communicate()
     assert process.returncode == 0, error
     assert "8 of 8 fields in 8 wells" in output
-    run_whole(table, whole, settings)
-    assert not differing(out, whole)
+    assert not differing(out, undisturbed)
+
+
+# A folder on a disk of its own, too small at first.
+ON_A_SMALL_DISK = """
+mkdir disk && mount -t tmpfs -o size=96k tmpfs disk || exit 1
+"$@" --out disk/out; echo "ended with $?" >&2
+mount -o remount,size=64m disk && "$@" --out disk/out && cp -r disk/out out
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts are of Linux")
+def test_a_full_disk_ends_a_run_by_a_sentence_and_it_goes_on_with_more_room(
+    table, undisturbed, tmp_path
+):
+    run = [sys.executable, "-m", "napari_microdl.cli", "plate", "run", str(table)]
+    run += ["--config", str(settings_file(tmp_path))]
+    inside = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_A_SMALL_DISK, "sh", *run]
+    done = subprocess.run(inside, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if "ended with" not in done.stderr:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    first, _, second = done.stderr.partition("ended with 2\n")
+    assert "No space left on device" in first.splitlines()[-1]
+    assert done.returncode == 0, second
+    assert not differing(tmp_path / "out", undisturbed)
 
 
 # Other programs -----------------------------------------------------------------------------------
