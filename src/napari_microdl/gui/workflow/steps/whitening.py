@@ -28,7 +28,7 @@ class WhiteningStep(Step):
             "so that what the treatment changes stands out."
         )
         self.whiten.clicked.connect(lambda ticked: settings.configure(whiten=bool(ticked)))
-        self.background = QCheckBox("Take off the background")
+        self.background = QCheckBox("Without background")
         self.background.setToolTip(
             "Focus and haze change the space between cells as they change cells. What sets the "
             "backgrounds of all fields apart then counts less in cells. Leave it off where cells "
