@@ -258,10 +258,10 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         x = self._new_samples(X)
         moments = MomentSums(x.shape[1])
         moments.add(x)
-        self._nuisance = 0.0
-        spectrum = self._solve(moments)
+        spectrum = self._solve(moments, 0.0)
         validate_data(self, X, reset=True, skip_check_array=True)
         self._take(moments)
+        self._nuisance = 0.0
         self._spectrum = spectrum
         return self
 
@@ -497,17 +497,17 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise AttributeError("ControlWhitening is not fitted: call fit with control samples.")
         if self._spectrum is None:
             assert self._moments is not None
-            self._spectrum = self._solve(self._moments)
+            self._spectrum = self._solve(self._moments, self._nuisance)
         return self._spectrum
 
-    def _solve(self, moments: MomentSums) -> _Spectrum:
+    def _solve(self, moments: MomentSums, nuisance: NDArray[np.float64] | float) -> _Spectrum:
         seen, width = moments.count, len(moments.mean)
         if seen < 2:
             raise MicrodlError(
                 f"Whitening needs at least 2 control samples but got n_samples = {seen}: "
                 "add more controls."
             )
-        variance, vectors = eigh(moments.scatter / (seen - 1) + self._nuisance)
+        variance, vectors = eigh(moments.scatter / (seen - 1) + nuisance)
         variance = np.maximum(variance[::-1], 0)
         components = vectors.T[::-1]
         largest = float(variance[0])
