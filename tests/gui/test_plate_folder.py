@@ -34,7 +34,8 @@ def table(tmp_path_factory) -> Path:
 def plate(table, tmp_path_factory) -> Path:
     """Two sites in each of eight wells."""
     out = tmp_path_factory.mktemp("plate") / "out"
-    run_plate(list_fields(table), out, small(unit="cell"))
+    # As of several plates, each placed by its own controls.
+    run_plate(list_fields(table), out, small(unit="cell", plates="centre"))
     return out
 
 

@@ -279,6 +279,13 @@ def test_vectors_alone_are_gone_on_from_with_other_controls(table, tmp_path, cap
         dictionary = ConceptDictionary.load(out / "dictionary.microdl.safetensors")
         controls = [f["well"] for f in dictionary.provenance["fields"] if f["control"]]
         assert controls == [well]
+    # How many cells are learned from, and what is held back, is asked for now as well.
+    half = [*arguments, "--controls", "Metadata_control", "--hold-back", "0.5"]
+    assert main(["plate", "fit", *half, "--samples", "40"]) == 0
+    dictionary = ConceptDictionary.load(out / "dictionary.microdl.safetensors")
+    held = [f["well"] for f in dictionary.provenance["fields"] if f.get("held_back")]
+    assert len(held) == 2
+    assert "learned from 40 of" in capsys.readouterr().out
     assert not [e for e in log_of(out)[n:] if e.get("fresh")]
 
 
@@ -335,7 +342,7 @@ def test_a_dictionary_can_be_learned_from_all_cells_in_a_file(table, tmp_path):
 
     # Rows of a file are read in another order; what is learned explains as much.
     assert explained(found.icfl) == pytest.approx(explained(icfl), abs=0.03)
-    assert not (out / "fields" / "samples.npy").exists()
+    assert not list((out / "fields").glob("*/.*"))
 
 
 # Processes ----------------------------------------------------------------------------------------

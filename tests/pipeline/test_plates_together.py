@@ -18,6 +18,8 @@ from napari_microdl.pipeline.plate.listing import list_fields
 from napari_microdl.pipeline.plate.run import PlateOptions, run_plate
 from napari_microdl.pipeline.plate.sampling import hold_back
 from napari_microdl.pipeline.run import PipelineRun, run_pipeline
+from napari_microdl.report.options import unit_labels
+from napari_microdl.report.well_profiles import WellProfiles
 from pipeline.plate_cases import write_two_plates
 from pipeline.small_run import small
 
@@ -107,6 +109,42 @@ def test_a_dictionary_is_applied_about_the_controls_of_the_new_plate(table, plat
     assert "The plate 'P9' has no control of its own" in refusal(
         lambda: run_pipeline([strange], small(), dictionary=dictionary)
     )
+
+
+def test_a_plate_without_a_cell_is_passed_over(table):
+    fields = read_fields(table)
+    empty = [
+        dataclasses.replace(f, plate="P3", labels=np.zeros(f.shape[-2:], int), name=f"empty {n}")
+        for n, f in enumerate(fields[:2])
+    ]
+    config = small(background_weight=50.0)
+    with_it, alone = (run_pipeline(some, config) for some in ([*fields, *empty], fields))
+    assert with_it.dictionary.plates.kind == "centre"
+    assert sorted(with_it.dictionary.plates.means) == ["P1", "P2"]
+    np.testing.assert_allclose(
+        with_it.activations.fit_samples.nuisance, alone.activations.fit_samples.nuisance, rtol=0.2
+    )
+
+
+def test_plates_that_were_placed_by_all_controls_have_none_to_compare_with(plates, table, tmp_path):
+    rows = pd.read_csv(table)
+    rows["Metadata_Plate"] = "P3"
+    rows["Metadata_Field"] = "new " + rows["Metadata_Field"]
+    rows.to_csv(table.parent / "new.csv", index=False)
+    saved = plates / "dictionary.microdl.safetensors"
+    for copies, fair in ((1, False), (3, True)):
+        more = [rows.assign(Metadata_Well=rows["Metadata_Well"].str.replace("O", letter))
+                for letter in "OPQ"[:copies]]  # fmt: skip
+        for letter, part in zip("OPQ", more, strict=False):
+            part["Metadata_Field"] = letter + part["Metadata_Field"]
+        pd.concat(more).to_csv(table.parent / "new.csv", index=False)
+        out = tmp_path / f"out {copies}"
+        run_plate(list_fields(table.parent / "new.csv"), out, small(), dictionary=saved)
+        kept = open_activations(out / "activations")
+        wells = WellProfiles.of(kept, unit_labels(kept.units, "condition"))
+        assert wells.is_fair == fair
+        # Half of twelve control wells were held back from what places the plate.
+        assert (wells.control & ~wells.seen).sum() == (6 if fair else 0)
 
 
 @pytest.mark.parametrize("kind", ["scale", "whiten"])

@@ -113,7 +113,7 @@ class PlateReferences:
             If a plate has no controls and is not known here.
         """
         others = [plate for plate, sums in moments.items() if not sums.count]
-        require_controls([plate for plate in others if plate not in self.means])
+        require_controls([plate for plate in others if plate not in self.means], applied=True)
         if others:
             current_task().note(
                 f"{_listed(others)} no control here: {_its(others)} samples are placed by the "
@@ -122,6 +122,11 @@ class PlateReferences:
         means = {plate: self.means[plate] for plate in others}
         maps = {plate: self.maps[plate] for plate in others if plate in self.maps}
         measured = {plate: sums for plate, sums in moments.items() if sums.count}
+        if again := sorted(measured.keys() & self.means.keys()):
+            current_task().note(
+                f"{_listed(again)} controls here, and the dictionary was learned on a plate of "
+                f"that name: {_its(again)} samples are placed by the controls here."
+            )
         if measured:
             found = fit_references(measured, self.kind, self.common)
             assert found is not None
@@ -181,13 +186,14 @@ def kind_for(
     return "centre"
 
 
-def require_controls(without: Sequence[str]) -> None:
+def require_controls(without: Sequence[str], *, applied: bool = False) -> None:
     """Refuse plates that have nothing to be placed by."""
     if without:
+        how = "set" if not applied else "apply a dictionary that was learned with"
         raise MicrodlError(
             f"{_listed(without)} no control of {_its(without)} own, which places the samples of a "
-            "plate; mark controls there, leave the plate out, or set whitening.plates to "
-            "'together'."
+            f"plate; mark controls there, leave the plate out, or {how} whitening.plates "
+            f"{'to ' if not applied else ''}'together'."
         )
 
 

@@ -222,7 +222,9 @@ def config_of(dictionary: ConceptDictionary, config: PipelineConfig) -> Pipeline
         model=config.model.replace(name=_model_name(spec, config), joint=spec.model.joint),
         tokens=config.tokens.replace(**dict(spec.tokens)),
         units=config.units.replace(**dict(spec.units)),
-        whitening=config.whitening.replace(enabled=dictionary.whitening is not None),
+        whitening=config.whitening.replace(
+            enabled=dictionary.whitening is not None, background_weight=0.0
+        ),
     )
 
 

@@ -457,7 +457,8 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
     n_controls = f"{int(is_control.sum())} control {config.units.kind}s"
     with task.step(0, 1, f"Whitening on {n_controls}"), task.taking_notes() as notes:
         settings, order = config.whitening, samples.in_order()
-        kind = kind_for(settings.plates, [f.plate for f in fields], [f.is_control for f in fields])
+        usable = [f for f, units in zip(fields, samples.geometry, strict=True) if len(units)]
+        kind = kind_for(settings.plates, [f.plate for f in usable], [f.is_control for f in usable])
         plates = None
         if kind != "together":
             plates = fit_references(plate_moments(fields, samples), kind)
@@ -487,10 +488,11 @@ def _background_sums(
     """Sums over the backgrounds of all fields, those of each plate brought to those of all."""
     backgrounds, sums = samples.backgrounds, MomentSums(samples.vectors.shape[1])
     if backgrounds is not None:
+        known = samples.order[~np.isnan(backgrounds[samples.order, 0])]
+        ordered = backgrounds[known]
         if plates is not None:
-            backgrounds = plates.align_rows(backgrounds, np.array([f.plate for f in fields]))
-        ordered = backgrounds[samples.order]
-        sums.add(ordered[~np.isnan(ordered[:, 0])])
+            ordered = plates.align_rows(ordered, np.array([f.plate for f in fields])[known])
+        sums.add(ordered)
     return sums
 
 
@@ -524,7 +526,7 @@ def nuisance_of(
     if sums.count < n_fields:
         current_task().note(
             f"The background was measured in {sums.count} of {n_fields} fields; in the others "
-            "cells leave no room."
+            "there are no cells, or they leave no room."
         )
     return np.asarray(config.whitening.background_weight * sums.scatter / (sums.count - 1))
 

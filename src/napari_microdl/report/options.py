@@ -147,7 +147,9 @@ def seen_units(
         return None
     by_name: dict[str, list[dict[str, str]]] = {}
     if whitened:
-        listed = [f for f in listed if f.get("control") and not f.get("held_back")]
+        # And those by which the plates of a run were placed that a dictionary is applied to.
+        every = [*listed, *dictionary.provenance.get("placed", [])]
+        listed = [f for f in every if f.get("control") and not f.get("held_back")]
     for known in listed:
         by_name.setdefault(str(known.get("name", "")), []).append(known)
     columns = [f"{PREFIX}{name}" for name in ("Field", *_PLACES)]

@@ -342,7 +342,11 @@ def _whitened(
     settings = samples.config.whitening
     if not settings.enabled:
         return vectors
-    plates = fit_references(moments_of(vectors, samples.plates, is_control), samples.kind)
+    moments = moments_of(vectors, samples.plates, is_control)
+    for plate in [name for name, sums in moments.items() if not sums.count]:
+        # Of its controls none was drawn; all that was drawn of the plate stands for them.
+        moments[plate].add(vectors[samples.plates == plate])
+    plates = fit_references(moments, samples.kind)
     if plates is not None:
         vectors = plates.align_rows(vectors, samples.plates)
     whitening = fit_whitening(

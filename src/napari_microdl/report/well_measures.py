@@ -133,8 +133,10 @@ def _hits(run: EvaluationInput) -> pd.DataFrame:
             }
         )
     if left_out:
+        unseen = "unseen " if wells.is_fair else ""
         run.notes.append(
-            f"Not in the hit list, for want of controls on their plates: {', '.join(left_out)}."
+            f"Not in the hit list, for want of {unseen}control wells on their plates: "
+            f"{', '.join(left_out)}."
         )
     if not rows:
         raise MicrodlError("no plate has both treated wells and controls.")

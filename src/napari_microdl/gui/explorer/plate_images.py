@@ -143,11 +143,14 @@ class PlateImages(QObject):
 
     def _close_oldest(self, read: _Read, new: list[Layer]) -> None:
         """Close the images of earlier wells where there would be too many for napari."""
+        there = self._viewer.layers
+        self._wells = [(ns, [x for x in own if x in there]) for ns, own in self._wells]
         self._wells.append(([one.number for one in read.seen], new))
         while len(self._wells) > 1 and sum(len(x) for _, x in self._wells) > MOST_LAYERS:
             numbers, layers = self._wells.pop(0)
             assert read.run.plate is not None
-            read.run.plate.forget(numbers)
+            still = {number for ns, _ in self._wells for number in ns}
+            read.run.plate.forget([number for number in numbers if number not in still])
             for layer in layers:
                 if layer in self._viewer.layers:
                     self._viewer.layers.remove(layer)

@@ -8,11 +8,13 @@ from typing import Any, Literal
 StepName = Literal["fields", "cells", "tokens", "whitening", "dictionary"]
 StepState = Literal["changed", "out of date", "done"]
 # What decides a step, cut where steps depend on one part and not on another.
-Facet = Literal["pixels", "controls", "conditions", "cells", "tokens", "whitening", "dictionary"]
+Facet = Literal[
+    "pixels", "controls", "plates", "conditions", "cells", "tokens", "whitening", "dictionary"
+]
 Facets = Mapping[Facet, Any]
 
 _OWN: dict[StepName, tuple[Facet, ...]] = {
-    "fields": ("pixels", "controls", "conditions"),
+    "fields": ("pixels", "controls", "plates", "conditions"),
     "cells": ("cells",),
     "tokens": ("tokens",),
     "whitening": ("whitening",),
@@ -22,7 +24,7 @@ _NEEDED: dict[StepName, tuple[Facet, ...]] = {
     "fields": (),
     "cells": ("pixels",),
     "tokens": ("pixels",),
-    "whitening": ("pixels", "controls", "cells", "tokens"),
+    "whitening": ("pixels", "controls", "plates", "cells", "tokens"),
     "dictionary": (*_OWN["fields"], "cells", "tokens", "whitening"),
 }
 

@@ -204,9 +204,8 @@ class Plan:
                 (row.key, row.group, row.channel, self.images.contents(row.layer())) for row in used
             ),
             "controls": tuple(row.is_control for row in used),
-            "conditions": tuple(
-                (row.name, row.condition, row.well, row.site, row.plate) for row in used
-            ),
+            "plates": tuple(row.plate for row in used),
+            "conditions": tuple((row.name, row.condition, row.well, row.site) for row in used),
             "cells": (
                 settings["cells"],
                 settings["samples"],

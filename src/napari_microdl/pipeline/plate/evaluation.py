@@ -73,6 +73,9 @@ def evaluate_plate(
         with current_task().step(0, 1, "Writing the evaluation"):
             figures = well_figures(report, activations, _profiles(report, activations, choices))
             (folder / FIGURES).mkdir(exist_ok=True)
+            # Of an evaluation by other labels.
+            for old in [*(folder / FIGURES).glob("*.svg"), folder / HITS]:
+                old.unlink(missing_ok=True)
             for drawn in figures:
                 write_text(svg_of(drawn.figure), folder / FIGURES / f"{drawn.name}.svg")
             page = html_report(report, activations.dictionary.spec.units.kind, figures=figures)

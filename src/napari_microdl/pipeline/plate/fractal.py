@@ -17,6 +17,7 @@ from napari_microdl.core.errors import MicrodlError
 from napari_microdl.fields.ome_zarr import plate_of
 from napari_microdl.pipeline.plate.engine import Place
 from napari_microdl.pipeline.plate.export import ended_run
+from napari_microdl.pipeline.plate.folder import sole_driver
 from napari_microdl.pipeline.plate.labels import export_labels
 from napari_microdl.pipeline.plate.listing import list_fields
 from napari_microdl.pipeline.plate.run import MOST_SAMPLES, PlateOptions, run_plate
@@ -50,6 +51,10 @@ class PlateTask(Settings):
         int | None,
         Field(ge=2, description="Cells that the dictionary is learned from at most; null for all."),
     ] = MOST_SAMPLES
+    held_back: Annotated[
+        float | None,
+        Field(ge=0, le=0.9, description="Share of control wells that the whitening does not see."),
+    ] = None
     workers: Annotated[
         int | None, Field(ge=1, description="Processes, a thread each; else one in all.")
     ] = None
@@ -86,6 +91,10 @@ def run_task(task: PlateTask) -> dict[str, Any]:
     files = {Path(str(item.source.files[0])) for item in listing.fields}
     if lacking := [url for path, url in images.items() if path not in files]:
         raise MicrodlError(f"{len(lacking)} images are not in '{place}', such as '{lacking[0]}'.")
+    if task.labels and task.until != "profiles":
+        raise MicrodlError(
+            "Labels hold the concepts of all cells; set until to 'profiles', or labels to false."
+        )
     out = Path(task.zarr_dir, task.out)
     summary = run_plate(
         listing,
@@ -93,10 +102,12 @@ def run_task(task: PlateTask) -> dict[str, Any]:
         task.settings,
         dictionary=None if task.dictionary is None else Path(task.dictionary),
         place=Place(workers=task.workers),
-        options=PlateOptions(most_samples=task.most_samples, until=task.until),
+        options=PlateOptions(task.most_samples, held_back=task.held_back, until=task.until),
     )
     if task.labels:
-        export_labels(ended_run(out))
+        with sole_driver(out):
+            # A task that is given again goes on where it was.
+            export_labels(ended_run(out), keep=True)
     left_out = {f["name"] for kind in ("not_imaged", "unreadable") for f in summary[kind]}
     done = {Path(str(i.source.files[0])) for i in listing.fields if i.source.name not in left_out}
     updates = [

@@ -46,7 +46,9 @@ class _Cells:
     values: NDArray[np.int64]
 
 
-def export_labels(run: EndedRun, out: Path | None = None, *, n_concepts: int = 8) -> list[str]:
+def export_labels(
+    run: EndedRun, out: Path | None = None, *, n_concepts: int = 8, keep: bool = False
+) -> list[str]:
     """Write the cells of a run as labels, for a plate that was read from OME-Zarr.
 
     Parameters
@@ -57,6 +59,8 @@ def export_labels(run: EndedRun, out: Path | None = None, *, n_concepts: int = 8
         A new folder: OME-Zarr plates (0.5) of maps of the concepts, a channel each, with the labels
         in them. Where not given, labels `CONCEPT_LABELS` are written into the images that were
         read, in their version, beside those that they have.
+    keep : bool, default=False
+        Whether images that have labels of that name are passed over.
     n_concepts : int, default=8
         Concepts whose values every label gets, the first of the ranking.
 
@@ -78,12 +82,16 @@ def export_labels(run: EndedRun, out: Path | None = None, *, n_concepts: int = 8
     concepts = [int(concept) for concept in alive[:n_concepts]]
     images = _images(run, activations)
     if out is None:
-        there = [str(image) for image in images if (image / "labels" / CONCEPT_LABELS).exists()]
-        if there:
+        there = [image for image in images if (image / "labels" / CONCEPT_LABELS).exists()]
+        if there and keep:
+            images = {image: items for image, items in images.items() if image not in there}
+        elif there:
             raise MicrodlError(
                 f"{len(there)} of {len(images)} images have labels '{CONCEPT_LABELS}' already, "
                 f"such as '{there[0]}'; remove them first, or write to a new folder."
             )
+        for _ in _cells(run, activations, images):
+            pass  # All are as they were before any is written to.
         for image, cells in _cells(run, activations, images):
             _write_labels(activations, concepts, image, cells, cells.of.version)
         return [f"labels/{CONCEPT_LABELS} of {len(images)} images"]
@@ -95,7 +103,9 @@ def export_labels(run: EndedRun, out: Path | None = None, *, n_concepts: int = 8
                 f"'{image}' lies in no OME-Zarr plate; write the labels into the images."
             )
         plates.setdefault(plate, []).append(image.relative_to(plate))
-    names = {plate: f"{plate.name.split('.')[0]}.zarr" for plate in plates}
+    names = {
+        plate: f"{plate.name.removesuffix('.zarr').removesuffix('.ome')}.zarr" for plate in plates
+    }
     if len(set(names.values())) < len(names):
         raise MicrodlError("Several plates have one name; rename them, or write into the images.")
     largest = {

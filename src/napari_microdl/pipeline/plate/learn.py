@@ -225,7 +225,8 @@ def fit_dictionary(
             yield vectors if whitening is None else whitening.transform(vectors)
 
     if most_samples is None:
-        path = job.folder / "fields" / "samples.npy"
+        # Of a run that is killed it goes with the next one, as all that is half written there.
+        path = job.folder / "fields" / "vectors" / ".samples.npy"
         icfl, notes = _learn_from_file(path, samples(), n, config, controls)
     else:
         icfl, notes = learn_atoms(np.concatenate(list(samples())), config, controls)
@@ -245,17 +246,17 @@ def _learn_from_file(
 ) -> tuple[ICFL, tuple[str, ...]]:
     """Atoms of samples that need not fit in memory, by a file that goes at the end."""
     first = next(parts)
-    x = np.lib.format.open_memmap(path, "w+", np.float32, (n, first.shape[1]))
-    start = 0
-    for part in itertools.chain([first], parts):
-        x[start : start + len(part)] = part
-        start += len(part)
-    x.flush()
-    del x
     try:
+        x = np.lib.format.open_memmap(path, "w+", np.float32, (n, first.shape[1]))
+        start = 0
+        for part in itertools.chain([first], parts):
+            x[start : start + len(part)] = part
+            start += len(part)
+        x.flush()
+        del x
         return learn_atoms(np.load(path, mmap_mode="r"), config, controls)
     finally:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _drawn(fields: Sequence[Known], most: int, seed: int) -> list[NDArray[np.int64]]:

@@ -108,7 +108,7 @@ class PlateField:
         source = dataclasses.replace(self.source, **dataclasses.asdict(FieldInfo("")))
         # Of those elsewhere only the address is known.
         named = (*source.files, source.labels, *source.illumination)
-        files = [file for file in named if isinstance(file, Path) and file.exists()]
+        files = [file for file in named if isinstance(file, Path) and file.is_file()]
         written = [(s.st_size, s.st_mtime_ns) for s in (file.stat() for file in files)]
         return hashlib.sha256(repr((source, written)).encode()).hexdigest()
 

@@ -104,6 +104,7 @@ class PlateRun:
         units = self.activations.units
         first = units.drop_duplicates("field").set_index("field")
         self.names: dict[int, str] = first["Metadata_Field"].astype(str).to_dict()
+        self._plates: dict[int, str] = first["Metadata_Plate"].fillna("").astype(str).to_dict()
         controls = first.index[first["Metadata_control"].astype(bool)].tolist()
         n = max(self.names) + 1
         self.activations.grids[:], self.activations.geometry[:] = [_UNREAD] * n, [_NO_UNITS] * n
@@ -198,7 +199,7 @@ class PlateRun:
         (units,) = run.samples().geometry
         known = self.activations.units.iloc[self.activations.rows_of_field(number)]
         found = np.stack([units.ids, units.y, units.x])
-        if not np.array_equal(known[["label", "y", "x"]].to_numpy(np.float32).T, found):
+        if not np.array_equal(known[["label", "y", "x"]].to_numpy(np.float64).T, found):
             raise MicrodlError(
                 f"'{field.name}' has changed since the run: what is found in it now is not what "
                 "the run has found."
@@ -221,7 +222,9 @@ class PlateRun:
         if not self.has_controls:
             self.has_controls = bool(controls)
             self._usual = [one.number for one in controls or seen]
-            found.heat = HeatMaps(found.dictionary, found.grids, found.geometry, self._usual)
+            found.heat = HeatMaps(
+                found.dictionary, found.grids, found.geometry, self._usual, self._plates
+            )
 
     def forget(self, numbers: Sequence[int]) -> None:
         """Let go of what is drawn over fields whose images were closed.

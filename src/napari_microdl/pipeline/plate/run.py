@@ -243,13 +243,18 @@ class _PlateRun:
         sources = [field.source for field in self._listing.fields]
         fitting = self._applied is None and options.until != "vectors"
         # What is refused is refused before anything is read.
+        if self._applied is not None and options.until != "profiles":
+            raise MicrodlError(
+                "A dictionary that is applied gives profiles; leave out where to end, or the "
+                "dictionary."
+            )
         if fitting:
             check_controls(sources, config)
             if config.whitening.plates is not None:
                 self._kind(sources)
         elif self._applied is not None and self._applied.plates is not None:
             known = {f.plate for f in sources if f.is_control} | self._applied.plates.means.keys()
-            require_controls(sorted({f.plate for f in sources} - known))
+            require_controls(sorted({f.plate for f in sources} - known), applied=True)
         first = _first_field(self._listing)
         channels = check_fields([first], config, fitting=False)
         if self._engine.here:
@@ -275,20 +280,9 @@ class _PlateRun:
             "layer": spec.tokens.layer,
             "weights": model.weights_sha256,
             "dictionary": "" if self._applied is None else self._applied.fingerprint,
-            "most_samples": options.most_samples,
             "most_position_fields": options.most_position_fields,
-            "held_back": options.held_back,
         }
         self._manifest = Manifest(out, begun)
-        if fitting and config.whitening.enabled:
-            held = hold_back(sources, options.held_back, config.random_state)
-            self._held_back = {self._fields[place].number for place in held}
-            if held:
-                n = len({(sources[place].plate, sources[place].well) for place in held})
-                current_task().note(
-                    f"{n} control wells are held back from the whitening, for treatments to be "
-                    "compared with."
-                )
         if not (out / SETTINGS).exists():
             write_config(config, out / SETTINGS)
         write_table(self._listing.table(out), out / FIELDS)
@@ -326,6 +320,7 @@ class _PlateRun:
             self._check(receipts, fitting=options.until != "vectors" and not applied)
             if options.until == "vectors":
                 return self._summary(receipts, notes, [FIELDS, f"{VECTORS}/"])
+            self._hold_back(receipts, options.held_back)
             if dictionary is None:
                 dictionary = self._fitted(job, model, receipts, options)
             else:
@@ -370,6 +365,22 @@ class _PlateRun:
 
     # Parts --------------------------------------------------------------------------------------
 
+    def _hold_back(self, receipts: Sequence[Receipt], share: float | None) -> None:
+        """Choose control wells with units that what is made of controls does not see."""
+        if not self._config.whitening.enabled:
+            return
+        known = {r.number for r in receipts if r.n_units}
+        usable = [item for item in self._fields if item.number in known]
+        sources = [item.source for item in usable]
+        held = hold_back(sources, share, self._config.random_state)
+        self._held_back = {usable[place].number for place in held}
+        if held:
+            wells = {(s.plate, s.well or s.name) for s in (sources[place] for place in held)}
+            current_task().note(
+                f"{len(wells)} control wells are held back from the whitening, for treatments to "
+                "be compared with."
+            )
+
     def _with_places(self, job: Job, options: PlateOptions) -> Job:
         """The job with a position component, measured on fields of all plates and conditions."""
         if not self._config.tokens.remove_position:
@@ -403,7 +414,7 @@ class _PlateRun:
         """The dictionary of the run, fitted unless it is there."""
         path, ordered = self._out / DICTIONARY, in_order(receipts)
         learned_from = [(k.receipt.digest, k.well, k.is_control) for k in self._known(ordered)]
-        made_from = _digest([job.key, learned_from])
+        made_from = _digest([job.key, learned_from, options.most_samples])
         if self._manifest.is_made(DICTIONARY, made_from):
             return ConceptDictionary.load(path)
         with self._manifest.making(DICTIONARY, made_from):
@@ -447,9 +458,11 @@ class _PlateRun:
         """The dictionary that is applied, with references of the plates of this run."""
         assert dictionary.plates is not None
         with current_task().stage("whitening"):
-            moments = plate_moments(job, self._known(in_order(receipts)))
+            ordered = in_order(receipts)
+            moments = plate_moments(job, self._known(ordered))
             plates = dictionary.plates.applied_to(moments)
-        placed = dataclasses.replace(dictionary, plates=plates)
+        known = {**dictionary.provenance, "placed": self._described(ordered)}
+        placed = dataclasses.replace(dictionary, plates=plates, provenance=known)
         placed.save(self._out / DICTIONARY)
         return placed
 

@@ -108,7 +108,8 @@ def hold_back(fields: Sequence[FieldInfo], share: float | None, seed: int) -> li
     held: list[int] = []
     for plate, of_well in sorted(wells.items()):
         least = _LEAST_TO_HOLD_BACK if share is None else 2
-        n = int(len(of_well) * (_HELD_BACK if share is None else share))
+        n = round(len(of_well) * (_HELD_BACK if share is None else share))
+        n = max(n, 1) if share != 0 else 0
         if len(of_well) >= least:
             drawn = _generator(seed, "held back", plate).permutation(sorted(of_well))
             held += [

@@ -200,9 +200,11 @@ def encode_vectors(job: Job, item: PlateField) -> Receipt:
         if not facts["n_units"]:
             return {}, facts
         vectors = tensors.pop("vectors").astype(np.float32)
+        tensors.pop("background")
         return {**tensors, **_codes(job, vectors, item)}, facts
 
-    made_from = f"{job.fingerprint} {digest}"
+    # The plate decides by which controls a field is placed.
+    made_from = f"{job.fingerprint} {item.source.plate!r} {digest}"
     return _of_field(job, "codes", item, make, made_from=made_from, opened=False)
 
 
