@@ -265,7 +265,7 @@ def test_same_names_of_two_folders_are_told_apart(viewer, bare_workflow, qtbot, 
     qtbot.waitUntil(lambda: known(bare_workflow, "name") == [("P1_A01",), ("P2_A01",)])
     # napari has numbered all of them.
     assert [layer.name for layer in viewer.layers] == ["A01", "A01 [1]", "A01 [2]", "A01 [3]"]
-    assert labels_names(bare_workflow) == ["A01 [2]", "A01 [3]"]
+    qtbot.waitUntil(lambda: labels_names(bare_workflow) == ["A01 [2]", "A01 [3]"])
     model = bare_workflow.fields.table.fields_model
     tip = model.data(model.index(1, 1), Qt.ItemDataRole.ToolTipRole)
     assert str(tmp_path / "P2" / "A01.tif") in tip

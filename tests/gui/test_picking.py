@@ -61,6 +61,7 @@ def test_a_clicked_unit_tells_its_concepts_and_what_is_like_it(
     assert shown_units(listed) == expected.tolist()
     assert listed.item(0).text().startswith(f"{values[0]:+.2f}")
     similar = explorer.cell.similar
+    qtbot.waitUntil(lambda: bool(shown_units(similar)))
     rows = shown_units(similar)
     assert rows == activations.similar_units(row, 12)[0].tolist()
 

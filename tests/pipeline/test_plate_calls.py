@@ -30,20 +30,27 @@ LINES = [
 ]
 
 
-@pytest.fixture
-def place(data_root, tmp_path, monkeypatch) -> Path:
-    """A folder with the images of two wells of the shared images, and settings."""
-    folder = tmp_path / "plate_folder"
+# Two wells with two sites each of shared images: a control and a treated one.
+WELLS = {"bbbc022_mock": ("A14", "E18"), "transfluor": ("O12", "O05")}
+
+
+@pytest.fixture(params=WELLS)
+def place(request, data_root, tmp_path, monkeypatch) -> Path:
+    """A folder with the images of two wells, and settings."""
+    folder, wells = tmp_path / "plate_folder", WELLS[request.param]
     folder.mkdir()
-    for image in sorted((data_root / "bbbc022_mock" / "images").glob("*_[AE]1*_site*.tiff")):
-        (folder / image.name).write_bytes(image.read_bytes())
-    (tmp_path / "conditions.csv").write_text("well,condition\nA14,DMSO\nE18,drug\n")
-    settings_file(tmp_path, small(unit="crop", channels=("channel 1",), random_state=0))
+    for image in sorted((data_root / request.param / "images").iterdir()):
+        if any(f"_{well}" in image.name for well in wells):
+            (folder / image.name).write_bytes(image.read_bytes())
+    (tmp_path / "conditions.csv").write_text(f"well,condition\n{wells[0]},DMSO\n{wells[1]},drug\n")
+    # Of several channels the first.
+    channels = ("channel 1",) if request.param == "bbbc022_mock" else None
+    settings_file(tmp_path, small(unit="crop", channels=channels, random_state=0))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_the_lines_of_the_docs_run_as_they_stand(place, capsys):
+def test_the_lines_of_the_docs_run_as_they_stand(place, request, capsys):
     assert [line[1:3] for line in LINES] == [
         ["manifest", "plate_folder"], ["plate", "run"], ["plate", "run"], ["plate", "evaluate"],
         ["plate", "apply"], ["plate", "export"],
@@ -58,12 +65,13 @@ def test_the_lines_of_the_docs_run_as_they_stand(place, capsys):
         if arguments[0] == "manifest":
             shutil.copy("fields.csv", "next_plate.csv")
     assert "--dry-run" in LINES[1]
-    assert (
-        "4 fields are there, 2 of them controls, with 520 x 696 pixels" in capsys.readouterr().out
-    )
+    assert "4 fields are there, 2 of them controls" in capsys.readouterr().out
     profiles = [pd.read_csv(place / name / "wells.csv") for name in ("plate1", "plate2")]
     for table in profiles:
-        assert list(table["Metadata_Well"]) == ["A14", "E18"]
+        wells = WELLS[request.node.callspec.params["place"]]
+        assert list(table["Metadata_Well"]) == sorted(wells)
+        controls = table.set_index("Metadata_Well")["Metadata_condition"] == "DMSO"
+        assert controls.to_dict() == {wells[0]: True, wells[1]: False}
     assert (place / "plate1" / "evaluation.html").exists()
     assert (place / "cells1" / "cells.zarr").exists()
 

@@ -172,8 +172,9 @@ def test_a_whitening_that_knows_the_background_counts_what_sets_it_apart_less(fi
     ]
     assert lengths[0] < 0.9 * lengths[1]
     # Of crops there is none, and it goes with the dictionary as any whitening does.
-    crops = run_pipeline(fields, config.with_settings(unit="crop")).activations
-    assert crops.fit_samples.nuisance is None
+    crops = run_pipeline(fields, config.with_settings(unit="crop"))
+    assert crops.activations.fit_samples.nuisance is None
+    assert "Only cells have a background, so none was taken off crops." in crops.warnings
     result.dictionary.save(tmp_path / "with.microdl.safetensors")
     known = ConceptDictionary.load(tmp_path / "with.microdl.safetensors")
     assert_same_codes(run_pipeline(fields, SMALL, dictionary=known), result)

@@ -513,9 +513,14 @@ def nuisance_of(
     Returns
     -------
     ndarray of shape (d, d), or None
-        None, which is noted, where fewer than two fields have a background.
+        None where it is not wanted; and, which is noted, of crops and tokens and where fewer than
+        two fields have a background.
     """
     if not config.wants_background:
+        if config.whitening.background_weight > 0:
+            current_task().note(
+                f"Only cells have a background, so none was taken off {config.units.kind}s."
+            )
         return None
     if sums.count < 2:
         current_task().note(

@@ -170,10 +170,9 @@ def fit_whitening_of(
         if sum(map(len, held)) >= _ROWS_AT_ONCE or number + 1 == len(controls):
             whitening.partial_fit(np.concatenate(held))
             held = []
-    if job.config.wants_background:
-        nuisance = nuisance_of(_backgrounds(job, fields, plates), job.config, len(fields))
-        if nuisance is not None:
-            whitening.add_nuisance(nuisance)
+    nuisance = nuisance_of(_backgrounds(job, fields, plates), job.config, len(fields))
+    if nuisance is not None:
+        whitening.add_nuisance(nuisance)
     # Solved for now, so that what is to be said of it is said here.
     _ = whitening.scale_
     return whitening
@@ -284,7 +283,7 @@ def _vectors(
 def _backgrounds(job: Job, fields: Sequence[Known], plates: PlateReferences | None) -> MomentSums:
     """Sums over the backgrounds of the fields that have one."""
     sums: MomentSums | None = None
-    for known in fields:
+    for known in fields if job.config.wants_background else ():
         current_task().check()
         background = read_shard(job.file("vectors", known.receipt.number))[0]["background"][None]
         sums = sums or MomentSums(background.shape[1])
