@@ -249,6 +249,7 @@ def test_the_gallery_and_the_cell_give_their_tables_and_pictures(
     assert table["concept"].tolist() == concepts.tolist()
     np.testing.assert_allclose(table["activation"], values, rtol=1e-5)
     assert table["name"].tolist() == [small_run.result.dictionary.names[c] for c in concepts]
+    qtbot.waitUntil(lambda: explorer.cell.similar.count() > 0)
     table = pd.read_parquet(saved(menu_key, explorer.cell.similar, chosen("like it.parquet")))
     rows, cosines = activations.similar_units(7, 12)
     np.testing.assert_allclose(table["cosine"], cosines, rtol=1e-6)
