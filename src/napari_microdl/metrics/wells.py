@@ -207,6 +207,25 @@ class PositionEffects:
     fitted: NDArray[np.float64]
 
 
+def place_terms(places: NDArray[np.int64], shape: tuple[int, int]) -> NDArray[np.float64]:
+    """Row and column from -1/2 to 1/2, and whether it is at the edge, of places on a plate.
+
+    Parameters
+    ----------
+    places : ndarray of int, shape (n, 2)
+        Row and column, from 0.
+    shape : (int, int)
+        Rows and columns of the plate.
+
+    Returns
+    -------
+    ndarray of shape (n, 3)
+    """
+    last = np.asarray(shape) - 1
+    edge = ((places == 0) | (places == last)).any(axis=1)
+    return np.column_stack([places / last - 0.5, edge])
+
+
 def position_effects(
     values: NDArray[np.float64],
     control: NDArray[np.bool_],
@@ -245,9 +264,7 @@ def position_effects(
     well is corrected by what the others say of its place: corrected by themselves, controls would
     lie closer together than treated wells do.
     """
-    last = np.asarray(shape) - 1
-    edge = ((places == 0) | (places == last)).any(axis=1)
-    terms = np.column_stack([places / last - 0.5, edge])
+    terms = place_terms(places, shape)
     levels = (plates[:, None] == np.unique(plates[control])).astype(np.float64)
     design = np.hstack([levels, terms])
     x, y = design[control], values[control]

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.wells import Wells, plate_format, wells_of
 from napari_microdl.core.task import current_task
+from napari_microdl.metrics.wells import place_terms
 from napari_microdl.report.figures import CONDITION_COLOURS, CONTROL_COLOUR
 from napari_microdl.report.plate_map import VALUES, PlateValue, draw_plate
 from napari_microdl.report.results import EvaluationReport
@@ -130,17 +131,12 @@ def _positions(
     strongest = min(rows, key=lambda row: row["p_value"])
     concept = strongest["concept"]
     effects = profiles.positions[0]
-    rows_, columns = plate_format(profiles.table)
-    y, x = np.divmod(np.arange(rows_ * columns), columns)
-    edge = (y == 0) | (x == 0) | (y == rows_ - 1) | (x == columns - 1)
-    terms = np.column_stack([y / (rows_ - 1) - 0.5, x / (columns - 1) - 0.5, edge])
-    values = terms @ effects.slopes[:, concept]
-    table = pd.DataFrame(
-        {
-            "row": y, "column": x, "plate": "all plates", "control": False, "n_units": 1,
-            "effect": values - values.mean(),
-        }
-    )  # fmt: skip
+    shape = plate_format(profiles.table)
+    places = np.argwhere(np.ones(shape, bool))
+    values = place_terms(places, shape) @ effects.slopes[:, concept]
+    table = pd.DataFrame(places, columns=["row", "column"]).assign(
+        plate="all plates", control=False, n_units=1, effect=values - values.mean()
+    )
     shown = PlateValue("effect", "Place", "difference of the mean cosine", signed=True)
     return [
         NamedFigure(
