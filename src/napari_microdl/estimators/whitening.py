@@ -293,15 +293,11 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         if first:
             x = self._new_samples(X)
             moments = MomentSums(x.shape[1])
-        elif self._moments is None:
-            raise MicrodlError(
-                "This whitening was rebuilt from stored arrays, which do not hold what is needed "
-                "to add controls: fit a new one instead."
-            )
         else:
+            known = self._moments_to("add controls")
             x = self._known_samples(X)
             # A copy, as adding may be cancelled half way.
-            moments = copy.deepcopy(self._moments)
+            moments = copy.deepcopy(known)
         moments.add(x)
         if first:
             validate_data(self, X, reset=True, skip_check_array=True)
@@ -332,11 +328,7 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         """
         check_is_fitted(self)
         extra = np.asarray(covariance, np.float64)
-        if self._moments is None:
-            raise MicrodlError(
-                "This whitening was rebuilt from stored arrays, which do not hold what is needed "
-                "to add a nuisance: fit a new one instead."
-            )
+        self._moments_to("add a nuisance")
         if extra.shape != 2 * (len(self.mean_),):
             raise MicrodlError(
                 f"The covariance of a nuisance has the shape {extra.shape}, but samples have "
@@ -485,6 +477,14 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         )
         require_finite(x)
         return x
+
+    def _moments_to(self, do: str) -> MomentSums:
+        if self._moments is None:
+            raise MicrodlError(
+                "This whitening was rebuilt from stored arrays, which do not hold what is needed "
+                f"to {do}: fit a new one instead."
+            )
+        return self._moments
 
     def _take(self, moments: MomentSums) -> None:
         self._moments = moments

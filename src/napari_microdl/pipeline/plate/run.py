@@ -206,6 +206,7 @@ class _PlateRun:
     ) -> None:
         self._listing, self._out, self._engine = listing, out, engine
         self._fields = list(listing.fields)
+        self._sources = {item.number: item.source for item in listing.fields}
         self._metadata = listing.metadata()
         self._applied = None if dictionary is None else ConceptDictionary.load(dictionary)
         self._config = config if self._applied is None else config_of(self._applied, config)
@@ -359,9 +360,9 @@ class _PlateRun:
         usable = [r for r in receipts if r.is_usable]
         if not usable:
             raise MicrodlError(f"No field could be read; of the first: {receipts[0].reason}")
-        sources = {item.number: item.source for item in self._fields}
         empty = [not r.n_units for r in usable]
-        check_empty([sources[r.number] for r in usable], empty, self._config, fitting=fitting)
+        sources = [self._sources[r.number] for r in usable]
+        check_empty(sources, empty, self._config, fitting=fitting)
 
     # Parts --------------------------------------------------------------------------------------
 
@@ -428,8 +429,7 @@ class _PlateRun:
         ordered, task = in_order(receipts), current_task()
         fields = self._known(ordered)
         with task.stage("whitening"):
-            sources = {item.number: item.source for item in self._fields}
-            kind, plates = self._kind([sources[f.receipt.number] for f in fields]), None
+            kind, plates = self._kind([self._sources[f.receipt.number] for f in fields]), None
             if kind != "together":
                 plates = fit_references(plate_moments(job, fields), kind)
             whitening = fit_whitening_of(job, fields, plates)
@@ -475,23 +475,21 @@ class _PlateRun:
 
     def _known(self, ordered: Sequence[Receipt]) -> list[Known]:
         wells = dict(zip(self._metadata.index.tolist(), well_names(self._metadata), strict=True))
-        sources = {item.number: item.source for item in self._fields}
         return [
             Known(
                 r,
-                sources[r.number].plate,
+                self._sources[r.number].plate,
                 str(wells[r.number]),
-                sources[r.number].is_control and r.number not in self._held_back,
+                self._sources[r.number].is_control and r.number not in self._held_back,
             )
             for r in ordered
         ]
 
     def _described(self, ordered: Sequence[Receipt]) -> list[dict[str, Any]]:
         """Fields as the provenance of a dictionary lists them."""
-        sources = {item.number: item.source for item in self._fields}
         found = []
         for receipt in sorted(ordered, key=lambda r: r.number):
-            info = dataclasses.asdict(sources[receipt.number].info)
+            info = dataclasses.asdict(self._sources[receipt.number].info)
             info["control"] = info.pop("is_control")
             if receipt.number in self._held_back:
                 info["held_back"] = True
