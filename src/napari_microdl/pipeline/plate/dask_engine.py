@@ -197,6 +197,9 @@ def _local(workers: int | None, stack: ExitStack) -> AbstractContextManager[Any]
     """Workers on this machine."""
     if not workers or workers < 1:
         raise MicrodlError(f"There cannot be {workers} workers; choose 1 or more.")
+    # A worker that ends is started again by its nanny. Dask would look once more after a while, and
+    # close the nanny for good if the worker happens to be starting just then.
+    stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"}))
     if os.name == "posix":
         start_forkserver()
         method = {"distributed.worker.multiprocessing-method": "forkserver"}
