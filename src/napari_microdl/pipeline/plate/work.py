@@ -231,8 +231,8 @@ def _of_field(
     known = whole_shard(path, key)
     fresh = known is None
     if known is None:
-        # What is wrong with the model, or with what all have in common, is wrong for all fields, and
-        # ends the run.
+        # What is wrong with the model or the position component is wrong for all fields, and ends
+        # the run.
         position_of(job)
         if opened:
             model_of(job.config, job.channels)
