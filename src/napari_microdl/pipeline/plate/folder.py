@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,8 @@ from typing import Any
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
+from napari_microdl.core.locks import try_lock
+from napari_microdl.core.reading import read_json, refusing
 from napari_microdl.core.task import current_task
 
 MANIFEST = "plate.json"
@@ -40,7 +41,7 @@ def sole_driver(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a+", encoding="utf-8") as file:
-        if not _lock(file.fileno()):
+        if not try_lock(file.fileno()):
             file.seek(0)
             who = file.read().strip() or "another process"
             raise MicrodlError(
@@ -54,29 +55,6 @@ def sole_driver(folder: Path) -> Iterator[None]:
         for part in folder.glob("fields/*/.*"):
             part.unlink(missing_ok=True)
         yield
-
-
-if sys.platform == "win32":  # pragma: no cover
-    import msvcrt
-
-    def _lock(file: int) -> bool:
-        # Far behind the text, which others are to read.
-        os.lseek(file, 2**30, os.SEEK_SET)
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _lock(file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
 
 class Manifest:
@@ -106,13 +84,11 @@ class Manifest:
                 )
             self._write()
             return
-        try:
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-            before, self._made = known["begun"], known["made"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise MicrodlError(
-                f"'{self._path}' is damaged ({error}); choose a new folder for the run."
-            ) from error
+        with refusing(f"'{self._path}' is damaged ({{reason}}); choose a new folder for the run."):
+            known = read_json(self._path)
+            before, self._made = dict(known["begun"]), dict(known["made"])
+            if not all({"from", "notes"} <= set(made) for made in self._made.values()):
+                raise ValueError("it does not say what files are made from")
         if before != self._begun:
             raise MicrodlError(
                 f"'{folder}' holds a run that was begun otherwise ({_difference(before, begun)}); "

@@ -23,7 +23,7 @@ from napari_microdl.concepts.export import (
     with_plain_texts,
     write_table,
 )
-from napari_microdl.concepts.store import ActivationWriter, open_activations
+from napari_microdl.concepts.store import ActivationWriter, open_activations, replace_dictionary
 from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.config import UnitKind
 from napari_microdl.core.errors import MicrodlError
@@ -127,7 +127,7 @@ def gather(job: Job, fields: Sequence[Coded], known: pd.DataFrame) -> Gathered:
         # Which concept to look for elsewhere is known only now.
         dictionary.figures |= chosen_figures(activations)
         dictionary.save(job.dictionary)
-        dictionary.save(job.folder / ACTIVATIONS / DICTIONARY)
+        replace_dictionary(job.folder / ACTIVATIONS, dictionary)
     profiles = _well_profiles(job, dictionary, fields, known)
     files = _write_profiles(job.folder, activations, profiles)
     names = (DICTIONARY, f"{ACTIVATIONS}/", *files, RANKING)
