@@ -16,7 +16,6 @@ import argparse
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# A process of its own is told by these.
-_OF_ONE = "--of-one"
 
 
 def main() -> int:
@@ -35,31 +32,12 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=100_000, help="inputs a loader")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="most a loader")
     parser.add_argument("--only", nargs="*", help="names of loaders")
+    parser.add_argument("--random", action="store_true", help="without guidance")
+    parser.add_argument("--seed", type=int, default=0, help="of inputs without guidance")
     parser.add_argument("--out", type=Path, help="JSON file of the counts")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT / "tests"))
-    from fuzzed import LOADERS
-
-    rows: list[dict[str, Any]] = []
-    for name in options.only or LOADERS:
-        with tempfile.TemporaryDirectory() as folder:
-            limits = [str(options.inputs), str(options.seconds)]
-            command = [sys.executable, __file__, _OF_ONE, name, folder, *limits]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            counts = Path(folder, "counts.json")
-            row = json.loads(counts.read_text()) if counts.is_file() else {"loader": name}
-            if done.returncode and "fault" not in row:
-                row["fault"] = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-        if options.out is not None:
-            options.out.write_text(json.dumps(rows, indent=1) + "\n")
-    return int(any("fault" in row for row in rows))
-
-
-def of_one(name: str, folder: Path, inputs: int, seconds: float) -> None:
-    """Try one loader until something is wrong, or the limits are reached."""
-    guided = importlib.util.find_spec("atheris") is not None
+    guided = not options.random and importlib.util.find_spec("atheris") is not None
     if guided:
         import atheris
 
@@ -67,6 +45,28 @@ def of_one(name: str, folder: Path, inputs: int, seconds: float) -> None:
             import fuzzed
     else:
         import fuzzed
+    rows: list[dict[str, Any]] = []
+    for name in options.only or fuzzed.LOADERS:
+        with tempfile.TemporaryDirectory() as folder:
+            child = os.fork()
+            if not child:
+                of_one(name, Path(folder), options, guided=guided)
+            _, status = os.waitpid(child, 0)
+            counts = Path(folder, "counts.json")
+            row = json.loads(counts.read_text()) if counts.is_file() else {"loader": name}
+            if status and "fault" not in row:
+                row["fault"] = f"the process ended with {os.waitstatus_to_exitcode(status)}"
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+        if options.out is not None:
+            options.out.write_text(json.dumps(rows, indent=1) + "\n")
+    return int(any("fault" in row for row in rows))
+
+
+def of_one(name: str, folder: Path, options: argparse.Namespace, *, guided: bool) -> None:
+    """Try one loader until something is wrong, or the limits are reached, and end the process."""
+    import fuzzed
+
     warnings.simplefilter("ignore")
     loader = fuzzed.all_loaders(folder)[name]()
     counts = {"loader": name, "guided": guided, "inputs": 0, "refused": 0, "read": 0}
@@ -94,10 +94,12 @@ def of_one(name: str, folder: Path, inputs: int, seconds: float) -> None:
         slowest = max(slowest, time.process_time() - started)
         counts[found] += 1
         counts["inputs"] += 1
-        if counts["inputs"] >= inputs or time.monotonic() - began > seconds:
+        if counts["inputs"] >= options.inputs or time.monotonic() - began > options.seconds:
             end()
 
     if guided:
+        import atheris
+
         corpus = folder / "corpus"
         corpus.mkdir()
         for number, data in enumerate(fuzzed.random_inputs(50)):
@@ -107,12 +109,9 @@ def of_one(name: str, folder: Path, inputs: int, seconds: float) -> None:
             ["fuzz", "-timeout=60", "-max_len=4096", "-rss_limit_mb=8192", str(corpus)], one
         )
         atheris.Fuzz()
-    for data in fuzzed.random_inputs(inputs):
+    for data in fuzzed.random_inputs(options.inputs, options.seed):
         one(data)
 
 
 if __name__ == "__main__":
-    if _OF_ONE in sys.argv[1:2]:
-        sys.path.insert(0, str(ROOT / "tests"))
-        of_one(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]))
     sys.exit(main())

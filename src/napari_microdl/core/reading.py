@@ -62,8 +62,8 @@ def reason_of(error: Exception) -> str:
         return "it asks for more memory than there is"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    words = shortened(" ".join(str(error).split()), _MOST_REASON).removesuffix(".")
-    return words or type(error).__name__
+    words = " ".join(str(error).split()).removesuffix(".")
+    return shortened(words, _MOST_REASON) or type(error).__name__
 
 
 def require_file(path: Path) -> None:
