@@ -1,6 +1,6 @@
 """The way of a newcomer, in a real window: from a folder of images to a named concept and a figure.
 
-Usage: scripts/with-display .venv/bin/python scripts/journey.py [FOLDER] [--small]
+Usage: scripts/with-display .venv/bin/python scripts/journey.py [FOLDER] [--small] [--where]
 
 It opens an empty napari of 1366 x 768, imports a folder of images through the dialog, runs all
 steps, looks at the cells of the first concept, names it, and saves a figure of it. Everything is
@@ -9,7 +9,10 @@ stage; printed are the seconds of each, and the longest time in it for which the
 answer, seen by a timer of ten milliseconds, and the longest that this plugin itself was at work
 meanwhile: its own code and what it calls, but napari, the canvas and matplotlib (looked at every
 five milliseconds). No plugin can go below what these take by themselves: at the end one more image
-of the same size is opened by napari alone. Others may be using the machine: the load is printed.
+of the same size is opened by napari alone. Others may be using the machine, and the plugin's
+threads take turns with the window: so the same two are printed by the time of the processor that
+the thread of the window used, and the load. ``--where`` prints as well what of the plugin was at
+work in the longest of each stage.
 
 The images are made here, as files named like those of an ImageXpress: 12 fields of 1,024 x 1,280
 pixels in two folders by condition, repeated from the eight of the sample by mirroring them; with
@@ -24,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -44,6 +48,7 @@ _TIMER_MS = 10
 _SAMPLE_S = 0.005
 _OTHERS = frozenset({"app_model", "matplotlib", "napari", "npe2", "superqt", "vispy"})
 _LONGEST_S = 900
+_PLACES = 12
 _LEFT = Qt.MouseButton.LeftButton
 
 
@@ -65,42 +70,63 @@ def make_folder(folder: Path, shape: tuple[int, int]) -> None:
             tifffile.imwrite(folder / name / f"plate_{well}_s{number % 2 + 1}_w1.tif", plane)
 
 
-def is_own(frame: FrameType | None) -> bool:
-    """Whether this plugin is at work, and not a library of the window that it called."""
+def place_in_plugin(frame: FrameType | None) -> tuple[str, ...]:
+    """Where this plugin is at work, innermost first; empty where a library of the window is."""
+    lines: list[str] = []
     while frame is not None:
-        package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+        module = str(frame.f_globals.get("__name__", ""))
+        package = module.partition(".")[0]
+        if package in _OTHERS and not lines:
+            return ()
         if package == "napari_microdl":
-            return True
-        if package in _OTHERS:
-            return False
+            lines.append(f"{module.removeprefix('napari_microdl.')}:{frame.f_lineno}")
         frame = frame.f_back
-    return False
+    return tuple(lines)
+
+
+class Longest:
+    """The longest that the window gave no answer, and that this plugin was at work meanwhile."""
+
+    def __init__(self) -> None:
+        self.wall = self.cpu = self.own_wall = self.own_cpu = 0.0
+        # Seconds by where the plugin was at work, in the longest.
+        self.where: Counter[tuple[str, ...]] = Counter()
+
+    def take(self, wall: float, cpu: float, seen: Counter[tuple[str, ...]]) -> None:
+        """Take in one stall, with the seconds for which something was seen at work in it."""
+        self.wall, self.cpu = max(self.wall, wall), max(self.cpu, cpu)
+        own = Counter({place: seconds for place, seconds in seen.items() if place})
+        share = own.total() / max(seen.total(), 1e-9)
+        if share * wall > self.own_wall:
+            self.own_wall, self.where = share * wall, own
+        self.own_cpu = max(self.own_cpu, share * cpu)
 
 
 class Journey:
     """The stages, their seconds and their stalls."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, where: bool) -> None:
         self.folder = folder
-        self._last = time.perf_counter()
-        self._longest = self._longest_own = 0.0
-        self._samples: list[tuple[float, bool]] = []
+        self._where = where
+        self._longest = Longest()
+        self._begin_stall()
+        self._samples: list[tuple[float, tuple[str, ...]]] = []
         self._ended = threading.Event()
-        self._sampler = threading.Thread(target=self._sample)
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
         self._sampler.start()
         self._timer = QTimer()
         self._timer.setInterval(_TIMER_MS)
         self._timer.timeout.connect(self._tick)
         self._timer.start()
         self.seconds: dict[str, float] = {}
-        self.stalls: dict[str, float] = {}
+        self.stalls: dict[str, Longest] = {}
         self.window: Any = None
 
     def _sample(self) -> None:
         main = threading.main_thread().ident
         while not self._ended.wait(_SAMPLE_S):
-            own = is_own(sys._current_frames().get(main or 0))
-            self._samples.append((time.perf_counter(), own))
+            place = place_in_plugin(sys._current_frames().get(main or 0))
+            self._samples.append((time.perf_counter(), place))
 
     def end(self) -> None:
         """Look no more."""
@@ -108,14 +134,21 @@ class Journey:
         self._ended.set()
         self._sampler.join()
 
+    def _begin_stall(self) -> None:
+        self._last, self._last_cpu = time.perf_counter(), time.thread_time()
+
     def _tick(self) -> None:
-        now = time.perf_counter()
-        seen = [own for at, own in self._samples if at > self._last]
+        wall, cpu = time.perf_counter() - self._last, time.thread_time() - self._last_cpu
+        seen: Counter[tuple[str, ...]] = Counter()
+        before = self._last
+        for at, place in self._samples:
+            if at > before:
+                # What is seen after a while without a look was at work for as long.
+                seen[place] += at - before
+                before = at
         self._samples.clear()
-        self._longest = max(self._longest, now - self._last)
-        if seen:
-            self._longest_own = max(self._longest_own, (now - self._last) * sum(seen) / len(seen))
-        self._last = now
+        self._longest.take(wall, cpu, seen)
+        self._begin_stall()
 
     def wait(self, seconds: float) -> None:
         """Let the window work."""
@@ -135,19 +168,23 @@ class Journey:
     def stage(self, name: str, act: Callable[[], Any], picture: str = "") -> Any:
         """Do one stage, and say how it went."""
         self.wait(0.3)
-        self._longest = self._longest_own = 0.0
-        self._last = time.perf_counter()
+        self._longest = longest = Longest()
+        self._begin_stall()
         begin = time.perf_counter()
         result = act()
         self.seconds[name] = time.perf_counter() - begin
         self.wait(0.3)
         self._tick()
-        self.stalls[name] = self._longest
+        self.stalls[name] = longest
         print(
-            f"{name:34s} {self.seconds[name]:7.1f} s, no answer for {self.stalls[name]:5.2f} s "
-            f"(own {self._longest_own:.2f} s)   load {os.getloadavg()[0]:.1f}",
+            f"{name:34s} {self.seconds[name]:7.1f} s, no answer for {longest.wall:5.2f} s "
+            f"(CPU {longest.cpu:.2f}), own {longest.own_wall:.2f} s (CPU {longest.own_cpu:.2f})   "
+            f"load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
+        if self._where:
+            for place, seconds in longest.where.most_common(_PLACES):
+                print(f"    {seconds:.3f} s  {' < '.join(place)}", flush=True)
         if picture:
             self.wait(0.5)
             screen = QApplication.primaryScreen().grabWindow(0)
@@ -167,7 +204,7 @@ def click_tab(bar: QTabBar, text: str) -> None:
     click(bar, bar.tabRect(titles.index(text)).center())
 
 
-def main(pictures: Path, shape: tuple[int, int]) -> None:
+def main(pictures: Path, shape: tuple[int, int], *, where: bool) -> None:
     """Go all the way."""
     pictures.mkdir(parents=True, exist_ok=True)
     app = QApplication.instance() or QApplication([])
@@ -176,7 +213,7 @@ def main(pictures: Path, shape: tuple[int, int]) -> None:
         make_folder(folder, shape)
         viewer = napari.Viewer(show_welcome_screen=False)
         viewer.window.resize(WIDTH, HEIGHT)
-        journey = Journey(pictures)
+        journey = Journey(pictures, where=where)
         begin = time.perf_counter()
 
         def open_workflow() -> Any:
@@ -210,6 +247,8 @@ def main(pictures: Path, shape: tuple[int, int]) -> None:
             journey.wait_for(lambda: not workflow.jobs.is_running)
             if workflow.session.run.current is None:
                 raise SystemExit(workflow.status.text())
+            # The explorer opens a few events later.
+            journey.wait_for(lambda: len(viewer.window.dock_widgets) == 2)
 
         journey.stage("all steps are run", run, "run")
         # Imported by now: earlier, the time of opening the dock would not be seen.
@@ -245,7 +284,7 @@ def main(pictures: Path, shape: tuple[int, int]) -> None:
         journey.stage("a figure of it is saved", save, "named")
         print(
             f"{'all of it':34s} {time.perf_counter() - begin:7.1f} s, no answer for "
-            f"{max(journey.stalls.values()):5.2f} s",
+            f"{max(stall.wall for stall in journey.stalls.values()):5.2f} s",
             flush=True,
         )
         plane = np.random.default_rng(0).random(shape, np.float32)
@@ -260,5 +299,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("docs/images"))
     parser.add_argument("--small", action="store_true", help="a corner of each field")
+    parser.add_argument(
+        "--where", action="store_true", help="what was at work in the longest stall"
+    )
     arguments = parser.parse_args()
-    main(arguments.folder, SMALL if arguments.small else FIELD)
+    main(arguments.folder, SMALL if arguments.small else FIELD, where=arguments.where)

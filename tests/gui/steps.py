@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ from napari_microdl.gui.dock import overlays_of
 from napari_microdl.gui.explorer.dock import ConceptExplorer
 from napari_microdl.gui.overlays.overlays import SELECTION
 from napari_microdl.gui.session.layers import TAG
+from napari_microdl.gui.widgets.turns import _queue
 from napari_microdl.gui.workflow.dock import ConceptWorkflow
+from napari_microdl.gui.workflow.import_folder import ImportFolder
 from napari_microdl.pipeline.run import PipelineResult
 
 LEFT = Qt.MouseButton.LeftButton
@@ -43,8 +46,9 @@ def open_explorer(viewer: Any) -> ConceptExplorer:
 
 def bring_to_front(dock: Any) -> None:
     """Click the tab of a dock."""
-    # A dock that was just opened comes to the front once it is laid out, a few events later.
-    for _ in range(5):
+    # A dock that was just opened comes to the front once it is laid out, a few turns later.
+    QApplication.processEvents()
+    while _queue().waiting:
         QApplication.processEvents()
     for bar in dock.window().findChildren(QTabBar):
         titles = [bar.tabText(i) for i in range(bar.count())]
@@ -113,6 +117,16 @@ def in_view(qtbot: Any, workflow: Any, widget: Any) -> None:
         return bool(widget.visibleRegion().contains(widget.rect().center()))
 
     qtbot.waitUntil(seen)
+
+
+def look_in(qtbot: Any, workflow: ConceptWorkflow, place: Path) -> ImportFolder:
+    """Open the dialog that imports a folder by its button, and write a folder."""
+    click(qtbot, workflow.fields.import_folder)
+    dialog = workflow.fields.findChild(ImportFolder)
+    qtbot.waitExposed(dialog)
+    with qtbot.waitSignal(dialog.looking.succeeded):
+        write(qtbot, dialog.place, str(place))
+    return dialog
 
 
 def run(qtbot: Any, workflow: ConceptWorkflow) -> PipelineResult:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
 from napari.settings import get_settings
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import QAbstractButton, QLabel, QTableView, QWidget
 
-from .steps import click, open_tab
+from .steps import click, look_in, open_tab, write
 
 WIDTH, HEIGHT = 1366, 768
 
@@ -97,6 +100,42 @@ def test_nothing_in_the_explorer_is_cut_off(viewer, explorer, qtbot, sized, size
     assert corner.x() < WIDTH
     assert corner.y() < HEIGHT
     explorer.map.jobs.stop()
+
+
+def test_a_folder_is_imported_in_large_letters(viewer, bare_workflow, qtbot, sized, tmp_path):
+    viewer.window.resize(WIDTH, HEIGHT)
+    sized(16)
+    for place in ("DMSO/Plate_A01_s1", "a treatment of a long name/Plate_A02_s1"):
+        (tmp_path / place).parent.mkdir()
+        for plane in (1, 2, 3):
+            tifffile.imwrite(tmp_path / f"{place}_z{plane}_w1.tif", np.eye(64, dtype=np.uint16))
+        tifffile.imwrite(tmp_path / f"{place}_w1_thumb.tif", np.eye(9, dtype=np.uint16))
+    dialog = look_in(qtbot, bare_workflow, tmp_path)
+    click(qtbot, dialog.details)
+    dialog.way.setFocus()
+    with qtbot.waitSignal(dialog.looking.succeeded):
+        qtbot.keyClick(dialog.way, Qt.Key.Key_End)
+    assert dialog.pattern.isVisible()
+    with qtbot.waitSignal(dialog.looking.succeeded):
+        write(qtbot, dialog.pattern, "{condition}/{plate}_{well}_{site}_{z}_{channel}")
+    assert dialog.plane.isVisible()
+    nothing_cut_off(qtbot, dialog)
+    assert dialog.width() <= WIDTH
+    assert dialog.height() <= HEIGHT
+    header = dialog.table.horizontalHeader()
+    row = dialog.table.verticalHeader().defaultSectionSize()
+    assert row >= QFontMetrics(dialog.table.font()).height()
+    # At least both fields are in view beside all that may stand around them.
+    assert dialog.table.viewport().height() >= 2 * row
+    for column in range(header.count()):
+        if not header.isSectionHidden(column):
+            assert header.sectionSize(column) >= header.sectionSizeHint(column)
+    with qtbot.waitSignal(dialog.message):
+        click(qtbot, dialog.open)
+    assert [row.condition for row in bare_workflow.session.images.rows] == [
+        "DMSO", "a treatment of a long name",
+    ]  # fmt: skip
+    nothing_cut_off(qtbot, bare_workflow)
 
 
 def test_two_rows_of_pictures_are_in_view_in_large_letters(viewer, explorer, qtbot, sized):

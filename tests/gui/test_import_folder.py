@@ -27,7 +27,7 @@ from napari_microdl.gui.workflow.import_folder import ImportFolder
 from napari_microdl.gui.workflow.match_labels import MatchLabels
 
 from .clicks import write_in_table
-from .steps import LEFT, click, tick, write
+from .steps import LEFT, click, look_in, tick, write
 
 SIZE = 96
 
@@ -56,16 +56,6 @@ def plate(tmp_path: Path) -> Path:
         tifffile.imwrite(tmp_path / f"{place}_s1_cp_masks.tif", cells)
     (tmp_path / "drug" / "P_A03_s1_w2.tif").write_bytes(b"II*\0 no image")
     return tmp_path
-
-
-def look_in(qtbot: Any, workflow: ConceptWorkflow, place: Path) -> ImportFolder:
-    """Open the dialog by its button and write a folder."""
-    click(qtbot, workflow.fields.import_folder)
-    dialog = workflow.fields.findChild(ImportFolder)
-    qtbot.waitExposed(dialog)
-    with qtbot.waitSignal(dialog.looking.succeeded):
-        write(qtbot, dialog.place, str(place))
-    return dialog
 
 
 def shown(dialog: ImportFolder) -> list[list[Any]]:

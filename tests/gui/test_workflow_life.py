@@ -39,7 +39,7 @@ def test_after_a_run_the_explorer_is_in_front_and_nothing_is_done_twice(viewer, 
     qtbot.waitUntil(lambda: not workflow.jobs.is_running)
     qtbot.waitUntil(lambda: workflow.visibleRegion().isEmpty())
     (explorer,) = workflow.window().findChildren(ConceptExplorer)
-    assert not explorer.visibleRegion().isEmpty()
+    qtbot.waitUntil(lambda: not explorer.visibleRegion().isEmpty())
     bring_to_front(workflow)
     run_before, layers = workflow.session.run.current, list(viewer.layers)
     click(qtbot, workflow.run_button)

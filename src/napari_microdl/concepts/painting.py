@@ -47,16 +47,34 @@ class LabelPainter:
 
     def paint(self, values: NDArray[np.float32], at: Places | None = None) -> NDArray[np.float32]:
         """Image of the values, NaN outside cells; of some rows and columns alone, where given."""
-        lut = np.concatenate([[np.nan], values]).astype(np.float32)
-        painted: NDArray[np.float32] = np.take(
-            lut, self._slots if at is None else self._slots[np.ix_(*at)]
-        )
+        painted: NDArray[np.float32] = np.take(_with_background(values), self._slots_at(at))
         return painted
 
-    def regions(self, chosen: NDArray[np.bool_], at: Places | None = None) -> NDArray[np.float32]:
-        """Image of the numbers of chosen cells, NaN everywhere else; see `rims`."""
-        numbers = np.where(chosen, np.arange(len(chosen)), np.nan)
-        return self.paint(numbers.astype(np.float32), at)
+    def outline(
+        self, values: NDArray[np.float32], width: int, at: Places | None = None
+    ) -> NDArray[np.float32]:
+        """Image of the values so many pixels wide along the edges of cells, NaN everywhere else."""
+        # Small numbers are compared twice as fast.
+        slots = self._slots_at(at).astype(np.int32)
+        near = np.flatnonzero(rims(slots, width))
+        painted = np.full(slots.shape, np.nan, np.float32)
+        painted.reshape(-1)[near] = _with_background(values)[slots.reshape(-1)[near]]
+        return painted
+
+    def regions(self, chosen: NDArray[np.bool_], at: Places | None = None) -> NDArray[np.intp]:
+        """Image of the numbers of chosen cells, -1 everywhere else; see `rims`."""
+        numbers = np.concatenate([[-1], np.where(chosen, np.arange(len(chosen)), -1)])
+        regions: NDArray[np.intp] = np.take(numbers, self._slots_at(at))
+        return regions
+
+    def _slots_at(self, at: Places | None) -> NDArray[np.intp]:
+        # Rows and then columns: both at once take twice as long.
+        slots: NDArray[np.intp] = self._slots
+        return slots if at is None else slots.take(at[0], axis=0).take(at[1], axis=1)
+
+
+def _with_background(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([[np.nan], values]).astype(np.float32)
 
 
 class BoxPainter:
@@ -93,19 +111,25 @@ class BoxPainter:
         np.divide(total, count, out=mean, where=count > 0, casting="same_kind")
         return mean if at is None else mean[np.ix_(*at)]
 
-    def regions(self, chosen: NDArray[np.bool_], at: Places | None = None) -> NDArray[np.float32]:
-        """Image of what chosen boxes cover together, NaN everywhere else; see `rims`."""
-        covered = self.paint(chosen.astype(np.float32), at) > 0
-        return np.where(covered, np.float32(1), np.float32(np.nan))
+    def outline(
+        self, values: NDArray[np.float32], width: int, at: Places | None = None
+    ) -> NDArray[np.float32]:
+        """Image of the values along the edge of what boxes cover, as `LabelPainter.outline`."""
+        covered = self.regions(np.ones(len(values), bool), at)
+        return np.where(rims(covered, width), self.paint(values, at), np.float32(np.nan))
+
+    def regions(self, chosen: NDArray[np.bool_], at: Places | None = None) -> NDArray[np.intp]:
+        """Image that is 0 where chosen boxes cover it, -1 everywhere else; see `rims`."""
+        return (self.paint(chosen.astype(np.float32), at) > 0).astype(np.intp) - 1
 
 
-def rims(units: NDArray[np.float32], width: int) -> NDArray[np.bool_]:
+def rims(units: NDArray[np.integer], width: int) -> NDArray[np.bool_]:
     """Pixels near the edge of what they belong to.
 
     Parameters
     ----------
     units : ndarray of shape (height, width)
-        One number a unit, NaN between units, as `LabelPainter.regions` gives them.
+        One number a unit, another one between units, as `LabelPainter.regions` gives them.
     width : int
         Of a rim in pixels, on either side of an edge.
 
@@ -115,7 +139,6 @@ def rims(units: NDArray[np.float32], width: int) -> NDArray[np.bool_]:
         Where another number, or none, lies within so many steps up, down, left or right; the edge
         of the image is none.
     """
-    units = np.nan_to_num(units, nan=-np.inf)
     found = np.zeros(units.shape, bool)
     for along, near in ((units, found), (units.T, found.T)):
         for step in range(1, width + 1):

@@ -11,7 +11,7 @@ from napari.settings import get_settings
 from napari.utils.theme import get_theme
 from napari.viewer import Viewer
 from npe2 import PluginManager
-from qtpy.QtCore import QEvent, QTimer
+from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from napari_microdl.gui.overlays.arranging import Arranger
@@ -24,6 +24,7 @@ from napari_microdl.gui.session.running import Running
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.session.token_store import token_store
 from napari_microdl.gui.widgets.inputs import take_font_size
+from napari_microdl.gui.widgets.turns import do_in_turn
 
 # As the manifest calls them.
 WORKFLOW, EXPLORER = "Concept workflow", "Concept explorer"
@@ -48,6 +49,8 @@ class _OfViewer:
         self.legend = Legend(viewer, self.session, self.overlays)
         self.contrast = OneContrast(viewer, self.session)
         self.docks: weakref.WeakSet[Dock] = weakref.WeakSet()
+        # One that is not in the window yet.
+        self.prepared: weakref.ref[Dock] | None = None
 
 
 _VIEWERS: weakref.WeakKeyDictionary[Viewer, _OfViewer] = weakref.WeakKeyDictionary()
@@ -96,16 +99,28 @@ def open_dock(viewer: Viewer, name: str) -> Dock:
     its package where a program opens it, so that two of a kind could stand side by side.
     """
     viewer = getattr(viewer, "__wrapped__", viewer)
-    found = next((d for d in _of(viewer).docks if d.is_docked and d.name == name), None)
-    if found is None:
-        plugins = PluginManager.instance()
-        manifest = plugins.get_manifest(PLUGIN)
-        widgets = manifest.contributions.widgets or []
-        (command,) = (w.command for w in widgets if w.display_name == name)
-        found = plugins.commands.get(command)(viewer)
+    found = prepared_dock(viewer, name)
+    if not found.is_docked:
+        manifest = PluginManager.instance().get_manifest(PLUGIN)
         viewer.window.add_dock_widget(found, name=f"{name} ({manifest.display_name})")
+        _of(viewer).prepared = None
     found.parent().show()
-    QTimer.singleShot(0, found.bring_to_front)
+    do_in_turn(found.bring_to_front, first=True)
+    return found
+
+
+def prepared_dock(viewer: Viewer, name: str) -> Dock:
+    """A dock that is open, or made so that `open_dock` has less to do in a later turn."""
+    ours = _of(viewer)
+    prepared = None if ours.prepared is None else ours.prepared()
+    known = (d for d in ours.docks if d.name == name)
+    found = next((d for d in known if d.is_docked or d is prepared), None)
+    if found is None:
+        widgets = PluginManager.instance().get_manifest(PLUGIN).contributions.widgets or []
+        (command,) = (w.command for w in widgets if w.display_name == name)
+        made: Dock = PluginManager.instance().commands.get(command)(viewer)
+        ours.prepared = weakref.ref(made)
+        found = made
     return found
 
 
@@ -174,7 +189,7 @@ class Dock(QWidget):
             self.connections.connect(get_settings().appearance.events.font_size, self._on_font)
             self.connect_signals()
             self._on_font()
-            QTimer.singleShot(0, self._join)
+            do_in_turn(self._join, first=True)
 
     def _join(self) -> None:
         """Lie as a tab over the other docks of this plugin, in front; who likes may drag it off."""
@@ -189,8 +204,9 @@ class Dock(QWidget):
             areas = {window.dockWidgetArea(mine), window.dockWidgetArea(beside)}
             if len(areas) == 1 and not (mine.isFloating() or beside.isFloating()):
                 window.tabifyDockWidget(beside, mine)
-        # Qt raises a tab only after it has laid the docks out.
-        QTimer.singleShot(0, self.bring_to_front)
+        # Qt raises a tab for good only after it has laid the docks out.
+        self.bring_to_front()
+        do_in_turn(self.bring_to_front, first=True)
 
     def bring_to_front(self) -> None:
         """Show its tab."""
@@ -202,7 +218,7 @@ class Dock(QWidget):
         take_font_size(self)
         self.refresh()
         # What it shows is laid out anew before it is asked what it needs.
-        QTimer.singleShot(0, self._fit_width)
+        do_in_turn(self._fit_width)
 
     def _fit_width(self) -> None:
         self.setMinimumWidth(max(LEAST_WIDTH, self.minimumSizeHint().width()))

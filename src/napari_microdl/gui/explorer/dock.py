@@ -47,6 +47,7 @@ from napari_microdl.gui.session.session import OverlayKind
 from napari_microdl.gui.widgets.inputs import sentence_label, show_number
 from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.save_actions import offer
+from napari_microdl.gui.widgets.turns import do_in_turn
 
 # Overlays follow the arrow keys at once; the tab in view waits until the keys rest.
 _MILLISECONDS_OF_REST = 150
@@ -170,7 +171,6 @@ class ConceptExplorer(Dock):
         self._rest.setSingleShot(True)
         self._rest.setInterval(_MILLISECONDS_OF_REST)
         self._rest.timeout.connect(self._show_details)
-        self.resume()
 
     def _lay_out(self) -> QHBoxLayout:
         """Put everything in its place; the row at the bottom, for more."""
@@ -384,7 +384,7 @@ class ConceptExplorer(Dock):
         if lacking and are_large and not self._made_room:
             self._made_room = True
             self.card.fold.setChecked(False)
-            QTimer.singleShot(0, self._make_room)
+            do_in_turn(self._make_room)
 
     def _on_bar_moved(self) -> None:
         # Heights that a person has chosen stay.

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from napari.layers import Layer
 from napari.viewer import Viewer
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Signal
 
 from napari_microdl.fields.field import Field
 from napari_microdl.gui.overlays.arranging import places
+from napari_microdl.gui.widgets.turns import call_off, do_in_turn, is_waiting
 
 # Seconds for which layers are added before waiting events are handled.
 _AT_A_TIME = 0.03
@@ -31,30 +32,30 @@ class ComingLayers(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._coming: Iterator[Layer] = iter(())
-        self._timer = QTimer(self, interval=0)
-        self._timer.timeout.connect(self._add_some)
 
     @property
     def is_active(self) -> bool:
         """Whether some are still to come."""
-        return self._timer.isActive()
+        return is_waiting(self._add_some)
 
     def start(self, layers: Iterator[Layer]) -> None:
         """Begin to add layers."""
         self._coming = layers
-        self._timer.start()
+        do_in_turn(self._add_some)
 
     def stop(self) -> None:
         """Add no more."""
-        self._timer.stop()
+        call_off(self._add_some)
         self._coming = iter(())
 
     def _add_some(self) -> None:
+        # Before any other that adding them asks for, which is done once all are there.
+        do_in_turn(self._add_some)
         end = time.monotonic() + _AT_A_TIME
         while time.monotonic() < end:
             layer = next(self._coming, None)
             if layer is None:
-                self._timer.stop()
+                call_off(self._add_some)
                 self.ended.emit()
                 return
             self._viewer.add_layer(layer)

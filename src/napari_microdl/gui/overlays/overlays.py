@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -43,6 +44,7 @@ from napari_microdl.gui.session.layers import (
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import OverlayKind, Session
 from napari_microdl.gui.session.viewer_parts import camera_of
+from napari_microdl.gui.widgets.turns import call_off, do_in_turn, is_waiting
 
 if TYPE_CHECKING:
     from napari_microdl.tokens.units import Units
@@ -54,6 +56,8 @@ SELECTION = "selection"
 _PIXELS_OF_RIM = 2
 _PIXELS_OF_SELECTION = 3
 _KEY_TO_PEEK = "H"
+# Seconds for which layers that are there are drawn anew before waiting events are handled.
+_AT_ONCE = 0.05
 # Panning and zooming change many times.
 _MILLISECONDS_OF_REST = 40
 
@@ -130,8 +134,6 @@ class Overlays:
         # Kinds and fields whose layers are still to be added or drawn anew, each in a turn of the
         # event loop of its own, so that the window answers in between.
         self._missing: deque[tuple[OverlayKind, int]] = deque()
-        self._adding = QTimer(singleShot=True, interval=0)
-        self._adding.timeout.connect(self._put_more)
         self._rest = QTimer(singleShot=True, interval=_MILLISECONDS_OF_REST)
         self._rest.timeout.connect(self._draw_lines)
         session.run.changed.connect(self._on_run)
@@ -257,17 +259,24 @@ class Overlays:
             wanted = [(kind, f) for kind in _FROM_BELOW if kind in kinds for f in fields]
             in_view = {f for f in fields if visible_region(viewer, run.sources[f]).area}
             now = [p for p in wanted if p[1] in in_view and self.pictures.find(run, *p) is not None]
+            # What is looked at follows at once, as far as nobody waits for it.
+            end = time.monotonic() + _AT_ONCE
+            drawn = []
             for kind, field in now:
-                self._put(run, concept, kind, field)
-        # What is looked at comes first.
-        missing = [pair for pair in wanted if pair not in now]
-        missing.sort(key=lambda pair: pair[1] not in in_view)
+                if time.monotonic() < end:
+                    self._put(run, concept, kind, field)
+                    drawn.append((kind, field))
+        missing = [pair for pair in wanted if pair not in drawn]
+        missing.sort(key=lambda pair: (pair[1] not in in_view, pair not in now))
         self._missing = deque(missing)
         self._show_only(run)
         if fields != before:
             self.fields_changed.emit()
         if self._missing:
-            self._adding.start()
+            if drawn:
+                # The legend tells of what has changed already.
+                self.shown.emit()
+            do_in_turn(self._put_more)
         else:
             self._finish()
 
@@ -277,12 +286,12 @@ class Overlays:
 
     def _on_selection(self) -> None:
         # Who selects a cell has mostly gone there, too, which is enough for one turn.
-        self._adding.start()
+        do_in_turn(self._put_more)
 
     def complete(self) -> None:
         """Do at once what is still to be done."""
-        while self._missing or self._adding.isActive():
-            self._adding.stop()
+        while self._missing or is_waiting(self._put_more):
+            call_off(self._put_more)
             self._put_more()
 
     def _put_more(self) -> None:
@@ -303,7 +312,7 @@ class Overlays:
                     self._put(run, concept, kind, field)
         if run is not None:
             self._show_only(run)
-        self._adding.start()
+        do_in_turn(self._put_more)
 
     def _show_only(self, run: Run) -> None:
         kinds, fields = self._session.view.kinds, self._painters
@@ -406,11 +415,11 @@ class Overlays:
         limit = float(activations.activation(concept).max(initial=0.0)) or 1.0
         _, values = activations.unit_values(field, concept)
         grid = self._drawn[field] = self._grid(field) if self.draws_outlines else None
-        at = None if grid is None else grid.places
-        plane = self.painter(field).paint(values, at)
-        if grid is not None:
-            units = self.painter(field).regions(np.ones(len(values), bool), at)
-            plane[~rims(units, _PIXELS_OF_RIM)] = np.nan
+        painter = self.painter(field)
+        if grid is None:
+            plane = painter.paint(values)
+        else:
+            plane = painter.outline(values, _PIXELS_OF_RIM, grid.places)
         self.pictures.put(
             run,
             field,
@@ -448,8 +457,8 @@ class Overlays:
                 grid = self._grid(field)
                 units = self.painter(field).regions(chosen, grid.places)
                 plane = np.full(units.shape, np.nan, np.float32)
-                plane[rims(units, 1) & np.isnan(units)] = 0
-                plane[rims(units, _PIXELS_OF_SELECTION) & ~np.isnan(units)] = 1
+                plane[rims(units, 1) & (units < 0)] = 0
+                plane[rims(units, _PIXELS_OF_SELECTION) & (units >= 0)] = 1
                 self.pictures.put(
                     run,
                     field,
@@ -483,7 +492,7 @@ class Overlays:
         if "activation" in self._session.view.kinds and self.draws_outlines:
             again: list[tuple[OverlayKind, int]] = [("activation", f) for f in moved]
             self._missing.extend(pair for pair in again if pair not in self._missing)
-        self._adding.start()
+        do_in_turn(self._put_more)
 
     def _grid(self, field: int) -> ScreenGrid:
         """The pixels of the screen on a field."""

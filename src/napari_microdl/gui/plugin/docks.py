@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import import_module
 from threading import Thread
 from typing import Any
@@ -19,10 +20,14 @@ _MODULE_OF = {
 _HEAVY = ("dask.array", "napari_microdl.pipeline.run", "napari_microdl.fields.sources")
 # What knows Qt, in pieces between which the window is drawn.
 _PIECES = (
+    "napari_microdl.gui.session.images",
     "napari_microdl.gui.session.session",
+    "napari_microdl.gui.session.files",
+    "napari_microdl.gui.overlays.overlays",
     "napari_microdl.gui.dock",
     "napari_microdl.gui.workflow.import_folder",
     "napari_microdl.gui.workflow.steps.fields",
+    _MODULE_OF["ConceptWorkflow"],
 )
 # What a run shows at its end, imported once the first dock is there and drawn.
 _LATER = ("matplotlib.backends.backend_qtagg", _MODULE_OF["ConceptExplorer"])
@@ -42,6 +47,13 @@ def _import_all(names: Iterable[str]) -> None:
 class _Importing(QThread):
     def run(self) -> None:
         _import_all(_HEAVY)
+        _list_models()
+
+
+def _list_models() -> None:
+    """Look for the families of models, which reads a little of every installed package."""
+    with suppress(Exception):
+        import_module("napari_microdl.models.families").known_models()
 
 
 def _import_in_background(app: QApplication) -> None:
@@ -55,6 +67,9 @@ def _import_in_background(app: QApplication) -> None:
     for name in _PIECES:
         import_module(name)
         app.processEvents(_NO_CLICKS)
+    # npe2 reads the manifests of all plugins anew for them.
+    import_module("napari_microdl.gui.session.preferences").plugin_preferences()
+    app.processEvents(_NO_CLICKS)
     app.restoreOverrideCursor()
 
 

@@ -99,6 +99,12 @@ class Images:
         self._update_channels()
         self.changed.emit()
 
+    def expect(self, layer: Any) -> None:
+        """Look at a layer that was just opened, since of many together it would take long."""
+        if isinstance(layer, Image):
+            self._watch([layer])
+            self._is_label_like(layer)
+
     def label_like(self) -> list[Image]:
         """Image layers that look like labels, and are therefore no fields."""
         return [image for found in self._label_like if (image := found()) is not None]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from napari.layers import Layer
 from napari.utils.notifications import show_error
 from napari.viewer import Viewer
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFrame,
     QGridLayout,
@@ -24,14 +25,23 @@ from qtpy.QtWidgets import (
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import Progress
 from napari_microdl.core.text import counted, listed
-from napari_microdl.gui.dock import EXPLORER, WORKFLOW, Dock, open_dock, running_of
+from napari_microdl.gui.dock import (
+    EXPLORER,
+    WORKFLOW,
+    Dock,
+    open_dock,
+    prepared_dock,
+    running_of,
+)
 from napari_microdl.gui.overlays.cell_layers import remove_cells, show_all
 from napari_microdl.gui.session.freshness import StepName
+from napari_microdl.gui.session.layers import is_input
 from napari_microdl.gui.session.running import Ended
 from napari_microdl.gui.session.viewer_parts import camera_of
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.jobs import JobRunner, time_left
+from napari_microdl.gui.widgets.turns import call_off, do_in_turn, is_waiting
 from napari_microdl.gui.workflow.cell_preview import CellPreview
 from napari_microdl.gui.workflow.files import WorkflowFiles
 from napari_microdl.gui.workflow.steps import (
@@ -76,6 +86,8 @@ class ConceptWorkflow(Dock):
         self.jobs = self.running.jobs
         self._curve_shown = False
         self._warning = ""
+        # Between its making and its showing.
+        self._explorer: Dock | None = None
         self.measuring = JobRunner(self)
         self.measuring.succeeded.connect(self.session.plan.model.take_rate)
         self.preview = CellPreview(self.viewer, self.session, self)
@@ -169,9 +181,6 @@ class ConceptWorkflow(Dock):
         layout.addWidget(self.status)
         layout.addWidget(self.bar)
         layout.addLayout(buttons)
-        # Several changes in one go (a sample of eight layers) make one refresh.
-        self._later = QTimer(self, singleShot=True, interval=0)
-        self._later.timeout.connect(self._follow_layers)
         for name, step in self.steps.items():
             step.set_expanded(name in self.session.view.open_steps)
             step.heading.toggled.connect(self._on_opened)
@@ -211,7 +220,7 @@ class ConceptWorkflow(Dock):
     def suspend(self) -> None:
         """Stop listening; a run goes on, unless a person says otherwise."""
         super().suspend()
-        self._later.stop()
+        call_off(self._follow_layers)
         if self.running.is_running:
             self._ask_about_run()
         else:
@@ -239,11 +248,17 @@ class ConceptWorkflow(Dock):
         steps = self.steps.items()
         self.session.view.open_steps = {name for name, step in steps if step.is_expanded}
 
-    def _on_layers(self) -> None:
-        self._later.start()
+    def _on_layers(self, event: Any) -> None:
+        layer = getattr(event, "value", None)
+        # What is drawn over the fields changes nothing here.
+        if not isinstance(layer, Layer) or is_input(layer):
+            if event.type == "inserted":
+                self.session.images.expect(layer)
+            # Several changes in one go (a sample of eight layers) make one refresh.
+            do_in_turn(self._follow_layers)
 
     def _follow_layers(self) -> None:
-        self._later.stop()
+        call_off(self._follow_layers)
         self.session.images.update(self.viewer.layers)
 
     def _on_theme(self) -> None:
@@ -280,7 +295,7 @@ class ConceptWorkflow(Dock):
 
     def run_step(self, step: StepName) -> None:
         """Run up to a step in the background; what is up to date is not done again."""
-        if self._later.isActive():
+        if is_waiting(self._follow_layers):
             self._follow_layers()
         try:
             self.running.run(step)
@@ -376,7 +391,7 @@ class ConceptWorkflow(Dock):
                 self.tokens.stored.look()
             self.run_finished.emit()
         # Once the window has drawn what it has so far.
-        QTimer.singleShot(0, self._explore)
+        do_in_turn(self._explore)
 
     def _sum_up(self, result: PipelineResult, sources: Sequence[Source]) -> None:
         """Sum a run up, with its fit and its notes."""
@@ -450,8 +465,13 @@ class ConceptWorkflow(Dock):
         self.status.setText(sentence)
 
     def _explore(self) -> None:
-        """Open the explorer, or bring it to the front."""
+        """Open the explorer, or bring it to the front; made in one turn, it is shown in another."""
+        self._explorer = prepared_dock(self.viewer, EXPLORER)
+        do_in_turn(self._show_explorer, first=True)
+
+    def _show_explorer(self) -> None:
         open_dock(self.viewer, EXPLORER)
+        self._explorer = None
 
     # Comparing layers --------------------------------------------------------------------------
 

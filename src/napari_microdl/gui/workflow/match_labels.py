@@ -10,7 +10,7 @@ import numpy as np
 from napari.layers import Image, Labels, Layer
 from napari.viewer import Viewer
 from numpy.typing import NDArray
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -36,6 +36,7 @@ from napari_microdl.gui.session.own_labels import (
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.inputs import sentence_label, take_font_size
 from napari_microdl.gui.widgets.jobs import JobRunner
+from napari_microdl.gui.widgets.turns import call_off, do_in_turn
 
 
 def show_matches(viewer: Viewer, session: Session, parent: QWidget) -> None:
@@ -122,8 +123,6 @@ class MatchLabels(QDialog):
         self.jobs = JobRunner(self)
         self.jobs.succeeded.connect(self._on_numbered)
         self.jobs.failed.connect(self.about.setText)
-        self._swapping = QTimer(self, interval=0)
-        self._swapping.timeout.connect(self._swap_one)
         layout = QVBoxLayout(self)
         layout.addWidget(self.about)
         layout.addWidget(self.table, 1)
@@ -144,7 +143,7 @@ class MatchLabels(QDialog):
 
     def _on_numbered(self, numbers: dict[Image, NDArray[np.integer]]) -> None:
         self._numbers = numbers
-        self._swapping.start()
+        do_in_turn(self._swap_one)
 
     def _swap_one(self) -> None:
         """Put labels in the place of an image; the window is free in between."""
@@ -157,8 +156,8 @@ class MatchLabels(QDialog):
                 layers.remove(image)
                 layers.insert(place, labels)
                 self._made[image] = labels
+            do_in_turn(self._swap_one)
             return
-        self._swapping.stop()
         images = self._session.images
         images.update(layers)
         # Rows keep their numbers: what became labels was none of them.
@@ -177,7 +176,7 @@ class MatchLabels(QDialog):
     def closeEvent(self, event: QCloseEvent | None) -> None:  # noqa: N802 (Qt's name)
         """Stop what goes on."""
         self.jobs.stop()
-        self._swapping.stop()
+        call_off(self._swap_one)
         super().closeEvent(event)
 
 
