@@ -341,7 +341,9 @@ class ConceptActivations:
 
     @cached_property
     def _ranked(self) -> pd.DataFrame:
-        conditions = self.units["Metadata_condition"].to_numpy().astype(str)
+        number, known = pd.factorize(self.units["Metadata_condition"].to_numpy(object))
+        # Units of a condition share one text.
+        conditions = np.array([str(name) for name in known], object)[number]
         control = self.units["Metadata_control"].to_numpy(bool)
         classes, shares, counts, of_controls = self._shares(conditions, control)
         rate = (shares * counts[:, None]).sum(axis=0) / max(len(self.units), 1)

@@ -56,6 +56,15 @@ _PLAIN_KINDS = "biuf"
 # Of a matrix of codes.
 _PARTS = ("data", "indices", "indptr")
 _TAG = "Metadata_tag"
+# What the ranking of concepts needs of the table of units.
+_OF_RANKING = (
+    "Metadata_Field",
+    "Metadata_Plate",
+    "Metadata_Well",
+    "Metadata_condition",
+    "Metadata_control",
+    "field",
+)
 # Columns of the ranking under the names that earlier versions gave them.
 _OLDER_NAMES = {"q_value": "q_cells"}
 # Places are 32 bits wide: SciPy copies arrays into memory to make two widths equal.
@@ -68,7 +77,7 @@ class _GrowingArray:
 
     def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()) -> None:
         self._file = path.open("wb")
-        self._dtype, self._row = np.dtype(dtype), row
+        self.dtype, self._row = np.dtype(dtype), row
         self.length = 0
         self._write_header()
         self._begin = self._file.tell()
@@ -76,7 +85,7 @@ class _GrowingArray:
     def _write_header(self) -> None:
         # NumPy leaves room in the header for the first axis to grow.
         header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
             "shape": (self.length, *self._row),
         }
@@ -84,7 +93,7 @@ class _GrowingArray:
 
     def append(self, rows: NDArray[Any]) -> None:
         """Add rows at the end."""
-        rows = np.ascontiguousarray(rows, self._dtype)
+        rows = np.ascontiguousarray(rows, self.dtype)
         self._file.write(rows.data.cast("B") if rows.size else b"")
         self.length += len(rows)
 
@@ -98,6 +107,114 @@ class _GrowingArray:
     def abandon(self) -> None:
         """Close without a header that says how long it is."""
         self._file.close()
+
+
+class _GrowingColumn:
+    """A column of a table in a file that rows are appended to: numbers, or texts by number."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.array: _GrowingArray | None = None
+        self.texts: dict[str, int] | None = None
+
+    def append(self, values: pd.Series) -> None:
+        """Add rows at the end; what is there becomes what holds both."""
+        numbers = values.to_numpy() if pd.api.types.is_numeric_dtype(values.dtype) else None
+        if numbers is not None and numbers.dtype.kind not in _PLAIN_KINDS:
+            numbers = None
+        if self.array is None:
+            self._begin(None if numbers is None else numbers.dtype)
+        elif self.texts is None:
+            dtype = None if numbers is None else _holds_both(self.array.dtype, numbers.dtype)
+            if dtype != self.array.dtype:
+                self._begin_again(dtype)
+        assert self.array is not None
+        if self.texts is None:
+            assert numbers is not None
+            self.array.append(numbers)
+        else:
+            self.array.append(self._places(values, self.texts))
+
+    def _begin(self, dtype: Any) -> None:
+        self.texts = {} if dtype is None else None
+        self.array = _GrowingArray(self.path, np.int32 if dtype is None else dtype)
+
+    def _begin_again(self, dtype: Any) -> None:
+        """Write the rows that are there as another type, as texts where it is None."""
+        assert self.array is not None
+        self.array.close()
+        before = self.path.with_suffix(".before")
+        self.path.replace(before)
+        rows = np.load(before, mmap_mode="r")
+        self._begin(dtype)
+        for begin in range(0, len(rows), _VALUES_AT_ONCE):
+            current_task().check()
+            self.append(
+                pd.Series(np.array(rows[begin : begin + _VALUES_AT_ONCE])).astype(
+                    object if dtype is None else dtype
+                )
+            )
+        del rows
+        before.unlink()
+
+    @staticmethod
+    def _places(values: pd.Series, texts: dict[str, int]) -> NDArray[np.int32]:
+        """Numbers of the texts, of which new ones are added."""
+        plain = values.astype(object).where(values.notna(), "").astype(str)
+        numbers, different = pd.factorize(plain)
+        known = [texts.setdefault(str(text), len(texts)) for text in different]
+        places: NDArray[np.int32] = np.array(known, np.int32)[numbers]
+        return places
+
+
+def _holds_both(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any] | None:
+    """Type of the numbers that holds both; None where yes or no meets numbers."""
+    if (one.kind == "b") != (other.kind == "b"):
+        return None
+    return np.promote_types(one, other)
+
+
+class _GrowingTable:
+    """A table that rows are appended to, a file a column."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._columns: dict[str, _GrowingColumn] = {}
+        self.length = 0
+
+    def append(self, table: pd.DataFrame) -> None:
+        """Add rows at the end; all of them have the columns of the first."""
+        names = [str(name) for name in table.columns]
+        if not self._columns:
+            for number, name in enumerate(names):
+                path = self._folder / f"{self._name}.{number:02d}.npy"
+                self._columns[name] = _GrowingColumn(path)
+        if set(names) != self._columns.keys() or len(names) != len(self._columns):
+            raise MicrodlError(
+                f"The columns {names} are not those of the rows before: {list(self._columns)}."
+            )
+        for name, heading in zip(names, table.columns, strict=True):
+            current_task().check()
+            self._columns[name].append(table[heading])
+        self.length += len(table)
+
+    def close(self) -> list[dict[str, Any]]:
+        """Write the true length; what the manifest is to say of the columns is returned."""
+        described = []
+        for name, column in self._columns.items():
+            if column.array is not None:
+                column.array.close()
+            entry: dict[str, Any] = {"name": name, "file": column.path.name}
+            if column.texts is not None:
+                entry["texts"] = list(column.texts)
+            described.append(entry)
+        return described
+
+    def abandon(self) -> None:
+        """Close without headers that say how long it is."""
+        for column in self._columns.values():
+            if column.array is not None:
+                column.array.abandon()
 
 
 class ActivationWriter:
@@ -134,8 +251,6 @@ class ActivationWriter:
         self.folder = Path(folder)
         self._most_values, self._values_at_once = most_values, values_at_once
         self._dictionary = dictionary
-        self._units: list[pd.DataFrame] = []
-        self._lengths: list[NDArray[np.int64]] = []
         if self.folder.exists() and not (
             self.folder.is_dir() and all(p.name.startswith(_OURS) for p in self.folder.iterdir())
         ):
@@ -150,10 +265,14 @@ class ActivationWriter:
         self._indices = _GrowingArray(self._partial / "codes.indices.npy", np.int32)
         self._vectors = _GrowingArray(self._partial / "vectors.npy", np.float32, (k,))
         self._norms = _GrowingArray(self._partial / "lengths.npy", np.float32)
+        self._ends = _GrowingArray(self._partial / "codes.indptr.npy", np.int32)
+        self._ends.append(np.zeros(1, np.int32))
+        self._units = _GrowingTable(self._partial, "units")
+        self._ranking = _GrowingTable(self._partial, "ranking")
 
     @property
     def _arrays(self) -> tuple[_GrowingArray, ...]:
-        return self._data, self._indices, self._vectors, self._norms
+        return self._data, self._indices, self._vectors, self._norms, self._ends
 
     def __enter__(self) -> ActivationWriter:
         return self
@@ -162,6 +281,8 @@ class ActivationWriter:
         self._writing.close()
         for array in self._arrays:
             array.abandon()
+        self._units.abandon()
+        self._ranking.abandon()
         shutil.rmtree(self._partial, ignore_errors=True)
 
     def add(
@@ -195,7 +316,7 @@ class ActivationWriter:
                 "to another one."
             )
         self._units.append(units)
-        self._lengths.append(np.diff(codes.indptr).astype(np.int64))
+        self._ends.append(self._data.length + codes.indptr[1:] - codes.indptr[0])
         # A slice of a larger table has its own values, but need not begin at 0.
         part = slice(int(codes.indptr[0]), int(codes.indptr[-1]))
         self._data.append(codes.data[part])
@@ -220,28 +341,28 @@ class ActivationWriter:
             raise MicrodlError("No activations were added, so there is nothing to write.")
         for array in self._arrays:
             array.close()
-        indptr = np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))]).astype(np.int32)
-        folder = self._partial
-        np.save(folder / "codes.indptr.npy", indptr)
+        columns, folder = self._units.close(), self._partial
         n_concepts = self._dictionary.n_concepts
-        _write_by_concept(folder, indptr, n_concepts, self._values_at_once)
-        units = pd.concat(self._units, ignore_index=True)
+        _write_by_concept(folder, n_concepts, self._values_at_once)
         self._dictionary.save(folder / DICTIONARY)
         current_task().check()
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "data": "",
-            "n_units": len(units),
+            "n_units": self._units.length,
             "n_concepts": n_concepts,
             "n_dimensions": self._vectors._row[0],
-            "n_values": int(indptr[-1]),
-            "units": _write_table(units, folder, "units"),
+            "n_values": self._data.length,
+            "units": columns,
         }
         if ranking is None:
+            wanted = [column for column in columns if column["name"] in _OF_RANKING]
+            units = _read_table(folder, wanted, self._units.length)
             # Let go of before the files are moved, which some systems refuse while they are read.
             ranking = _assemble(folder, manifest, self._dictionary, units, [], []).ranking
-        table = ranking.reset_index()
-        manifest["ranking"] = _write_table(table, folder, "ranking")
+            del units
+        self._ranking.append(ranking.reset_index())
+        manifest["ranking"] = self._ranking.close()
         manifest["digests"] = {}
         for path in sorted(folder.glob("*.npy")):
             manifest["digests"][path.name] = file_digest(path)
@@ -348,10 +469,9 @@ def _clear_abandoned(folder: Path) -> None:
                 path.rmdir()
 
 
-def _write_by_concept(
-    folder: Path, indptr: NDArray[np.int32], n_concepts: int, values_at_once: int
-) -> None:
+def _write_by_concept(folder: Path, n_concepts: int, values_at_once: int) -> None:
     """The codes turned round, a few million values at a time."""
+    indptr = np.load(folder / "codes.indptr.npy", mmap_mode="r")
     indices = np.load(folder / "codes.indices.npy", mmap_mode="r")
     data = np.load(folder / "codes.data.npy", mmap_mode="r")
     count = np.zeros(n_concepts, np.int64)
@@ -617,7 +737,8 @@ def _assemble(
     k, values = manifest["n_dimensions"], manifest["n_values"]
     if (dictionary.n_concepts, dictionary.directions.shape[1]) != (m, k):
         raise ValueError(f"{DICTIONARY} is of another size")
-    tags = np.full(n, "", f"<U{max(map(len, TAGS))}")
+    # Empty, and no memory until some are given.
+    tags = np.zeros(n, f"<U{max(map(len, TAGS))}")
     if _TAG in units:
         tags[:] = units.pop(_TAG).to_numpy(str)
     by_cell, by_concept = (
@@ -676,29 +797,8 @@ def _check_places(
         raise ValueError("codes point outside of their table")
 
 
-# Tables: one array a column, texts as numbers into a list of the different ones -----------------
-
-
-def _write_table(table: pd.DataFrame, folder: Path, name: str) -> list[dict[str, Any]]:
-    """Write every column as an array; what the manifest says of them is returned."""
-    columns = []
-    for number, heading in enumerate(table.columns):
-        column: dict[str, Any] = {"name": str(heading), "file": f"{name}.{number:02d}.npy"}
-        current_task().check()
-        values = table[heading]
-        if pd.api.types.is_numeric_dtype(values.dtype):
-            array = values.to_numpy()
-        else:
-            array, texts = pd.factorize(values.fillna("").astype(str))
-            array = array.astype(np.int32)
-            column["texts"] = [str(text) for text in texts]
-        np.save(folder / column["file"], array, allow_pickle=False)
-        columns.append(column)
-    return columns
-
-
 def _read_table(folder: Path, columns: list[dict[str, Any]], n: int) -> pd.DataFrame:
-    """A table as `_write_table` wrote it."""
+    """A table as `_GrowingTable` wrote it."""
     found = {}
     for column in columns:
         current_task().check()

@@ -40,15 +40,14 @@ def well_names(known: pd.DataFrame) -> NDArray[np.object_]:
     -------
     ndarray of str, shape (n_rows,)
     """
-    well = known["Metadata_Well"].fillna("").astype(str)
-    plate = known["Metadata_Plate"].fillna("").astype(str)
-    names: NDArray[np.object_] = (
-        (plate + " " + well)
-        .str.strip()
-        .where(well != "", known["Metadata_Field"].astype(str))
-        .to_numpy(object)
-    )
-    return names
+    keys = known[["Metadata_Plate", "Metadata_Well", "Metadata_Field"]]
+    # Rows of a well share one text: a million of them would take as much memory as their codes.
+    group = keys.groupby(list(keys), sort=False, dropna=False).ngroup().to_numpy()
+    different = keys.iloc[np.unique(group, return_index=True)[1]]
+    plate, well, field = (different[name].fillna("").astype(str) for name in keys)
+    names = [(w and f"{p} {w}".strip()) or f for p, w, f in zip(plate, well, field, strict=True)]
+    found: NDArray[np.object_] = np.array(names, object)[group]
+    return found
 
 
 def well_place(well: str) -> tuple[int, int] | None:
