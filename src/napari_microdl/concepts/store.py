@@ -10,6 +10,7 @@ opens the folder finds all of the old set or all of the new one, whenever a writ
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 import sys
@@ -230,7 +231,6 @@ class ActivationWriter:
         current_task().check()
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
-            "data": f"{_DATA}{uuid4().hex[:8]}",
             "n_units": len(units),
             "n_concepts": n_concepts,
             "n_dimensions": self._vectors._row[0],
@@ -246,7 +246,6 @@ class ActivationWriter:
         for path in sorted(folder.glob("*.npy")):
             manifest["digests"][path.name] = file_digest(path)
             flush_file(path)
-        manifest["digest"] = content_digest({}, json.dumps(manifest))
         current_task().check()
         # From here on it is not cancelled any more.
         with Task().active():
@@ -256,7 +255,15 @@ class ActivationWriter:
         """Make what was written the activations of the folder."""
         self.folder.mkdir(exist_ok=True)
         with locked(self.folder / _LOCK):
-            data = self.folder / manifest["data"]
+            # The same activations lie in a folder of the same name.
+            data = self.folder / f"{_DATA}{content_digest({}, json.dumps(manifest))[:8]}"
+            if data.exists() and _alike(self._partial, data):
+                self._clear_but(data)
+                return
+            if data.exists():
+                data = self.folder / f"{_DATA}{uuid4().hex[:8]}"
+            manifest["data"] = data.name
+            manifest["digest"] = content_digest({}, json.dumps(manifest))
             if sys.platform == "win32":
                 # No folder is moved there while a file in it is open.
                 self._writing.close()
@@ -269,16 +276,28 @@ class ActivationWriter:
             except BaseException:
                 shutil.rmtree(data, ignore_errors=True)
                 raise
-            # What the manifest does not name any more, or never did. On Windows files that somebody
-            # reads stay, until the next time.
-            for path in self.folder.iterdir():
-                if path.name in (MANIFEST, _LOCK, data.name) or not path.name.startswith(_OURS):
-                    continue
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        path.unlink()
+            self._clear_but(data)
+
+    def _clear_but(self, data: Path) -> None:
+        """Remove what the manifest does not name any more, or never did."""
+        for path in self.folder.iterdir():
+            if path.name in (MANIFEST, _LOCK, data.name) or not path.name.startswith(_OURS):
+                continue
+            # On Windows files that somebody reads stay, until the next time.
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+
+
+def _alike(partial: Path, data: Path) -> bool:
+    """Whether a set that was written anew is the one that the manifest names already."""
+    with suppress(MicrodlError):
+        names = [path.name for path in partial.iterdir() if path.name != _WRITING]
+        same = _manifest(data.parent).get("data") == data.name
+        return same and not any(filecmp.cmpfiles(partial, data, names, shallow=False)[1:])
+    return False
 
 
 def replace_dictionary(folder: Path, dictionary: ConceptDictionary) -> None:
