@@ -348,7 +348,6 @@ class ActivationWriter:
         current_task().check()
         manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
-            "data": "",
             "n_units": self._units.length,
             "n_concepts": n_concepts,
             "n_dimensions": self._vectors._row[0],
@@ -395,16 +394,19 @@ class ActivationWriter:
                 if not is_there:
                     shutil.rmtree(data, ignore_errors=True)
                 raise
-            # What the manifest does not name any more, or never did. On Windows files that somebody
-            # reads stay, until the next time.
-            for path in self.folder.iterdir():
-                if path.name in (MANIFEST, _LOCK, data.name) or not path.name.startswith(_OURS):
-                    continue
-                if path.is_dir():
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    with suppress(OSError):
-                        path.unlink()
+            self._clear_but(data)
+
+    def _clear_but(self, data: Path) -> None:
+        """Remove what the manifest does not name any more, or never did."""
+        for path in self.folder.iterdir():
+            if path.name in (MANIFEST, _LOCK, data.name) or not path.name.startswith(_OURS):
+                continue
+            # On Windows files that somebody reads stay, until the next time.
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
 
     def _place_of_data(self, digests: dict[str, str]) -> tuple[Path, bool]:
         """Where the arrays are to lie, named by what they hold, and whether they lie there already.
