@@ -79,7 +79,7 @@ def test_a_folder_that_cannot_be_written_gives_one_sentence(tmp_path, monkeypatc
 
 
 def test_bad_input_gives_one_sentence(tmp_path, monkeypatch, capsys):
-    def refuse(out: Path) -> str:
+    def refuse(out: Path, *, overwrite: bool) -> str:
         current_task().progress(0, 1, "Looking")
         raise MicrodlError("There are no fields.")
 
@@ -89,7 +89,7 @@ def test_bad_input_gives_one_sentence(tmp_path, monkeypatch, capsys):
 
 
 def test_progress_is_a_bar_a_stage_where_somebody_watches(tmp_path, monkeypatch):
-    def steps(out: Path) -> str:
+    def steps(out: Path, *, overwrite: bool) -> str:
         task = current_task()
         with task.stage("tokens"):
             for done in range(3):

@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.files import write_text
 
 Site = Literal["residual", "attention"]
 Precision = Literal["fp32", "bf16", "fast"]
@@ -499,7 +500,7 @@ def write_config(
     config : PipelineConfig
         Settings.
     path : str or Path
-        File; one that is there is replaced.
+        File; one that is there is replaced once the new one is whole.
     window : dict, optional
         What the window alone needs, see `read_window`.
 
@@ -509,8 +510,7 @@ def write_config(
         If the file cannot be written.
     """
     values = config.to_dict() if window is None else {**config.to_dict(), _WINDOW: window}
-    text = json.dumps(values, indent=2)
-    Path(path).write_text(text + "\n", encoding="utf-8")
+    write_text(json.dumps(values, indent=2) + "\n", path)
 
 
 def read_config(path: str | Path) -> PipelineConfig:

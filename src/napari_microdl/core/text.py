@@ -1,8 +1,12 @@
-"""Sentences about lists, numbers and durations."""
+"""Sentences about lists, numbers and durations, and words of a person as they can be shown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+# Control characters but for tabs and ends of lines, and halves of characters.
+_NOT_SHOWN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
@@ -25,3 +29,25 @@ def shortened(text: str, most: int = 120) -> str:
 def duration(seconds: float) -> str:
     """A time in seconds, or in minutes from a minute and a half on."""
     return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"
+
+
+def plain_text(text: object) -> str:
+    """A text of a person as any page and file can hold it.
+
+    Parameters
+    ----------
+    text : object
+        A name, a note, a condition.
+
+    Returns
+    -------
+    str
+        Control characters, and halves of characters, which some programs leave in names, became
+        the sign for what cannot be shown.
+    """
+    return _NOT_SHOWN.sub("\N{REPLACEMENT CHARACTER}", str(text))
+
+
+def one_line(text: object) -> str:
+    """The same in one line."""
+    return plain_text(" ".join(str(text).split()))

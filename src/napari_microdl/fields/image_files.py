@@ -171,6 +171,18 @@ def channels_shape(
         raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
 
 
+def check_whole(path: ImageFile) -> None:
+    """Make sure that the pixels of a TIFF file lie within it; other files are taken as they are.
+
+    Raises
+    ------
+    MicrodlError
+        If the file ends too soon.
+    """
+    if isinstance(path, Path) and is_tiff(path) and path.is_file():
+        channels_shape(path, whole=True)
+
+
 def _check_end(path: ImageFile, series: Any, there: int) -> None:
     ends = [
         offset + count

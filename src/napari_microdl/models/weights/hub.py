@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from napari_microdl.models.weights.files import (
 )
 
 SCHEME = "hf://"
+_OFFLINE = "HF_HUB_OFFLINE"
 SIDE_NAMES = ("config.json", *IMAGE_PROCESSOR_NAMES)
 
 
@@ -69,9 +70,40 @@ def _pinned(source: HubSource) -> HubSource:
     return source
 
 
+class NotHereError(MicrodlError):
+    """Weights that would have to be fetched, where nothing may be.
+
+    Parameters
+    ----------
+    repository : str
+        ``organisation/name``.
+    """
+
+    def __init__(self, repository: str) -> None:
+        super().__init__(
+            f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids the network; give a "
+            "file or folder that you have instead."
+        )
+        self.repository = repository
+
+
 def is_offline() -> bool:
     """Whether ``HF_HUB_OFFLINE`` forbids the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return os.environ.get(_OFFLINE, "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Fetch nothing inside, in any thread and in processes that are started there."""
+    before = os.environ.get(_OFFLINE)
+    os.environ[_OFFLINE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_OFFLINE]
+        else:
+            os.environ[_OFFLINE] = before
 
 
 def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
@@ -81,6 +113,8 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
 
     Raises
     ------
+    NotHereError
+        If the network is forbidden and the file is not cached.
     MicrodlError
         If no commit is named, the extra is missing, the file is neither cached nor to be had, is
         damaged, or is not the one that was used first where no digest is pinned.
@@ -131,13 +165,10 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
         # is an OSError) or its transfer library raises: they have no class in common.
         problem = f"could not be fetched ({type(error).__name__})"
         raise _not_fetched(source, problem) from None
+    if found is None and is_offline():
+        raise NotHereError(source.repository)
     if found is None:
-        problem = (
-            "is not in the cache, and HF_HUB_OFFLINE forbids the network"
-            if is_offline()
-            else f"has no {names[0]} at that commit, or the network is down"
-        )
-        raise _not_fetched(source, problem)
+        raise _not_fetched(source, f"has no {names[0]} at that commit, or the network is down")
     if lacking:
         problem = f"has no {lacking} in the cache or at that commit, or the network is down"
         raise _not_fetched(source, problem)

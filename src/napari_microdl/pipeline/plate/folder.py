@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +11,7 @@ from typing import Any
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
+from napari_microdl.core.locks import try_lock
 from napari_microdl.core.task import current_task
 
 MANIFEST = "plate.json"
@@ -40,43 +38,15 @@ def sole_driver(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a+", encoding="utf-8") as file:
-        if not _lock(file.fileno()):
-            file.seek(0)
-            who = file.read().strip() or "another process"
+        if (who := try_lock(file)) is not None:
             raise MicrodlError(
                 f"A run is at work in '{folder}' already ({who}); wait until it has ended, or "
                 "choose another folder."
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
         # What an earlier run was writing when it was killed.
         for part in folder.glob("fields/*/.*"):
             part.unlink(missing_ok=True)
         yield
-
-
-if sys.platform == "win32":  # pragma: no cover
-    import msvcrt
-
-    def _lock(file: int) -> bool:
-        # Far behind the text, which others are to read.
-        os.lseek(file, 2**30, os.SEEK_SET)
-        try:
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _lock(file: int) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        return True
 
 
 class Manifest:
