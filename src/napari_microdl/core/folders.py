@@ -31,15 +31,3 @@ def exchange(one: Path, other: Path) -> bool:
         return False
     done: int = rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE)
     return done == 0
-
-
-def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk, so that they outlast a crash."""
-    if sys.platform == "win32":
-        # There a folder cannot be opened.
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)

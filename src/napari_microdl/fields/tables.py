@@ -459,11 +459,11 @@ def write_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
     rows : sequence of FieldFiles
         One a field.
     path : str or Path
-        CSV file; one that is there is replaced once the new one is whole. Files below its folder are named relative to it,
-        others with their whole path. Where every channel has a file of its own they are named in
-        ``FileName_<channel>`` and ``PathName_<channel>``, as CellProfiler does, else in ``path``
-        and ``channels``; of a field without files these stay empty. Illumination functions are
-        named in ``FileName_Illum<channel>``.
+        CSV file; one that is there is replaced once the new one is whole. Files below its folder
+        are named relative to it, others with their whole path. Where every channel has a file of
+        its own they are named in ``FileName_<channel>`` and ``PathName_<channel>``, as CellProfiler
+        does, else in ``path`` and ``channels``; of a field without files these stay empty.
+        Illumination functions are named in ``FileName_Illum<channel>``.
 
     Raises
     ------

@@ -106,6 +106,21 @@ def offline() -> Iterator[None]:
             os.environ[_OFFLINE] = before
 
 
+def is_here(source: HubSource) -> bool:
+    """Whether weights are in the hub's cache folder; nothing is fetched, and nothing is read."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def cached(name: str) -> Path | None:
+        folder = os.environ.get("HF_HUB_CACHE")
+        found = try_to_load_from_cache(source.repository, name, folder, source.revision)
+        return Path(found) if isinstance(found, str) else None
+
+    weights = next((path for name in WEIGHTS_NAMES if (path := cached(name))), None)
+    if weights is None:
+        return False
+    return not is_index(weights) or all(cached(name) for name in shard_names(weights))
+
+
 def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
     """One file of a repository at a commit, beside its configuration, in the hub's cache folder.
 
