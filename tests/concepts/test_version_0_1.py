@@ -31,6 +31,8 @@ from napari_microdl.models.weights.hub import check_recorded_digest, recorded_di
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
 from napari_microdl.report import evaluate
 
+# Nothing that it wrote has a digest, and each time that is said.
+pytestmark = pytest.mark.filterwarnings("ignore:.*of an earlier version and holds no digest")
 FOLDER = Path(__file__).parents[1] / "data" / "version_0_1"
 NAMES = ("cells", "control_first", "not_whitened")
 

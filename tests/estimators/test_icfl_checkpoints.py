@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import references
 from core.refusals import Payload
 from estimators.cases import PROCESSES, Loader, refused
-from napari_microdl.core.safetensors_files import read_safetensors
+from napari_microdl.core.safetensors_files import read_safetensors, write_record
 from napari_microdl.estimators.icfl import ICFL
 from tasks import cancelling
 
@@ -459,12 +459,23 @@ def test_files_that_are_no_checkpoints_are_refused(tmp_path):
     assert_refused("cannot be read", path)
 
 
+def test_a_checkpoint_with_other_numbers_is_refused(tmp_path):
+    path = begun(tmp_path)
+    tensors, (_, metadata) = load_file(path), read_safetensors(path)
+    for name, values in tensors.items():
+        changed = values.copy()
+        changed.reshape(-1)[:1] = changed.reshape(-1)[:1] == 0
+        save_file({**tensors, name: changed}, path, metadata)
+        if values.size:
+            assert_refused("is not what was written", path)
+
+
 def rewritten(path, change):
     """Change what a checkpoint says of itself."""
     tensors, (_, metadata) = load_file(path), read_safetensors(path)
     header = json.loads(metadata["napari_microdl_icfl_checkpoint"])
     change(header, tensors)
-    save_file(tensors, path, {"napari_microdl_icfl_checkpoint": json.dumps(header)})
+    write_record(path, "napari_microdl_icfl_checkpoint", tensors, header, allow_nan=True)
 
 
 @pytest.mark.parametrize(

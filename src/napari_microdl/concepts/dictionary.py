@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -29,7 +28,8 @@ from napari_microdl.core.config import (
     Update,
 )
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.safetensors_files import read_safetensors, write_safetensors
+from napari_microdl.core.reading import refusing
+from napari_microdl.core.safetensors_files import note_missing_digest, read_record, write_record
 from napari_microdl.estimators.icfl import ATOM_GROUPS, ICFL
 from napari_microdl.estimators.plates import PlateReferences
 from napari_microdl.estimators.whitening import ControlWhitening
@@ -52,6 +52,8 @@ _WHITENING_ARRAYS = ("mean", "components", "explained_variance", "scale")
 _WHITENING_PARAMETERS = ("shrinkage", "eigenvalue_floor", "unit_norm")
 
 Count = Annotated[int, Field(ge=1)]
+# Rounds of a pursuit, and atoms that each takes: far above what any dictionary has.
+Rounds = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class ModelFacts(Settings):
@@ -104,8 +106,8 @@ class SampleUnits(UnitsConfig):
 
 
 class _FitRecord(Settings):
-    n_iterations: Count
-    atoms_per_iteration: Count
+    n_iterations: Rounds
+    atoms_per_iteration: Rounds
     update: Update
     selection: Selection
     refit: Refit | Literal["auto"]
@@ -115,9 +117,9 @@ class _FitRecord(Settings):
 
 
 class _WhiteningRecord(Settings):
-    n_samples_seen: int
-    shrinkage: float
-    eigenvalue_floor: float
+    n_samples_seen: Count
+    shrinkage: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    eigenvalue_floor: Annotated[float, Field(ge=0, lt=1)]
     unit_norm: bool
 
 
@@ -144,8 +146,11 @@ class DictionarySpec(Settings):
     units: SampleUnits
 
     @model_validator(mode="after")
-    def _tiles_fit(self) -> Self:
+    def _fits(self) -> Self:
         TilePlan(self.model.patch_size, self.tokens.tile_size, self.tokens.halo)
+        channels = self.tokens.channels
+        if twice := sorted({name for name in channels if channels.count(name) > 1}):
+            raise MicrodlError(f"The channel '{twice[0]}' is named twice.")
         return self
 
     @classmethod
@@ -507,7 +512,7 @@ class ConceptDictionary:
                 path.name.removesuffix(".safetensors").removesuffix(".microdl") + SUFFIX
             )
         tensors, header = self._pack()
-        write_safetensors(path, tensors, {_HEADER_KEY: json.dumps(header, allow_nan=False)})
+        write_record(path, _HEADER_KEY, tensors, header)
         return path
 
     def _pack(self) -> tuple[dict[str, NDArray[np.generic]], dict[str, Any]]:
@@ -579,38 +584,27 @@ class ConceptDictionary:
             dictionary, of a newer schema, or if its parts do not fit together.
         """
         path = Path(path)
-        tensors, metadata = read_safetensors(path)
-        if _HEADER_KEY not in metadata:
-            raise MicrodlError(
-                f"'{path.name}' is a safetensors file but not a concept dictionary; choose a file "
-                f"that ends in {SUFFIX}."
-            )
-        try:
-            header = json.loads(metadata[_HEADER_KEY])
-            version = header["schema_version"]
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise MicrodlError(
-                f"The header of '{path.name}' is damaged; save the dictionary again."
-            ) from error
+        record = read_record(
+            path,
+            _HEADER_KEY,
+            f"'{path.name}' is a safetensors file but not a concept dictionary; choose a file "
+            f"that ends in {SUFFIX}.",
+        )
+        with refusing(f"The header of '{path.name}' is damaged; save the dictionary again."):
+            version = record.header["schema_version"]
         if version not in (1, SCHEMA_VERSION):
             raise MicrodlError(
                 f"'{path.name}' has schema version {version} but this version of napari-microdl "
                 f"reads 1 and {SCHEMA_VERSION}; update napari-microdl."
             )
-        try:
-            return cls._unpack(tensors, header)
-        except (
-            KeyError,
-            IndexError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            OverflowError,
-        ) as error:
-            raise MicrodlError(
-                f"The parts of '{path.name}' do not fit together "
-                f"({str(error).removesuffix('.')}); save the dictionary again."
-            ) from error
+        with refusing(
+            f"The parts of '{path.name}' do not fit together ({{reason}}); save the dictionary "
+            "again."
+        ):
+            dictionary = cls._unpack(record.tensors, record.header)
+        if not record.has_digest:
+            note_missing_digest(path.name)
+        return dictionary
 
     @classmethod
     def _unpack(
@@ -624,6 +618,8 @@ class ConceptDictionary:
         header = _Header(**entries)
         spec = header.spec
         arrays = group("icfl.")
+        if arrays["dead"].dtype != np.bool_:
+            raise MicrodlError(f"dead atoms are marked by {arrays['dead'].dtype}, not by bool")
         if "groups" in arrays:
             arrays["groups"] = [ATOM_GROUPS[number] for number in arrays["groups"].tolist()]
         icfl = ICFL.from_arrays(**arrays, **dict(header.icfl))

@@ -3,17 +3,23 @@
 A million cells with a hundred active concepts each have a hundred million codes. They are kept
 twice, by cell and by concept, so that a cell's concepts and a concept's cells are each one
 contiguous read.
+
+The manifest names the folder inside in which the arrays lie. One rename replaces it, so whoever
+opens the folder finds all of the old set or all of the new one, whenever a writer was killed.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, suppress
+from glob import escape as glob_escape
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -23,15 +29,32 @@ from scipy import sparse
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
 from napari_microdl.concepts.localisation import unknown_places
+from napari_microdl.core.digests import content_digest, file_digest
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import current_task
+from napari_microdl.core.files import flush_file, flush_folder, write_text
+from napari_microdl.core.locks import locked, try_lock
+from napari_microdl.core.reading import read_json, refusing, require_file
+from napari_microdl.core.safetensors_files import note_missing_digest
+from napari_microdl.core.task import Task, current_task
 from napari_microdl.tokens import TokenGrid
 from napari_microdl.tokens.units import Units
 
 MANIFEST = "activations.json"
 DICTIONARY = "dictionary.microdl.safetensors"
-SCHEMA_VERSION = 1
-_OURS = (MANIFEST, DICTIONARY, "codes.", "columns.", "vectors.", "lengths.", "units.", "ranking.")
+SCHEMA_VERSION = 2
+# Arrays lie in a folder of this name and digits of its own; those of schema 1 beside the manifest.
+_DATA = "data-"
+_LOCK = ".lock"
+_OF_SCHEMA_1 = (DICTIONARY, "codes.", "columns.", "vectors.", "lengths.", "units.", "ranking.")
+_OURS = (MANIFEST, f".{Path(MANIFEST).stem}-", _LOCK, _DATA, *_OF_SCHEMA_1)
+# A set that is being written holds a file that its writer has locked.
+_WRITING = ".writing"
+_ABANDONED_SECONDS = 24 * 3600
+_MOST_COLUMNS = 10_000
+# Numbers, and yes or no.
+_PLAIN_KINDS = "biuf"
+# Of a matrix of codes.
+_PARTS = ("data", "indices", "indptr")
 _TAG = "Metadata_tag"
 # Columns of the ranking under the names that earlier versions gave them.
 _OLDER_NAMES = {"q_value": "q_cells"}
@@ -120,9 +143,8 @@ class ActivationWriter:
                 f"'{self.folder}' holds other files; choose a new folder for the activations."
             )
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        self._partial = Path(
-            tempfile.mkdtemp(prefix=f".{self.folder.name}-", dir=self.folder.parent)
-        )
+        _clear_abandoned(self.folder)
+        self._partial, self._writing = _folder_beside(self.folder)
         k = dictionary.directions.shape[1]
         self._data = _GrowingArray(self._partial / "codes.data.npy", np.float32)
         self._indices = _GrowingArray(self._partial / "codes.indices.npy", np.int32)
@@ -137,6 +159,7 @@ class ActivationWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._writing.close()
         for array in self._arrays:
             array.abandon()
         shutil.rmtree(self._partial, ignore_errors=True)
@@ -207,6 +230,7 @@ class ActivationWriter:
         current_task().check()
         manifest = {
             "schema_version": SCHEMA_VERSION,
+            "data": f"{_DATA}{uuid4().hex[:8]}",
             "n_units": len(units),
             "n_concepts": n_concepts,
             "n_dimensions": self._vectors._row[0],
@@ -218,16 +242,90 @@ class ActivationWriter:
             ranking = _assemble(folder, manifest, self._dictionary, units, [], []).ranking
         table = ranking.reset_index()
         manifest["ranking"] = _write_table(table, folder, "ranking")
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        manifest["digests"] = {}
+        for path in sorted(folder.glob("*.npy")):
+            current_task().check()
+            manifest["digests"][path.name] = file_digest(path)
+            flush_file(path)
+        manifest["digest"] = content_digest({}, json.dumps(manifest))
         current_task().check()
-        self._move_in_place()
+        # From here on it is not cancelled any more.
+        with Task().active():
+            self._take_place(manifest)
 
-    def _move_in_place(self) -> None:
+    def _take_place(self, manifest: dict[str, Any]) -> None:
+        """Make what was written the activations of the folder."""
         self.folder.mkdir(exist_ok=True)
-        # Without the manifest nothing opens the folder before all of it is there.
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        for path in sorted(self._partial.iterdir(), key=lambda path: path.name == MANIFEST):
-            path.replace(self.folder / path.name)
+        with locked(self.folder / _LOCK):
+            data = self.folder / manifest["data"]
+            if sys.platform == "win32":
+                # No folder is moved there while a file in it is open.
+                self._writing.close()
+            self._partial.replace(data)
+            self._writing.close()
+            (data / _WRITING).unlink()
+            flush_folder(self.folder)
+            try:
+                write_text(json.dumps(manifest, indent=1), self.folder / MANIFEST)
+            except BaseException:
+                shutil.rmtree(data, ignore_errors=True)
+                raise
+            # What the manifest does not name any more, or never did. On Windows files that somebody
+            # reads stay, until the next time.
+            for path in self.folder.iterdir():
+                if path.name in (MANIFEST, _LOCK, data.name) or not path.name.startswith(_OURS):
+                    continue
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
+
+
+def replace_dictionary(folder: Path, dictionary: ConceptDictionary) -> None:
+    """Write the dictionary of a folder of activations again, as with other names of its concepts.
+
+    Raises
+    ------
+    MicrodlError
+        If the folder holds no activations, or those of another dictionary.
+    """
+    with locked(folder / _LOCK):
+        manifest = _manifest(folder)
+        with _cannot_be_read(folder):
+            place = folder / _data_of(manifest) / DICTIONARY
+        if ConceptDictionary.load(place).fingerprint != dictionary.fingerprint:
+            raise MicrodlError(f"'{folder}' holds activations of another dictionary.")
+        dictionary.save(place)
+
+
+def _folder_beside(folder: Path) -> tuple[Path, BinaryIO]:
+    """A folder to write to, and the file in it that is locked while it is written."""
+    while True:
+        partial = folder.with_name(f".{folder.name[:64]}-{uuid4().hex}")
+        partial.mkdir()
+        # Another writer may take it for abandoned as long as it holds no locked file.
+        with suppress(FileNotFoundError):
+            writing = (partial / _WRITING).open("wb")
+            if try_lock(writing.fileno()) and (partial / _WRITING).exists():
+                return partial, writing
+            writing.close()
+
+
+def _clear_abandoned(folder: Path) -> None:
+    """Remove what writers that were killed left beside a folder."""
+    for path in folder.parent.glob(f".{glob_escape(folder.name[:64])}-*"):
+        writing = path / _WRITING
+        with suppress(OSError):
+            if writing.is_file():
+                with writing.open("r+b") as file:
+                    if try_lock(file.fileno()):
+                        shutil.rmtree(path, ignore_errors=True)
+            elif time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                # As an earlier version left it.
+                shutil.rmtree(path)
+            else:
+                path.rmdir()
 
 
 def _write_by_concept(
@@ -298,7 +396,7 @@ def save_activations(
     """
     folder = Path(folder)
     source = getattr(activations.vectors, "filename", None)
-    if source is not None and Path(source).resolve().parent == folder.resolve():
+    if source is not None and folder.resolve() in Path(source).resolve().parents:
         raise MicrodlError(
             f"The activations are being read from '{folder}'; choose another folder to write to."
         )
@@ -354,25 +452,90 @@ def open_activations(
         checked before anything is used. Nothing of the folder is executed.
     """
     folder = Path(folder)
-    with _one_sentence(folder):
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    manifest = _manifest(folder)
+    while True:
+        try:
+            return _opened(folder, manifest, list(grids), list(geometry), values_at_once)
+        except MicrodlError:
+            # Another process may have written a new set since the manifest was read.
+            now = _manifest(folder)
+            if now == manifest:
+                raise
+            manifest = now
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """What a folder says of itself, as it was written."""
+    with refusing(f"'{folder}' holds no whole set of activations: {MANIFEST} is missing."):
+        require_file(folder / MANIFEST)
+    with _cannot_be_read(folder):
+        manifest = dict(read_json(folder / MANIFEST))
         version = manifest["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise MicrodlError(
-                f"'{folder}' was written by another version (format {version}, here "
-                f"{SCHEMA_VERSION}); update napari-microdl."
-            )
-        current_task().check()
-        dictionary = ConceptDictionary.load(folder / DICTIONARY)
-        units = _read_table(folder, manifest["units"], manifest["n_units"])
-        ranking = _read_table(folder, manifest["ranking"], manifest["n_concepts"])
-        found = _assemble(folder, manifest, dictionary, units, list(grids), list(geometry))
+    if version not in (1, SCHEMA_VERSION):
+        raise MicrodlError(
+            f"'{folder}' was written by another version (format {version}, here {SCHEMA_VERSION}); "
+            "update napari-microdl."
+        )
+    if version == 1:
+        return manifest
+    stated = manifest.pop("digest", None)
+    if stated != content_digest({}, json.dumps(manifest)):
+        with _cannot_be_read(folder):
+            raise ValueError(f"{MANIFEST} is not what was written")
+    return manifest
+
+
+def _data_of(manifest: dict[str, Any]) -> str:
+    """Name of the folder inside that holds the arrays."""
+    if manifest["schema_version"] == 1:
+        return "."
+    name = str(manifest["data"])
+    if not name.startswith(_DATA) or Path(name).name != name:
+        raise ValueError(f"'{name}' is no folder of arrays")
+    return name
+
+
+def _cannot_be_read(folder: Path) -> AbstractContextManager[None]:
+    return refusing(f"The activations in '{folder}' cannot be read ({{reason}}); write them again.")
+
+
+def _opened(
+    folder: Path,
+    manifest: dict[str, Any],
+    grids: list[TokenGrid],
+    geometry: list[Units],
+    values_at_once: int,
+) -> ConceptActivations:
+    """The set that a manifest names, checked."""
+    with _cannot_be_read(folder):
+        data = folder / _data_of(manifest)
+        for name in ("n_units", "n_concepts", "n_dimensions", "n_values"):
+            if type(manifest[name]) is not int or not 0 <= manifest[name] <= _MOST_VALUES:
+                raise ValueError(f"{name} is {manifest[name]!r}")
+        digests = manifest.get("digests", {})
+        for path in (data / name for name in _files_of(manifest)):
+            current_task().check()
+            if not path.exists():
+                raise FileNotFoundError(f"{path.name} is missing")
+            if digests and file_digest(path) != digests.get(path.name):
+                raise ValueError(f"{path.name} is not what was written")
+        # What there is to be said of its age is said of the folder.
+        with current_task().taking_notes():
+            dictionary = ConceptDictionary.load(data / DICTIONARY)
+        units = _read_table(data, manifest["units"], manifest["n_units"])
+        ranking = _read_table(data, manifest["ranking"], manifest["n_concepts"])
+        found = _assemble(data, manifest, dictionary, units, grids, geometry)
         for codes, n in ((found.codes, found.n_concepts), (found.columns, len(found.units))):
             assert codes is not None
             _check_places(codes.indptr, codes.indices, n, values_at_once)
         ranking = ranking.rename(columns=_OLDER_NAMES)
-        if sorted(ranking["concept"]) != list(range(found.n_concepts)):
+        concepts = ranking["concept"].to_numpy()
+        if concepts.dtype.kind not in "iu" or sorted(concepts) != list(range(found.n_concepts)):
             raise ValueError("the ranking does not hold every concept once")
+        if not digests:
+            _check_numbers(found, values_at_once)
+    if not digests:
+        note_missing_digest(folder.name)
     # Folders from before it was looked at know nothing of where concepts lie, nor both shares.
     nothing = np.full(len(ranking), np.nan)
     known = {
@@ -385,20 +548,41 @@ def open_activations(
     return found
 
 
-@contextmanager
-def _one_sentence(folder: Path) -> Iterator[None]:
-    """What went wrong with a folder, in one sentence."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        missing = Path(error.filename or MANIFEST).name
-        raise MicrodlError(
-            f"'{folder}' holds no whole set of activations: {missing} is missing."
-        ) from error
-    except (ValueError, KeyError, TypeError, OSError, EOFError) as error:
-        raise MicrodlError(
-            f"The activations in '{folder}' cannot be read ({error}); write them again."
-        ) from error
+def _files_of(manifest: dict[str, Any]) -> list[str]:
+    """Names of all arrays, which lie in the folder of the others whatever the manifest says."""
+    columns = [*manifest["units"], *manifest["ranking"]]
+    if len(columns) > _MOST_COLUMNS:
+        raise ValueError(f"there are {len(columns)} columns, at most {_MOST_COLUMNS} are read")
+    of_tables = [Path(column["file"]).name for column in columns]
+    of_codes = [f"{n}.{part}.npy" for n in ("codes", "columns") for part in _PARTS]
+    return [*of_codes, "vectors.npy", "lengths.npy", *of_tables]
+
+
+def _check_numbers(found: ConceptActivations, at_once: int) -> None:
+    """Refuse numbers of a folder without digests that are none, or contradict each other."""
+    codes, columns = found.codes, found.columns
+    assert columns is not None
+    n = found.n_concepts
+    counts, sums = np.zeros(n, np.int64), np.zeros(n)
+    for begin in range(0, codes.nnz, at_once):
+        current_task().check()
+        part = slice(begin, begin + at_once)
+        counts += np.bincount(codes.indices[part], minlength=n)
+        sums += np.bincount(codes.indices[part], codes.data[part], minlength=n)
+    if not np.isfinite(sums).all():
+        raise ValueError("codes are NaN or infinite")
+    by_concept = np.add.reduceat(
+        np.append(columns.data, np.float32(0)), columns.indptr[:-1], dtype=np.float64
+    )
+    by_concept[np.diff(columns.indptr) == 0] = 0
+    if (np.diff(columns.indptr) != counts).any() or not np.allclose(by_concept, sums, rtol=1e-4):
+        raise ValueError("codes by concept are not those by cell")
+    rows = max(1, at_once // max(1, found.vectors.shape[1]))
+    for begin in range(0, len(found.vectors), rows):
+        current_task().check()
+        lengths = np.linalg.norm(found.vectors[begin : begin + rows], axis=1)
+        if not np.allclose(lengths, found.lengths[begin : begin + rows], rtol=1e-3, atol=1e-6):
+            raise ValueError("lengths are not those of the vectors")
 
 
 def _assemble(
@@ -420,10 +604,11 @@ def _assemble(
     by_cell, by_concept = (
         tuple(
             _array(folder, f"{name}.{part}.npy", dtype, shape)
-            for part, dtype, shape in (
-                ("data", np.float32, (values,)),
-                ("indices", np.int32, (values,)),
-                ("indptr", np.int32, (length + 1,)),
+            for part, dtype, shape in zip(
+                _PARTS,
+                (np.float32, np.int32, np.int32),
+                ((values,), (values,), (length + 1,)),
+                strict=True,
             )
         )
         for name, length in (("codes", n), ("columns", m))
@@ -444,11 +629,19 @@ def _assemble(
 
 def _array(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """A memory map of one array, of the type and shape that is meant."""
-    array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+    array = _mapped(folder / name)
     if array.dtype != dtype or array.shape != shape:
         raise ValueError(f"{name} is {array.dtype} of {array.shape}, not {np.dtype(dtype)} {shape}")
-    found: NDArray[Any] = array
-    return found
+    return array
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """A memory map of an array of plain numbers; archives and pickles are none."""
+    require_file(path)
+    array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    if array.dtype.kind not in _PLAIN_KINDS:
+        raise ValueError(f"{path.name} holds {array.dtype}, not numbers")
+    return array
 
 
 def _check_places(
@@ -491,13 +684,17 @@ def _read_table(folder: Path, columns: list[dict[str, Any]], n: int) -> pd.DataF
     for column in columns:
         current_task().check()
         # A file of this folder, whatever the manifest says.
-        array = np.load(folder / Path(column["file"]).name, allow_pickle=False)
+        array = np.array(_mapped(folder / Path(column["file"]).name))
         if array.shape != (n,):
             raise ValueError(f"{column['file']} does not hold {n} entries")
         if "texts" in column:
             texts = np.array([str(text) for text in column["texts"]], object)
-            if len(array) and not 0 <= array.min() <= array.max() < len(texts):
+            if array.dtype.kind not in "iu" or (
+                len(array) and not 0 <= array.min() <= array.max() < len(texts)
+            ):
                 raise ValueError(f"{column['file']} points outside of its texts")
             array = texts[array]
+        if column["name"] in found:
+            raise ValueError(f"there are two columns '{column['name']}'")
         found[column["name"]] = array
     return pd.DataFrame(found)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -46,13 +47,32 @@ def write_whole(path: Path, *, flush: bool = True) -> Iterator[Path]:
     try:
         yield partial
         if flush:
-            with partial.open("rb+") as file:
-                os.fsync(file.fileno())
+            flush_file(partial)
         # A task that was cancelled leaves what was there.
         current_task().check()
         partial.replace(path)
+        if flush:
+            flush_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def flush_file(path: Path) -> None:
+    """Wait until a file is on the disk, so that it outlasts a crash of the system."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(path: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the system can tell."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 @contextmanager

@@ -1,17 +1,27 @@
-"""Locks on files, which the system lets go of when a process ends, however it ends."""
+"""Locks on open files; the system lets go of them when their process ends, however it ends."""
 
 from __future__ import annotations
 
+import errno
 import os
-import socket
 import sys
-from typing import IO
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from napari_microdl.core.errors import MicrodlError
+
+_WAIT_SECONDS = 60.0
+# What file systems say that know no locks: there is no telling who else is at work then.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 
-    def _lock(file: int) -> bool:
-        # Far behind the text, which others are to read.
+    def try_lock(file: int) -> bool:
+        """Lock an open file for this process, or say that another has it."""
+        # Far behind any text, which others are to read.
         os.lseek(file, 2**30, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -22,31 +32,36 @@ if sys.platform == "win32":  # pragma: no cover
 else:
     import fcntl
 
-    def _lock(file: int) -> bool:
+    def try_lock(file: int) -> bool:
+        """Lock an open file for this process, or say that another has it."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno in _NO_LOCKS
         return True
 
 
-def try_lock(file: IO[str]) -> str | None:
-    """Lock a file for as long as it is open, and write down who holds it.
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only one with the lock in a file inside of the block, waiting for a minute at most.
 
     Parameters
     ----------
-    file : text file
-        Open for reading and appending (``a+``).
+    path : Path
+        File that does nothing else; it is made where it is missing, and stays.
 
-    Returns
-    -------
-    str or None
-        None where it is locked now; else who holds it.
+    Raises
+    ------
+    MicrodlError
+        If another process does not let go of it.
     """
-    if not _lock(file.fileno()):
-        file.seek(0)
-        return file.read().strip() or "another process"
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return None
+    until = time.monotonic() + _WAIT_SECONDS
+    with path.open("a+b") as file:
+        while not try_lock(file.fileno()):
+            if time.monotonic() > until:
+                raise MicrodlError(
+                    f"Another process is writing to '{path.parent}'; wait until it has ended, or "
+                    "choose another place."
+                )
+            time.sleep(0.02)
+        yield

@@ -1,20 +1,31 @@
-"""Reads safetensors files without trusting them, and writes them all or nothing."""
+"""Reads safetensors files without trusting them, and writes them all or nothing.
+
+A record is a file of this package: tensors, what is said about them as JSON, and a digest of both.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_microdl.core.digests import content_digest
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_whole
+from napari_microdl.core.reading import plain_file, read_bytes, refusing
+from napari_microdl.core.task import current_task
 
 _MAX_HEADER_BYTES = 100_000_000
+_MAX_TENSORS = 200_000
+# Entry of a record's header that holds its digest.
+_DIGEST = "digest"
 
 
 def begins_as_safetensors(start: bytes) -> bool:
@@ -55,16 +66,11 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], 
         If the file is missing, a pickle under another name, truncated, damaged or holds NaN or
         infinite values. Nothing of the file is executed in any case.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise MicrodlError(
-            f"'{path.name}' cannot be read ({error.strerror}); check that the file exists."
-        ) from error
+    with refusing(f"'{path.name}' cannot be read ({{reason}}); check that the file exists."):
+        content = read_bytes(path)
     prefix = f"'{path.name}' is not a readable safetensors file: "
     if len(content) < 10:
         raise MicrodlError(f"{prefix}it is only {len(content)} bytes long; fetch it again.")
@@ -73,18 +79,21 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, NDArray[np.generic]], 
             f"{prefix}{describe_foreign(content)}; it was not opened, use a safetensors file."
         )
     (header_bytes,) = struct.unpack("<Q", content[:8])
-    try:
+    with refusing(f"{prefix}it is truncated or damaged; fetch it or save it again."):
+        described = content[8 : 8 + header_bytes]
+        if described.count(b"data_offsets") > _MAX_TENSORS:
+            raise ValueError("too many tensors")
         # The library goes first: it bounds how deep a header may be nested, json does not.
-        tensors: dict[str, NDArray[np.generic]] = load(content)
-        header = json.loads(content[8 : 8 + header_bytes])
-    except KeyError as error:
+        try:
+            tensors: dict[str, NDArray[np.generic]] = load(content)
+            missing = None
+        except KeyError as error:
+            missing = error
+        header = json.loads(described)
+    if missing is not None:
         raise MicrodlError(
-            f"{prefix}its type {error} does not exist in NumPy; convert it to float32 or float16."
-        ) from error
-    except (ValueError, SafetensorError) as error:
-        raise MicrodlError(
-            f"{prefix}it is truncated or damaged; fetch it or save it again."
-        ) from error
+            f"{prefix}its type {missing} does not exist in NumPy; convert it to float32 or float16."
+        ) from missing
     for name, tensor in tensors.items():
         if tensor.dtype.kind in "fc" and not np.isfinite(tensor).all():
             raise MicrodlError(
@@ -121,7 +130,112 @@ def write_safetensors(
         partial.write_bytes(content)
 
 
+@dataclass(frozen=True)
+class Record:
+    """A file of this package.
+
+    Parameters
+    ----------
+    tensors : dict of str to ndarray
+        All values finite.
+    header : dict
+        What is said about them, as JSON gives it.
+    has_digest : bool
+        Whether it holds a digest, which then fits.
+    """
+
+    tensors: dict[str, NDArray[Any]]
+    header: dict[str, Any]
+    has_digest: bool
+
+
+def write_record(
+    path: str | Path,
+    key: str,
+    tensors: dict[str, NDArray[Any]],
+    header: Mapping[str, Any],
+    *,
+    allow_nan: bool = False,
+) -> None:
+    """Write tensors and what is said about them with a digest of both, or leave the old file whole.
+
+    Parameters
+    ----------
+    path : str or Path
+        File to write.
+    key : str
+        Name that the kind of record has in the metadata.
+    tensors : dict of str to ndarray
+        Tensors.
+    header : mapping
+        What is said about them: plain values for JSON, none of them called "digest".
+    allow_nan : bool, default=False
+        Whether these may be NaN or infinite; ValueError where they may not.
+
+    Raises
+    ------
+    MicrodlError
+        If the folder does not exist.
+    OSError
+        If it cannot be written to or the disk is full. Nothing has changed then.
+    """
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    # As reading gives it back: tuples become lists.
+    header = json.loads(json.dumps(dict(header), allow_nan=allow_nan))
+    header.pop(_DIGEST, None)
+    digest = {_DIGEST: content_digest(tensors, json.dumps(header))}
+    write_safetensors(path, tensors, {key: json.dumps(header | digest)})
+
+
+def read_record(path: str | Path, key: str, otherwise: str) -> Record:
+    """Read what `write_record` wrote, and make sure that it is still the same.
+
+    Files of earlier versions hold no digest; see `note_missing_digest`.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    key : str
+        Name that the kind of record has in the metadata.
+    otherwise : str
+        What a file is refused with that is another kind of safetensors file.
+
+    Raises
+    ------
+    MicrodlError
+        If the file cannot be read, is of another kind, or is not as it was written.
+    """
+    path = Path(path)
+    tensors, metadata = read_safetensors(path)
+    if key not in metadata:
+        raise MicrodlError(otherwise)
+    with refusing(f"The header of '{path.name}' is damaged ({{reason}}); save the file again."):
+        header = dict(json.loads(metadata[key]))
+    digest = header.pop(_DIGEST, None)
+    if digest is not None and digest != content_digest(tensors, json.dumps(header)):
+        raise MicrodlError(
+            f"'{path.name}' is damaged: what it holds is not what was written; take another copy, "
+            "or make it again."
+        )
+    return Record(tensors, header, digest is not None)
+
+
+def note_missing_digest(name: str) -> None:
+    """Say of a file of an earlier version that was read what nobody can tell of it."""
+    current_task().note(
+        f"'{name}' is of an earlier version and holds no digest of its numbers, so that damage to "
+        "them would not be noticed; save it again."
+    )
+
+
 def file_sha256(path: str | Path) -> str:
-    """Hex SHA-256 digest of a file."""
-    with Path(path).open("rb") as file:
+    """Hex SHA-256 digest of a file.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    with plain_file(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -201,6 +201,11 @@ class ControlWhitening(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             raise MicrodlError(
                 "The stored whitening is damaged: it holds NaN or infinity; load another file."
             )
+        if (scale_ < 0).any() or (variance_ < 0).any():
+            raise MicrodlError(
+                "The stored whitening is damaged: a scale or a variance is below 0; "
+                "load another file."
+            )
         whitening = cls(
             n_components=len(components_),
             shrinkage=shrinkage,

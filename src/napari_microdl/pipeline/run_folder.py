@@ -19,7 +19,8 @@ from typing import IO
 from napari_microdl.concepts.dictionary import SUFFIX, ConceptDictionary, unnamed
 from napari_microdl.core.config import PipelineConfig, read_config, read_window, write_config
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.folders import exchange, flush_folder
+from napari_microdl.core.files import flush_file, flush_folder
+from napari_microdl.core.folders import exchange
 from napari_microdl.core.locks import try_lock
 from napari_microdl.core.text import counted, listed
 from napari_microdl.pipeline.files import DICTIONARY, SETTINGS, is_of_a_run
@@ -130,10 +131,10 @@ def run_folder(
     _refuse_others(out, config, overwrite=overwrite)
     unfinished = _make_unfinished(out)
     with (unfinished / _LOCK).open("a+", encoding="utf-8") as lock:
-        if (who := try_lock(lock)) is not None:
+        if not try_lock(lock.fileno()):
             raise MicrodlError(
-                f"A run is at work for '{out}' already ({who}); wait until it has ended, or choose "
-                "another folder."
+                f"A run is at work for '{out}' already; wait until it has ended, or choose another "
+                "folder."
             )
         # What an earlier run left when it was killed.
         for path in unfinished.iterdir():
@@ -209,8 +210,7 @@ def _can_be_exchanged(out: Path) -> bool:
 def _place(unfinished: Path, wanted: Path) -> None:
     new = sorted(unfinished.iterdir(), key=lambda path: (path.name != DICTIONARY, path.name))
     for path in new:
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
+        flush_file(path)
     if not wanted.exists():
         unfinished.rename(wanted)
     elif unfinished.parent.samefile(wanted) or not exchange(unfinished, wanted):

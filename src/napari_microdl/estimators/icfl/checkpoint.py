@@ -11,7 +11,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.safetensors_files import read_safetensors, write_safetensors
+from napari_microdl.core.reading import refusing
+from napari_microdl.core.safetensors_files import note_missing_digest, read_record, write_record
 from napari_microdl.core.task import Task
 
 _KEY = "napari_microdl_icfl_checkpoint"
@@ -123,7 +124,7 @@ class Checkpoint:
         try:
             # A task of its own: what a cancelled fit leaves is written all the same.
             with Task().active():
-                write_safetensors(self.path, state.arrays, {_KEY: json.dumps(header)})
+                write_record(self.path, _KEY, state.arrays, header, allow_nan=True)
         except OSError as error:
             raise MicrodlError(
                 f"The checkpoint '{self.path}' cannot be written ({error.strerror}): choose a "
@@ -132,19 +133,19 @@ class Checkpoint:
         self._saved_at = time.monotonic()
 
     def _read(self) -> tuple[State, dict[str, Any]]:
-        arrays, metadata = read_safetensors(self.path)
-        try:
-            header = json.loads(metadata[_KEY])
-            version = header["version"]
-            identity, numbers = dict(header["identity"]), dict(header["numbers"])
+        otherwise = f"'{self.path.name}' is not a checkpoint of a fit: choose another file name."
+        record = read_record(self.path, _KEY, otherwise)
+        with refusing(otherwise):
+            if set(record.header) != {"version", "identity", "numbers"}:
+                raise ValueError("it holds something else")
+            version = record.header["version"]
+            identity, numbers = dict(record.header["identity"]), dict(record.header["numbers"])
             int(identity["seed"])
-        except (KeyError, ValueError, TypeError) as error:
-            raise MicrodlError(
-                f"'{self.path.name}' is not a checkpoint of a fit: choose another file name."
-            ) from error
         if version != _VERSION:
             raise MicrodlError(
                 f"The checkpoint '{self.path.name}' was written by another version of "
                 "napari-microdl: delete it to begin anew."
             )
-        return State(arrays, numbers), identity
+        if not record.has_digest:
+            note_missing_digest(self.path.name)
+        return State(record.tensors, numbers), identity

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import refusing
 from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl.batches import Batches, EndOfSamplesError
 from napari_microdl.estimators.icfl.checkpoint import Checkpoint, State
@@ -122,13 +123,11 @@ class Fit:
         if state is None:
             self.learner = self._begin()
         else:
-            try:
+            with refusing(
+                "The parts of the checkpoint do not fit together ({reason}): delete it to begin "
+                "anew."
+            ):
                 self._restore(state)
-            except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
-                raise MicrodlError(
-                    f"The parts of the checkpoint do not fit together ({error}): delete it to "
-                    "begin anew."
-                ) from error
 
     @property
     def total_steps(self) -> int | None:

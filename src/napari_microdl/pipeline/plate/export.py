@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ from napari_microdl.concepts.store import open_activations
 from napari_microdl.core.config import PipelineConfig, read_config
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_whole_folder
+from napari_microdl.core.reading import read_json, refusing
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.metadata import PREFIX, read_table
 from napari_microdl.pipeline.files import SETTINGS
@@ -88,7 +88,8 @@ def ended_run(folder: Path) -> EndedRun:
         raise MicrodlError(
             f"'{folder}' holds no plate run that has ended; run it first, or name its folder."
         )
-    begun = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["begun"]
+    with refusing(f"'{folder / MANIFEST}' is damaged ({{reason}})."):
+        begun = dict(read_json(folder / MANIFEST)["begun"])
     table = read_table(folder / FIELDS)
     known = table[[name for name in table.columns if name.startswith(PREFIX)]]
     return EndedRun(folder, begun, known.rename_axis("field"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from typing import Any
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
 from napari_microdl.core.locks import try_lock
+from napari_microdl.core.reading import read_json, refusing
 from napari_microdl.core.task import current_task
 
 MANIFEST = "plate.json"
@@ -38,11 +41,16 @@ def sole_driver(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / _LOCK).open("a+", encoding="utf-8") as file:
-        if (who := try_lock(file)) is not None:
+        if not try_lock(file.fileno()):
+            file.seek(0)
+            who = file.read().strip() or "another process"
             raise MicrodlError(
                 f"A run is at work in '{folder}' already ({who}); wait until it has ended, or "
                 "choose another folder."
             )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
         # What an earlier run was writing when it was killed.
         for part in folder.glob("fields/*/.*"):
             part.unlink(missing_ok=True)
@@ -76,13 +84,11 @@ class Manifest:
                 )
             self._write()
             return
-        try:
-            known = json.loads(self._path.read_text(encoding="utf-8"))
-            before, self._made = known["begun"], known["made"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise MicrodlError(
-                f"'{self._path}' is damaged ({error}); choose a new folder for the run."
-            ) from error
+        with refusing(f"'{self._path}' is damaged ({{reason}}); choose a new folder for the run."):
+            known = read_json(self._path)
+            before, self._made = dict(known["begun"]), dict(known["made"])
+            if not all({"from", "notes"} <= set(made) for made in self._made.values()):
+                raise ValueError("it does not say what files are made from")
         if before != self._begun:
             raise MicrodlError(
                 f"'{folder}' holds a run that was begun otherwise ({_difference(before, begun)}); "

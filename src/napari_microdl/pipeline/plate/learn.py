@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.safetensors_files import write_safetensors
+from napari_microdl.core.safetensors_files import write_record
 from napari_microdl.core.task import current_task
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.plates import PlateReferences
@@ -23,7 +23,7 @@ from napari_microdl.pipeline.inputs import tile_plan
 from napari_microdl.pipeline.plate.listing import Receipt
 from napari_microdl.pipeline.plate.sampling import draw_units
 from napari_microdl.pipeline.plate.shards import read_shard
-from napari_microdl.pipeline.plate.work import Job, Pass, position_of
+from napari_microdl.pipeline.plate.work import PLACES_KEY, Job, Pass, position_of
 from napari_microdl.pipeline.stages import (
     LEAST_TOKENS_PER_PLACE,
     few_tokens,
@@ -98,7 +98,7 @@ def write_places(path: Path, position: PositionComponent) -> None:
     tensors = {"offsets": position.offsets, "basis": position.basis}
     if position.scales is not None:
         tensors["scales"] = position.scales
-    write_safetensors(path, tensors, {})
+    write_record(path, PLACES_KEY, tensors, {})
 
 
 def plate_moments(job: Job, fields: Sequence[Known]) -> dict[str, MomentSums]:

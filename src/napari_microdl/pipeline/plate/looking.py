@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from napari_microdl.concepts.heat import HeatMaps
 from napari_microdl.concepts.store import open_activations
 from napari_microdl.core.config import read_config
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import read_json, refusing
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.named_files import NamedFiles
 from napari_microdl.fields.sources import find_source
@@ -111,11 +111,9 @@ class PlateRun:
         self.activations.grids[:], self.activations.geometry[:] = [_UNREAD] * n, [_NO_UNITS] * n
         # Drawn from all over the plate.
         self.controls: list[int] = controls[:: max(1, len(controls) // _CONTROLS)][:_CONTROLS]
-        try:
-            begun = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["begun"]
+        with refusing(f"'{folder / MANIFEST}' is damaged ({{reason}})."):
+            begun = read_json(folder / MANIFEST)["begun"]
             self._channels = tuple(map(str, begun["channels"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise MicrodlError(f"'{folder / MANIFEST}' is damaged ({error}).") from error
 
     @cached_property
     def _files(self) -> tuple[dict[str, NamedFiles], dict[str, str]]:

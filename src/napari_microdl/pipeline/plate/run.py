@@ -15,6 +15,7 @@ from typing import Any, Literal
 from napari_microdl import __version__
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.concepts.export import write_table
+from napari_microdl.concepts.store import replace_dictionary
 from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.config import PipelineConfig, PlateKind, write_config
 from napari_microdl.core.errors import MicrodlError
@@ -348,7 +349,7 @@ class _PlateRun:
                 # Which concept to look for elsewhere is known only now.
                 dictionary.figures |= chosen_figures(activations)
                 dictionary.save(self._out / DICTIONARY)
-                dictionary.save(self._out / ACTIVATIONS / DICTIONARY)
+                replace_dictionary(self._out / ACTIVATIONS, dictionary)
             profiles = well_profiles(job, dictionary, metadata, receipts)
             files = write_profiles(self._out, activations, profiles, RANKING)
         found = best_concepts(activations)

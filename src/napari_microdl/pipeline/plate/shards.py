@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import refusing
 from napari_microdl.core.safetensors_files import read_safetensors, write_safetensors
 
 Tensors = dict[str, NDArray[Any]]
@@ -78,11 +79,9 @@ def read_shard(path: Path, key: str | None = None) -> tuple[Tensors, dict[str, A
         If it is not there, not whole, or made from something else.
     """
     tensors, metadata = read_safetensors(path)
-    try:
+    with refusing(f"'{path.name}' was not written by a plate run."):
         header = json.loads(metadata[_HEADER])
         found, digest, facts = header["key"], header["digest"], header["facts"]
-    except (KeyError, ValueError, TypeError) as error:
-        raise MicrodlError(f"'{path.name}' was not written by a plate run.") from error
     if digest != _digest(tensors, facts):
         raise MicrodlError(f"'{path.name}' is damaged; remove it and run again.")
     if key is not None and found != key:
@@ -100,6 +99,7 @@ def whole_shard(path: Path, key: str) -> tuple[dict[str, Any], str] | None:
         return None
 
 
+# Of every byte, as what is made from a field is told by it.
 def _digest(tensors: Tensors, facts: dict[str, Any]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):

@@ -22,7 +22,8 @@ from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.core.arrays import unit_length
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.safetensors_files import read_safetensors
+from napari_microdl.core.reading import refusing
+from napari_microdl.core.safetensors_files import read_record
 from napari_microdl.fields.field import Field
 from napari_microdl.metrics import active
 from napari_microdl.models.base import TokenModel
@@ -45,6 +46,8 @@ from napari_microdl.tokens.units import Units
 Pass = Literal["places", "scales", "vectors", "codes"]
 # Where the vectors of fields lie in the folder of a run.
 VECTORS = "fields/vectors"
+# What the file of the position component is called inside.
+PLACES_KEY = "napari_microdl_places"
 # So many numbers of the mean token tell fields apart; all of them would be no receipt.
 _ORDER = 4
 # Columns of the table of units that are kept for each.
@@ -107,7 +110,10 @@ def _dictionary(path: Path, fingerprint: str) -> ConceptDictionary:
 
 @lru_cache(maxsize=1)
 def _position(path: Path, written: int) -> PositionComponent:
-    return PositionComponent(**read_safetensors(path)[0])  # type: ignore[arg-type]
+    otherwise = f"'{path.name}' was not written by this version; remove it and run again."
+    record = read_record(path, PLACES_KEY, otherwise)
+    with refusing(f"'{path.name}' is damaged ({{reason}}); remove it and run again."):
+        return PositionComponent(**record.tensors)
 
 
 def prepare(job: Job) -> None:
@@ -225,7 +231,9 @@ def _of_field(
     known = whole_shard(path, key)
     fresh = known is None
     if known is None:
-        # What is wrong with the model is wrong for all fields, and ends the run.
+        # What is wrong with the model or the position component is wrong for all fields, and ends
+        # the run.
+        position_of(job)
         if opened:
             model_of(job.config, job.channels)
         try:
