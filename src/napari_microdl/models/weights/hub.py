@@ -108,17 +108,19 @@ def offline() -> Iterator[None]:
 
 def is_here(source: HubSource) -> bool:
     """Whether weights are in the hub's cache folder; nothing is fetched, and nothing is read."""
-    from huggingface_hub import try_to_load_from_cache
-
-    def cached(name: str) -> Path | None:
-        folder = os.environ.get("HF_HUB_CACHE")
-        found = try_to_load_from_cache(source.repository, name, folder, source.revision)
-        return Path(found) if isinstance(found, str) else None
-
-    weights = next((path for name in WEIGHTS_NAMES if (path := cached(name))), None)
+    weights = next((path for name in WEIGHTS_NAMES if (path := _cached(source, name))), None)
     if weights is None:
         return False
-    return not is_index(weights) or all(cached(name) for name in shard_names(weights))
+    return not is_index(weights) or all(_cached(source, name) for name in shard_names(weights))
+
+
+def _cached(source: HubSource, name: str) -> Path | None:
+    # `hf_hub_download` asks the hub for other things, also where it is to use local files only.
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = os.environ.get("HF_HUB_CACHE")
+    found = try_to_load_from_cache(source.repository, name, folder, source.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
@@ -149,6 +151,8 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
         ) from error
 
     def download(name: str) -> Path | None:
+        if is_offline():
+            return _cached(source, name)
         try:
             return Path(
                 hf_hub_download(
@@ -156,7 +160,6 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
                     name,
                     revision=source.revision,
                     cache_dir=os.environ.get("HF_HUB_CACHE"),
-                    local_files_only=is_offline(),
                 )
             )
         except EntryNotFoundError:
