@@ -112,6 +112,7 @@ def test_no_token_and_no_request_shows_in_an_error(
     offline: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
 
     def fail(*_: object, **__: object) -> None:
         raise kind("GET https://hub/lab/vit with authorization: Bearer hf_secret")
