@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import tifffile
 
 from napari_microdl.core.config import PipelineConfig, write_config
+from napari_microdl.core.task import Cancelled, current_task
 from napari_microdl.fields.samples import transfluor
 from napari_microdl.fields.simulator import Nuisances, simulate_field
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt
@@ -141,6 +143,25 @@ def ending_work(job: Job, item: PlateField) -> Receipt:
         mark.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
     return read_vectors(job, item)
+
+
+def gathering_work(folder: Path, steps: int) -> int:
+    """Work on all fields together that tells how far it is, and leaves a mark when cancelled."""
+    task = current_task()
+    task.note("Gathered by a worker.")
+    try:
+        for step in range(steps):
+            task.progress(step, steps, "Gathering")
+            time.sleep(0.05)
+    except Cancelled:
+        (folder / "cancelled").touch()
+        raise
+    return os.getpid()
+
+
+def ends_its_process() -> None:
+    """Work that takes more memory than there is."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_two_plates(folder: Path) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 pytest.importorskip("distributed", reason="plates on several processes need distributed")
 
 from core.refusals import refusal
+from napari_microdl.core.task import Cancelled, Progress, Task
 from napari_microdl.pipeline.plate import run as plate_run
 from napari_microdl.pipeline.plate.dask_engine import Dask, cluster_of, device_of_worker
 from napari_microdl.pipeline.plate.engine import Place
@@ -20,7 +23,9 @@ from napari_microdl.pipeline.plate.work import Job
 from pipeline.plate_cases import (
     differing,
     ending_work,
+    ends_its_process,
     fatal_work,
+    gathering_work,
     log_of,
     run_whole,
     settings_file,
@@ -66,6 +71,34 @@ def test_a_run_whose_worker_is_killed_ends_as_one_without_workers(
     assert {e["work"] for e in log_of(out) if e["event"] == "field"} == {
         "places", "scales", "vectors", "codes",
     }  # fmt: skip
+
+
+def test_what_takes_memory_is_done_by_a_worker_and_followed_by_the_driver(engine, tmp_path):
+    seen: list[Progress] = []
+    task = Task(seen.append)
+    with task.active(), task.taking_notes() as notes:
+        assert engine.gather(gathering_work, tmp_path, 30) != os.getpid()
+    assert notes == ["Gathered by a worker."]
+    assert {p.message for p in seen if p.total == 30} == {"Gathering"}
+
+
+def test_a_worker_that_gathers_stops_when_the_driver_is_cancelled(engine, tmp_path):
+    def stop(progress: Progress) -> None:
+        if progress.message == "Gathering":
+            task.cancel()
+
+    task = Task(stop)
+    with task.active(), pytest.raises(Cancelled):
+        engine.gather(gathering_work, tmp_path, 2000)
+    for _ in range(200):
+        if (tmp_path / "cancelled").exists():
+            break
+        time.sleep(0.1)
+    assert (tmp_path / "cancelled").exists()
+
+
+def test_gathering_that_ends_its_workers_is_said(engine):
+    assert "may need more memory" in refusal(engine.gather, ends_its_process)
 
 
 def test_a_scheduler_that_is_not_there_is_said(table, tmp_path):

@@ -228,9 +228,9 @@ class ActivationWriter:
         units = pd.concat(self._units, ignore_index=True)
         self._dictionary.save(folder / DICTIONARY)
         current_task().check()
-        manifest = {
+        manifest: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
-            "data": f"{_DATA}{uuid4().hex[:8]}",
+            "data": "",
             "n_units": len(units),
             "n_concepts": n_concepts,
             "n_dimensions": self._vectors._row[0],
@@ -247,7 +247,6 @@ class ActivationWriter:
             current_task().check()
             manifest["digests"][path.name] = file_digest(path)
             flush_file(path)
-        manifest["digest"] = content_digest({}, json.dumps(manifest))
         current_task().check()
         # From here on it is not cancelled any more.
         with Task().active():
@@ -257,18 +256,24 @@ class ActivationWriter:
         """Make what was written the activations of the folder."""
         self.folder.mkdir(exist_ok=True)
         with locked(self.folder / _LOCK):
-            data = self.folder / manifest["data"]
-            if sys.platform == "win32":
-                # No folder is moved there while a file in it is open.
+            data, is_there = self._place_of_data(manifest["digests"])
+            manifest["data"] = data.name
+            manifest["digest"] = content_digest({}, json.dumps(manifest))
+            if is_there:
+                (self._partial / DICTIONARY).replace(data / DICTIONARY)
+            else:
+                if sys.platform == "win32":
+                    # No folder is moved there while a file in it is open.
+                    self._writing.close()
+                self._partial.replace(data)
                 self._writing.close()
-            self._partial.replace(data)
-            self._writing.close()
-            (data / _WRITING).unlink()
+                (data / _WRITING).unlink()
             flush_folder(self.folder)
             try:
                 write_text(json.dumps(manifest, indent=1), self.folder / MANIFEST)
             except BaseException:
-                shutil.rmtree(data, ignore_errors=True)
+                if not is_there:
+                    shutil.rmtree(data, ignore_errors=True)
                 raise
             # What the manifest does not name any more, or never did. On Windows files that somebody
             # reads stay, until the next time.
@@ -280,6 +285,22 @@ class ActivationWriter:
                 else:
                     with suppress(OSError):
                         path.unlink()
+
+    def _place_of_data(self, digests: dict[str, str]) -> tuple[Path, bool]:
+        """Where the arrays are to lie, named by what they hold, and whether they lie there already.
+
+        Runs that come to the same are then the same, file by file.
+        """
+        digest = content_digest({}, json.dumps(digests))
+        data = self.folder / f"{_DATA}{digest[:8]}"
+        if not data.exists():
+            return data, False
+        whole = all(
+            (data / name).is_file() and file_digest(data / name) == expected
+            for name, expected in digests.items()
+        )
+        # What is damaged goes once the manifest names another.
+        return (data, True) if whole else (self.folder / f"{_DATA}{uuid4().hex[:8]}", False)
 
 
 def replace_dictionary(folder: Path, dictionary: ConceptDictionary) -> None:

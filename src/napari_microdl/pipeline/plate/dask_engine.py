@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ from typing import Any
 import dask
 from distributed import (
     Client,
+    Event,
     Future,
     KilledWorker,
     LocalCluster,
     Worker,
     WorkerPlugin,
     as_completed,
+    get_worker,
 )
 
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.task import current_task
-from napari_microdl.pipeline.plate.engine import Place, Work
+from napari_microdl.core.task import Progress, Task, current_task
+from napari_microdl.pipeline.plate.engine import Arguments, Place, Result, Work
 from napari_microdl.pipeline.plate.forkserver import start_forkserver
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt, left_out_of
 from napari_microdl.pipeline.plate.work import Job, let_go, prepare
@@ -30,6 +33,8 @@ from napari_microdl.pipeline.plate.work import Job, let_go, prepare
 # A field that has ended so many workers is left out.
 _MOST_DEATHS = 2
 _SECONDS_BETWEEN_LOOKS = 0.1
+# How often a worker that gathers all fields tells how far it is, and asks whether to go on.
+_SECONDS_BETWEEN_REPORTS = 0.5
 
 
 class LoadedModel(WorkerPlugin):
@@ -129,15 +134,53 @@ class Dask:
             # What is left where the run was stopped.
             self._client.cancel([future for _, future in running.values()])
 
-    def _prepare(self, job: Job) -> None:
-        if self._prepared is not None and self._prepared.key == job.key:
-            return
+    def gather(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """What `work` makes of all fields together, on one of the workers."""
+        self._wait_for_workers()
+        name, task = f"napari-microdl-{uuid.uuid4().hex}", current_task()
+        told: list[tuple[int, int, str]] = []
+        self._client.subscribe_topic(name, lambda event: told.append(event[1]))
+        future = self._client.submit(_followed, name, work, args, kwargs, key=name, pure=False)
+        try:
+            while not future.done():
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+                if told:
+                    task.progress(*told[-1])
+                    told.clear()
+                task.check()
+            result, notes = future.result()
+        except KilledWorker as error:
+            raise MicrodlError(
+                f"What was found in the fields could not be put together: it ended "
+                f"{_MOST_DEATHS} workers, which may need more memory. All fields are kept; run it "
+                "again with larger workers, or without."
+            ) from error
+        finally:
+            if not future.done():
+                Event(name, client=self._client).set()
+            self._client.unsubscribe_topic(name)
+            future.release()
+        for note in notes:
+            task.note(note)
+        return result  # type: ignore[no-any-return]
+
+    def _wait_for_workers(self) -> None:
         task = current_task()
         task.progress(0, 1, "Waiting for the first worker")
         while not self._client.scheduler_info(n_workers=-1)["workers"]:
             task.check()
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        task.progress(0, 1, "Loading the model in every worker")
+
+    def _prepare(self, job: Job) -> None:
+        if self._prepared is not None and self._prepared.key == job.key:
+            return
+        self._wait_for_workers()
+        current_task().progress(0, 1, "Loading the model in every worker")
         self._client.register_plugin(LoadedModel(job))
         self._prepared = job
 
@@ -171,6 +214,25 @@ class Dask:
         return receipt
 
 
+def _followed(
+    name: str,
+    work: Callable[..., Result],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> tuple[Result, list[str]]:
+    """In a worker: what `work` returns and notes, followed and cancelled by the driver."""
+    asked, worker = Event(name), get_worker()
+
+    def report(progress: Progress) -> None:
+        worker.log_event(name, (progress.done, progress.total, progress.message))
+        if asked.is_set():
+            task.cancel()
+
+    task = Task(report, seconds_between=_SECONDS_BETWEEN_REPORTS)
+    with task.active(), task.taking_notes() as notes:
+        return work(*args, **kwargs), notes
+
+
 def client_of(place: Place, stack: ExitStack) -> Client:
     """Client of the cluster at a place, which ends with the stack.
 
@@ -197,6 +259,9 @@ def _local(workers: int | None, stack: ExitStack) -> AbstractContextManager[Any]
     """Workers on this machine."""
     if not workers or workers < 1:
         raise MicrodlError(f"There cannot be {workers} workers; choose 1 or more.")
+    # A worker that ends is started again by its nanny. Dask would look once more after a while, and
+    # close the nanny for good if the worker happens to be starting just then.
+    stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"}))
     if os.name == "posix":
         start_forkserver()
         method = {"distributed.worker.multiprocessing-method": "forkserver"}

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 
 from napari_microdl.core.task import current_task
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt
 from napari_microdl.pipeline.plate.work import Job
 
 Work = Callable[[Job, PlateField], Receipt]
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class Engine(Protocol):
@@ -24,6 +26,14 @@ class Engine(Protocol):
     def work(self, work: Work, job: Job, items: Sequence[PlateField]) -> Iterator[Receipt]:
         """Receipts of the fields as they are done."""
 
+    def gather(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """What `work` makes of all fields together, which takes memory with their number."""
+
 
 class ThisProcess:
     """Fields one after the other in this process; needs no Dask."""
@@ -35,6 +45,15 @@ class ThisProcess:
         for item in items:
             current_task().check()
             yield work(job, item)
+
+    def gather(
+        self,
+        work: Callable[Arguments, Result],
+        *args: Arguments.args,
+        **kwargs: Arguments.kwargs,
+    ) -> Result:
+        """What `work` makes of all fields together."""
+        return work(*args, **kwargs)
 
 
 @dataclass(frozen=True)

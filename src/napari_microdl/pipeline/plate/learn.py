@@ -209,14 +209,16 @@ def fit_dictionary(
     """
     config, task = job.config, current_task()
     total = sum(known.receipt.n_units for known in fields)
-    rows = _drawn(fields, most_samples or total, config.random_state)
-    n = sum(map(len, rows))
+    # Row numbers of all units would grow with the fields.
+    rows = None if most_samples is None else _drawn(fields, most_samples, config.random_state)
+    sizes = [known.receipt.n_units for known in fields] if rows is None else [*map(len, rows)]
+    n = sum(sizes)
     if n < total:
         task.note(f"The dictionary was learned from {n:,} of {total:,} {config.units.kind}s.")
     controls = None
     if config.dictionary.control_atoms is not None:
         is_control = [known.is_control for known in fields]
-        controls = np.repeat(np.array(is_control, bool), [len(r) for r in rows])
+        controls = np.repeat(np.array(is_control, bool), sizes)
 
     def samples() -> Iterator[NDArray[np.float32]]:
         for number, vectors in enumerate(_vectors(job, fields, rows, plates)):

@@ -7,6 +7,7 @@ Columns are named by the convention of Cytomining, so that its tools take them a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +23,18 @@ from napari_microdl.concepts.export import (
     with_plain_texts,
     write_table,
 )
-from napari_microdl.concepts.store import ActivationWriter, open_activations
+from napari_microdl.concepts.store import ActivationWriter, open_activations, replace_dictionary
 from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.config import UnitKind
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_whole
 from napari_microdl.core.task import current_task
+from napari_microdl.fields.field import FieldInfo
 from napari_microdl.fields.metadata import PREFIX
-from napari_microdl.pipeline.plate.listing import PlateField, Receipt
+from napari_microdl.pipeline.files import DICTIONARY, RANKING
 from napari_microdl.pipeline.plate.shards import read_shard
 from napari_microdl.pipeline.plate.work import COLUMNS, Job
+from napari_microdl.report.findings import best_concepts, chosen_figures
 
 ACTIVATIONS = "activations"
 WELLS = "wells"
@@ -63,46 +66,88 @@ def feature_names(n_concepts: int, unit: UnitKind) -> list[str]:
     return [feature_name(kind, c, unit) for kind in KINDS for c in range(n_concepts)]
 
 
-def write_activations(
-    job: Job,
-    dictionary: ConceptDictionary,
-    fields: Sequence[PlateField],
-    known: pd.DataFrame,
-    receipts: Sequence[Receipt],
-) -> ConceptActivations:
-    """Gather the codes of all fields in a folder of activations, a field at a time.
+@dataclass(frozen=True)
+class Coded:
+    """A field with codes, as the gathering has to know it.
+
+    Parameters
+    ----------
+    number : int
+        Place among the fields, from 0.
+    info : FieldInfo
+        What is known of it.
+    n_units : int
+        Its units.
+    """
+
+    number: int
+    info: FieldInfo
+    n_units: int
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What has come of the codes of all fields.
+
+    Parameters
+    ----------
+    files : tuple of str
+        Names of the files that were written.
+    n_wells : int
+        Wells with units.
+    best : str
+        A sentence that names the concepts that mark a condition best.
+    """
+
+    files: tuple[str, ...]
+    n_wells: int
+    best: str
+
+
+def gather(job: Job, fields: Sequence[Coded], known: pd.DataFrame) -> Gathered:
+    """Write what a run leaves for others, from the codes of every field.
 
     Parameters
     ----------
     job : Job
-        The run.
-    dictionary : ConceptDictionary
-        Its dictionary.
-    fields : sequence of PlateField
-        Fields in the order of the table.
+        The run, with its dictionary, which learns here which concept it has chosen.
+    fields : sequence of Coded
+        Fields with units, in the order of the table.
     known : DataFrame indexed by the number of the field
         What is known of them, as `Listing.metadata` gives it; every cell gets all of it.
-    receipts : sequence of Receipt
-        Of their codes.
 
     Returns
     -------
-    ConceptActivations
-        Read from the folder as they are needed.
+    Gathered
     """
-    done = {receipt.number for receipt in receipts if receipt.n_units}
+    assert job.dictionary is not None
+    dictionary = ConceptDictionary.load(job.dictionary)
+    activations = _write_activations(job, dictionary, fields, known)
+    if not job.applied:
+        # Which concept to look for elsewhere is known only now.
+        dictionary.figures |= chosen_figures(activations)
+        dictionary.save(job.dictionary)
+        replace_dictionary(job.folder / ACTIVATIONS, dictionary)
+    profiles = _well_profiles(job, dictionary, fields, known)
+    files = _write_profiles(job.folder, activations, profiles)
+    names = (DICTIONARY, f"{ACTIVATIONS}/", *files, RANKING)
+    return Gathered(names, len(profiles), best_concepts(activations))
+
+
+def _write_activations(
+    job: Job, dictionary: ConceptDictionary, fields: Sequence[Coded], known: pd.DataFrame
+) -> ConceptActivations:
+    """The codes of all fields in a folder of activations, a field at a time."""
     with ActivationWriter(job.folder / ACTIVATIONS, dictionary) as writer:
         for place, item in enumerate(fields):
             current_task().progress(place, len(fields), "Gathering the codes of all fields")
-            if item.number not in done:
-                continue
             tensors, _, _ = read_shard(job.file("codes", item.number))
             rows = {name: tensors[name] for name in COLUMNS}
             codes = sparse.csr_array(
                 (tensors["data"], tensors["indices"], tensors["indptr"]),
                 shape=(len(tensors["label"]), dictionary.n_concepts),
             )
-            units = unit_rows(item.source, item.number, rows)
+            units = unit_rows(item.info, item.number, rows)
             more = known.loc[item.number].drop(labels=units.columns, errors="ignore")
             units = units.assign(**{str(name): value for name, value in more.items()})
             writer.add(units, codes, tensors["whitened"])
@@ -110,35 +155,17 @@ def write_activations(
     return open_activations(job.folder / ACTIVATIONS)
 
 
-def well_profiles(
-    job: Job, dictionary: ConceptDictionary, known: pd.DataFrame, receipts: Sequence[Receipt]
+def _well_profiles(
+    job: Job, dictionary: ConceptDictionary, fields: Sequence[Coded], known: pd.DataFrame
 ) -> pd.DataFrame:
-    """Means over the units of every well that has any.
+    """Means over the units of every well that has any, plates and wells in their order.
 
-    Parameters
-    ----------
-    job : Job
-        The run.
-    dictionary : ConceptDictionary
-        Its dictionary.
-    known : DataFrame indexed by the number of the field
-        What is known of the fields, as `Listing.metadata` gives it.
-    receipts : sequence of Receipt
-        Of their codes.
-
-    Returns
-    -------
-    DataFrame
-        A row a well, plates and wells in their order: what all its fields have in common as
-        ``Metadata_*``, ``Metadata_Site_Count`` and ``Metadata_Object_Count`` (fields and units that
-        the means are over), then `feature_names`, float32. A field without a well counts as its
-        own.
-
-    Notes
-    -----
-    The mean, because codes are sparse: the median of most is zero, and so is its deviation.
+    What all fields of a well have in common as ``Metadata_*``, ``Metadata_Site_Count`` and
+    ``Metadata_Object_Count`` (fields and units that the means are over), then `feature_names`. A
+    field without a well counts as its own. The mean, because codes are sparse: the median of most
+    is zero, and so is its deviation.
     """
-    n_units = {r.number: r.n_units for r in receipts if r.n_units}
+    n_units = {item.number: item.n_units for item in fields}
     usable = known.loc[sorted(n_units)]
     names = well_names(usable)
     rows: list[dict[str, object]] = []
@@ -166,29 +193,11 @@ def with_features(activations: ConceptActivations, concepts: pd.DataFrame) -> pd
     return concepts
 
 
-def write_profiles(
-    folder: Path, activations: ConceptActivations, profiles: pd.DataFrame, ranking: str
+def _write_profiles(
+    folder: Path, activations: ConceptActivations, profiles: pd.DataFrame
 ) -> list[str]:
-    """Write the profiles of wells, and what the concepts are called.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run.
-    activations : ConceptActivations
-        All of them.
-    profiles : DataFrame
-        As `well_profiles` makes it.
-    ranking : str
-        Name of the file of the concepts.
-
-    Returns
-    -------
-    list of str
-        Names of the files of profiles: CSV, Parquet where pyarrow is installed, and h5ad where
-        anndata is.
-    """
-    write_table(with_features(activations, activations.concept_table()), folder / ranking)
+    """Write profiles as CSV, Parquet and h5ad as far as packages are installed, and concepts."""
+    write_table(with_features(activations, activations.concept_table()), folder / RANKING)
     written, missing = [], []
     for suffix, write in ((".csv", write_table), (".parquet", write_table), (".h5ad", _write_h5ad)):
         try:

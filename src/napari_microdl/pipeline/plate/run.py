@@ -15,7 +15,6 @@ from typing import Any, Literal
 from napari_microdl import __version__
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.concepts.export import write_table
-from napari_microdl.concepts.store import replace_dictionary
 from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.config import PipelineConfig, PlateKind, write_config
 from napari_microdl.core.errors import MicrodlError
@@ -25,7 +24,7 @@ from napari_microdl.estimators.plates import fit_references, kind_for, require_c
 from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
 from napari_microdl.models.base import ModelSpec
-from napari_microdl.pipeline.files import DICTIONARY, RANKING, SETTINGS
+from napari_microdl.pipeline.files import DICTIONARY, SETTINGS
 from napari_microdl.pipeline.inputs import (
     channel_note,
     check_controls,
@@ -55,12 +54,7 @@ from napari_microdl.pipeline.plate.learn import (
     write_places,
 )
 from napari_microdl.pipeline.plate.listing import Listing, PlateField, Receipt, in_order
-from napari_microdl.pipeline.plate.profiles import (
-    ACTIVATIONS,
-    well_profiles,
-    write_activations,
-    write_profiles,
-)
+from napari_microdl.pipeline.plate.profiles import Coded, Gathered, gather
 from napari_microdl.pipeline.plate.sampling import draw_fields, hold_back
 from napari_microdl.pipeline.plate.summary import counts_of
 from napari_microdl.pipeline.plate.work import (
@@ -75,7 +69,6 @@ from napari_microdl.pipeline.plate.work import (
     sum_places,
 )
 from napari_microdl.pipeline.report import package_versions
-from napari_microdl.report.findings import best_concepts, chosen_figures
 from napari_microdl.tokens.positions import PositionComponent
 
 MOST_SAMPLES = 100_000
@@ -343,18 +336,20 @@ class _PlateRun:
         if applied and (note := pixel_size_note(dictionary.pixel_size, sizes)):
             task.note(note)
         with task.stage("activations"):
-            metadata = self._metadata
-            activations = write_activations(job, dictionary, fields, metadata, receipts)
-            if not applied:
-                # Which concept to look for elsewhere is known only now.
-                dictionary.figures |= chosen_figures(activations)
-                dictionary.save(self._out / DICTIONARY)
-                replace_dictionary(self._out / ACTIVATIONS, dictionary)
-            profiles = well_profiles(job, dictionary, metadata, receipts)
-            files = write_profiles(self._out, activations, profiles, RANKING)
-        found = best_concepts(activations)
-        files = [DICTIONARY, f"{ACTIVATIONS}/", *files, RANKING]
-        return self._summary(receipts, notes, files, wells=len(profiles), found=found)
+            gathered = self._gathered(job, receipts)
+        return self._summary(
+            receipts, notes, gathered.files, wells=gathered.n_wells, found=gathered.best
+        )
+
+    def _gathered(self, job: Job, receipts: Sequence[Receipt]) -> Gathered:
+        """What a run leaves for others; with workers it is one of them that has the memory."""
+        n_units = {receipt.number: receipt.n_units for receipt in receipts}
+        fields = [
+            Coded(item.number, item.source.info, n_units[item.number])
+            for item in self._fields
+            if n_units.get(item.number)
+        ]
+        return self._engine.gather(gather, job, fields, self._metadata)
 
     def _check(self, receipts: Sequence[Receipt], *, fitting: bool) -> None:
         """Refuse what nothing can be made of."""

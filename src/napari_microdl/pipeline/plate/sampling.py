@@ -65,9 +65,9 @@ def draw_units(
     list of ndarray of int
         Rows of the units of each field, ascending.
     """
-    rows: list[NDArray[np.int64]] = [np.arange(n, dtype=np.int64) for n in counts]
     if sum(counts) <= most:
-        return rows
+        return [np.arange(n, dtype=np.int64) for n in counts]
+    rows = [np.empty(0, np.int64)] * len(counts)
     members: dict[str, list[int]] = {}
     for number, well in enumerate(wells):
         members.setdefault(well, []).append(number)
