@@ -16,6 +16,13 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(quoted) + (f" and {rest} more" if rest > 0 else "")
 
 
+def first_notes(notes: Sequence[str], most: int = 5) -> list[str]:
+    """The first of the notes that were made of single fields, and how many more there are."""
+    rest = len(notes) - most
+    more = [f"There {'is' if rest == 1 else 'are'} {counted(rest, 'more note')} of the kind."]
+    return [*notes[:most], *(more if rest > 0 else [])]
+
+
 def counted(n: int, noun: str) -> str:
     """A number with its noun, in the plural where it is not one: "1 cell", "1,200 cells"."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"

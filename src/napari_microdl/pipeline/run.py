@@ -19,7 +19,7 @@ from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import Progress, Stage, Task, current_task
-from napari_microdl.core.text import counted
+from napari_microdl.core.text import first_notes
 from napari_microdl.fields.field import Field, UnusableFieldsError
 from napari_microdl.fields.illumination import illumination_note
 from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
@@ -101,15 +101,8 @@ class PipelineResult:
         return self.activations.dictionary
 
 
-# Fields that a note names, and notes of single fields.
+# Fields that a note names.
 _MOST_NAMES = 5
-
-
-def _shortened(notes: list[str]) -> list[str]:
-    """The first notes of fields, and how many more there are."""
-    rest = len(notes) - _MOST_NAMES
-    more = [f"The same is to be said of {counted(rest, 'more field')}."] if rest > 0 else []
-    return [*notes[:_MOST_NAMES], *more]
 
 
 class PipelineRun:
@@ -316,7 +309,7 @@ class PipelineRun:
                         wrong[index] = str(error)
         if wrong:
             raise UnusableFieldsError(wrong)
-        self._notes["cells"] = _shortened(notes)
+        self._notes["cells"] = first_notes(notes)
         return labels
 
     def _read_tokens(self) -> Tokens:
