@@ -11,7 +11,7 @@ from .steps import click
 
 
 def question(viewer: Any) -> QMessageBox:
-    (box,) = viewer.window._qt_window.findChildren(QMessageBox)
+    (box,) = viewer.__wrapped__.window._qt_window.findChildren(QMessageBox)
     return box
 
 
@@ -40,7 +40,7 @@ def test_weights_on_the_hub_are_fetched_once_a_person_agrees(
         f"⚠ Nothing was fetched from {repository}; choose a file with its weights, or another "
         "model."
     )
-    qtbot.waitUntil(lambda: not viewer.window._qt_window.findChildren(QMessageBox))
+    qtbot.waitUntil(lambda: not viewer.__wrapped__.window._qt_window.findChildren(QMessageBox))
     assert no_network == []
 
     def no_answer(repository: str, name: str, **options: object) -> str:
