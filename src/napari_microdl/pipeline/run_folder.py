@@ -190,8 +190,10 @@ def _make_unfinished(out: Path) -> Path:
         unfinished = out.with_name(f".{out.name}.{_UNFINISHED}")
     else:
         # That it may be written to is known before the work, not after.
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        try:
+            tempfile.TemporaryFile(dir=out).close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(out)) from error
         real = out.resolve()
         beside = real.with_name(f".{real.name}.{_UNFINISHED}")
         unfinished = beside if _can_be_exchanged(out) else out / f".{_UNFINISHED}"
