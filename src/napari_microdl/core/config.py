@@ -19,6 +19,7 @@ from napari_microdl.core.files import write_text
 
 Site = Literal["residual", "attention"]
 Precision = Literal["fp32", "bf16", "fast"]
+Orientations = Literal[1, 8]
 Intensity = Literal["log", "linear"]
 Selection = Literal["signed", "absolute"]
 Refit = Literal["block", "full", "final"]
@@ -148,6 +149,9 @@ class TokensConfig(Settings):
         Tokens dropped along the edges of a tile.
     remove_position : bool, default=True
         Remove what tokens owe to their place in the tile, measured on all fields.
+    orientations : {1, 8}
+        Whether the model sees every tile as it lies, or turned and flipped in all eight ways, whose
+        tokens are averaged; that takes eight times as long.
     """
 
     layer: int | None = None
@@ -158,6 +162,7 @@ class TokensConfig(Settings):
     tile_size: int | None = None
     halo: int = 2
     remove_position: bool = True
+    orientations: Orientations = 1
 
 
 class SegmentationConfig(Settings):

@@ -268,6 +268,7 @@ def tokens_of(
         layer=layer_of(model.spec, config),
         site=config.tokens.site,
         channel_tokens=config.tokens.channel_tokens,
+        orientations=config.tokens.orientations,
         batch_size=config.model.batch_size,
         cache=cache,
         storage=storage,
