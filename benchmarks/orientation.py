@@ -1,9 +1,9 @@
 """What turning images does to concepts, as tokens are read once and in eight orientations.
 
 A dictionary is fitted on half of the wells of the bundled sample; the fields of the others are
-coded as they are, turned by 90 degrees, and flipped, with their cells. Printed are the median over concepts of the
-correlation of codes between a cell as it is and turned, that of the best concept, and the seconds
-that reading the tokens took.
+coded as they are, turned, and flipped, with their cells. Printed are the median over concepts of
+the correlation of codes between cells as they are and turned, the correlation of cosines with the
+best concept, and the seconds that reading the tokens took.
 """
 
 from __future__ import annotations
