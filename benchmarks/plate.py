@@ -17,6 +17,9 @@ processor
     Processor time of the driver a field; without workers that of all the work.
 memory
     Most that the driver, and any of the workers, held (VmHWM of Linux), over the whole run.
+gathering
+    Most that the driver, and the worker, held beyond what they began with while a worker put the
+    codes of made-up fields together, of `CELLS` cells each (RssAnon: pages of files left out).
 
 `on_paper` calculates from the rates of one run: what is measured is taken from it, what is assumed
 stands in `ASSUMED`, and the page says which is which.
@@ -49,6 +52,8 @@ ASSUMED = {
     "cores beside the GPU that find cells and pool tokens": 16,
     "bytes a second of the network from the images": 1e9,
 }
+# Made-up fields for the gathering: cells of each, active concepts of each, and dimensions.
+CELLS, ACTIVE, DIMENSIONS = 250, 8, 32
 # Fields whose tokens are read once more, to know what the model takes of the time.
 _TIMED = 8
 # Fields, channels and edge of the screens on paper.
@@ -161,6 +166,98 @@ def _most_held() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def measure_gathering(task: Row) -> Row:
+    """What driver and worker hold while the codes of so many fields are put together."""
+    start_forkserver()
+    import numpy as np
+    import pandas as pd
+    from memory import Memory, status_bytes
+
+    from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
+    from napari_microdl.estimators.icfl import ICFL
+    from napari_microdl.fields.field import FieldInfo
+    from napari_microdl.models.registry import model_spec
+    from napari_microdl.pipeline.inputs import tile_plan
+    from napari_microdl.pipeline.plate.engine import Place
+    from napari_microdl.pipeline.plate.profiles import Coded
+    from napari_microdl.pipeline.plate.run import engine_at
+    from napari_microdl.pipeline.plate.shards import write_shard
+    from napari_microdl.pipeline.plate.work import Job
+
+    out, n, settings = Path(task["folder"]) / "gathering", task["n"], config()
+    random, k = np.random.default_rng(0), 64
+    samples = random.standard_normal((500, DIMENSIONS)).astype(np.float32)
+    icfl = ICFL(k, n_iterations=1, atoms_per_iteration=ACTIVE, max_steps=3).fit(samples)
+    model = model_spec("builtin")
+    plan = tile_plan(model, settings)
+    spec = DictionarySpec.of(model, settings.tokens, settings.units, plan, ("GFP",))
+    path = out / "dictionary.microdl.safetensors"
+    out.mkdir()
+    ConceptDictionary(spec, icfl, None, None).save(path)
+    job = Job(out, settings, ("GFP",), "made up", dictionary=path, fingerprint="made up")
+    place = np.arange(CELLS, dtype=np.float32)
+    for number in range(n):
+        indices = np.sort(random.permuted(np.tile(np.arange(k), (CELLS, 1)), axis=1)[:, :ACTIVE])
+        tensors = {
+            "label": np.arange(1, CELLS + 1),
+            "y": place,
+            "x": place,
+            "area": place,
+            "whitened": random.standard_normal((CELLS, DIMENSIONS), np.float32),
+            "data": random.random(CELLS * ACTIVE, np.float32),
+            "indices": indices.ravel().astype(np.int32),
+            "indptr": np.arange(0, CELLS * ACTIVE + 1, ACTIVE, dtype=np.int32),
+            "sums": random.random((3, k)),
+        }
+        write_shard(job.file("codes", number), tensors, "made up", {"n_units": CELLS})
+    infos = [
+        FieldInfo(
+            f"field {number}",
+            "control" if number % 4 == 0 else f"treatment {number % 4}",
+            well=f"{'ABCDEFGH'[number // 12 % 8]}{number % 12 + 1:02d}",
+            plate=f"P{number // 96}",
+            is_control=number % 4 == 0,
+        )
+        for number in range(n)
+    ]
+    fields = [Coded(number, info, CELLS) for number, info in enumerate(infos)]
+    known = pd.DataFrame([info.to_metadata() for info in infos])
+    with engine_at(Place(workers=1)) as engine:
+        engine._client.wait_for_workers(1)
+        begun = sum(engine._client.run(_held).values())
+        own = (status_bytes("RssAnon") or 0) / 2**20
+        started = time.perf_counter()
+        with Memory() as memory:
+            engine.gather(_gather_watched, job, fields, known)
+        seconds = time.perf_counter() - started
+    worker = float((out / "peak").read_text()) - begun
+    return {
+        "n": n,
+        "cells": n * CELLS,
+        "seconds": seconds,
+        "driver": memory.peak - own,
+        "worker": worker,
+        "bytes_of_cell": worker * 2**20 / (n * CELLS),
+    }
+
+
+def _held() -> float:
+    from memory import status_bytes
+
+    return (status_bytes("RssAnon") or 0) / 2**20
+
+
+def _gather_watched(job: Any, fields: Any, known: Any) -> None:
+    """Gather in a worker, and leave what it held at most."""
+    from memory import Memory
+
+    from napari_microdl.pipeline.plate.profiles import gather
+
+    with Memory() as memory:
+        gather(job, fields, known)
+    (job.folder / "peak").write_text(str(memory.peak))
+
+
 def tiles_of(n_channels: int, edge: int) -> tuple[int, float]:
     """Tiles of a field, and operations of the model on all its channels."""
     from napari_microdl.models.registry import model_spec
@@ -234,7 +331,7 @@ def _size(n: float) -> str:
     return f"{n:.3g} PB"
 
 
-def tables(speed: list[Row], memory: list[Row], edge: int) -> list[str]:
+def tables(speed: list[Row], memory: list[Row], gathering: list[Row], edge: int) -> list[str]:
     """Lines of the page."""
     plain, shared = speed[0], speed[-1]
     load = max(row["load"] for row in speed + memory)
@@ -262,6 +359,18 @@ def tables(speed: list[Row], memory: list[Row], edge: int) -> list[str]:
     ]
     lines += [
         "",
+        f"Codes of made-up fields of {CELLS} cells, put together by a worker:",
+        "",
+        "| fields | cells | s | driver holds more, MiB | the worker, MiB | bytes a cell |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| {row['n']:,} | {row['cells']:,} | {row['seconds']:.0f} | {row['driver']:.0f} "
+        f"| {row['worker']:.0f} | {row['bytes_of_cell']:.0f} |"
+        for row in gathering
+    ]
+    lines += [
+        "",
         "On paper, from these rates (the built-in model, the time a tile and channel as measured "
         "here). Assumed, and not measured: "
         + "; ".join(f"{name} {value:,g}" for name, value in ASSUMED.items())
@@ -278,19 +387,27 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description="What sharing a plate out costs.")
     parser.add_argument("--fields", type=int, nargs="+", default=[96, 384, 768])
+    parser.add_argument("--gather", type=int, nargs="*", default=[1000, 4000], metavar="FIELDS")
     parser.add_argument("--edge", type=int, default=256)
     parser.add_argument("--write", type=Path, metavar="PAGE")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        print(json.dumps(measure(json.loads(options.worker))))
+        task = json.loads(options.worker)
+        work = measure_gathering if task.get("gathering") else measure
+        print(json.dumps(work(task)))
         return
     from recovery import in_own_process
 
     cores = len(os.sched_getaffinity(0))
     counts = [0, *(2**k for k in range(cores.bit_length()) if 2**k <= cores)]
     speed_at = sorted(options.fields)[len(options.fields) // 2]
-    speed, memory = [], []
+    speed, memory, gathering = [], [], []
+    for n in options.gather:
+        with tempfile.TemporaryDirectory() as made:
+            task = {"folder": made, "n": n, "gathering": True, "threads": 1}
+            gathering.append(in_own_process(__file__, task, None))
+            print(json.dumps(gathering[-1]), flush=True)
     for n in sorted(options.fields):
         folder = Path(tempfile.mkdtemp())
         try:
@@ -310,7 +427,7 @@ def main() -> None:
                 assert not row["left_out"], row
         finally:
             shutil.rmtree(folder)
-    lines = tables(speed, memory, options.edge)
+    lines = tables(speed, memory, gathering, options.edge)
     print("\n".join(lines))
     if options.write:
         before, rest = options.write.read_text(encoding="utf-8").split(BEGIN)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import tifffile
 import zarr
 
-from core.refusals import refusal
+from core.refusals import Payload, refusal
 from napari_microdl.core.config import ImagesConfig
 from napari_microdl.fields.ome_zarr import find_images
 from napari_microdl.fields.samples import transfluor
@@ -202,3 +203,24 @@ def test_a_collection_of_images_as_converters_write_it(tmp_path, pixels):
 def test_what_is_no_ome_zarr_says_why(tmp_path, attributes, sentence):
     zarr.create_group(tmp_path / "a.zarr", attributes=attributes)
     assert sentence in refusal(find_images, tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("dtype", ["|O", "<u2"])
+def test_codecs_that_unpickle_are_refused(tmp_path, pixels, dtype):
+    """Zarr and numcodecs of earlier versions would run what a chunk holds."""
+    path = tmp_path / "image.zarr"
+    ngio.create_ome_zarr_from_array(
+        path, pixels[0], pixelsize=SIZE, axes_names=("c", "y", "x"), levels=1, ngff_version="0.4"
+    )
+    chunk = next(p for p in (path / "0").rglob("*") if p.is_file() and p.name != ".zarray")
+    chunk.write_bytes(pickle.dumps(Payload(tmp_path / "ran")))
+    stated = json.loads((path / "0" / ".zarray").read_text())
+    stated |= {
+        "dtype": dtype,
+        "filters": [{"id": "vlen-utf8"}, {"id": "pickle"}],
+        "compressor": None,
+        "fill_value": "" if dtype == "|O" else 0,
+    }
+    (path / "0" / ".zarray").write_text(json.dumps(stated))
+    refusal(find_source, path)
+    assert not (tmp_path / "ran").exists()

@@ -204,7 +204,7 @@ def test_constants_of_the_image_processor_are_used(tmp_path: Path):
         ),
         ({"patch_size": [14, 7]}, "The patch size '[14, 7]' is no edge of a square"),
         ({"hidden_size": 49}, "describes no model that can be run: dim 49"),
-        ({"hidden_size": "48"}, "describes no model that can be run: its numbers are none."),
+        ({"hidden_size": "48"}, "describes no model that can be run: dim is '48'"),
         ({"num_hidden_layers": 4}, "tensors missing, such as 'blocks.3."),
         ({"num_hidden_layers": 1}, "tensors that the model does not have"),
         ({"image_size": 70}, "its positions are 17, not 25 or 26 of them"),

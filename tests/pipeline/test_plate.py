@@ -365,8 +365,9 @@ def undisturbed(table, tmp_path_factory) -> Path:
 def test_a_driver_that_is_killed_or_stopped_is_gone_on_with(table, undisturbed, tmp_path):
     out, settings = tmp_path / "out", settings_file(tmp_path)
     arguments = ["run", table, "--out", out, "--config", settings]
-    for how, after in ((signal.SIGKILL, 2), (signal.SIGINT, 12)):
-        process = command(*arguments)
+    # The first drives workers, which end with it.
+    for how, after, more in ((signal.SIGKILL, 2, ("--workers", 2)), (signal.SIGINT, 12, ())):
+        process = command(*arguments, *more)
         wait_for(lambda after=after: len(log_of(out)) > after, process)
         process.send_signal(how)
         _, error = process.communicate()

@@ -243,7 +243,7 @@ def write_anndata(
 
     n, codes, vectors = len(activations.units), activations.codes, activations.vectors
     rows = max(1, numbers_at_once // (vectors.shape[1] + 2 * codes.nnz // max(n, 1) + 1))
-    with _anndata_store(path) as store:
+    with anndata_store(path) as store:
         # The tables of rows and columns go as they are; what is large follows block by block.
         small = anndata.AnnData(
             obsm={"spatial": activations.units[["x", "y"]].to_numpy()},
@@ -272,8 +272,23 @@ def write_anndata(
 
 
 @contextmanager
-def _anndata_store(path: Path) -> Iterator[Any]:
-    """A new file of HDF5 or folder of zarr, whole or not at all."""
+def anndata_store(path: Path) -> Iterator[Any]:
+    """A new file of HDF5 or folder of zarr for AnnData, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        Its suffix decides which.
+
+    Yields
+    ------
+    h5py.File or zarr.Group
+
+    Raises
+    ------
+    MicrodlError
+        If a package is not installed.
+    """
     if path.suffix.lower() == ".h5ad":
         import h5py
 

@@ -244,7 +244,6 @@ class ActivationWriter:
         manifest["ranking"] = _write_table(table, folder, "ranking")
         manifest["digests"] = {}
         for path in sorted(folder.glob("*.npy")):
-            current_task().check()
             manifest["digests"][path.name] = file_digest(path)
             flush_file(path)
         current_task().check()
@@ -535,7 +534,6 @@ def _opened(
                 raise ValueError(f"{name} is {manifest[name]!r}")
         digests = manifest.get("digests", {})
         for path in (data / name for name in _files_of(manifest)):
-            current_task().check()
             if not path.exists():
                 raise FileNotFoundError(f"{path.name} is missing")
             if digests and file_digest(path) != digests.get(path.name):
@@ -592,10 +590,10 @@ def _check_numbers(found: ConceptActivations, at_once: int) -> None:
         sums += np.bincount(codes.indices[part], codes.data[part], minlength=n)
     if not np.isfinite(sums).all():
         raise ValueError("codes are NaN or infinite")
-    by_concept = np.add.reduceat(
-        np.append(columns.data, np.float32(0)), columns.indptr[:-1], dtype=np.float64
-    )
-    by_concept[np.diff(columns.indptr) == 0] = 0
+    by_concept = np.zeros(n)
+    if codes.nnz:
+        begins = columns.indptr[:-1][counts > 0]
+        by_concept[counts > 0] = np.add.reduceat(columns.data, begins, dtype=np.float64)
     if (np.diff(columns.indptr) != counts).any() or not np.allclose(by_concept, sums, rtol=1e-4):
         raise ValueError("codes by concept are not those by cell")
     rows = max(1, at_once // max(1, found.vectors.shape[1]))

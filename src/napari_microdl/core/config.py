@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
+from napari_microdl.core.reading import MOST_TEXT_BYTES, parse_json, read_bytes, refusing
 
 Site = Literal["residual", "attention"]
 Precision = Literal["fp32", "bf16", "fast"]
@@ -571,17 +572,14 @@ def read_values(path: Path) -> dict[str, Any]:
     MicrodlError
         If the file cannot be read or holds something else.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MicrodlError(
-            f"The settings '{path.name}' cannot be read ({error.strerror}); check that the file "
-            "exists."
-        ) from error
-    except ValueError as error:
-        raise MicrodlError(
-            f"The settings '{path.name}' are not JSON ({error}); correct or save them again."
-        ) from error
+    with refusing(
+        f"The settings '{path.name}' cannot be read ({{reason}}); check that the file exists."
+    ):
+        content = read_bytes(path, MOST_TEXT_BYTES)
+    with refusing(
+        f"The settings '{path.name}' are not JSON ({{reason}}); correct or save them again."
+    ):
+        values = parse_json(content.decode("utf-8"))
     if not isinstance(values, dict):
         raise MicrodlError(
             f"The settings '{path.name}' are a {type(values).__name__}; a JSON object with one "

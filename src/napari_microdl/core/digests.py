@@ -30,7 +30,7 @@ _MOST_THREADS = 4
 
 def array_digest(array: NDArray[Any]) -> bytes:
     """Digest of the bytes of an array, 16 bytes long; its type and shape are not in it."""
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    content: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     pieces = [content[begin : begin + _PIECE] for begin in range(0, len(content), _PIECE)]
     task, sums = current_task(), []
     if len(pieces) > 1:

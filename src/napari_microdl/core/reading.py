@@ -8,8 +8,9 @@ import stat
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import shortened
@@ -42,6 +43,17 @@ def refusing(sentence: str) -> Iterator[None]:
         raise MicrodlError(sentence.replace("{reason}", reason_of(error))) from error
 
 
+@contextmanager
+def guarding(sentence: str) -> Iterator[None]:
+    """As `refusing`, but what was already refused with a sentence of its own stays as it is."""
+    try:
+        yield
+    except MicrodlError:
+        raise
+    except Exception as error:
+        raise MicrodlError(sentence.replace("{reason}", reason_of(error))) from error
+
+
 def reason_of(error: Exception) -> str:
     """What was wrong, in words that stand inside of a sentence."""
     if isinstance(error, RecursionError):
@@ -50,8 +62,8 @@ def reason_of(error: Exception) -> str:
         return "it asks for more memory than there is"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    words = shortened(" ".join(str(error).split()), _MOST_REASON).removesuffix(".")
-    return words or type(error).__name__
+    words = " ".join(str(error).split()).removesuffix(".")
+    return shortened(words, _MOST_REASON) or type(error).__name__
 
 
 def require_file(path: Path) -> None:
@@ -66,7 +78,7 @@ def require_file(path: Path) -> None:
 
 
 @contextmanager
-def plain_file(path: Path) -> Iterator[BinaryIO]:
+def plain_file(path: Path) -> Iterator[BufferedReader]:
     """A plain file opened for reading, see `require_file`.
 
     Raises

@@ -181,10 +181,10 @@ def write_record(
     """
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     # As reading gives it back: tuples become lists.
-    header = json.loads(json.dumps(dict(header), allow_nan=allow_nan))
-    header.pop(_DIGEST, None)
-    digest = {_DIGEST: content_digest(tensors, json.dumps(header))}
-    write_safetensors(path, tensors, {key: json.dumps(header | digest)})
+    said: dict[str, Any] = json.loads(json.dumps(dict(header), allow_nan=allow_nan))
+    said.pop(_DIGEST, None)
+    said[_DIGEST] = content_digest(tensors, json.dumps(said))
+    write_safetensors(path, tensors, {key: json.dumps(said)})
 
 
 def read_record(path: str | Path, key: str, otherwise: str) -> Record:

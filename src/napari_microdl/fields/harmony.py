@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from xml.parsers import expat
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import plain_file, refusing
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted
 from napari_microdl.fields.folder import group_files
@@ -248,16 +249,14 @@ def _read_index(path: Path) -> _Index:
     parser.StartDoctypeDeclHandler = _refuse
     parser.EntityDeclHandler = _refuse
     current_task().progress(0, 0, f"Reading {path.name}")
-    try:
-        with path.open("rb") as file:
-            while piece := file.read(_PIECE):
-                current_task().check()
-                parser.Parse(piece, False)
-            parser.Parse(b"", True)
-    except (OSError, ValueError, expat.ExpatError) as error:
-        raise MicrodlError(
-            f"'{path.name}' cannot be read as an index of Harmony: {error}."
-        ) from error
+    with (
+        refusing(f"'{path.name}' cannot be read as an index of Harmony: {{reason}}."),
+        plain_file(path) as file,
+    ):
+        while piece := file.read(_PIECE):
+            current_task().check()
+            parser.Parse(piece, False)
+        parser.Parse(b"", True)
     named = [image for image in reader.index.images if image.get("URL")]
     if not named:
         raise MicrodlError(

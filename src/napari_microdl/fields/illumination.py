@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import refusing, require_file
 from napari_microdl.core.text import counted, listed
 from napari_microdl.fields.field import Field
 
@@ -28,13 +29,12 @@ def read_illumination(path: Path) -> NDArray[np.floating[Any]]:
     MicrodlError
         If the file is no such array, or holds zeros, negative numbers or none.
     """
-    try:
+    with refusing(
+        f"The illumination function '{path}' cannot be read ({{reason}}); correct the table, or "
+        "switch images.illumination off in the settings."
+    ):
+        require_file(path)
         changed = path.stat().st_mtime_ns
-    except OSError as error:
-        raise MicrodlError(
-            f"The illumination function '{path}' cannot be read ({error.strerror}); correct the "
-            "table, or switch images.illumination off in the settings."
-        ) from error
     # A plate has few functions for many fields: each is looked through once.
     _check(path, changed)
     return _load(path)
@@ -47,12 +47,9 @@ def illumination_shape(path: Path) -> tuple[int, int]:
 
 
 def _load(path: Path) -> NDArray[np.floating[Any]]:
-    try:
-        function = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise MicrodlError(
-            f"The illumination function '{path.name}' cannot be read: {error}."
-        ) from error
+    with refusing(f"The illumination function '{path.name}' cannot be read: {{reason}}."):
+        # Archives, which np.load opens too, are no arrays.
+        function = np.lib.format.open_memmap(path, mode="r")
     array: NDArray[Any] = np.squeeze(function)
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise MicrodlError(

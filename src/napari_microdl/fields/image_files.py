@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import guarding, read_bytes
 from napari_microdl.fields.illumination import corrected, illumination_shape
 from napari_microdl.fields.named_files import ImageFile
 from napari_microdl.fields.remote import opened
 
+# Empty images become a thousandth by what TIFF files are compressed with; small ones even less.
+_MOST_RATIO, _ALWAYS = 1_100, 256 * 2**20
 # How Pillow calls channels of which the type is known without reading the pixels.
 _TYPES = {"L": "uint8", "LA": "uint8", "RGB": "uint8", "RGBA": "uint8", "I;16": "uint16"}
 
@@ -121,19 +126,17 @@ def read_channels(path: ImageFile) -> NDArray[Any]:
     MicrodlError
         If the file is no image, or holds planes that its own description calls z or time.
     """
-    try:
+    with _as_image(path):
         if is_tiff(path):
             with opened(path) as source, tifffile.TiffFile(source) as file:
-                image = file.series[0].asarray()
                 axes, sizes = _axes(path, file.series[0])
+                _check_ratio(file.series[0], file.filehandle.size)
+                image = file.series[0].asarray()
                 return np.asarray(image.transpose(axes).reshape(sizes))
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
+        content = read_bytes(path) if isinstance(path, Path) else path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
             # The numbers of a palette are no intensities.
             pixels = np.asarray(image.convert("RGB") if image.mode == "P" else image)
-    except MicrodlError:
-        raise
-    except Exception as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
     if pixels.ndim == 3 and image.mode == "P" and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
     return pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, 2, 0)
@@ -159,16 +162,22 @@ def channels_shape(
     """
     if not is_tiff(path):
         return _picture_shape(path)
-    try:
-        with opened(path) as source, tifffile.TiffFile(source) as file:
-            series = file.series[0]
-            if whole:
-                _check_end(path, series, file.filehandle.size)
-            return _axes(path, series)[1], np.dtype(series.dtype)
-    except MicrodlError:
-        raise
-    except Exception as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
+    with _as_image(path), opened(path) as source, tifffile.TiffFile(source) as file:
+        series = file.series[0]
+        if whole:
+            _check_end(path, series, file.filehandle.size)
+        return _axes(path, series)[1], np.dtype(series.dtype)
+
+
+def _as_image(path: ImageFile) -> AbstractContextManager[None]:
+    return guarding(f"'{path.name}' cannot be read as an image: {{reason}}.")
+
+
+def _check_ratio(series: Any, there: int) -> None:
+    """Refuse pixels that no compression makes so few bytes of."""
+    wanted = math.prod(map(int, series.shape)) * np.dtype(series.dtype).itemsize
+    if wanted > _ALWAYS + _MOST_RATIO * there:
+        raise ValueError(f"{wanted:,} bytes of pixels are said to lie in {there:,} bytes")
 
 
 def check_whole(path: ImageFile) -> None:
@@ -197,15 +206,10 @@ def _check_end(path: ImageFile, series: Any, there: int) -> None:
 
 
 def _picture_shape(path: ImageFile) -> tuple[tuple[int, int, int], np.dtype[Any]]:
-    try:
-        with opened(path) as source, Image.open(source) as picture:
-            if picture.mode in _TYPES:
-                size = len(picture.getbands()), picture.height, picture.width
-                return size, np.dtype(_TYPES[picture.mode])
-    except MicrodlError:
-        raise
-    except Exception as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as an image: {error}.") from error
+    with _as_image(path), opened(path) as source, Image.open(source) as picture:
+        if picture.mode in _TYPES:
+            size = len(picture.getbands()), picture.height, picture.width
+            return size, np.dtype(_TYPES[picture.mode])
     image = read_channels(path)
     return (image.shape[0], image.shape[1], image.shape[2]), image.dtype
 

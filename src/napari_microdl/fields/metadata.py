@@ -14,6 +14,7 @@ import pandas as pd
 
 from napari_microdl.core.csv_text import from_cell
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import guarding, read_bytes, require_file
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import listed
 from napari_microdl.fields.field import FieldInfo
@@ -46,6 +47,8 @@ _PLACES = ("plate", "well", "site")
 # What else a well is called, or given by.
 _WELL_COLUMNS = ("well", "well_position", "well_id")
 _ROW_COLUMNS, _COLUMN_COLUMNS = ("row",), ("column", "col")
+# Of a table: bytes of text, columns, and values of a file of Parquet.
+_MOST_BYTES, _MOST_COLUMNS, _MOST_CELLS = 2 * 2**30, 50_000, 200_000_000
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _YES, _NO = ("true", "1", "yes"), ("false", "0", "no", "")
 
@@ -170,18 +173,13 @@ def read_table(path: str | Path) -> pd.DataFrame:
         If the file cannot be read or is empty.
     """
     path = Path(path)
-    try:
+    with guarding(f"'{path.name}' cannot be read as a table: {{reason}}."):
         if path.suffix.lower() in {".parquet", ".pq"}:
-            table = pd.read_parquet(path)
+            table = _read_parquet(path)
         else:
             table = _read_text(path)
-    except ImportError as error:
-        raise MicrodlError(
-            f"'{path.name}' is a Parquet file, which needs the package pyarrow; install it with "
-            "pip install 'napari-microdl[plate]', or save the table as CSV."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as a table: {error}.") from error
+        if len(table.columns) > _MOST_COLUMNS:
+            raise ValueError(f"it has {len(table.columns):,} columns, at most {_MOST_COLUMNS:,}")
     if not len(table):
         raise MicrodlError(f"'{path.name}' holds no rows; choose a table with one row a field.")
     table = table.astype(object).where(table.notna(), "").astype(str)
@@ -189,8 +187,25 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return table.map(lambda text: from_cell(text.strip()))
 
 
+def _read_parquet(path: Path) -> pd.DataFrame:
+    require_file(path)
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise MicrodlError(
+            f"'{path.name}' is a Parquet file, which needs the package pyarrow; install it with "
+            "pip install 'napari-microdl[plate]', or save the table as CSV."
+        ) from error
+    # Values that repeat take next to no bytes in a file.
+    with parquet.ParquetFile(path) as file:
+        cells = file.metadata.num_rows * max(1, file.metadata.num_columns)
+    if cells > _MOST_CELLS:
+        raise ValueError(f"it has {cells:,} values, at most {_MOST_CELLS:,} are read")
+    return pd.read_parquet(path)
+
+
 def _read_text(path: Path) -> pd.DataFrame:
-    content = path.read_bytes()
+    content = read_bytes(path, _MOST_BYTES)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "UTF-16"
     else:

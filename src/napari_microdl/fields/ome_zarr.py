@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import guarding
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import counted, listed
 from napari_microdl.fields.image_files import OnlyPlane
@@ -65,7 +66,8 @@ class ImagePlanes:
         given: tuple[Any, ...] = key if isinstance(key, tuple) else (key,)
         channel, rows, columns = given + (slice(None),) * (3 - len(given))
         wanted = {"c": channel, "y": rows, "x": columns, **self._fixed}
-        pixels = np.asarray(self._array[tuple(wanted[axis] for axis in self._axes)])
+        with guarding(f"Pixels of '{self._array.store}' cannot be read ({{reason}})."):
+            pixels = np.asarray(self._array[tuple(wanted[axis] for axis in self._axes)])
         if "c" not in self._axes:
             pixels = pixels[None][channel]
         return pixels
@@ -386,6 +388,10 @@ def _array(path: Path, multiscale: Any, level: int) -> tuple[Any, str]:
         raise MicrodlError(
             f"Resolution {level} of '{path.name}' cannot be read ({type(error).__name__}: {error})."
         ) from error
+    # A chain of codecs may end in one that unpickles; those of numbers need none.
+    codecs = {k: v for k, v in array.metadata.to_dict().items() if k != "attributes"}
+    if np.dtype(array.dtype).kind not in "biuf" or "pickle" in repr(codecs):
+        raise MicrodlError(f"Resolution {level} of '{path.name}' holds no plain numbers.")
     if len(array.shape) != len(axes):
         raise MicrodlError(
             f"Resolution {level} of '{path.name}' has {len(array.shape)} axes, its metadata names "

@@ -7,6 +7,7 @@ from typing import Any
 
 import tifffile
 
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.text import counted
 from napari_microdl.fields.named_files import ImageFile
 from napari_microdl.fields.remote import opened
@@ -37,10 +38,20 @@ def micrometres(size: float, unit: str) -> float | None:
 def read_pixel_size(path: ImageFile) -> float | None:
     """Micrometres a pixel of a TIFF file, where OME-XML or ImageJ wrote them.
 
-    The resolution of other files is that of a printer or a screen, and is not believed.
+    The resolution of other files is that of a printer or a screen, and is not believed; a
+    description that cannot be read tells none.
     """
     if path.suffix.lower() not in {".tif", ".tiff"}:
         return None
+    try:
+        return _described(path)
+    except MicrodlError:
+        raise
+    except Exception:
+        return None
+
+
+def _described(path: ImageFile) -> float | None:
     with opened(path) as source, tifffile.TiffFile(source) as file:
         if file.ome_metadata:
             return _of_ome(file.ome_metadata)

@@ -61,6 +61,7 @@ def select(table: pd.DataFrame, query: str) -> Answer:
             "controls into a table instead."
         )
     in_backticks: dict[str, str] = {}
+    shown = shortened(" ".join(query.split()))
 
     def plain_name(match: re.Match[str]) -> str:
         if match[1] is None:
@@ -73,10 +74,10 @@ def select(table: pd.DataFrame, query: str) -> Answer:
         tree = ast.parse(_QUOTED.sub(plain_name, query).strip(), mode="eval").body
         return _Rows(table, in_backticks).answer(tree)
     except MicrodlError as error:
-        raise MicrodlError(f"The query '{shortened(query)}' {error}") from None
+        raise MicrodlError(f"The query '{shown}' {error}") from None
     except (SyntaxError, TypeError, ValueError, MemoryError, RecursionError):
         raise MicrodlError(
-            f"The query '{shortened(query)}' cannot be read; write for example {_EXAMPLE}."
+            f"The query '{shown}' cannot be read; write for example {_EXAMPLE}."
         ) from None
 
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import require_file
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,17 @@ def file_of_url(url: str) -> Path | RemoteFile:
 
 @contextmanager
 def opened(file: Path | RemoteFile) -> Iterator[Path | BinaryIO]:
-    """What readers of images open: a path, or a file elsewhere, of which parts can be read."""
+    """What readers of images open: a path, or a file elsewhere, of which parts can be read.
+
+    Raises
+    ------
+    OSError
+        If there is no plain file at a path.
+    MicrodlError
+        If a file elsewhere cannot be reached.
+    """
     if isinstance(file, Path):
+        require_file(file)
         yield file
     else:
         with file.open() as remote:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from napari_microdl.core.config import Precision
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import guarding
 from napari_microdl.models.encoder import EncoderModel, check_precision, resolve_device
 from napari_microdl.models.formats.transformers import TransformersRecipe
 from napari_microdl.models.formats.transformers_network import (
@@ -51,10 +52,11 @@ def load_published(
     where = resolve_device(device)
     check_precision(precision)
     network: VisionTransformer | TransformersNetwork
-    if isinstance(recipe, TransformersRecipe):
-        network, digest = load_transformers(recipe, path, sha256)
-    else:
-        network, digest = _load_network(recipe, path, sha256)
+    with guarding(f"'{path.name}' cannot be made into a model ({{reason}}); fetch it again."):
+        if isinstance(recipe, TransformersRecipe):
+            network, digest = load_transformers(recipe, path, sha256)
+        else:
+            network, digest = _load_network(recipe, path, sha256)
     spec = replace(recipe.spec, weights_sha256=digest)
     return EncoderModel(network, spec, where, precision, recipe.preprocessing)
 

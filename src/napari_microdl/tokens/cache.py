@@ -17,6 +17,7 @@ from napari_microdl import __version__
 from napari_microdl.core.config import Orientations, Site
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import cache_folder, write_whole
+from napari_microdl.core.reading import read_bytes
 from napari_microdl.models.base import TokenModel
 from napari_microdl.tokens.out_of_memory import MemoryLimited
 from napari_microdl.tokens.tiles import TilePlan
@@ -114,7 +115,7 @@ class TokenCache:
         """Tokens of that name, or None; a damaged file is dropped."""
         path = self._path(key)
         try:
-            content = path.read_bytes()
+            content = read_bytes(path, self.most_bytes)
         except OSError:
             self.misses += 1
             return None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import guarding, read_toml, refusing
 from napari_microdl.models.base import UNKNOWN_LICENCE, ChannelRule, ModelSpec
 from napari_microdl.models.formats.transformers import (
     TRANSFORMERS_FAMILIES,
@@ -130,8 +130,12 @@ def hugging_face_recipe(folder: Path) -> Recipe | TransformersRecipe:
         If the type is not known, the shape is one that this package does not have, or the
         library is needed and missing.
     """
-    stated = read_json(folder / "config.json")
-    family = stated.get("model_type")
+    with guarding(f"The config.json of '{folder.name}' describes no model ({{reason}})."):
+        return _of_config(folder, read_json(folder / "config.json"))
+
+
+def _of_config(folder: Path, stated: dict[str, Any]) -> Recipe | TransformersRecipe:
+    family = str(stated.get("model_type"))
     if family in TRANSFORMERS_FAMILIES:
         return transformers_recipe(folder, stated)
     if family not in FAMILIES:
@@ -150,7 +154,9 @@ def hugging_face_recipe(folder: Path) -> Recipe | TransformersRecipe:
     patch, edge = (
         square_edge(settings[k], k.replace("_", " ")) for k in ("patch_size", "image_size")
     )
-    channels = int(settings["num_channels"])
+    channels = settings["num_channels"]
+    if type(channels) is not int or channels < 1:
+        raise MicrodlError(f"'{folder.name}' reads {channels!r} channels; fetch its files again.")
     shape: dict[str, Any] = {
         "dim": settings["hidden_size"],
         "depth": settings["num_hidden_layers"],
@@ -182,11 +188,8 @@ def hugging_face_recipe(folder: Path) -> Recipe | TransformersRecipe:
 
 
 def _config(options: dict[str, Any], name: str) -> VitConfig:
-    try:
+    with refusing(f"'{name}' describes no model that can be run: {{reason}}."):
         return VitConfig(**options)
-    except (TypeError, ValueError) as error:
-        reason = error if isinstance(error, ValueError) else "its numbers are none."
-        raise MicrodlError(f"'{name}' describes no model that can be run: {reason}") from error
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -194,7 +197,7 @@ def _fits(value: Any, hint: Any) -> bool:
     try:
         # As JSON a list may stand for a tuple; a date, which JSON has no type for, fits nothing.
         TypeAdapter(hint).validate_json(json.dumps(value), strict=True)
-    except (TypeError, ValidationError):
+    except (TypeError, ValueError, RecursionError):
         return False
     return True
 
@@ -230,10 +233,13 @@ def toml_recipe(path: Path) -> tuple[Recipe, Path, str]:
     MicrodlError
         If something is missing, unknown or does not go together.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as TOML: {error}.") from error
+    with refusing(f"'{path.name}' cannot be read as TOML: {{reason}}."):
+        content = read_toml(path)
+    with guarding(f"'{path.name}' describes no model ({{reason}}); correct it."):
+        return _of_toml(path, content)
+
+
+def _of_toml(path: Path, content: dict[str, Any]) -> tuple[Recipe, Path, str]:
     sections = ("model", "vit", "channels", "preprocessing")
     known = ("weights", "layout", "sha256", *sections)
     if unknown := sorted(set(content) - set(known)):

@@ -235,6 +235,15 @@ def require_transformers(what: str) -> None:
         )
 
 
+# Far above every published model; what asks for more is damaged, and is not built.
+_MOST = {
+    "hidden_size": 32_768,
+    "num_hidden_layers": 512,
+    "num_attention_heads": 1_024,
+    "num_channels": 4_096,
+}
+
+
 def transformers_recipe(folder: Path, stated: Mapping[str, Any]) -> TransformersRecipe:
     """Recipe for a folder of a family that the library runs.
 
@@ -259,7 +268,7 @@ def transformers_recipe(folder: Path, stated: Mapping[str, Any]) -> Transformers
     )
     settings |= {"patch_size": patch, "image_size": edge, **family.settings}
     for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_channels"):
-        if type(settings[name]) is not int or settings[name] < 1:
+        if type(settings[name]) is not int or not 1 <= settings[name] <= _MOST[name]:
             raise MicrodlError(
                 f"'{folder.name}' sets {name} to {settings[name]!r}; fetch its config.json again."
             )

@@ -15,6 +15,17 @@ TileNorm = Literal["none", "standardise", "instance"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Far above every published model; what asks for more is damaged, and is not built.
+_MOST = {
+    "dim": 32_768,
+    "depth": 512,
+    "n_heads": 1_024,
+    "patch_size": 1_024,
+    "in_channels": 4_096,
+    "n_registers": 1_024,
+    "hidden_dim": 262_144,
+}
+_MOST_GRID = 4_096
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,21 @@ class VitConfig:
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            least = 0 if name == "n_registers" else 1
+            if value is None and name == "hidden_dim":
+                continue
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} is {value!r} but must lie between {least} and {most:,}.")
+        if self.position_grid is not None and not all(
+            type(n) is int and 1 <= n <= _MOST_GRID for n in self.position_grid
+        ):
+            raise ValueError(f"position_grid is {self.position_grid} but holds 1 to {_MOST_GRID}.")
+        for name in ("mlp_ratio", "norm_eps", "position_offset"):
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not 0 <= value <= _MOST["dim"]:
+                raise ValueError(f"{name} is {value!r} but must be a number of 0 or more.")
         if self.dim % self.n_heads:
             raise ValueError(f"dim {self.dim} is not a multiple of n_heads {self.n_heads}.")
         if self.positions == "sincos" and self.dim % 4:

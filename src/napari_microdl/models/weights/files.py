@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from napari_microdl.core import reading as core_reading
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.reading import plain_file, refusing
 from napari_microdl.core.safetensors_files import file_sha256
+from napari_microdl.core.text import shortened
 from napari_microdl.models.vit.config import Preprocessing
 
 INDEX_SUFFIX = ".index.json"
@@ -25,6 +27,7 @@ _CHUNK_BYTES = 1 << 20
 # A processor of its own, or that of images beside the one of texts.
 IMAGE_PROCESSOR_NAMES = ("preprocessor_config.json", "processor_config.json")
 _LARGEST_BYTE = 255
+_MOST_EDGE = 65_536
 
 
 def is_index(path: Path) -> bool:
@@ -84,7 +87,7 @@ def weights_sha256(path: Path) -> str:
         return file_sha256(path)
     digest = hashlib.sha256()
     for file in weights_files(path):
-        with file.open("rb") as content:
+        with plain_file(file) as content:
             while chunk := content.read(_CHUNK_BYTES):
                 digest.update(chunk)
     return digest.hexdigest()
@@ -92,10 +95,8 @@ def weights_sha256(path: Path) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """Settings from a JSON file, which must hold an object."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MicrodlError(f"'{path.name}' cannot be read as JSON; fetch it again.") from error
+    with refusing(f"'{path.name}' cannot be read as JSON; fetch it again."):
+        content = core_reading.read_json(path)
     if not isinstance(content, dict):
         raise MicrodlError(f"'{path.name}' does not hold settings; fetch it again.")
     return content
@@ -105,8 +106,10 @@ def square_edge(value: Any, what: str) -> int:
     """One edge of a square, in pixels, which may be written twice."""
     if isinstance(value, list) and len(set(value)) == 1:
         value = value[0]
-    if not isinstance(value, int) or value < 1:
-        raise MicrodlError(f"The {what} '{value}' is no edge of a square; only squares are read.")
+    if type(value) is not int or not 1 <= value <= _MOST_EDGE:
+        raise MicrodlError(
+            f"The {what} '{shortened(str(value))}' is no edge of a square; only squares are read."
+        )
     return value
 
 
@@ -139,20 +142,16 @@ def read_preprocessing(
             content = read_json(folder / name)
             settings = content.get("image_processor", content)
             break
-    try:
+    with refusing(f"The image processor of '{folder.name}' cannot be read; fetch its files again."):
         settings = {name: value for name, value in settings.items() if value is not None}
         normalised = settings.get("do_normalize") is not False
         means = settings.get("image_mean", mean) if normalised else (0.0,)
         stds = settings.get("image_std", std) if normalised else (1.0,)
         means, stds = (tuple(float(x) for x in values) for values in (means, stds))
         factor = _LARGEST_BYTE * float(settings.get("rescale_factor", 1 / _LARGEST_BYTE))
-    except (AttributeError, TypeError, ValueError) as error:
-        raise MicrodlError(
-            f"The image processor of '{folder.name}' cannot be read; fetch its files again."
-        ) from error
     if settings.get("do_rescale") is False:
         factor = _LARGEST_BYTE if max(means, default=0) > 1 else 1
-    if not factor > 0:
+    if not 0 < factor < math.inf:
         raise MicrodlError(
             f"The image processor of '{folder.name}' scales by {factor / _LARGEST_BYTE:g}, which "
             "leaves no image; correct it."

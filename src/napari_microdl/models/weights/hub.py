@@ -11,6 +11,7 @@ from pathlib import Path
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import cache_folder, write_whole
+from napari_microdl.core.reading import read_text, refusing
 from napari_microdl.core.safetensors_files import file_sha256
 from napari_microdl.models.weights.files import (
     IMAGE_PROCESSOR_NAMES,
@@ -23,6 +24,7 @@ from napari_microdl.models.weights.files import (
 
 SCHEME = "hf://"
 _OFFLINE = "HF_HUB_OFFLINE"
+_MOST_RECORD_BYTES = 4096
 SIDE_NAMES = ("config.json", *IMAGE_PROCESSOR_NAMES)
 
 
@@ -222,12 +224,11 @@ def record_path(source: HubSource) -> Path:
 def recorded_digest(source: HubSource) -> str:
     """Digest written down for the weights of a repository at a commit, or "" before their use."""
     path = record_path(source)
-    try:
-        entries = path.read_text(encoding="utf-8").split()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    except (OSError, ValueError) as error:
-        raise MicrodlError(f"'{path}' cannot be read; delete it.") from error
+    with refusing(f"'{path}' cannot be read; delete it."):
+        try:
+            entries = read_text(path, _MOST_RECORD_BYTES).split()
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
     digest = entries[0] if entries else ""
     if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
         raise MicrodlError(f"'{path}' holds no sha256; delete it.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import cache_folder, write_whole
+from napari_microdl.core.reading import plain_file, refusing, require_file
 from napari_microdl.core.safetensors_files import begins_as_safetensors, describe_foreign
 from napari_microdl.models.weights.assembly import (
     DoesNotFitError,
@@ -21,6 +22,7 @@ from napari_microdl.models.weights.assembly import (
 )
 from napari_microdl.models.weights.files import is_index, weight_map, weights_files, weights_sha256
 from napari_microdl.models.weights.keys import KeyMap
+from napari_microdl.models.weights.pickles import require_modest
 
 # A safetensors file of which less than this is needed is cut down, too.
 WORTH_KEEPING = 0.5
@@ -31,13 +33,11 @@ _DIGEST = "sha256"
 
 
 def _begin(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError as error:
-        raise MicrodlError(
-            f"'{path.name}' cannot be read ({error.strerror}); check that the file exists."
-        ) from error
+    with (
+        refusing(f"'{path.name}' cannot be read ({{reason}}); check that the file exists."),
+        plain_file(path) as file,
+    ):
+        start = file.read(16)
     if len(start) < 10:
         raise MicrodlError(
             f"'{path.name}' holds no weights: it is only {len(start)} bytes long; fetch it again."
@@ -67,25 +67,38 @@ def _unwrapped(content: Any) -> dict[str, Tensor]:
     return {}
 
 
+def _require_plain(tensor: Tensor) -> None:
+    """Refuse a tensor that is no matrix of numbers in memory, or says to be larger than these."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        raise ValueError("a tensor holds no plain numbers")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("a tensor is larger than its numbers")
+
+
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     # torch goes by the name where it ends in .safetensors, unless it gets an open file; a file of
     # another name is mapped, so that only what is needed of it is read.
     misnamed = path.suffix == ".safetensors"
-    try:
-        with path.open("rb") as file:
-            # Only tensors and plain containers are made; anything else in the file is refused.
-            content = torch.load(
-                file if misnamed else path,
-                map_location="cpu",
-                weights_only=True,
-                mmap=not misnamed and zipfile.is_zipfile(path),
-            )
-    except Exception as error:
-        raise MicrodlError(
+    with (
+        refusing(
             f"'{path.name}' was not opened: it is damaged, or asks to run code, which weights "
             "never need; fetch it from its source, as safetensors if it is offered."
-        ) from error
-    tensors = _unwrapped(content)
+        ),
+        plain_file(path) as file,
+    ):
+        zipped = zipfile.is_zipfile(file)
+        require_modest(file, zipped=zipped)
+        file.seek(0)
+        # Only tensors and plain containers are made; anything else in the file is refused.
+        content = torch.load(
+            file if misnamed else path,
+            map_location="cpu",
+            weights_only=True,
+            mmap=not misnamed and zipped,
+        )
+        tensors = _unwrapped(content)
+        for tensor in tensors.values():
+            _require_plain(tensor)
     if not tensors:
         raise MicrodlError(f"'{path.name}' holds no tensors; give the file of the weights.")
     return tensors
@@ -95,16 +108,13 @@ def _read_safetensors(
     path: Path, choose: Callable[[Iterable[str]], Iterable[str]]
 ) -> tuple[dict[str, Tensor], float]:
     """Tensors that `choose` picks by name, one by one, and their share of the file."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            names = list(file.keys())
-            tensors = {name: file.get_tensor(name) for name in choose(names)}
-    except SafetensorError as error:
-        raise MicrodlError(
-            f"'{path.name}' is truncated or damaged; fetch it again from its source."
-        ) from error
+    with _undamaged(path), safe_open(path, framework="pt", device="cpu") as file:
+        names = list(file.keys())
+    chosen = list(choose(names))
+    with _undamaged(path), safe_open(path, framework="pt", device="cpu") as file:
+        tensors = {name: file.get_tensor(name) for name in chosen}
     read = sum(t.numel() * t.element_size() for t in tensors.values())
     return tensors, read / path.stat().st_size
 
@@ -135,15 +145,17 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def _shapes_of_file(path: Path) -> dict[str, tuple[int, ...]]:
     if _is_pickle(_begin(path), path):
         return {k: tuple(v.shape) for k, v in _read_pickle(path).items()}
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise MicrodlError(
-            f"'{path.name}' is truncated or damaged; fetch it again from its source."
-        ) from error
+    with (
+        _undamaged(path),
+        safe_open(path, framework="pt", device="cpu") as file,
+    ):
+        return {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+
+
+def _undamaged(path: Path) -> AbstractContextManager[None]:
+    return refusing(f"'{path.name}' is truncated or damaged; fetch it again from its source.")
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -160,6 +172,7 @@ def _read_copy(path: Path) -> dict[str, Tensor] | None:
     from safetensors import SafetensorError, safe_open
 
     try:
+        require_file(path)
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
             stated = (file.metadata() or {}).get(_DIGEST)

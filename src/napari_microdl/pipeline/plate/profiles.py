@@ -18,6 +18,7 @@ from scipy import sparse
 from napari_microdl.concepts.activations import ConceptActivations, unit_rows
 from napari_microdl.concepts.dictionary import ConceptDictionary
 from napari_microdl.concepts.export import (
+    anndata_store,
     feature_name,
     require_anndata,
     with_plain_texts,
@@ -27,7 +28,6 @@ from napari_microdl.concepts.store import ActivationWriter, open_activations, re
 from napari_microdl.concepts.wells import well_names
 from napari_microdl.core.config import UnitKind
 from napari_microdl.core.errors import MicrodlError
-from napari_microdl.core.files import write_whole
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import FieldInfo
 from napari_microdl.fields.metadata import PREFIX
@@ -214,11 +214,14 @@ def _write_profiles(
 def _write_h5ad(profiles: pd.DataFrame, path: Path) -> None:
     """Profiles as AnnData: features as a dense matrix, the rest about the rows."""
     anndata = require_anndata()
+    from anndata.io import write_elem
+
     known = [name for name in profiles.columns if name.startswith(PREFIX)]
     features = [name for name in profiles.columns if not name.startswith(PREFIX)]
     rows = with_plain_texts(profiles[known].set_axis(profiles.index.astype(str)))
     columns = with_plain_texts(pd.DataFrame(index=features))
     values = profiles[features].to_numpy(np.float32)
     table = anndata.AnnData(X=values, obs=rows, var=columns)
-    with write_whole(path) as partial:
-        table.write_h5ad(partial)
+    # Its own way to write a file makes categories of texts, and fails where numbers are in them.
+    with anndata_store(path) as store:
+        write_elem(store, "/", table)
