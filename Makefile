@@ -27,7 +27,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: demo test test-full coverage lint build check-wheel system-deps clean
 
 demo: $(VENV)/.base
-	$(BIN)/napari-microdl demo --headless --out $(DEMO_OUTPUT)
+	$(BIN)/napari-microdl demo --headless --overwrite --out $(DEMO_OUTPUT)
 
 test: system-deps $(VENV)/.test
 	scripts/with-display $(BIN)/python -m pytest $(IN_PARALLEL) $(FULL) $(PYTEST_ARGS)

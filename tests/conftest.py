@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Read when torch and the BLAS libraries load, here and in processes that tests start: more threads
 # than cores are slower than one, and the order of a parallel sum changes its last digits.
@@ -109,6 +111,37 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("NAPARI_MICRODL_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Nothing asks another machine for anything; whatever is asked for all the same is told."""
+    asked: list[str] = []
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def here(host: object) -> bool:
+        text = host.decode() if isinstance(host, bytes) else str(host)
+        own = {"", "None", "localhost", "::1", "0.0.0.0", "::", socket.gethostname()}
+        return text in own or text.startswith("127.")
+
+    def only_here(one: socket.socket, address: Any) -> None:
+        # Datagrams are sent by nobody; programs ask for a way in the network so.
+        outside = one.family in (socket.AF_INET, socket.AF_INET6) and not here(address[0])
+        if outside and one.type == socket.SOCK_STREAM:
+            asked.append(str(address))
+            raise ConnectionRefusedError(f"tests may not connect to {address}")
+        connect(one, address)
+
+    def look_up_here(host: Any, *arguments: Any, **options: Any) -> Any:
+        if not here(host) and not str(host)[:1].isdigit():
+            asked.append(str(host))
+            raise socket.gaierror(f"tests may not look up {host}")
+        return look_up(host, *arguments, **options)
+
+    monkeypatch.setattr(socket.socket, "connect", only_here)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+    yield asked
+    assert asked == []
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import dataclasses
 import io
 import json
 import re
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,7 +81,7 @@ def test_a_folder_that_cannot_be_written_gives_one_sentence(tmp_path, monkeypatc
 
 
 def test_bad_input_gives_one_sentence(tmp_path, monkeypatch, capsys):
-    def refuse(out: Path) -> str:
+    def refuse(out: Path, *, overwrite: bool) -> str:
         current_task().progress(0, 1, "Looking")
         raise MicrodlError("There are no fields.")
 
@@ -89,7 +91,7 @@ def test_bad_input_gives_one_sentence(tmp_path, monkeypatch, capsys):
 
 
 def test_progress_is_a_bar_a_stage_where_somebody_watches(tmp_path, monkeypatch):
-    def steps(out: Path) -> str:
+    def steps(out: Path, *, overwrite: bool) -> str:
         task = current_task()
         with task.stage("tokens"):
             for done in range(3):
@@ -152,3 +154,37 @@ def test_every_command_has_help_that_loads_nothing_heavy(command):
     done = python(code)
     assert done.stdout.startswith(f"Usage: napari-microdl {command}")
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
+)
+def test_a_run_that_is_stopped_says_so_in_a_sentence_and_leaves_nothing_half(
+    number, status, tmp_path
+):
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "napari_microdl.cli", "demo", "--headless", "--out", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if ESTIMATE.fullmatch(line.strip()):
+            break
+    process.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == status, "".join(seen) + error
+    assert error.splitlines()[-1] == "napari-microdl: stopped; nothing is left half written."
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_there_is_not_replaced_unasked(tmp_path, capsys):
+    (tmp_path / "cells.csv").write_text("hours of work")
+    assert main(["demo", "--headless", "--out", str(tmp_path)]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "holds a run already ('cells.csv'); choose another folder" in error
+    assert (tmp_path / "cells.csv").read_text() == "hours of work"

@@ -93,7 +93,7 @@ def header_of(path: Path) -> dict[str, Any]:
 def of_schema_1(header: dict[str, Any]) -> dict[str, Any]:
     """A header as version 0.1 wrote it, whose spec had no groups."""
     model, tokens, units = (dict(header["spec"][name]) for name in ("model", "tokens", "units"))
-    del tokens["remove_position"], units["pooling"]
+    del tokens["remove_position"], tokens["orientations"], units["pooling"]
     spec = {"model_id": model.pop("id"), "channel_names": tokens.pop("channels")}
     spec |= {f"weights_{n}": model.pop(n) for n in ("licence", "source", "non_commercial")}
     spec |= {"unit": units.pop("kind"), **model, **tokens, **units}

@@ -31,6 +31,7 @@ OTHERS: dict[str, Any] = {
     "scaling": "plate",
     "tile_size": 64,
     "halo": 1,
+    "orientations": 8,
     "unit": "crop",
     "crop_size": 32,
     "crop_stride": 16,

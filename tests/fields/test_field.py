@@ -160,3 +160,15 @@ def test_strips_are_whole_chunks_of_bounded_size(chunk: int | None, n_channels: 
     assert (
         Field(data=data[:, :50], channel_names=tuple("abc"), name="f").strip_rows(n_channels) == 50
     )
+
+
+def test_what_no_file_can_hold_of_a_name_is_replaced():
+    half = "a\udc80b\x00"
+    field = Field(
+        data=np.zeros((1, 4, 4)), channel_names=(half,), name=half, condition=half, well=half
+    )
+    shown = "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}"
+    assert (field.name, field.condition, field.well) == (shown,) * 3
+    assert field.channel_names == (shown,)
+    assert field.info.to_metadata()["Metadata_Field"] == shown
+    shown.encode()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import dask.array as da
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.refusals import refusal
-from napari_microdl.fields.field import Field
+from napari_microdl.fields.field import Field, UnusableFieldsError
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling, linear_scale, log_scale
 from tasks import cancelling, recorded
 
@@ -137,6 +138,35 @@ def test_one_constant_field_on_a_plate_with_signal_is_no_error():
     empty, full = np.zeros((1, 9, 9)), RNG.random((1, 9, 9))
     plate = IntensityScaling("plate").fit([field(empty), field(full, "g")])
     assert plate.apply(0, empty).max() == 0
+
+
+@pytest.mark.parametrize("curve", ["log", "linear"])
+@pytest.mark.parametrize(
+    ("dtype", "offset"),
+    [("uint32", 2**32 - 101), ("int32", 2**31 - 101), ("int32", -(2**31)), ("float64", 1e12)],
+)
+def test_a_small_difference_of_large_numbers_is_kept(dtype: str, offset: float, curve: Any):
+    little = RNG.integers(0, 100, (1, 20, 20))
+    large = (little.astype(np.float64) + offset).astype(dtype)
+    scaled = [
+        IntensityScaling(curve=curve).fit([field(data)]).apply(0, data)
+        for data in (little.astype(np.uint16), large)
+    ]
+    np.testing.assert_allclose(scaled[1], scaled[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.float64])
+def test_numbers_that_cannot_be_told_apart_are_no_constant_channel(dtype: Any):
+    data = RNG.integers(0, 100, (1, 9, 9)).astype(dtype) + np.array(2**60, dtype)
+    sentence = refusal(IntensityScaling().fit, [field(data)])
+    assert sentence.startswith("Channel 'a' of field 'f' holds values beyond 9e+15")
+
+
+def test_all_fields_that_cannot_be_used_are_told_at_once():
+    good, flat = RNG.random((1, 9, 9)), np.ones((1, 9, 9))
+    with pytest.raises(UnusableFieldsError, match=r"Channel 'a' of field 'g'.* 1 more") as caught:
+        IntensityScaling().fit([field(good), field(flat, "g"), field(good), field(flat * 2, "h")])
+    assert list(caught.value.reasons) == [1, 3]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

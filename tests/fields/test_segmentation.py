@@ -240,3 +240,16 @@ def test_one_defect_of_the_camera_moves_no_outline(sample_fields: list[Field], v
     defect[437, 326] = value
     found, expected = segment_cells(defect) > 0, segment_cells(image) > 0
     assert (found != expected).mean() < 0.001
+
+
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [("uint32", 2**32 - 70_000), ("int64", 2**50), ("float64", 1e12)]
+)
+def test_cells_do_not_depend_on_what_all_pixels_have_in_common(dtype: str, offset: float):
+    image = transfluor()[0].data[0, :128, :128]
+    large = image.astype(dtype) + np.array(offset, dtype)
+    cells = segment_cells(image)
+    assert cells.max() > 0
+    np.testing.assert_array_equal(segment_cells(large), cells)
+    levels = measure_levels(large)
+    np.testing.assert_array_equal(segment_cells(large, levels=levels), cells)

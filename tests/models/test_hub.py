@@ -112,6 +112,7 @@ def test_no_token_and_no_request_shows_in_an_error(
     offline: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
 
     def fail(*_: object, **__: object) -> None:
         raise kind("GET https://hub/lab/vit with authorization: Bearer hf_secret")
@@ -286,11 +287,10 @@ def test_the_hubs_own_switch_is_honoured(
     assert hub.is_offline() is expected
 
 
-@pytest.mark.parametrize("value", ["1", ""])
-def test_the_network_is_forbidden_or_not_and_one_commit_is_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+def test_one_commit_is_asked_for_and_nobody_where_the_network_is_forbidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     asked = []
@@ -304,5 +304,10 @@ def test_the_network_is_forbidden_or_not_and_one_commit_is_asked_for(
     names = [name for _, name, _ in asked]
     sides = ["config.json", "preprocessor_config.json", "processor_config.json"]
     assert names == [*sides, "model.safetensors"]
-    options = {"revision": COMMIT, "cache_dir": str(tmp_path), "local_files_only": value == "1"}
+    options = {"revision": COMMIT, "cache_dir": str(tmp_path)}
     assert all(call == ("lab/vit", call[1], options) for call in asked)
+    with hub.offline():
+        assert "HF_HUB_OFFLINE forbids the network" in refusal(
+            hub.fetch, HubSource("lab/vit", COMMIT)
+        )
+    assert len(asked) == len(names)

@@ -33,7 +33,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     (out / "crops.csv").write_text("of an earlier run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "transfluor", corners)
-        return out, run_demo(out, CONFIG)
+        return out, run_demo(out, CONFIG, overwrite=True)
 
 
 def test_everything_promised_is_left(done):

@@ -30,6 +30,7 @@ from napari_microdl.core.config import (
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.reading import refusing
 from napari_microdl.core.safetensors_files import note_missing_digest, read_record, write_record
+from napari_microdl.core.text import plain_text
 from napari_microdl.estimators.icfl import ATOM_GROUPS, ICFL
 from napari_microdl.estimators.plates import PlateReferences
 from napari_microdl.estimators.whitening import ControlWhitening
@@ -363,6 +364,9 @@ class ConceptDictionary:
                 f"The dictionary has {self.n_concepts} concepts but {len(self.names)} names, "
                 f"{len(self.notes)} notes and {len(self.tags)} tags."
             )
+        # In place: they are shared by what is made of the same concepts.
+        for words in (self.names, self.notes):
+            words[:] = map(plain_text, words)
         unknown = set(self.tags) - {"", *TAGS}
         if unknown:
             raise MicrodlError(

@@ -16,6 +16,7 @@ import pandas as pd
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import unnamed
 from napari_microdl.core.config import UnitKind
+from napari_microdl.core.csv_text import csv_safe
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_whole, write_whole_folder
 from napari_microdl.core.task import current_task
@@ -75,6 +76,9 @@ def write_table(
 ) -> Path:
     """Write a table as CSV or Parquet.
 
+    In CSV texts that a spreadsheet would calculate have a quotation mark before them, see
+    `napari_microdl.core.csv_text.as_cell`.
+
     Parameters
     ----------
     table : DataFrame
@@ -121,10 +125,11 @@ def write_table(
 def _write_csv(table: pd.DataFrame, path: Path, numbers_at_once: int) -> None:
     rows = max(1, numbers_at_once // max(table.shape[1], 1))
     with write_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        table.iloc[:0].to_csv(file, index=False)
+        csv_safe(table.iloc[:0]).to_csv(file, index=False)
         for begin in range(0, len(table), rows):
             current_task().progress(begin, len(table), _SAVING)
-            table.iloc[begin : begin + rows].to_csv(file, index=False, header=False)
+            some = csv_safe(table.iloc[begin : begin + rows])
+            some.to_csv(file, index=False, header=False)
         current_task().progress(len(table), len(table), _SAVING)
         # On Windows a file that is open cannot be renamed.
         file.close()

@@ -20,6 +20,7 @@ from napari_microdl.core.reading import MOST_TEXT_BYTES, parse_json, read_bytes,
 
 Site = Literal["residual", "attention"]
 Precision = Literal["fp32", "bf16", "fast"]
+Orientations = Literal[1, 8]
 Intensity = Literal["log", "linear"]
 Selection = Literal["signed", "absolute"]
 Refit = Literal["block", "full", "final"]
@@ -149,6 +150,9 @@ class TokensConfig(Settings):
         Tokens dropped along the edges of a tile.
     remove_position : bool, default=True
         Remove what tokens owe to their place in the tile, measured on all fields.
+    orientations : {1, 8}
+        Whether the model sees every tile as it lies, or turned and flipped in all eight ways, whose
+        tokens are averaged; that takes eight times as long.
     """
 
     layer: int | None = None
@@ -159,6 +163,7 @@ class TokensConfig(Settings):
     tile_size: int | None = None
     halo: int = 2
     remove_position: bool = True
+    orientations: Orientations = 1
 
 
 class SegmentationConfig(Settings):
@@ -501,7 +506,7 @@ def write_config(
     config : PipelineConfig
         Settings.
     path : str or Path
-        File; one that is there is replaced.
+        File; one that is there is replaced once the new one is whole.
     window : dict, optional
         What the window alone needs, see `read_window`.
 

@@ -10,9 +10,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.text import counted, plain_text
+from napari_microdl.fields.labels import number_cells
 
 # What is read of a lazy file at once.
 STRIP_BYTES = 32 * 2**20
+
+
+class UnusableFieldsError(MicrodlError):
+    """Fields that cannot be used, where the others may be.
+
+    Parameters
+    ----------
+    reasons : dict of int to str
+        A sentence for each, by its place among all fields.
+    """
+
+    def __init__(self, reasons: dict[int, str]) -> None:
+        first, *others = reasons.values()
+        more = f" {counted(len(others), 'more field')} cannot be used either." if others else ""
+        super().__init__(f"{first}{more}")
+        self.reasons = reasons
 
 
 @dataclass(frozen=True)
@@ -29,6 +47,10 @@ class FieldInfo:
         Whether the field shows untreated cells, on which the whitening is fitted.
     well, site, plate : str, default=""
         Position in the experiment.
+
+    Notes
+    -----
+    What no file and no page can hold of a text, such as halves of characters, is replaced.
     """
 
     name: str
@@ -37,6 +59,10 @@ class FieldInfo:
     well: str = ""
     site: str = ""
     plate: str = ""
+
+    def __post_init__(self) -> None:
+        for part in ("name", "condition", "well", "site", "plate"):
+            object.__setattr__(self, part, plain_text(getattr(self, part)))
 
     @property
     def info(self) -> FieldInfo:
@@ -87,7 +113,8 @@ class Field(FieldInfo):
     corrected: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channel_names", tuple(str(c) for c in self.channel_names))
+        super().__post_init__()
+        object.__setattr__(self, "channel_names", tuple(map(plain_text, self.channel_names)))
         shape = tuple(self.data.shape)
         if len(shape) != 3:
             raise MicrodlError(
@@ -191,5 +218,5 @@ class Field(FieldInfo):
         return min(height, fitting // chunk * chunk or fitting)
 
     def read_labels(self) -> NDArray[np.int64] | None:
-        """Cell labels as a NumPy array of shape (height, width), or None."""
-        return None if self.labels is None else np.asarray(self.labels).astype(np.int64, copy=False)
+        """Cell labels as a NumPy array of shape (height, width), or None; see `number_cells`."""
+        return None if self.labels is None else number_cells(np.asarray(self.labels))[0]

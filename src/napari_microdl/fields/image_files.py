@@ -180,6 +180,18 @@ def _check_ratio(series: Any, there: int) -> None:
         raise ValueError(f"{wanted:,} bytes of pixels are said to lie in {there:,} bytes")
 
 
+def check_whole(path: ImageFile) -> None:
+    """Make sure that the pixels of a TIFF file lie within it; other files are taken as they are.
+
+    Raises
+    ------
+    MicrodlError
+        If the file ends too soon.
+    """
+    if isinstance(path, Path) and is_tiff(path) and path.is_file():
+        channels_shape(path, whole=True)
+
+
 def _check_end(path: ImageFile, series: Any, there: int) -> None:
     ends = [
         offset + count

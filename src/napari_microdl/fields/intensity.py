@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from napari_microdl.core.config import Intensity, ScalingMode
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
-from napari_microdl.fields.field import Field
+from napari_microdl.fields.field import Field, UnusableFieldsError
 
 # The background of this many pixels is known to a few parts in ten thousand; more would only cost
 # time on large images.
 _SAMPLED_PIXELS = 1_000_000
+# Beyond it whole numbers are not told apart.
+_MOST = 2.0**53
 # The mean intensity becomes _LEVEL * log(1 + _CONTRAST), about the middle of what the model saw in
 # training.
 _CONTRAST, _LEVEL = 2.0, 0.3
@@ -33,8 +35,7 @@ def log_scale(
     `background` and `mean` are in the unit of the image and broadcast against it.
     """
     factor = np.asarray(_CONTRAST / (np.asarray(mean) - background), np.float32)
-    scaled = image.astype(np.float32)
-    scaled -= np.asarray(background, np.float32)
+    scaled = _above(image, background)
     scaled *= factor
     np.maximum(scaled, 0, out=scaled)
     np.log1p(scaled, out=scaled)
@@ -48,11 +49,22 @@ def linear_scale(
     top: NDArray[np.float64] | float,
 ) -> NDArray[np.float32]:
     """Intensities as float32 from 0 at the background to 1 at the top, clipped there."""
-    scaled = image.astype(np.float32)
-    scaled -= np.asarray(background, np.float32)
+    scaled = _above(image, background)
     scaled *= np.asarray(1 / (np.asarray(top) - background), np.float32)
     np.clip(scaled, 0, 1, out=scaled)
     return scaled
+
+
+def _above(
+    image: NDArray[np.generic], background: NDArray[np.float64] | float
+) -> NDArray[np.float32]:
+    """Intensities above a background, as float32."""
+    if np.can_cast(image.dtype, np.float32):
+        scaled = image.astype(np.float32)
+        scaled -= np.asarray(background, np.float32)
+        return scaled
+    # Of a small difference of large numbers float32 would leave nothing.
+    return np.asarray(image.astype(np.float64) - background, np.float32)
 
 
 @dataclass(frozen=True)
@@ -152,39 +164,43 @@ class IntensityScaling:
 
         Raises
         ------
+        UnusableFieldsError
+            If fields cannot be read, hold NaN, infinite or very large values, or have a constant
+            channel; says which, after all have been looked at.
         MicrodlError
-            If there are no fields, a field holds NaN or infinite values, or a channel is constant.
+            If there are no fields, or a channel is constant over all of them.
         """
         if not fields:
             raise MicrodlError("There are no fields to scale; choose at least one image.")
         samples: list[list[NDArray[np.float64]]] = []
         of_field: list[list[tuple[float, float]]] = []
+        wrong: dict[int, str] = {}
         for index, field in enumerate(fields):
             message = f"Measuring intensities in {field.name}"
             with current_task().step(index, len(fields), message):
-                sample = self._sample(field, channels)
+                try:
+                    sample = self._sample(field, channels)
+                except (MicrodlError, OSError) as error:
+                    wrong[index] = str(error)
+                    continue
             if self.mode == "plate":
                 samples.append(sample)
-            else:
-                of_field.append([self._limits(p) for p in sample])
+                continue
+            limits_here = [self._limits(p) for p in sample]
+            if reason := _constant(limits_here, field, channels, f"field '{field.name}'"):
+                wrong[index] = reason
+            of_field.append(limits_here)
+        if wrong:
+            raise UnusableFieldsError(wrong)
         if self.mode == "plate":
             pooled = []
             for parts in zip(*samples, strict=True):
                 current_task().check()
                 pooled.append(self._limits(np.concatenate(parts)))
+            if reason := _constant(pooled, fields[0], channels, "all fields"):
+                raise MicrodlError(reason)
             of_field = [pooled] * len(fields)
-        limits = np.array(of_field)
-        flat = np.argwhere(limits[..., 1] <= limits[..., 0])
-        if len(flat):
-            index, channel = flat[0]
-            field = fields[index]
-            name = field.channel_names[field.channel_indices(channels)[channel]]
-            where = "all fields" if self.mode == "plate" else f"field '{field.name}'"
-            raise MicrodlError(
-                f"Channel '{name}' of {where} is constant ({limits[index, channel, 0]:g} "
-                "everywhere), so it shows nothing; leave it out or check the file."
-            )
-        self.limits_ = limits
+        self.limits_ = np.array(of_field)
         self._names = [
             (field.name, tuple(field.channel_names[c] for c in field.channel_indices(channels)))
             for field in fields
@@ -263,7 +279,36 @@ class IntensityScaling:
                         f"Channel '{field.channel_names[c]}' of field '{field.name}' holds NaN or "
                         "infinite values; replace them before running."
                     )
+                if strip.dtype.itemsize > 4 and _exceeds(strip):
+                    raise MicrodlError(
+                        f"Channel '{field.channel_names[c]}' of field '{field.name}' holds values "
+                        f"beyond {_MOST:.0e}, which cannot be told apart; take off what they have "
+                        "in common, or divide them."
+                    )
                 # Every step-th row of the field, wherever the strip begins.
                 parts.append(strip[-start % step :: step, ::step].ravel().astype(np.float64))
             values.append(np.concatenate(parts))
         return values
+
+
+def _exceeds(values: NDArray[np.generic]) -> bool:
+    """Whether integers cannot be told apart as float64, or float64 is none that float32 holds."""
+    return bool(values.max() > _MOST or values.min() < -_MOST)
+
+
+def _constant(
+    limits: list[tuple[float, float]],
+    field: Field,
+    channels: tuple[str, ...] | None,
+    where: str,
+) -> str:
+    """Why the first constant channel cannot be used, as a sentence; empty where none is."""
+    for channel, (background, reference) in zip(
+        field.channel_indices(channels), limits, strict=True
+    ):
+        if reference <= background:
+            return (
+                f"Channel '{field.channel_names[channel]}' of {where} is constant "
+                f"({background:g} everywhere), so it shows nothing; leave it out or check the file."
+            )
+    return ""

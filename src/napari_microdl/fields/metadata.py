@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from napari_microdl.core.csv_text import from_cell
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.reading import guarding, read_bytes, require_file
 from napari_microdl.core.task import current_task
@@ -163,7 +164,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     Files of Excel are taken as they come: commas, semicolons or tabs between columns, whichever the
     first line has most of; UTF-8 or UTF-16, else Windows-1252; spaces around values do not count;
     where no commas part the columns, those in columns of numbers are decimal commas.
-    What is no plain CSV is noted.
+    What is no plain CSV is noted. Texts that were kept from being calculated
+    (`napari_microdl.core.csv_text.as_cell`) are as they were.
 
     Raises
     ------
@@ -181,8 +183,8 @@ def read_table(path: str | Path) -> pd.DataFrame:
     if not len(table):
         raise MicrodlError(f"'{path.name}' holds no rows; choose a table with one row a field.")
     table = table.astype(object).where(table.notna(), "").astype(str)
-    table.columns = [str(name).strip() for name in table.columns]
-    return table.map(str.strip)
+    table.columns = [from_cell(str(name).strip()) for name in table.columns]
+    return table.map(lambda text: from_cell(text.strip()))
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

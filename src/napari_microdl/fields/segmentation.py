@@ -45,6 +45,8 @@ class Levels:
         Their first percentile.
     spread : float
         Standard deviation of the strongly smoothed square roots.
+    base : float, default=0.0
+        What was taken off pixels first, in the unit of the image; minimum and maximum are above it.
     """
 
     minimum: float
@@ -54,6 +56,7 @@ class Levels:
     otsu: float
     low: float
     spread: float
+    base: float = 0.0
 
 
 def measure_levels(image: NDArray[np.generic], config: SegmentationConfig | None = None) -> Levels:
@@ -76,11 +79,12 @@ def measure_levels(image: NDArray[np.generic], config: SegmentationConfig | None
         If the image is not two-dimensional or holds NaN or infinite values.
     """
     config = config or SegmentationConfig()
-    return _measured(_checked(image), config)[0]
+    base = _base(image)
+    return _measured(_checked(image, base), config, base)[0]
 
 
 def _measured(
-    intensity: NDArray[np.float32], config: SegmentationConfig
+    intensity: NDArray[np.float32], config: SegmentationConfig, base: float
 ) -> tuple[Levels, NDArray[np.float32], NDArray[np.float32]]:
     """Levels of an image, and its square roots smoothed a little, and strongly."""
     from skimage.filters import threshold_otsu
@@ -104,6 +108,7 @@ def _measured(
         otsu=otsu,
         low=low,
         spread=float(brightness.std()) or 1.0,
+        base=base,
     )
     current_task().check()
     return levels, smooth, brightness
@@ -163,13 +168,18 @@ def _smoothed(
     return smooth, gaussian(roots, config.diameter / 8)
 
 
-def _checked(image: NDArray[np.generic]) -> NDArray[np.float32]:
+def _base(image: NDArray[np.generic]) -> float:
+    """What is taken off first: of a small difference of large numbers float32 leaves nothing."""
+    return float(image.min()) if image.size and not np.can_cast(image.dtype, np.float32) else 0.0
+
+
+def _checked(image: NDArray[np.generic], base: float) -> NDArray[np.float32]:
     if image.ndim != 2:
         raise MicrodlError(
             f"Segmentation needs one grey image (y, x) but got the shape {image.shape}; "
             "choose one channel."
         )
-    intensity = np.asarray(image, np.float32)
+    intensity = np.asarray(image.astype(np.float64) - base if base else image, np.float32)
     if not np.isfinite(intensity).all():
         raise MicrodlError(
             "The image to segment holds NaN or infinite values; replace them before running."
@@ -229,10 +239,11 @@ def _segment(
     from skimage.segmentation import relabel_sequential, watershed
 
     config = config or SegmentationConfig()
-    intensity = _checked(image)
+    base = _base(image) if levels is None else levels.base
+    intensity = _checked(image, base)
     current_task().check()
     if levels is None:
-        levels, smooth, brightness = _measured(intensity, config)
+        levels, smooth, brightness = _measured(intensity, config, base)
     else:
         roots = _roots(intensity, levels.minimum, levels.maximum)
         smooth, brightness = _smoothed(roots, config)

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from napari_microdl.core.config import ImagesConfig
+from napari_microdl.core.csv_text import csv_safe
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.files import write_whole
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import listed
 from napari_microdl.fields.field import Field
@@ -457,11 +459,11 @@ def write_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
     rows : sequence of FieldFiles
         One a field.
     path : str or Path
-        CSV file; one that is there is replaced. Files below its folder are named relative to it,
-        others with their whole path. Where every channel has a file of its own they are named in
-        ``FileName_<channel>`` and ``PathName_<channel>``, as CellProfiler does, else in ``path``
-        and ``channels``; of a field without files these stay empty. Illumination functions are
-        named in ``FileName_Illum<channel>``.
+        CSV file; one that is there is replaced once the new one is whole. Files below its folder
+        are named relative to it, others with their whole path. Where every channel has a file of
+        its own they are named in ``FileName_<channel>`` and ``PathName_<channel>``, as CellProfiler
+        does, else in ``path`` and ``channels``; of a field without files these stay empty.
+        Illumination functions are named in ``FileName_Illum<channel>``.
 
     Raises
     ------
@@ -479,7 +481,9 @@ def write_field_files(rows: Sequence[FieldFiles], path: str | Path) -> None:
         )
         for row in rows
     ]
-    files_table(named, Path(path).parent).to_csv(path, index=False)
+    table = csv_safe(files_table(named, Path(path).parent))
+    with write_whole(Path(path)) as part:
+        table.to_csv(part, index=False)
 
 
 def files_table(rows: Sequence[NamedFiles], folder: Path | None) -> pd.DataFrame:

@@ -20,6 +20,8 @@ from napari_microdl.models.weights.hub import (
     SCHEME,
     HubSource,
     fetch,
+    is_here,
+    is_offline,
     parse_reference,
     recorded_digest,
 )
@@ -201,6 +203,27 @@ def weights_pin(name: str) -> str:
     if digest := _known_digest(source):
         return f"{commit}, sha256 {digest[:12]} at the first download."
     return f"{commit}; the sha256 of the first download will be kept and asked for from then on."
+
+
+def to_be_fetched(name: str) -> str:
+    """Repository on the hub that loading a model would fetch weights from.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_model`.
+
+    Returns
+    -------
+    str
+        Empty where the weights are here, or cannot be fetched.
+    """
+    # What cannot be fetched is refused by who loads it.
+    with suppress(MicrodlError, ImportError):
+        source = _source(name)
+        if source is not None and source.revision and not (is_offline() or is_here(source)):
+            return source.repository
+    return ""
 
 
 def list_models() -> tuple[ModelSpec, ...]:

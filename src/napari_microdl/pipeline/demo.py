@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.pictures import write_figure
 from napari_microdl.fields.samples import transfluor
-from napari_microdl.pipeline.files import write_run
+from napari_microdl.pipeline.files import DEMO_PICTURES, write_run
 from napari_microdl.pipeline.run import PipelineResult, run_pipeline
+from napari_microdl.pipeline.run_folder import run_folder
 from napari_microdl.report.figures import (
     distribution_figure,
     gallery_figure,
@@ -23,11 +24,6 @@ _TOP_CONCEPTS = 10
 _FIGURE_CONCEPTS = 3
 
 
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
-
-
 def write_outputs(result: PipelineResult, out: Path, finding: Finding) -> None:
     """Write the table, the dictionary, the report and the figures of a run on the sample.
 
@@ -36,7 +32,7 @@ def write_outputs(result: PipelineResult, out: Path, finding: Finding) -> None:
     result : PipelineResult
         Result of `run_pipeline` on `napari_microdl.fields.samples.transfluor`.
     out : Path
-        Folder, made where it is missing; files of an earlier run are replaced.
+        Folder that exists; files of an earlier run are replaced.
     finding : Finding
         What was found.
     """
@@ -47,19 +43,18 @@ def write_outputs(result: PipelineResult, out: Path, finding: Finding) -> None:
     # A control, a well in which reacting and resting cells lie side by side, a treated well.
     names = [f.well for f in fields]
     shown = [names.index(well) for well in ("O11", "O01", "O05")]
-    figures = {
-        "overlay_heatmap.png": heatmap_figure(activations, fields, shown, top[0]),
-        "overlay_units.png": unit_figure(activations, fields, shown, top[0], result.labels),
-        "gallery.png": gallery_figure(activations, fields, top[:_FIGURE_CONCEPTS]),
-        "distribution.png": distribution_figure(
-            activations, top[:_FIGURE_CONCEPTS], result.config.units.kind
-        ),
-    }
-    for name, figure in figures.items():
-        _save(figure, out / name)
+    figures = (
+        heatmap_figure(activations, fields, shown, top[0]),
+        unit_figure(activations, fields, shown, top[0], result.labels),
+        gallery_figure(activations, fields, top[:_FIGURE_CONCEPTS]),
+        distribution_figure(activations, top[:_FIGURE_CONCEPTS], result.config.units.kind),
+    )
+    for name, figure in zip(DEMO_PICTURES, figures, strict=True):
+        FigureCanvasAgg(figure)
+        write_figure(figure, out / name, dpi=110)
 
 
-def run_demo(out: Path, config: PipelineConfig | None = None) -> str:
+def run_demo(out: Path, config: PipelineConfig | None = None, *, overwrite: bool = False) -> str:
     """Run the main job on the sample and write everything it finds.
 
     Parameters
@@ -68,15 +63,21 @@ def run_demo(out: Path, config: PipelineConfig | None = None) -> str:
         Folder to write to.
     config : PipelineConfig, optional
         Settings; the defaults where not given.
+    overwrite : bool, default=False
+        Whether a run that is there may be replaced.
 
     Returns
     -------
     str
         A sentence on what was found, or that nothing was.
+
+    Raises
+    ------
+    MicrodlError
+        If a run is there that may not be replaced.
     """
-    # A folder that cannot be written to is found before the work, not after.
-    out.mkdir(parents=True, exist_ok=True)
-    result = run_pipeline(transfluor(), config)
-    finding = find_finding(result.activations)
-    write_outputs(result, out, finding)
+    with run_folder(out, overwrite=overwrite) as folder:
+        result = run_pipeline(transfluor(), config)
+        finding = find_finding(result.activations)
+        write_outputs(result, folder.path, finding)
     return finding.sentence()

@@ -86,7 +86,8 @@ def operations(n_tiles: int, n_channels: int, model: ModelSpec, config: Pipeline
     layers = layer_of(model, config)
     tokens = ((config.tokens.tile_size or model.tile_size) // model.patch_size) ** 2
     each = 24.0 * model.dim**2 + 4.0 * tokens * model.dim
-    return n_tiles * model.channels.n_token_channels(n_channels) * layers * tokens * each
+    seen = n_tiles * config.tokens.orientations * model.channels.n_token_channels(n_channels)
+    return seen * layers * tokens * each
 
 
 def estimate_seconds(

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
 
 from napari_microdl.concepts.export import write_table
-from napari_microdl.core.config import ImagesConfig, write_config
+from napari_microdl.core.config import UnitKind, write_config
 from napari_microdl.core.files import write_text
 from napari_microdl.core.pictures import write_figure
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.metadata import PREFIX, metadata_table
-from napari_microdl.fields.tables import read_fields, read_file_table
-from napari_microdl.pipeline.inputs import mark_controls
+from napari_microdl.fields.tables import read_file_table
 from napari_microdl.pipeline.run import PipelineResult
 from napari_microdl.report import (
     EvaluationChoices,
@@ -40,6 +42,16 @@ RANKING = "concepts.csv"
 EVALUATION = "evaluation.json"
 EVALUATION_PAGE = "evaluation.html"
 ATLAS = "atlas.html"
+UNITS = tuple(f"{kind}s.csv" for kind in get_args(UnitKind))
+# Of the run on the sample.
+DEMO_PICTURES = ("overlay_heatmap.png", "overlay_units.png", "gallery.png", "distribution.png")
+_CONCEPT_PICTURE = re.compile(r"concept_\d+\.pdf")
+
+
+def is_of_a_run(name: str) -> bool:
+    """Whether a file has a name that runs in one piece give to their files."""
+    names = {DICTIONARY, REPORT, SETTINGS, RANKING, EVALUATION, EVALUATION_PAGE, ATLAS}
+    return name in names | {*UNITS, *DEMO_PICTURES} or bool(_CONCEPT_PICTURE.fullmatch(name))
 
 
 def write_run(
@@ -59,7 +71,8 @@ def write_run(
     result : PipelineResult
         The run.
     out : Path
-        Folder, made where it is missing; files of an earlier run are replaced.
+        Folder, made where it is missing; files of an earlier run are replaced, each once it is
+        whole. `napari_microdl.pipeline.run_folder.run_folder` replaces all of them together.
     concepts : list of int, optional
         Concepts in the table of units; all where not given.
     finding : Finding, optional
@@ -75,42 +88,13 @@ def write_run(
         if result.activations.fit_samples is not None:
             result.dictionary.figures |= chosen_figures(result.activations, finding)
     with current_task().step(0, 1, "Writing the results"):
-        units = result.activations.to_frame(concepts)
-        write_table(units, out / f"{result.config.units.kind}s.csv")
-        write_table(result.activations.concept_table(), out / RANKING)
+        # First what took longest to find: where the disk is full, it is there.
         result.dictionary.save(out / DICTIONARY)
         write_config(result.config, out / SETTINGS)
-        report = json.dumps({**remarks, **result.report}, indent=2)
-        (out / REPORT).write_text(report + "\n", encoding="utf-8")
-
-
-def table_fields(
-    table: str | Path, controls: str | None = None, images: ImagesConfig | None = None
-) -> list[Field]:
-    """Fields of a table of image files, with their controls.
-
-    Parameters
-    ----------
-    table : str or Path
-        As `napari_microdl.fields.tables.read_fields` takes it.
-    controls : str, optional
-        Query that picks the control fields, such as ``Metadata_condition == 'DMSO'``, in place of
-        the marks in the table; its columns are those of `metadata_table`.
-    images : ImagesConfig, optional
-        How images are read; the defaults where not given.
-
-    Returns
-    -------
-    list of Field
-        One a row, in the order of the table.
-
-    Raises
-    ------
-    MicrodlError
-        If the table, a file or the query cannot be used.
-    """
-    fields = read_fields(table, images)
-    return fields if controls is None else mark_controls(fields, controls)
+        write_table(result.activations.concept_table(), out / RANKING)
+        units = result.activations.to_frame(concepts)
+        write_table(units, out / f"{result.config.units.kind}s.csv")
+        write_text(json.dumps({**remarks, **result.report}, indent=2) + "\n", out / REPORT)
 
 
 def evaluate_run(
@@ -150,7 +134,7 @@ def evaluate_run(
     out.mkdir(parents=True, exist_ok=True)
     with current_task().step(0, 1, "Writing the evaluation"):
         page = html_report(report, result.config.units.kind, pictures=drawn)
-        (out / EVALUATION).write_text(report.to_json(), encoding="utf-8")
+        write_text(report.to_json(), out / EVALUATION)
         write_text(page, out / EVALUATION_PAGE)
         write_table(with_technical(activations.concept_table(), report), out / RANKING)
     return report
@@ -191,36 +175,46 @@ def write_pictures(
     return names
 
 
-def add_columns(units: pd.DataFrame, table: str | Path) -> None:
+def add_columns(
+    units: pd.DataFrame, table: str | Path, rows_of_fields: Sequence[int] | None = None
+) -> None:
     """Give units all ``Metadata_*`` columns of the table of their fields.
 
     Parameters
     ----------
     units : DataFrame
-        With a column ``field``, the number of a row of the table; columns that are there already
-        stay as they are.
+        With a column ``field``, the number of a field; columns that are there already stay as they
+        are.
     table : str or Path
         As `napari_microdl.fields.tables.read_fields` takes it.
+    rows_of_fields : sequence of int, optional
+        Row of every field in the table, from 0; their numbers where not given.
     """
     known = {str(c).lower() for c in units.columns}
     rows = units["field"].to_numpy()
+    if rows_of_fields is not None:
+        rows = np.asarray(rows_of_fields)[rows]
     values = read_file_table(table)
     for name in values.columns:
         if str(name).startswith(PREFIX) and str(name).lower() not in known:
             units[name] = values[name].to_numpy()[rows]
 
 
-def check_labels(fields: list[Field], table: str | Path, *columns: str) -> None:
+def check_labels(
+    fields: list[Field], table: str | Path, columns: Sequence[str], rows_of_fields: Sequence[int]
+) -> None:
     """Refuse a column of labels, or of batches, that units will not have, before there are any.
 
     Parameters
     ----------
     fields : list of Field
-        As `table_fields` reads them.
+        Fields of the table.
     table : str or Path
         Their table.
-    *columns : str
+    columns : sequence of str
         The columns.
+    rows_of_fields : sequence of int
+        As for `add_columns`.
 
     Raises
     ------
@@ -228,6 +222,6 @@ def check_labels(fields: list[Field], table: str | Path, *columns: str) -> None:
         Lists those that there are.
     """
     units = metadata_table(fields).assign(field=range(len(fields)))
-    add_columns(units, table)
+    add_columns(units, table, rows_of_fields)
     for name in columns:
         label_column(units, name)

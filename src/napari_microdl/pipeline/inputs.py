@@ -38,7 +38,7 @@ def mark_controls(fields: list[Described], query: str) -> list[Described]:
     fields : list of FieldInfo
         Fields, or what is known of them.
     query : str
-        See `napari_microdl.pipeline.files.table_fields`.
+        See `napari_microdl.pipeline.table_run.open_table`.
 
     Returns
     -------

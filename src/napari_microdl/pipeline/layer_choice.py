@@ -168,6 +168,7 @@ def samples_of_layers(
         layers,
         site=config.tokens.site,
         channel_tokens=config.tokens.channel_tokens,
+        orientations=config.tokens.orientations,
         batch_size=config.model.batch_size,
         cache=cache,
     )

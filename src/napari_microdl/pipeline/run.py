@@ -17,8 +17,10 @@ from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import ConceptDictionary, DictionarySpec
 from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.core.config import PipelineConfig
+from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import Progress, Stage, Task, current_task
-from napari_microdl.fields.field import Field
+from napari_microdl.core.text import first_notes
+from napari_microdl.fields.field import Field, UnusableFieldsError
 from napari_microdl.fields.illumination import illumination_note
 from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
 from napari_microdl.models.base import TokenModel
@@ -150,6 +152,7 @@ class PipelineRun:
         # Of this run, whether anything is held for the next or not.
         self._results: dict[CachedStage, Any] = {}
         self._seconds: dict[CachedStage, dict[Stage, float]] = {}
+        self._notes: dict[CachedStage, list[str]] = {}
 
     @property
     def finished(self) -> set[CachedStage]:
@@ -181,7 +184,7 @@ class PipelineRun:
         self._check(fitting=self.applied is None)
         samples, labels, tokens = self.samples(), self.cells(), self.tokens()
         whitened = self.whitening()
-        notes = [*tokens.notes, *whitened.notes]
+        notes = [*self._notes["cells"], *tokens.notes, *whitened.notes]
         if empty := self._fields_without_cells():
             few = ", ".join(f"'{name}'" for name in empty[:_MOST_NAMES])
             more = f" and {len(empty) - _MOST_NAMES:,} more" if empty[_MOST_NAMES:] else ""
@@ -262,12 +265,12 @@ class PipelineRun:
                     )
             found = self._stages.get(stage, self._keys[stage])
         if found is None:
-            found = make(), self._seconds.get(stage, {})
+            found = make(), self._seconds.get(stage, {}), self._notes.get(stage, [])
             if self._stages is not None and self._keys is not None:
                 n_bytes = found[0].vectors.nbytes if isinstance(found[0], Samples) else 0
                 self._stages.put(stage, self._keys[stage], found, n_bytes)
         result: Result
-        result, self._seconds[stage] = found
+        result, self._seconds[stage], self._notes[stage] = found
         self._results[stage] = result
         return result
 
@@ -296,10 +299,17 @@ class PipelineRun:
         labels: list[Labels] = [None] * len(self.fields)
         if self.config.units.kind != "cell":
             return labels
-        with self._timed("cells", "cells") as task:
+        wrong: dict[int, str] = {}
+        with self._timed("cells", "cells") as task, task.taking_notes() as notes:
             for index, f in enumerate(self.fields):
                 with task.step(index, len(self.fields), f"Finding cells in {f.name}"):
-                    labels[index] = cells_of(f, self.config)
+                    try:
+                        labels[index] = cells_of(f, self.config)
+                    except (MicrodlError, OSError) as error:
+                        wrong[index] = str(error)
+        if wrong:
+            raise UnusableFieldsError(wrong)
+        self._notes["cells"] = first_notes(notes)
         return labels
 
     def _read_tokens(self) -> Tokens:
@@ -386,9 +396,15 @@ class PipelineRun:
         with self._timed("samples", "whitening") as task:
             task.progress(0, n, "Averaging patches")
             geometry, vectors, backgrounds = [], [], []
-            for f, grid, cells in zip(self.fields, tokens.grids, labels, strict=True):
+            wrong: dict[int, str] = {}
+            for index, (f, grid) in enumerate(zip(self.fields, tokens.grids, strict=True)):
                 task.check()
-                geometry.append(units_of_field(f, grid, cells, self.config))
+                try:
+                    geometry.append(units_of_field(f, grid, labels[index], self.config))
+                except MicrodlError as error:
+                    wrong[index] = str(error)
+            if wrong:
+                raise UnusableFieldsError(wrong)
             scales = scales_of(tokens, geometry, self.config, self.applied)
             for index, f in enumerate(self.fields):
                 with task.step(index, n, f"Averaging patches in {f.name}"):

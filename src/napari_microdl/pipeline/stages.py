@@ -32,6 +32,7 @@ from napari_microdl.estimators.shrinkage import fit_whitening
 from napari_microdl.estimators.whitening import ControlWhitening, MomentSums
 from napari_microdl.fields.field import Field
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling
+from napari_microdl.fields.labels import number_cells
 from napari_microdl.fields.segmentation import segment_cells
 from napari_microdl.models.base import ModelSpec, TokenModel
 from napari_microdl.pipeline.inputs import Labels, layer_of, tile_plan
@@ -213,12 +214,14 @@ def cells_of(field: Field, config: PipelineConfig) -> Labels:
     Returns
     -------
     ndarray of shape (height, width) or None
-        None where the unit is no cell.
+        None where the unit is no cell. What was made of labels that are odd is noted.
     """
     if config.units.kind != "cell":
         return None
-    labels = field.read_labels()
-    if labels is not None:
+    if field.labels is not None:
+        labels, note = number_cells(np.asarray(field.labels))
+        if note:
+            current_task().note(f"Field '{field.name}': {note}")
         return labels
     name = config.cells.channel
     channel = field.channel_indices((name,) if name else None)[0]
@@ -265,6 +268,7 @@ def tokens_of(
         layer=layer_of(model.spec, config),
         site=config.tokens.site,
         channel_tokens=config.tokens.channel_tokens,
+        orientations=config.tokens.orientations,
         batch_size=config.model.batch_size,
         cache=cache,
         storage=storage,

@@ -24,6 +24,7 @@ from napari_microdl.concepts.painting import window_at
 from napari_microdl.concepts.pictures import GAMMA, Contrast, shared_contrast
 from napari_microdl.concepts.wells import Wells, wells_of
 from napari_microdl.core.task import current_task
+from napari_microdl.core.text import one_line
 from napari_microdl.fields.field import Field
 from napari_microdl.report.cell_pictures import (
     Window,
@@ -39,7 +40,7 @@ from napari_microdl.report.cell_pictures import (
 )
 from napari_microdl.report.concept_summary import WELLS_RULE, ConceptSummary, summarize_concept
 from napari_microdl.report.figures import CONDITION_COLOURS, CONTROL_COLOUR
-from napari_microdl.report.text import figure_text, one_line
+from napari_microdl.report.text import figure_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

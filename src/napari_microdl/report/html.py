@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from napari_microdl.core.text import plain_text
 from napari_microdl.report.evaluation_figures import (
     ConceptPictures,
     reconstruction_figure,
@@ -18,7 +19,7 @@ from napari_microdl.report.evaluation_figures import (
 )
 from napari_microdl.report.measures import summary_sentences, tables
 from napari_microdl.report.results import EvaluationReport
-from napari_microdl.report.text import Table, columns_of, plain_text, value_text
+from napari_microdl.report.text import Table, columns_of, value_text
 from napari_microdl.report.well_figures import NamedFigure
 
 TITLE = "Evaluation of concepts"

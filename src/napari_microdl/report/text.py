@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
-# Control characters but for tabs and ends of lines, and halves of characters.
-_NOT_SHOWN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")
+from napari_microdl.core.text import one_line
 
 
 @dataclass(frozen=True)
@@ -84,28 +82,6 @@ def value_text(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def plain_text(text: object) -> str:
-    """A text of a person as any page and file can hold it.
-
-    Parameters
-    ----------
-    text : object
-        A name, a note, a condition.
-
-    Returns
-    -------
-    str
-        Control characters, and halves of characters, which some programs leave in names, became
-        the sign for what cannot be shown.
-    """
-    return _NOT_SHOWN.sub("\N{REPLACEMENT CHARACTER}", str(text))
-
-
-def one_line(text: object) -> str:
-    """The same in one line."""
-    return plain_text(" ".join(str(text).split()))
 
 
 def figure_text(text: object) -> str:

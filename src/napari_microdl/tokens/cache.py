@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_microdl import __version__
-from napari_microdl.core.config import Site
+from napari_microdl.core.config import Orientations, Site
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import cache_folder, write_whole
 from napari_microdl.core.reading import read_bytes
@@ -61,7 +61,13 @@ class TokenCache:
         self._size: int | None = None
 
     def key(
-        self, tiles: NDArray[np.float32], model: TokenModel, layer: int, site: Site, plan: TilePlan
+        self,
+        tiles: NDArray[np.float32],
+        model: TokenModel,
+        layer: int,
+        site: Site,
+        plan: TilePlan,
+        orientations: Orientations = 1,
     ) -> str:
         """Name of the tokens of a batch of tiles, in hex digits.
 
@@ -69,7 +75,7 @@ class TokenCache:
         ----------
         tiles : ndarray of shape (n, channels, height, width)
             Scaled intensities with their halo.
-        model, layer, site, plan
+        model, layer, site, plan, orientations
             As for `napari_microdl.tokens.embed_field`.
 
         Raises
@@ -99,6 +105,7 @@ class TokenCache:
             version("torch"),
             __version__,
             tiles.shape,
+            *([] if orientations == 1 else [orientations]),
         )
         digest = hashlib.sha256(repr(facts).encode())
         digest.update(np.ascontiguousarray(tiles).data)

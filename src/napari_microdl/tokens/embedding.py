@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_microdl.core.config import ChannelTokens, ScalingMode, Site
+from napari_microdl.core.config import ChannelTokens, Orientations, ScalingMode, Site
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
@@ -19,7 +19,8 @@ from napari_microdl.models.registry import load_model
 from napari_microdl.tokens.cache import TokenCache
 from napari_microdl.tokens.estimate import tiles_at_once
 from napari_microdl.tokens.grid import TokenGrid, TokenStorage
-from napari_microdl.tokens.out_of_memory import MemoryLimited, tokens_of_layers
+from napari_microdl.tokens.orientations import oriented_tokens
+from napari_microdl.tokens.out_of_memory import MemoryLimited
 from napari_microdl.tokens.tiles import (
     ScaledImage,
     TileCutter,
@@ -37,6 +38,7 @@ def embed_field(
     layer: int | None = None,
     site: Site = "residual",
     channel_tokens: ChannelTokens = "concat",
+    orientations: Orientations = 1,
     batch_size: int = 8,
     cache: TokenCache | None = None,
     storage: TokenStorage | None = None,
@@ -57,6 +59,9 @@ def embed_field(
         Where in the block to read (paper, section 3).
     channel_tokens : {"concat", "mean"}
         Whether the tokens of the channels of a patch are put one after the other or averaged.
+    orientations : {1, 8}
+        Whether tokens are those of the tiles as they lie, or the means over their eight
+        orientations.
     batch_size : int, default=8
         Tiles of one channel a forward pass; of several channels at least one tile. Halved where
         memory runs out.
@@ -83,6 +88,7 @@ def embed_field(
         (layer,),
         site=site,
         channel_tokens=channel_tokens,
+        orientations=orientations,
         batch_size=batch_size,
         cache=cache,
         storage=storage,
@@ -98,6 +104,7 @@ def embed_layers(
     *,
     site: Site = "residual",
     channel_tokens: ChannelTokens = "concat",
+    orientations: Orientations = 1,
     batch_size: int = 8,
     cache: TokenCache | None = None,
     storage: TokenStorage | None = None,
@@ -106,7 +113,7 @@ def embed_layers(
 
     Parameters
     ----------
-    image, model, plan, site, channel_tokens, batch_size, cache, storage
+    image, model, plan, site, channel_tokens, orientations, batch_size, cache, storage
         As for `embed_field`.
     layers : sequence of int
         Layers to read, from 1.
@@ -141,7 +148,7 @@ def embed_layers(
         for start in range(0, len(origins), n_tiles):
             batch = origins[start : start + n_tiles]
             tiles = cutter.cut(batch)
-            found = _inner_tokens(tiles, model, tuple(layers), site, plan, cache)
+            found = _inner_tokens(tiles, model, tuple(layers), site, plan, orientations, cache)
             for layer, blocks in found.items():
                 for (i, j), block in zip(batch, blocks, strict=True):
                     joined = (
@@ -165,6 +172,7 @@ def _inner_tokens(
     layers: tuple[int, ...],
     site: Site,
     plan: TilePlan,
+    orientations: Orientations,
     cache: TokenCache | None,
 ) -> dict[int, NDArray[np.float32]]:
     """Tokens without their halo, shape (n, token_channels, inner, inner, dim), of every layer."""
@@ -174,14 +182,15 @@ def _inner_tokens(
         # Names tell the precision that is used, so a trial that chooses it comes before the first.
         model.settle_precision(tiles, layers, site)
         for layer in layers:
-            keys[layer] = cache.key(tiles, model, layer, site, plan)
+            keys[layer] = cache.key(tiles, model, layer, site, plan, orientations)
             known = cache.get(keys[layer])
             if known is not None:
                 found[layer] = known
     missing = [layer for layer in layers if layer not in found]
     if missing:
         inside = slice(plan.halo, plan.halo + plan.inner)
-        for layer, tokens in tokens_of_layers(model, tiles, missing, site).items():
+        read = oriented_tokens(model, tiles, missing, site, orientations)
+        for layer, tokens in read.items():
             _check_shape(tokens, tiles, model, plan)
             found[layer] = tokens[:, :, inside, inside]
             if cache is not None:
@@ -221,6 +230,7 @@ def embed(
     channel_tokens: ChannelTokens = "concat",
     tile_size: int | None = None,
     halo: int = 2,
+    orientations: Orientations = 1,
     batch_size: int = 8,
     cache: TokenCache | None = None,
     storage: TokenStorage | None = None,
@@ -248,6 +258,8 @@ def embed(
         Edge of a tile in pixels; the model's native size where not given.
     halo : int, default=2
         Tokens thrown away along the edges of a tile.
+    orientations : {1, 8}
+        As for `embed_field`.
     batch_size : int, default=8
         Tiles of one channel a forward pass; of several channels at least one tile. Halved where
         memory runs out.
@@ -286,6 +298,7 @@ def embed(
                 layer=layer,
                 site=site,
                 channel_tokens=channel_tokens,
+                orientations=orientations,
                 batch_size=batch_size,
                 cache=cache,
                 storage=storage,

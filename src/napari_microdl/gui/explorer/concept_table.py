@@ -22,6 +22,7 @@ from qtpy.QtWidgets import QAbstractItemView, QAction, QHeaderView, QTableView, 
 
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import Session
+from napari_microdl.gui.widgets.inputs import plain_tip
 from napari_microdl.report import technical_concepts
 from napari_microdl.report.concept_summary import percent, wells_limit
 
@@ -386,9 +387,9 @@ class ConceptModel(QAbstractTableModel):
             return tip
         if number == WELLS:
             label = str(self._values[HEADINGS.index("For")][row])
-            return f"{wells_limit(run.result.activations, label)} {tip}"
+            return plain_tip(f"{wells_limit(run.result.activations, label)} {tip}")
         note = run.result.dictionary.notes[self._concepts[row]]
-        return note if number == NAME and note else tip
+        return plain_tip(note) if number == NAME and note else tip
 
     def setData(  # noqa: N802
         self, index: _Index, value: Any, role: int = Qt.ItemDataRole.EditRole

@@ -249,7 +249,7 @@ class PictureList(QListWidget):
     def _on_failed(self, sentence: str) -> None:
         super().clear()
         item = QListWidgetItem(sentence)
-        item.setToolTip(sentence)
+        item.setToolTip(plain_tip(sentence))
         self.addItem(item)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import re
 import shlex
 import weakref
 from collections.abc import Iterable
@@ -24,6 +26,7 @@ from napari_microdl.core.config import (
     write_config,
 )
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.files import write_whole
 from napari_microdl.core.task import current_task
 from napari_microdl.core.text import listed
 from napari_microdl.fields.metadata import column, describe_row, read_table
@@ -46,6 +49,10 @@ from napari_microdl.gui.session.settings import CellSource
 
 if TYPE_CHECKING:
     from napari_microdl.concepts.dictionary import ConceptDictionary
+
+
+# Those of earlier versions have no digest.
+_LABELS_FILE = re.compile(r"\d{4,}(-[0-9a-f]{8})?\.tif")
 
 
 class Known(Settings):
@@ -261,18 +268,20 @@ def write_window(files: WindowFiles, path: str | Path) -> str:
     task.progress(0, 0, "Saving settings")
     fields, reasons = list(files.fields), list(files.reasons)
     written = [path.name]
+    folder = path.with_suffix(".labels")
     try:
-        write_config(files.config, path, files.window.model_dump(mode="json", exclude_unset=True))
+        # Under new names, so that the settings that are there keep theirs until they are replaced.
+        for number, row in enumerate(fields):
+            if files.drawn[number]:
+                task.progress(number, len(fields), "Saving labels")
+                fields[number] = _write_labels(row, folder, number)
         if fields:
-            folder = path.with_suffix(".labels")
-            for number, row in enumerate(fields):
-                if files.drawn[number]:
-                    task.progress(number, len(fields), "Saving labels")
-                    fields[number] = _write_labels(row, folder, number)
-            if any(files.drawn):
-                written.append(folder.name)
             write_field_files(fields, path.parent / files.window.fields)
-            written.insert(1, files.window.fields)
+            written.append(files.window.fields)
+        if any(files.drawn):
+            written.append(folder.name)
+        write_config(files.config, path, files.window.model_dump(mode="json", exclude_unset=True))
+        _remove_labels(folder, besides={row.labels for row in fields})
     except OSError as error:
         raise MicrodlError(f"The settings could not be saved: {error}") from error
     if not reasons:
@@ -299,11 +308,22 @@ def _write_labels(row: FieldFiles, folder: Path, number: int) -> FieldFiles:
     import tifffile
 
     folder.mkdir(exist_ok=True)
-    file = folder / f"{number + 1:04d}.tif"
     labels = np.asarray(row.field.labels)
     # The smallest type that holds them, which every program reads.
-    tifffile.imwrite(file, labels.astype(np.min_scalar_type(int(labels.max(initial=0)))))
+    lowest, highest = int(labels.min(initial=0)), int(labels.max(initial=0))
+    labels = labels.astype(np.promote_types(*map(np.min_scalar_type, (lowest, highest))))
+    digest = hashlib.sha256(np.ascontiguousarray(labels).data).hexdigest()[:8]
+    file = folder / f"{number + 1:04d}-{digest}.tif"
+    with write_whole(file) as part:
+        tifffile.imwrite(part, labels)
     return dataclasses.replace(row, labels=file)
+
+
+def _remove_labels(folder: Path, besides: set[Path | None]) -> None:
+    """Remove labels that were written for settings which are no longer there."""
+    for file in folder.glob("*.tif") if folder.is_dir() else ():
+        if _LABELS_FILE.fullmatch(file.name) and file not in besides:
+            file.unlink()
 
 
 @dataclass(frozen=True, eq=False)

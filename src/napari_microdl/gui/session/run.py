@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from psygnal import Signal
 
 from napari_microdl.core.config import PipelineConfig
-from napari_microdl.core.text import counted
+from napari_microdl.core.text import counted, plain_text
 from napari_microdl.fields.field import Field
 from napari_microdl.gui.session.freshness import StepName
 from napari_microdl.gui.session.layers import Source, pixel_size
@@ -271,7 +271,7 @@ class ShownRun:
 
     def rename_concept(self, concept: int, name: str) -> None:
         """Call a concept by a person's name; it travels in the dictionary file."""
-        name = name.strip()
+        name = plain_text(name).strip()
         if self.current is not None and name:
             self.current.result.dictionary.names[concept] = name
             self.names_changed.emit()

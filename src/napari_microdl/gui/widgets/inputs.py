@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from napari.settings import get_settings
-from qtpy.QtCore import QSignalBlocker
+from qtpy.QtCore import QSignalBlocker, Qt
 from qtpy.QtGui import QFontMetrics
 from qtpy.QtWidgets import (
     QComboBox,
@@ -82,8 +82,9 @@ def plain_tip(text: str) -> str:
 
 
 def sentence_label(text: str = "") -> QLabel:
-    """A label for sentences: wraps, can be selected, and never widens its dock."""
+    """A label for sentences: wraps, never widens its dock, and shows names as they are."""
     label = QLabel(text)
+    label.setTextFormat(Qt.TextFormat.PlainText)
     label.setWordWrap(True)
     label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
     return label

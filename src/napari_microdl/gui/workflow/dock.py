@@ -43,6 +43,7 @@ from napari_microdl.gui.widgets.inputs import sentence_label
 from napari_microdl.gui.widgets.jobs import JobRunner, time_left
 from napari_microdl.gui.widgets.turns import call_off, do_in_turn, is_waiting
 from napari_microdl.gui.workflow.cell_preview import CellPreview
+from napari_microdl.gui.workflow.fetching import FetchQuestion
 from napari_microdl.gui.workflow.files import WorkflowFiles
 from napari_microdl.gui.workflow.steps import (
     CellsStep,
@@ -93,6 +94,7 @@ class ConceptWorkflow(Dock):
         self.preview = CellPreview(self.viewer, self.session, self)
         self.preview.message.connect(self.say)
         self.preview.jobs.running_changed.connect(self._offer_cancel)
+        self.fetching = FetchQuestion(self.session, self)
         self.files = WorkflowFiles(self.viewer, self.session, self)
         self.files.message.connect(self.say)
 
@@ -297,6 +299,8 @@ class ConceptWorkflow(Dock):
         """Run up to a step in the background; what is up to date is not done again."""
         if is_waiting(self._follow_layers):
             self._follow_layers()
+        if step != "cells" and self.fetching.asks(partial(self.run_step, step), self._warn):
+            return
         try:
             self.running.run(step)
         except MicrodlError as error:
@@ -476,6 +480,8 @@ class ConceptWorkflow(Dock):
     # Comparing layers --------------------------------------------------------------------------
 
     def _on_compare(self) -> None:
+        if self.fetching.asks(self._on_compare, self._warn):
+            return
         try:
             self.running.compare_layers()
         except MicrodlError as error:

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 from napari_microdl.fields.metadata import metadata_table
 from napari_microdl.gui.session.layers import file_of
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.widgets.inputs import fit_height
+from napari_microdl.gui.widgets.inputs import fit_height, plain_tip
 from napari_microdl.gui.widgets.save_actions import offer_table
 
 _FIELDS = (("Use", "use"), ("Field", "name"), ("Condition", "condition"), ("Control", "is_control"))
@@ -123,7 +123,7 @@ class FieldsModel(QAbstractTableModel):
         if role == Qt.ItemDataRole.ToolTipRole:
             path = file_of(layer)
             where = f"Layer: {image}" if path is None else f"Layer: {image}\nFile: {path}"
-            return f"{where}\n{_TIPS[heading]}"
+            return plain_tip(f"{where}\n{_TIPS[heading]}")
         return None
 
     def setData(  # noqa: N802

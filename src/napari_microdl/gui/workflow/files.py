@@ -50,7 +50,7 @@ class WorkflowFiles(QObject):
         self.message.emit(f"⚠ {sentence}")
 
     def _on_cancelled(self) -> None:
-        self.message.emit("⚠ Cancelled: the settings may be saved in part.")
+        self.message.emit("⚠ Cancelled: the settings were not saved.")
 
     def ask_load_dictionary(self) -> None:
         """Ask which dictionary to load."""

@@ -37,7 +37,7 @@ from napari_microdl.fields.metadata import (
 from napari_microdl.fields.query import select
 from napari_microdl.gui.session.layers import ImageRow, file_of
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.widgets.inputs import sentence_label, take_font_size
+from napari_microdl.gui.widgets.inputs import plain_tip, sentence_label, take_font_size
 
 _TABLES = "Tables (*.csv *.tsv *.parquet);;All files (*)"
 _HEADINGS = {
@@ -102,7 +102,7 @@ class _Page(QWidget):
                 [image_name(row), *(_text(change.get(name, "")) for name in found)]
             ):
                 item = QTableWidgetItem(text)
-                item.setToolTip(text)
+                item.setToolTip(plain_tip(text))
                 self.preview.setItem(number, place, item)
 
     def rows(self) -> list[ImageRow]:

@@ -11,6 +11,7 @@ from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableView, QWidget
 
 from napari_microdl.fields.file_patterns import is_control
 from napari_microdl.fields.named_files import NamedFiles
+from napari_microdl.gui.widgets.inputs import plain_tip
 
 _COLUMNS = {
     "Field": "One field of view.",
@@ -87,7 +88,7 @@ class FoundModel(QAbstractTableModel):
         field, heading = self.fields[index.row()], list(_COLUMNS)[index.column()]
         if role == Qt.ItemDataRole.ToolTipRole:
             # Elided text in whole, and where it came from.
-            return "\n".join(str(file) for file in (*field.files, field.labels) if file)
+            return plain_tip("\n".join(str(f) for f in (*field.files, field.labels) if f))
         if heading == _TICK:
             if role != Qt.ItemDataRole.CheckStateRole:
                 return None

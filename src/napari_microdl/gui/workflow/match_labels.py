@@ -34,7 +34,7 @@ from napari_microdl.gui.session.own_labels import (
     numbered,
 )
 from napari_microdl.gui.session.session import Session
-from napari_microdl.gui.widgets.inputs import sentence_label, take_font_size
+from napari_microdl.gui.widgets.inputs import plain_tip, sentence_label, take_font_size
 from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.gui.widgets.turns import call_off, do_in_turn
 
@@ -90,7 +90,7 @@ class MatchLabels(QDialog):
             reason = f"{match.reason}, but elsewhere in the viewer" if apart else match.reason
             for column, text in enumerate((match.place.name, match.labels.name, reason)):
                 item = QTableWidgetItem(text)
-                item.setToolTip(text)
+                item.setToolTip(plain_tip(text))
                 self.table.setItem(number, column, item)
             # Many a plugin leaves labels in the corner of the viewer; their name says whose.
             sure = match.reason == "same name" or not apart

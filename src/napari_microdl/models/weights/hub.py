@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from napari_microdl.models.weights.files import (
 )
 
 SCHEME = "hf://"
+_OFFLINE = "HF_HUB_OFFLINE"
 _MOST_RECORD_BYTES = 4096
 SIDE_NAMES = ("config.json", *IMAGE_PROCESSOR_NAMES)
 
@@ -71,9 +72,57 @@ def _pinned(source: HubSource) -> HubSource:
     return source
 
 
+class NotHereError(MicrodlError):
+    """Weights that would have to be fetched, where nothing may be.
+
+    Parameters
+    ----------
+    repository : str
+        ``organisation/name``.
+    """
+
+    def __init__(self, repository: str) -> None:
+        super().__init__(
+            f"{repository} is not in the cache, and HF_HUB_OFFLINE forbids the network; give a "
+            "file or folder that you have instead."
+        )
+        self.repository = repository
+
+
 def is_offline() -> bool:
     """Whether ``HF_HUB_OFFLINE`` forbids the network."""
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return os.environ.get(_OFFLINE, "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Fetch nothing inside, in any thread and in processes that are started there."""
+    before = os.environ.get(_OFFLINE)
+    os.environ[_OFFLINE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[_OFFLINE]
+        else:
+            os.environ[_OFFLINE] = before
+
+
+def is_here(source: HubSource) -> bool:
+    """Whether weights are in the hub's cache folder; nothing is fetched, and nothing is read."""
+    weights = next((path for name in WEIGHTS_NAMES if (path := _cached(source, name))), None)
+    if weights is None:
+        return False
+    return not is_index(weights) or all(_cached(source, name) for name in shard_names(weights))
+
+
+def _cached(source: HubSource, name: str) -> Path | None:
+    # `hf_hub_download` asks the hub for other things, also where it is to use local files only.
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = os.environ.get("HF_HUB_CACHE")
+    found = try_to_load_from_cache(source.repository, name, folder, source.revision)
+    return Path(found) if isinstance(found, str) else None
 
 
 def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
@@ -83,6 +132,8 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
 
     Raises
     ------
+    NotHereError
+        If the network is forbidden and the file is not cached.
     MicrodlError
         If no commit is named, the extra is missing, the file is neither cached nor to be had, is
         damaged, or is not the one that was used first where no digest is pinned.
@@ -102,6 +153,8 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
         ) from error
 
     def download(name: str) -> Path | None:
+        if is_offline():
+            return _cached(source, name)
         try:
             return Path(
                 hf_hub_download(
@@ -109,7 +162,6 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
                     name,
                     revision=source.revision,
                     cache_dir=os.environ.get("HF_HUB_CACHE"),
-                    local_files_only=is_offline(),
                 )
             )
         except EntryNotFoundError:
@@ -133,13 +185,10 @@ def fetch(source: HubSource, names: Sequence[str] = WEIGHTS_NAMES) -> Path:
         # is an OSError) or its transfer library raises: they have no class in common.
         problem = f"could not be fetched ({type(error).__name__})"
         raise _not_fetched(source, problem) from None
+    if found is None and is_offline():
+        raise NotHereError(source.repository)
     if found is None:
-        problem = (
-            "is not in the cache, and HF_HUB_OFFLINE forbids the network"
-            if is_offline()
-            else f"has no {names[0]} at that commit, or the network is down"
-        )
-        raise _not_fetched(source, problem)
+        raise _not_fetched(source, f"has no {names[0]} at that commit, or the network is down")
     if lacking:
         problem = f"has no {lacking} in the cache or at that commit, or the network is down"
         raise _not_fetched(source, problem)

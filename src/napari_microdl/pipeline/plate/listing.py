@@ -47,6 +47,8 @@ class Receipt:
         Micrometres a pixel, where that is known.
     seconds : float
         What it took.
+    notes : tuple of str
+        What a user should know of it.
     fresh : bool
         Whether it was made now, and not found from before.
     """
@@ -60,6 +62,7 @@ class Receipt:
     order: tuple[float, ...] = ()
     pixel_size: float | None = None
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
     fresh: bool = True
 
     @property

@@ -20,6 +20,7 @@ from napari_microdl.fields.field import Field
 from napari_microdl.fields.named_files import NamedFiles
 from napari_microdl.fields.sources import find_source
 from napari_microdl.models.base import TokenModel
+from napari_microdl.models.registry import to_be_fetched
 from napari_microdl.pipeline.files import SETTINGS
 from napari_microdl.pipeline.inputs import Labels, check_fields, config_of, load_model_of
 from napari_microdl.pipeline.plate.folder import FIELDS, MANIFEST
@@ -131,6 +132,11 @@ class PlateRun:
 
     @cached_property
     def _model(self) -> TokenModel:
+        if repository := to_be_fetched(self.config.model.name):
+            raise MicrodlError(
+                f"The weights of {repository} are not here, and are not fetched to look at images; "
+                "the command of the run does with --download."
+            )
         model = load_model_of(self.config, self._channels)
         self.activations.dictionary.spec.check_model(model.spec)
         return model

@@ -20,6 +20,7 @@ from napari_microdl.core.config import PipelineConfig, PlateKind, write_config
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.files import write_text
 from napari_microdl.core.task import current_task
+from napari_microdl.core.text import first_notes
 from napari_microdl.estimators.plates import fit_references, kind_for, require_controls
 from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.fields.pixel_size import common_pixel_size, pixel_size_note
@@ -502,10 +503,14 @@ class _PlateRun:
         for receipt in self._engine.work(work, job, items):
             receipts.append(receipt)
             fresh += receipt.fresh
-            entry = {k: v for k, v in dataclasses.asdict(receipt).items() if k != "order"}
+            entry = {
+                k: v for k, v in dataclasses.asdict(receipt).items() if k not in ("order", "notes")
+            }
             self._log.write("field", work=what, **entry)
             rate = fresh / max(time.monotonic() - started, 1e-9)
             task.progress(len(receipts), n, f"{message}, {rate:.3g} fields a second")
+        for note in first_notes([note for receipt in receipts for note in receipt.notes]):
+            task.note(note)
         return receipts
 
     def _summary(

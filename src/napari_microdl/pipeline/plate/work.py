@@ -24,6 +24,7 @@ from napari_microdl.core.config import PipelineConfig
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.reading import refusing
 from napari_microdl.core.safetensors_files import read_record
+from napari_microdl.core.task import current_task
 from napari_microdl.fields.field import Field
 from napari_microdl.metrics import active
 from napari_microdl.models.base import TokenModel
@@ -241,7 +242,10 @@ def _of_field(
             if field is not None:
                 check_fields([field], job.config, fitting=False)
                 field.channel_indices(job.channels)
-            tensors, facts = make(field)
+            with current_task().taking_notes() as notes:
+                tensors, facts = make(field)
+            if notes:
+                facts = {**facts, "notes": notes}
         except FileNotFoundError as error:
             return left_out_of(item, "not imaged", str(error), _since(started))
         except MicrodlError as error:
@@ -259,6 +263,7 @@ def _of_field(
         n_units=facts["n_units"],
         digest=digest,
         order=tuple(facts.get("order", ())),
+        notes=tuple(facts.get("notes", ())),
         pixel_size=facts.get("pixel_size"),
         seconds=_since(started),
         fresh=fresh,

@@ -24,7 +24,13 @@ from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.session.token_store import amount, token_store
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.curves import LayerCurve
-from napari_microdl.gui.widgets.inputs import combo, sentence_label, show_choice, show_number
+from napari_microdl.gui.widgets.inputs import (
+    combo,
+    plain_tip,
+    sentence_label,
+    show_choice,
+    show_number,
+)
 from napari_microdl.gui.widgets.jobs import JobRunner
 from napari_microdl.models.base import ModelSpec, commercial_use
 from napari_microdl.models.recipe import Joint
@@ -33,6 +39,7 @@ from napari_microdl.models.registry import (
     list_models,
     needs_weights,
     published_name,
+    to_be_fetched,
 )
 
 if TYPE_CHECKING:
@@ -283,7 +290,7 @@ class TokensStep(Step):
         place = published.place if published else "" if own else config.model.name
         elsewhere = "not chosen yet" if needs_weights(config.model.name) else "from the hub"
         self.weights.setText(Path(place).name if place else elsewhere)
-        self.weights.setToolTip(place)
+        self.weights.setToolTip(plain_tip(place) if place else "")
         pooling = config.units.pooled_by
         recommended = spec.layer_for(pooling) if spec else None
         self.curve.follow(config.model.name, config.tokens.layer or recommended)
@@ -334,6 +341,10 @@ class TokensStep(Step):
         asked = (self.session.settings.config.model.name, self.session.plan.model.joint)
         if self._failed is not None and self._failed[0] == asked:
             self.licence.setText(self._failed[1])
+        elif repository := to_be_fetched(asked[0]):
+            self.licence.setText(
+                f"{repository} is on the Hugging Face hub; a run asks before it is fetched."
+            )
         elif not self._runner.is_running:
             self.licence.setText("Looking the weights up...")
             self._asked = asked
