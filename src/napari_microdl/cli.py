@@ -16,6 +16,7 @@ from napari_microdl.core.config import (
     Independent,
     Library,
     PipelineConfig,
+    SetBy,
     read_config,
 )
 from napari_microdl.core.errors import MicrodlError
@@ -209,6 +210,13 @@ def evaluate(
             "takes as long as a fit.",
         ),
     ] = _ASKED.n_seeds,
+    sets_by: Annotated[
+        SetBy,
+        Option(
+            help="Whether a few concepts that tell a label together are chosen by their cosines "
+            "and codes, or by cosines alone."
+        ),
+    ] = _ASKED.sets_by,
     batches: Annotated[
         str,
         Option(
@@ -251,6 +259,7 @@ def evaluate(
         handcrafted=handcrafted,
         library=library,
         n_seeds=n_seeds,
+        sets_by=sets_by,
         batches=batches,
         unseen_only=unseen_only,
     )

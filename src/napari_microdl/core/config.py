@@ -32,6 +32,8 @@ Init = Literal["data", "linear"]
 PlateKind = Literal["together", "centre", "scale", "whiten"]
 Independent = Literal["wells", "fields", "plates"]
 Library = Literal["scikit-image", "cp_measure"]
+# What a set of concepts is chosen by.
+SetBy = Literal["both", "cosines"]
 # Batches that are chosen by what there is.
 AUTOMATIC = "auto"
 
@@ -330,6 +332,9 @@ class EvaluationChoices(Settings):
     wells : bool, default=False
         Whether wells are compared as well, as of a plate run: hits, replicates, what wells owe to
         their place, and how plates differ.
+    sets_by : {"both", "cosines"}
+        Whether a few concepts that tell a label together are chosen by their cosines and codes, or
+        by cosines alone (`napari_microdl.concepts.concept_set`).
     take_off_positions : bool, default=False
         Whether what wells owe to their row, column and edge, measured on controls, is taken off
         their profiles (`napari_microdl.metrics.wells.position_effects`).
@@ -345,6 +350,7 @@ class EvaluationChoices(Settings):
     random_state: int = 0
     batches: str = AUTOMATIC
     wells: bool = False
+    sets_by: SetBy = "both"
     take_off_positions: bool = False
 
 
