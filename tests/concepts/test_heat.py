@@ -145,6 +145,13 @@ def test_several_concepts_together_are_the_weighted_sum_of_each(activations):
     np.testing.assert_array_equal(activations.activation(several), np.maximum(cosines, 0))
     assert activations.top_units(several, 1)[0] == np.argmax(cosines)
     assert activations.name_of(several) == "concept 4 + concept 1 + concept 6"
+    # With codes among what is summed, cells have the sum, and patches what stands for it.
+    with_codes = replace(several, weights=(1.5, 0.0, 1.0), code_weights=(0.5, 0.5, 0.0))
+    summed = 1.5 * activations.alignment(4) + activations.alignment(6)
+    summed = summed + 0.5 * activations.activation(4) + 0.5 * activations.activation(1)
+    np.testing.assert_allclose(activations.alignment(with_codes), summed / length, atol=3e-5)
+    heats = [activations.heatmap(2, which) for which in (with_codes, several)]
+    np.testing.assert_allclose(*heats, atol=3e-5)
     # One alone is that concept.
     alone = ConceptSet("puncta", (3,), (7.0,), (1.0,), 0.9, 0.9)
     np.testing.assert_allclose(activations.alignment(alone), activations.alignment(3), atol=1e-6)
@@ -154,10 +161,20 @@ def test_concepts_are_chosen_to_tell_a_condition_from_controls(activations):
     chosen = choose_concepts(activations, "puncta")
     control = activations.units["Metadata_control"].to_numpy(bool)
     cosines = unit_length(activations.vectors) @ activations.dictionary.directions.T
-    expected = choose_set(cosines, ~control, activations.units["Metadata_Well"])
+    values = np.stack([cosines, activations.codes.toarray()], axis=-1)
+    expected = choose_set(values, ~control, activations.units["Metadata_Well"])
     assert chosen.concepts == tuple(expected.chosen)
-    assert chosen.weights == pytest.approx(expected.weights)
+    weights = np.stack([chosen.weights, chosen.code_weights], axis=1)
+    np.testing.assert_allclose(weights, expected.weights, rtol=1e-4)
+    told = expected.told(values)
+    np.testing.assert_allclose(
+        activations.alignment(chosen) / told, (activations.alignment(chosen) / told)[0], rtol=1e-3
+    )
     assert (chosen.auc, chosen.auc_first) == pytest.approx((expected.auc, expected.auc_first))
+    by_cosines = choose_concepts(activations, "puncta", by="cosines")
+    expected = choose_set(cosines, ~control, activations.units["Metadata_Well"])
+    assert by_cosines.concepts == tuple(expected.chosen)
+    assert by_cosines.code_weights == ()
     # The controls are told from all others.
     assert choose_concepts(activations, "diffuse").label == "diffuse"
     assert "no well" not in refusal(choose_concepts, activations, "nowhere")

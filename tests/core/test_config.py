@@ -166,6 +166,18 @@ def test_what_is_missing_keeps_its_default(tmp_path: Path):
     assert read_config(path) == PipelineConfig.of(n_atoms=32)
 
 
+def test_a_weight_of_the_background_is_read_as_it_was_written():
+    for weight in (0.0, 50.0, "auto"):
+        config = PipelineConfig.from_dict({"whitening": {"background_weight": weight}})
+        assert config.whitening.background_weight == weight
+        assert config.wants_background == (weight != 0)
+    assert PipelineConfig().background_weight == 100
+    # Auto is for what it was measured on.
+    assert not PipelineConfig.of(pooling="mean").wants_background
+    assert PipelineConfig.of(pooling="mean", background_weight=1.0).wants_background
+    assert not PipelineConfig.of(unit="crop", background_weight=1.0).wants_background
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -185,6 +197,8 @@ def test_what_is_missing_keeps_its_default(tmp_path: Path):
         ('{"site": "elsewhere"}', "site is 'elsewhere', which is not known"),
         ('{"dictionary": {"refit": "x"}}', "use one of 'block', 'full', 'final', 'auto'."),
         ('{"learning_rate": null}', "dictionary.learning_rate is null but must be a number."),
+        ('{"background_weight": "x"}', 'weight is "x" but must be a number or "auto".'),
+        ('{"background_weight": -1}', "background_weight is -1 but must be 0 or more."),
         ('{"segmentation": 3}', "cells is 3 but must be an object."),
         ('{"segmentation": {"diameter": "x"}}', 'cells.diameter is "x" but must be a number.'),
         ('{"segmentation": {"diameter": 1}}', "cells.diameter is 1 but must be 4 or more."),

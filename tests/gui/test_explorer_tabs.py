@@ -37,8 +37,13 @@ def test_concepts_that_tell_a_condition_together_are_shown_as_one(cell_explorer,
     explorer.session.view.show(kinds=["heatmap", "activation"])
     open_tab(explorer, panel, qtbot)
     qtbot.waitUntil(lambda: panel.found is not None)
+    both, label = panel.found, panel.label.currentText()
+    assert both == choose_concepts(activations, label)
+    # Chosen anew by cosines alone, which here takes more of them.
+    click_choice(panel.by, "cosines")
+    qtbot.waitUntil(lambda: panel.found not in (None, both))
     found = panel.found
-    assert found == choose_concepts(activations, panel.label.currentText())
+    assert found == choose_concepts(activations, label, by="cosines")
     assert len(found.concepts) > 1
     assert f"AUC of {found.auc:.2f}" in panel.message.text()
     shares = [

@@ -49,6 +49,8 @@ def in_step(qtbot: Any, workflow: ConceptWorkflow, step: str, box: str) -> Any:
         ("tokens", "device", "Choose for me", "device", "auto"),
         ("tokens", "precision", "bfloat16", "precision", "bf16"),
         ("tokens", "scaling", "All together", "scaling", "plate"),
+        ("whitening", "background", "Take off", "background_weight", 100.0),
+        ("whitening", "background", "Leave in", "background_weight", 0.0),
     ],
 )
 def test_a_choice_that_is_clicked_is_what_a_run_takes(
@@ -66,7 +68,6 @@ def test_a_choice_that_is_clicked_is_what_a_run_takes(
     ("step", "box", "setting", "values"),
     [
         ("whitening", "whiten", "whiten", (False, True)),
-        ("whitening", "background", "background_weight", (0.0, 100.0)),
         ("tokens", "remove_position", "remove_position", (False, True)),
         ("dictionary", "positive", "positive_code", (False, True)),
         ("dictionary", "early", "early_stopping", (False, True)),

@@ -68,6 +68,36 @@ def test_the_area_is_that_of_sets_chosen_on_other_groups():
     assert choose_set(values, POSITIVE, GROUPS, most=2).auc == pytest.approx(np.mean(areas))
 
 
+def test_a_value_of_several_parts_is_taken_as_one_by_its_parts_that_mark():
+    values = planted(2)
+    # Value 3 says one thing by its first part and another by its second; the other parts are noise.
+    parts = np.random.default_rng(3).normal(size=(*values.shape, 2))
+    parts[:, 3] = values[:, [3, 5]]
+    parts[POSITIVE & (np.arange(len(GROUPS)) % 3 == 0), 3, 1] += 2
+    parts[..., 1][POSITIVE, 0] -= 5
+    found = choose_set(parts, POSITIVE, GROUPS, most=2)
+    assert found.weights.shape == (len(found.chosen), 2)
+    assert found.chosen[0] == 3
+    assert (found.weights[0] > 0).all()
+    assert (found.weights >= 0).all()
+    # What is smaller in these samples marks nothing of theirs.
+    assert not found.weights[found.chosen == 0, 1].any()
+    told = np.einsum("ncp,cp->n", parts[:, found.chosen], found.weights)
+    np.testing.assert_allclose(found.told(parts), told)
+    means = (parts[POSITIVE].mean(0) - parts[~POSITIVE].mean(0))[found.chosen]
+    shares = (found.weights * means).sum(1) / (found.weights * means).sum()
+    np.testing.assert_allclose(found.shares, shares)
+    # It counts as one: two values that mark, of which one has two parts, are two of two.
+    parts[:, 4] = values[:, [7, 2]]
+    both = choose_set(parts, POSITIVE, GROUPS, most=2)
+    assert sorted(both.chosen.tolist()) == [3, 4]
+    # Parts side by side are no better than the columns by themselves, where there is one.
+    alone, column = (choose_set(v, POSITIVE, GROUPS) for v in (values, values[..., None]))
+    assert alone.chosen.tolist() == column.chosen.tolist()
+    np.testing.assert_allclose(alone.weights, column.weights[:, 0])
+    assert (alone.auc, alone.auc_first) == (column.auc, column.auc_first)
+
+
 def test_noise_is_told_by_chance_alone():
     random = np.random.default_rng(0)
     areas = [

@@ -22,8 +22,26 @@ FEW = EvaluationChoices(n_permutations=19, handcrafted=False)
 CONDITIONS = ["DMSO"] * 4 + ["drug"] * 3
 
 
-def cosines_of(activations) -> np.ndarray:
-    return unit_length(activations.vectors) @ activations.dictionary.directions.T
+def test_codes_may_be_left_out():
+    activations = fitted(drawn(7, 3.0, 3), CONDITIONS)
+    report = evaluate(activations, FEW.replace(sets_by="cosines"))
+    (row,) = report.rows("sets")
+    inside = (activations.units["Metadata_condition"] == "drug").to_numpy()
+    cosines = values_of(activations)[..., 0]
+    expected = choose_set(cosines, inside, unit_groups(activations.units))
+    assert row["concepts"] == expected.chosen.tolist()
+    np.testing.assert_allclose(row["weights"], expected.weights, rtol=1e-4)
+    assert row["code_weights"] is None
+    assert row["auc"] == pytest.approx(expected.auc)
+
+
+def cosines_and_codes(x: np.ndarray, codes, directions: np.ndarray) -> np.ndarray:
+    return np.stack([unit_length(x) @ directions.T, codes.toarray()], axis=-1)
+
+
+def values_of(activations) -> np.ndarray:
+    directions = activations.dictionary.directions
+    return cosines_and_codes(activations.vectors, activations.codes, directions)
 
 
 def test_a_row_is_the_set_of_a_label_against_controls():
@@ -36,10 +54,12 @@ def test_a_row_is_the_set_of_a_label_against_controls():
     for label, row in rows.items():
         part = np.isin(condition, ["DMSO", label])
         inside = condition[part] == label
-        expected = choose_set(cosines_of(activations)[part], inside, wells[part])
+        expected = choose_set(values_of(activations)[part], inside, wells[part])
         assert row["concepts"] == expected.chosen.tolist()
-        assert row["shares"] == pytest.approx(expected.shares)
-        assert (row["auc"], row["auc_first"]) == (expected.auc, expected.auc_first)
+        assert row["shares"] == pytest.approx(expected.shares, rel=1e-5)
+        weights = np.stack([row["weights"], row["code_weights"]], axis=1)
+        np.testing.assert_allclose(weights, expected.weights, rtol=1e-5)
+        assert (row["auc"], row["auc_first"]) == pytest.approx((expected.auc, expected.auc_first))
         for concept, share in zip(row["concepts"], row["shares"], strict=True):
             assert f"concept {concept} ({share:.0%})" in row["set"]
         # A logistic regression on the same parts.
@@ -69,9 +89,9 @@ def test_p_is_the_share_of_arrangements_fitted_anew_whose_sets_do_as_well(shift:
     for way in combinations(range(7), 3):
         inside = np.isin(well, way)
         _, icfl, x = coded(vectors, ~inside)
-        cosines = unit_length(x) @ unit_length(icfl.components_).T
+        values = cosines_and_codes(x, icfl.transform(x), unit_length(icfl.components_))
         # Wells are numbered anew in the test, so the parts that are left out are drawn as there.
-        areas[way] = choose_set(cosines, inside, well).auc
+        areas[way] = choose_set(values, inside, well).auc
     expected = np.mean(np.array(list(areas.values())) >= areas[4, 5, 6] - 1e-12)
     if expected <= 0.05:
         assert found.p_value == pytest.approx(expected)
@@ -84,8 +104,8 @@ def test_of_wells_that_were_not_seen_codes_stay_as_they_are():
     applied.dictionary.provenance = {"fields": [{"name": "elsewhere"}]}
     drug = (applied.units["Metadata_condition"] == "drug").to_numpy()
     found = swap_test(applied, drug, ~drug, set_area)
-    well, cosines = np.repeat(np.arange(7), CELLS), cosines_of(applied)
-    areas = [choose_set(cosines, np.isin(well, way), well).auc for way in combinations(range(7), 3)]
+    well, values = np.repeat(np.arange(7), CELLS), values_of(applied)
+    areas = [choose_set(values, np.isin(well, way), well).auc for way in combinations(range(7), 3)]
     assert found.how == "unseen wells"
     assert found.p_value == pytest.approx(np.mean(np.array(areas) >= areas[-1] - 1e-12))
 

@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import ndimage
 
 from core.refusals import refusal
 from napari_microdl.tokens import TokenGrid
-from napari_microdl.tokens.units import Units, background_squares, pool, units_of
+from napari_microdl.tokens.units import (
+    Units,
+    background_squares,
+    far_patches,
+    pool,
+    units_of,
+)
 
 shapes = st.tuples(st.integers(1, 23), st.integers(1, 23))
 patches = st.integers(1, 6)
@@ -112,6 +119,28 @@ def test_background_is_what_lies_in_no_cell_square_by_square(labels: np.ndarray,
     if not (np.abs(shares - 0.5) < 1e-6).any():
         expected = [pixels[m & (labels <= 0)].mean(0) for m in np.array(masks)[shares > 0.5]]
         np.testing.assert_allclose(pool(grid, found), np.reshape(expected, (-1, 3)), atol=1e-5)
+
+
+def test_far_patches_are_farther_from_every_cell_than_a_cell_is_wide():
+    labels = np.zeros((160, 160), int)
+    rows, columns = np.indices(labels.shape)
+    for number, (y, x) in enumerate([(40, 40), (60, 120)]):
+        labels[np.hypot(rows - y, columns - x) < 20] = number + 1
+    grid = random_grid(labels.shape, 8)
+    found = far_patches(grid, units_of(grid, "cell", labels=labels))
+    distance = ndimage.distance_transform_edt(labels == 0)
+    nearest = distance.reshape(20, 8, 20, 8).min((1, 3))
+    # A cell's radius is 20 pixels, and distances are of patches of eight.
+    assert found[nearest > 20 + 8].all()
+    assert not found[nearest < 20 - 8].any()
+    # Beside a cell smaller than a patch there is a patch of room.
+    labels[:] = 0
+    labels[80, 80] = 1
+    small = far_patches(grid, units_of(grid, "cell", labels=labels))
+    assert (~small).sum() == 5
+    # Where cells are everywhere nothing is far.
+    labels[:] = 1 + columns // 20
+    assert not far_patches(grid, units_of(grid, "cell", labels=labels)).any()
 
 
 @given(shape=shapes, patch=patches)

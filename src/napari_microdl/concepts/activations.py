@@ -13,7 +13,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse, stats
 
-from napari_microdl.concepts.concept_set import Concept, ConceptSet, direction_of, name_of
+from napari_microdl.concepts.concept_set import (
+    Concept,
+    ConceptSet,
+    direction_of,
+    name_of,
+)
 from napari_microdl.concepts.dictionary import CHOSEN, TAGS, ConceptDictionary
 from napari_microdl.concepts.fit_samples import FitSamples
 from napari_microdl.concepts.heat import HeatMaps
@@ -218,14 +223,30 @@ class ConceptActivations:
         return column
 
     def alignment(self, concept: Concept) -> NDArray[np.float32]:
-        """Cosine of every unit with the direction of one concept or several, shape (n_units,)."""
+        """Cosine of every unit with the direction of one concept, shape (n_units,).
+
+        Of several the weighted sum of cosines and codes, over the length of the direction that
+        stands for them on patches: where there are no codes in it, the cosine with this direction.
+        """
         # Looked at once: a table may be written in another thread meanwhile.
         aligned = self._aligned
         if aligned is None or aligned[0] != concept:
-            cosines = self._cosines(direction_of(concept, self._directions), 1.0)
+            if isinstance(concept, ConceptSet):
+                cosines = self._told(concept)
+            else:
+                cosines = self._cosines(direction_of(concept, self._directions), 1.0)
             cosines.flags.writeable = False
             self._aligned = aligned = concept, cosines
         return aligned[1]
+
+    def _told(self, several: ConceptSet) -> NDArray[np.float32]:
+        directions = self._directions[list(several.concepts)]
+        length = float(np.linalg.norm(several.total_weights @ directions))
+        told = self._cosines(np.asarray(several.weights, np.float32) @ directions, 1.0)
+        lengths = np.where(self.lengths > 0, self.lengths, 1)
+        for concept, weight in zip(several.concepts, several.code_weights, strict=False):
+            told += np.float32(weight) * self.activation(concept) / lengths
+        return np.asarray(told / length, np.float32)
 
     def rows_of_field(self, field: int) -> NDArray[np.int64]:
         """Row numbers of the units of one field."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from napari_microdl.core.arrays import drawn_rows
 from napari_microdl.core.config import PipelineConfig, PlateKind
+from napari_microdl.metrics.background import BackgroundTest
 
 # So many tell whether there is anything to find, and are whitened and learned from in a blink.
 MOST_SAMPLES = 2_000
@@ -34,7 +35,9 @@ class FitSamples:
     kind : {"together", "centre", "scale", "whiten"}
         How these were brought together.
     nuisance : ndarray of shape (d, d), optional
-        What the whitening added to the covariance of controls; the same for any controls.
+        What the whitening adds to the covariance of controls; the same for any controls.
+    background : BackgroundTest, optional
+        What decides whether it is added, which it is where not given.
     """
 
     rows: NDArray[np.int64]
@@ -44,6 +47,26 @@ class FitSamples:
     plates: NDArray[np.str_]
     kind: PlateKind = "together"
     nuisance: NDArray[np.float64] | None = None
+    background: BackgroundTest | None = None
+
+    def nuisance_for(
+        self, conditions: NDArray[np.str_] | None = None
+    ) -> NDArray[np.float64] | None:
+        """What a whitening adds to the covariance of controls.
+
+        Parameters
+        ----------
+        conditions : ndarray of str, shape (n_fields,), optional
+            Those of the fields in an arrangement of the wells; as they are where not given.
+
+        Returns
+        -------
+        ndarray of shape (d, d), or None
+            None where nothing is added.
+        """
+        if self.nuisance is None or self.background is None:
+            return self.nuisance
+        return self.nuisance if self.background.decide(conditions).taken_off else None
 
     @classmethod
     def draw(
@@ -55,6 +78,7 @@ class FitSamples:
         plates: NDArray[np.str_] | None = None,
         kind: PlateKind = "together",
         nuisance: NDArray[np.float64] | None = None,
+        background: BackgroundTest | None = None,
     ) -> Self:
         """Samples of a run.
 
@@ -71,7 +95,9 @@ class FitSamples:
         kind : {"together", "centre", "scale", "whiten"}
             How these were brought together.
         nuisance : ndarray of shape (d, d), optional
-            What the whitening added to the covariance of controls.
+            What the whitening adds to the covariance of controls.
+        background : BackgroundTest, optional
+            What decides whether it is added, which it is where not given.
 
         Returns
         -------
@@ -81,4 +107,4 @@ class FitSamples:
         rows = drawn_rows(len(vectors), most, config.random_state)
         of_plates = np.full(len(vectors), "") if plates is None else plates
         drawn = vectors if complete else np.asarray(vectors[rows])
-        return cls(rows, drawn, config, complete, of_plates[rows], kind, nuisance)
+        return cls(rows, drawn, config, complete, of_plates[rows], kind, nuisance, background)

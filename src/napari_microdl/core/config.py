@@ -35,6 +35,10 @@ Init = Literal["data", "linear"]
 PlateKind = Literal["together", "centre", "scale", "whiten"]
 Independent = Literal["wells", "fields", "plates"]
 Library = Literal["scikit-image", "cp_measure"]
+# What a set of concepts is chosen by.
+SetBy = Literal["both", "cosines"]
+# With this weight hardly anything is left of what backgrounds show.
+BACKGROUND_WEIGHT = 100.0
 # Batches that are chosen by what there is.
 AUTOMATIC = "auto"
 
@@ -242,11 +246,13 @@ class WhiteningConfig(Settings):
         fields that are left out (`napari_microdl.estimators.shrinkage.choose_shrinkage`).
     n_components : int, optional
         Whitened directions kept; all where not given.
-    background_weight : float, default=0
+    background_weight : float or "auto", default="auto"
         How often the covariance of the backgrounds of all fields, treated ones too, is added to
         that of the controls, so that what sets fields apart where no cell is counts less in cells
         (`napari_microdl.estimators.whitening.ControlWhitening.add_nuisance`). 100 leaves hardly
-        anything of it. Not in the paper; for cells that do not cover all of their field.
+        anything of it. "auto" takes 100 where the background differs between conditions by more
+        than chance, and 0 elsewhere (`napari_microdl.metrics.background`); it is for spreads of
+        cells that leave room between them, so of all else it is 0. Not in the paper, which is 0.
     plates : {"together", "centre", "scale", "whiten"}, optional
         How several plates are brought together before their controls are whitened as one: as they
         are; each with the mean of its own controls as the origin; with the spread of its controls
@@ -258,7 +264,7 @@ class WhiteningConfig(Settings):
     enabled: bool = True
     shrinkage: float | None = None
     n_components: int | None = None
-    background_weight: Annotated[float, Field(ge=0)] = 0.0
+    background_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     plates: PlateKind | None = None
 
 
@@ -337,6 +343,9 @@ class EvaluationChoices(Settings):
     wells : bool, default=False
         Whether wells are compared as well, as of a plate run: hits, replicates, what wells owe to
         their place, and how plates differ.
+    sets_by : {"both", "cosines"}
+        Whether a few concepts that tell a label together are chosen by their cosines and codes, or
+        by cosines alone (`napari_microdl.concepts.concept_set`).
     take_off_positions : bool, default=False
         Whether what wells owe to their row, column and edge, measured on controls, is taken off
         their profiles (`napari_microdl.metrics.wells.position_effects`).
@@ -352,6 +361,7 @@ class EvaluationChoices(Settings):
     random_state: int = 0
     batches: str = AUTOMATIC
     wells: bool = False
+    sets_by: SetBy = "both"
     take_off_positions: bool = False
 
 
@@ -459,9 +469,17 @@ class PipelineConfig(Settings):
 
     @property
     def wants_background(self) -> bool:
-        """Whether the whitening is to know the background; crops and tokens have none."""
-        known = self.whitening.enabled and self.whitening.background_weight > 0
-        return known and self.units.kind == "cell"
+        """Whether the background is to be looked at; crops and tokens have none."""
+        weight, units = self.whitening.background_weight, self.units
+        if not self.whitening.enabled or units.kind != "cell":
+            return False
+        return units.pooled_by == "spread" if weight == "auto" else weight > 0
+
+    @property
+    def background_weight(self) -> float:
+        """Weight of the background where it is taken off, "auto" decided."""
+        weight = self.whitening.background_weight
+        return BACKGROUND_WEIGHT if weight == "auto" else weight
 
     @property
     def hash(self) -> str:
@@ -631,7 +649,9 @@ def _sentence(record: type[Settings], error: ValidationError) -> str:
             f"{', '.join(map(repr, _choices(record.model_fields[name].annotation)))}."
         )
     must_be = _MUST_BE.get(first["type"], first["msg"].removeprefix("Input should be "))
-    if type(None) in get_args(record.model_fields[name].annotation):
+    annotation = record.model_fields[name].annotation
+    must_be = " or ".join([must_be, *(f'"{word}"' for word in _choices(annotation))])
+    if type(None) in get_args(annotation):
         must_be += " or null"
     shown = json.dumps(value, default=repr)
     return f"The setting {place} is {shown} but must be {must_be}."

@@ -105,7 +105,9 @@ def best_selectivity_null(
     for begin in range(0, n_permutations, at_once):
         current_task().progress(begin, n_permutations)
         rows = slice(begin, min(begin + at_once, n_permutations))
-        null[rows] = _best(counts, _shuffled(counts.label, block, rows.stop - begin, random))[0]
+        null[rows] = _best(counts, shuffled_within(counts.label, block, rows.stop - begin, random))[
+            0
+        ]
     reached = (null >= best - _EQUAL).sum(0)
     table = pd.DataFrame(
         {
@@ -144,10 +146,24 @@ def _blocks(
     return np.asarray(block[first], np.int64)
 
 
-def _shuffled(
+def shuffled_within(
     label: NDArray[np.int64], block: NDArray[np.int64], n: int, random: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Labels shuffled within blocks, shape (n, n_groups)."""
+    """Shuffle labels within blocks.
+
+    Parameters
+    ----------
+    label, block : ndarray of int, shape (n_groups,)
+        Label and block of each group.
+    n : int
+        Shuffles.
+    random : Generator
+        Source of the draws.
+
+    Returns
+    -------
+    ndarray of int, shape (n, n_groups)
+    """
     drawn = np.tile(label, (n, 1))
     for number in np.unique(block):
         members = np.flatnonzero(block == number)
@@ -222,7 +238,7 @@ def arrangements_of(
     """
     random = np.random.default_rng(random_state)
     if count_arrangements(chosen, block) - 1 > most:
-        return _shuffled(chosen.astype(np.int64), block, most, random).astype(bool)
+        return shuffled_within(chosen.astype(np.int64), block, most, random).astype(bool)
     members = [np.flatnonzero(block == number) for number in np.unique(block)]
     ways = product(*(combinations(m.tolist(), int(chosen[m].sum())) for m in members))
     found = np.zeros((int(count_arrangements(chosen, block)), len(chosen)), bool)

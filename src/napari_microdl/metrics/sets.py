@@ -25,8 +25,8 @@ class ValueSet:
     ----------
     chosen : ndarray of int, shape (n_chosen,)
         Which values, the largest share first; empty where none is larger in these samples.
-    weights : ndarray of shape (n_chosen,)
-        Above 0; the weighted sum of the values tells the samples.
+    weights : ndarray of shape (n_chosen,) or (n_chosen, n_parts)
+        0 or above, and not all 0 of a value; the weighted sum of the values tells the samples.
     shares : ndarray of shape (n_chosen,)
         How much of the difference between the two kinds, in the weighted sum, is of each value;
         they sum to 1.
@@ -45,6 +45,20 @@ class ValueSet:
     auc_first: float
     n_folds: int
 
+    def told(self, values: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Weighted sum of the values of samples, as `choose_set` was given them.
+
+        Parameters
+        ----------
+        values : ndarray of shape (n_samples, n_values) or (n_samples, n_values, n_parts)
+            Of any samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        return _told(values, self.chosen, self.weights)
+
 
 def choose_set(
     values: NDArray[np.floating],
@@ -57,8 +71,9 @@ def choose_set(
 
     Parameters
     ----------
-    values : ndarray of shape (n_samples, n_values)
-        For instance the cosines of samples with concepts.
+    values : ndarray of shape (n_samples, n_values) or (n_samples, n_values, n_parts)
+        For instance the cosines of samples with concepts, or for each concept its cosine and its
+        code.
     positive : ndarray of bool, shape (n_samples,)
         Which samples are of the kind.
     groups : sequence of length n_samples
@@ -79,11 +94,11 @@ def choose_set(
 
     Notes
     -----
-    Ours. Forward selection: the value that correlates most with what is left is added, and all
-    weights are solved for again by least squares that may not be negative (both kinds weigh the
-    same). So every value of a set is larger in the kind, as a reader expects. How many are taken is
-    the fewest with which the area is within 0.005 of the best in groups left out; that choice is
-    part of what a null has to repeat.
+    Ours. Forward selection: the value that correlates most with what is left, by one of its parts,
+    is added with all of them, and all weights are solved for again by least squares that may not be
+    negative (both kinds weigh the same). So every value of a set is larger in the kind, as a reader
+    expects. How many are taken is the fewest with which the area is within 0.005 of the best in
+    groups left out; that choice is part of what a null has to repeat.
     """
     positive = np.asarray(positive, bool)
     require_length(len(values), len(positive), "marks")
@@ -96,7 +111,7 @@ def choose_set(
         for size in range(most):
             # Where no further value helps, the largest set stands for larger ones.
             chosen, weights = path[min(size, len(path) - 1)] if path else _NOTHING
-            scores = values[outside][:, chosen] @ weights
+            scores = _told(values[outside], chosen, weights)
             areas[number, size] = separation_auc(scores, positive[outside])
     means = np.nanmean(areas, axis=0)
     size = int(np.flatnonzero(means >= means.max() - _AS_GOOD)[0]) + 1
@@ -104,6 +119,7 @@ def choose_set(
     chosen, weights = path[-1] if path else _NOTHING
     used = values[:, chosen]
     apart = weights * (used[positive].mean(0) - used[~positive].mean(0))
+    apart = apart.sum(axis=tuple(range(1, apart.ndim)))
     order = np.argsort(-apart, kind="stable")
     shares = apart[order] / apart.sum() if len(apart) else apart
     return ValueSet(
@@ -114,29 +130,43 @@ def choose_set(
 _NOTHING: _Choice = (np.empty(0, np.int64), np.empty(0))
 
 
-def _path(x: NDArray[np.floating], positive: NDArray[np.bool_], most: int) -> list[_Choice]:
+def _told(
+    values: NDArray[np.floating], chosen: NDArray[np.int64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    used = values[:, chosen].reshape(len(values), -1)
+    return np.asarray(used @ weights.ravel(), np.float64)
+
+
+def _path(values: NDArray[np.floating], positive: NDArray[np.bool_], most: int) -> list[_Choice]:
     """Chosen values and their weights, of sets of one value, of two, and so on."""
     # Takes a second to import.
     from scipy.optimize import nnls
 
     weight = np.where(positive, 1 / max(positive.sum(), 1), 1 / max((~positive).sum(), 1))
     weight = np.sqrt(weight / 2)
+    # A column a part; those of a value lie side by side.
+    shape = values.shape[1:]
+    x = values.reshape(len(values), -1)
     mean = (np.square(weight) @ x)[None]
     scale = np.sqrt(np.square(weight) @ np.square(x - mean))
     scale[scale == 0] = np.inf
     x = (x - mean) / scale * weight[:, None]
     y = np.where(positive, 1.0, -1.0) * weight
     larger = x.T @ y > 0
+    columns = np.arange(x.shape[1]).reshape(shape[0], -1)
     left, chosen, path = y, list[int](), list[_Choice]()
     for _ in range(most):
-        gains = np.where(larger, x.T @ left, 0)
+        gains = np.where(larger, x.T @ left, 0)[columns].max(axis=1)
         gains[chosen] = 0
         if gains.max() <= 1e-9:
             break
         chosen.append(int(gains.argmax()))
-        weights, _ = nnls(x[:, chosen], y)
-        left = y - x[:, chosen] @ weights
-        used = weights > 0
-        which = np.asarray(chosen)[used]
-        path.append((which, weights[used] / scale[which]))
+        # A part that is smaller in these samples marks nothing of theirs.
+        taken = columns[chosen][larger[columns[chosen]]]
+        found, _ = nnls(x[:, taken], y)
+        left = y - x[:, taken] @ found
+        weights = np.zeros(columns.size)
+        weights[taken] = found / scale[taken]
+        which = np.asarray(chosen)[(weights[columns[chosen]] > 0).any(axis=1)]
+        path.append((which, weights[columns[which]].reshape(len(which), *shape[1:])))
     return path

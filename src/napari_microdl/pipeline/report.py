@@ -57,6 +57,12 @@ def build_report(
         fit["whitening_shrinkage"] = float(whitening.shrinkage)
         fit["whitening_eigenvalue_median"] = float(np.median(spectrum))
         fit["whitening_eigenvalue_largest"] = float(spectrum.max())
+    samples = activations.fit_samples
+    if samples is not None and whitening is not None:
+        added = samples.nuisance_for() is not None
+        fit["whitening_background_weight"] = config.background_weight if added else 0.0
+        if samples.background is not None:
+            fit["whitening_background_p"] = samples.background.decide().p_value
     concepts = [
         {
             "concept": int(concept),

@@ -211,6 +211,7 @@ class PipelineRun:
                     plates=samples.plates(self.fields),
                     kind="together" if whitened.plates is None else whitened.plates.kind,
                     nuisance=whitened.nuisance,
+                    background=whitened.background,
                 )
             seconds = self._all_seconds(activations=time.perf_counter() - started)
             report = build_report(self.fields, self.config, activations, tokens, seconds, notes)
@@ -419,7 +420,7 @@ class PipelineRun:
                 np.concatenate(vectors),
                 tokens.order,
                 scales,
-                np.stack(backgrounds) if backgrounds else None,
+                backgrounds or None,
             )
 
     def _whiten(self) -> Whitened:

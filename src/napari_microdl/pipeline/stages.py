@@ -30,10 +30,11 @@ from napari_microdl.estimators.plates import (
 )
 from napari_microdl.estimators.shrinkage import fit_whitening
 from napari_microdl.estimators.whitening import ControlWhitening, MomentSums
-from napari_microdl.fields.field import Field
+from napari_microdl.fields.field import Field, FieldInfo
 from napari_microdl.fields.intensity import ChannelLimits, IntensityScaling
 from napari_microdl.fields.labels import number_cells
 from napari_microdl.fields.segmentation import segment_cells
+from napari_microdl.metrics.background import BackgroundTest
 from napari_microdl.models.base import ModelSpec, TokenModel
 from napari_microdl.pipeline.inputs import Labels, layer_of, tile_plan
 from napari_microdl.tokens import (
@@ -47,7 +48,13 @@ from napari_microdl.tokens import (
 )
 from napari_microdl.tokens.positions import PositionComponent, left_out_share, position_share
 from napari_microdl.tokens.spread import measure_spread, place_scales
-from napari_microdl.tokens.units import Units, background_squares, pool, units_of
+from napari_microdl.tokens.units import (
+    Units,
+    background_squares,
+    far_patches,
+    pool,
+    units_of,
+)
 
 # With fewer, a place's mean is largely the image itself.
 LEAST_TOKENS_PER_PLACE = 4.0
@@ -116,6 +123,29 @@ class Tokens:
 
 
 @dataclass(frozen=True, eq=False)
+class FieldBackground:
+    """The background of one field.
+
+    Parameters
+    ----------
+    mean : ndarray of shape (d,)
+        Mean vector of squares of it, pooled as cells are: what a whitening may know. NaN where
+        there are no cells, or they leave no room.
+    far : ndarray of shape (d,)
+        Mean token of what is farther from all cells than a cell's radius; NaN where nothing is.
+    share : float
+        How much of the field that is, 0 to 1; NaN where there are no cells.
+    cover : float
+        How much of it is covered by cells.
+    """
+
+    mean: NDArray[np.float32]
+    far: NDArray[np.float32]
+    share: float
+    cover: float
+
+
+@dataclass(frozen=True, eq=False)
 class Samples:
     """The samples of every field.
 
@@ -129,15 +159,15 @@ class Samples:
         As in `Tokens`.
     scales : ndarray of shape (n_places, d), or None
         What distances of tokens were divided by.
-    backgrounds : ndarray of shape (n_fields, d), or None
-        As `background_of` gives them; None where the settings do not want them.
+    backgrounds : list of FieldBackground, or None
+        Of every field; None where the settings do not want them.
     """
 
     geometry: list[Units]
     vectors: NDArray[np.float32]
     order: NDArray[np.int64]
     scales: NDArray[np.float32] | None = None
-    backgrounds: NDArray[np.float32] | None = None
+    backgrounds: list[FieldBackground] | None = None
 
     def of_field(self) -> NDArray[np.int64]:
         """Number of the field of every unit, shape (n_units,)."""
@@ -170,9 +200,11 @@ class Whitened:
     notes : tuple of str
         What a user should know.
     nuisance : ndarray of shape (d, d), or None
-        What was added to the covariance of the controls.
+        What was added to the covariance of the controls, or would have been with other conditions.
     plates : PlateReferences or None
         What the samples of each plate were brought to those of all by.
+    background : BackgroundTest or None
+        What decided whether the nuisance was added; None where the settings did.
     """
 
     whitening: ControlWhitening | None
@@ -180,6 +212,7 @@ class Whitened:
     notes: tuple[str, ...] = ()
     nuisance: NDArray[np.float64] | None = None
     plates: PlateReferences | None = None
+    background: BackgroundTest | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -344,8 +377,8 @@ def background_of(
     units: Units,
     config: PipelineConfig,
     scales: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32]:
-    """Mean vector of the background of one field, cut into squares.
+) -> FieldBackground:
+    """Background of one field.
 
     Parameters
     ----------
@@ -354,13 +387,19 @@ def background_of(
 
     Returns
     -------
-    ndarray of shape (d,)
-        NaN where there are no cells, or they leave no room.
+    FieldBackground
     """
-    squares = background_squares(grid, units)
-    if not len(units) or not len(squares):
-        return np.full(grid.tokens.shape[-1], np.nan, np.float32)
-    return np.asarray(vectors_of(grid, squares, config, scales).mean(0), np.float32)
+    mean, far = (np.full(grid.tokens.shape[-1], np.nan, np.float32) for _ in range(2))
+    if not len(units):
+        return FieldBackground(mean, far, np.nan, 0.0)
+    squares, patches = background_squares(grid, units), far_patches(grid, units)
+    if len(squares):
+        mean = np.asarray(vectors_of(grid, squares, config, scales).mean(0), np.float32)
+    if patches.any():
+        sums = [tokens[patches[rows]].sum(0, dtype=np.float64) for rows, tokens in grid.bands()]
+        far = np.asarray(np.sum(sums, axis=0) / patches.sum(), np.float32)
+    cover = float(units.weights.sum() / np.prod(grid.image_shape))
+    return FieldBackground(mean, far, float(patches.mean()), cover)
 
 
 # Over all fields -----------------------------------------------------------------------------
@@ -469,13 +508,14 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
         aligned = align_samples(fields, samples, plates)
         controls = order[is_control[order]]
         sums = _background_sums(fields, samples, plates)
-        nuisance = nuisance_of(sums, config, len(fields))
+        test = background_test(samples.backgrounds or [], [f.info for f in fields], config)
+        nuisance, taken_off = nuisance_of(sums, config, len(fields), test)
         whitening = fit_whitening(
             aligned.vectors[controls],
             samples.of_field()[controls],
             settings.n_components,
             settings.shrinkage,
-            nuisance,
+            nuisance if taken_off else None,
         )
         if settings.shrinkage is None:
             task.note(
@@ -483,7 +523,7 @@ def whiten(fields: Sequence[Field], config: PipelineConfig, samples: Samples) ->
                 f"by {whitening.shrinkage:g} times the median eigenvalue."
             )
         vectors = in_space_of(whitening, aligned)
-    return Whitened(whitening, vectors, tuple(notes), nuisance, plates)
+    return Whitened(whitening, vectors, tuple(notes), nuisance, plates, test)
 
 
 def _background_sums(
@@ -492,17 +532,49 @@ def _background_sums(
     """Sums over the backgrounds of all fields, those of each plate brought to those of all."""
     backgrounds, sums = samples.backgrounds, MomentSums(samples.vectors.shape[1])
     if backgrounds is not None:
-        known = samples.order[~np.isnan(backgrounds[samples.order, 0])]
-        ordered = backgrounds[known]
+        means = np.stack([background.mean for background in backgrounds])
+        known = samples.order[~np.isnan(means[samples.order, 0])]
+        ordered = means[known]
         if plates is not None:
             ordered = plates.align_rows(ordered, np.array([f.plate for f in fields])[known])
         sums.add(ordered)
     return sums
 
 
+def background_test(
+    backgrounds: Sequence[FieldBackground], fields: Sequence[FieldInfo], config: PipelineConfig
+) -> BackgroundTest | None:
+    """What decides whether the background is taken off; None where the settings do.
+
+    Parameters
+    ----------
+    backgrounds : sequence of FieldBackground
+        Of every field.
+    fields : sequence of FieldInfo
+        What is known of them.
+    config : PipelineConfig
+        Its whitening is used.
+
+    Returns
+    -------
+    BackgroundTest or None
+    """
+    if not config.wants_background or config.whitening.background_weight != "auto":
+        return None
+    return BackgroundTest.of(
+        np.stack([background.far for background in backgrounds]),
+        np.array([background.share for background in backgrounds]),
+        np.array([background.cover for background in backgrounds]),
+        np.array([field.condition for field in fields], np.str_),
+        np.array([field.is_control for field in fields], bool),
+        np.array([field.well for field in fields], np.str_),
+        np.array([field.plate for field in fields], np.str_),
+    )
+
+
 def nuisance_of(
-    sums: MomentSums, config: PipelineConfig, n_fields: int
-) -> NDArray[np.float64] | None:
+    sums: MomentSums, config: PipelineConfig, n_fields: int, test: BackgroundTest | None = None
+) -> tuple[NDArray[np.float64] | None, bool]:
     """Covariance that the whitening adds to that of the controls, see `WhiteningConfig`.
 
     Parameters
@@ -513,31 +585,47 @@ def nuisance_of(
         Its whitening is used.
     n_fields : int
         All fields.
+    test : BackgroundTest, optional
+        What decides whether it is added; what it decides is noted.
 
     Returns
     -------
-    ndarray of shape (d, d), or None
+    covariance : ndarray of shape (d, d), or None
         None where it is not wanted; and, which is noted, of crops and tokens and where fewer than
         two fields have a background.
+    taken_off : bool
+        Whether it is added.
     """
     if not config.wants_background:
-        if config.whitening.background_weight > 0:
+        if config.whitening.enabled and config.background_weight > 0:
+            kind = config.units.kind
+            samples = "means of cells" if kind == "cell" else f"{kind}s"
             current_task().note(
-                f"Only cells have a background, so none was taken off {config.units.kind}s."
+                f"The background is looked at for spreads of cells; here are {samples}, so it was "
+                "left in."
+                if config.whitening.background_weight == "auto"
+                else f"Only cells have a background, so none was taken off {samples}."
             )
-        return None
+        return None, False
+    if test is not None:
+        decision = test.decide()
+        current_task().note(decision.sentence)
+        covariance = None
+        if sums.count > 1:
+            covariance = config.background_weight * sums.scatter / (sums.count - 1)
+        return covariance, decision.taken_off and covariance is not None
     if sums.count < 2:
         current_task().note(
             f"Of {n_fields} fields {sums.count} have a background without cells, so it could not "
             "be taken off: the whitening knows the controls alone."
         )
-        return None
+        return None, False
     if sums.count < n_fields:
         current_task().note(
             f"The background was measured in {sums.count} of {n_fields} fields; in the others "
             "there are no cells, or they leave no room."
         )
-    return np.asarray(config.whitening.background_weight * sums.scatter / (sums.count - 1))
+    return config.background_weight * sums.scatter / (sums.count - 1), True
 
 
 def plate_moments(fields: Sequence[Field], samples: Samples) -> dict[str, MomentSums]:

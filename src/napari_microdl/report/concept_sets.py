@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from napari_microdl.concepts.concept_set import cosines_of, some_rows
+from napari_microdl.concepts.concept_set import set_values, some_rows
+from napari_microdl.core.config import SetBy
 from napari_microdl.core.errors import MicrodlError
 from napari_microdl.core.task import current_task
 from napari_microdl.metrics import choose_set, fold_scores, group_folds
@@ -24,7 +26,7 @@ _BETTER = 0.02
 _STRENGTH = 0.01
 
 
-def set_area(coded: Coded, inside: NDArray[np.bool_]) -> float:
+def set_area(coded: Coded, inside: NDArray[np.bool_], by: SetBy = "both") -> float:
     """Area under the ROC curve of sets of concepts in wells that they were not chosen on.
 
     Parameters
@@ -33,6 +35,8 @@ def set_area(coded: Coded, inside: NDArray[np.bool_]) -> float:
         Units; those without a well take no part.
     inside : ndarray of bool, shape (n_units,)
         Which of them are of the label.
+    by : {"both", "cosines"}
+        Whether codes are among what is summed.
 
     Returns
     -------
@@ -41,9 +45,8 @@ def set_area(coded: Coded, inside: NDArray[np.bool_]) -> float:
     """
     part = coded.wells >= 0
     try:
-        return choose_set(
-            cosines_of(coded.vectors[part], coded.directions), inside[part], coded.wells[part]
-        ).auc
+        values = set_values(coded.vectors[part], coded.codes[part], coded.directions, by)
+        return choose_set(values, inside[part], coded.wells[part]).auc
     except MicrodlError:
         return float("-inf")
 
@@ -86,8 +89,8 @@ def _sentences(report: EvaluationReport, unit: str) -> Iterator[str]:
         "label": ("Label", "What is told apart."),
         "set": (
             "Concepts",
-            "Which, and how much of the difference each one makes. All of them are stronger in the "
-            "label.",
+            "Which, and how much of the difference each one makes by cosine and code. All of them "
+            "are stronger in the label.",
         ),
         "auc": (
             "AUC",
@@ -120,7 +123,12 @@ def _sets(run: EvaluationInput) -> pd.DataFrame:
     conditions = asks_conditions(run.activations.units, run.choices.labels)
     against = control if conditions and control.any() else None
     some = some_rows(run.some, run.activations.n_concepts)
-    cosines = cosines_of(run.activations.vectors[some], run.activations.dictionary.directions)
+    values = set_values(
+        np.asarray(run.activations.vectors[some]),
+        run.activations.codes[some],
+        run.activations.dictionary.directions,
+        run.choices.sets_by,
+    )
     found: list[dict[str, Any]] = []
     for number, name in enumerate(run.classes):
         inside = run.label == name
@@ -129,7 +137,7 @@ def _sets(run: EvaluationInput) -> pd.DataFrame:
         with task.step(number, n, None):
             part = inside[some] | (True if against is None else against[some])
             try:
-                found.append(_row(run, str(name), some[part], cosines[part]))
+                found.append(_row(run, str(name), some[part], values[part]))
             except MicrodlError as error:
                 run.notes.append(f"No set of concepts for '{name}': {error}")
     if found and against is not None:
@@ -141,11 +149,11 @@ def _sets(run: EvaluationInput) -> pd.DataFrame:
 
 
 def _row(
-    run: EvaluationInput, label: str, rows: NDArray[np.int64], cosines: NDArray[np.float32]
+    run: EvaluationInput, label: str, rows: NDArray[np.int64], values: NDArray[np.float32]
 ) -> dict[str, Any]:
     """The set of one label, from the rows of its units and of those that it is told from."""
     task, inside, wells = current_task(), run.label[rows] == label, run.group[rows]
-    chosen = choose_set(cosines, inside, wells)
+    chosen = choose_set(values, inside, wells)
     if not len(chosen.chosen):
         raise MicrodlError("no concept is stronger in it.")
     names, fold = run.activations.dictionary.names, group_folds(inside, wells)
@@ -161,7 +169,8 @@ def _row(
         "label": label,
         "set": ", ".join(f"{names[concept]} ({share:.0%})" for concept, share in pairs),
         "concepts": chosen.chosen.tolist(),
-        "weights": chosen.weights.tolist(),
+        "weights": chosen.weights[:, 0].tolist(),
+        "code_weights": chosen.weights[:, 1].tolist() if run.choices.sets_by == "both" else None,
         "shares": chosen.shares.tolist(),
         "auc": chosen.auc,
         "auc_first": chosen.auc_first,
@@ -185,7 +194,7 @@ def _swapped(run: EvaluationInput, label: str, n_labels: int) -> SwapTest:
         run.activations,
         run.label == label,
         units["Metadata_control"].to_numpy(bool),
-        set_area,
+        partial(set_area, by=run.choices.sets_by),
         n_treatments=n_labels,
         # Of codes that stay as they are a set takes longer than a count.
         n_refits=run.n_refits or max(N_REFITS, 20 * n_labels),

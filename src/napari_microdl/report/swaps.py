@@ -25,6 +25,7 @@ from napari_microdl.core.text import counted
 from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.plates import fit_references, moments_of
 from napari_microdl.estimators.shrinkage import fit_whitening
+from napari_microdl.metrics.background import CONTROL, LABEL
 from napari_microdl.metrics.resampling import arrangements_of, count_arrangements, sequential_p
 from napari_microdl.report.options import seen_units, unit_groups
 
@@ -314,7 +315,8 @@ def _refitted(
         is_control = controls[rows]
         # That there are few samples was said of the run itself.
         with task.taking_notes():
-            found = _whitened(vectors, fields[rows], is_control, samples)
+            nuisance = samples.nuisance_for(_conditions(samples, fields, inside, others))
+            found = _whitened(vectors, fields[rows], is_control, samples, nuisance)
             icfl = ICFL(
                 **sizes,
                 selection=settings.selection,
@@ -332,11 +334,27 @@ def _refitted(
     return statistic
 
 
+def _conditions(
+    samples: FitSamples,
+    fields: NDArray[np.integer],
+    inside: NDArray[np.bool_],
+    others: NDArray[np.bool_],
+) -> NDArray[np.str_] | None:
+    """Conditions of all fields in an arrangement, for what decides by their backgrounds."""
+    if samples.background is None:
+        return None
+    # Wells of the label and the others swap the places that they hold in the run.
+    conditions = samples.background.conditions.copy()
+    conditions[fields[inside]], conditions[fields[others]] = LABEL, CONTROL
+    return conditions
+
+
 def _whitened(
     vectors: NDArray[np.float32],
     fields: NDArray[np.integer],
     is_control: NDArray[np.bool_],
     samples: FitSamples,
+    nuisance: NDArray[np.float64] | None,
 ) -> NDArray[np.float32]:
     """Samples whitened on the controls of an arrangement, as a run does it."""
     settings = samples.config.whitening
@@ -354,6 +372,6 @@ def _whitened(
         fields[is_control],
         settings.n_components,
         settings.shrinkage,
-        samples.nuisance,
+        nuisance,
     )
     return np.asarray(whitening.transform(vectors), np.float32)

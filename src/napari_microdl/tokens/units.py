@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse
+from scipy import ndimage, sparse
 
 from napari_microdl.core.config import UnitKind
 from napari_microdl.core.errors import MicrodlError
@@ -118,6 +118,27 @@ def background_squares(grid: TokenGrid, units: Units) -> Units:
         boxes=squares.boxes[kept],
         weights=weights[kept],
     )
+
+
+def far_patches(grid: TokenGrid, units: Units) -> NDArray[np.bool_]:
+    """Patches of a field that are farther from every cell than a cell's radius.
+
+    Parameters
+    ----------
+    grid : TokenGrid
+        The field's tokens; only its geometry is used.
+    units : Units
+        Cells of the field, at least one.
+
+    Returns
+    -------
+    ndarray of bool, shape (grid_h, grid_w)
+        None of them is of a cell, nor beside one.
+    """
+    covered = np.asarray(units.weights.sum(axis=0)).reshape(grid.tokens.shape[:2]) > 0
+    radius = float(np.sqrt(np.median(units.area) / np.pi)) / grid.patch_size
+    far: NDArray[np.bool_] = ndimage.distance_transform_edt(~covered) > max(radius, 1.0)
+    return far
 
 
 def pool(grid: TokenGrid, units: Units) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from napari_microdl.gui.explorer.panel import show_text
 from napari_microdl.gui.session.run import Run
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
-from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.inputs import combo, sentence_label
 from napari_microdl.metrics import require_library
 from napari_microdl.report import AUTOMATIC, EvaluationChoices, label_columns, seen_units
 
@@ -86,6 +86,11 @@ class Choices(Step):
             "Fit so many more dictionaries with other seeds, to see whether they find the same "
             "concepts. Each takes as long as the fit of the dictionary."
         )
+        self.sets_by = combo(
+            {"cosines and codes": "both", "cosines": "cosines"},
+            lambda _: self.refresh(),
+            "What the few concepts that tell a label together are chosen by.",
+        )
         self.handcrafted = QCheckBox("Handcrafted measurements")
         self.handcrafted.setChecked(True)
         self.handcrafted.setToolTip(_HANDCRAFTED)
@@ -104,6 +109,7 @@ class Choices(Step):
             ("&Batches", self.batches),
             ("Sh&uffles", self.shuffles),
             ("Further see&ds", self.seeds),
+            ("Concept se&ts", self.sets_by),
         ):
             form.addRow(name, widget)
             widget.setAccessibleName(name.replace("&", ""))
@@ -181,6 +187,7 @@ class Choices(Step):
             (self.independent, choices.independent),
             (self.batches, choices.batches),
             (self.library, choices.library),
+            (self.sets_by, choices.sets_by),
         ):
             box.setCurrentIndex(max(box.findData(value), 0))
         self.shuffles.setValue(choices.n_permutations)
@@ -199,6 +206,7 @@ class Choices(Step):
             n_seeds=self.seeds.value(),
             unseen_only=self.unseen.isChecked(),
             batches=self.batches.currentData(),
+            sets_by=self.sets_by.currentData(),
         )
 
     def refresh(self) -> None:

@@ -14,7 +14,7 @@ from napari_microdl.core.text import listed
 from napari_microdl.gui.explorer.panel import Panel, conditions_of, show_text
 from napari_microdl.gui.explorer.picture_list import PictureList
 from napari_microdl.gui.session.run import Run
-from napari_microdl.gui.widgets.inputs import sentence_label
+from napari_microdl.gui.widgets.inputs import combo, sentence_label
 from napari_microdl.gui.widgets.jobs import JobBar, JobRunner
 from napari_microdl.gui.widgets.picture_figure import save_pictures
 from napari_microdl.gui.widgets.save_actions import offer_picture
@@ -75,6 +75,14 @@ class TogetherPanel(Panel):
         self.choose_button.setToolTip("Chooses the concepts, in the background.")
         self.choose_button.clicked.connect(self._begin)
         row.addWidget(self.choose_button)
+        self.by = combo(
+            {"cosines and codes": "both", "cosines": "cosines"},
+            lambda _: self._begin(),
+            "Cosines say how like a cell is to each concept, codes how much of it the cell needs "
+            "beside the others. Heatmaps show the cosines, as patches have no codes.",
+        )
+        self.by.setAccessibleName("What concepts are chosen by")
+        row.insertWidget(2, self.by)
         self.message = sentence_label()
         self.members = QListWidget()
         self.members.setAccessibleName("Concepts that tell the condition together")
@@ -110,7 +118,7 @@ class TogetherPanel(Panel):
                 treated = units.loc[~units["Metadata_control"].astype(bool), "Metadata_condition"]
                 self.label.addItems(sorted(treated.astype(str).unique()) or names)
                 self.label.setCurrentText(str(run.result.activations.ranking["label"].iloc[0]))
-        for widget in (self.label, self.choose_button):
+        for widget in (self.label, self.by, self.choose_button):
             widget.setEnabled(run is not None)
         self._show(None)
 
@@ -134,7 +142,7 @@ class TogetherPanel(Panel):
         self._show(None)
         self.choose_button.hide()
         show_text(self.message, "Choosing concepts...")
-        work = partial(choose_concepts, run.result.activations, label)
+        work = partial(choose_concepts, run.result.activations, label, self.by.currentData())
         self.jobs.start(work, "MicroDL concepts together", message="Choosing concepts")
 
     def _on_failed(self, sentence: str) -> None:
@@ -162,7 +170,15 @@ class TogetherPanel(Panel):
             return
         activations, report = run.result.activations, self.session.run.report
         rows = [] if report is None else report.rows("sets")
-        row = next((r for r in rows if r["label"] == found.label), None)
+        # An evaluation may have chosen by something else.
+        row = next(
+            (
+                row
+                for row in rows
+                if (row["label"], row["concepts"]) == (found.label, list(found.concepts))
+            ),
+            None,
+        )
         show_text(self.message, card_sentence(found, activations.dictionary.names, row))
         if len(found.concepts) > 1:
             self._add("All together", found)

@@ -18,6 +18,7 @@ from napari_microdl.estimators.icfl import ICFL
 from napari_microdl.estimators.plates import PlateReferences
 from napari_microdl.estimators.shrinkage import choose_shrinkage
 from napari_microdl.estimators.whitening import ControlWhitening, MomentSums
+from napari_microdl.fields.field import FieldInfo
 from napari_microdl.models.base import ModelSpec
 from napari_microdl.pipeline.inputs import tile_plan
 from napari_microdl.pipeline.plate.listing import Receipt
@@ -26,6 +27,8 @@ from napari_microdl.pipeline.plate.shards import read_shard
 from napari_microdl.pipeline.plate.work import PLACES_KEY, Job, Pass, position_of
 from napari_microdl.pipeline.stages import (
     LEAST_TOKENS_PER_PLACE,
+    FieldBackground,
+    background_test,
     few_tokens,
     learn_atoms,
     nuisance_of,
@@ -52,13 +55,16 @@ class Known:
     plate, well : str
         Its plate, and its well, plate first.
     is_control : bool
-        Whether it is a control.
+        Whether it is a control that the whitening sees.
+    info : FieldInfo
+        What the source tells of it.
     """
 
     receipt: Receipt
     plate: str
     well: str
     is_control: bool
+    info: FieldInfo
 
 
 def fit_places(job: Job, receipts: Sequence[Receipt]) -> PositionComponent | None:
@@ -170,8 +176,11 @@ def fit_whitening_of(
         if sum(map(len, held)) >= _ROWS_AT_ONCE or number + 1 == len(controls):
             whitening.partial_fit(np.concatenate(held))
             held = []
-    nuisance = nuisance_of(_backgrounds(job, fields, plates), job.config, len(fields))
-    if nuisance is not None:
+    backgrounds = _backgrounds(job, fields)
+    test = background_test(backgrounds, [known.info for known in fields], job.config)
+    sums = _background_sums(fields, backgrounds, plates)
+    nuisance, taken_off = nuisance_of(sums, job.config, len(fields), test)
+    if nuisance is not None and taken_off:
         whitening.add_nuisance(nuisance)
     # Solved for now, so that what is to be said of it is said here.
     _ = whitening.scale_
@@ -282,13 +291,26 @@ def _vectors(
         yield vectors if plates is None else plates.align(vectors, known.plate)
 
 
-def _backgrounds(job: Job, fields: Sequence[Known], plates: PlateReferences | None) -> MomentSums:
-    """Sums over the backgrounds of the fields that have one."""
-    sums: MomentSums | None = None
+def _backgrounds(job: Job, fields: Sequence[Known]) -> list[FieldBackground]:
+    """Backgrounds of all fields; none where the settings do not want them."""
+    found = []
     for known in fields if job.config.wants_background else ():
         current_task().check()
-        background = read_shard(job.file("vectors", known.receipt.number))[0]["background"][None]
-        sums = sums or MomentSums(background.shape[1])
-        if not np.isnan(background).any():
-            sums.add(background if plates is None else plates.align(background, known.plate))
-    return sums or MomentSums(0)
+        tensors = read_shard(job.file("vectors", known.receipt.number))[0]
+        shares = tensors["shares"].tolist()
+        found.append(FieldBackground(tensors["background"], tensors["far"], *shares))
+    return found
+
+
+def _background_sums(
+    fields: Sequence[Known],
+    backgrounds: Sequence[FieldBackground],
+    plates: PlateReferences | None,
+) -> MomentSums:
+    """Sums over the backgrounds of the fields that have one."""
+    sums = MomentSums(len(backgrounds[0].mean) if backgrounds else 0)
+    for known, background in zip(fields, backgrounds, strict=False):
+        mean = background.mean[None]
+        if not np.isnan(mean).any():
+            sums.add(mean if plates is None else plates.align(mean, known.plate))
+    return sums

@@ -411,7 +411,9 @@ class _PlateRun:
     ) -> ConceptDictionary:
         """The dictionary of the run, fitted unless it is there."""
         path, ordered = self._out / DICTIONARY, in_order(receipts)
-        learned_from = [(k.receipt.digest, k.well, k.is_control) for k in self._known(ordered)]
+        learned_from = [
+            (k.receipt.digest, k.well, k.is_control, k.info.condition) for k in self._known(ordered)
+        ]
         made_from = _digest([job.key, learned_from, options.most_samples])
         if self._manifest.is_made(DICTIONARY, made_from):
             return ConceptDictionary.load(path)
@@ -478,6 +480,7 @@ class _PlateRun:
                 self._sources[r.number].plate,
                 str(wells[r.number]),
                 self._sources[r.number].is_control and r.number not in self._held_back,
+                self._sources[r.number].info,
             )
             for r in ordered
         ]

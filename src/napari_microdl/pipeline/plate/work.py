@@ -32,6 +32,7 @@ from napari_microdl.pipeline.inputs import check_fields, load_model_of
 from napari_microdl.pipeline.plate.listing import PlateField, Receipt, left_out_of
 from napari_microdl.pipeline.plate.shards import Tensors, read_shard, whole_shard, write_shard
 from napari_microdl.pipeline.stages import (
+    FieldBackground,
     background_of,
     cells_of,
     measure_intensities,
@@ -171,12 +172,16 @@ def read_vectors(job: Job, item: PlateField) -> Receipt:
         if found is None:
             return {}, {"n_units": 0, "pixel_size": field.pixel_size}
         units, vectors, background, order = found
+        room: Tensors = {}
+        if background is not None:
+            shares = np.array([background.share, background.cover])
+            room = {"background": background.mean, "far": background.far, "shares": shares}
         with np.errstate(over="ignore"):
             stored: NDArray[np.floating] = vectors.astype(np.float16)
         if not np.isfinite(stored).all():
             stored = vectors
         facts = {"n_units": len(units), "pixel_size": field.pixel_size, **order}
-        return {"vectors": stored, "background": background, **_rows(units)}, facts
+        return {"vectors": stored, **room, **_rows(units)}, facts
 
     return _of_field(job, "vectors", item, make, made_from=_written(job.places))
 
@@ -207,7 +212,8 @@ def encode_vectors(job: Job, item: PlateField) -> Receipt:
         if not facts["n_units"]:
             return {}, facts
         vectors = tensors.pop("vectors").astype(np.float32)
-        tensors.pop("background")
+        for name in ("background", "far", "shares"):
+            tensors.pop(name, None)
         return {**tensors, **_codes(job, vectors, item)}, facts
 
     # The plate decides by which controls a field is placed.
@@ -313,8 +319,8 @@ def _without_position(job: Job, grid: TokenGrid) -> TokenGrid:
 
 def _units(
     job: Job, field: Field, *, again: bool
-) -> tuple[Units, NDArray[np.float32], NDArray[np.float32], dict[str, Any]] | None:
-    """Units, vectors, background (empty where not wanted), place of a field; None without cells."""
+) -> tuple[Units, NDArray[np.float32], FieldBackground | None, dict[str, Any]] | None:
+    """Units, vectors, background (None where not wanted), place of a field; None without cells."""
     labels = cells_of(field, job.config)
     if labels is not None and not (labels > 0).any():
         return None
@@ -323,7 +329,7 @@ def _units(
     units = units_of_field(field, grid, labels, job.config)
     position = position_of(job)
     scales = None if position is None else position.scales
-    background = np.empty(0, np.float32)
+    background = None
     if job.config.wants_background:
         background = background_of(grid, units, job.config, scales)
     return units, vectors_of(grid, units, job.config, scales), background, order

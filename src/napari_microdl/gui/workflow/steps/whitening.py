@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout
 
+from napari_microdl.core.config import BACKGROUND_WEIGHT
 from napari_microdl.gui.session.session import Session
 from napari_microdl.gui.widgets.collapsible import Step
 from napari_microdl.gui.widgets.curves import SpectrumPlot
-from napari_microdl.gui.widgets.inputs import show_number, show_special
+from napari_microdl.gui.widgets.inputs import combo, show_choice, show_number, show_special
 
-# With this weight hardly anything is left of what backgrounds show.
-_WEIGHT = 100.0
+# The setting by what the box calls it.
+_BACKGROUND = {"Auto": "auto", "Take off": BACKGROUND_WEIGHT, "Leave in": 0.0}
 # Below every shrinkage that can be chosen.
 _AUTO = -0.1
 
@@ -28,15 +29,14 @@ class WhiteningStep(Step):
             "so that what the treatment changes stands out."
         )
         self.whiten.clicked.connect(lambda ticked: settings.configure(whiten=bool(ticked)))
-        self.background = QCheckBox("Without background")
-        self.background.setToolTip(
-            "Focus and haze change the space between cells as they change cells. What sets the "
-            "backgrounds of all fields apart then counts less in cells. Leave it off where cells "
-            "cover their fields: what lies between them is then a part of them, and so is what a "
-            "treatment does to it."
-        )
-        self.background.clicked.connect(
-            lambda ticked: settings.configure(background_weight=_WEIGHT if ticked else 0.0)
+        self.background = combo(
+            _BACKGROUND,
+            lambda weight: settings.configure(background_weight=weight),
+            "Haze changes the space between cells as it changes cells. Taken off, what sets the "
+            "backgrounds of all fields apart counts less in cells. Auto does so where, far from "
+            "all cells, the background differs between conditions by more than chance; the run "
+            "says what was decided. Leave it in where cells cover their fields: what lies between "
+            "them is then a part of them, and so is what a treatment does to it.",
         )
         self.shrinkage = QDoubleSpinBox()
         self.shrinkage.setRange(_AUTO, 1000)
@@ -53,8 +53,8 @@ class WhiteningStep(Step):
         layout = QVBoxLayout(self.content)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.whiten)
-        layout.addWidget(self.background)
         self._form = self.form()
+        self._form.addRow("Background", self.background)
         self._form.addRow("Added to each variance", self.shrinkage)
         layout.addLayout(self._form)
         self.spectrum = SpectrumPlot()
@@ -67,8 +67,12 @@ class WhiteningStep(Step):
         for widget in (self.whiten, self.background, self.shrinkage):
             widget.setEnabled(applied is None)
         self.whiten.setChecked(config.whitening.enabled)
-        self.background.setVisible(config.whitening.enabled and config.units.kind == "cell")
-        self.background.setChecked(config.wants_background)
+        by_cell = config.whitening.enabled and config.units.kind == "cell"
+        self._form.setRowVisible(self.background, by_cell)
+        weight = config.whitening.background_weight
+        # A file may have any weight.
+        taken_off = weight != "auto" and weight > 0
+        show_choice(self.background, BACKGROUND_WEIGHT if taken_off else weight)
         chosen = config.whitening.shrinkage if applied is None else None
         show_number(self.shrinkage, _AUTO if chosen is None else chosen)
         self._form.setRowVisible(self.shrinkage, config.whitening.enabled)
@@ -79,7 +83,8 @@ class WhiteningStep(Step):
             auto = f"auto (last: {whitening.shrinkage:g})"
         show_special(self.shrinkage, auto)
         chosen_by = "" if chosen is None else f", {chosen:g} added to each variance"
-        origin = "on controls and backgrounds" if config.wants_background else "on controls"
+        known = by_cell and taken_off
+        origin = "on controls and backgrounds" if known else "on controls"
         summary = f"{origin}{chosen_by}" if config.whitening.enabled else "off"
         if applied is not None and applied.whitening is not None:
             summary = "as in the dictionary"
