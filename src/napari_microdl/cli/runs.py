@@ -28,7 +28,13 @@ from napari_microdl.cli.options import (
 )
 from napari_microdl.cli.stopping import usual_signals
 from napari_microdl.cli.terms import terms
-from napari_microdl.core.config import AUTOMATIC, EvaluationChoices, Independent, Library
+from napari_microdl.core.config import (
+    AUTOMATIC,
+    EvaluationChoices,
+    Independent,
+    Library,
+    SetBy,
+)
 from napari_microdl.core.errors import MicrodlError
 
 if TYPE_CHECKING:
@@ -164,6 +170,13 @@ def evaluate(
             "takes as long as a fit.",
         ),
     ] = _ASKED.n_seeds,
+    sets_by: Annotated[
+        SetBy,
+        Option(
+            help="Whether a few concepts that tell a label together are chosen by their cosines "
+            "and codes, or by cosines alone."
+        ),
+    ] = _ASKED.sets_by,
     batches: Annotated[
         str,
         Option(
@@ -207,6 +220,7 @@ def evaluate(
         handcrafted=handcrafted,
         library=library,
         n_seeds=n_seeds,
+        sets_by=sets_by,
         batches=batches,
         unseen_only=unseen_only,
     )
