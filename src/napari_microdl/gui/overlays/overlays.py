@@ -269,10 +269,10 @@ class Overlays:
         missing = [pair for pair in wanted if pair not in drawn]
         missing.sort(key=lambda pair: (pair[1] not in in_view, pair not in now))
         self._missing = deque(missing)
-        self._show_only(run)
+        all_switched = self._show_only(run)
         if fields != before:
             self.fields_changed.emit()
-        if self._missing:
+        if self._missing or not all_switched:
             if drawn:
                 # The legend tells of what has changed already.
                 self.shown.emit()
@@ -299,10 +299,13 @@ class Overlays:
 
         Once there is none left, outline what is selected, and say that all are there.
         """
-        if not self._missing:
-            self._finish()
-            return
         run, concept = self._session.run.current, self._session.view.concept
+        if not self._missing:
+            if run is None or self._show_only(run):
+                self._finish()
+            else:
+                do_in_turn(self._put_more)
+            return
         if run is None or concept is None or self.pictures.is_changing:
             self._missing.clear()
         else:
@@ -314,10 +317,13 @@ class Overlays:
             self._show_only(run)
         do_in_turn(self._put_more)
 
-    def _show_only(self, run: Run) -> None:
+    def _show_only(self, run: Run) -> bool:
+        """Switch layers on and off, as far as nobody waits for it; whether all are switched."""
         kinds, fields = self._session.view.kinds, self._painters
         with self.pictures.changing():
-            self.pictures.show_only(run, lambda kind, f: kind in kinds and f in fields, _KINDS)
+            return self.pictures.show_only(
+                run, lambda kind, f: kind in kinds and f in fields, _KINDS, _AT_ONCE
+            )
 
     def _put(self, run: Run, concept: Concept, kind: OverlayKind, field: int) -> None:
         put = {

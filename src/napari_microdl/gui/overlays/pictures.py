@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -169,20 +171,32 @@ class Pictures:
         return None
 
     def show_only(
-        self, run: Run, wanted: Callable[[str, int], bool], kinds: Collection[str]
-    ) -> None:
-        """Hide what is not wanted any more, and show again what was hidden for that."""
+        self,
+        run: Run,
+        wanted: Callable[[str, int], bool],
+        kinds: Collection[str],
+        seconds: float = math.inf,
+    ) -> bool:
+        """Hide what is not wanted any more, and show again what was hidden for that.
+
+        At least one layer is switched, and more as far as the time allows; whether all are.
+        """
+        end = time.monotonic() + seconds
+        switched = False
         for layer in self.of_run(run):
             tag = layer.metadata[TAG]
-            if tag["kind"] not in kinds:
+            show = wanted(tag["kind"], tag["field"])
+            if tag["kind"] not in kinds or show != (layer in self._put_away):
                 continue
-            if wanted(tag["kind"], tag["field"]):
-                if layer in self._put_away:
-                    self._put_away.discard(layer)
-                    layer.visible = True
-            elif layer not in self._put_away:
+            if switched and time.monotonic() > end:
+                return False
+            if show:
+                self._put_away.discard(layer)
+            else:
                 self._put_away.add(layer)
-                layer.visible = False
+            layer.visible = show
+            switched = True
+        return True
 
     def take_over(self, run: Run) -> None:
         """Give the pictures of the run before to this one, where they lie on the same images."""
