@@ -381,4 +381,6 @@ def test_a_whole_run_takes_no_mouse(viewer, workflow, qtbot):
     while window.focusWidget() is not workflow.explore_button:
         press(TAB)
     press(Qt.Key.Key_Space)
-    assert any(name.startswith("Concept explorer") for name in viewer.window.dock_widgets)
+    qtbot.waitUntil(
+        lambda: any(name.startswith("Concept explorer") for name in viewer.window.dock_widgets)
+    )

@@ -108,8 +108,13 @@ def test_all_images_deleted_during_the_run_leave_a_run_without_overlays(
     assert list(viewer.layers) == []
     # The explorer still tells the numbers.
     click(qtbot, workflow.explore_button)
-    docks = viewer.__wrapped__.window._wrapped_dock_widgets.items()
-    (explorer,) = [dock.widget() for name, dock in docks if name.startswith("Concept explorer")]
+
+    def explorers() -> list[Any]:
+        docks = viewer.__wrapped__.window._wrapped_dock_widgets.items()
+        return [dock.widget() for name, dock in docks if name.startswith("Concept explorer")]
+
+    qtbot.waitUntil(lambda: len(explorers()) == 1)
+    (explorer,) = explorers()
     assert explorer.table.proxy.rowCount() == 4
     explorer.table.setFocus()
     for number in range(explorer.tabs.count()):

@@ -468,12 +468,20 @@ class PipelineConfig(Settings):
         return cls(**values) if grouped else cls.of(**values)
 
     @property
-    def wants_background(self) -> bool:
-        """Whether the background is to be looked at; crops and tokens have none."""
+    def measures_background(self) -> bool:
+        """Whether the background is measured with the samples; crops and tokens have none.
+
+        Whether there is a whitening does not matter, so that samples need not be made anew for it.
+        """
         weight, units = self.whitening.background_weight, self.units
-        if not self.whitening.enabled or units.kind != "cell":
+        if units.kind != "cell":
             return False
         return units.pooled_by == "spread" if weight == "auto" else weight > 0
+
+    @property
+    def wants_background(self) -> bool:
+        """Whether the background is to be looked at for the whitening."""
+        return self.whitening.enabled and self.measures_background
 
     @property
     def background_weight(self) -> float:

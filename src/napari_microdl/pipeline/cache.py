@@ -141,7 +141,7 @@ def stage_keys(
     keys: dict[CachedStage, Hashable] = {}
     keys["cells"] = settings["cells"], tuple(cells)
     keys["tokens"] = settings["tokens"], channels, tuple(images), weights, given
-    measured = settings["samples"], config.wants_background
+    measured = settings["samples"], config.measures_background
     keys["samples"] = measured, keys["tokens"], keys["cells"]
     controls = tuple(field.is_control for field in fields)
     plates = tuple(field.plate for field in fields)

@@ -411,7 +411,7 @@ class PipelineRun:
                 with task.step(index, n, f"Averaging patches in {f.name}"):
                     grid = tokens.grids[index]
                     vectors.append(vectors_of(grid, geometry[index], self.config, scales))
-                    if self.config.wants_background:
+                    if self.config.measures_background:
                         backgrounds.append(
                             background_of(grid, geometry[index], self.config, scales)
                         )

@@ -10,6 +10,7 @@ from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
 from napari_microdl.core.errors import MicrodlError
+from napari_microdl.core.task import current_task
 from napari_microdl.gui.session.files import (
     collect_window,
     open_window,
@@ -63,13 +64,15 @@ class WorkflowFiles(QObject):
         from napari_microdl.concepts.dictionary import ConceptDictionary
 
         try:
-            dictionary = ConceptDictionary.load(path)
+            with current_task().taking_notes() as notes:
+                dictionary = ConceptDictionary.load(path)
         except (MicrodlError, OSError) as error:
             self.message.emit(f"⚠ {error}")
             return
         self._session.settings.set_dictionary(dictionary, Path(path))
         self._session.settings.choose(apply_dictionary=True)
-        self.message.emit(f"Loaded {Path(path).name}; press Run all to apply it.")
+        loaded = f"Loaded {Path(path).name}; press Run all to apply it."
+        self.message.emit(" ".join([loaded, *notes]))
 
     def ask_save_dictionary(self) -> None:
         """Ask where to save the dictionary at hand."""

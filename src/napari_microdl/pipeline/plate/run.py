@@ -285,7 +285,7 @@ class _PlateRun:
         decides = {k: v for k, v in begun.items() if k in _OF_SAMPLES}
         settings: dict[str, Any] = decides["settings"]  # type: ignore[assignment]
         decides["settings"] = {k: settings[k] for k in ("model", "tokens", "cells", "units")}
-        decides["background"] = config.wants_background
+        decides["background"] = config.measures_background
         job = Job(out, config, channels, _digest(decides))
         if self._applied is not None:
             self._applied.save(out / DICTIONARY)

@@ -330,7 +330,7 @@ def _units(
     position = position_of(job)
     scales = None if position is None else position.scales
     background = None
-    if job.config.wants_background:
+    if job.config.measures_background:
         background = background_of(grid, units, job.config, scales)
     return units, vectors_of(grid, units, job.config, scales), background, order
 
