@@ -28,6 +28,12 @@ from scipy import sparse
 
 from napari_microdl.concepts.activations import ConceptActivations
 from napari_microdl.concepts.dictionary import TAGS, ConceptDictionary
+from napari_microdl.concepts.growing_files import (
+    GrowingArray,
+    GrowingTable,
+    mapped_array,
+    read_rows,
+)
 from napari_microdl.concepts.localisation import unknown_places
 from napari_microdl.core.digests import content_digest, file_digest
 from napari_microdl.core.errors import MicrodlError
@@ -51,8 +57,6 @@ _OURS = (MANIFEST, f".{Path(MANIFEST).stem}-", _LOCK, _DATA, *_OF_SCHEMA_1)
 _WRITING = ".writing"
 _ABANDONED_SECONDS = 24 * 3600
 _MOST_COLUMNS = 10_000
-# Numbers, and yes or no.
-_PLAIN_KINDS = "biuf"
 # Of a matrix of codes.
 _PARTS = ("data", "indices", "indptr")
 _TAG = "Metadata_tag"
@@ -70,151 +74,6 @@ _OLDER_NAMES = {"q_value": "q_cells"}
 # Places are 32 bits wide: SciPy copies arrays into memory to make two widths equal.
 _MOST_VALUES = 2**31 - 1
 _VALUES_AT_ONCE = 2_000_000
-
-
-class _GrowingArray:
-    """A ``.npy`` file that rows are appended to; the header is written anew at the end."""
-
-    def __init__(self, path: Path, dtype: Any, row: tuple[int, ...] = ()) -> None:
-        self._file = path.open("wb")
-        self.dtype, self._row = np.dtype(dtype), row
-        self.length = 0
-        self._write_header()
-        self._begin = self._file.tell()
-
-    def _write_header(self) -> None:
-        # NumPy leaves room in the header for the first axis to grow.
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": (self.length, *self._row),
-        }
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, rows: NDArray[Any]) -> None:
-        """Add rows at the end."""
-        rows = np.ascontiguousarray(rows, self.dtype)
-        self._file.write(rows.data.cast("B") if rows.size else b"")
-        self.length += len(rows)
-
-    def close(self) -> None:
-        """Write the true length."""
-        self._file.seek(0)
-        self._write_header()
-        assert self._file.tell() == self._begin
-        self._file.close()
-
-    def abandon(self) -> None:
-        """Close without a header that says how long it is."""
-        self._file.close()
-
-
-class _GrowingColumn:
-    """A column of a table in a file that rows are appended to: numbers, or texts by number."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.array: _GrowingArray | None = None
-        self.texts: dict[str, int] | None = None
-
-    def append(self, values: pd.Series) -> None:
-        """Add rows at the end; what is there becomes what holds both."""
-        numbers = values.to_numpy() if pd.api.types.is_numeric_dtype(values.dtype) else None
-        if numbers is not None and numbers.dtype.kind not in _PLAIN_KINDS:
-            numbers = None
-        if self.array is None:
-            self._begin(None if numbers is None else numbers.dtype)
-        elif self.texts is None:
-            dtype = None if numbers is None else _holds_both(self.array.dtype, numbers.dtype)
-            if dtype != self.array.dtype:
-                self._begin_again(dtype)
-        assert self.array is not None
-        if self.texts is None:
-            assert numbers is not None
-            self.array.append(numbers)
-        else:
-            self.array.append(self._places(values, self.texts))
-
-    def _begin(self, dtype: Any) -> None:
-        self.texts = {} if dtype is None else None
-        self.array = _GrowingArray(self.path, np.int32 if dtype is None else dtype)
-
-    def _begin_again(self, dtype: Any) -> None:
-        """Write the rows that are there as another type, as texts where it is None."""
-        assert self.array is not None
-        self.array.close()
-        before = self.path.with_suffix(".before")
-        self.path.replace(before)
-        rows = np.load(before, mmap_mode="r")
-        self._begin(dtype)
-        for begin in range(0, len(rows), _VALUES_AT_ONCE):
-            current_task().check()
-            self.append(
-                pd.Series(np.array(rows[begin : begin + _VALUES_AT_ONCE])).astype(
-                    object if dtype is None else dtype
-                )
-            )
-        del rows
-        before.unlink()
-
-    @staticmethod
-    def _places(values: pd.Series, texts: dict[str, int]) -> NDArray[np.int32]:
-        """Numbers of the texts, of which new ones are added."""
-        plain = values.astype(object).where(values.notna(), "").astype(str)
-        numbers, different = pd.factorize(plain)
-        known = [texts.setdefault(str(text), len(texts)) for text in different]
-        places: NDArray[np.int32] = np.array(known, np.int32)[numbers]
-        return places
-
-
-def _holds_both(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any] | None:
-    """Type of the numbers that holds both; None where yes or no meets numbers."""
-    if (one.kind == "b") != (other.kind == "b"):
-        return None
-    return np.promote_types(one, other)
-
-
-class _GrowingTable:
-    """A table that rows are appended to, a file a column."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-        self._columns: dict[str, _GrowingColumn] = {}
-        self.length = 0
-
-    def append(self, table: pd.DataFrame) -> None:
-        """Add rows at the end; all of them have the columns of the first."""
-        names = [str(name) for name in table.columns]
-        if not self._columns:
-            for number, name in enumerate(names):
-                path = self._folder / f"{self._name}.{number:02d}.npy"
-                self._columns[name] = _GrowingColumn(path)
-        if set(names) != self._columns.keys() or len(names) != len(self._columns):
-            raise MicrodlError(
-                f"The columns {names} are not those of the rows before: {list(self._columns)}."
-            )
-        for name, heading in zip(names, table.columns, strict=True):
-            current_task().check()
-            self._columns[name].append(table[heading])
-        self.length += len(table)
-
-    def close(self) -> list[dict[str, Any]]:
-        """Write the true length; what the manifest is to say of the columns is returned."""
-        described = []
-        for name, column in self._columns.items():
-            if column.array is not None:
-                column.array.close()
-            entry: dict[str, Any] = {"name": name, "file": column.path.name}
-            if column.texts is not None:
-                entry["texts"] = list(column.texts)
-            described.append(entry)
-        return described
-
-    def abandon(self) -> None:
-        """Close without headers that say how long it is."""
-        for column in self._columns.values():
-            if column.array is not None:
-                column.array.abandon()
 
 
 class ActivationWriter:
@@ -261,17 +120,17 @@ class ActivationWriter:
         _clear_abandoned(self.folder)
         self._partial, self._writing = _folder_beside(self.folder)
         k = dictionary.directions.shape[1]
-        self._data = _GrowingArray(self._partial / "codes.data.npy", np.float32)
-        self._indices = _GrowingArray(self._partial / "codes.indices.npy", np.int32)
-        self._vectors = _GrowingArray(self._partial / "vectors.npy", np.float32, (k,))
-        self._norms = _GrowingArray(self._partial / "lengths.npy", np.float32)
-        self._ends = _GrowingArray(self._partial / "codes.indptr.npy", np.int32)
+        self._data = GrowingArray(self._partial / "codes.data.npy", np.float32)
+        self._indices = GrowingArray(self._partial / "codes.indices.npy", np.int32)
+        self._vectors = GrowingArray(self._partial / "vectors.npy", np.float32, (k,))
+        self._norms = GrowingArray(self._partial / "lengths.npy", np.float32)
+        self._ends = GrowingArray(self._partial / "codes.indptr.npy", np.int32)
         self._ends.append(np.zeros(1, np.int32))
-        self._units = _GrowingTable(self._partial, "units")
-        self._ranking = _GrowingTable(self._partial, "ranking")
+        self._units = GrowingTable(self._partial, "units")
+        self._ranking = GrowingTable(self._partial, "ranking")
 
     @property
-    def _arrays(self) -> tuple[_GrowingArray, ...]:
+    def _arrays(self) -> tuple[GrowingArray, ...]:
         return self._data, self._indices, self._vectors, self._norms, self._ends
 
     def __enter__(self) -> ActivationWriter:
@@ -304,7 +163,7 @@ class ActivationWriter:
         MicrodlError
             If the shapes do not fit together, or the folder would hold too many codes.
         """
-        wanted = (len(units), self._dictionary.n_concepts), (len(units), self._vectors._row[0])
+        wanted = (len(units), self._dictionary.n_concepts), (len(units), self._vectors.row[0])
         if (codes.shape, vectors.shape) != wanted:
             raise MicrodlError(
                 f"Codes of {codes.shape} and vectors of {vectors.shape} do not fit {len(units)} "
@@ -350,13 +209,13 @@ class ActivationWriter:
             "schema_version": SCHEMA_VERSION,
             "n_units": self._units.length,
             "n_concepts": n_concepts,
-            "n_dimensions": self._vectors._row[0],
+            "n_dimensions": self._vectors.row[0],
             "n_values": self._data.length,
             "units": columns,
         }
         if ranking is None:
             wanted = [column for column in columns if column["name"] in _OF_RANKING]
-            units = _read_table(folder, wanted, self._units.length)
+            units = read_rows(folder, wanted, self._units.length)
             # Let go of before the files are moved, which some systems refuse while they are read.
             ranking = _assemble(folder, manifest, self._dictionary, units, [], []).ranking
             del units
@@ -663,8 +522,8 @@ def _opened(
         # What there is to be said of its age is said of the folder.
         with current_task().taking_notes():
             dictionary = ConceptDictionary.load(data / DICTIONARY)
-        units = _read_table(data, manifest["units"], manifest["n_units"])
-        ranking = _read_table(data, manifest["ranking"], manifest["n_concepts"])
+        units = read_rows(data, manifest["units"], manifest["n_units"])
+        ranking = read_rows(data, manifest["ranking"], manifest["n_concepts"])
         found = _assemble(data, manifest, dictionary, units, grids, geometry)
         for codes, n in ((found.codes, found.n_concepts), (found.columns, len(found.units))):
             assert codes is not None
@@ -771,18 +630,9 @@ def _assemble(
 
 def _array(folder: Path, name: str, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     """A memory map of one array, of the type and shape that is meant."""
-    array = _mapped(folder / name)
+    array = mapped_array(folder / name)
     if array.dtype != dtype or array.shape != shape:
         raise ValueError(f"{name} is {array.dtype} of {array.shape}, not {np.dtype(dtype)} {shape}")
-    return array
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    """A memory map of an array of plain numbers; archives and pickles are none."""
-    require_file(path)
-    array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    if array.dtype.kind not in _PLAIN_KINDS:
-        raise ValueError(f"{path.name} holds {array.dtype}, not numbers")
     return array
 
 
@@ -797,25 +647,3 @@ def _check_places(
         sound = sound and part.min() >= 0 and part.max() < n
     if not sound:
         raise ValueError("codes point outside of their table")
-
-
-def _read_table(folder: Path, columns: list[dict[str, Any]], n: int) -> pd.DataFrame:
-    """A table as `_GrowingTable` wrote it."""
-    found = {}
-    for column in columns:
-        current_task().check()
-        # A file of this folder, whatever the manifest says.
-        array = np.array(_mapped(folder / Path(column["file"]).name))
-        if array.shape != (n,):
-            raise ValueError(f"{column['file']} does not hold {n} entries")
-        if "texts" in column:
-            texts = np.array([str(text) for text in column["texts"]], object)
-            if array.dtype.kind not in "iu" or (
-                len(array) and not 0 <= array.min() <= array.max() < len(texts)
-            ):
-                raise ValueError(f"{column['file']} points outside of its texts")
-            array = texts[array]
-        if column["name"] in found:
-            raise ValueError(f"there are two columns '{column['name']}'")
-        found[column["name"]] = array
-    return pd.DataFrame(found)
