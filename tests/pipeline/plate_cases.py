@@ -136,6 +136,17 @@ def fatal_work(job: Job, item: PlateField) -> Receipt:
     return Receipt(item.number, item.source.name, "done", n_units=os.getpid())
 
 
+def see_two_devices() -> None:
+    """Let this process see two of the devices of its machine."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "4,5"
+
+
+def device_work(job: Job, item: PlateField) -> Receipt:
+    """Work that tells which device its process has."""
+    device = os.environ["CUDA_VISIBLE_DEVICES"]
+    return Receipt(item.number, item.source.name, "done", reason=device, n_units=os.getpid())
+
+
 def ending_work(job: Job, item: PlateField) -> Receipt:
     """Work during which a worker is killed once, as by a person or an overfull machine."""
     mark = job.folder / "killed"

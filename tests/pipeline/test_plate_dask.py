@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("distributed", reason="plates on several processes need distributed")
 
+from distributed import Client
+
 from core.refusals import refusal
 from napari_microdl.core.task import Cancelled, Progress, Task
 from napari_microdl.pipeline.plate import run as plate_run
@@ -21,6 +23,7 @@ from napari_microdl.pipeline.plate.listing import list_fields
 from napari_microdl.pipeline.plate.run import engine_at, run_plate
 from napari_microdl.pipeline.plate.work import Job
 from pipeline.plate_cases import (
+    device_work,
     differing,
     ending_work,
     ends_its_process,
@@ -28,6 +31,7 @@ from pipeline.plate_cases import (
     gathering_work,
     log_of,
     run_whole,
+    see_two_devices,
     settings_file,
     write_table,
 )
@@ -99,6 +103,17 @@ def test_a_worker_that_gathers_stops_when_the_driver_is_cancelled(engine, tmp_pa
 
 def test_gathering_that_ends_its_workers_is_said(engine):
     assert "may need more memory" in refusal(engine.gather, ends_its_process)
+
+
+def test_each_worker_of_a_machine_has_a_device_of_its_own(table, tmp_path):
+    with engine_at(Place(workers=2)) as engine, Client(engine.address) as client:
+        client.wait_for_workers(2)
+        client.run(see_two_devices)
+        job = Job(tmp_path, small(), ("GFP",), "devices")
+        receipts = list(engine.work(device_work, job, list_fields(table).fields))
+    devices = {(r.n_units, r.reason) for r in receipts}
+    assert {device for _, device in devices} == {"4", "5"}
+    assert len(devices) == 2
 
 
 def test_a_scheduler_that_is_not_there_is_said(table, tmp_path):
