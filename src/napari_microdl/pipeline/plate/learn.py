@@ -40,6 +40,8 @@ from napari_microdl.tokens.spread import scales_of_sums
 # would tell it no better.
 _MOST_CONTROLS = 20_000
 _MOST_PARTS = 24
+# What is known of the background where no field has room for one.
+_NO_ROOM = np.full(1, np.nan, np.float32)
 # Rows of controls that are added to the moments at once.
 _ROWS_AT_ONCE = 8192
 
@@ -293,13 +295,22 @@ def _vectors(
 
 def _backgrounds(job: Job, fields: Sequence[Known]) -> list[FieldBackground]:
     """Backgrounds of all fields; none where the settings do not want them."""
-    found = []
+    names, found = ("background", "far", "shares"), []
     for known in fields if job.config.wants_background else ():
         current_task().check()
         tensors = read_shard(job.file("vectors", known.receipt.number))[0]
-        shares = tensors["shares"].tolist()
-        found.append(FieldBackground(tensors["background"], tensors["far"], *shares))
-    return found
+        found.append({name: tensors[name] for name in names if name in tensors})
+    # Of fields without room they were not written.
+    widths = {name: len(means[name]) for means in found for name in means}
+    nothing = {name: np.full(width, np.nan, np.float32) for name, width in widths.items()}
+    return [
+        FieldBackground(
+            means.get("background", nothing.get("background", _NO_ROOM)),
+            means.get("far", nothing.get("far", _NO_ROOM)),
+            *means["shares"].tolist(),
+        )
+        for means in found
+    ]
 
 
 def _background_sums(

@@ -175,7 +175,10 @@ def read_vectors(job: Job, item: PlateField) -> Receipt:
         room: Tensors = {}
         if background is not None:
             shares = np.array([background.share, background.cover])
-            room = {"background": background.mean, "far": background.far, "shares": shares}
+            means = {"background": background.mean, "far": background.far}
+            # Where cells leave no room it is not known, and what is no number is not written.
+            room = {name: mean for name, mean in means.items() if np.isfinite(mean).all()}
+            room["shares"] = np.nan_to_num(shares)
         with np.errstate(over="ignore"):
             stored: NDArray[np.floating] = vectors.astype(np.float16)
         if not np.isfinite(stored).all():
