@@ -135,3 +135,20 @@ def test_fewer_cells_are_no_fault_of_the_background():
     assert len(np.unique(drawn[-1].field.labels)) < len(np.unique(drawn[0].field.labels))
     result = run_pipeline([one.field for one in drawn], AUTO)
     assert decision_of(result).startswith("The background does not differ between conditions")
+
+
+def test_cells_that_fill_their_fields_leave_no_background_to_a_plate_run(tmp_path):
+    random, rows = np.random.default_rng(0), []
+    y, x = np.mgrid[:128, :128]
+    for number in range(4):
+        image = 200 + 100 * np.sin(x / 6) * np.sin(y / 6) + random.normal(0, 5, x.shape)
+        tifffile.imwrite(tmp_path / f"{number}.tif", image.clip(0).astype(np.uint16))
+        cells = (1 + y // 32 * 4 + x // 32).astype(np.uint16)
+        tifffile.imwrite(tmp_path / f"{number}_cells.tif", cells)
+        known = {"Metadata_Well": f"A0{number + 1}", "Metadata_control": number < 2}
+        files = {"FileName_A": f"{number}.tif", "FileName_Labels": f"{number}_cells.tif"}
+        rows.append({**files, **known, "Metadata_condition": "a" if number < 2 else "b"})
+    pd.DataFrame(rows).to_csv(tmp_path / "fields.csv", index=False)
+    summary = run_plate(list_fields(tmp_path / "fields.csv"), tmp_path / "out", small())
+    assert summary["n_units"] == 4 * 16
+    assert any("hardly any background" in note for note in summary["notes"])
