@@ -48,7 +48,7 @@ def bring_to_front(dock: Any) -> None:
     """Click the tab of a dock."""
     # A dock that was just opened comes to the front once it is laid out, a few turns later.
     QApplication.processEvents()
-    while _queue().waiting:
+    while _queue().first or _queue().others:
         QApplication.processEvents()
     for bar in dock.window().findChildren(QTabBar):
         titles = [bar.tabText(i) for i in range(bar.count())]

@@ -20,6 +20,10 @@ def our_viewer(viewer, monkeypatch) -> Viewer:
 
 def test_the_demo_opens_the_sample_and_both_docks_ready_to_run(our_viewer, qtbot):
     viewer, workflow, explorer = launch.open_demo()
+    # What a person is to begin with is in front, and stays there.
+    qtbot.wait(1000)
+    assert not workflow.visibleRegion().isEmpty()
+    assert explorer.visibleRegion().isEmpty()
     assert viewer is our_viewer
     qtbot.waitUntil(lambda: len(workflow.session.images.rows) == 8)
     assert workflow.session.plan.problems() == []

@@ -83,3 +83,11 @@ def test_what_was_called_off_and_whose_owner_is_gone_is_not_done(owner, done, qt
     QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
     qtbot.waitUntil(lambda: "second" in done)
     assert done == ["second"]
+
+
+def test_what_goes_first_is_done_in_the_order_in_which_it_was_asked_for(owner, done, qtbot):
+    do_in_turn(owner.again)
+    do_in_turn(owner.first, first=True)
+    do_in_turn(owner.second, first=True)
+    qtbot.waitUntil(lambda: len(done) >= 3)
+    assert done[:3] == ["first", "second", "again"]

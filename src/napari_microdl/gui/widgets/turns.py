@@ -17,27 +17,28 @@ from qtpy.QtWidgets import QApplication
 
 
 class _Queue(QObject):
-    """What waits, the next in front; the methods are held weakly."""
+    """What waits, in two lines: one goes first; the methods are held weakly."""
 
     def __init__(self, application: QObject) -> None:
         super().__init__(application)
-        self.waiting: deque[WeakMethod[Callable[[], Any]]] = deque()
+        self.first: deque[WeakMethod[Callable[[], Any]]] = deque()
+        self.others: deque[WeakMethod[Callable[[], Any]]] = deque()
         self._timer = QTimer(self, interval=0)
         self._timer.timeout.connect(self._do_next)
 
     def add(self, act: Callable[[], Any], *, first: bool) -> None:
-        self.waiting.insert(0 if first else len(self.waiting), WeakMethod(act))
+        (self.first if first else self.others).append(WeakMethod(act))
         if not self._timer.isActive():
             self._timer.start()
 
     def _do_next(self) -> None:
         act = None
-        while self.waiting and act is None:
-            act = self.waiting.popleft()()
+        while (line := self.first or self.others) and act is None:
+            act = line.popleft()()
             # What Qt has destroyed may not be asked for anything any more.
             if isinstance(owner := getattr(act, "__self__", None), QObject) and not isalive(owner):
                 act = None
-        if not self.waiting:
+        if not self.first and not self.others:
             self._timer.stop()
         if act is not None:
             act()
@@ -61,10 +62,12 @@ def do_in_turn(act: Callable[[], Any], *, first: bool = False) -> None:
 
 def is_waiting(act: Callable[[], Any]) -> bool:
     """Whether a bound method is still to be called."""
-    return WeakMethod(act) in _queue().waiting
+    queue = _queue()
+    return WeakMethod(act) in queue.first or WeakMethod(act) in queue.others
 
 
 def call_off(act: Callable[[], Any]) -> None:
     """Do not call a bound method any more."""
-    if is_waiting(act):
-        _queue().waiting.remove(WeakMethod(act))
+    for line in (_queue().first, _queue().others):
+        if WeakMethod(act) in line:
+            line.remove(WeakMethod(act))
